@@ -1,0 +1,3 @@
+"""
+The only place that waits for the outside world.
+"""
