@@ -1,0 +1,3 @@
+"""
+Async client for Amplitude's Behavioral Cohorts API.
+"""

@@ -1,0 +1,3 @@
+"""
+Optional doors; each needs its extra and says so when it is missing.
+"""
