@@ -51,9 +51,7 @@ class Permit(Protocol):
     The right to send one request, held until its answer has been read.
     """
 
-    def throttled(
-        self, retry_after: float | None = None, *, details: str = ""
-    ) -> None:
+    def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
         """
         Report that the service answered 429 or asked to slow down.
 

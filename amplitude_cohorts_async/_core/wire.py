@@ -12,9 +12,7 @@ import attrs
 
 from ..protocols import Kind
 
-Operation = Literal[
-    "list", "usage", "export", "status", "file", "upload", "membership"
-]
+Operation = Literal["list", "usage", "export", "status", "file", "upload", "membership"]
 
 
 class Replay(Enum):

@@ -1,0 +1,42 @@
+"""
+Whether a word can be an id in a URL.
+"""
+
+from __future__ import annotations
+
+from ..errors import InvalidInputError
+
+_MOST_CHARACTERS = 256
+
+
+def checked_id(value: object, what: str) -> str:
+    """
+    Return *value* when it can name a thing of the service.
+
+    Args:
+        value: The caller's argument.
+
+        what: What it names, for the message: "cohort id".
+
+    Raises:
+        InvalidInputError: It is empty, over-long, not a string, or holds
+            white space or control characters.
+    """
+    if not isinstance(value, str):
+        raise InvalidInputError(
+            f"a {what} is a string, got {type(value).__name__}; pass it in quotes"
+        )
+
+    if not value or len(value) > _MOST_CHARACTERS:
+        raise InvalidInputError(
+            f"a {what} has 1 to {_MOST_CHARACTERS} characters, got {len(value)}"
+        )
+
+    # A path of dots would be another path by the time it arrives.
+    if not value.isprintable() or " " in value or value in {".", ".."}:
+        raise InvalidInputError(
+            f"{value!r} is no {what}: white space, control characters and paths "
+            f"of dots cannot stand in one"
+        )
+
+    return value

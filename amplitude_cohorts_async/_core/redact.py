@@ -1,0 +1,82 @@
+"""
+What may be shown: never a key, never the query of a presigned link.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import attrs
+
+HIDDEN = "[hidden]"
+
+_AUTHORIZATION = re.compile(r"(?i)\b(basic|bearer)\s+[a-z0-9+/=_.~-]{8,}")
+_SIGNED_QUERY = re.compile(
+    r"(?i)\?[^\s\"'<>]*(?:x-amz-[a-z-]+|signature|awsaccesskeyid)=[^\s\"'<>]*"
+)
+_SIGNED_PAIR = re.compile(
+    r"(?i)\b(x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid)"
+    r"=[^\s&\"'<>]+"
+)
+
+
+def redact_url(url: str) -> str:
+    """
+    Return *url* without its query, fragment and user name.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    bare = urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+    return f"{bare}?{HIDDEN}" if parts.query else bare
+
+
+def redact_links(text: str) -> str:
+    """
+    Return *text* without credentials that tell themselves by their form.
+    """
+    text = _SIGNED_QUERY.sub(f"?{HIDDEN}", text)
+    text = _SIGNED_PAIR.sub(rf"\1={HIDDEN}", text)
+
+    return _AUTHORIZATION.sub(rf"\1 {HIDDEN}", text)
+
+
+@attrs.frozen
+class Redactor:
+    """
+    Hides one pair of keys, and every form a header gives them.
+    """
+
+    _secrets: tuple[str, ...] = attrs.field(repr=False)
+
+    @classmethod
+    def of_keys(cls, api_key: str, secret_key: str) -> Redactor:
+        """
+        Hide these keys.
+        """
+        pair = f"{api_key}:{secret_key}"
+        forms = {api_key, secret_key, pair, base64.b64encode(pair.encode()).decode()}
+        forms |= {quote(form, safe="") for form in forms}
+
+        # The longest first, or a part would leave the rest standing.
+        return cls(tuple(sorted(filter(None, forms), key=len, reverse=True)))
+
+    def text(self, text: str) -> str:
+        """
+        Return *text* without the keys and without signed queries.
+        """
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+
+        return redact_links(text)
+
+    def body(self, body: bytes) -> bytes:
+        """
+        Return *body* without the keys; bytes that are no text stay as they are.
+        """
+        for secret in self._secrets:
+            body = body.replace(secret.encode(), HIDDEN.encode())
+
+        return body

@@ -1,0 +1,142 @@
+"""
+One function for each reading endpoint; the only place that knows their paths.
+
+Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts. Where a
+third-party OpenAPI description differs, `Routes.OPENAPI` says so here, in two
+paths and two refusals, and `responses` reads its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from ..errors import InvalidInputError
+from ..models import Routes
+from .ids import checked_id
+from .wire import Replay, Request
+
+LIST_PATH = "/api/3/cohorts"
+USAGE_PATH = "/api/3/cohorts/usage"
+EXPORT_PATH = "/api/5/cohorts/request"
+STATUS_PATH = "/api/5/cohorts/request-status"
+
+
+def list_cohorts(*, include_sync_info: bool) -> Request:
+    """
+    Ask for all discoverable cohorts.
+    """
+    query = "includeSyncInfo=true" if include_sync_info else ""
+
+    return Request(operation="list", path=LIST_PATH, query=query)
+
+
+def usage(routes: Routes) -> Request:
+    """
+    Ask how many of the month's exports are spent.
+    """
+    if routes is Routes.OPENAPI:
+        raise InvalidInputError(
+            "Routes.OPENAPI describes no usage endpoint; use Routes.VENDOR"
+        )
+
+    return Request(operation="usage", path=USAGE_PATH)
+
+
+def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Request:
+    """
+    Ask for one cohort; this spends one of the month's exports.
+
+    Args:
+        properties: False for ids only, True for all user properties, or the
+            names of those wanted. An empty sequence is False.
+    """
+    return Request(
+        operation="export",
+        path=f"{EXPORT_PATH}/{_segment(cohort_id, 'cohort id')}",
+        query=_properties_query(properties),
+        replay=Replay.COSTLY,
+        kind="export",
+    )
+
+
+def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Request:
+    """
+    Ask how a job is.
+
+    Args:
+        cohort_id: Names the job in `Routes.OPENAPI`, where two jobs of one
+            cohort cannot be told apart.
+    """
+    if routes is Routes.OPENAPI:
+        path = f"{EXPORT_PATH}/{_job_segment(cohort_id)}/status"
+    else:
+        path = f"{STATUS_PATH}/{_segment(request_id, 'request id')}"
+
+    return Request(operation="status", path=path, kind="poll")
+
+
+def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Request:
+    """
+    Ask for the file of a finished job, or a link to it.
+    """
+    if routes is Routes.OPENAPI:
+        segment = _job_segment(cohort_id)
+    else:
+        segment = _segment(request_id, "request id")
+
+    return Request(operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file")
+
+
+def checked_properties(properties: object) -> bool | tuple[str, ...]:
+    """
+    Return the caller's *properties* when they make sense.
+
+    Raises:
+        InvalidInputError: They are one string, or hold something that cannot
+            be the name of a property.
+    """
+    if isinstance(properties, bool):
+        return properties
+
+    if isinstance(properties, str | bytes) or not isinstance(properties, Sequence):
+        raise InvalidInputError(
+            f"properties is True, False or a list of names, got {properties!r}; "
+            f"for one property pass a list with one name"
+        )
+
+    for name in properties:
+        if not isinstance(name, str) or not name:
+            raise InvalidInputError(
+                f"a property's name is a string that is not empty, got {name!r}"
+            )
+
+    return tuple(dict.fromkeys(properties))
+
+
+def _properties_query(properties: bool | Sequence[str]) -> str:
+    wanted = checked_properties(properties)
+
+    if not wanted:
+        return ""
+
+    names = () if isinstance(wanted, bool) else wanted
+
+    # The key repeats: `propKeys[]=` and joined names are not understood.
+    return "&".join(
+        ["props=1", *(f"propKeys={quote(name, safe='')}" for name in names)]
+    )
+
+
+def _segment(value: str, what: str) -> str:
+    return quote(checked_id(value, what), safe="")
+
+
+def _job_segment(cohort_id: str | None) -> str:
+    if cohort_id is None:
+        raise InvalidInputError(
+            "Routes.OPENAPI names a job by its cohort, and this job does not know "
+            "its cohort; resume it from its token instead of its request id"
+        )
+
+    return _segment(cohort_id, "cohort id")

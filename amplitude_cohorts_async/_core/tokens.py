@@ -1,0 +1,118 @@
+"""
+A job as text: what another process needs to go on with it. No secrets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import attrs
+
+from ..errors import InvalidInputError
+from ..models import Region
+from .ids import checked_id
+
+VERSION = 1
+
+FILE_LIFE = timedelta(days=7)
+"""
+How long a job's file can be had.
+
+Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Ticket:
+    """
+    One export that was requested.
+
+    Attributes:
+        requested_at: When, aware UTC; None when only the id is known.
+
+        region: Where; None for a base URL of the caller's own.
+    """
+
+    request_id: str
+    cohort_id: str | None = None
+    properties: bool | tuple[str, ...] = False
+    requested_at: datetime | None = None
+    region: Region | None = None
+
+
+def to_token(ticket: Ticket) -> str:
+    """
+    Write *ticket* as one line of JSON.
+    """
+    return json.dumps(
+        {
+            "version": VERSION,
+            "request_id": ticket.request_id,
+            "cohort_id": ticket.cohort_id,
+            "properties": ticket.properties,
+            "requested_at": ticket.requested_at and ticket.requested_at.isoformat(),
+            "region": ticket.region and ticket.region.name,
+        },
+        separators=(",", ":"),
+    )
+
+
+def from_token(text: str) -> Ticket:
+    """
+    Read a token, or take the text for a bare request id.
+
+    Raises:
+        InvalidInputError: It is neither.
+    """
+    if not isinstance(text, str) or not text.lstrip().startswith("{"):
+        return Ticket(request_id=checked_id(text, "request id"))
+
+    try:
+        fields = json.loads(text)
+        version = fields["version"]
+    except (ValueError, KeyError) as error:
+        raise InvalidInputError(
+            "this is no export token: it is not the JSON that `job.token` gave; "
+            "pass it on unchanged, or pass the request id"
+        ) from error
+
+    if version != VERSION:
+        raise InvalidInputError(
+            f"this export token has version {version!r}, and this release reads "
+            f"version {VERSION}; use the release that made it, or the request id"
+        )
+
+    return _ticket(fields)
+
+
+def _ticket(fields: Mapping[str, object]) -> Ticket:
+    try:
+        properties = fields.get("properties", False)
+        moment = fields.get("requested_at")
+        region = fields.get("region")
+        cohort_id = fields.get("cohort_id")
+
+        return Ticket(
+            request_id=checked_id(fields.get("request_id"), "request id"),
+            cohort_id=None if cohort_id is None else checked_id(cohort_id, "cohort id"),
+            properties=tuple(map(str, properties))
+            if isinstance(properties, list)
+            else bool(properties),
+            requested_at=None if moment is None else _moment(str(moment)),
+            region=None if region is None else Region[str(region)],
+        )
+    except (KeyError, ValueError) as error:
+        raise InvalidInputError(
+            f"this export token is damaged ({error}); pass the request id instead"
+        ) from error
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+
+    return moment
