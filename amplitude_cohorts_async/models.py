@@ -142,7 +142,7 @@ class Usage:
         resets_at: The first of next month, aware UTC, if the service says.
     """
 
-    limit: int | None
+    limit: int | None = None
     used: int
     resets_at: datetime | None = None
 

@@ -1,0 +1,285 @@
+"""
+What an answer means: a model, or the right error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import cast
+
+import attrs
+
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    InvalidIdsError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    UnexpectedResponseError,
+)
+from ..models import Cohort, ExportStatus, Usage
+from .converter import structure
+from .redact import redact_links
+from .wire import Request, Response
+
+_SHOWN = 300
+"""
+Characters of an unreadable answer that a message shows.
+"""
+
+_FAILED_WORDS = ("fail", "error", "cancel", "abort", "expired")
+_DONE_WORDS = ("complete", "done", "success", "finished")
+_RUNNING_WORDS = ("progress", "queue", "comput", "pending", "running", "wait")
+
+
+def decode(request: Request, response: Response) -> Mapping[str, object]:
+    """
+    Read the JSON object of a success.
+
+    Raises:
+        UnexpectedResponseError: It is something else, as when a proxy or a
+            login page answered in the service's place.
+    """
+    try:
+        document = json.loads(response.body)
+    except ValueError:
+        document = None
+
+    if isinstance(document, dict):
+        return cast("dict[str, object]", document)
+
+    kind = response.headers.get("content-type", "no content type")
+    raise UnexpectedResponseError(
+        f"{request.operation} was answered {response.status} with {kind} instead of "
+        f"a JSON object: {_excerpt(response.body)!r}; check the base URL and any "
+        f"proxy in between"
+    )
+
+
+def cohorts(request: Request, response: Response) -> list[Cohort]:
+    """
+    Read the list of cohorts.
+    """
+    listed = decode(request, response).get("cohorts")
+
+    if not isinstance(listed, list):
+        raise UnexpectedResponseError(
+            f"the list of cohorts holds {type(listed).__name__} where an array is due",
+            path="$.cohorts",
+        )
+
+    return [
+        structure(item, Cohort, path=f"$.cohorts[{index}]")
+        for index, item in enumerate(listed)
+    ]
+
+
+def usage(request: Request, response: Response) -> Usage:
+    """
+    Read the month's usage.
+    """
+    document = decode(request, response)
+    counted = document.get("rest_download", document)
+
+    return structure(counted, Usage, path="$.rest_download")
+
+
+def export_request_id(request: Request, response: Response) -> str:
+    """
+    Read which job was made.
+    """
+    document = decode(request, response)
+    request_id = document.get("request_id", document.get("requestId"))
+
+    if isinstance(request_id, str | int) and request_id != "":
+        return str(request_id)
+
+    raise UnexpectedResponseError(
+        "the export was accepted without a request id, so it cannot be followed; "
+        "see in `get_usage()` whether it was counted",
+        path="$.request_id",
+    )
+
+
+@attrs.frozen
+class JobFailed:
+    """
+    The service said that a job ended without a file.
+    """
+
+    word: str
+
+
+def export_status(request: Request, response: Response) -> ExportStatus | JobFailed:
+    """
+    Read how a job is.
+
+    The code decides: 202 is running and 200 is done, whatever the word,
+    because the service documents two words and nobody knows the others. A
+    word of failure is believed with either code. A third-party description
+    answers 200 throughout and lets its word decide.
+
+    Raises:
+        UnexpectedResponseError: 200 with a word nobody knows.
+    """
+    document = decode(request, response)
+    word = str(document.get("async_status", document.get("status", "")))
+    spoken = word.casefold()
+
+    if any(part in spoken for part in _FAILED_WORDS):
+        return JobFailed(word)
+
+    if response.status == 202:  # noqa: PLR2004 - accepted: still running
+        return ExportStatus(done=False, word=word)
+
+    if any(part in spoken for part in _RUNNING_WORDS):
+        return ExportStatus(done=False, word=word)
+
+    if any(part in spoken for part in _DONE_WORDS):
+        return ExportStatus(done=True, word=word)
+
+    raise UnexpectedResponseError(
+        f"the job was answered {response.status} with the status {word!r}, which "
+        f"means neither done nor running; look at it later with `resume_export()`",
+        path="$.async_status",
+    )
+
+
+def error_of(request: Request, response: Response, *, now: datetime) -> ApiError:
+    """
+    Make the error an unsuccessful answer stands for.
+
+    Args:
+        now: Aware UTC; a ``Retry-After`` may name a date.
+    """
+    envelope = _envelope(response.body)
+    metadata = envelope.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    details = _details(envelope, metadata, response.body)
+    kind = _class_of(response.status, details, metadata)
+
+    error = kind(
+        _message(request, response.status, details, kind),
+        status=response.status,
+        type=str(envelope.get("type") or ""),
+        details=details,
+        metadata=metadata,
+        retry_after=retry_after(response.headers, now=now),
+    )
+
+    if isinstance(error, InvalidIdsError):
+        error.sample = _skipped_ids(metadata)
+
+    return error
+
+
+def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
+    """
+    Read how many seconds the service asks to wait; None when it does not.
+    """
+    text = headers.get("retry-after", "").strip()
+
+    if not text:
+        return None
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - now).total_seconds()
+        except (TypeError, ValueError):
+            return None
+
+    # Not a number compares false and falls away here.
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _envelope(body: bytes) -> Mapping[str, object]:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+
+    if not isinstance(document, dict):
+        return {}
+
+    error = document.get("error", document)
+
+    return error if isinstance(error, dict) else {**document, "message": error}
+
+
+def _details(
+    envelope: Mapping[str, object], metadata: Mapping[str, object], body: bytes
+) -> str:
+    # The useful text is in the metadata; "message" is mostly boilerplate.
+    for text in (metadata.get("details"), envelope.get("message")):
+        if isinstance(text, str) and text:
+            return redact_links(text)
+
+    return _excerpt(body)
+
+
+def _excerpt(body: bytes) -> str:
+    text = " ".join(body[: 4 * _SHOWN].decode("utf-8", "replace").split())
+
+    return redact_links(text)[:_SHOWN]
+
+
+def _class_of(
+    status: int, details: str, metadata: Mapping[str, object]
+) -> type[ApiError]:
+    if status == 403:  # noqa: PLR2004 - wrong keys and a wrong plan look alike
+        wrong_keys = "api key" in details.casefold() or "secret" in details.casefold()
+        return AuthenticationError if wrong_keys else PermissionDeniedError
+
+    if status == 400 and _skipped_ids(metadata):  # noqa: PLR2004
+        return InvalidIdsError
+
+    if status >= 500:  # noqa: PLR2004
+        return ServerError
+
+    return {
+        401: AuthenticationError,
+        404: NotFoundError,
+        410: NotFoundError,
+        429: RateLimitedError,
+    }.get(status, BadRequestError)
+
+
+def _skipped_ids(metadata: Mapping[str, object]) -> list[str]:
+    sample = metadata.get("invalid_ids_sample") or metadata.get("skipped_ids")
+    found = list(sample) if isinstance(sample, list) else []
+    results = metadata.get("memberships_result")
+
+    for result in results if isinstance(results, list) else []:
+        if isinstance(result, dict):
+            found += result.get("skipped_ids") or []
+
+    return [str(item) for item in found]
+
+
+_NEXT = {
+    AuthenticationError: "check both keys and the region: keys work only in the "
+    "region of their project",
+    PermissionDeniedError: "ask an admin whether the plan and the project allow this",
+    NotFoundError: "check the id; only discoverable cohorts can be found",
+    RateLimitedError: "try again later, or share one limiter between all processes",
+    ServerError: "try again later",
+    BadRequestError: "see the error's .details and .metadata",
+    InvalidIdsError: "take the ids in .sample out, or pass skip_invalid_ids=True",
+}
+
+
+def _message(request: Request, status: int, details: str, kind: type[ApiError]) -> str:
+    said = f": {details}" if details else ""
+
+    return (
+        f"{request.operation} ({request.method} {request.path}) was answered "
+        f"{status}{said}; {_NEXT[kind]}"
+    )
