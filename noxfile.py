@@ -1,0 +1,201 @@
+"""
+Every check of the project, each in an environment of its own.
+
+`nox` runs them all, `nox -l` lists them, `nox -s lint types` runs two of them.
+Options after `--` go to pytest: `nox -s tests-3.11 -- -k windows`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGE = "amplitude_cohorts_async"
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+WITH_EXTRAS = f".[{','.join(EXTRAS)}]"
+
+# The running Python gets the whole suite, the others what can differ there.
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+OTHERS = [
+    version
+    for version in reversed(nox.project.python_versions(PROJECT))
+    if version != RUNNING
+]
+QUICK = "not big and not services"
+
+# What decides the meaning of a call is tested to the last line and branch.
+DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.stop_on_first_error = False
+
+
+def show_pyenv() -> None:
+    """
+    Let pyenv's other Pythons be found, where there is a pyenv.
+    """
+    if pyenv := shutil.which("pyenv"):
+        root = subprocess.check_output([pyenv, "root"], text=True).strip()  # noqa: S603
+        versions = sorted(
+            path.name for path in Path(root, "versions").glob("3.1[1-9].*")
+        )
+        os.environ.setdefault("PYENV_ROOT", root)
+        os.environ["PYENV_VERSION"] = ":".join(versions) or "system"
+
+
+show_pyenv()
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """
+    Give the requirements of dependency groups; older pips cannot read them.
+    """
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+def pytest(
+    session: nox.Session,
+    *args: str,
+    folder: str = "tests",
+    under: tuple[str, ...] = (),
+) -> None:
+    """
+    Test the installed wheel from a folder where the checkout cannot be imported.
+
+    Args:
+        session: Where the wheel is installed.
+
+        args: For pytest; options after `--` on the command line are added.
+
+        folder: Which tests.
+
+        under: What runs pytest, if not its own command.
+    """
+    session.chdir(session.create_tmp())
+    session.run(
+        *(*under, "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
+        *(f"--rootdir={ROOT}", f"--override-ini=cache_dir={ROOT / '.pytest_cache'}"),
+        *(*args, *session.posargs, str(ROOT / folder)),
+    )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """
+    Hold the form: ruff, its formatter, spelling, docstrings.
+    """
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("codespell")
+    session.run("interrogate", "--quiet", PACKAGE)
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """
+    Hold the floor plan: imports point down, the core stays pure.
+    """
+    session.install(*group("lint"), WITH_EXTRAS)
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """
+    Ask two type checkers, and a third question: is every public name typed?
+    """
+    session.install(*group("tests", "services", "typing"), WITH_EXTRAS)
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", PACKAGE)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """
+    Build, install without extras, and look at what a user would get.
+    """
+    session.install("build", *group("tests"))
+    dist = Path(session.create_tmp(), "dist")
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    (wheel,) = dist.glob("*.whl")
+    session.install(str(wheel))
+    session.run("python", str(ROOT / "tests/support/import_cost.py"))
+    pytest(session, folder="tests/public")
+    session.install(f"{wheel}[cli]")
+    session.run("amplitude-cohorts", "--help", silent=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """
+    Run every example of the documents against the emulator.
+    """
+    session.install(*group("docs"), WITH_EXTRAS)
+    pytest(session, folder="tests/docs")
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """
+    Without any extra the core must work, and the rest say what it misses.
+    """
+    session.install(*group("tests"), ".")
+    pytest(session, "-m", QUICK)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """
+    Test with the oldest direct dependencies that we claim to work with.
+    """
+    claims = chain(PROJECT["project"]["dependencies"], *EXTRAS.values())
+    constraints = Path(session.create_tmp(), "lowest.txt")
+    constraints.write_text("\n".join(c.replace(">=", "==") for c in claims))
+    session.install("--constraint", str(constraints), *group("tests"), WITH_EXTRAS)
+    pytest(session, "-m", QUICK)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """
+    Count what the tests reach: most of everything, and all of what decides.
+    """
+    session.install(*group("tests", "services"), WITH_EXTRAS)
+    session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
+    session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
+    pytest(session, "-m", "not big", under=("coverage", "run", "-m"))
+    session.run("coverage", "report", "--skip-covered", "--fail-under=97")
+    deciding = ",".join(f"*/{PACKAGE}/{name}" for name in DECIDING)
+    session.run("coverage", "report", f"--include={deciding}", "--fail-under=100")
+
+
+@nox.session(python=[*OTHERS, RUNNING])
+def tests(session: nox.Session) -> None:
+    """
+    Run the suite: all of it on the running Python, the quick part on the others.
+    """
+    whole = session.python == RUNNING
+    session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
+    pytest(session, *([] if whole else ["-m", QUICK]))
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """
+    Compare two ways in one run; never a gate.
+    """
+    session.install(*group("bench"), WITH_EXTRAS)
+    session.run("pytest", str(ROOT / "benchmarks"), *session.posargs)

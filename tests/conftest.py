@@ -1,0 +1,5 @@
+"""
+What every test may use, and what watches every test; see `support`.
+"""
+
+pytest_plugins = ["support.guards", "support.canary", "support.servers", "pytester"]

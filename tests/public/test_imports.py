@@ -1,0 +1,103 @@
+"""
+What an import costs and brings along.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+
+import pytest
+
+import amplitude_cohorts_async
+
+ROOT = amplitude_cohorts_async.__name__
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(amplitude_cohorts_async.__path__, f"{ROOT}.")
+    if not module.name.endswith("__main__")
+)
+IMPORT_ONE = """
+import importlib, sys
+try:
+    importlib.import_module(sys.argv[1])
+except ImportError as error:
+    # The right answer where an extra is not installed, and no other is.
+    if not hasattr(error, "extra"):
+        raise
+"""
+WITHOUT_EXTRAS = """
+import sys
+sys.modules.update(dict.fromkeys(["isal", "pyarrow", "redis", "rich", "typer"]))
+"""
+
+
+def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """
+    Run code in a fresh interpreter where every warning is an error.
+    """
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_every_module_imports_alone() -> None:
+    """
+    No module needs another to have been imported first, and none warns.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda name: run(IMPORT_ONE, name), MODULES)
+        failures = [result.stderr for result in results if result.returncode]
+
+    assert [] == failures
+
+
+def test_the_root_stays_light() -> None:
+    """
+    Importing the package brings no extra, no server and no emulator along.
+    """
+    heavy = {"pyarrow", "redis", "typer", "rich", "isal", f"{ROOT}.testing"}
+    heavy |= {f"{ROOT}.cli", "numpy", "unittest", "pytest"}
+
+    result = run(f"import sys, {ROOT}; print(*sys.modules)")
+
+    assert "" == result.stderr
+    assert set() == heavy & set(result.stdout.split())
+
+
+def test_the_core_works_without_extras() -> None:
+    """
+    Nothing outside `contrib` and `cli` needs an extra.
+    """
+    doors = (f"{ROOT}.contrib.", f"{ROOT}.cli")
+    names = [name for name in MODULES if not name.startswith(doors)]
+    code = f"{WITHOUT_EXTRAS}\nfrom importlib import import_module\n"
+
+    result = run(f"{code}\nfor name in {names}: import_module(name)")
+
+    assert "" == result.stderr
+
+
+def test_the_command_names_its_extra() -> None:
+    """
+    Without the extra `cli` the command says what to install, without a traceback.
+    """
+    result = run(f"{WITHOUT_EXTRAS}\nfrom {ROOT}.cli import main\nmain()")
+
+    assert 0 != result.returncode
+    assert "amplitude-cohorts-async[cli]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_types_are_shipped() -> None:
+    """
+    The marker that makes type checkers believe us is in the package.
+    """
+    assert files(ROOT).joinpath("py.typed").is_file()

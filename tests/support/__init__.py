@@ -1,0 +1,3 @@
+"""
+What the tests stand on: guards, a fake clock, the emulator, real servers.
+"""

@@ -1,0 +1,125 @@
+"""
+What watches every test: the network, blocking calls, and what is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import ipaddress
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from blockbuster import BlockBuster
+
+PACKAGE = "amplitude_cohorts_async"
+
+# Loop turns that a closed connection may take to be gone.
+TURNS = 20
+
+
+def pytest_configure() -> None:
+    """
+    Refuse the outside world in this process, threads included, from now on.
+    """
+    sys.addaudithook(_stay_at_home)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """
+    Watch what every asynchronous test leaves on its loop.
+    """
+    if not isinstance(item, pytest.Function):
+        return
+
+    law = getattr(item.obj, "hypothesis", None)
+    if inspect.iscoroutinefunction(law.inner_test if law else item.obj):
+        item.fixturenames.insert(0, "nothing_left")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """
+    We are asyncio only, as aiohttp is.
+    """
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_blocks() -> Iterator[None]:
+    """
+    Fail a blocking call that our code makes on an event loop.
+
+    The emulator is exempt: it stands for somebody else's machine.
+    """
+    guard = BlockBuster(PACKAGE, excluded_modules=[f"{PACKAGE}.testing"])
+    guard.activate()
+    yield
+    guard.deactivate()
+
+
+@pytest.fixture
+async def nothing_left() -> AsyncIterator[None]:
+    """
+    Fail a test that leaves a task running or a connection open.
+    """
+    yield
+
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() if not _belongs_to_harness(task)]
+    # An open session or socket complains when it is collected: do it here,
+    # where the complaint, which is an error, fails the test that caused it.
+    gc.collect()
+
+    assert [] == left
+
+
+@pytest.fixture(autouse=True)
+def asyncio_is_content(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """
+    Fail a test after which asyncio complains, as of an exception nobody fetched.
+    """
+    yield
+    complaints = [
+        record.getMessage()
+        for phase in ("setup", "call")
+        for record in caplog.get_records(phase)
+        if "asyncio" == record.name and record.levelno >= logging.ERROR
+    ]
+
+    assert [] == complaints
+
+
+def _belongs_to_harness(task: asyncio.Task[object]) -> bool:
+    return "TestRunner." in repr(task.get_coro())
+
+
+def _stay_at_home(event: str, args: tuple[object, ...]) -> None:
+    if "socket.connect" == event:
+        address = args[1]
+    elif "socket.getaddrinfo" == event:
+        address = args[:2]
+    else:
+        return
+
+    # Addresses of unix sockets are not tuples; the empty host is ourselves.
+    if isinstance(address, tuple) and not _is_home(address[0]):
+        pytest.fail(f"{event} to {address[0]!r}: tests talk to loopback only")
+
+
+def _is_home(host: object) -> bool:
+    if host in {None, "", b"", "localhost", b"localhost"}:
+        return True
+
+    try:
+        return ipaddress.ip_address(_text(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def _text(host: object) -> str:
+    return host.decode() if isinstance(host, bytes) else str(host)

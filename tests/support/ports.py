@@ -1,0 +1,38 @@
+"""
+Free ports on loopback, and the wait until somebody listens there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    """
+    Find so many different ports that nobody listens on.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+
+        return [each.getsockname()[1] for each in sockets]
+
+
+def await_port(port: int, *, alive: Callable[[], bool], timeout: float = 30.0) -> bool:
+    """
+    Wait until a port answers; tell if it did before its process or the time ended.
+    """
+    deadline = time.monotonic() + timeout
+    while alive() and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection((LOOPBACK, port), 0.2).close()
+            return True
+        time.sleep(0.02)
+
+    return False

