@@ -4,37 +4,7 @@ When to ask a job how it is, and when to stop asking.
 
 from __future__ import annotations
 
-import attrs
-
-from ..errors import ConfigurationError
-
-
-@attrs.frozen(kw_only=True)
-class Polling:
-    """
-    How a job is watched.
-
-    Most jobs take 30 to 60 seconds whatever the size of the cohort, so the
-    first question comes late; each one takes one of the five slots.
-
-    Attributes:
-        first: Seconds from the request of the export to the first question.
-
-        every: Seconds between questions.
-
-        spread: Share of *every* by which each wait varies, so that many jobs
-            do not ask at once.
-    """
-
-    first: float = 10.0
-    every: float = 5.0
-    spread: float = 0.2
-
-    def __attrs_post_init__(self) -> None:
-        if not (self.first >= 0 and self.every > 0 and 0 <= self.spread < 1):
-            raise ConfigurationError(
-                f"polling needs first >= 0, every > 0 and 0 <= spread < 1, got {self}"
-            )
+from ..policies import Polling
 
 
 def first_delay(polling: Polling, *, age: float | None, jitter: float) -> float:

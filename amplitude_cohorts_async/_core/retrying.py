@@ -4,51 +4,17 @@ Again, or not: what one failed attempt means for the next.
 
 from __future__ import annotations
 
-import attrs
-
 from ..errors import (
     CohortsError,
-    ConfigurationError,
     RateLimitedError,
     ServerError,
     TransportError,
 )
+from ..policies import Retrying
 from .wire import Replay
 
 _NOT_IMPLEMENTED = 501
 _UNAVAILABLE = 503
-
-
-@attrs.frozen(kw_only=True)
-class Retrying:
-    """
-    How often a request is tried, and for how long.
-
-    Attributes:
-        attempts: Sendings at most, the first included.
-
-        first: Seconds before the second attempt; doubles with each.
-
-        most: Longest backoff of our own, in seconds.
-
-        budget: Seconds that all waits of one request may take together; the
-            waits for slots and windows are not counted.
-
-        retry_after: Longest ``Retry-After`` that is honoured, in seconds; a
-            longer one ends the request.
-    """
-
-    attempts: int = 6
-    first: float = 0.5
-    most: float = 30.0
-    budget: float = 300.0
-    retry_after: float = 120.0
-
-    def __attrs_post_init__(self) -> None:
-        if self.attempts < 1 or min(self.first, self.most, self.budget) < 0:
-            raise ConfigurationError(
-                f"retrying needs attempts >= 1 and seconds >= 0, got {self}"
-            )
 
 
 NO_RETRIES = Retrying(attempts=1)

@@ -1,0 +1,187 @@
+"""
+Keywords and environment into settings; complains before the first byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import attrs
+
+from ._core.links import is_loopback
+from .errors import ConfigurationError
+from .models import Region
+
+_WEB_APP = "analytics.amplitude.com"
+_LARGEST_APP_ID = 2**63
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """
+    Who asks, and where.
+
+    Attributes:
+        origin: Scheme, host, port and perhaps a prefix; no slash at the end.
+
+        region: None for a base URL of the caller's own.
+    """
+
+    api_key: str = attrs.field(repr=False)
+    secret_key: str = attrs.field(repr=False)
+    origin: str
+    region: Region | None
+    app_id: int | None
+    owner: str | None
+
+    @property
+    def app(self) -> str:
+        """
+        A name for the app that its limits are kept by; the key is not in it.
+        """
+        told = f"{self.origin}\n{self.api_key}".encode()
+
+        return hashlib.sha256(told).hexdigest()[:16]
+
+
+def make_settings(
+    api_key: object,
+    secret_key: object,
+    *,
+    region: Region | str,
+    base_url: str | None,
+    allow_http: bool,
+    app_id: object,
+    owner: object,
+) -> Settings:
+    """
+    Check what the caller gave.
+
+    Raises:
+        ConfigurationError: It cannot work; the message says what to do.
+    """
+    chosen = _region(region)
+
+    return Settings(
+        api_key=_key(api_key, "API key", "AMPLITUDE_API_KEY"),
+        secret_key=_key(secret_key, "secret key", "AMPLITUDE_SECRET_KEY"),
+        origin=chosen.value if base_url is None else _origin(base_url, allow_http),
+        region=chosen if base_url is None else None,
+        app_id=_app_id(app_id),
+        owner=_owner(owner),
+    )
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """
+    Read the keywords of a client from variables; empty ones count as unset.
+    """
+    names = {
+        "api_key": "AMPLITUDE_API_KEY",
+        "secret_key": "AMPLITUDE_SECRET_KEY",
+        "region": "AMPLITUDE_REGION",
+        "base_url": "AMPLITUDE_BASE_URL",
+        "app_id": "AMPLITUDE_APP_ID",
+        "owner": "AMPLITUDE_OWNER",
+    }
+
+    return {key: environ[name] for key, name in names.items() if environ.get(name)}
+
+
+def _key(value: object, what: str, variable: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(
+            f"the {what} is missing; pass it, or set {variable} and use "
+            f"`CohortsClient.from_env()`"
+        )
+
+    if not value.isascii() or not value.isprintable() or " " in value or ":" in value:
+        raise ConfigurationError(
+            f"the {what} holds a character no key has (white space, a colon or one "
+            f"beyond ASCII); copy it again from the project's settings"
+        )
+
+    return value
+
+
+def _region(region: object) -> Region:
+    if isinstance(region, Region):
+        return region
+
+    try:
+        return Region[str(region).upper()]
+    except KeyError:
+        raise ConfigurationError(
+            f"{region!r} is no region; pass 'us' or 'eu', or a base_url"
+        ) from None
+
+
+def _origin(base_url: object, allow_http: bool) -> str:
+    if not isinstance(base_url, str):
+        raise ConfigurationError(f"base_url is a string, got {base_url!r}")
+
+    try:
+        parts = urlsplit(base_url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"base_url is no URL: {error}") from None
+
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ConfigurationError(
+            "base_url needs a scheme and a host, as in https://amplitude.com"
+        )
+
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigurationError(
+            "base_url holds only scheme, host, port and path; pass the keys as "
+            "api_key and secret_key"
+        )
+
+    if host == _WEB_APP:
+        # https://amplitude.com/docs/apis/analytics/behavioral-cohorts#regions
+        raise ConfigurationError(
+            f"{_WEB_APP} is the web app, not the API; use https://amplitude.com, or "
+            f"region='eu'"
+        )
+
+    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
+        raise ConfigurationError(
+            f"http://{host} would carry the keys in the clear; use https, or pass "
+            f"allow_http=True if the network is yours"
+        )
+
+    return base_url.rstrip("/")
+
+
+def _app_id(app_id: object) -> int | None:
+    if app_id is None:
+        return None
+
+    text = str(app_id)
+
+    if isinstance(app_id, bool) or not (text.isascii() and text.isdecimal()):
+        raise ConfigurationError(
+            f"app_id is the project's number, as in 123456, got {app_id!r}; it "
+            f"stands in the project's settings and in `list_cohorts()`"
+        )
+
+    number = int(text)
+
+    if not 0 < number < _LARGEST_APP_ID:
+        raise ConfigurationError(f"app_id is a positive number, got {number}")
+
+    return number
+
+
+def _owner(owner: object) -> str | None:
+    if owner is None:
+        return None
+
+    if not isinstance(owner, str) or not owner.strip():
+        raise ConfigurationError(
+            "owner is the login email of the cohort's owner; leave it out, or pass it"
+        )
+
+    return owner

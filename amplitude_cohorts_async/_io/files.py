@@ -1,0 +1,177 @@
+"""
+Files on the local disk: where one may go, and how it gets its name.
+
+Everything here blocks and is called in worker threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from enum import Enum
+from pathlib import Path
+
+import attrs
+
+from ..errors import InvalidInputError
+
+
+class Format(Enum):
+    """
+    What a target file holds.
+
+    Attributes:
+        CSV: Decoded text.
+
+        GZIP: Compressed text: the bytes as served, if they are compressed.
+
+        PARQUET: Columns; needs the extra ``parquet``.
+    """
+
+    CSV = "csv"
+    GZIP = "csv.gz"
+    PARQUET = "parquet"
+
+
+@attrs.frozen
+class Target:
+    """
+    A path a whole file may be put at.
+    """
+
+    path: Path
+    format: Format
+
+
+def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  # noqa: A002
+    """
+    Tell where a download goes, before anything is spent on it.
+
+    Args:
+        to: The file; replaced when it exists.
+
+        format: "csv", "csv.gz" or "parquet"; None reads it off the name.
+
+    Raises:
+        InvalidInputError: There can be no such file, or nobody knows its format.
+    """
+    path = Path(to)
+    chosen = _format_of(path, format)
+
+    if path.is_dir():
+        raise InvalidInputError(
+            f"{path} is a directory; name a file in it, as in {path / 'members.csv'}"
+        )
+
+    # A rename onto a device or a pipe would replace it.
+    if path.exists() and not path.is_file():
+        raise InvalidInputError(f"{path} is no regular file; name another one")
+
+    folder = path.absolute().parent
+
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder} is no directory; make it first")
+
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"{folder} is not writable; name another directory")
+
+    return Target(path, chosen)
+
+
+def _format_of(path: Path, format: str | None) -> Format:  # noqa: A002
+    known = ", ".join(repr(member.value) for member in Format)
+
+    if format is not None:
+        try:
+            return Format(format.lower().lstrip("."))
+        except ValueError:
+            raise InvalidInputError(
+                f"{format!r} is no format; pass one of {known}"
+            ) from None
+
+    name = path.name.lower()
+
+    for member in Format:
+        if name.endswith(f".{member.value}"):
+            return member
+
+    raise InvalidInputError(
+        f"the name {path.name!r} does not say its format; end it in .csv, .csv.gz or "
+        f".parquet, or pass format= with one of {known}"
+    )
+
+
+class PartFile:
+    """
+    A file that gets its name when it is whole, and not before.
+
+    Attributes:
+        part: Where it grows: hidden, beside the target, with a name of its own,
+            so that two downloads of one target never meet.
+
+        size: Bytes written.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._file = os.open(self.part, _FLAGS, 0o666)
+        self._is_open = True
+
+    @property
+    def sha256(self) -> str:
+        """
+        Of the bytes written, in hex.
+        """
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Append *data*, all of it.
+        """
+        view = memoryview(data)
+        self._hash.update(view)
+
+        while view:
+            count = os.write(self._file, view)
+            self.size += count
+            view = view[count:]
+
+    def finish(self) -> None:
+        """
+        Make the file durable, then give it its name.
+        """
+        os.fsync(self._file)
+        self._close()
+        self.part.replace(self._target)
+        _sync_folder(self._target.absolute().parent)
+
+    def discard(self) -> None:
+        """
+        Remove what was written, unless it has its name; safe at any time.
+        """
+        self._close()
+        self.part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self._file)
+
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name is on disk once its folder is; not every system has that.
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,211 @@
+"""
+The gates every request for Amplitude passes, in order, at each attempt.
+
+Quota first, slot second (both are the limiter's), then send, then decide. The
+slot is given back as soon as Amplitude's own answer has been read: the body of
+a file that comes from the store holds none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from .._core.links import link_target
+from .._core.responses import error_of, retry_after
+from .._core.retrying import retry_delay
+from .._core.wire import Request, Response
+from ..errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
+from ..events import Event, RequestSent, RetryScheduled
+from ..policies import Retrying
+from ..protocols import Clock, EventHook, Limiter, Permit
+from .answer import Answer
+from .transport import Transport
+
+_logger = logging.getLogger(__name__)
+
+_TOO_MANY = 429
+_UNAVAILABLE = 503
+
+T = TypeVar("T")
+
+
+class Session:
+    """
+    Sends requests as the limits allow, and again where that does no harm.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        limiter: Limiter,
+        clock: Clock,
+        retrying: Retrying,
+        chance: Callable[[], float],
+        hook: EventHook | None,
+        origin: str,
+    ) -> None:
+        self.limiter = limiter
+        self.clock = clock
+        self.chance = chance
+        self.retrying = retrying
+        self.transport = transport
+        self._hook = hook
+        self._origin = origin
+
+    def emit(self, event: Event) -> None:
+        """
+        Tell the hook; a broken hook is logged and harms nobody.
+        """
+        if self._hook is None:
+            return
+
+        try:
+            self._hook(event)
+        except Exception:
+            _logger.warning("event hook failed", exc_info=True)
+
+    async def send(
+        self, request: Request, *, retrying: Retrying | None = None
+    ) -> Response:
+        """
+        Send *request* and return its successful answer.
+
+        Raises:
+            QuotaError: The limiter refused; nothing was sent.
+
+            ApiError: The service said no.
+
+            TransportError: No usable answer came.
+        """
+        return await self._repeat(request, self._send_once, retrying or self.retrying)
+
+    @asynccontextmanager
+    async def file(self, request: Request) -> AsyncIterator[Answer | str]:
+        """
+        Ask for a job's file: a link to it, or an answer that holds it.
+
+        An answer holds a slot until the context is left; a link holds none.
+        """
+        stack, answer = await self._repeat(request, self._open_once, self.retrying)
+
+        async with stack:
+            yield answer
+
+    async def _repeat(
+        self,
+        request: Request,
+        attempt: Callable[[Request], Awaitable[T]],
+        retrying: Retrying,
+    ) -> T:
+        count, waited = 0, 0.0
+
+        while True:
+            count += 1
+
+            try:
+                return await attempt(request)
+            except (ApiError, TransportError) as failure:
+                delay = retry_delay(
+                    retrying,
+                    request.replay,
+                    failure,
+                    attempt=count,
+                    waited=waited,
+                    jitter=self.chance(),
+                )
+                if delay is None:
+                    raise
+                self._tell_retry(request, count, delay, failure)
+
+            await self.clock.sleep(delay)
+            waited += delay
+
+    async def _send_once(self, request: Request) -> Response:
+        async with self.limiter.slot(request.kind) as permit:
+            started = self.clock.now()
+            response = await self.transport.send(request)
+            self._note(request, response, permit, started)
+
+        # Raised out here: an answer is a clean end for the slot, whatever it says.
+        return self._accepted(request, response)
+
+    async def _open_once(self, request: Request) -> tuple[AsyncExitStack, Answer | str]:
+        async with AsyncExitStack() as stack:
+            permit = await stack.enter_async_context(self.limiter.slot(request.kind))
+            started = self.clock.now()
+            answer = await stack.enter_async_context(self.transport.open(request))
+
+            if answer.status == 200:  # noqa: PLR2004 - the file itself
+                self._note(request, answer, permit, started)
+                return stack.pop_all(), answer
+
+            response = await self.transport.read(answer)
+            self._note(request, response, permit, started)
+
+        if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect
+            url = f"{self._origin}{request.path}"
+            return AsyncExitStack(), link_target(url, response.headers.get("location"))
+
+        self._accepted(request, response)
+
+        raise UnexpectedResponseError(
+            f"the file was answered {response.status} with neither a file nor a link; "
+            f"wait for the job first, then try again"
+        )
+
+    def _note(
+        self,
+        request: Request,
+        answer: Response | Answer,
+        permit: Permit,
+        started: float,
+    ) -> None:
+        asked = retry_after(answer.headers, now=self.clock.utcnow())
+
+        if answer.status == _TOO_MANY or (answer.status == _UNAVAILABLE and asked):
+            details = ""
+            if isinstance(answer, Response):
+                details = error_of(request, answer, now=self.clock.utcnow()).details
+            permit.throttled(
+                None if asked is None else min(asked, self.retrying.retry_after),
+                details=details,
+            )
+
+        self.emit(
+            RequestSent(
+                operation=request.operation,
+                status=answer.status,
+                seconds=self.clock.now() - started,
+            )
+        )
+
+    def _accepted(self, request: Request, response: Response) -> Response:
+        if 200 <= response.status < 300:  # noqa: PLR2004 - success
+            return response
+
+        if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
+            raise UnexpectedResponseError(
+                f"{request.operation} was answered {response.status}, a redirect; "
+                f"check the base URL: the API is never at another place"
+            )
+
+        raise error_of(request, response, now=self.clock.utcnow())
+
+    def _tell_retry(
+        self, request: Request, attempt: int, seconds: float, failure: CohortsError
+    ) -> None:
+        event = RetryScheduled(
+            operation=request.operation,
+            attempt=attempt,
+            seconds=seconds,
+            reason=str(failure),
+        )
+        _logger.info(
+            "request failed, trying again",
+            extra={"operation": request.operation, "attempt": attempt},
+        )
+        self.emit(event)

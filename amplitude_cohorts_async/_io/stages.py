@@ -1,0 +1,238 @@
+"""
+Stages that file bytes pass through; each writes to the next one.
+
+Everything here blocks and is called in worker threads, one call at a time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+from .._core.malformed import Malformed
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_BITS = 31
+
+
+class Stage(Protocol):
+    """
+    Takes bytes in order, then an end or an abandonment.
+    """
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next bytes.
+        """
+        ...
+
+    def finish(self) -> None:
+        """
+        Take note that this was all.
+
+        Raises:
+            Malformed: It cannot have been.
+        """
+        ...
+
+    def discard(self) -> None:
+        """
+        Forget everything; safe at any time, also after `finish()`.
+        """
+        ...
+
+
+class Sniff:
+    """
+    Tells compressed bytes from plain ones, then lets the right stages take them.
+
+    The header that should tell is sometimes missing, so the bytes themselves
+    are asked.
+
+    Attributes:
+        is_gzip: What the first bytes said; None while there were too few.
+    """
+
+    def __init__(self, build: Callable[[bool], Stage]) -> None:
+        self._build = build
+        self._head = b""
+        self._next: Stage | None = None
+        self.is_gzip: bool | None = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next bytes.
+        """
+        if self._next is None:
+            self._head += data
+            if len(self._head) < len(_GZIP_MAGIC):
+                return
+            self._choose()
+            return
+
+        self._next.write(data)
+
+    def finish(self) -> None:
+        """
+        Let the next stage finish.
+        """
+        (self._next or self._choose()).finish()
+
+    def discard(self) -> None:
+        """
+        Let the next stage forget, if there is one.
+        """
+        if self._next is not None:
+            self._next.discard()
+
+    def _choose(self) -> Stage:
+        self.is_gzip = self._head.startswith(_GZIP_MAGIC)
+        self._next = self._build(self.is_gzip)
+        self._next.write(self._head)
+        self._head = b""
+
+        return self._next
+
+
+class Inflate:
+    """
+    Compressed bytes in, text out; the trailer's check sum and length are checked.
+    """
+
+    def __init__(self, then: Stage) -> None:
+        self._then = then
+        self._stream = zlib.decompressobj(_GZIP_BITS)
+        self._is_clean = True
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next compressed bytes.
+        """
+        try:
+            while data:
+                if self._stream.eof:
+                    # Another gzip member follows: legal, and rare.
+                    self._stream = zlib.decompressobj(_GZIP_BITS)
+                text = self._stream.decompress(data)
+                data = self._stream.unused_data
+                if text:
+                    self._then.write(text)
+        except zlib.error as error:
+            raise Malformed(f"the compressed file is damaged ({error})") from None
+
+    def finish(self) -> None:
+        """
+        Check that the last member came to its end.
+        """
+        if not self._stream.eof:
+            raise Malformed("the compressed file ends before its own end")
+
+        self._then.finish()
+
+    def discard(self) -> None:
+        """
+        Let the next stage forget.
+        """
+        self._then.discard()
+
+
+class Deflate:
+    """
+    Text in, compressed bytes out.
+    """
+
+    def __init__(self, then: Stage) -> None:
+        self._then = then
+        self._stream = zlib.compressobj(level=1, wbits=_GZIP_BITS)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next text.
+        """
+        self._then.write(self._stream.compress(data))
+
+    def finish(self) -> None:
+        """
+        Write the trailer.
+        """
+        self._then.write(self._stream.flush())
+        self._then.finish()
+
+    def discard(self) -> None:
+        """
+        Let the next stage forget.
+        """
+        self._then.discard()
+
+
+class Both:
+    """
+    The same bytes to two stages; the first one must finish before the second.
+    """
+
+    def __init__(self, first: Stage, second: Stage) -> None:
+        self._stages = (first, second)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Give the next bytes to both.
+        """
+        for stage in self._stages:
+            stage.write(data)
+
+    def finish(self) -> None:
+        """
+        Finish both, in order.
+        """
+        for stage in self._stages:
+            stage.finish()
+
+    def discard(self) -> None:
+        """
+        Let both forget.
+        """
+        for stage in self._stages:
+            stage.discard()
+
+
+class TextCheck:
+    """
+    Refuses what is no CSV text at all, and passes on what may be.
+
+    A page of a proxy or an error of the store must not get a cohort's name.
+    """
+
+    def __init__(self, then: Stage | None = None, *, never: bytes = b"<{[") -> None:
+        self._then = then
+        self._never = never
+        self._is_empty = True
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next text.
+        """
+        if self._is_empty and data:
+            self._is_empty = False
+            if bytes(data[:1]) in self._never:
+                raise Malformed("the file holds a web page or JSON, not members")
+
+        if self._then is not None:
+            self._then.write(data)
+
+    def finish(self) -> None:
+        """
+        Check that there was any text: even an empty cohort has a header.
+        """
+        if self._is_empty:
+            raise Malformed("the file is empty; even a cohort of nobody has a header")
+
+        if self._then is not None:
+            self._then.finish()
+
+    def discard(self) -> None:
+        """
+        Let the next stage forget, if there is one.
+        """
+        if self._then is not None:
+            self._then.discard()

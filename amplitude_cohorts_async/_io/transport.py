@@ -1,0 +1,242 @@
+"""
+Requests onto the wire, answers off it; aiohttp stays behind this border.
+
+Amplitude and its store are two worlds. Credentials are added here, to each
+request for Amplitude's origin and to nothing else; the store is asked through
+a session of its own that has no credentials, no cookies and reads no netrc.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+
+import aiohttp
+from yarl import URL
+
+from .._core.redact import Redactor, redact_url
+from .._core.wire import Replay, Request, Response
+from ..errors import ConnectionFailedError, RequestTimeoutError, TransportError
+from .answer import Answer, Border
+
+_CONNECT_SECONDS = 15.0
+
+
+class Transport:
+    """
+    Two worlds, one door each: `open()` for Amplitude, `fetch()` for its store.
+    """
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        api_key: str,
+        secret_key: str,
+        user_agent: str,
+        redactor: Redactor,
+        session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
+        answer_seconds: float,
+        stall_seconds: float,
+    ) -> None:
+        pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
+
+        self._origin = origin
+        self._authorization = f"Basic {pair}"
+        self._user_agent = user_agent
+        self._redactor = redactor
+        self._given = session
+        self._proxy = proxy
+        self._answer_seconds = answer_seconds
+        self._stall_seconds = stall_seconds
+        self._own: dict[str, aiohttp.ClientSession] = {}
+
+    @asynccontextmanager
+    async def open(self, request: Request) -> AsyncIterator[Answer]:
+        """
+        Send *request* to Amplitude and hand out its answer, unread.
+
+        The body of a file comes as stored; any other is decoded.
+
+        Raises:
+            ConnectionFailedError: No answer, or not all of it.
+
+            RequestTimeoutError: No answer in time.
+        """
+        is_file = request.operation == "file"
+        url = f"{self._origin}{request.path}"
+        url += f"?{request.query}" if request.query else ""
+        border = self._border(request.operation, url)
+
+        with border():
+            response = await self._amplitude(request.replay).request(
+                # aiohttp sends a request whose answer was lost once more by
+                # itself when its method is among "GET", "PUT", ...; that would
+                # spend a second export behind our back. It knows them in upper
+                # case only, and writes them so.
+                request.method.lower(),
+                URL(url, encoded=True),
+                data=request.body,
+                headers=self._headers(request),
+                allow_redirects=False,
+                auto_decompress=not is_file,
+                proxy=self._proxy,
+                raise_for_status=False,
+                timeout=self._timeout(is_file=is_file),
+            )
+
+        async with response:
+            yield Answer(response, border)
+
+    @asynccontextmanager
+    async def fetch(
+        self, link: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[Answer]:
+        """
+        Follow *link* to the store, byte for byte and as a stranger.
+
+        Raises:
+            ConnectionFailedError: No answer, or not all of it.
+
+            RequestTimeoutError: Nothing came for too long.
+        """
+        border = self._border("the file's link", link)
+
+        with border():
+            response = await self._store().request(
+                "get",
+                URL(link, encoded=True),
+                headers={
+                    # What a proxy would compress could not be resumed.
+                    "Accept-Encoding": "identity",
+                    "User-Agent": self._user_agent,
+                    **headers,
+                },
+                allow_redirects=False,
+                auto_decompress=False,
+                proxy=self._proxy,
+                raise_for_status=False,
+                timeout=self._timeout(is_file=True),
+            )
+
+        async with response:
+            yield Answer(response, border)
+
+    async def send(self, request: Request) -> Response:
+        """
+        Send *request* to Amplitude and read its answer to the end.
+        """
+        async with self.open(request) as answer:
+            return await self.read(answer)
+
+    async def read(self, answer: Answer) -> Response:
+        """
+        Read an answer to its end, without our keys should it quote them.
+        """
+        body = await answer.read()
+
+        if answer.status >= 400:  # noqa: PLR2004 - errors end up in messages
+            body = self._redactor.body(body)
+
+        return Response(status=answer.status, headers=answer.headers, body=body)
+
+    async def aclose(self) -> None:
+        """
+        Close our own connections; a session given by the caller stays open.
+        """
+        while self._own:
+            _, session = self._own.popitem()
+            await session.close()
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers = {
+            "Authorization": self._authorization,
+            "User-Agent": self._user_agent,
+        }
+
+        if request.operation == "file":
+            headers["Accept-Encoding"] = "gzip"
+        else:
+            headers["Accept"] = "application/json"
+
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+
+        return headers
+
+    def _timeout(self, *, is_file: bool) -> aiohttp.ClientTimeout:
+        # A file takes as long as it takes; it must only never stand still.
+        return aiohttp.ClientTimeout(
+            total=None if is_file else self._answer_seconds,
+            sock_connect=_CONNECT_SECONDS,
+            sock_read=self._stall_seconds if is_file else None,
+        )
+
+    def _amplitude(self, replay: Replay) -> aiohttp.ClientSession:
+        if self._given is not None:
+            return self._given
+
+        # A kept connection may be closed by the service at the moment we use
+        # it, and nobody could tell whether the request was seen. What must not
+        # happen twice goes out on a fresh one.
+        kept = replay is Replay.SAFE
+
+        return self._session("kept" if kept else "fresh", force_close=not kept)
+
+    def _store(self) -> aiohttp.ClientSession:
+        if self._given is None or self._given.connector is None:
+            return self._session("store", force_close=False)
+
+        # The caller's TLS settings and resolver serve the store as well; the
+        # caller's headers, cookies and credentials do not.
+        if "store" not in self._own:
+            self._own["store"] = aiohttp.ClientSession(
+                connector=self._given.connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+
+        return self._own["store"]
+
+    def _session(self, name: str, *, force_close: bool) -> aiohttp.ClientSession:
+        if name not in self._own:
+            self._own[name] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, force_close=force_close),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+
+        return self._own[name]
+
+    def _border(self, what: str, url: str) -> Border:
+        address = redact_url(url)
+
+        @contextmanager
+        def border() -> Iterator[None]:
+            try:
+                yield
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                # Their messages and attributes quote links and headers whole.
+                raise self._translated(what, address, error) from None
+
+        return border
+
+    def _translated(self, what: str, address: str, error: Exception) -> TransportError:
+        reason = self._redactor.text(f"{type(error).__name__}: {error}".rstrip(": "))
+        unsent = isinstance(
+            error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+        )
+
+        if isinstance(error, TimeoutError):
+            return RequestTimeoutError(
+                f"{what} at {address} was not answered in time ({reason}); "
+                f"try again later",
+                may_have_happened=not unsent,
+            )
+
+        return ConnectionFailedError(
+            f"{what} at {address} got no whole answer ({reason}); check the network "
+            f"and try again",
+            may_have_happened=not unsent,
+        )
