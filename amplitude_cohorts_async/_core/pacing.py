@@ -1,0 +1,154 @@
+"""
+What the service says about our pace, and what follows from it.
+
+Pure: times come in as numbers, a new `Pace` comes out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from ..limits import Rate
+from ..protocols import Kind
+
+# No Retry-After was ever seen from the service: our own pauses start with
+# 15 s and double up to ten minutes, the longest window it documents.
+_FIRST_PAUSE = 15.0
+_LONGEST_PAUSE = 600.0
+# Being one request too many is over when that request is.
+_CROWDED_PAUSE = 2.0
+
+# Spacing of exports in even shares of the shortest window: for 4 a minute one
+# each 15, 20, 30, 60 s.
+_STEPS = (0.0, 1.0, 4 / 3, 2.0, 4.0)
+_CALM = 40
+
+
+@attrs.frozen(kw_only=True)
+class Refusal:
+    """
+    One answer 429.
+
+    Attributes:
+        sent_at: When the request got its place.
+
+        at: When the answer was here.
+
+        retry_after: Seconds the service asked for, if it did.
+
+        details: Its words, as in "Exceeded rate limit with query of cost 1".
+    """
+
+    kind: Kind
+    sent_at: float
+    at: float
+    retry_after: float | None = None
+    details: str = ""
+
+    @property
+    def crowded(self) -> bool:
+        """
+        Whether too many requests ran at once, rather than in a window.
+        """
+        return "concurren" in self.details.lower()
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """
+    How carefully to go on.
+
+    Attributes:
+        paused_until: Nothing is sent before this moment.
+
+        paused_at: When the last pause was ordered. What was sent before it
+            says nothing new by being refused too.
+
+        pauses: Pauses in a row; each is twice as long as the last.
+
+        refused_kind: The kind of request the last pause was for.
+
+        step: How far exports are spread out: zero is not at all.
+
+        calm: Good answers since the last change.
+
+        counted: Kinds of request that count in the windows.
+    """
+
+    paused_until: float = -math.inf
+    paused_at: float = -math.inf
+    pauses: int = 0
+    refused_kind: Kind | None = None
+    step: int = 0
+    calm: int = 0
+    counted: frozenset[Kind] = frozenset({"export"})
+
+    def spacing(self, rates: Sequence[Rate]) -> float:
+        """
+        Tell the least seconds between two starts that count.
+        """
+        if not rates:
+            return 0.0
+
+        shortest = min(rates, key=lambda rate: rate.per)
+        return shortest.per / shortest.count * _STEPS[self.step]
+
+    def refused(self, refusal: Refusal) -> Pace:
+        """
+        Go slower: the service answered 429.
+        """
+        if refusal.sent_at < self.paused_at:
+            return self._paused(refusal, _seconds_asked(refusal, 0.0))
+
+        if refusal.crowded:
+            return self._paused(refusal, _seconds_asked(refusal, _CROWDED_PAUSE))
+
+        ours = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.pauses, 10))
+        pace = attrs.evolve(
+            self._paused(refusal, _seconds_asked(refusal, ours)),
+            pauses=self.pauses + 1,
+            refused_kind=refusal.kind,
+        )
+
+        # The documented text does not say whether polls and files count as
+        # "single cohort requests"; a 429 of one says so.
+        if refusal.kind in {"poll", "file"}:
+            pace = attrs.evolve(pace, counted=pace.counted | {"poll", "file"})
+
+        if refusal.kind not in pace.counted:
+            return pace
+
+        step = min(len(_STEPS) - 1, pace.step + 1)
+        return attrs.evolve(pace, step=step, calm=0)
+
+    def answered(self, kind: Kind, *, sent_at: float) -> Pace:
+        """
+        Go faster again, after enough good answers.
+        """
+        if (not self.pauses and not self.step) or sent_at < self.paused_at:
+            return self
+
+        same = kind == self.refused_kind
+        pace = attrs.evolve(self, pauses=0 if same else self.pauses)
+
+        if kind not in self.counted or not self.step:
+            return pace
+        if self.calm + 1 < _CALM:
+            return attrs.evolve(pace, calm=self.calm + 1)
+        return attrs.evolve(pace, calm=0, step=max(0, self.step - 1))
+
+    def _paused(self, refusal: Refusal, seconds: float) -> Pace:
+        until = max(self.paused_until, refusal.at + seconds)
+        return attrs.evolve(
+            self, paused_until=until, paused_at=max(self.paused_at, refusal.at)
+        )
+
+
+def _seconds_asked(refusal: Refusal, otherwise: float) -> float:
+    asked = refusal.retry_after
+    if asked is None or not 0 <= asked < math.inf:
+        return otherwise
+    return asked

@@ -1,0 +1,101 @@
+"""
+One limiter for each app, shared by all its clients in this process.
+
+The limits belong to the app, so they have to hold across clients, threads and
+event loops, and across one `asyncio.run()` after another. Clients of an app
+that are alive together get the same limiter. When the last of them is gone,
+what its limiter must not forget stays here: when requests ended and what the
+service said. The next limiter starts from that. This is the package's only
+state at module level, kept under a lock; an app costs a few kilobytes and is
+forgotten once an hour has passed that no window reaches back over. A clock of
+one's own, and a loop whose time is not the system's, are worlds apart: limiters
+are shared within each, and nothing is remembered across.
+
+The limits of the first client hold for all that join it; a client that joins
+with others is told so in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from weakref import WeakValueDictionary
+
+from anyio.lowlevel import RunVar
+
+from ..limits import Limits
+from ..protocols import Clock
+from .limiter import LocalLimiter, Past
+
+_log = logging.getLogger(__name__)
+
+_FORGOTTEN_AFTER = 3600.0
+# A loop's time is `time.monotonic()`, or cached from it a moment ago.
+_SAME_TIME = 10.0
+
+_Limiters = WeakValueDictionary[tuple[str, int], LocalLimiter]
+
+_mutex = threading.Lock()
+_limiters: _Limiters = WeakValueDictionary()
+_pasts: dict[str, Past] = {}
+_of_loop: RunVar[_Limiters] = RunVar("amplitude_cohorts_async_limiters")
+
+
+def limiter_for(
+    app_key: str, limits: Limits, clock: Clock | None = None
+) -> LocalLimiter:
+    """
+    Give the limiter of an app.
+
+    Args:
+        app_key: The app: a hash of origin and API key.
+
+        limits: The limits to keep, if the app has no limiter yet.
+
+        clock: The time; None takes the running loop's.
+    """
+    with _mutex:
+        limiters, past = _limiters, None
+
+        if clock is None and _has_own_time():
+            limiters = _limiters_of_loop()
+        elif clock is None:
+            past = _past_of(app_key)
+
+        key = (app_key, id(clock) if clock else 0)
+        limiter = limiters.get(key)
+
+        if limiter is None:
+            limiter = limiters[key] = LocalLimiter(limits, clock=clock, past=past)
+
+    if limiter.limits != limits:
+        _log.warning("this app's limiter has other limits; these hold for all")
+
+    return limiter
+
+
+def _has_own_time() -> bool:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+
+    return abs(loop.time() - time.monotonic()) > _SAME_TIME
+
+
+def _limiters_of_loop() -> _Limiters:
+    limiters: _Limiters = _of_loop.get(WeakValueDictionary())
+    _of_loop.set(limiters)
+    return limiters
+
+
+def _past_of(app_key: str) -> Past:
+    now = time.monotonic()
+
+    for key, past in list(_pasts.items()):
+        if (key, 0) not in _limiters and past.newest < now - _FORGOTTEN_AFTER:
+            del _pasts[key]
+
+    return _pasts.setdefault(app_key, Past())

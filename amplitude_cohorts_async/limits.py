@@ -1,0 +1,152 @@
+"""
+What one app may do, as values.
+
+The numbers of `DOCUMENTED` are the service's own, from "Limits and
+considerations" at
+https://amplitude.com/docs/apis/analytics/behavioral-cohorts :
+
+- "The concurrency limit is 5 requests across cohort downloads and the
+  Dashboard REST API."
+- "Cohort Download limits single cohort requests to 60 requests per 10 minutes
+  per app, and 4 parallel requests per minute per app."
+
+The last one can be read as four *started* in any minute or as four *running*;
+the default keeps both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import attrs
+
+from .errors import ConfigurationError
+
+__all__ = ("DOCUMENTED", "LEAVE_ROOM", "UNLIMITED", "Limits", "Rate")
+
+
+def _whole(least: int, instance: object, name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(
+            f"{type(instance).__name__}.{name} is {value!r}; "
+            f"give a whole number, {least} or more"
+        )
+
+
+def _at_least_one(instance: object, field: attrs.Attribute[int], value: int) -> None:
+    _whole(1, instance, field.name, value)
+
+
+def _not_negative(instance: object, field: attrs.Attribute[int], value: int) -> None:
+    _whole(0, instance, field.name, value)
+
+
+def _seconds(
+    instance: object, field: attrs.Attribute[float], value: float | None
+) -> None:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(
+            f"{type(instance).__name__}.{field.name} is {value!r}; "
+            "give seconds, zero or more"
+        )
+
+
+def _positive_seconds(
+    instance: object, field: attrs.Attribute[float], value: float
+) -> None:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(
+            f"{type(instance).__name__}.{field.name} is {value!r}; "
+            "give seconds, more than zero"
+        )
+
+
+@attrs.frozen
+class Rate:
+    """
+    At most *count* starts in any *per* seconds.
+    """
+
+    count: int = attrs.field(validator=_at_least_one)
+    per: float = attrs.field(kw_only=True, validator=_positive_seconds)
+
+
+def _as_rates(value: Rate | Iterable[Rate]) -> tuple[Rate, ...]:
+    rates = (value,) if isinstance(value, Rate) else tuple(value)
+
+    for rate in rates:
+        if not isinstance(rate, Rate):
+            raise ConfigurationError(
+                f"Limits.exports holds {rate!r}; "
+                "give rates, as in exports=[Rate(4, per=60)]"
+            )
+
+    return rates
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """
+    The limits of one app, and how carefully to keep them.
+
+    Attributes:
+        in_flight: Requests at once, of all kinds. Lower it when others use
+            the app: people with dashboards, processes without this package.
+
+        exports: Rates of export requests; all of them hold, in any window,
+            however the service counts. Empty for none.
+
+        monthly_reserve: Export requests of the month to leave for others.
+
+        guard: Seconds added to each window against differences between the
+            clocks of the service's own machines.
+
+        linger: Seconds a place stays taken after an attempt that was
+            cancelled or failed: the service may still be busy with it.
+
+        deadline: Seconds after which an attempt is given up; a shared limiter
+            takes a place back only when they are over.
+
+        max_wait: Refuse with `QuotaWaitError` instead of waiting longer than
+            this many seconds for a window or a pause; None waits.
+    """
+
+    in_flight: int = attrs.field(default=5, validator=_at_least_one)
+    exports: tuple[Rate, ...] = attrs.field(
+        default=(Rate(4, per=60.0), Rate(60, per=600.0)),
+        converter=_as_rates,
+    )
+    monthly_reserve: int = attrs.field(default=0, validator=_not_negative)
+    guard: float = attrs.field(default=0.25, validator=_seconds)
+    linger: float = attrs.field(default=1.0, validator=_seconds)
+    deadline: float = attrs.field(default=30.0, validator=_positive_seconds)
+    max_wait: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_seconds)
+    )
+
+    def hold(self, rate: Rate) -> float:
+        """
+        Tell how long a place in a window stays taken once a request ended.
+
+        Returns:
+            Seconds: the window, a thousandth more for a clock that runs fast,
+            and the guard.
+        """
+        return rate.per * 1.001 + self.guard
+
+
+DOCUMENTED = Limits()
+"""
+What the service documents: 5 at once, 4 exports a minute, 60 in ten minutes.
+"""
+
+LEAVE_ROOM = Limits(in_flight=4)
+"""
+As documented, but one of the five places stays free for people's dashboards.
+"""
+
+UNLIMITED = Limits(in_flight=1_000, exports=(), guard=0.0, linger=0.0)
+"""
+Nothing to wait for. For tests against an emulator, never for the service.
+"""
