@@ -107,7 +107,7 @@ def layers(session: nox.Session) -> None:
     """
     Hold the floor plan: imports point down, the core stays pure.
     """
-    session.install(*group("lint"), WITH_EXTRAS)
+    session.install(*group("lint"))
     session.run("lint-imports", "--no-cache")
 
 
@@ -190,6 +190,16 @@ def tests(session: nox.Session) -> None:
     whole = session.python == RUNNING
     session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
     pytest(session, *([] if whole else ["-m", QUICK]))
+
+
+@nox.session(default=False)
+def api(session: nox.Session) -> None:
+    """
+    Write down the public surface, after a wanted change.
+    """
+    session.install(WITH_EXTRAS)
+    with (ROOT / "tests/public/api.txt").open("w") as promised:
+        session.run("python", "tests/support/surface.py", stdout=promised)
 
 
 @nox.session(default=False)
