@@ -1,0 +1,201 @@
+"""
+The grammar of the file: RFC 4180, read strictly.
+
+Whole records come in as bytes, columns of text go out. What the grammar does
+not allow is an error with a line number, never a guess. No message shows a
+cell: cells name people.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+
+from ..errors import MalformedFileError
+
+# A field and what ends it. Quotes stand around a whole field or nowhere.
+_FIELD = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n)')
+_RECORDS = re.compile(
+    r'(?:(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)(?:,|\r?\n))*+',
+)
+# Surrogates stand for bytes that are not UTF-8; see `decode()`.
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class CsvError(ValueError):
+    """
+    The text is not the CSV it should be.
+
+    Attributes:
+        line: Where, counted from 1 as an editor counts.
+    """
+
+    def __init__(self, reason: str, *, line: int) -> None:
+        super().__init__(f"line {line} {reason}")
+        self.line = line
+
+    def of_job(
+        self, request_id: str, *, cohort_id: str | None, token: str | None
+    ) -> MalformedFileError:
+        """
+        Say it as users hear it: about the file of one export.
+        """
+        error = MalformedFileError(
+            f"the file of export {request_id} is malformed: {self}; download it "
+            "to a name that ends in .csv.gz to have it as it was served",
+            request_id=request_id,
+            cohort_id=cohort_id,
+            token=token,
+        )
+        error.line = self.line
+
+        return error
+
+
+def decode(block: bytes) -> str:
+    """
+    Make text of whole records; a byte that is not UTF-8 becomes a surrogate.
+
+    So the records before it are judged first, and the error is the same
+    however the file was cut.
+    """
+    try:
+        return block.decode()
+    except UnicodeDecodeError:
+        return block.decode(errors="surrogateescape")
+
+
+def read_columns(block: bytes, width: int, *, line: int) -> list[Sequence[str]]:
+    """
+    Read whole records into columns.
+
+    Args:
+        block: Whole records; each ends in a newline, the last one, too.
+
+        width: How many fields each record must have.
+
+        line: The number of the block's first line.
+
+    Returns:
+        As many columns as *width*, all of one length.
+
+    Raises:
+        CsvError: A record is not in the grammar, or has another width.
+    """
+    try:
+        text = block.decode()
+    except UnicodeDecodeError:
+        text = decode(block)
+        columns = None
+    else:
+        columns = _read_plain(text, width) or _read_quoted(text, width)
+
+    # The slow reader names the fault; rarely it only is the more patient one.
+    return columns or _transpose(
+        [record for record, _ in read_records(text, width, line=line)]
+    )
+
+
+def _read_plain(text: str, width: int) -> list[Sequence[str]] | None:
+    # The service quotes every field and seldom has a quote to double. Then a
+    # few C calls cut the text, in a third of csv.reader's time. This is exact:
+    # when no piece holds a quote and every newline ends a record of the right
+    # width, the pieces are the only reading the grammar allows.
+    quote = '"' if text.startswith('"') else ""
+    records = text.count("\n")
+
+    if (
+        text.count('"') != 2 * len(quote) * records * width
+        or not text.endswith(f"{quote}\n")
+        or "\r" in text
+        or "\0" in text
+        or (not quote and f"\n{text}".find("\n\n") >= 0)
+    ):
+        return None
+
+    # Each newline becomes a column of its own, which shows the widths.
+    cut = f"{quote},{quote}"
+    body = text[len(quote) : -1 - len(quote)]
+    flat = body.replace(f"{quote}\n{quote}", f"{cut}\n{cut}").split(cut)
+    step = width + 1
+
+    if len(flat) != records * step - 1 or flat[width::step].count("\n") != records - 1:
+        return None
+
+    return [flat[column::step] for column in range(width)]
+
+
+def _read_quoted(text: str, width: int) -> list[Sequence[str]] | None:
+    # csv.reader takes a quote inside a bare field for a letter, so the grammar
+    # is checked first, at a fifth of its time.
+    if "\0" in text or not _RECORDS.fullmatch(text):
+        return None
+
+    try:
+        records = list(csv.reader(io.StringIO(text, newline="\n"), strict=True))
+    except csv.Error:  # a field beyond csv.field_size_limit()
+        return None
+
+    return _transpose(records) if {width} == set(map(len, records)) else None
+
+
+def _transpose(records: list[list[str]]) -> list[Sequence[str]]:
+    return list(zip(*records, strict=True))
+
+
+def read_records(
+    text: str, width: int | None = None, *, line: int
+) -> Iterator[tuple[list[str], int]]:
+    """
+    Read record by record: slowly, and knowing where.
+
+    Args:
+        width: How many fields each record must have; None is any number.
+
+    Yields:
+        The fields, and where in *text* the next record begins.
+
+    Raises:
+        CsvError: As `read_columns()`.
+    """
+    position = 0
+
+    while position < len(text):
+        start = position
+        record, position = _read_record(text, start, line=line)
+
+        if _UNREADABLE.search(text, start, position):
+            raise CsvError("has a NUL, or bytes that are not UTF-8", line=line)
+
+        if text[start] in "\r\n":
+            raise CsvError("is empty", line=line)
+
+        if len(record) != (width or len(record)):
+            raise CsvError(
+                f"has {len(record)} fields where the header has {width}", line=line
+            )
+
+        yield record, position
+        line += text.count("\n", start, position)
+
+
+def _read_record(text: str, start: int, *, line: int) -> tuple[list[str], int]:
+    fields: list[str] = []
+    position = start
+
+    while match := _FIELD.match(text, position):
+        quoted, bare, end = match.groups()
+        fields.append(bare if quoted is None else quoted.replace('""', '"'))
+        position = match.end()
+
+        if end != ",":
+            return fields, position
+
+    fault = (
+        "has a quote that is not closed, or text after a closing quote"
+        if text.startswith('"', position)
+        else "has a quote or a carriage return in a field without quotes"
+    )
+    raise CsvError(fault, line=line + text.count("\n", start, position))

@@ -1,0 +1,162 @@
+"""
+Members as a stream: bytes from the network in, batches of members out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+
+import anyio
+import anyio.to_thread
+
+from .._core.csvblocks import Buffer
+from .._core.csvparse import MemberReader
+from .._core.csvtext import CsvError
+from ..errors import InvalidInputError
+from ..models import Member
+
+_GULP = 512 * 1024
+"""
+Bytes decoded in one visit to the worker thread: ten thousand members or more,
+so that the visit costs a hundredth of the work.
+"""
+
+
+class MemberStream:
+    """
+    The members of one file, in the file's order, each once.
+
+    Batches are the primitive, and the faster way. Rows and batches may be
+    mixed: nothing is handed out twice, and nothing is skipped when a loop is
+    left early and another one begun. A read that was cancelled or failed ends
+    the stream, because the file may have been cut in the middle.
+
+    Made by ``ExportJob.members()``, whose ``async with`` closes the file.
+    """
+
+    def __init__(
+        self,
+        source: AsyncIterator[Buffer],
+        *,
+        request_id: str,
+        cohort_id: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._source = source
+        self._request_id = request_id
+        self._cohort_id = cohort_id
+        self._token = token
+        self._reader = MemberReader()
+        self._row: Iterator[Member] = iter(())
+        self._ended = False
+        self._broken = False
+        # One thread, and not one of the forty that the rest of the program
+        # shares: a program that blocks all of those would block us, too.
+        self._thread = anyio.CapacityLimiter(1)
+        self._guard = anyio.ResourceGuard("reading")
+
+    @property
+    def rows(self) -> int:
+        """
+        Members decoded so far; all of the file's when the stream has ended.
+        """
+        return self._reader.rows
+
+    def __aiter__(self) -> AsyncIterator[Member]:
+        return self
+
+    async def __anext__(self) -> Member:
+        for member in self._row:
+            return member
+
+        self._row = iter(await self._more())
+
+        for member in self._row:
+            return member
+
+        raise StopAsyncIteration
+
+    async def batches(self, size: int = 10_000) -> AsyncIterator[list[Member]]:
+        """
+        Hand out lists of *size* members; the last one may be shorter.
+
+        Raises:
+            MalformedFileError: The file is not CSV of a cohort's members; its
+                ``line`` says where.
+
+            InvalidInputError: *size* is less than one, or an earlier read of
+                this stream was cancelled or failed.
+        """
+        if size < 1:
+            raise InvalidInputError(f"a batch needs a size of 1 or more, not {size}")
+
+        while batch := await self._take(size):
+            yield batch
+
+    async def _take(self, size: int) -> list[Member]:
+        batch = list(islice(self._row, size))
+
+        # What is left over waits where rows wait, for whoever asks next.
+        while len(batch) < size and (decoded := await self._more()):
+            self._row = iter(decoded)
+            batch += islice(self._row, size - len(batch))
+
+        return batch
+
+    async def _more(self) -> list[Member]:
+        with self._guard:
+            if self._broken:
+                raise InvalidInputError(
+                    f"reading the members of export {self._request_id} was cut short; "
+                    "open `job.members()` again, which spends no export"
+                )
+
+            self._broken = True
+            decoded: list[Member] = []
+
+            while not decoded and not self._ended:
+                gulp = await self._gulp()
+                decoded = await anyio.to_thread.run_sync(
+                    self._decode, gulp, limiter=self._thread
+                )
+
+            self._broken = False
+
+            return decoded
+
+    async def _gulp(self) -> bytearray:
+        # A copy, because the source may use its buffers again.
+        gulp = bytearray()
+
+        async for piece in self._source:
+            gulp += piece
+
+            if len(gulp) >= _GULP:
+                return gulp
+
+        self._ended = True
+
+        return gulp
+
+    def _decode(self, gulp: bytearray) -> list[Member]:
+        # In the worker thread.
+        decoded: list[Member] = []
+
+        try:
+            for members in self._batches_of(gulp):
+                decoded += members
+                time.sleep(0)
+        except CsvError as error:
+            raise error.of_job(
+                self._request_id, cohort_id=self._cohort_id, token=self._token
+            ) from error
+
+        return decoded
+
+    def _batches_of(self, gulp: bytearray) -> Iterator[list[Member]]:
+        yield from self._reader.feed(gulp)
+
+        if self._ended:
+            yield from self._reader.finish()
