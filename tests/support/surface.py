@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 ROOT = "amplitude_cohorts_async"
-PUBLIC = ("errors", "events", "limits", "models", "protocols", "testing")
+PUBLIC = ("errors", "events", "limits", "models", "policies", "protocols", "testing")
 
 
 def public_modules() -> list[str]:

@@ -1,0 +1,35 @@
+"""
+The world in which the documents' examples run: a fake vendor, and time that jumps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async._io.clock import SystemClock
+from amplitude_cohorts_async.testing import CohortsEmulator
+
+IDS = [f"user-{number}" for number in range(100)]
+
+
+@pytest.fixture
+def world(
+    cohorts_emulator: CohortsEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> CohortsEmulator:
+    """
+    An empty folder with `ids.txt`, two cohorts, and no need to wait for anything.
+    """
+    clock = cohorts_emulator.clock
+    for name in ("now", "utcnow", "sleep"):
+        monkeypatch.setattr(SystemClock, name, staticmethod(getattr(clock, name)))
+
+    monkeypatch.chdir(tmp_path)
+    Path("ids.txt").write_text("\n".join(IDS))
+    cohorts_emulator.add_cohort("26umsb5", members=IDS)
+    cohorts_emulator.add_cohort("1a2bc3d", members=IDS[:50])
+
+    return cohorts_emulator

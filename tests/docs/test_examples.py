@@ -1,0 +1,30 @@
+"""
+Every program in `examples` runs as it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = sorted(ROOT.glob("examples/*.py"))
+
+pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.timeout(60)]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_program_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A program finds its keys in the environment and ends without an error.
+    """
+    monkeypatch.setattr("sys.argv", [path.name])
+
+    names = runpy.run_path(str(path))
+
+    if inspect.iscoroutinefunction(main := names.get("main")):
+        asyncio.run(main())

@@ -1,0 +1,107 @@
+"""
+What a user writes, as a type checker sees it. Checked, never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import assert_type
+
+from amplitude_cohorts_async import (
+    Cohort,
+    CohortsClient,
+    ExportJob,
+    ExportStatus,
+    IdType,
+    LocalLimiter,
+    Member,
+    MembershipReport,
+    MemberStream,
+    Region,
+    SavedExport,
+    SyncReport,
+    UploadReport,
+    Usage,
+    errors,
+    export_cohort,
+)
+from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
+from amplitude_cohorts_async.protocols import Clock, Limiter
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+
+
+async def reading(client: CohortsClient) -> None:
+    """
+    Lists are lists, one thing is one thing.
+    """
+    assert_type(await client.list_cohorts(include_sync_info=True), list[Cohort])
+    assert_type(await client.get_cohort("c1"), Cohort)
+    usage = assert_type(await client.get_usage(), Usage)
+    assert_type(usage.limit, int | None)
+
+
+async def exporting(client: CohortsClient, folder: Path) -> None:
+    """
+    A job is a value one can wait for, download, stream and resume.
+    """
+    job = assert_type(await client.request_export("c1", properties=["plan"]), ExportJob)
+    assert_type(await job.poll(), ExportStatus)
+    assert_type(await (await job.wait(timeout=60.0)).download(folder), SavedExport)
+    assert_type(client.resume_export(job.token), ExportJob)
+    assert_type(job.members(), AbstractAsyncContextManager[MemberStream])
+
+    async with job.members() as members:
+        async for member in members:
+            assert_type(member, Member)
+            assert_type(member.user_id, str | None)
+        async for batch in members.batches(10_000):
+            assert_type(batch, Sequence[Member])
+
+    saved = await client.export("c1", "members.csv", properties=True, timeout=900)
+    assert_type(saved.path, Path)
+    assert_type(saved.sha256, str)
+    assert_type(await export_cohort("c1", folder / "members.csv"), SavedExport)
+
+
+async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
+    """
+    Ids come as anything that yields them, or as a file.
+    """
+    report = await client.upload_cohort("a", ids, id_type=IdType.USER_ID)
+    assert_type(report, UploadReport)
+    await client.upload_cohort("a", ["ann"], id_type=IdType.USER_ID, replace="c1")
+    await client.upload_cohort("a", Path("ids.txt"), id_type=IdType.AMPLITUDE_ID)
+    assert_type(
+        await client.update_membership("c1", add=["ann"], remove={"bob"}),
+        MembershipReport,
+    )
+    assert_type(await client.sync_membership("c1", ["ann"], dry_run=True), SyncReport)
+
+
+async def building(clock: FakeClock) -> None:
+    """
+    Regions by value or by name, limits by value, the rest by protocol.
+    """
+    own = Limits(exports=(Rate(30, per=600.0),), slots=3)
+    local: Limiter = LocalLimiter(own)
+    time: Clock = clock
+
+    async with CohortsClient("key", "secret", region=Region.EU, limits=DOCUMENTED):
+        pass
+    async with CohortsClient("key", "secret", region="eu", limiter=local, clock=time):
+        pass
+    async with CohortsClient.from_env(limits=UNLIMITED) as client:
+        assert_type(client, CohortsClient)
+    async with CohortsEmulator() as emulator:
+        assert_type(emulator.base_url, str)
+
+
+def failing(error: errors.CohortsError) -> None:
+    """
+    Every error tells where to go on, and a leaf tells what it knows.
+    """
+    assert_type(error.token, str | None)
+    if isinstance(error, errors.RateLimitedError):
+        assert_type(error.retry_after, float | None)
