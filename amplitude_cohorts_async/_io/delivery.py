@@ -7,42 +7,78 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 
-from .stages import Stage
+from .threads import in_thread, to_the_end
 
-T = TypeVar("T")
+
+class Sink(Protocol):
+    """
+    The first of the stages: takes bytes as served.
+    """
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next bytes.
+        """
+        ...
+
+    def finish(self, *, is_delimited: bool) -> None:
+        """
+        Take note that this was all.
+        """
+        ...
+
+    def discard(self) -> None:
+        """
+        Forget everything; safe at any time, also after `finish()`.
+        """
+        ...
+
+
+S = TypeVar("S", bound=Sink)
 
 _BATCH = 1 << 20
 """
 Bytes handed to a worker thread at once: enough that the hand-over is nothing,
-and at most three of them are in memory: filling, waiting, being worked on.
+and at most two of them are in memory, one filling and one being worked on.
 """
 
 
-class Delivery:
+class Delivery(Generic[S]):
     """
-    Feeds a chain of stages in a worker thread while the next bytes arrive.
+    A `Receiver` that feeds stages in a worker thread while more bytes arrive.
 
-    One call at a time, so the stages need no locks. Cancelling a call never
-    leaves a thread at work behind the caller's back: leaving waits for it.
+    One call at a time, so the stages need no locks.
     """
 
-    def __init__(self, build: Callable[[], Stage]) -> None:
+    def __init__(self, build: Callable[[], S]) -> None:
         self._build = build
-        self._stage: Stage | None = None
+        self._stage: S | None = None
         self._batch: list[bytes] = []
         self._size = 0
-        self._work: asyncio.Future[None] | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._thread = anyio.CapacityLimiter(1)
+
+    @property
+    def stage(self) -> S:
+        """
+        The first of the stages.
+        """
+        if self._stage is None:
+            raise RuntimeError("nothing has begun yet")
+
+        return self._stage
 
     async def begin(self) -> None:
         """
-        Start with the first byte, forgetting all that came before.
+        Expect the first byte next, and forget all that came before.
         """
         await self.discard()
-        self._stage = await _in_thread(self._build)
+        await in_thread(self._begin, self._thread)
 
     async def take(self, data: bytes) -> None:
         """
@@ -54,7 +90,7 @@ class Delivery:
         if self._size >= _BATCH:
             await self._hand_over()
 
-    async def finish(self) -> None:
+    async def end(self, *, is_delimited: bool) -> None:
         """
         Let the stages finish with what they have.
 
@@ -65,37 +101,38 @@ class Delivery:
         """
         await self._hand_over()
         await self._settle()
-        await _in_thread(self._existing.finish)
+        finish = partial(self.stage.finish, is_delimited=is_delimited)
+        await in_thread(finish, self._thread)
 
     async def discard(self) -> None:
         """
-        Let the stages forget; safe at any time.
+        Let the stages forget; safe at any time, also after the end.
         """
-        with anyio.CancelScope(shield=True):
-            if self._work is not None:
-                await asyncio.wait([self._work])
-                self._work.exception()
-                self._work = None
+        await to_the_end(self._discard())
 
-            self._batch, self._size = [], 0
+    def _begin(self) -> None:
+        # In the thread, so that a cancelled caller still finds it to discard.
+        self._stage = self._build()
 
-            if self._stage is not None:
-                stage, self._stage = self._stage, None
-                await _in_thread(stage.discard)
+    async def _discard(self) -> None:
+        if self._work is not None:
+            await asyncio.wait([self._work])
+            self._work.exception()
+            self._work = None
 
-    @property
-    def _existing(self) -> Stage:
-        if self._stage is None:
-            raise RuntimeError("bytes came before their beginning")
+        self._batch, self._size = [], 0
 
-        return self._stage
+        if self._stage is not None:
+            await in_thread(self._stage.discard, self._thread)
 
     async def _hand_over(self) -> None:
         await self._settle()
 
         batch, self._batch, self._size = self._batch, [], 0
-        work = partial(_write_all, self._existing, batch)
-        self._work = asyncio.get_running_loop().run_in_executor(None, work)
+        write = partial(_write_all, self.stage, batch)
+        self._work = asyncio.ensure_future(
+            anyio.to_thread.run_sync(write, limiter=self._thread)
+        )
 
     async def _settle(self) -> None:
         if self._work is not None:
@@ -105,10 +142,6 @@ class Delivery:
             work.result()
 
 
-def _write_all(stage: Stage, batch: list[bytes]) -> None:
+def _write_all(stage: Sink, batch: list[bytes]) -> None:
     for data in batch:
         stage.write(data)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(work)

@@ -48,17 +48,14 @@ class Sniff:
     Tells compressed bytes from plain ones, then lets the right stages take them.
 
     The header that should tell is sometimes missing, so the bytes themselves
-    are asked.
-
-    Attributes:
-        is_gzip: What the first bytes said; None while there were too few.
+    are asked. Compressed bytes prove their own end; plain ones do not.
     """
 
     def __init__(self, build: Callable[[bool], Stage]) -> None:
         self._build = build
         self._head = b""
         self._next: Stage | None = None
-        self.is_gzip: bool | None = None
+        self._is_gzip = False
 
     def write(self, data: bytes | memoryview) -> None:
         """
@@ -73,11 +70,22 @@ class Sniff:
 
         self._next.write(data)
 
-    def finish(self) -> None:
+    def finish(self, *, is_delimited: bool = True) -> None:
         """
         Let the next stage finish.
+
+        Args:
+            is_delimited: Whether a cut would have been noticed on the wire.
         """
-        (self._next or self._choose()).finish()
+        stage = self._next or self._choose()
+
+        if not is_delimited and not self._is_gzip:
+            raise Malformed(
+                "it came without a length, so nobody can tell whether it is whole; "
+                "look for a proxy that takes the length away"
+            )
+
+        stage.finish()
 
     def discard(self) -> None:
         """
@@ -87,8 +95,8 @@ class Sniff:
             self._next.discard()
 
     def _choose(self) -> Stage:
-        self.is_gzip = self._head.startswith(_GZIP_MAGIC)
-        self._next = self._build(self.is_gzip)
+        self._is_gzip = self._head.startswith(_GZIP_MAGIC)
+        self._next = self._build(self._is_gzip)
         self._next.write(self._head)
         self._head = b""
 

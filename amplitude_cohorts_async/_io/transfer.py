@@ -50,6 +50,16 @@ class Receiver(Protocol):
         """
         ...
 
+    async def end(self, *, is_delimited: bool) -> None:
+        """
+        Take note that this was all the wire brought.
+
+        Args:
+            is_delimited: Whether a cut would have been noticed; if not, the
+                bytes themselves have to prove their end.
+        """
+        ...
+
 
 class _Interrupted(Exception):  # noqa: N818 - no error: the next link may do
     def __init__(self, reason: str, *, pause: float | None = 0.0) -> None:
@@ -70,8 +80,6 @@ class Transfer:
         total: Bytes of the object, if anybody said.
 
         links: Links used.
-
-        is_delimited: Whether the end of the body could be told from a cut.
     """
 
     def __init__(
@@ -87,7 +95,6 @@ class Transfer:
         self.downloaded = 0
         self.total: int | None = None
         self.links = 0
-        self.is_delimited = True
         self._session = session
         self._request = request
         self._receiver = receiver
@@ -210,8 +217,6 @@ class Transfer:
         )
         end = None if part.length is None else part.start + part.length
         self.total = part.total if part.total is not None else self.total
-        self.is_delimited = answer.is_delimited
-
         try:
             await self._take_chunks(answer)
         except TransportError as error:
@@ -222,6 +227,8 @@ class Transfer:
 
         if self.total is not None and self.received != self.total:
             raise _Interrupted("the store sent less than the rest")
+
+        await self._receiver.end(is_delimited=answer.is_delimited)
 
     async def _take_chunks(self, answer: Answer) -> None:
         async for chunk in answer.chunks():

@@ -1,0 +1,334 @@
+"""
+The client: one method for each thing the service can do.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import anyio.to_thread
+
+from ._config import from_environment, make_settings
+from ._core import requests, responses
+from ._core.ids import checked_id
+from ._core.redact import Redactor
+from ._core.tokens import Ticket, from_token
+from ._io.clock import SystemClock
+from ._io.files import checked_target
+from ._io.registry import limiter_for
+from ._io.session import Session
+from ._io.transport import Transport
+from ._job import ExportJob
+from ._version import VERSION
+from .errors import ConfigurationError, InvalidInputError, NotFoundError
+from .events import BytesReceived, ExportRequested
+from .limits import DOCUMENTED, Limits
+from .models import Cohort, Region, Routes, SavedExport, Usage
+from .policies import Polling, Retrying
+from .protocols import Clock, EventHook, Limiter
+
+
+class CohortsClient:
+    """
+    Amplitude's Behavioral Cohorts API for one project.
+
+    An async context manager. All clients of a project in a process share one
+    limiter, so make as many as you like.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        secret_key: str,
+        *,
+        region: Region | str = Region.US,
+        base_url: str | None = None,
+        allow_http: bool = False,
+        app_id: int | None = None,
+        owner: str | None = None,
+        limits: Limits = DOCUMENTED,
+        limiter: Limiter | None = None,
+        routes: Routes = Routes.VENDOR,
+        session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
+        hook: EventHook | None = None,
+        clock: Clock | None = None,
+        polling: Polling = Polling(),  # noqa: B008 - a frozen value
+        retrying: Retrying = Retrying(),  # noqa: B008 - a frozen value
+        stall_timeout: float = 30.0,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """
+        Check everything and connect to nothing.
+
+        Args:
+            region: Where the project's data lives; "us" or "eu".
+
+            base_url: Asked instead of the region's own host.
+
+            allow_http: Let the keys go over plain http to another machine.
+
+            app_id: The project's number, for uploads.
+
+            owner: The login email of a cohort's owner, for uploads.
+
+            limits: What the project may do; see `limits`.
+
+            limiter: Keeps them; None takes this process's own for the project.
+
+            routes: Which description of the service its server follows.
+
+            session: Carries the requests, for TLS settings, tracing or a
+                proxy; never closed by us, and its headers and cookies never
+                reach the store.
+
+            proxy: URL of a proxy for both Amplitude and its store.
+
+            hook: Told of events as they happen; see `events`.
+
+            clock: The time, for tests.
+
+            polling: How a job is watched.
+
+            retrying: How often a request is tried, and for how long.
+
+            stall_timeout: Seconds in which a file must bring a byte.
+
+            chance: Returns numbers from 0 to 1, for tests.
+
+        Raises:
+            ConfigurationError: It cannot work like this.
+        """
+        self._settings = make_settings(
+            api_key,
+            secret_key,
+            region=region,
+            base_url=base_url,
+            allow_http=allow_http,
+            app_id=app_id,
+            owner=owner,
+        )
+        self._routes = Routes(routes)
+        self._limits = limits
+        self._limiter = limiter
+        self._clock = clock
+        self._hook = hook
+        self._polling = polling
+        self._retrying = retrying
+        self._chance = chance
+        self._transport = Transport(
+            origin=self._settings.origin,
+            api_key=self._settings.api_key,
+            secret_key=self._settings.secret_key,
+            user_agent=f"amplitude-cohorts-async/{VERSION}",
+            redactor=Redactor.of_keys(api_key, secret_key),
+            session=session,
+            proxy=proxy,
+            answer_seconds=limits.deadline,
+            stall_seconds=stall_timeout,
+        )
+        self._made: Session | None = None
+        self._is_closed = False
+
+    @classmethod
+    def from_env(cls, **overrides: object) -> Self:
+        """
+        Build a client from the environment.
+
+        Reads AMPLITUDE_API_KEY, AMPLITUDE_SECRET_KEY, AMPLITUDE_REGION,
+        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID and AMPLITUDE_OWNER.
+
+        Args:
+            overrides: Keywords of the constructor; they win.
+        """
+        keywords = {"api_key": "", "secret_key": ""}
+        keywords |= from_environment(os.environ)
+
+        return cls(**{**keywords, **overrides})  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return f"<CohortsClient of {self._settings.origin}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """
+        Close the connections; calling it twice does no harm.
+        """
+        self._is_closed = True
+        await self._transport.aclose()
+
+    async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
+        """
+        Tell all discoverable cohorts.
+
+        Args:
+            include_sync_info: Fill `Cohort.syncs`, too.
+        """
+        request = requests.list_cohorts(include_sync_info=include_sync_info)
+        response = await self._session.send(request)
+
+        return responses.cohorts(request, response)
+
+    async def get_cohort(self, cohort_id: str) -> Cohort:
+        """
+        Tell one cohort. It is found in the list, so no export is spent.
+
+        Raises:
+            NotFoundError: No discoverable cohort has this id.
+        """
+        checked_id(cohort_id, "cohort id")
+
+        for cohort in await self.list_cohorts():
+            if cohort.id == cohort_id:
+                return cohort
+
+        raise NotFoundError(
+            f"no discoverable cohort has the id {cohort_id!r}; check the id, the "
+            f"project and the region, and whether the cohort is published",
+            status=404,
+        )
+
+    async def get_usage(self) -> Usage:
+        """
+        Tell how many of the month's exports are spent.
+        """
+        request = requests.usage(self._routes)
+        response = await self._session.send(request)
+
+        return responses.usage(request, response)
+
+    async def request_export(
+        self, cohort_id: str, *, properties: bool | Sequence[str] = False
+    ) -> ExportJob:
+        """
+        Request the export of a cohort. This spends one of the month's.
+
+        Args:
+            properties: False for ids only, True for all user properties, or
+                the names of those wanted. All of them can be too much for the
+                service: ask for fewer if the request keeps timing out.
+
+        Raises:
+            TransportError: Its ``may_have_happened`` tells whether the export
+                may have been spent all the same.
+        """
+        wanted = requests.checked_properties(properties)
+        request = requests.request_export(cohort_id, properties=wanted)
+        response = await self._session.send(request)
+        request_id = responses.export_request_id(request, response)
+        ticket = Ticket(
+            request_id=request_id,
+            cohort_id=cohort_id,
+            properties=wanted,
+            requested_at=self._session.clock.utcnow(),
+            region=self._settings.region,
+        )
+        self._session.emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
+
+        return self._job(ticket)
+
+    def resume_export(self, request_id_or_token: str) -> ExportJob:
+        """
+        Take up an export that was requested before, here or elsewhere.
+
+        Nothing is sent and no export is spent.
+
+        Args:
+            request_id_or_token: `ExportJob.token`, an error's ``token``, or
+                the bare request id.
+        """
+        ticket = from_token(request_id_or_token)
+        ours = self._settings.region
+
+        if ticket.region is not None and ours is not None and ticket.region != ours:
+            raise InvalidInputError(
+                f"export {ticket.request_id} belongs to region {ticket.region.name} "
+                f"and this client to {ours.name}; use a client of its region"
+            )
+
+        return self._job(ticket)
+
+    async def export(
+        self,
+        cohort_id: str,
+        to: str | os.PathLike[str],
+        *,
+        properties: bool | Sequence[str] = False,
+        timeout: float = 1800.0,
+        format: str | None = None,  # noqa: A002 - the word users know
+        progress: Callable[[BytesReceived], None] | None = None,
+    ) -> SavedExport:
+        """
+        Request a cohort, wait for it and save it; spends one export.
+
+        Whatever fails after the request raises an error with a ``token``:
+        `resume_export()` goes on from it without a second export.
+
+        Args:
+            to: See `ExportJob.download()`; checked before anything is spent.
+
+            timeout: Seconds to wait for the job; the download itself takes as
+                long as it takes.
+        """
+        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        job = await self.request_export(cohort_id, properties=properties)
+        await job.wait(timeout=timeout)
+
+        return await job.save(target, progress=progress)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """
+        Hold one of the five slots for a call of your own.
+
+        For calls to the Dashboard REST API, which shares the slots.
+        """
+        async with self._session.limiter.slot("other"):
+            yield
+
+    @property
+    def _session(self) -> Session:
+        if self._is_closed:
+            raise ConfigurationError("this client is closed; make another one")
+
+        if self._made is None:
+            self._made = self._make_session()
+
+        return self._made
+
+    def _make_session(self) -> Session:
+        clock = self._clock or SystemClock()
+        limiter = self._limiter or limiter_for(
+            self._settings.app, self._limits, clock=self._clock
+        )
+
+        return Session(
+            transport=self._transport,
+            limiter=limiter,
+            clock=clock,
+            retrying=self._retrying,
+            chance=self._chance,
+            hook=self._hook,
+            origin=self._settings.origin,
+        )
+
+    def _job(self, ticket: Ticket) -> ExportJob:
+        return ExportJob(
+            self._session, ticket, routes=self._routes, polling=self._polling
+        )

@@ -1,0 +1,170 @@
+"""
+A file's bytes on their way to somebody who reads rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+
+from ..errors import IncompleteDownloadError
+from .stages import Inflate, Sniff, TextCheck
+
+_PIECES = 16
+"""
+Pieces that may wait: a few MiB at most, then the network waits for the reader.
+"""
+
+
+class Pipe:
+    """
+    A `Receiver` on one side, decoded text on the other.
+
+    What was read cannot be unread: a transfer that has to start over after
+    that fails instead of mixing two files.
+    """
+
+    def __init__(self, *, request_id: str, never: bytes) -> None:
+        self._request_id = request_id
+        self._never = never
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_PIECES)
+        self._failure: Exception | None = None
+        self._is_read = False
+        self._is_over = False
+        self._is_delimited = True
+        self._text = _Text()
+        self._stage = Sniff(self._choose)
+
+    async def begin(self) -> None:
+        """
+        Expect the first byte next.
+
+        Raises:
+            IncompleteDownloadError: Some had been read already.
+        """
+        if self._is_read:
+            raise IncompleteDownloadError(
+                f"the file of export {self._request_id} has to be read from its start "
+                f"again, because it changed or the store cannot resume it, and some "
+                f"members were handed out already; open `job.members()` once more, "
+                f"which spends no export",
+                request_id=self._request_id,
+            )
+
+        while not self._pieces.empty():
+            self._pieces.get_nowait()
+
+    async def take(self, data: bytes) -> None:
+        """
+        Take the next bytes; waits while the reader is behind.
+        """
+        await self._pieces.put(data)
+
+    async def end(self, *, is_delimited: bool) -> None:
+        """
+        Let the reader come to the end.
+        """
+        self._is_delimited = is_delimited
+
+    async def fill(self, transfer: Callable[[], Awaitable[None]]) -> None:
+        """
+        Run the transfer that fills the pipe; its reader hears how it ended.
+        """
+        try:
+            await transfer()
+        except Exception as error:  # noqa: BLE001 - raised where the reader is
+            self._failure = error
+
+        await self._pieces.put(None)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """
+        Hand out the next text.
+
+        Raises:
+            Malformed: The file is no gzip, or no text, or not whole.
+        """
+        while not self._is_over:
+            piece = await self._pieces.get()
+            self._is_read = True
+            text = await anyio.to_thread.run_sync(self._decode, self._with_next(piece))
+
+            if self._is_over and self._failure is not None:
+                raise self._failure
+
+            if text:
+                return text
+
+        raise StopAsyncIteration
+
+    def _with_next(self, piece: bytes | None) -> list[bytes | None]:
+        # What waits already saves a visit to the worker thread.
+        pieces = [piece]
+
+        while not self._pieces.empty():
+            pieces.append(self._pieces.get_nowait())
+
+        return pieces
+
+    def _decode(self, pieces: list[bytes | None]) -> bytes:
+        for piece in pieces:
+            if piece is not None:
+                self._stage.write(piece)
+                continue
+
+            self._is_over = True
+
+            if self._failure is None:
+                self._stage.finish(is_delimited=self._is_delimited)
+
+        return self._text.collect()
+
+    def _choose(self, is_gzip: bool) -> Inflate | TextCheck:
+        checked = TextCheck(self._text, never=self._never)
+
+        return Inflate(checked) if is_gzip else checked
+
+
+class _Text:
+    """
+    The last stage: keeps text until it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | memoryview] = []
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._pieces.append(data)
+
+    def finish(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        self._pieces.clear()
+
+    def collect(self) -> bytes:
+        text = b"".join(self._pieces)
+        self._pieces.clear()
+
+        return text
+
+
+@asynccontextmanager
+async def background(work: Awaitable[None]) -> AsyncIterator[None]:
+    """
+    Keep *work* going while the context is entered; leaving it ends the work.
+    """
+    task = asyncio.ensure_future(work)
+
+    try:
+        yield
+    finally:
+        task.cancel()
+        # Waits without being told of the task's end, which is of our making.
+        await asyncio.wait([task])

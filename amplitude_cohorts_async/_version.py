@@ -1,0 +1,5 @@
+"""
+Which release this is.
+"""
+
+VERSION = "0.1.0"
