@@ -1,0 +1,350 @@
+"""
+The vendor's API: from a request's path, query and body to an answer.
+
+https://amplitude.com/docs/apis/analytics/behavioral-cohorts
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+from urllib.parse import parse_qsl, unquote
+
+import attrs
+
+from .answers import Answer, Refused, envelope, json_answer
+from .bodies import parse_update, parse_upload
+from .cohorts import CohortRecord, listed
+from .faults import Fault
+from .jobs import Job
+from .ledger import RequestRecord
+from .service import Service
+from .writes import Uploaded, results_json, update, upload
+
+__all__ = ("Call", "Inline", "Reply", "VendorApi")
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """
+    One request, as the API sees it.
+
+    Attributes:
+        argument: What stands in the variable part of the path, decoded.
+
+        query: Decoded pairs, in their order.
+    """
+
+    record: RequestRecord
+    argument: str = ""
+    query: Sequence[tuple[str, str]] = ()
+    body: bytes = attrs.field(default=b"", repr=False)
+    fault: Fault = attrs.field(factory=Fault)
+
+
+@attrs.frozen
+class Inline:
+    """
+    The file of a job as the answer, still to be made.
+    """
+
+    job: Job
+
+
+Reply = Answer | Inline
+Handler = Callable[[Call], Reply]
+
+
+class VendorApi:
+    """
+    The seven endpoints of the vendor's page.
+    """
+
+    routes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "list": ("GET", r"/api/3/cohorts"),
+        "usage": ("GET", r"/api/3/cohorts/usage"),
+        "export": ("GET", r"/api/5/cohorts/request/([^/]+)"),
+        "status": ("GET", r"/api/5/cohorts/request-status/([^/]+)"),
+        "file": ("GET", r"/api/5/cohorts/request/([^/]+)/file"),
+        "upload": ("POST", r"/api/3/cohorts/upload"),
+        "membership": ("POST", r"/api/3/cohorts/membership"),
+    }
+    # Bad credentials are 403 here, and the details tell which one is bad.
+    unauthorized: ClassVar[int] = 403
+
+    def __init__(self, service: Service, *, store_url: Callable[[], str]) -> None:
+        self.service = service
+        self._store_url = store_url
+        self._handlers: dict[str, Handler] = {
+            "list": self.list,
+            "usage": self.usage,
+            "export": self.export,
+            "status": self.status,
+            "file": self.file,
+            "upload": self.upload,
+            "membership": self.membership,
+        }
+
+    def step_of(self, path: str) -> tuple[str, str]:
+        """
+        Return what a path asks for, and the variable part of it.
+        """
+        for step, (_, pattern) in self.routes.items():
+            if match := re.fullmatch(pattern, path):
+                return step, unquote(match[1]) if match.groups() else ""
+
+        return "other", ""
+
+    def answer(
+        self,
+        record: RequestRecord,
+        *,
+        credentials: str | None,
+        body: bytes,
+        fault: Fault,
+    ) -> Reply:
+        """
+        Do what a request asks for.
+
+        Args:
+            credentials: The Authorization header.
+
+        Raises:
+            Refused: The service says no.
+        """
+        path, _, query = record.target.partition("?")
+        step, argument = self.step_of(path)
+        self._check_credentials(credentials)
+        self._check_route(record, step)
+        call = Call(
+            record=record,
+            argument=argument,
+            query=parse_qsl(query, keep_blank_values=True),
+            body=body,
+            fault=fault,
+        )
+
+        return self._handlers[step](call)
+
+    def refusal(self, refused: Refused) -> Answer:
+        """
+        Return the error envelope of a refusal.
+        """
+        return envelope(refused.status, refused.details, metadata=refused.metadata)
+
+    # -- The endpoints -----------------------------------------------------
+
+    def list(self, call: Call) -> Reply:
+        """
+        Get all cohorts: those that are discoverable.
+        """
+        wanted = _single(call, "includeSyncInfo", ("false", "true")) == "true"
+
+        return json_answer(
+            {"cohorts": [listed(cohort, sync_info=wanted) for cohort in self.shown()]}
+        )
+
+    def usage(self, call: Call) -> Reply:
+        """
+        Get usage.
+        """
+        _allow(call)
+        resets_at = self.service.resets_at().replace(tzinfo=None)
+
+        return json_answer(
+            {
+                "rest_download": {
+                    "limit": self.service.options.quotas.month,
+                    "usage": self.service.spent,
+                    "resets_at": resets_at.isoformat(),
+                }
+            }
+        )
+
+    def export(self, call: Call) -> Reply:
+        """
+        Get one cohort, the first of three steps.
+        """
+        job = self.start(call)
+
+        return json_answer(
+            {"request_id": job.request_id, "cohort_id": job.cohort_id}, status=202
+        )
+
+    def status(self, call: Call) -> Reply:
+        """
+        Get request status, the second step.
+        """
+        _allow(call)
+        job = self.service.find_job(call.argument)
+        job.suffer(call.fault)
+        running = self.service.clock.now() < job.ready_at
+        word = "JOB INPROGRESS" if running else "JOB COMPLETED"
+
+        if job.fate == "failed":
+            running, word = False, "JOB FAILED"
+
+        return json_answer(
+            {
+                "request_id": job.request_id,
+                "cohort_id": job.cohort_id,
+                "async_status": word,
+            },
+            status=202 if running else 200,
+        )
+
+    def file(self, call: Call) -> Reply:
+        """
+        Download cohort, the third step: the file, or a link to it.
+        """
+        _allow(call)
+        job = self.service.find_job(call.argument)
+        self.service.check_ready(job)
+        job.suffer(call.fault)
+
+        if self.service.goes_inline(job, call.fault):
+            return Inline(job)
+
+        link = self.service.issue_link(job, expired=bool(call.fault.expired))
+
+        return Answer(
+            status=302,
+            headers={
+                "Location": self._store_url() + link.target,
+                "Content-Type": "text/html; charset=UTF-8",
+                "Cache-Control": "no-cache",
+            },
+        )
+
+    def upload(self, call: Call) -> Reply:
+        """
+        Upload cohort.
+        """
+        _allow(call)
+        _check_json(call)
+        body = parse_upload(call.body, most=self.service.options.quotas.ids)
+        call.record.ids = len(body.ids)
+
+        return self._uploaded(upload(self.service, body, call.record))
+
+    def membership(self, call: Call) -> Reply:
+        """
+        Update cohort membership.
+        """
+        _allow(call)
+        _check_json(call)
+        body = parse_update(call.body, most=self.service.options.quotas.ids)
+        call.record.ids = sum(len(entry.ids) for entry in body.operations)
+        results = update(self.service, body, call.record)
+
+        return json_answer(
+            {"cohort_id": body.cohort_id, "memberships_result": results_json(results)}
+        )
+
+    # -- Parts -------------------------------------------------------------
+
+    def shown(self) -> Sequence[CohortRecord]:
+        """
+        Return the cohorts that the list shows.
+        """
+        return [cohort for cohort in self.service.cohorts.values() if cohort.published]
+
+    def start(self, call: Call) -> Job:
+        """
+        Start an export.
+        """
+        _allow(call, "props", "propKeys", "lastComputed")
+        wanted = _single(call, "props", ("0", "1")) == "1"
+        keys = [value for name, value in call.query if name == "propKeys"]
+        _check_keys(keys)
+        chosen = (keys or None) if wanted else ()
+        job = self.service.request_export(call.argument, chosen, call.record)
+        job.suffer(call.fault)
+
+        return job
+
+    def _uploaded(self, result: Uploaded) -> Answer:
+        value: dict[str, object] = {}
+        assumed = self.service.options.assumptions
+
+        if result.cohort:
+            value["cohortId"] = result.cohort.id
+        elif assumed.validation_names_cohort:
+            value["cohortId"] = None
+
+        if result.cohort and assumed.cohorts_by_id:
+            value["cohortsById"] = {result.cohort.id: listed(result.cohort)}
+
+        value["metadata"] = {
+            "matched": result.matched,
+            "totals": result.total,
+            "invalid_ids_sample": list(result.invalid_sample),
+        }
+
+        return json_answer(value)
+
+    def _check_credentials(self, credentials: str | None) -> None:
+        options = self.service.options
+        key, secret = _basic(credentials)
+
+        if key != options.api_key:
+            raise Refused(self.unauthorized, "Invalid API Key")
+
+        if secret != options.secret_key:
+            raise Refused(self.unauthorized, "Invalid API/Secret Key combination")
+
+    def _check_route(self, record: RequestRecord, step: str) -> None:
+        if step not in self.routes:
+            raise Refused(404, "Not found", rule="path")
+
+        if record.method != self.routes[step][0]:
+            raise Refused(405, "Method not allowed", rule="method")
+
+
+def _basic(header: str | None) -> tuple[str, str]:
+    scheme, _, encoded = (header or "").partition(" ")
+
+    if scheme.lower() != "basic":
+        return "", ""
+
+    try:
+        text = base64.b64decode(encoded.strip(), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+
+    key, _, secret = text.partition(":")
+
+    return key, secret
+
+
+def _allow(call: Call, *names: str) -> None:
+    for name, _ in call.query:
+        if name not in names:
+            raise Refused(400, f"unknown query parameter {name}", rule="query")
+
+
+def _single(call: Call, name: str, words: Sequence[str]) -> str:
+    values = [value for key, value in call.query if key == name] or [words[0]]
+
+    if len(values) > 1 or values[0] not in words:
+        raise Refused(400, f"{name} must be one of {', '.join(words)}", rule="query")
+
+    return values[0]
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    for key in keys:
+        if not key or "," in key:
+            raise Refused(
+                400, "propKeys is one property; repeat it for more", rule="query"
+            )
+
+
+def _check_json(call: Call) -> None:
+    kind = call.record.headers.get("content-type", "")
+
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise Refused(400, "Content-Type must be application/json", rule="body")

@@ -1,0 +1,291 @@
+"""
+Time for tests: a clock that jumps instead of waiting, and the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import attrs
+
+__all__ = ("Clock", "FakeClock", "SystemClock", "busy", "idle")
+
+# How long the loops must have been quiet before time jumps, and how long a
+# request in the emulator may hold time still; both in real seconds.
+_GRACE = 0.002
+_PATIENCE = 1.0
+
+
+class Clock(Protocol):
+    """
+    The time: to read it and to wait for it.
+    """
+
+    def now(self) -> float:
+        """
+        Tell the time in seconds on a clock that never goes back.
+        """
+        ...
+
+    def utcnow(self) -> datetime:
+        """
+        Tell the date and time, aware and in UTC.
+        """
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """
+        Return after *seconds*; zero or less only lets others run.
+        """
+        ...
+
+
+class SystemClock:
+    """
+    The real time.
+    """
+
+    def now(self) -> float:
+        """
+        Tell the time in seconds on a clock that never goes back.
+        """
+        return time.monotonic()
+
+    def utcnow(self) -> datetime:
+        """
+        Tell the date and time, aware and in UTC.
+        """
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """
+        Return after *seconds*.
+        """
+        await asyncio.sleep(max(0.0, seconds))
+
+
+@attrs.define(eq=False)
+class _Sleeper:
+    """
+    One task that waits, and the loop to wake it in.
+    """
+
+    deadline: float
+    loop: asyncio.AbstractEventLoop
+    called: asyncio.Event = attrs.field(factory=asyncio.Event)
+    gone: bool = False
+
+    def call(self) -> None:
+        """
+        Have the task look at the clock again; any thread may ask.
+        """
+        try:
+            self.loop.call_soon_threadsafe(self.called.set)
+        except RuntimeError:  # its loop is closed: nobody waits there any more
+            self.gone = True
+
+
+class FakeClock:
+    """
+    A clock for tests: who sleeps on it is woken in order, without the wait.
+
+    When nobody runs any more, time jumps to the earliest deadline. It can be
+    shared by tasks, event loops and threads: hand the same one to the client
+    and to the emulator, and a test of an hour takes a moment.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: float = 0.0,
+        utc: datetime = datetime(2026, 6, 15, 12, tzinfo=UTC),
+        jumps: bool = True,
+        flows: bool = False,
+    ) -> None:
+        """
+        Set the clock.
+
+        Args:
+            start: What `now()` tells first, in seconds.
+
+            utc: What `utcnow()` tells first; aware.
+
+            jumps: Whether sleeping moves time; without it only `advance()`
+                does.
+
+            flows: Whether real time passes too, between the jumps: for code
+                under test that keeps a clock of its own.
+        """
+        if flows and not jumps:
+            msg = "a clock that flows has to jump as well; pass jumps=True"
+            raise ValueError(msg)
+
+        self._offset = start
+        self._zero = utc - timedelta(seconds=start)
+        self._jumps = jumps
+        self._started = time.monotonic() if flows else None
+        self._lock = threading.RLock()
+        self._sleepers: list[tuple[float, int, _Sleeper]] = []
+        self._numbers = itertools.count()
+        self._busy = 0
+        self._activity = 0
+        self._active_at = time.monotonic()
+
+    def now(self) -> float:
+        """
+        Tell the time in seconds on a clock that never goes back.
+        """
+        if self._started is None:
+            return self._offset
+
+        return self._offset + time.monotonic() - self._started
+
+    def utcnow(self) -> datetime:
+        """
+        Tell the date and time, aware and in UTC.
+        """
+        return self._zero + timedelta(seconds=self.now())
+
+    def advance(self, seconds: float) -> None:
+        """
+        Let *seconds* pass at once, and wake whom they make due.
+        """
+        if seconds < 0:
+            msg = f"time does not go back: {seconds} s"
+            raise ValueError(msg)
+
+        with self._lock:
+            self._offset += seconds
+            self._note_activity()
+            self._call_head()
+
+    async def sleep(self, seconds: float) -> None:
+        """
+        Return when *seconds* have passed on this clock.
+        """
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+
+        sleeper = self._enqueue(seconds)
+
+        try:
+            while self.now() < sleeper.deadline:
+                if self._jumps and self._head() is sleeper:
+                    await self._jump_when_quiet(sleeper)
+                else:
+                    await sleeper.called.wait()
+                    sleeper.called.clear()
+        finally:
+            self._dequeue(sleeper)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """
+        Hold time still meanwhile: work is going on that takes no time.
+
+        Real time is patient for a second only, lest a body that is sent to a
+        sleeping reader stops both.
+        """
+        self._count_busy(+1)
+
+        try:
+            yield
+        finally:
+            self._count_busy(-1)
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """
+        Within `busy()`: let time go on meanwhile.
+        """
+        self._count_busy(-1)
+
+        try:
+            yield
+        finally:
+            self._count_busy(+1)
+
+    def _enqueue(self, seconds: float) -> _Sleeper:
+        with self._lock:
+            sleeper = _Sleeper(self.now() + seconds, asyncio.get_running_loop())
+            entry = (sleeper.deadline, next(self._numbers), sleeper)
+            heapq.heappush(self._sleepers, entry)
+            self._note_activity()
+
+        return sleeper
+
+    def _dequeue(self, sleeper: _Sleeper) -> None:
+        with self._lock:
+            sleeper.gone = True
+            self._note_activity()
+            self._call_head()
+
+    def _head(self) -> _Sleeper | None:
+        with self._lock:
+            while self._sleepers:
+                sleeper = self._sleepers[0][2]
+
+                if not sleeper.gone and not sleeper.loop.is_closed():
+                    return sleeper
+
+                heapq.heappop(self._sleepers)
+
+        return None
+
+    def _call_head(self) -> None:
+        # Who is called and due leaves, and so calls the next.
+        if head := self._head():
+            head.call()
+
+    async def _jump_when_quiet(self, sleeper: _Sleeper) -> None:
+        seen = self._activity
+        await asyncio.sleep(_GRACE)
+        # A loop that was held up runs its timers before what it has just
+        # received: give that its turn.
+        await asyncio.sleep(0)
+
+        with self._lock:
+            if self._activity != seen or self._head() is not sleeper:
+                return
+
+            patient = time.monotonic() - self._active_at < _PATIENCE
+
+            if self._busy and patient:
+                return
+
+            self._offset += max(0.0, sleeper.deadline - self.now())
+            # now + (deadline - now) may fall short of the deadline by a bit.
+            if self._started is None:
+                self._offset = max(self._offset, sleeper.deadline)
+
+    def _count_busy(self, by: int) -> None:
+        with self._lock:
+            self._busy += by
+            self._note_activity()
+
+    def _note_activity(self) -> None:
+        self._activity += 1
+        self._active_at = time.monotonic()
+
+
+def busy(clock: Clock) -> AbstractContextManager[None]:
+    """
+    Hold a fake clock still meanwhile; a real one cannot be held.
+    """
+    return clock.busy() if isinstance(clock, FakeClock) else nullcontext()
+
+
+def idle(clock: Clock) -> AbstractContextManager[None]:
+    """
+    Within `busy()`: let a fake clock go on meanwhile.
+    """
+    return clock.idle() if isinstance(clock, FakeClock) else nullcontext()

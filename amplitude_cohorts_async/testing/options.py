@@ -1,0 +1,79 @@
+"""
+How an emulator is set up, and what it assumes where nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from .clock import Clock
+from .ledger import RequestRecord
+from .quotas import Quotas
+
+__all__ = ("Assumptions", "Compression", "Dialect", "KnownUsers", "Options", "Seconds")
+
+Dialect = Literal["vendor", "openapi"]
+Compression = Literal["gzip", "gzip-unlabelled"]
+KnownUsers = Container[str] | Callable[[str], bool]
+Seconds = float | Callable[[RequestRecord], float]
+
+
+@attrs.frozen(kw_only=True)
+class Assumptions:
+    """
+    What the vendor does not say: switch each, and see that your code copes.
+
+    Attributes:
+        early_file_status: The status of a file that is asked for too early.
+
+        expired_job_status: The status for a job older than seven days.
+
+        spent_month_status: The status for an export beyond the month's.
+
+        manual_only: Whether only uploaded cohorts can be written to.
+
+        cohorts_by_id: Whether an upload answers with `cohortsById` as well;
+            seen, and not documented.
+
+        validation_names_cohort: Whether an upload with `skip_save` answers
+            with a `cohortId`; it is null then.
+
+        group_header: The header of a file of groups; seen with and without
+            the TAB.
+    """
+
+    early_file_status: int = 404
+    expired_job_status: int = 410
+    spent_month_status: int = 429
+    manual_only: bool = True
+    cohorts_by_id: bool = False
+    validation_names_cohort: bool = False
+    group_header: str = "\tgroup_value"
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """
+    All that `CohortsEmulator` is given; see there.
+    """
+
+    api_key: str
+    secret_key: str = attrs.field(repr=False)
+    app_id: int
+    owner: str
+    dialect: Dialect
+    clock: Clock
+    quotas: Quotas
+    assumptions: Assumptions
+    job_seconds: float
+    link_seconds: float
+    inline_below: float
+    compress: Compression | None
+    latency: Seconds
+    known_users: KnownUsers
+    cache_dir: Path
+    seed: int
