@@ -86,7 +86,8 @@ def _has_own_time() -> bool:
 
 
 def _limiters_of_loop() -> _Limiters:
-    limiters: _Limiters = _of_loop.get(WeakValueDictionary())
+    none_yet: _Limiters = WeakValueDictionary()
+    limiters = _of_loop.get(none_yet)
     _of_loop.set(limiters)
     return limiters
 

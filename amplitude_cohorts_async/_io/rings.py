@@ -120,14 +120,10 @@ class Ring:
 
     def put_back(self, place: Place) -> None:
         """
-        Return a place that was not used.
+        Return a place that was not used; it is free as before.
         """
-        with self._mutex:
-            heappush(self._idle, place)
-            bell, self._bell = self._bell, None
-
-        if bell is not None:
-            bell.ring()
+        place.bucket = None
+        self._return(place)
 
     async def end(self, place: Place, *, at: float) -> None:
         """
@@ -139,7 +135,15 @@ class Ring:
         try:
             await self._pour(place)
         finally:
-            self.put_back(place)
+            self._return(place)
+
+    def _return(self, place: Place) -> None:
+        with self._mutex:
+            heappush(self._idle, place)
+            bell, self._bell = self._bell, None
+
+        if bell is not None:
+            bell.ring()
 
     def _pop_free(self) -> Place | None:
         with self._mutex:

@@ -1,0 +1,137 @@
+"""
+What follows from a 429, as values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core.pacing import Pace, Refusal
+from amplitude_cohorts_async.limits import Rate
+
+RATES = (Rate(60, per=600), Rate(4, per=60))
+CROWDED = "Too Many Requests: Exceeded concurrent limit with query of cost 1"
+
+
+def refusal(**attributes: object) -> Refusal:
+    """
+    Make a 429 of an export, at 100 s.
+    """
+    defaults = {"kind": "export", "sent_at": 100.0, "at": 100.0}
+    return Refusal(**{**defaults, **attributes})
+
+
+def test_a_fresh_pace_holds_nobody_up():
+    """
+    No pause and no spacing before the service has complained.
+    """
+    assert -math.inf == Pace().paused_until
+    assert 0.0 == Pace().spacing(RATES)
+
+
+@pytest.mark.parametrize("asked", [None, -1.0, math.nan, math.inf])
+def test_our_own_pause_is_fifteen_seconds(asked: float | None):
+    """
+    Without a Retry-After, or with a senseless one.
+    """
+    assert 115.0 == Pace().refused(refusal(retry_after=asked)).paused_until
+
+
+@pytest.mark.parametrize("asked", [0.0, 7.5, 3600.0])
+def test_a_retry_after_is_honoured(asked: float):
+    """
+    The service knows best.
+    """
+    assert 100.0 + asked == Pace().refused(refusal(retry_after=asked)).paused_until
+
+
+def test_being_crowded_is_no_matter_of_pace():
+    """
+    Two seconds, no spacing, and the next pause is not longer.
+    """
+    pace = Pace().refused(refusal(details=CROWDED))
+
+    assert 102.0 == pace.paused_until
+    assert (0, 0) == (pace.step, pace.pauses)
+
+
+def test_words_about_rate_are_not_about_concurrency():
+    """
+    The service's text tells them apart; no text means rate.
+    """
+    assert refusal(details=CROWDED).crowded
+    assert not refusal(details="Exceeded rate limit with query of cost 415").crowded
+    assert not refusal().crowded
+
+
+def test_a_429_of_a_call_that_does_not_count_does_not_spread_exports_out():
+    """
+    The Dashboard REST API has limits of its own.
+    """
+    pace = Pace().refused(refusal(kind="other"))
+
+    assert 115.0 == pace.paused_until
+    assert 0.0 == pace.spacing(RATES)
+
+
+def test_steps_are_shares_of_the_shortest_window():
+    """
+    One export each 15, 20, 30, 60 seconds.
+    """
+    assert [0.0, 15.0, 20.0, 30.0, 60.0] == [
+        Pace(step=step).spacing(RATES) for step in range(5)
+    ]
+    assert 0.0 == Pace(step=4).spacing(())
+
+
+def test_an_answer_to_what_was_sent_before_a_pause_does_not_end_it():
+    """
+    Pauses go on doubling until something sent after one went well.
+    """
+    paused = Pace().refused(refusal())
+
+    assert 1 == paused.answered("export", sent_at=99.0).pauses
+    assert 1 == paused.answered("poll", sent_at=120.0).pauses
+    assert 0 == paused.answered("export", sent_at=120.0).pauses
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(),
+            st.sampled_from(("export", "poll", "file", "other")),
+            st.floats(0, 1000),
+            st.none() | st.floats(0, 1000),
+            st.sampled_from(("", CROWDED)),
+        )
+    )
+)
+def test_a_pause_is_never_shortened(history: list[tuple]):
+    """
+    Whatever comes, the moment only moves on, and the step stays in bounds.
+    """
+    pace, now = Pace(), 0.0
+
+    for refused, kind, seconds, asked, details in history:
+        now += seconds
+        before = pace.paused_until
+        if refused:
+            pace = pace.refused(
+                Refusal(
+                    kind=kind,
+                    sent_at=now - seconds / 2,
+                    at=now,
+                    retry_after=asked,
+                    details=details,
+                )
+            )
+        else:
+            pace = pace.answered(kind, sent_at=now)
+
+        assert pace.paused_until >= before
+        assert 0 <= pace.step <= 4
+        assert pace.spacing(RATES) <= 60.0
