@@ -2,4 +2,10 @@
 What every test may use, and what watches every test; see `support`.
 """
 
-pytest_plugins = ["support.guards", "support.canary", "support.servers", "pytester"]
+pytest_plugins = [
+    "pytester",
+    "support.guards",
+    "support.canary",
+    "support.servers",
+    "support.emulation",
+]

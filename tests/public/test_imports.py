@@ -51,9 +51,15 @@ def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
 def test_every_module_imports_alone() -> None:
     """
     No module needs another to have been imported first, and none warns.
+
+    What the root imports comes with the root, always and in the same order, so
+    only the others can make a difference.
     """
+    known = set(run(f"import sys, {ROOT}; print(*sys.modules)").stdout.split())
+    alone = [ROOT, *(name for name in MODULES if name not in known)]
+
     with ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda name: run(IMPORT_ONE, name), MODULES)
+        results = pool.map(lambda name: run(IMPORT_ONE, name), alone)
         failures = [result.stderr for result in results if result.returncode]
 
     assert [] == failures

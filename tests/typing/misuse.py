@@ -3,7 +3,7 @@ What a type checker must refuse. Checked, never run.
 
 Each refusal is written down; one that does not come is itself an error.
 """
-# pyright: enableTypeIgnoreComments=false, reportUnnecessaryTypeIgnoreComment=true
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ async def mistakes(client: CohortsClient, member: Member) -> None:
     """
     Mistakes that would cost an export, or write the wrong people.
     """
-    await client.upload_cohort("a", ["ann"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    await client.upload_cohort("a", ["ann"], id_type="BY_NAME")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await client.update_membership("c1", ["ann"])  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
-    await client.export("c1", "out.csv", True, 900)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
-    await client.resume_export("r1")  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
-    await client.request_export(12345)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    async for each in client.list_cohorts():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+    await client.upload_cohort("a", ["ann"])  # type: ignore[call-arg]
+    await client.upload_cohort("a", ["ann"], id_type="BY_NAME")  # type: ignore[arg-type]
+    await client.update_membership("c1", ["ann"])  # type: ignore[misc]
+    await client.export("c1", "out.csv", True, 900)  # type: ignore[misc]
+    await client.resume_export("r1")  # type: ignore[misc]
+    await client.request_export(12345)  # type: ignore[arg-type]
+    async for each in client.list_cohorts():  # type: ignore[attr-defined]
         print(each)
 
-    member.user_id = "bob"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
-    print(member.user_id.upper())  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-    print(IdType.BY_NAME)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    member.user_id = "bob"  # type: ignore[misc]
+    print(member.user_id.upper())  # type: ignore[union-attr]
+    print(IdType.BY_NAME)  # type: ignore[attr-defined]
