@@ -49,7 +49,7 @@ class Answer:
     """
 
     status: int
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     body: bytes | FileBody = b""
     chunked: bool = False
 

@@ -9,7 +9,7 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -188,7 +188,7 @@ class FakeClock:
             self._dequeue(sleeper)
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Generator[None]:
         """
         Hold time still meanwhile: work is going on that takes no time.
 
@@ -203,7 +203,7 @@ class FakeClock:
             self._count_busy(-1)
 
     @contextmanager
-    def idle(self) -> Iterator[None]:
+    def idle(self) -> Generator[None]:
         """
         Within `busy()`: let time go on meanwhile.
         """

@@ -49,7 +49,7 @@ class CohortRecord:
     modified_at: datetime
     computed_at: datetime | None
     syncs: Sequence[Mapping[str, object]] = ()
-    overrides: Mapping[str, object] = attrs.field(factory=dict)
+    overrides: Mapping[str, object] = attrs.field(factory=dict[str, object])
     job_seconds: float | None = None
     writer: RequestRecord | None = None
 
@@ -134,6 +134,7 @@ def _definition(cohort: CohortRecord) -> dict[str, object]:
     }
 
 
+_NO_GROUPS: list[str] = []
 _CLAUSE: Mapping[str, object] = {
     "negated": False,
     "orClauses": [
@@ -146,7 +147,7 @@ _CLAUSE: Mapping[str, object] = {
             "type_value": "_active",
             "operator": ">=",
             "operator_value": 1,
-            "group_by": [],
+            "group_by": _NO_GROUPS,
             "metric": None,
         }
     ],

@@ -17,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 from .clock import Clock, SystemClock
 from .cohorts import MANUAL, CohortRecord
 from .faults import STEPS, Fault, Step
-from .generator import default_cache_dir
+from .generator import default_cache_dir, generated_object
 from .ledger import RequestRecord, Violation
 from .members import (
     GeneratedMembers,
@@ -329,6 +329,25 @@ class CohortsEmulator:
 
         with self._lock:
             self._service.cohorts[cohort_id] = record
+
+    def generate(self) -> None:
+        """
+        Make the files of generated cohorts now, not when first asked for.
+
+        Blocks for about a second a million members, unless they are there
+        from an earlier time.
+        """
+        with self._lock:
+            cohorts = list(self._service.cohorts.values())
+
+        for cohort in cohorts:
+            if isinstance(cohort.members, GeneratedMembers):
+                generated_object(
+                    cohort.members,
+                    self._service.columns(cohort, ()),
+                    compress=self.options.compress is not None,
+                    cache_dir=self.options.cache_dir,
+                )
 
     def members_of(self, cohort_id: str, *, by: str = "name") -> frozenset[str]:
         """

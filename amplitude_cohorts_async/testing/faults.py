@@ -69,7 +69,7 @@ class Refusal:
 
     status: int
     details: str = ""
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     body: bytes | None = None
 
 
@@ -117,7 +117,7 @@ class Fault:
     stall_at: int | None = None
     flip_at: int | None = None
     rate: float | None = None
-    headers: Mapping[str, str | None] = attrs.field(factory=dict)
+    headers: Mapping[str, str | None] = attrs.field(factory=dict[str, str | None])
     ignored: frozenset[str] = frozenset()
     expired: bool | None = None
     job: Literal["failed", "endless"] | None = None

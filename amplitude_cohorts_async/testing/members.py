@@ -81,7 +81,9 @@ class GeneratedMembers:
     seed: int = 0
     anonymous: int = 10
     group: bool = False
-    properties: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+    properties: Mapping[str, Sequence[str]] = attrs.field(
+        factory=dict[str, Sequence[str]]
+    )
 
     def __len__(self) -> int:
         """

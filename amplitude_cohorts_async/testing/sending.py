@@ -5,7 +5,7 @@ Answers onto the socket, whole or as a fault will have it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
@@ -205,7 +205,7 @@ class _File:
 
 
 @asynccontextmanager
-async def _opened(body: bytes | FileBody) -> AsyncIterator[_Bytes | _File]:
+async def _opened(body: bytes | FileBody) -> AsyncGenerator[_Bytes | _File]:
     if isinstance(body, bytes):
         yield _Bytes(body)
         return

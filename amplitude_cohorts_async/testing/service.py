@@ -144,7 +144,7 @@ class Service:
             cohort_id=cohort_id,
             app_id=cohort.app_id,
             members=_frozen(cohort.members),
-            columns=self._columns(cohort, keys),
+            columns=self.columns(cohort, keys),
             requested_at=now,
             ready_at=now + seconds,
         )
@@ -199,7 +199,10 @@ class Service:
             job, now=self.clock.now(), utcnow=self.clock.utcnow(), expired=expired
         )
 
-    def _columns(self, cohort: CohortRecord, keys: Sequence[str] | None) -> Columns:
+    def columns(self, cohort: CohortRecord, keys: Sequence[str] | None) -> Columns:
+        """
+        Return what a file of a cohort shows.
+        """
         header = self.options.assumptions.group_header
 
         return Columns(
