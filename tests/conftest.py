@@ -4,6 +4,7 @@ What every test may use, and what watches every test; see `support`.
 
 pytest_plugins = [
     "pytester",
+    "amplitude_cohorts_async.testing.pytest_plugin",
     "support.guards",
     "support.canary",
     "support.servers",

@@ -9,12 +9,23 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import Enum
 from types import ModuleType
 
 ROOT = "amplitude_cohorts_async"
 PUBLIC = ("errors", "events", "limits", "models", "policies", "protocols", "testing")
+
+
+class _Source(str):
+    """
+    An annotation, shown as it stands in the source.
+    """
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def public_modules() -> list[str]:
@@ -38,31 +49,40 @@ def describe(module: ModuleType) -> str:
     """
     lines = [module.__name__]
     for name in sorted(module.__all__):
-        lines += (f"  {line}" for line in _describe(name, getattr(module, name)))
+        lines += (
+            f"  {line}"
+            for line in _describe(module.__name__, name, getattr(module, name))
+        )
 
     return "\n".join(lines) + "\n"
 
 
-def _describe(name: str, value: object) -> Iterator[str]:
+def _describe(module: str, name: str, value: object) -> Iterator[str]:
+    home = getattr(value, "__module__", module)
     if isinstance(value, ModuleType):
         yield f"module {name}"
+    elif module != home in public_modules():
+        yield f"{name}: see {home}"
     elif inspect.isclass(value):
         bases = ", ".join(base.__name__ for base in value.__bases__)
         yield f"class {name}({bases})"
         yield from (f"  {line}" for line in _members(value))
-    elif callable(value) and hasattr(value, "__name__"):
-        yield f"{_kind(value)} {name}{inspect.signature(value)}"
+    elif inspect.isfunction(value):
+        yield f"{_kind(value)} {name}{_signature(value)}"
     else:
-        yield f"{name} = {value!r}"
+        yield f"{name} = {_plain(value)!r}"
 
 
 def _members(cls: type) -> Iterator[str]:
-    for name, kind in sorted(vars(cls).get("__annotations__", {}).items()):
+    if issubclass(cls, Enum):
+        yield from (f"{each.name} = {each.value!r}" for each in cls)
+        return
+
+    for name, kind in sorted(inspect.get_annotations(cls).items()):
         if not name.startswith("_"):
             yield f"{name}: {kind}"
 
     for name, member in sorted(vars(cls).items()):
-        # Enumerations and the values of attrs make some methods by themselves.
         if "__init__" == name or not name.startswith("_"):
             yield from _member(name, member)
 
@@ -74,12 +94,37 @@ def _member(name: str, member: object) -> Iterator[str]:
     elif isinstance(member, classmethod | staticmethod):
         yield (
             f"{type(member).__name__} {_kind(member.__func__)} "
-            f"{name}{inspect.signature(member.__func__)}"
+            f"{name}{_signature(member.__func__)}"
         )
     elif inspect.isfunction(member):
-        yield f"{_kind(member)} {name}{inspect.signature(member)}"
+        yield f"{_kind(member)} {name}{_signature(member)}"
     elif not inspect.isdatadescriptor(member):
         yield f"{name} = {member!r}"
+
+
+def _signature(function: Callable[..., object]) -> str:
+    bare = inspect.signature(function)
+    parameters = [
+        each.replace(annotation=_source(each.annotation), default=_plain(each.default))
+        for each in bare.parameters.values()
+    ]
+    result = _source(bare.return_annotation)
+    text = str(bare.replace(parameters=parameters, return_annotation=result))
+
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _source(annotation: object) -> object:
+    return _Source(annotation) if isinstance(annotation, str) else annotation
+
+
+def _plain(value: object) -> object:
+    # The order of a set differs from run to run.
+    return (
+        _Source(f"frozenset({sorted(value)})")
+        if isinstance(value, frozenset)
+        else value
+    )
 
 
 def _kind(function: object) -> str:

@@ -4,8 +4,7 @@ What a user writes, as a type checker sees it. Checked, never run.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import assert_type
 
@@ -50,14 +49,14 @@ async def exporting(client: CohortsClient, folder: Path) -> None:
     assert_type(await job.poll(), ExportStatus)
     assert_type(await (await job.wait(timeout=60.0)).download(folder), SavedExport)
     assert_type(client.resume_export(job.token), ExportJob)
-    assert_type(job.members(), AbstractAsyncContextManager[MemberStream])
 
     async with job.members() as members:
+        assert_type(members, MemberStream)
         async for member in members:
             assert_type(member, Member)
             assert_type(member.user_id, str | None)
         async for batch in members.batches(10_000):
-            assert_type(batch, Sequence[Member])
+            assert_type(batch, list[Member])
 
     saved = await client.export("c1", "members.csv", properties=True, timeout=900)
     assert_type(saved.path, Path)
@@ -84,7 +83,7 @@ async def building(clock: FakeClock) -> None:
     """
     Regions by value or by name, limits by value, the rest by protocol.
     """
-    own = Limits(exports=(Rate(30, per=600.0),), slots=3)
+    own = Limits(exports=(Rate(30, per=600.0),), in_flight=3)
     local: Limiter = LocalLimiter(own)
     time: Clock = clock
 

@@ -21,8 +21,7 @@ async def mistakes(client: CohortsClient, member: Member) -> None:
     await client.resume_export("r1")  # type: ignore[misc]
     await client.request_export(12345)  # type: ignore[arg-type]
     async for each in client.list_cohorts():  # type: ignore[attr-defined]
-        print(each)
+        del each
 
-    member.user_id = "bob"  # type: ignore[misc]
-    print(member.user_id.upper())  # type: ignore[union-attr]
-    print(IdType.BY_NAME)  # type: ignore[attr-defined]
+    member.user_id.upper()  # type: ignore[union-attr]
+    IdType("BY_NAME").BY_NAME  # type: ignore[attr-defined]
