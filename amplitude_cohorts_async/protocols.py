@@ -4,14 +4,26 @@ What the parts ask of each other; write your own and pass it in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
 from .events import Event
 
-__all__ = ("Clock", "EventHook", "Kind", "Limiter", "Permit", "Statistics")
+__all__ = (
+    "Clock",
+    "CohortLocks",
+    "EventHook",
+    "ExplainedPermit",
+    "Foresight",
+    "JobBoard",
+    "Kind",
+    "Limiter",
+    "Permit",
+    "SharesJobs",
+    "Statistics",
+)
 
 Kind = Literal["export", "poll", "file", "other"]
 """
@@ -51,15 +63,25 @@ class Permit(Protocol):
     The right to send one request, held until its answer has been read.
     """
 
-    def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
+    def throttled(self, retry_after: float | None = None) -> None:
         """
         Report that the service answered 429 or asked to slow down.
 
         Args:
             retry_after: Seconds the service asked for, if it did.
+        """
+        ...
 
-            details: The service's own words; they tell a limit on rate from
-                one on concurrency.
+
+@runtime_checkable
+class ExplainedPermit(Protocol):
+    """
+    A permit that can tell a limit on rate from one on concurrency.
+    """
+
+    def refused(self, details: str, retry_after: float | None = None) -> None:
+        """
+        Report a 429 in the service's own words; called instead of `throttled()`.
         """
         ...
 
@@ -77,6 +99,10 @@ class Limiter(Protocol):
     One limiter serves all clients of an app. Entered once for each HTTP
     attempt, retries included, and left when the answer has been read or the
     attempt has failed.
+
+    These three methods are all that a limiter needs. One that can do more has
+    the methods of `CohortLocks`, `SharesJobs` or `Foresight` as well; what it
+    cannot do is then done within the process.
     """
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
@@ -90,14 +116,6 @@ class Limiter(Protocol):
         """
         ...
 
-    def cohort(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
-        """
-        Wait until nobody else writes to this cohort.
-
-        The service answers 429 to concurrent writes to one cohort.
-        """
-        ...
-
     def statistics(self) -> Statistics:
         """
         Tell what was let through, and what waited.
@@ -107,6 +125,81 @@ class Limiter(Protocol):
     async def aclose(self) -> None:
         """
         Let go of outside resources; calling it twice does no harm.
+        """
+        ...
+
+
+@runtime_checkable
+class CohortLocks(Protocol):
+    """
+    A limiter that keeps the writers of a cohort apart.
+    """
+
+    def cohort(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
+        """
+        Wait until nobody else writes to this cohort.
+
+        The service answers 429 to concurrent writes to one cohort.
+        """
+        ...
+
+
+class JobBoard(Protocol):
+    """
+    Where those who want the same export find each other.
+    """
+
+    def claim(self, key: str) -> AbstractAsyncContextManager[None]:
+        """
+        Wait until nobody else is about to request this export.
+        """
+        ...
+
+    async def find(self, key: str) -> str | None:
+        """
+        Tell the token of the running export, if there is one.
+        """
+        ...
+
+    async def put(self, key: str, token: str, *, seconds: float) -> None:
+        """
+        Tell the others of an export that is running now.
+
+        Args:
+            seconds: After this long it is taken for over, whatever happened.
+        """
+        ...
+
+    async def remove(self, key: str, token: str) -> None:
+        """
+        Tell the others that this export is over.
+        """
+        ...
+
+
+@runtime_checkable
+class SharesJobs(Protocol):
+    """
+    A limiter that has a board for all it serves.
+    """
+
+    @property
+    def board(self) -> JobBoard:
+        """
+        The board.
+        """
+        ...
+
+
+@runtime_checkable
+class Foresight(Protocol):
+    """
+    A limiter that can tell when it would let exports start.
+    """
+
+    def expected_starts(self, count: int) -> Sequence[float]:
+        """
+        Tell in how many seconds each of the next exports may start.
         """
         ...
 

@@ -107,6 +107,21 @@ def export_request_id(request: Request, response: Response) -> str:
     )
 
 
+def answered_at(response: Response, *, now: datetime) -> datetime:
+    """
+    Tell when an answer was made, by the earlier of the two clocks.
+
+    Args:
+        now: Aware UTC, by ours.
+    """
+    try:
+        told = parsedate_to_datetime(response.headers.get("date", ""))
+    except ValueError:
+        return now
+
+    return min(now, told) if told.tzinfo is not None else now
+
+
 @attrs.frozen
 class JobFailed:
     """

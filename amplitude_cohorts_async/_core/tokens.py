@@ -30,7 +30,11 @@ class Ticket:
     One export that was requested.
 
     Attributes:
-        requested_at: When, aware UTC; None when only the id is known.
+        requested_at: When, aware UTC and by our clock; None when only the id
+            is known.
+
+        as_of: When, by the service's clock, as far as it told: what changed
+            later is not in the file.
 
         region: Where; None for a base URL of the caller's own.
     """
@@ -39,6 +43,7 @@ class Ticket:
     cohort_id: str | None = None
     properties: bool | tuple[str, ...] = False
     requested_at: datetime | None = None
+    as_of: datetime | None = None
     region: Region | None = None
 
 
@@ -53,6 +58,7 @@ def to_token(ticket: Ticket) -> str:
             "cohort_id": ticket.cohort_id,
             "properties": ticket.properties,
             "requested_at": ticket.requested_at and ticket.requested_at.isoformat(),
+            "as_of": ticket.as_of and ticket.as_of.isoformat(),
             "region": ticket.region and ticket.region.name,
         },
         separators=(",", ":"),
@@ -90,7 +96,8 @@ def from_token(text: str) -> Ticket:
 def _ticket(fields: Mapping[str, object]) -> Ticket:
     try:
         properties = fields.get("properties", False)
-        moment = fields.get("requested_at")
+        requested_at = fields.get("requested_at")
+        as_of = fields.get("as_of")
         region = fields.get("region")
         cohort_id = fields.get("cohort_id")
 
@@ -100,7 +107,8 @@ def _ticket(fields: Mapping[str, object]) -> Ticket:
             properties=tuple(map(str, properties))
             if isinstance(properties, list)
             else bool(properties),
-            requested_at=None if moment is None else _moment(str(moment)),
+            requested_at=None if requested_at is None else _moment(requested_at),
+            as_of=None if as_of is None else _moment(as_of),
             region=None if region is None else Region[str(region)],
         )
     except (KeyError, ValueError) as error:
@@ -109,10 +117,10 @@ def _ticket(fields: Mapping[str, object]) -> Ticket:
         ) from error
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+def _moment(value: object) -> datetime:
+    moment = datetime.fromisoformat(str(value))
 
     if moment.tzinfo is None:
-        raise ValueError(f"{text} has no time zone")
+        raise ValueError(f"{moment} has no time zone")
 
     return moment

@@ -25,10 +25,11 @@ from .._core.pacing import Pace, Refusal
 from .._core.schedule import earliest_starts
 from ..errors import QuotaWaitError
 from ..limits import DOCUMENTED, Limits, Rate
-from ..protocols import Clock, Kind, Permit, Statistics
+from ..protocols import Clock, JobBoard, Kind, Permit, Statistics
+from .board import LocalBoard
 from .clock import SystemClock
 from .rings import Place, Ring, sleep_until
-from .turns import Turn
+from .turns import Turn, Turns
 
 __all__ = ("LocalLimiter",)
 
@@ -72,12 +73,18 @@ class _Permit:
     slot: Place
     windows: Sequence[tuple[Ring, Place]] = ()
     sent_at: float = -math.inf
-    refused: bool = False
+    was_refused: bool = False
     park: bool = False
 
-    def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
+    def throttled(self, retry_after: float | None = None) -> None:
         """
         Report a 429: everybody pauses.
+        """
+        self.report(self, retry_after, "")
+
+    def refused(self, details: str, retry_after: float | None = None) -> None:
+        """
+        Report a 429 in the service's words, which tell what was too much.
         """
         self.report(self, retry_after, details)
 
@@ -128,7 +135,8 @@ class LocalLimiter:
         }
         self._last_start = -math.inf
         self._parked: list[float] = []
-        self._cohorts: dict[str, tuple[Turn, int]] = {}
+        self._cohorts = Turns()
+        self._board = LocalBoard(self._clock)
         self._counts: dict[str, float] = dict.fromkeys(
             ("started", "in_flight", "waiting", "waited", "throttled"), 0
         )
@@ -149,23 +157,26 @@ class LocalLimiter:
         """
         return self._slot(kind)
 
-    @asynccontextmanager
-    async def cohort(self, cohort_id: str) -> AsyncGenerator[None]:
+    def cohort(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
         """
         Wait until nobody else writes to this cohort.
         """
-        with self._mutex:
-            turn, users = self._cohorts.get(cohort_id, (Turn(), 0))
-            self._cohorts[cohort_id] = turn, users + 1
+        return self._cohorts.of(cohort_id)
 
-        try:
-            async with turn:
-                yield
-        finally:
-            with self._mutex:
-                turn, users = self._cohorts.pop(cohort_id)
-                if users > 1:
-                    self._cohorts[cohort_id] = turn, users - 1
+    @property
+    def board(self) -> JobBoard:
+        """
+        Where those who want the same export find each other.
+        """
+        return self._board
+
+    def expected_starts(self, count: int) -> list[float]:
+        """
+        Tell in how many seconds each of the next exports may start.
+        """
+        now = self._clock.now()
+
+        return [start - now for start in self._expected_starts("export", now, count)]
 
     def statistics(self) -> Statistics:
         """
@@ -270,7 +281,7 @@ class LocalLimiter:
             self._past.lingering.append(slot_ended)
         await self._slots.end(permit.slot, at=slot_ended)
 
-        if clean and not permit.refused:
+        if clean and not permit.was_refused:
             with self._mutex:
                 pace = self._past.pace
                 self._past.pace = pace.answered(permit.kind, sent_at=permit.sent_at)
@@ -298,7 +309,7 @@ class LocalLimiter:
             before = self._past.pace
             self._past.pace = after = before.refused(refusal)
 
-        permit.refused = True
+        permit.was_refused = True
         permit.park = refusal.crowded and refusal.sent_at >= before.paused_at
         self._count(throttled=1)
         facts = {
@@ -315,7 +326,7 @@ class LocalLimiter:
             return
 
         now = self._clock.now()
-        seconds = self._expected_start(kind, now) - now
+        seconds = self._expected_starts(kind, now, 1)[0] - now
 
         if seconds > self._limits.max_wait:
             raise QuotaWaitError(
@@ -325,12 +336,12 @@ class LocalLimiter:
                 seconds=seconds,
             )
 
-    def _expected_start(self, kind: Kind, now: float) -> float:
+    def _expected_starts(self, kind: Kind, now: float, count: int) -> list[float]:
         pace = self._past.pace
         earliest = max(now, pace.paused_until)
 
         if kind not in pace.counted:
-            return earliest
+            return [earliest] * count
 
         spacing = pace.spacing(self._limits.exports)
         taken: dict[Rate, list[float]] = {}
@@ -339,14 +350,15 @@ class LocalLimiter:
             running = [now + self._limits.hold(rate)] * (rate.count - len(idle))
             taken[rate] = [*idle, *running]
 
+        ahead = self._turn.ahead
         starts = earliest_starts(
-            self._turn.ahead + 1,
+            ahead + count,
             self._limits,
             now=max(earliest, self._last_start + spacing),
             taken_until=taken,
             spacing=spacing,
         )
-        return starts[-1]
+        return starts[ahead:]
 
     def _count(self, **by: float) -> None:
         with self._mutex:

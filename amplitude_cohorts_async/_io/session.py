@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
 from typing import TypeVar
 
 from .._core.links import link_target
@@ -20,9 +24,20 @@ from .._core.wire import Request, Response
 from ..errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
 from ..events import Event, RequestSent, RetryScheduled
 from ..policies import Retrying
-from ..protocols import Clock, EventHook, Limiter, Permit
+from ..protocols import (
+    Clock,
+    CohortLocks,
+    EventHook,
+    ExplainedPermit,
+    JobBoard,
+    Limiter,
+    Permit,
+    SharesJobs,
+)
 from .answer import Answer
+from .board import LocalBoard
 from .transport import Transport
+from .turns import Turns
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +70,26 @@ class Session:
         self.transport = transport
         self._hook = hook
         self._origin = origin
+        self._locks = Turns()
+        self._board = LocalBoard(clock)
+
+    @property
+    def board(self) -> JobBoard:
+        """
+        Where those who want the same export find each other.
+        """
+        limiter = self.limiter
+
+        return limiter.board if isinstance(limiter, SharesJobs) else self._board
+
+    def writing_to(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
+        """
+        Wait until nobody else writes to this cohort.
+        """
+        if isinstance(self.limiter, CohortLocks):
+            return self.limiter.cohort(cohort_id)
+
+        return self._locks.of(cohort_id)
 
     def emit(self, event: Event) -> None:
         """
@@ -167,13 +202,7 @@ class Session:
         asked = retry_after(answer.headers, now=self.clock.utcnow())
 
         if answer.status == _TOO_MANY or (answer.status == _UNAVAILABLE and asked):
-            details = ""
-            if isinstance(answer, Response):
-                details = error_of(request, answer, now=self.clock.utcnow()).details
-            permit.throttled(
-                None if asked is None else min(asked, self.retrying.retry_after),
-                details=details,
-            )
+            self._slow_down(request, answer, permit, asked)
 
         self.emit(
             RequestSent(
@@ -182,6 +211,22 @@ class Session:
                 seconds=self.clock.now() - started,
             )
         )
+
+    def _slow_down(
+        self,
+        request: Request,
+        answer: Response | Answer,
+        permit: Permit,
+        asked: float | None,
+    ) -> None:
+        if asked is not None:
+            asked = min(asked, self.retrying.retry_after)
+
+        if isinstance(permit, ExplainedPermit) and isinstance(answer, Response):
+            error = error_of(request, answer, now=self.clock.utcnow())
+            permit.refused(error.details, asked)
+        else:
+            permit.throttled(asked)
 
     def _accepted(self, request: Request, response: Response) -> Response:
         if 200 <= response.status < 300:  # noqa: PLR2004 - success

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import AsyncGenerator
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from types import TracebackType
 
 
@@ -96,3 +98,34 @@ class Turn:
                     return
 
             self._taken = False
+
+
+class Turns:
+    """
+    A turn for each name; a name that nobody wants costs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._turns: dict[str, tuple[Turn, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    @asynccontextmanager
+    async def of(self, name: str) -> AsyncGenerator[None]:
+        """
+        Wait until nobody else has this name's turn.
+        """
+        with self._mutex:
+            turn, users = self._turns.get(name, (Turn(), 0))
+            self._turns[name] = turn, users + 1
+
+        try:
+            async with turn:
+                yield
+        finally:
+            with self._mutex:
+                turn, users = self._turns.pop(name)
+                if users > 1:
+                    self._turns[name] = turn, users - 1

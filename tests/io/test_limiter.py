@@ -55,7 +55,7 @@ async def refuse(
     Let one request be answered 429.
     """
     async with limiter.slot(kind) as permit:
-        permit.throttled(retry_after, details=details)
+        permit.refused(details, retry_after)
 
 
 def starts_of(count: int, *, limits: Limits = DOCUMENTED) -> list[float]:
