@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -19,19 +19,38 @@ from ._core import requests, responses
 from ._core.ids import checked_id
 from ._core.redact import Redactor
 from ._core.tokens import Ticket, from_token
+from ._core.writes import Membership, Upload
 from ._io.clock import SystemClock
 from ._io.files import checked_target
+from ._io.ids import IdSource
 from ._io.registry import limiter_for
 from ._io.session import Session
 from ._io.transport import Transport
+from ._io.writing import OnSkipped
 from ._job import ExportJob
+from ._membership import update_membership
+from ._sync import Sync, sync_membership
+from ._uploads import upload_cohort
 from ._version import VERSION
-from .errors import ConfigurationError, InvalidInputError, NotFoundError
+from .errors import CohortsError, ConfigurationError, InvalidInputError, NotFoundError
 from .events import BytesReceived, ExportRequested
 from .limits import DOCUMENTED, Limits
-from .models import Cohort, Region, Routes, SavedExport, Usage
+from .models import (
+    Cohort,
+    IdType,
+    Member,
+    MembershipReport,
+    Region,
+    Routes,
+    SavedExport,
+    SyncReport,
+    UploadReport,
+    Usage,
+)
 from .policies import Polling, Retrying
 from .protocols import Clock, EventHook, Limiter
+
+_MEMBERS_AT_ONCE = 1_000
 
 
 class CohortsClient:
@@ -292,6 +311,196 @@ class CohortsClient:
 
         return await job.save(target, progress=progress)
 
+    async def upload_cohort(
+        self,
+        name: str,
+        ids: IdSource,
+        *,
+        id_type: IdType,
+        app_id: int | None = None,
+        owner: str | None = None,
+        published: bool = True,
+        group: str | None = None,
+        replace: str | None = None,
+        skip_invalid_ids: bool = True,
+        validate_only: bool = False,
+        journal: str | os.PathLike[str] | None = None,
+        on_skipped: OnSkipped | None = None,
+    ) -> UploadReport:
+        """
+        Make a cohort of these ids, or fill one with them.
+
+        Any number up to two million: the first 100,000 make or fill the
+        cohort, the rest are added to it. A cohort that is replaced holds only
+        the first 100,000 until the rest has followed.
+
+        Args:
+            ids: Any iterable or async iterable, or the path of a file with
+                one id a line. Repeated ids are sent once.
+
+            app_id: The project's number; None takes the client's.
+
+            owner: The login email of the owner; None takes the client's.
+
+            published: Whether others can discover the cohort. One that nobody
+                can discover is not found again when an answer is lost.
+
+            group: The name of the group the ids are of; None for users.
+
+            replace: The cohort to fill anew; None makes one.
+
+            skip_invalid_ids: Whether ids that the service does not know are
+                left out; otherwise they fail their request.
+
+            validate_only: Save nothing.
+
+            journal: A file to keep, and to resume from if it is there.
+
+            on_skipped: Told the ids that a request skipped.
+
+        Raises:
+            InvalidInputError: An id is none, there are none or too many.
+
+            InvalidIdsError: The service knows some ids not, and is told not
+                to skip them.
+
+            AmbiguousUploadError: The answer to the creating request was lost,
+                and the list does not tell which cohort it made, if any.
+
+            PartialUploadError: Some batches were written, then one failed.
+        """
+        spec = Upload(
+            name=name,
+            id_type=id_type,
+            app_id=self._settings.app_id if app_id is None else app_id,
+            owner=self._settings.owner if owner is None else owner,
+            published=published,
+            group=group,
+            replace=replace,
+            skip_invalid_ids=skip_invalid_ids,
+            validate_only=validate_only,
+            routes=self._routes,
+        )
+
+        return await upload_cohort(
+            self._session,
+            spec,
+            ids,
+            list_cohorts=self.list_cohorts,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+    async def update_membership(
+        self,
+        cohort_id: str,
+        *,
+        add: IdSource = (),
+        remove: IdSource = (),
+        id_type: IdType = IdType.USER_ID,
+        count_group: str = "User",
+        skip_invalid_ids: bool = True,
+        journal: str | os.PathLike[str] | None = None,
+        on_skipped: OnSkipped | None = None,
+    ) -> MembershipReport:
+        """
+        Add ids to a cohort and remove others from it, any number of each.
+
+        Args:
+            count_group: What the cohort counts: "User", or the name of a
+                group; then ids are of groups.
+
+            skip_invalid_ids: As for `upload_cohort()`, and so are the other
+                arguments.
+
+        Raises:
+            InvalidInputError: An id is none, or is both added and removed.
+
+            PartialUploadError: Some batches were written, then one failed.
+        """
+        return await update_membership(
+            self._session,
+            cohort_id,
+            self._membership(id_type, count_group, skip_invalid_ids),
+            add=add,
+            remove=remove,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+    async def sync_membership(
+        self,
+        cohort_id: str,
+        ids: IdSource,
+        *,
+        id_type: IdType = IdType.USER_ID,
+        current: IdSource | None = None,
+        dry_run: bool = False,
+        max_removed: float = 0.5,
+        count_group: str = "User",
+        on_disk: str | os.PathLike[str] | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        on_skipped: OnSkipped | None = None,
+    ) -> SyncReport:
+        """
+        Make a cohort's members equal to *ids*, with as few changes as possible.
+
+        Spends one export to learn the members, unless *current* tells them.
+        Both sets are held in memory, about 60 bytes an id and the id itself,
+        unless *on_disk* names a folder.
+
+        Args:
+            current: The members as they are: ids, or a file that an export
+                wrote.
+
+            dry_run: Tell what would be done, and write nothing.
+
+            max_removed: The share of the members that may be removed.
+
+            on_disk: A folder to compare in; the files ``entering.txt``,
+                ``exiting.txt`` and ``existing.txt`` stay there.
+
+            journal: As for `upload_cohort()`; needs *current*.
+
+        Raises:
+            RemovalGuardError: More than *max_removed* would go.
+
+            PartialUploadError: Some batches were written, then one failed.
+                Like every error after the export it carries its ``token``.
+        """
+        sync = Sync(
+            membership=self._membership(id_type, count_group),
+            dry_run=dry_run,
+            max_removed=max_removed,
+            on_disk=on_disk,
+        )
+        export = _MembersOnce(self.request_export)
+
+        try:
+            return await sync_membership(
+                self._session,
+                cohort_id,
+                ids,
+                sync,
+                current=current,
+                current_members=export.members,
+                journal=journal,
+                on_skipped=on_skipped,
+            )
+        except CohortsError as error:
+            error.token = error.token or export.token
+            raise
+
+    def _membership(
+        self, id_type: IdType, count_group: str, skip_invalid_ids: bool = True
+    ) -> Membership:
+        return Membership(
+            id_type=id_type,
+            count_group=count_group,
+            skip_invalid_ids=skip_invalid_ids,
+            routes=self._routes,
+        )
+
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """
@@ -332,3 +541,23 @@ class CohortsClient:
         return ExportJob(
             self._session, ticket, routes=self._routes, polling=self._polling
         )
+
+
+class _MembersOnce:
+    """
+    Spends one export on a cohort's members, and remembers which it was.
+    """
+
+    def __init__(self, request: Callable[[str], Awaitable[ExportJob]]) -> None:
+        self.token: str | None = None
+        self._request = request
+
+    @asynccontextmanager
+    async def members(
+        self, cohort_id: str
+    ) -> AsyncIterator[AsyncIterator[list[Member]]]:
+        job = await self._request(cohort_id)
+        self.token = job.token
+
+        async with job.members() as stream:
+            yield stream.batches(_MEMBERS_AT_ONCE)

@@ -6,6 +6,7 @@ A leaf exists where a caller would write another ``except`` body::
     CohortsError
     ├── ConfigurationError (ValueError)
     ├── InvalidInputError (ValueError)
+    │   └── RemovalGuardError
     ├── MissingExtraError (ImportError)
     ├── QuotaError
     │   ├── QuotaWaitError (TimeoutError)
@@ -71,6 +72,7 @@ __all__ = (
     "QuotaError",
     "QuotaWaitError",
     "RateLimitedError",
+    "RemovalGuardError",
     "RequestTimeoutError",
     "ServerError",
     "StorageError",
@@ -120,6 +122,27 @@ class InvalidInputError(CohortsError, ValueError):
     """
     The call makes no sense as written; no byte was sent.
     """
+
+
+class RemovalGuardError(InvalidInputError):
+    """
+    A sync would remove more of the cohort than it may; nothing was written.
+
+    Attributes:
+        removed: Members that would have been removed.
+
+        current: Members the cohort has, of those the sync can name.
+
+        max_removed: The share of them that may be removed.
+    """
+
+    def __init__(
+        self, message: str, *, removed: int, current: int, max_removed: float
+    ) -> None:
+        super().__init__(message)
+        self.removed = removed
+        self.current = current
+        self.max_removed = max_removed
 
 
 class MissingExtraError(CohortsError, ImportError):

@@ -1,0 +1,248 @@
+"""
+A journal: one line for each step of a write, so that it can go on after a crash.
+
+It holds the parameters, the cohort, and of each batch how many ids it had and
+a digest of them: no secrets and no ids. A line is whole or it was never
+written: what follows the last newline is the trace of a crash and is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import cast
+
+import attrs
+
+from ..errors import InvalidInputError
+from .batching import Batch
+
+VERSION = 1
+
+_OPENING = b'{"journal":'
+
+
+@attrs.frozen(kw_only=True)
+class Written:
+    """
+    One batch that was accepted.
+
+    Attributes:
+        operation: "upload", "add" or "remove".
+
+        matched: Ids the service knew, if it said.
+    """
+
+    operation: str
+    count: int
+    digest: str
+    matched: int | None = None
+
+
+@attrs.define
+class Progress:
+    """
+    How far a write has come.
+
+    Attributes:
+        attempted_at: When a creating request was about to be sent whose
+            answer is not known, aware UTC.
+
+        written: The batches, in order.
+
+        done: Whether there are no more.
+    """
+
+    cohort_id: str | None = None
+    adopted: bool = False
+    attempted_at: datetime | None = None
+    written: list[Written] = attrs.field(factory=list[Written])
+    done: bool = False
+
+    def has(self, operation: str, batch: Batch, *, index: int) -> bool:
+        """
+        Tell whether a batch was written before.
+
+        Raises:
+            InvalidInputError: Another one was, in its place.
+        """
+        if index >= len(self.written):
+            if self.done:
+                raise _other_ids(index)
+            return False
+
+        before = self.written[index]
+
+        if (before.operation, before.digest) != (operation, batch.digest):
+            raise _other_ids(index)
+
+        return True
+
+    def check_end(self, batches: int) -> None:
+        """
+        Make sure that the ids did not end before what was written of them.
+        """
+        if batches < len(self.written):
+            raise _other_ids(batches)
+
+
+def _other_ids(index: int) -> InvalidInputError:
+    return InvalidInputError(
+        f"the journal is of a write with other ids, or in another order: batch "
+        f"{index} differs; nothing was sent for it. Resume with the same ids, or "
+        f"begin a new write with a new journal"
+    )
+
+
+def start_line(kind: str, parameters: Mapping[str, object]) -> bytes:
+    """
+    Begin a journal.
+    """
+    return _line({"journal": VERSION, "kind": kind, "parameters": dict(parameters)})
+
+
+def attempt_line(moment: datetime) -> bytes:
+    """
+    Note that a cohort is about to be created.
+    """
+    return _line({"attempt": moment.isoformat()})
+
+
+def refused_line() -> bytes:
+    """
+    Note that the attempt certainly created nothing.
+    """
+    return _line({"attempt": None})
+
+
+def batch_line(cohort_id: str | None, written: Written, *, adopted: bool) -> bytes:
+    """
+    Note that a batch was accepted.
+    """
+    return _line({"cohort": cohort_id, "adopted": adopted, **attrs.asdict(written)})
+
+
+def done_line() -> bytes:
+    """
+    Note that all batches were accepted.
+    """
+    return _line({"done": True})
+
+
+@attrs.frozen
+class Reading:
+    """
+    A journal as it was found.
+
+    Attributes:
+        kind: What wrote it: "upload" or "membership"; None when it is empty.
+
+        good: Bytes of it that are whole lines.
+    """
+
+    kind: str | None
+    parameters: Mapping[str, object]
+    progress: Progress
+    good: int
+
+
+def read(content: bytes) -> Reading:
+    """
+    Read a journal, whatever moment it was cut at.
+
+    Raises:
+        InvalidInputError: It is none, or of a later release.
+    """
+    good = content.rfind(b"\n") + 1
+    lines = content[:good].splitlines()
+    reading = Reading(None, {}, Progress(), good)
+
+    # A file that is not ours shall not be cut, even if it is a single line.
+    if not content.startswith(_OPENING[: len(content)]):
+        raise InvalidInputError(
+            "this is no journal, and was left as it is; give the path of one that "
+            "an upload or update wrote, or of no file at all"
+        )
+
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if number == 1:
+                reading = _begin(record, good)
+            else:
+                _apply(reading.progress, record)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInputError(
+                f"this is no journal, or it is damaged, at line {number}; give the "
+                f"path of one that an upload or update wrote, or of no file at all"
+            ) from error
+
+    return reading
+
+
+def check_same(
+    reading: Reading, kind: str, parameters: Mapping[str, object]
+) -> Progress:
+    """
+    Return the progress of the write that goes on.
+
+    Raises:
+        InvalidInputError: The journal is of another one.
+    """
+    if reading.kind is None:
+        return Progress()
+
+    if reading.kind != kind:
+        raise InvalidInputError(
+            f"the journal is of another kind of write, {reading.kind}, not {kind}; "
+            f"use a journal for each write"
+        )
+
+    for name in sorted({*parameters, *reading.parameters}):
+        before, now = reading.parameters.get(name), parameters.get(name)
+        if before != now:
+            raise InvalidInputError(
+                f"the journal is of a write with {name}={before!r}, and this one has "
+                f"{now!r}; resume with the same parameters, or begin a new journal"
+            )
+
+    return reading.progress
+
+
+def _line(record: Mapping[str, object]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+
+
+def _begin(record: Mapping[str, object], good: int) -> Reading:
+    parameters = record["parameters"]
+
+    if record["journal"] != VERSION or not isinstance(parameters, dict):
+        raise ValueError(f"journal version {record['journal']!r}")
+
+    return Reading(
+        str(record["kind"]), cast("dict[str, object]", parameters), Progress(), good
+    )
+
+
+def _apply(progress: Progress, record: Mapping[str, object]) -> None:
+    if "attempt" in record:
+        moment = record["attempt"]
+        progress.attempted_at = (
+            None if moment is None else datetime.fromisoformat(str(moment))
+        )
+    elif "done" in record:
+        progress.done = True
+    else:
+        cohort_id, matched = record["cohort"], record["matched"]
+        progress.cohort_id = None if cohort_id is None else str(cohort_id)
+        progress.adopted = bool(record["adopted"])
+        progress.attempted_at = None
+        progress.written.append(
+            Written(
+                operation=str(record["operation"]),
+                count=int(str(record["count"])),
+                digest=str(record["digest"]),
+                matched=None if matched is None else int(str(matched)),
+            )
+        )

@@ -1,0 +1,375 @@
+"""
+The two writing endpoints: what goes out, what an answer means.
+
+Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts, "Upload
+cohort" and "Update cohort membership". The ids come encoded, as the elements
+of a JSON array, because encoding 100,000 of them in one go would hold the
+event loop; see `batching`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal, TypeAlias, cast
+
+import attrs
+
+from ..errors import InvalidInputError, UnexpectedResponseError
+from ..models import Cohort, IdType, Routes
+from .ids import checked_id
+from .responses import decode
+from .wire import Replay, Request, Response
+
+UPLOAD_PATH = "/api/3/cohorts/upload"
+MEMBERSHIP_PATH = "/api/3/cohorts/membership"
+
+USERS = "User"
+"""
+The count group of cohorts that hold users, not groups.
+"""
+
+Change: TypeAlias = Literal["ADD", "REMOVE"]
+
+_SKEW = timedelta(seconds=1)
+"""
+How far the service's clock may be behind ours; more makes doubt, no harm.
+"""
+
+_UPLOAD_WORDS = {IdType.USER_ID: "BY_USER_ID", IdType.AMPLITUDE_ID: "BY_AMP_ID"}
+_MEMBERSHIP_WORDS = {IdType.USER_ID: "BY_NAME", IdType.AMPLITUDE_ID: "BY_ID"}
+
+
+@attrs.frozen(kw_only=True)
+class Upload:
+    """
+    Everything about an upload but its ids; checked when made.
+
+    Attributes:
+        owner: The login email of the cohort's owner.
+
+        group: The name of the group the ids are of; None for users.
+
+        replace: The cohort to fill anew; None makes one.
+
+        validate_only: Whether nothing is to be saved.
+    """
+
+    name: str
+    id_type: IdType
+    app_id: int | None
+    owner: str | None
+    published: bool = True
+    group: str | None = None
+    replace: str | None = None
+    skip_invalid_ids: bool = True
+    validate_only: bool = False
+    routes: Routes = Routes.VENDOR
+
+    def __attrs_post_init__(self) -> None:
+        _check_text("name", self.name)
+        _check_id_type(self.id_type)
+        _check_switches(self, "published", "skip_invalid_ids", "validate_only")
+
+        if self.routes is Routes.VENDOR or self.app_id is not None:
+            _check_app_id(self.app_id)
+
+        if self.routes is Routes.VENDOR or self.owner is not None:
+            _check_owner(self.owner)
+
+        if self.group is not None:
+            _check_text("group", self.group)
+
+        if self.replace is not None:
+            checked_id(self.replace, "cohort id")
+
+    @property
+    def creates(self) -> bool:
+        """
+        Whether a cohort comes into being, one more with each repetition.
+        """
+        return self.replace is None and not self.validate_only
+
+    @property
+    def rest(self) -> Membership:
+        """
+        How the ids beyond the first request are added.
+        """
+        return Membership(
+            id_type=self.id_type,
+            count_group=self.group or USERS,
+            skip_invalid_ids=self.skip_invalid_ids,
+            routes=self.routes,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Membership:
+    """
+    Everything about a membership update but its ids; checked when made.
+
+    Attributes:
+        count_group: What the cohort counts; "User", or the name of a group.
+    """
+
+    id_type: IdType
+    count_group: str = USERS
+    skip_invalid_ids: bool = True
+    routes: Routes = Routes.VENDOR
+
+    def __attrs_post_init__(self) -> None:
+        _check_id_type(self.id_type)
+        _check_text("count_group", self.count_group)
+        _check_switches(self, "skip_invalid_ids")
+
+
+def upload(spec: Upload, ids_json: bytes) -> Request:
+    """
+    Ask for a cohort of these ids.
+    """
+    fields: dict[str, object] = {
+        "name": spec.name,
+        "app_id": spec.app_id,
+        "id_type": _UPLOAD_WORDS[spec.id_type],
+        "cg": spec.group,
+        "ids": [],
+        "owner": spec.owner,
+        "published": spec.published,
+        "skip_save": spec.validate_only or None,
+        "skip_invalid_ids": None if spec.skip_invalid_ids else False,
+        "existing_cohort_id": spec.replace,
+    }
+
+    return Request(
+        operation="upload",
+        method="POST",
+        path=UPLOAD_PATH,
+        body=_body(
+            {name: field for name, field in fields.items() if field is not None},
+            [ids_json],
+        ),
+        replay=Replay.UNSAFE if spec.creates else Replay.SAFE,
+    )
+
+
+def membership(
+    cohort_id: str, spec: Membership, changes: Sequence[tuple[Change, bytes]]
+) -> Request:
+    """
+    Ask to add and remove these ids.
+
+    Args:
+        changes: What to do, and with which ids. The service takes several,
+            and is said to prefer one.
+    """
+    fields: dict[str, object] = {"cohort_id": checked_id(cohort_id, "cohort id")}
+
+    if spec.routes is Routes.OPENAPI:
+        raise InvalidInputError(
+            "Routes.OPENAPI describes no membership endpoint, so a cohort can only "
+            "be uploaded whole, with at most 100,000 ids; use Routes.VENDOR"
+        )
+
+    if spec.count_group != USERS:
+        fields["count_group"] = spec.count_group
+
+    word = _MEMBERSHIP_WORDS[spec.id_type]
+    fields["memberships"] = [
+        {"ids": [], "id_type": word, "operation": operation} for operation, _ in changes
+    ]
+    fields["skip_invalid_ids"] = spec.skip_invalid_ids
+
+    return Request(
+        operation="membership",
+        method="POST",
+        path=MEMBERSHIP_PATH,
+        body=_body(fields, [ids_json for _, ids_json in changes]),
+    )
+
+
+@attrs.frozen(kw_only=True)
+class UploadAnswer:
+    """
+    What the service says of an upload.
+
+    Attributes:
+        cohort_id: None when nothing was saved.
+
+        matched: Ids it knew, if it says.
+
+        invalid_sample: Some it did not.
+    """
+
+    cohort_id: str | None
+    matched: int | None = None
+    invalid_sample: Sequence[str] = ()
+
+
+def upload_answer(spec: Upload, request: Request, response: Response) -> UploadAnswer:
+    """
+    Read what an upload did.
+
+    Raises:
+        UnexpectedResponseError: It does not say which cohort it wrote.
+    """
+    document = decode(request, response)
+    cohort_id = document.get("cohortId") or document.get("cohort_id") or spec.replace
+    metadata = _mapping(document.get("metadata"))
+    matched = metadata.get("matched")
+
+    if document.get("error") or not (cohort_id or spec.validate_only):
+        raise _unclear(request, response, document, "$.cohortId")
+
+    return UploadAnswer(
+        cohort_id=None if spec.validate_only else str(cohort_id),
+        matched=matched if isinstance(matched, int) else None,
+        invalid_sample=_strings(metadata.get("invalid_ids_sample")),
+    )
+
+
+def skipped_ids(request: Request, response: Response) -> list[str]:
+    """
+    Read which ids a membership update skipped.
+
+    Raises:
+        UnexpectedResponseError: It tells of an error, although it succeeded.
+    """
+    document = decode(request, response)
+
+    if document.get("error"):
+        raise _unclear(request, response, document, "$.memberships_result")
+
+    return [
+        id_
+        for result in _list(document.get("memberships_result"))
+        for id_ in _strings(_mapping(result).get("skipped_ids"))
+    ]
+
+
+@attrs.frozen
+class Found:
+    """
+    What a list says about a cohort whose creation was not answered.
+
+    Attributes:
+        certain: Cohorts that fit in all: name, owner, type, time.
+
+        possible: Cohorts of that name that are not known to be older.
+    """
+
+    certain: Sequence[Cohort]
+    possible: Sequence[Cohort]
+
+
+def find_created(
+    cohorts: Iterable[Cohort], spec: Upload, *, attempted_at: datetime
+) -> Found:
+    """
+    Look for the cohort that an upload may have created.
+
+    Args:
+        attempted_at: When the upload was about to be sent, aware UTC.
+    """
+    # The service tells whole seconds.
+    earliest = attempted_at.replace(microsecond=0) - _SKEW
+    owner = (spec.owner or "").casefold()
+    possible = [
+        cohort
+        for cohort in cohorts
+        if cohort.name == spec.name
+        and (cohort.created_at is None or cohort.created_at >= earliest)
+    ]
+    certain = [
+        cohort
+        for cohort in possible
+        if cohort.created_at is not None
+        and owner in [name.casefold() for name in cohort.owners]
+        and _is_upload(cohort.type)
+    ]
+
+    return Found(certain, possible)
+
+
+def _is_upload(kind: str | None) -> bool:
+    # "manual_upload" has been seen; a behavioral cohort is "redshift".
+    return kind is None or "upload" in kind or "manual" in kind
+
+
+def _body(fields: Mapping[str, object], ids: Sequence[bytes]) -> bytes:
+    # A quote inside a text is written \" so this can only be our own key.
+    pieces = json.dumps(fields, separators=(",", ":")).encode().split(b'"ids":[]')
+    filled = [pieces[0]]
+
+    for ids_json, piece in zip(ids, pieces[1:], strict=True):
+        filled += [b'"ids":[', ids_json, b"]", piece]
+
+    return b"".join(filled)
+
+
+def _unclear(
+    request: Request, response: Response, document: Mapping[str, object], path: str
+) -> UnexpectedResponseError:
+    error = document.get("error")
+    said = f", and tells of an error: {error}" if error else ""
+
+    return UnexpectedResponseError(
+        f"{request.operation} was answered {response.status} without saying what was "
+        f"written{said}; look at the cohort before trying again",
+        path=path,
+    )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in _list(value)]
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInputError(f"{name} is a text that is not empty, got {value!r}")
+
+
+def _check_id_type(value: object) -> None:
+    if not isinstance(value, IdType):
+        raise InvalidInputError(
+            f"id_type is {value!r}; pass IdType.USER_ID or IdType.AMPLITUDE_ID"
+        )
+
+
+def _check_switches(spec: object, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(spec, name), bool):
+            raise InvalidInputError(
+                f"{name} is True or False, got {getattr(spec, name)!r}"
+            )
+
+
+def _check_app_id(value: object) -> None:
+    if value is None:
+        raise InvalidInputError(
+            "an upload needs the project's number: pass app_id=, give it to the "
+            "client, or set AMPLITUDE_APP_ID; it is `app_id` of any listed cohort"
+        )
+
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise InvalidInputError(
+            f"app_id is the project's number, a whole number above zero, got {value!r}"
+        )
+
+
+def _check_owner(value: object) -> None:
+    if value is None:
+        raise InvalidInputError(
+            "an upload needs an owner: pass owner= with the login email of somebody "
+            "in the project, give it to the client, or set AMPLITUDE_OWNER"
+        )
+
+    _check_text("owner", value)

@@ -1,0 +1,351 @@
+"""
+Ids from wherever the caller has them, as slices of checked text.
+
+A file is read in a worker thread. Everything else is read on the event loop,
+a slice at a time, with a turn for everybody else in between.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from collections.abc import Set as AbstractSet
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, TypeVar, cast
+
+import anyio.lowlevel
+import anyio.to_thread
+import attrs
+
+from .._core.batching import MOST_IDS, SLICE, checked_ids
+from .._core.csvparse import MemberReader
+from .._core.csvtext import CsvError
+from ..errors import InvalidInputError
+from ..models import Member
+
+IdSource: TypeAlias = Iterable[str | int] | AsyncIterable[str | int] | os.PathLike[str]
+"""
+What may be given as ids: anything that can be walked, or the path of a file
+with one id a line.
+"""
+
+_BLOCK = 64 * 1024
+_BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+_COLUMNS = {"amplitude_id", "user_id", "group_value"}
+
+T = TypeVar("T")
+
+
+class IdFile(Collection[str]):
+    """
+    The ids of a file, one a line.
+
+    UTF-8 text, gzip too; blank lines are skipped. Give it where ids are asked
+    for, or walk it with ``async for``, which reads in a worker thread. A plain
+    ``for`` and ``len()`` read in the thread that asks.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"IdFile({str(self.path)!r})"
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async with aclosing(ids_of(self).slices()) as slices:
+            async for part in slices:
+                for id_ in part:
+                    yield id_
+
+    def __iter__(self) -> Iterator[str]:
+        with _open(self.path) as file:
+            position = 0
+            while lines := _read_lines(file, self.path, first=not position):
+                yield from checked_ids(lines, position=position)
+                position += len(lines)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, id_: object) -> bool:
+        return any(id_ == other for other in self)
+
+
+def read_ids(path: str | os.PathLike[str]) -> IdFile:
+    """
+    Take the ids of a file, one a line; nothing is read yet.
+    """
+    return IdFile(path)
+
+
+@attrs.frozen(kw_only=True)
+class Ids:
+    """
+    A stream of ids.
+
+    Attributes:
+        open: Begins to read; what it hands out is not checked yet.
+
+        again: Whether it can be read more than once.
+
+        ordered: Whether a later process would read it in the same order.
+    """
+
+    open: Callable[[], AsyncGenerator[Sequence[object]]]
+    again: bool
+    ordered: bool = True
+
+    async def slices(self) -> AsyncGenerator[list[str]]:
+        """
+        Hand out checked ids, at most `SLICE` at a time.
+
+        Close it when leaving early; see `contextlib.aclosing()`.
+
+        Raises:
+            InvalidInputError: One of them cannot be an id.
+        """
+        position = 0
+
+        async with aclosing(self.open()) as parts:
+            async for part in parts:
+                for start in range(0, len(part), SLICE):
+                    ids = checked_ids(part[start : start + SLICE], position=position)
+                    position += len(ids)
+                    yield ids
+                    await anyio.lowlevel.checkpoint()
+
+
+def ids_of(source: IdSource) -> Ids:
+    """
+    Take the caller's ids.
+
+    Raises:
+        InvalidInputError: They are one text, or nothing that holds ids.
+    """
+    if isinstance(source, str | bytes):
+        raise InvalidInputError(
+            "ids were given as one text; pass a list of them, and the path of a "
+            "file as Path(...) or read_ids(...)"
+        )
+
+    if isinstance(source, IdFile):
+        source = source.path
+
+    if isinstance(source, os.PathLike):
+        path = Path(source)
+        # A pipe can be read once only.
+        return Ids(open=lambda: _file_lines(path), again=path.is_file())
+
+    if isinstance(source, AsyncIterable):
+        return Ids(open=lambda: _gathered(source), again=False)
+
+    if isinstance(source, Iterable):
+        return Ids(
+            open=lambda: _walked(source),
+            again=isinstance(source, Collection),
+            ordered=not isinstance(source, AbstractSet),
+        )
+
+    raise InvalidInputError(
+        f"ids were given as {type(source).__name__}; pass an iterable, an async "
+        f"iterable or a path"
+    )
+
+
+def ids_of_stream(file: BinaryIO, name: str) -> Ids:
+    """
+    Take the ids of an open file, one a line, such as standard input.
+    """
+    return Ids(open=lambda: _lines(file, Path(name)), again=False)
+
+
+@asynccontextmanager
+async def settled(ids: Ids) -> AsyncGenerator[Ids]:
+    """
+    Read ids that can be read only once as far as one request goes.
+
+    What ends there can be checked as a whole before anything is sent.
+    """
+    if ids.again:
+        yield ids
+        return
+
+    head: list[str] = []
+
+    async with aclosing(ids.slices()) as slices:
+        async for part in slices:
+            head += part
+            if len(head) > MOST_IDS:
+                break
+        else:
+            yield attrs.evolve(ids, open=partial(_walked, head), again=True)
+            return
+
+        async def everything() -> AsyncGenerator[Sequence[object]]:
+            yield head
+            async for part in slices:
+                yield part
+
+        yield attrs.evolve(ids, open=everything)
+
+
+async def is_members_file(path: Path) -> bool:
+    """
+    Tell whether a file holds members, as an export does, or ids, one a line.
+    """
+
+    def look() -> bool:
+        with _open(path) as file:
+            return _has_columns(file.readline(_BLOCK))
+
+    return await _in_thread(look, path)
+
+
+async def members_of_file(path: Path) -> AsyncGenerator[list[Member]]:
+    """
+    Read the members of a file that an export wrote, plain or gzip.
+
+    Raises:
+        InvalidInputError: It is malformed, or cannot be read.
+    """
+    reader = MemberReader()
+
+    async with _opened(path) as file:
+        while block := await _in_thread(lambda: file.read(_BLOCK), path):
+            yield await _in_thread(lambda: _decoded(reader, block), path)
+
+        yield await _in_thread(lambda: _decoded(reader, b""), path)
+
+
+def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
+    batches = reader.feed(block) if block else reader.finish()
+
+    return [member for batch in batches for member in batch]
+
+
+async def _walked(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
+    walk = iter(ids)
+
+    while part := list(islice(walk, SLICE)):
+        yield part
+
+
+async def _gathered(
+    ids: AsyncIterable[object],
+) -> AsyncGenerator[Sequence[object]]:
+    part: list[object] = []
+
+    async for id_ in ids:
+        part.append(id_)
+        if len(part) == SLICE:
+            yield part
+            part = []
+
+    yield part
+
+
+async def _file_lines(path: Path) -> AsyncGenerator[Sequence[object]]:
+    async with _opened(path) as file, aclosing(_lines(file, path)) as blocks:
+        async for lines in blocks:
+            yield lines
+
+
+async def _lines(file: BinaryIO, path: Path) -> AsyncGenerator[Sequence[object]]:
+    lines = await _in_thread(lambda: _read_lines(file, path, first=True), path)
+
+    while lines:
+        yield lines
+        lines = await _in_thread(lambda: _read_lines(file, path, first=False), path)
+
+
+def _read_lines(file: BinaryIO, path: Path, *, first: bool) -> list[str]:
+    # Blank lines alone are not the end.
+    while block := b"".join(file.readlines(_BLOCK)):
+        if first and _has_columns(block):
+            raise InvalidInputError(
+                f"{path} has columns, as a file of exported members has, and here "
+                f"one id a line is due; take the ids out of its column first"
+            )
+
+        block = block.removeprefix(_BOM) if first else block
+        lines = [line.rstrip("\r") for line in block.decode().split("\n")]
+
+        if ids := [line for line in lines if line]:
+            return ids
+
+    return []
+
+
+def _has_columns(block: bytes) -> bool:
+    header = block.partition(b"\n")[0].removeprefix(_BOM).decode(errors="replace")
+    names = [name.strip('"\t\r') for name in header.split(",")]
+
+    return len(names) > 1 and not _COLUMNS.isdisjoint(names)
+
+
+def _open(path: Path) -> BinaryIO:
+    file = path.open("rb")
+
+    if file.peek(2)[:2] == _GZIP:
+        return cast("BinaryIO", _OwningGzip(file))
+
+    return file
+
+
+class _OwningGzip(gzip.GzipFile):
+    """
+    Closes the file beneath as well.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file)
+        self._beneath = file
+
+    def close(self) -> None:
+        super().close()
+        self._beneath.close()
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncGenerator[BinaryIO]:
+    file = await _in_thread(lambda: _open(path), path)
+
+    try:
+        yield file
+    finally:
+        # Opened for reading: there is nothing that closing could wait for.
+        file.close()
+
+
+def _in_thread(work: Callable[[], T], path: Path) -> Awaitable[T]:
+    def translated() -> T:
+        try:
+            return work()
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(
+                f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
+            ) from error
+        except CsvError as error:
+            raise InvalidInputError(
+                f"{path} is no file of members: {error}; export it again"
+            ) from error
+        except (EOFError, OSError, zlib.error) as error:
+            raise InvalidInputError(f"{path} cannot be read: {error}") from error
+
+    return anyio.to_thread.run_sync(translated)

@@ -1,0 +1,133 @@
+"""
+A journal on disk: each step is there, and stays, before the next one begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+import anyio.to_thread
+
+from .._core.journal import Progress, check_same, read, start_line
+from ..errors import InvalidInputError
+
+
+class Journal:
+    """
+    The progress of one write, and its journal if it has one.
+    """
+
+    def __init__(self, progress: Progress, file: BinaryIO | None = None) -> None:
+        self.progress = progress
+        self._file = file
+
+    async def note(self, line: bytes) -> None:
+        """
+        Append a line and wait until the disk has it.
+        """
+        file = self._file
+
+        if file is None:
+            return
+
+        def append() -> None:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+        # What has happened must not be forgotten because the caller is leaving.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(append)
+
+
+@asynccontextmanager
+async def open_journal(
+    path: str | os.PathLike[str] | None, kind: str, parameters: Mapping[str, object]
+) -> AsyncGenerator[Journal]:
+    """
+    Begin a journal, or go on with the one that is there; None keeps none.
+
+    Raises:
+        InvalidInputError: The file is no journal, or that of another write, or
+            another process is writing it now.
+    """
+    if path is None:
+        yield Journal(Progress())
+        return
+
+    place = Path(path)
+    file, progress = await anyio.to_thread.run_sync(_open, place, kind, parameters)
+
+    try:
+        yield Journal(progress, file)
+    finally:
+        file.close()
+
+
+def _open(
+    path: Path, kind: str, parameters: Mapping[str, object]
+) -> tuple[BinaryIO, Progress]:
+    try:
+        file = path.open("a+b")
+    except OSError as error:
+        raise InvalidInputError(f"no journal can be kept at {path}: {error}") from error
+
+    try:
+        return file, _begin(file, path, kind, parameters)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _begin(
+    file: BinaryIO, path: Path, kind: str, parameters: Mapping[str, object]
+) -> Progress:
+    _lock(file, path)
+    file.seek(0)
+    reading = read(file.read())
+    progress = check_same(reading, kind, parameters)
+
+    # The torn end of a crash goes before anything is written behind it.
+    file.truncate(reading.good)
+
+    if reading.kind is None:
+        file.write(start_line(kind, parameters))
+        file.flush()
+        os.fsync(file.fileno())
+        _keep_name(path)
+
+    return progress
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        import fcntl  # noqa: PLC0415 - not everywhere
+    except ImportError:  # pragma: no cover - Windows keeps no such lock
+        return
+
+    try:
+        # Two runs with one journal could make two cohorts.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InvalidInputError(
+            f"the journal {path} is in use by another run; wait until it has ended"
+        ) from error
+
+
+def _keep_name(path: Path) -> None:
+    # A file that was just made is found after a power cut only if its folder
+    # reached the disk as well.
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # pragma: no cover - Windows opens no folders
+        return
+
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

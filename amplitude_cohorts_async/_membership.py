@@ -1,0 +1,174 @@
+"""
+Members in and out, in batches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AsyncExitStack, aclosing
+
+import attrs
+
+from ._core.batching import MOST_MEMBERS, Distinct
+from ._core.ids import checked_id
+from ._core.writes import Change, Membership
+from ._io.batches import Source, surveyed
+from ._io.ids import Ids, IdSource, ids_of, settled
+from ._io.journal import open_journal
+from ._io.session import Session
+from ._io.writing import OnSkipped, Writer, check_resumable
+from .errors import InvalidInputError
+from .models import MembershipReport, OperationReport
+
+
+async def update_membership(
+    session: Session,
+    cohort_id: str,
+    spec: Membership,
+    *,
+    add: IdSource = (),
+    remove: IdSource = (),
+    journal: str | os.PathLike[str] | None = None,
+    on_skipped: OnSkipped | None = None,
+) -> MembershipReport:
+    """
+    Add ids to a cohort and remove others from it.
+
+    Raises:
+        InvalidInputError: An id is none, one is both added and removed, there
+            are none at all, or the journal is of another update.
+
+        PartialUploadError: Some batches were written, then one failed.
+    """
+    checked_id(cohort_id, "cohort id")
+    adding, removing = ids_of(add), ids_of(remove)
+    check_resumable(journal, adding, removing)
+
+    async with AsyncExitStack() as stack:
+        sources = await _surveyed(
+            await stack.enter_async_context(settled(adding)),
+            await stack.enter_async_context(settled(removing)),
+        )
+
+        if all(source.is_empty for source in sources):
+            raise InvalidInputError(
+                f"there are no ids to add to cohort {cohort_id} and none to remove"
+            )
+
+        return await write_membership(
+            session,
+            cohort_id,
+            spec,
+            *sources,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+
+async def _surveyed(adding: Ids, removing: Ids) -> tuple[Source, Source]:
+    added, removed = Distinct(most=MOST_MEMBERS), Distinct()
+    add = await surveyed(adding, added)
+    # Ids that are added first and read once are known by the time of removing.
+    remove = await surveyed(removing, removed, apart_from=added)
+
+    if removing.again and not adding.again:
+        add = attrs.evolve(add, apart_from=removed)
+
+    return add, remove
+
+
+async def write_membership(
+    session: Session,
+    cohort_id: str,
+    spec: Membership,
+    add: Source,
+    remove: Source,
+    *,
+    journal: str | os.PathLike[str] | None,
+    on_skipped: OnSkipped | None,
+    make_room: bool = False,
+) -> MembershipReport:
+    """
+    Add one source of ids and remove the other, in separate requests.
+
+    Args:
+        make_room: Remove first. Otherwise adding comes first, so that a
+            cohort whose members change is not nearly empty in between.
+
+    Raises:
+        PartialUploadError: Some batches were written, then one failed.
+    """
+    parameters = {
+        "cohort_id": cohort_id,
+        "id_type": spec.id_type.name,
+        "count_group": spec.count_group,
+        "skip_invalid_ids": spec.skip_invalid_ids,
+    }
+
+    async with open_journal(journal, "membership", parameters) as log:
+        run = _Run(cohort_id, spec, Writer(session, log, on_skipped))
+        changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
+
+        return await run.write(reversed(changes) if make_room else changes)
+
+
+class _Run:
+    def __init__(self, cohort_id: str, spec: Membership, writer: Writer) -> None:
+        self._cohort_id = cohort_id
+        self._spec = spec
+        self._writer = writer
+        self._skipped: dict[str, list[str]] = {"add": [], "remove": []}
+
+    async def write(self, changes: Iterable[tuple[Change, Source]]) -> MembershipReport:
+        try:
+            for change, source in changes:
+                await self._write(change, source)
+
+            await self._writer.finish()
+        except Exception as error:  # the caller's ids may raise anything
+            self._writer.check_partial(error, self._report())
+            raise
+
+        return self._report()
+
+    async def _write(self, change: Change, source: Source) -> None:
+        operation = change.lower()
+
+        async with aclosing(source.batches()) as batches:
+            async for batch in batches:
+                if self._writer.was_written(operation, batch):
+                    continue
+
+                skipped = await self._writer.change(
+                    self._cohort_id, self._spec, change, batch
+                )
+                self._skipped[operation] += skipped
+                await self._writer.accepted(
+                    operation,
+                    batch,
+                    cohort_id=self._cohort_id,
+                    matched=batch.count - len(skipped),
+                    skipped=skipped,
+                )
+
+    def _report(self) -> MembershipReport:
+        return MembershipReport(
+            cohort_id=self._cohort_id,
+            added=self._operation("add"),
+            removed=self._operation("remove"),
+        )
+
+    def _operation(self, operation: str) -> OperationReport:
+        written = [
+            each
+            for each in self._writer.progress.written
+            if each.operation == operation
+        ]
+
+        return OperationReport(
+            sent=sum(each.count for each in written),
+            skipped_ids=self._skipped[operation],
+            batches=len(written),
+            resumed=self._writer.resumed(operation),
+        )

@@ -1,0 +1,274 @@
+"""
+Make a cohort equal to a set, with as few changes as possible.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from operator import attrgetter
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio.lowlevel
+import attrs
+
+from ._core.batching import MOST_MEMBERS, SLICE, checked_ids
+from ._core.diffing import id_attribute
+from ._core.ids import checked_id
+from ._core.writes import Membership
+from ._io.batches import Source
+from ._io.comparing import compare, compare_on_disk, in_lists
+from ._io.ids import (
+    IdFile,
+    Ids,
+    IdSource,
+    ids_of,
+    is_members_file,
+    members_of_file,
+)
+from ._io.session import Session
+from ._io.writing import OnSkipped, check_resumable
+from ._membership import write_membership
+from .errors import InvalidInputError, RemovalGuardError
+from .models import Member, MembershipDiff, SyncReport
+
+CurrentMembers: TypeAlias = Callable[
+    [str], AbstractAsyncContextManager[AsyncIterator[Sequence[Member]]]
+]
+"""
+Exports a cohort and hands out its members in batches; spends one export.
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Sync:
+    """
+    How a cohort is made to equal a set; checked when made.
+
+    Attributes:
+        dry_run: Whether to tell what would be done and write nothing.
+
+        max_removed: The share of the members that may be removed, 0 to 1.
+
+        on_disk: A folder to compare in, for flat memory; None compares in
+            memory.
+    """
+
+    membership: Membership
+    dry_run: bool = False
+    max_removed: float = 0.5
+    on_disk: str | os.PathLike[str] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        share = self.max_removed
+
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise InvalidInputError(
+                f"max_removed is a share between 0.0 and 1.0, got {share!r}"
+            )
+
+
+async def sync_membership(
+    session: Session,
+    cohort_id: str,
+    ids: IdSource,
+    sync: Sync,
+    *,
+    current: IdSource | None = None,
+    current_members: CurrentMembers,
+    journal: str | os.PathLike[str] | None = None,
+    on_skipped: OnSkipped | None = None,
+) -> SyncReport:
+    """
+    Make a cohort's members equal to *ids*.
+
+    Args:
+        current: The members as they are: ids, or a file that an export wrote;
+            None exports the cohort.
+
+    Raises:
+        InvalidInputError: An id is none, or there are too many.
+
+        RemovalGuardError: More would be removed than may be.
+
+        PartialUploadError: Some batches were written, then one failed.
+    """
+    checked_id(cohort_id, "cohort id")
+    wanted = ids_of(ids)
+    _check_journal(journal, wanted, current)
+    comparison = _Comparison(cohort_id, sync, wanted, current, current_members)
+    diff = await comparison.run()
+    report = SyncReport(
+        cohort_id=cohort_id,
+        add=diff.add,
+        remove=diff.remove,
+        kept=diff.kept,
+        unnameable=comparison.unnameable,
+    )
+
+    if sync.dry_run:
+        return report
+
+    _guard(cohort_id, diff, sync.max_removed)
+    applied = await write_membership(
+        session,
+        cohort_id,
+        sync.membership,
+        Source(ids=ids_of(diff.add)),
+        Source(ids=ids_of(diff.remove)),
+        journal=journal,
+        on_skipped=on_skipped,
+        make_room=len(diff.add) + len(diff.remove) + diff.kept > MOST_MEMBERS,
+    )
+
+    return attrs.evolve(report, applied=applied)
+
+
+async def known_members(
+    source: IdSource, membership: Membership, unnameable: Callable[[int], None]
+) -> AsyncGenerator[list[str]]:
+    """
+    Read ids, or the ids in a file of members.
+
+    Args:
+        unnameable: Told how many members have no id that could be used.
+    """
+    if isinstance(source, IdFile):
+        source = source.path
+
+    if isinstance(source, os.PathLike) and await is_members_file(Path(source)):
+        slices = _named(members_of_file(Path(source)), membership, unnameable)
+    else:
+        slices = ids_of(source).slices()
+
+    async with aclosing(slices):
+        async for ids in slices:
+            yield ids
+
+
+class _Comparison:
+    """
+    Reads what is wanted first, so that a mistake in it spends no export.
+    """
+
+    def __init__(
+        self,
+        cohort_id: str,
+        sync: Sync,
+        wanted: Ids,
+        current: IdSource | None,
+        current_members: CurrentMembers,
+    ) -> None:
+        self.unnameable = 0
+        self._cohort_id = cohort_id
+        self._sync = sync
+        self._wanted = wanted
+        self._current = current
+        self._current_members = current_members
+
+    async def run(self) -> MembershipDiff:
+        wanted, current = self._wanted.slices(), self._seen()
+
+        if self._sync.on_disk is not None:
+            return await compare_on_disk(
+                wanted, current, self._check, self._sync.on_disk
+            )
+
+        return await in_lists(await compare(wanted, current, self._check))
+
+    def _check(self, wanted: int) -> None:
+        if wanted > MOST_MEMBERS:
+            raise InvalidInputError(
+                f"more than {MOST_MEMBERS:,} different ids are wanted, and a cohort holds "
+                f"at most that many members; split them into cohorts"
+            )
+
+        if not wanted and not self._sync.dry_run and self._sync.max_removed < 1:
+            raise InvalidInputError(
+                f"no ids are wanted, which would remove every member of cohort "
+                f"{self._cohort_id}; pass max_removed=1.0 if that is meant"
+            )
+
+    async def _seen(self) -> AsyncGenerator[list[str]]:
+        membership = self._sync.membership
+
+        if self._current is not None:
+            slices = known_members(self._current, membership, self._count)
+
+            async with aclosing(slices):
+                async for ids in slices:
+                    yield ids
+            return
+
+        async with self._current_members(self._cohort_id) as members:
+            slices = _named(members, membership, self._count)
+
+            async with aclosing(slices):
+                async for ids in slices:
+                    yield ids
+
+    def _count(self, members: int) -> None:
+        self.unnameable += members
+
+
+async def _named(
+    batches: AsyncIterator[Sequence[Member]],
+    membership: Membership,
+    unnameable: Callable[[int], None],
+) -> AsyncGenerator[list[str]]:
+    id_of = attrgetter(id_attribute(membership.id_type, membership.count_group))
+
+    async for batch in batches:
+        for start in range(0, len(batch), SLICE):
+            members = batch[start : start + SLICE]
+            ids = _sendable([id_ for id_ in map(id_of, members) if id_ is not None])
+            unnameable(len(members) - len(ids))
+            yield ids
+            await anyio.lowlevel.checkpoint()
+
+
+def _sendable(ids: list[str]) -> list[str]:
+    try:
+        return checked_ids(ids)
+    except InvalidInputError:
+        return [id_ for id_ in ids if _is_sendable(id_)]
+
+
+def _is_sendable(id_: str) -> bool:
+    try:
+        return bool(checked_ids([id_]))
+    except InvalidInputError:
+        return False
+
+
+def _guard(cohort_id: str, diff: MembershipDiff, max_removed: float) -> None:
+    removed = len(diff.remove)
+    current = removed + diff.kept
+
+    if removed > max_removed * current:
+        raise RemovalGuardError(
+            f"this would remove {removed:,} of the {current:,} members of cohort "
+            f"{cohort_id}, {removed / current:.0%}, and max_removed={max_removed} "
+            f"allows {max_removed:.0%}; nothing was written. Look at it with "
+            f"dry_run=True, and pass a larger max_removed if it is meant",
+            removed=removed,
+            current=current,
+            max_removed=max_removed,
+        )
+
+
+def _check_journal(
+    journal: str | os.PathLike[str] | None, wanted: Ids, current: IdSource | None
+) -> None:
+    if journal is None:
+        return
+
+    if current is None:
+        raise InvalidInputError(
+            "the next run would find other members, so a journal could not be "
+            "resumed; sync again instead, which does what is left, or pass current="
+        )
+
+    check_resumable(journal, wanted, ids_of(current))
