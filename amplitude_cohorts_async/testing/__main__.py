@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 
-from .demo import add_demo_cohorts, serve
+from .demo import add_demo_cohorts, queue_mishaps, serve
 from .emulator import CohortsEmulator
 from .quotas import Quotas
 
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if options.demo:
         add_demo_cohorts(emulator, size=options.size)
+
+    if options.mishaps:
+        queue_mishaps(emulator)
 
     asyncio.run(_run(emulator, until_stdin_closes=options.until_stdin_closes))
 
@@ -99,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dialect", choices=("vendor", "openapi"), default="vendor")
     add("--demo", action="store_true", help="add cohorts worth looking at")
     add("--size", type=int, default=2_000_000, help="users in the largest of them")
+    add("--mishaps", action="store_true", help="let the first download meet some")
     add("--job-seconds", type=float, default=1.0, help="from request to file")
     add("--link-seconds", type=float, default=60.0, help="life of a link")
     add("--plain", action="store_true", help="keep files without gzip")

@@ -262,10 +262,9 @@ class FakeClock:
             if self._busy and patient:
                 return
 
-            self._offset += max(0.0, sleeper.deadline - self.now())
-            # now + (deadline - now) may fall short of the deadline by a bit.
-            if self._started is None:
-                self._offset = max(self._offset, sleeper.deadline)
+            # To the very deadline: now + (deadline - now) may miss it by a bit.
+            flowed = self.now() - self._offset
+            self._offset = max(self._offset, sleeper.deadline - flowed)
 
     def _count_busy(self, by: int) -> None:
         with self._lock:

@@ -8,8 +8,16 @@ import asyncio
 from collections.abc import Callable
 
 from .emulator import CohortsEmulator
+from .faults import cut_off, link_expired, works
 
-__all__ = ("DEMO_COHORT", "DEMO_GROUPS", "DEMO_SMALL", "add_demo_cohorts", "serve")
+__all__ = (
+    "DEMO_COHORT",
+    "DEMO_GROUPS",
+    "DEMO_SMALL",
+    "add_demo_cohorts",
+    "queue_mishaps",
+    "serve",
+)
 
 DEMO_COHORT = "demo2m01"
 DEMO_SMALL = "26umsb5"
@@ -50,6 +58,17 @@ def add_demo_cohorts(emulator: CohortsEmulator, *, size: int = 2_000_000) -> Non
         group="company",
         name="Companies in trial",
     )
+
+
+def queue_mishaps(emulator: CohortsEmulator, *, cut_at: int = 8_000_000) -> None:
+    """
+    Let the next download meet what real ones meet.
+
+    Its first link is expired, and its second connection is cut after *cut_at*
+    bytes.
+    """
+    emulator.fail_next("file", link_expired())
+    emulator.fail_next("store", works(), cut_off(at=cut_at))
 
 
 async def serve(

@@ -84,13 +84,14 @@ def _make(
 def _write(
     members: GeneratedMembers, columns: Columns, file: BinaryIO, *, compress: bool
 ) -> None:
-    zipped = gzip.GzipFile(
-        filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0
-    )
-
-    with zipped if compress else nullcontext(file) as target:
+    with _zipped(file) if compress else nullcontext(file) as target:
         for chunk in _chunks(members, columns):
             target.write(chunk)
+
+
+def _zipped(file: BinaryIO) -> gzip.GzipFile:
+    # Neither name nor time of day: the same bytes every time.
+    return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0)
 
 
 def _md5(path: Path) -> str:

@@ -23,7 +23,8 @@ class RequestRecord:
     Attributes:
         step: What it asked for; "other" for a path that is none.
 
-        target: Path and query, byte for byte as received.
+        target: Path and query, byte for byte as received; shown without
+            what is behind ``X-Amz-Signature=``.
 
         headers: Names in lower case; the values of credentials are hidden.
 
@@ -42,7 +43,7 @@ class RequestRecord:
 
     step: str
     method: str
-    target: str
+    target: str = attrs.field(repr=lambda target: repr(_unsigned(target)))
     headers: Mapping[str, str] = attrs.field(repr=False)
     at: float
     order: int = attrs.field(repr=False)
@@ -132,6 +133,10 @@ class Ledger:
         Take down that a request broke a rule.
         """
         self.violations.append(Violation(rule=rule, details=details, request=record))
+
+
+def _unsigned(target: str) -> str:
+    return target.partition("X-Amz-Signature=")[0]
 
 
 def _without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
