@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from .csvtext import CsvError
 
-BLOCK = 64 * 1024
+BLOCK = 32 * 1024
 """
 About how many bytes a block has, unless one record is longer.
 """

@@ -128,7 +128,7 @@ async def test_a_stream_that_was_cut_short_never_looks_complete():
     members = stream(file(100_000))
 
     with anyio.CancelScope() as scope:
-        async for _ in members:
+        async for _ in members.batches():
             scope.cancel()
 
     assert scope.cancelled_caught
