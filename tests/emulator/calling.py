@@ -5,6 +5,7 @@ A plain HTTP client for the emulator: nothing of ours in between.
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -87,7 +88,7 @@ class Caller:
             "POST",
             self._emulator.base_url + path,
             headers=headers,
-            body=json.dumps(value),
+            body=io.BytesIO(json.dumps(value).encode()),
         )
 
     async def export(self, cohort_id: str, query: str = "") -> str:
