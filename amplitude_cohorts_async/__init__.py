@@ -12,7 +12,7 @@ from ._io.limiter import LocalLimiter
 from ._io.rows import MemberStream
 from ._job import ExportJob
 from ._oneshot import export_cohort
-from ._version import VERSION as __version__
+from ._version import VERSION
 from .models import (
     Cohort,
     ExportStatus,
@@ -27,6 +27,8 @@ from .models import (
     UploadReport,
     Usage,
 )
+
+__version__ = VERSION
 
 __all__ = (
     "Cohort",

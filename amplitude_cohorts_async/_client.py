@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,25 +19,29 @@ from ._config import from_environment, make_settings
 from ._core import requests, responses
 from ._core.ids import checked_id
 from ._core.redact import Redactor
-from ._core.tokens import Ticket, from_token
+from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
+from ._exports import Exports
 from ._io.clock import SystemClock
-from ._io.files import checked_target
+from ._io.files import checked_format, checked_target
 from ._io.ids import IdSource
 from ._io.registry import limiter_for
 from ._io.session import Session
 from ._io.transport import Transport
 from ._io.writing import OnSkipped
 from ._job import ExportJob
+from ._many import ExportBatch, ManyOptions
 from ._membership import update_membership
+from ._plan import Known, make_plan, starts_of
 from ._sync import Sync, sync_membership
 from ._uploads import upload_cohort
 from ._version import VERSION
-from .errors import CohortsError, ConfigurationError, InvalidInputError, NotFoundError
-from .events import BytesReceived, ExportRequested
+from .errors import CohortsError, ConfigurationError, NotFoundError
+from .events import BytesReceived
 from .limits import DOCUMENTED, Limits
 from .models import (
     Cohort,
+    ExportPlan,
     IdType,
     Member,
     MembershipReport,
@@ -248,19 +253,8 @@ class CohortsClient:
                 may have been spent all the same.
         """
         wanted = requests.checked_properties(properties)
-        request = requests.request_export(cohort_id, properties=wanted)
-        response = await self._session.send(request)
-        request_id = responses.export_request_id(request, response)
-        ticket = Ticket(
-            request_id=request_id,
-            cohort_id=cohort_id,
-            properties=wanted,
-            requested_at=self._session.clock.utcnow(),
-            region=self._settings.region,
-        )
-        self._session.emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
 
-        return self._job(ticket)
+        return await self._exports.request(cohort_id, wanted)
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
         """
@@ -272,16 +266,7 @@ class CohortsClient:
             request_id_or_token: `ExportJob.token`, an error's ``token``, or
                 the bare request id.
         """
-        ticket = from_token(request_id_or_token)
-        ours = self._settings.region
-
-        if ticket.region is not None and ours is not None and ticket.region != ours:
-            raise InvalidInputError(
-                f"export {ticket.request_id} belongs to region {ticket.region.name} "
-                f"and this client to {ours.name}; use a client of its region"
-            )
-
-        return self._job(ticket)
+        return self._exports.resume(request_id_or_token)
 
     async def export(
         self,
@@ -291,25 +276,124 @@ class CohortsClient:
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
         format: str | None = None,  # noqa: A002 - the word users know
+        if_changed_since: SavedExport | str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> SavedExport:
         """
         Request a cohort, wait for it and save it; spends one export.
 
-        Whatever fails after the request raises an error with a ``token``:
-        `resume_export()` goes on from it without a second export.
+        Who asks for an export that is running already, anywhere the limiter
+        reaches, joins it: that spends none. Whatever fails after the request
+        raises an error with a ``token``: `resume_export()` goes on from it
+        without a second export.
 
         Args:
             to: See `ExportJob.download()`; checked before anything is spent.
 
             timeout: Seconds to wait for the job; the download itself takes as
                 long as it takes.
+
+            if_changed_since: An earlier export, or its token. When the list
+                says that the cohort was neither computed nor changed since,
+                it is returned again as `SavedExport.unchanged`, and no export
+                is spent.
         """
         target = await anyio.to_thread.run_sync(checked_target, to, format)
-        job = await self.request_export(cohort_id, properties=properties)
-        await job.wait(timeout=timeout)
+        wanted = requests.checked_properties(properties)
+        exports = self._exports
 
-        return await job.save(target, progress=progress)
+        if if_changed_since is not None:
+            listed = await exports.listed()
+            saved = await exports.unchanged(
+                if_changed_since,
+                target,
+                wanted,
+                cohort=listed.get(cohort_id),
+                progress=progress,
+            )
+            if saved is not None:
+                return saved
+
+        begun = await exports.begin(cohort_id, wanted)
+
+        return await exports.finish(
+            begun.job, target, timeout=timeout, progress=progress
+        )
+
+    def export_many(
+        self,
+        cohort_ids: Iterable[str],
+        directory: str | os.PathLike[str],
+        *,
+        properties: bool | Sequence[str] = False,
+        timeout: float = 1800.0,
+        format: str = "csv",  # noqa: A002 - the word users know
+        at_once: int = 8,
+        skip_unchanged: bool = False,
+    ) -> ExportBatch:
+        """
+        Export many cohorts into a directory, as the limits allow.
+
+        One failure stops nobody: each cohort has an outcome of its own, with
+        its file or its error. A run that dies is taken up by calling this
+        again: what was requested goes on, what was saved is not exported
+        twice. The directory keeps a record of that, in a hidden file.
+
+        Args:
+            directory: Where ``<cohort id>.csv`` and so on go.
+
+            timeout: Seconds that each job may take.
+
+            format: "csv", "csv.gz" or "parquet".
+
+            at_once: Exports that may be under way together.
+
+            skip_unchanged: Ask the list first, once for all, and leave alone
+                what did not change since its file was saved here.
+
+        Returns:
+            An async iterator of `ExportOutcome`, in the order they end.
+        """
+        options = ManyOptions(
+            wanted=requests.checked_properties(properties),
+            format=checked_format(format),
+            timeout=timeout,
+            at_once=at_once,
+            skip_unchanged=skip_unchanged,
+        )
+
+        return ExportBatch(self._exports, cohort_ids, Path(directory), options)
+
+    async def plan(
+        self,
+        cohort_ids: Iterable[str],
+        *,
+        properties: bool | Sequence[str] = False,
+        since: Iterable[SavedExport] = (),
+        job_seconds: float = 45.0,
+    ) -> ExportPlan:
+        """
+        Tell what exporting some cohorts would take; nothing is spent.
+
+        Costs one call for the list and one for the usage.
+
+        Args:
+            since: Earlier exports; cohorts that did not change are skipped.
+
+            job_seconds: How long a job takes; 30 to 60 seconds are common,
+                whatever the size.
+        """
+        wanted = requests.checked_properties(properties)
+        ids = list(cohort_ids)
+        known = Known(
+            cohorts=await self._exports.listed(), usage=await self.get_usage()
+        )
+        starts = starts_of(len(ids), self._session.limiter, self._limits)
+        earlier = {str(from_token(saved.token).cohort_id): saved for saved in since}
+
+        return make_plan(
+            ids, known, starts, wanted=wanted, since=earlier, job_seconds=job_seconds
+        )
 
     async def upload_cohort(
         self,
@@ -521,6 +605,16 @@ class CohortsClient:
 
         return self._made
 
+    @property
+    def _exports(self) -> Exports:
+        return Exports(
+            self._session,
+            routes=self._routes,
+            polling=self._polling,
+            region=self._settings.region,
+            list_cohorts=self.list_cohorts,
+        )
+
     def _make_session(self) -> Session:
         clock = self._clock or SystemClock()
         limiter = self._limiter or limiter_for(
@@ -535,11 +629,6 @@ class CohortsClient:
             chance=self._chance,
             hook=self._hook,
             origin=self._settings.origin,
-        )
-
-    def _job(self, ticket: Ticket) -> ExportJob:
-        return ExportJob(
-            self._session, ticket, routes=self._routes, polling=self._polling
         )
 
 

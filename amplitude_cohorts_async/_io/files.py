@@ -79,16 +79,27 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
     return Target(path, chosen)
 
 
-def _format_of(path: Path, format: str | None) -> Format:  # noqa: A002
-    known = ", ".join(repr(member.value) for member in Format)
+def checked_format(format: str) -> Format:  # noqa: A002
+    """
+    Tell which format a word names.
 
+    Raises:
+        InvalidInputError: It names none.
+    """
+    try:
+        return Format(format.lower().lstrip("."))
+    except ValueError:
+        raise InvalidInputError(
+            f"{format!r} is no format; pass one of {_KNOWN}"
+        ) from None
+
+
+_KNOWN = ", ".join(repr(member.value) for member in Format)
+
+
+def _format_of(path: Path, format: str | None) -> Format:  # noqa: A002
     if format is not None:
-        try:
-            return Format(format.lower().lstrip("."))
-        except ValueError:
-            raise InvalidInputError(
-                f"{format!r} is no format; pass one of {known}"
-            ) from None
+        return checked_format(format)
 
     name = path.name.lower()
 
@@ -98,7 +109,7 @@ def _format_of(path: Path, format: str | None) -> Format:  # noqa: A002
 
     raise InvalidInputError(
         f"the name {path.name!r} does not say its format; end it in .csv, .csv.gz or "
-        f".parquet, or pass format= with one of {known}"
+        f".parquet, or pass format= with one of {_KNOWN}"
     )
 
 

@@ -15,7 +15,8 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
 )
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 from .._core.links import link_target
 from .._core.responses import error_of, retry_after
@@ -36,6 +37,7 @@ from ..protocols import (
 )
 from .answer import Answer
 from .board import LocalBoard
+from .rescue import brought_in
 from .transport import Transport
 from .turns import Turns
 
@@ -43,6 +45,11 @@ _logger = logging.getLogger(__name__)
 
 _TOO_MANY = 429
 _UNAVAILABLE = 503
+
+_GRACE = 5.0
+"""
+Seconds a cancelled purchase waits for its receipt.
+"""
 
 T = TypeVar("T")
 
@@ -116,7 +123,30 @@ class Session:
 
             TransportError: No usable answer came.
         """
-        return await self._repeat(request, self._send_once, retrying or self.retrying)
+        send = partial(self._send_once, request)
+
+        return await self._repeat(request, send, retrying or self.retrying)
+
+    async def buy(
+        self, request: Request, take: Callable[[Response], Awaitable[T]]
+    ) -> T:
+        """
+        Send a request that costs something, and *take* its successful answer.
+
+        A caller that is cancelled while the request is under way hears of it
+        when the answer has been taken, or after a few seconds.
+
+        Raises:
+            QuotaError: The limiter refused; nothing was sent.
+
+            ApiError: The service said no.
+
+            TransportError: No usable answer came.
+        """
+
+        return await self._repeat(
+            request, partial(self._buy_once, request, take), self.retrying
+        )
 
     @asynccontextmanager
     async def file(self, request: Request) -> AsyncIterator[Answer | str]:
@@ -125,7 +155,8 @@ class Session:
 
         An answer holds a slot until the context is left; a link holds none.
         """
-        stack, answer = await self._repeat(request, self._open_once, self.retrying)
+        open_it = partial(self._open_once, request)
+        stack, answer = await self._repeat(request, open_it, self.retrying)
 
         async with stack:
             yield answer
@@ -133,7 +164,7 @@ class Session:
     async def _repeat(
         self,
         request: Request,
-        attempt: Callable[[Request], Awaitable[T]],
+        attempt: Callable[[], Awaitable[T]],
         retrying: Retrying,
     ) -> T:
         count, waited = 0, 0.0
@@ -142,7 +173,7 @@ class Session:
             count += 1
 
             try:
-                return await attempt(request)
+                return await attempt()
             except (ApiError, TransportError) as failure:
                 delay = retry_delay(
                     retrying,
@@ -161,12 +192,39 @@ class Session:
 
     async def _send_once(self, request: Request) -> Response:
         async with self.limiter.slot(request.kind) as permit:
-            started = self.clock.now()
-            response = await self.transport.send(request)
-            self._note(request, response, permit, started)
+            response = await self._exchange(request, permit)
 
         # Raised out here: an answer is a clean end for the slot, whatever it says.
         return self._accepted(request, response)
+
+    async def _buy_once(
+        self, request: Request, take: Callable[[Response], Awaitable[T]]
+    ) -> T:
+        # Waiting for the slot may be cancelled; what comes after may not.
+        async with self.limiter.slot(request.kind) as permit:
+            buying = self._exchange_and_take(request, permit, take)
+            response, taken = await brought_in(buying, seconds=_GRACE)
+
+        self._accepted(request, response)
+
+        return cast("T", taken)
+
+    async def _exchange_and_take(
+        self,
+        request: Request,
+        permit: Permit,
+        take: Callable[[Response], Awaitable[T]],
+    ) -> tuple[Response, T | None]:
+        response = await self._exchange(request, permit)
+
+        return response, await take(response) if _is_success(response) else None
+
+    async def _exchange(self, request: Request, permit: Permit) -> Response:
+        started = self.clock.now()
+        response = await self.transport.send(request)
+        self._note(request, response, permit, started)
+
+        return response
 
     async def _open_once(self, request: Request) -> tuple[AsyncExitStack, Answer | str]:
         async with AsyncExitStack() as stack:
@@ -229,7 +287,7 @@ class Session:
             permit.throttled(asked)
 
     def _accepted(self, request: Request, response: Response) -> Response:
-        if 200 <= response.status < 300:  # noqa: PLR2004 - success
+        if _is_success(response):
             return response
 
         if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
@@ -254,3 +312,7 @@ class Session:
             extra={"operation": request.operation, "attempt": attempt},
         )
         self.emit(event)
+
+
+def _is_success(response: Response) -> bool:
+    return 200 <= response.status < 300  # noqa: PLR2004

@@ -1,0 +1,276 @@
+"""
+Exports as a caller asks for them: none requested twice, none in vain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import anyio
+import attrs
+
+from ._core import requests, responses
+from ._core.snapshots import export_key, has_file, is_unchanged
+from ._core.tokens import Ticket, from_token
+from ._core.wire import Response
+from ._io.files import Target
+from ._io.session import Session
+from ._io.threads import in_thread
+from ._job import ExportJob
+from .errors import (
+    ExportError,
+    ExportTimeoutError,
+    InvalidInputError,
+    LimiterUnavailableError,
+)
+from .events import BytesReceived, ExportRequested
+from .models import Cohort, Region, Routes, SavedExport
+from .policies import Polling
+
+_logger = logging.getLogger(__name__)
+
+_ON_BOARD = 1800.0
+"""
+Seconds after which an export that nobody took down counts as over.
+"""
+
+Wanted = bool | tuple[str, ...]
+Progress = Callable[[BytesReceived], None]
+
+
+@attrs.frozen
+class Begun:
+    """
+    A job to wait for.
+
+    Attributes:
+        spent: Whether an export of the month was spent on it just now.
+    """
+
+    job: ExportJob
+    spent: bool
+
+
+class Exports:
+    """
+    Requests exports, joins those that run, and skips those that need not be.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        routes: Routes,
+        polling: Polling,
+        region: Region | None,
+        list_cohorts: Callable[[], Awaitable[list[Cohort]]],
+    ) -> None:
+        self._session = session
+        self._routes = routes
+        self._polling = polling
+        self._region = region
+        self._list_cohorts = list_cohorts
+        self._thread = anyio.CapacityLimiter(1)
+
+    async def request(self, cohort_id: str, wanted: Wanted) -> ExportJob:
+        """
+        Spend one of the month's exports.
+        """
+        request = requests.request_export(cohort_id, properties=wanted)
+
+        async def take(response: Response) -> Ticket:
+            ticket = self._ticket(
+                cohort_id, wanted, responses.export_request_id(request, response)
+            )
+            now = self._session.clock.utcnow()
+            ticket = attrs.evolve(
+                ticket, as_of=responses.answered_at(response, now=now)
+            )
+            await self._announce(ticket)
+            return ticket
+
+        return self._job(await self._session.buy(request, take))
+
+    def resume(self, request_id_or_token: str) -> ExportJob:
+        """
+        Take up an export that was requested before.
+        """
+        ticket = from_token(request_id_or_token)
+
+        if None not in {ticket.region, self._region} and ticket.region != self._region:
+            raise InvalidInputError(
+                f"export {ticket.request_id} belongs to another region than this "
+                f"client; use a client of its region"
+            )
+
+        return self._job(ticket)
+
+    async def begin(self, cohort_id: str, wanted: Wanted) -> Begun:
+        """
+        Join the export of the same that is running, or request one.
+        """
+        board = self._session.board
+        key = export_key(cohort_id, wanted)
+        asked_at = self._session.clock.utcnow()
+
+        async with board.claim(key):
+            token = await board.find(key)
+
+            if token is not None:
+                job = self.resume(token)
+                requested_at = from_token(token).requested_at
+                # One that was requested while we waited here is fresh enough.
+                is_fresh = requested_at is not None and requested_at >= asked_at
+                if is_fresh or await _is_running(job):
+                    return Begun(job, spent=False)
+
+            return Begun(await self.request(cohort_id, wanted), spent=True)
+
+    async def finish(
+        self,
+        job: ExportJob,
+        target: Target,
+        *,
+        timeout: float,
+        progress: Progress | None,
+    ) -> SavedExport:
+        """
+        Wait for a job and save its file.
+        """
+        try:
+            await job.wait(timeout=timeout)
+        except ExportTimeoutError:
+            # Still running: whoever asks next joins it.
+            raise
+        except ExportError:
+            await self._take_down(job)
+            raise
+
+        await self._take_down(job)
+
+        return await job.save(target, progress=progress)
+
+    async def unchanged(
+        self,
+        earlier: SavedExport | str,
+        target: Target,
+        wanted: Wanted,
+        *,
+        cohort: Cohort | None,
+        progress: Progress | None,
+    ) -> SavedExport | None:
+        """
+        Return what an earlier export has at a target, if it is still right.
+
+        A file that is gone or was changed comes again from the earlier job, as
+        long as the service keeps it; that spends nothing.
+
+        Args:
+            earlier: What was saved, or its token; a token says nothing of the
+                file, so that it comes again.
+
+            cohort: What the list says now; None when it is not listed.
+
+        Returns:
+            None when a new export is needed.
+        """
+        token = earlier if isinstance(earlier, str) else earlier.token
+        ticket = from_token(token)
+
+        if (
+            cohort is None
+            or (ticket.cohort_id, ticket.properties) != (cohort.id, wanted)
+            or not is_unchanged(cohort, ticket)
+        ):
+            return None
+
+        if isinstance(earlier, SavedExport):
+            saved = await self.intact(earlier, target)
+            if saved is not None:
+                return saved
+
+        if has_file(ticket, now=self._session.clock.utcnow()):
+            with suppress(ExportError):
+                saved = await self._job(ticket).save(target, progress=progress)
+                return attrs.evolve(saved, unchanged=True)
+
+        return None
+
+    async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
+        """
+        Return an earlier export whose file is still at a target as it was.
+        """
+        intact = partial(_is_intact, earlier, target.path)
+
+        if not await in_thread(intact, self._thread):
+            return None
+
+        return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
+
+    async def listed(self) -> Mapping[str, Cohort]:
+        """
+        List the cohorts, by id.
+        """
+        return {cohort.id: cohort for cohort in await self._list_cohorts()}
+
+    def _ticket(self, cohort_id: str, wanted: Wanted, request_id: str) -> Ticket:
+        return Ticket(
+            request_id=request_id,
+            cohort_id=cohort_id,
+            properties=wanted,
+            requested_at=self._session.clock.utcnow(),
+            region=self._region,
+        )
+
+    async def _announce(self, ticket: Ticket) -> None:
+        job = self._job(ticket)
+        cohort_id = str(ticket.cohort_id)
+        _logger.info(
+            "export requested",
+            extra={"cohort_id": cohort_id, "request_id": ticket.request_id},
+        )
+        self._session.emit(
+            ExportRequested(cohort_id=cohort_id, request_id=ticket.request_id)
+        )
+
+        # The export is spent: a board that is away must not lose it.
+        with suppress(LimiterUnavailableError):
+            key = export_key(cohort_id, ticket.properties)
+            await self._session.board.put(key, job.token, seconds=_ON_BOARD)
+
+    async def _take_down(self, job: ExportJob) -> None:
+        ticket = from_token(job.token)
+
+        if ticket.cohort_id is not None:
+            with suppress(LimiterUnavailableError):
+                key = export_key(ticket.cohort_id, ticket.properties)
+                await self._session.board.remove(key, job.token)
+
+    def _job(self, ticket: Ticket) -> ExportJob:
+        return ExportJob(
+            self._session, ticket, routes=self._routes, polling=self._polling
+        )
+
+
+async def _is_running(job: ExportJob) -> bool:
+    try:
+        return not (await job.poll()).done
+    except ExportError:
+        return False
+
+
+def _is_intact(earlier: SavedExport, path: Path) -> bool:
+    # In a worker thread.
+    if earlier.path.absolute() != path.absolute() or not path.is_file():
+        return False
+
+    if path.stat().st_size != earlier.size:
+        return False
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == earlier.sha256
