@@ -7,14 +7,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async import __version__
+
 ROOT = Path(__file__).parents[2]
 THIS = Path(__file__).relative_to(ROOT)
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = re.compile(r"(^|/)([\w.-]+\.lock|package-lock\.json|requirements[\w-]*\.txt)$")
 HOMES = re.compile(r"(?<![\w.:])/(?:root|home|Users|opt|work|workspace)/\w")
 INDEXES = re.compile(r"--?(?:extra-)?index-url|find-links|/simple/|files\.pythonhosted")
@@ -68,7 +68,7 @@ def test_changelog_tells_of_this_version() -> None:
     """
     What is about to be released is described.
     """
-    heading = re.escape(PROJECT["version"])
+    heading = re.escape(__version__)
 
     assert re.search(
         rf"^## \[?{heading}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE

@@ -16,12 +16,12 @@ async def mistakes(client: CohortsClient, member: Member) -> None:
     """
     await client.upload_cohort("a", ["ann"])  # type: ignore[call-arg]
     await client.upload_cohort("a", ["ann"], id_type="BY_NAME")  # type: ignore[arg-type]
-    await client.update_membership("c1", ["ann"])  # type: ignore[misc]
-    await client.export("c1", "out.csv", True, 900)  # type: ignore[misc]
+    await client.update_membership("c1", ["ann"])  # type: ignore[call-arg]
+    await client.export("c1", "out.csv", True, 900)  # type: ignore[call-arg]
     await client.resume_export("r1")  # type: ignore[misc]
     await client.request_export(12345)  # type: ignore[arg-type]
     async for each in client.list_cohorts():  # type: ignore[attr-defined]
         del each
 
     member.user_id.upper()  # type: ignore[union-attr]
-    IdType("BY_NAME").BY_NAME  # type: ignore[attr-defined]
+    assert IdType.BY_NAME  # type: ignore[attr-defined]
