@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from io import BytesIO
 
 import aiohttp
 from yarl import URL
@@ -78,7 +79,8 @@ class Transport:
                 # case only, and writes them so.
                 request.method.lower(),
                 URL(url, encoded=True),
-                data=request.body,
+                # As a file it is sent in pieces, with turns for others between.
+                data=None if request.body is None else BytesIO(request.body),
                 headers=self._headers(request),
                 allow_redirects=False,
                 auto_decompress=not is_file,
