@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import MalformedFileError
+from .malformed import Malformed
 
 # A field and what ends it. Quotes stand around a whole field or nowhere.
 _FIELD = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n)')
@@ -24,7 +25,7 @@ _RECORDS = re.compile(
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
-class CsvError(ValueError):
+class CsvError(Malformed):
     """
     The text is not the CSV it should be.
 

@@ -61,8 +61,9 @@ class MemberStream:
         # Decoded and not handed out: first those that rows had begun with.
         self._row: Iterator[Member] = iter(())
         self._rest: Iterator[Member] = iter(())
-        self._ended = False
-        self._broken = False
+        self._text = bytearray()
+        self._is_over = False
+        self._is_broken = False
         # One thread, and not one of the forty that the rest of the program
         # shares: a program that blocks all of those would block us, too.
         self._thread = anyio.CapacityLimiter(1)
@@ -119,36 +120,38 @@ class MemberStream:
 
     async def _more(self) -> list[Member]:
         with self._guard:
-            if self._broken:
+            if self._is_broken:
                 raise InvalidInputError(
                     f"reading the members of export {self._request_id} was cut short; "
                     "open `job.members()` again, which spends no export"
                 )
 
-            self._broken = True
+            self._is_broken = True
             decoded: list[Member] = []
 
-            while not decoded and not self._ended:
+            while not decoded and not self._is_over:
                 gulp = await self._gulp()
                 decoded = await anyio.to_thread.run_sync(
                     self._decode, gulp, limiter=self._thread
                 )
 
-            self._broken = False
+            self._is_broken = False
 
             return decoded
 
     async def _gulp(self) -> bytearray:
-        # A copy, because the source may use its buffers again.
-        gulp = bytearray()
+        if len(self._text) < _GULP:
+            async for piece in self._source:
+                # A copy, because the source may use its buffers again.
+                self._text += piece
 
-        async for piece in self._source:
-            gulp += piece
+                if len(self._text) >= _GULP:
+                    break
+            else:
+                self._is_over = len(self._text) <= _GULP
 
-            if len(gulp) >= _GULP:
-                return gulp
-
-        self._ended = True
+        gulp = self._text[:_GULP]
+        del self._text[:_GULP]
 
         return gulp
 
@@ -170,7 +173,7 @@ class MemberStream:
     def _slices(self, gulp: bytearray) -> Iterator[list[Member]]:
         yield from self._reader.feed(gulp)
 
-        if self._ended:
+        if self._is_over:
             yield from self._reader.finish()
 
 

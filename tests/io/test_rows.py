@@ -175,3 +175,18 @@ async def test_a_batch_of_nothing_is_refused():
     """
     with pytest.raises(InvalidInputError, match="1 or more, not 0"):
         await anext(stream(file(1)).batches(0))
+
+
+async def test_a_long_piece_is_not_decoded_at_once():
+    """
+    What a source hands out at once does not decide how much is in memory.
+    """
+
+    async def one_piece() -> AsyncIterator[bytes]:
+        yield file(200_000)
+
+    members = MemberStream(one_piece(), request_id="Sf7M9j")
+
+    assert "0" == (await anext(members)).amplitude_id
+    assert 30_000 > members.rows
+    assert 199_999 == len([member async for member in members])
