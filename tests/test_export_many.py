@@ -1,0 +1,230 @@
+"""
+Many exports: each outcome as it comes, none spent twice, runs taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from support.canary import API_KEY, SECRET_KEY
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.errors import (
+    ExportFailedError,
+    InvalidInputError,
+    NotFoundError,
+)
+from amplitude_cohorts_async.limits import UNLIMITED
+from amplitude_cohorts_async.models import ExportOutcome
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+
+IDS = [f"cohort{number}" for number in range(6)]
+LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+
+
+@pytest.fixture
+async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
+    """
+    Six cohorts of a service without windows.
+    """
+    async with CohortsEmulator(
+        api_key=API_KEY,
+        secret_key=SECRET_KEY,
+        clock=clock,
+        quotas=Quotas(windows=()),
+    ) as emulator:
+        for cohort_id in IDS:
+            emulator.add_cohort(
+                cohort_id,
+                members=[f"member-of-{cohort_id}"],
+                overrides={"lastComputed": LONG_AGO, "lastMod": LONG_AGO},
+            )
+        yield emulator
+
+
+@pytest.fixture
+async def client(
+    emulator: CohortsEmulator, clock: FakeClock
+) -> AsyncIterator[CohortsClient]:
+    """
+    A client that waits for no window.
+    """
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
+    ) as client:
+        yield client
+
+
+async def collect(batch: AsyncIterator[ExportOutcome]) -> dict[str, ExportOutcome]:
+    """
+    Run a batch to its end.
+    """
+    return {outcome.cohort_id: outcome async for outcome in batch}
+
+
+async def test_every_cohort_has_its_file(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    Six cohorts are six files and six exports.
+    """
+    outcomes = await collect(client.export_many(IDS, tmp_path))
+
+    assert set(IDS) == set(outcomes)
+    assert 6 == emulator.spent == sum(each.spent for each in outcomes.values())
+    assert "member-of-cohort3" in (tmp_path / "cohort3.csv").read_text()
+
+
+async def test_one_failure_stops_nobody(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    A job that fails, and a cohort that is not there, are outcomes like others.
+    """
+    emulator.fail_next("status", faults.job_failed())
+
+    outcomes = await collect(client.export_many([*IDS, "nobody"], tmp_path))
+    errors = [each.error for each in outcomes.values() if each.error is not None]
+
+    assert 7 == len(outcomes)
+    assert {ExportFailedError, NotFoundError} == {type(error) for error in errors}
+    assert 5 == sum(each.saved is not None for each in outcomes.values())
+
+
+async def test_no_more_are_under_way_than_allowed(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    The next export is requested when an outcome was taken.
+    """
+    async with client.export_many(IDS, tmp_path, at_once=2) as batch:
+        first = await anext(batch)
+
+        assert first.saved is not None
+        assert 2 == emulator.spent
+
+
+async def test_a_repeated_id_is_exported_once(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    A cohort has one file.
+    """
+    await collect(client.export_many(["cohort0", "cohort0"], tmp_path))
+
+    assert 1 == emulator.spent
+
+
+async def test_nothing_is_requested_before_the_first_step(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    Making the iterator spends nothing.
+    """
+    client.export_many(IDS, tmp_path)
+
+    assert 0 == emulator.spent
+
+
+async def test_a_run_that_was_left_goes_on_without_spending_twice(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    What was saved is not exported again, what was requested is resumed.
+    """
+    async with client.export_many(IDS, tmp_path, at_once=3) as batch:
+        await anext(batch)
+        await anext(batch)
+
+    before = emulator.spent
+    outcomes = await collect(client.export_many(IDS, tmp_path))
+
+    assert 3 <= before < 6
+    assert 6 == emulator.spent
+    assert 6 == sum(each.saved is not None for each in outcomes.values())
+
+
+async def test_a_run_that_came_to_its_end_is_not_taken_up(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    The next run is a new one and gets the members as they are then.
+    """
+    await collect(client.export_many(IDS[:2], tmp_path))
+    await collect(client.export_many(IDS[:2], tmp_path))
+
+    assert 4 == emulator.spent
+
+
+async def test_unchanged_cohorts_cost_one_list_for_all(
+    client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    The nightly run spends exports on what changed since the last.
+    """
+    await collect(client.export_many(IDS, tmp_path))
+    clock.advance(60)
+    emulator.add_cohort("cohort1", members=["somebody-new"])
+
+    outcomes = await collect(client.export_many(IDS, tmp_path, skip_unchanged=True))
+    spent = {each.cohort_id for each in outcomes.values() if each.spent}
+
+    assert {"cohort1"} == spent
+    assert (7, 1) == (emulator.spent, emulator.requests("list"))
+    assert "somebody-new" in (tmp_path / "cohort1.csv").read_text()
+
+
+async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    The last line may be half a line.
+    """
+    async with client.export_many(IDS, tmp_path, at_once=1) as batch:
+        await anext(batch)
+
+    record = tmp_path / ".amplitude-exports.jsonl"
+    with record.open("a") as file:
+        file.write('{"key": "half a li')
+
+    await collect(client.export_many(IDS, tmp_path))
+    await collect(client.export_many(IDS[:1], tmp_path, skip_unchanged=True))
+
+    assert 6 == emulator.spent
+
+
+async def test_an_id_cannot_leave_the_directory(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    A slash in an id does not become a folder.
+    """
+    emulator.add_cohort("../c1", members=["ann"])
+
+    (outcome,) = (await collect(client.export_many(["../c1"], tmp_path))).values()
+
+    assert outcome.saved is not None
+    assert tmp_path / "..%2Fc1.csv" == outcome.saved.path
+
+
+@pytest.mark.parametrize("problem", ["directory", "id", "format", "at once"])
+async def test_what_cannot_work_is_refused_before_anything_is_spent(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, problem: str
+) -> None:
+    """
+    Bad input is an error of the call, not an outcome of each cohort.
+    """
+    directory = tmp_path / "missing" if problem == "directory" else tmp_path
+    ids = [*IDS, ""] if problem == "id" else IDS
+    format_ = "xlsx" if problem == "format" else "csv"
+    at_once = 0 if problem == "at once" else 4
+
+    with pytest.raises(InvalidInputError):
+        await collect(
+            client.export_many(ids, directory, format=format_, at_once=at_once)
+        )
+
+    assert [] == emulator.log
