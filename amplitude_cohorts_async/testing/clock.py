@@ -83,15 +83,6 @@ class _Sleeper:
     called: asyncio.Event = attrs.field(factory=asyncio.Event)
     gone: bool = False
 
-    def call(self) -> None:
-        """
-        Have the task look at the clock again; any thread may ask.
-        """
-        try:
-            self.loop.call_soon_threadsafe(self.called.set)
-        except RuntimeError:  # its loop is closed: nobody waits there any more
-            self.gone = True
-
 
 class FakeClock:
     """
@@ -243,8 +234,13 @@ class FakeClock:
 
     def _call_head(self) -> None:
         # Who is called and due leaves, and so calls the next.
-        if head := self._head():
-            head.call()
+        while head := self._head():
+            try:
+                head.loop.call_soon_threadsafe(head.called.set)
+            except RuntimeError:  # its loop has closed just now
+                head.gone = True
+            else:
+                return
 
     async def _jump_when_quiet(self, sleeper: _Sleeper) -> None:
         seen = self._activity

@@ -69,6 +69,8 @@ class Server:
         """
         Listen on both origins until *stack* is closed.
         """
+        self._closing = False
+        stack.push_async_callback(self._shelf.aclose)
         self.base_url = await _listen(stack, self._serve_api, host, port)
         self.store_url = await _listen(stack, self._serve_store, host, store_port)
         stack.callback(self._close)
@@ -306,6 +308,17 @@ class _Shelf:
         # Shielded: others may be waiting for the same file.
         return await asyncio.shield(self._objects[key])
 
+    async def aclose(self) -> None:
+        """
+        Wait for no file any more.
+        """
+        objects, self._objects = list(self._objects.values()), {}
+
+        for future in objects:
+            future.cancel()
+
+        await asyncio.gather(*objects, return_exceptions=True)
+
 
 def _store_request(request: web.BaseRequest, fault: Fault) -> StoreRequest:
     names = {name.lower(): value for name, value in request.headers.items()}
@@ -344,7 +357,15 @@ async def _listen(
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, host, port).start()
+    starting = asyncio.ensure_future(web.TCPSite(runner, host, port).start())
+
+    try:
+        await asyncio.shield(starting)
+    finally:
+        # asyncio forgets a server whose start is cancelled, with its socket
+        # open: let it start, for the runner to stop it.
+        await starting
+
     address = runner.addresses[0]
 
     return f"http://{host}:{address[1]}"

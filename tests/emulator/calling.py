@@ -140,4 +140,6 @@ async def calling(emulator: CohortsEmulator) -> AsyncIterator[Caller]:
     async with aiohttp.ClientSession(
         auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
+        # aiohttp repeats a GET whose answer was lost, and tells nobody.
+        session._retry_connection = False
         yield Caller(emulator, session)

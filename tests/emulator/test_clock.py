@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -213,3 +214,22 @@ async def test_the_system_clock_is_the_real_time() -> None:
     assert 0.01 <= clock.now() - began
     assert timedelta(0) < clock.utcnow() - wall
     assert UTC is wall.tzinfo
+
+
+def test_a_closed_loop_holds_nobody_up() -> None:
+    """
+    Time goes on after the loop of a sleeper was closed without its leave.
+    """
+    clock = FakeClock()
+    abandoned = asyncio.new_event_loop()
+    sleeper = clock.sleep(5)
+    abandoned.run_until_complete(_begin(sleeper))
+    abandoned.close()
+    asyncio.run(asyncio.wait_for(clock.sleep(60), 5))
+    sleeper.close()
+
+    assert 60 == clock.now()
+
+
+async def _begin(sleeper: Coroutine[object, object, None]) -> None:
+    sleeper.send(None)

@@ -232,7 +232,8 @@ async def test_hang_for_ever(caller: Caller, emulator: CohortsEmulator) -> None:
     await emulator.__aexit__(None, None, None)
 
     assert 1 > time.monotonic() - began
-    assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], OSError)
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await task
 
 
 async def test_an_expired_link(caller: Caller, emulator: CohortsEmulator) -> None:
@@ -467,3 +468,22 @@ def test_faults_are_values(make: Callable[[], Fault]) -> None:
     Made alike, they are alike.
     """
     assert make() == make()
+
+
+async def test_no_answer_of_the_store(
+    caller: Caller, emulator: CohortsEmulator
+) -> None:
+    """
+    The connection closes before a byte, or a page comes that is no object.
+    """
+    emulator.fail_next("store", faults.lost_answer(), faults.html())
+    link = await caller.link("c1")
+
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await caller.fetch(link)
+
+    page = await caller.fetch(link)
+
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "X-Amz-Signature" in emulator.log[-1].target
+    assert "X-Amz-Signature" not in repr(emulator.log[-1])

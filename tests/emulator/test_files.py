@@ -263,3 +263,17 @@ async def test_two_million_users(tmp_path: Path) -> None:
 
     assert f'"{hashlib.md5(reply.body).hexdigest()}"' == reply.headers["ETag"]
     assert 2_000_001 == gzip.decompress(reply.body).count(b"\n")
+
+
+def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    """
+    A file that fails half way is not there, nor is a part of it.
+    """
+    bad = GeneratedMembers(size=3, properties={"a": (1,)})  # type: ignore[dict-item]
+
+    with pytest.raises(AttributeError):
+        generated_object(
+            bad, Columns(properties=("a",)), compress=True, cache_dir=tmp_path
+        )
+
+    assert [] == list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ The pytest plugin, and the other ways to run an emulator.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from amplitude_cohorts_async.testing.__main__ import main
+from amplitude_cohorts_async.testing.demo import add_demo_cohorts, serve
 from emulator.calling import basic, calling
 
 SCRIPT = """
@@ -171,3 +174,42 @@ for name in testing.__all__:
 assert not hasattr(testing, "nonsense")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+async def test_serve_announces_what_is_ready(tmp_path: Path) -> None:
+    """
+    The files of the demo are there before anybody is told of it.
+    """
+    emulator = CohortsEmulator(cache_dir=tmp_path)
+    add_demo_cohorts(emulator, size=2_000)
+    told: list[int] = []
+    task = asyncio.create_task(
+        serve(emulator, announce=lambda _: told.append(len(list(tmp_path.iterdir()))))
+    )
+
+    while not told:  # noqa: ASYNC110  a callback, not an event
+        await asyncio.sleep(0.01)
+
+    async with calling(emulator) as caller:
+        cohorts = (await caller.get("/api/3/cohorts")).json["cohorts"]
+
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert [2] == told
+    assert [2_000, 3, 25_000, 3] == [cohort["size"] for cohort in cohorts]
+
+
+def test_a_process_without_input_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    Whoever wants it to end with its parent must have one.
+    """
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        options = ["--no-limits", "--plain", "--until-stdin-closes"]
+
+        assert 0 == main(
+            [*options, "--demo", "--size", "10", "--cache-dir", str(tmp_path)]
+        )

@@ -4,8 +4,10 @@ The store has the manners of Amazon S3.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -269,3 +271,31 @@ async def test_kept_in_gzip() -> None:
 
     assert "gzip" == reply.headers["Content-Encoding"]
     assert b"\x1f\x8b" == reply.body[:2]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_from_disk_on_either_loop(loop: str, tmp_path: Path) -> None:
+    """
+    Files large and small come whole from disk, with or without the kernel's help.
+    """
+    factory = pytest.importorskip(loop).new_event_loop
+
+    async def run() -> list[int]:
+        async with (
+            CohortsEmulator(
+                clock=FakeClock(), inline_below=0, compress=None, cache_dir=tmp_path
+            ) as emulator,
+            calling(emulator) as caller,
+        ):
+            emulator.add_cohort("small", size=10)
+            emulator.add_cohort("large", size=100_000)
+            links = [await caller.link(name) for name in ("small", "large")]
+            replies = [await caller.fetch(link) for link in links]
+
+        for reply in replies:
+            assert f'"{hashlib.md5(reply.body).hexdigest()}"' == reply.headers["ETag"]
+
+        return [reply.body.count(b"\n") for reply in replies]
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert [11, 100_001] == runner.run(run())

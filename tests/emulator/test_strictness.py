@@ -328,3 +328,21 @@ def test_steps_and_faults_are_checked() -> None:
         emulator.fail_next("list")
     with pytest.raises(ValueError, match="either members or size"):
         emulator.add_cohort("c1")
+
+
+async def test_latency_may_differ_by_request() -> None:
+    """
+    A function tells it, from what is known of the request.
+    """
+    clock = FakeClock()
+    seconds = {"list": 2.0, "usage": 5.0}
+
+    async with (
+        CohortsEmulator(clock=clock, latency=lambda one: seconds[one.step]) as emulator,
+        calling(emulator) as caller,
+    ):
+        await caller.get("/api/3/cohorts")
+        await caller.get("/api/3/cohorts/usage")
+        took = [record.ended - record.at for record in emulator.log if record.ended]
+
+    assert [2, 5] == took
