@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.canary import API_KEY, SECRET_KEY
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.errors import (
@@ -20,6 +19,7 @@ from amplitude_cohorts_async.errors import (
 from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from support.canary import API_KEY, SECRET_KEY
 
 IDS = [f"cohort{number}" for number in range(6)]
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
