@@ -4,6 +4,7 @@ A plain HTTP client for the emulator: nothing of ours in between.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -116,6 +117,27 @@ class Caller:
 
         return reply.headers["Location"]
 
+    async def raw(self, url: str) -> bytes:
+        """
+        Get something over a connection of its own, and return all that comes.
+
+        aiohttp repeats a GET whose answer is lost, and tells nobody.
+        """
+        parts = URL(url, encoded=True)
+        reader, writer = await asyncio.open_connection(parts.host, parts.port)
+        lines = [
+            f"GET {parts.raw_path_qs} HTTP/1.1",
+            "Host: emulator",
+            *([] if "X-Amz" in url else [f"Authorization: {self.auth}"]),
+        ]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+
+        try:
+            return await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
     async def fetch(self, link: str, method: str = "GET", **headers: str) -> Reply:
         """
         Get something of the store; underscores in names stand for dashes.
@@ -140,6 +162,4 @@ async def calling(emulator: CohortsEmulator) -> AsyncIterator[Caller]:
     async with aiohttp.ClientSession(
         auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
-        # aiohttp repeats a GET whose answer was lost, and tells nobody.
-        session._retry_connection = False
         yield Caller(emulator, session)

@@ -226,14 +226,13 @@ async def test_hang_for_ever(caller: Caller, emulator: CohortsEmulator) -> None:
     No answer comes; leaving the emulator does not wait for one.
     """
     emulator.fail_next("list", faults.hang())
-    task = asyncio.create_task(caller.get(LIST))
+    task = asyncio.create_task(caller.raw(emulator.base_url + LIST))
     await asyncio.sleep(0.05)
     began = time.monotonic()
     await emulator.__aexit__(None, None, None)
 
     assert 1 > time.monotonic() - began
-    with pytest.raises(aiohttp.ServerDisconnectedError):
-        await task
+    assert b"" == await task
 
 
 async def test_an_expired_link(caller: Caller, emulator: CohortsEmulator) -> None:
@@ -479,8 +478,7 @@ async def test_no_answer_of_the_store(
     emulator.fail_next("store", faults.lost_answer(), faults.html())
     link = await caller.link("c1")
 
-    with pytest.raises(aiohttp.ServerDisconnectedError):
-        await caller.fetch(link)
+    assert b"" == await caller.raw(link)
 
     page = await caller.fetch(link)
 
