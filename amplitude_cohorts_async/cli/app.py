@@ -1,0 +1,113 @@
+"""
+The command and the part of it that only reads: list, show, usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Annotated, cast
+
+import typer
+
+from .._client import CohortsClient
+from .._version import VERSION
+from . import demo, emulate, exporting, render
+from .common import Connection, command
+from .exits import Exit
+
+__all__ = ("app", "run")
+
+app = typer.Typer(
+    add_completion=False,
+    help="Export, upload and sync cohorts of Amplitude.",
+    epilog=(
+        "Keys come from AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY. "
+        "Try `amplitude-cohorts demo`, which needs no account."
+    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# typer does not export the parent of its usage errors.
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(Exit.USAGE)
+
+
+@command(app, "list")
+def list_cohorts(
+    connection: Connection,
+    sync_info: Annotated[
+        bool, typer.Option("--sync-info", help="Ask for the syncs of each, too.")
+    ] = False,
+) -> None:
+    """
+    List the discoverable cohorts.
+    """
+    found = connection.run(
+        lambda client: client.list_cohorts(include_sync_info=sync_info)
+    )
+    connection.print("cohorts", found, render.cohorts)
+
+
+@command(app, "show")
+def show(
+    connection: Connection,
+    cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
+) -> None:
+    """
+    Show one cohort, as the list tells it; --json adds its definition.
+    """
+    found = connection.run(lambda client: client.get_cohort(cohort_id))
+    connection.print("cohort", found, render.cohort)
+
+
+@command(app, "usage")
+def usage(connection: Connection) -> None:
+    """
+    Show how many of this month's exports are spent.
+    """
+    found = connection.run(CohortsClient.get_usage)
+    connection.print("usage", found, render.usage)
+
+
+exporting.register(app)
+demo.register(app)
+emulate.register(app)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command with these arguments and return its exit code.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot write is no reason to fail.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    try:
+        code = typer.main.get_command(app)(
+            words, prog_name="amplitude-cohorts", standalone_mode=False
+        )
+    except _UsageError as error:
+        render.failure(error, Exit.USAGE, as_json="--json" in words)
+        return Exit.USAGE
+
+    return int(code or Exit.OK)

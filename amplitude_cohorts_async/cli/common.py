@@ -1,0 +1,193 @@
+"""
+What all commands share: options, and how a command is made of a function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Annotated, Concatenate, ParamSpec, TypeVar, get_type_hints
+
+import attrs
+import typer
+
+from .._client import CohortsClient
+from ..events import Event
+from ..protocols import EventHook
+from . import render
+from .exits import reported
+from .progress import Narrator
+
+__all__ = ("Connection", "Output", "command")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Options = TypeVar("Options", bound="Output")
+
+
+@attrs.frozen(kw_only=True)
+class Output:
+    """
+    The options of every command.
+    """
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, errors included.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = (
+        False
+    )
+
+    def print(self, name: str, value: T, show: Callable[[T], None]) -> None:
+        """
+        Print *value* on stdout: under its *name* as JSON, or as *show* does.
+        """
+        if self.as_json:
+            render.document(name, value)
+        else:
+            show(value)
+
+    def tell(self, words: str) -> None:
+        """
+        Say something on stderr, if somebody is there to read it.
+        """
+        if not self.quiet and sys.stderr.isatty():
+            sys.stderr.write(f"{words}\n")
+
+
+@attrs.frozen(kw_only=True)
+class Connection(Output):
+    """
+    The options of every command that asks the service.
+
+    There is no option for a key: other users of the machine can read the
+    arguments of a process.
+    """
+
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="us|eu", help="Instead of AMPLITUDE_REGION."),
+    ] = None
+    base_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Instead of AMPLITUDE_BASE_URL."),
+    ] = None
+    secret_key_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--secret-key-stdin",
+            help="Read the secret key from the first line of stdin.",
+        ),
+    ] = False
+
+    @property
+    def arguments(self) -> list[str]:
+        """
+        The options that another command needs to ask the same service.
+        """
+        given = {"--region": self.region, "--base-url": self.base_url}
+
+        return [
+            word
+            for name, value in given.items()
+            if value is not None
+            for word in (name, value)
+        ]
+
+    def run(
+        self,
+        work: Callable[[CohortsClient], Coroutine[object, object, T]],
+        *,
+        hook: EventHook | None = None,
+    ) -> T:
+        """
+        Do *work* with a client, and show how it goes where somebody watches.
+
+        Args:
+            hook: Told of the client's events as well.
+        """
+        overrides = self._overrides()
+
+        async def connected(narrator: Narrator) -> T:
+            def tell(event: Event) -> None:
+                narrator(event)
+                if hook is not None:
+                    hook(event)
+
+            async with CohortsClient.from_env(hook=tell, **overrides) as client:
+                return await work(client)
+
+        with Narrator(quiet=self.quiet) as narrator:
+            return asyncio.run(connected(narrator))
+
+    def _overrides(self) -> dict[str, object]:
+        overrides: dict[str, object] = {}
+
+        if self.region is not None:
+            # An option on the command line is stronger than any variable.
+            overrides |= {"region": self.region, "base_url": None}
+
+        if self.base_url is not None:
+            overrides["base_url"] = self.base_url
+
+        if self.secret_key_stdin:
+            overrides["secret_key"] = sys.stdin.readline().strip()
+
+        return overrides
+
+
+def command(
+    app: typer.Typer, name: str
+) -> Callable[
+    [Callable[Concatenate[Options, P], None]], Callable[Concatenate[Options, P], None]
+]:
+    """
+    Make a command of a function whose first argument holds the shared options.
+
+    Which ones, its annotation says: `Output` or `Connection`.
+    """
+
+    def register(
+        function: Callable[Concatenate[Options, P], None],
+    ) -> Callable[Concatenate[Options, P], None]:
+        app.command(name)(_flat(function))
+        return function
+
+    return register
+
+
+def _flat(function: Callable[..., None]) -> Callable[..., None]:
+    first, *own = inspect.signature(function, eval_str=True).parameters.values()
+    shared = _parameters_of(first.annotation)
+
+    @wraps(function)
+    def run(**given: object) -> None:
+        kept = {each.name: given.pop(each.name) for each in shared}
+        options: Output = first.annotation(**kept)
+
+        with reported(as_json=options.as_json):
+            function(options, **given)
+
+    # What typer reads: the shared options as if each command had spelt them.
+    both = [*own, *shared]
+    run.__annotations__ = {each.name: each.annotation for each in both}
+    vars(run)["__signature__"] = inspect.Signature(both)
+
+    return run
+
+
+def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:
+    hints = get_type_hints(options, include_extras=True)
+
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in attrs.fields(options)
+    ]

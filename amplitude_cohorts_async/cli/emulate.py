@@ -1,0 +1,90 @@
+"""
+``emulate``: Amplitude's API on this machine, for anybody's client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from ..testing import CohortsEmulator, Quotas
+from ..testing.demo import add_demo_cohorts, serve
+from .common import Output, command
+
+__all__ = ("register",)
+
+
+def register(app: typer.Typer) -> None:
+    """
+    Add this command.
+    """
+    command(app, "emulate")(emulate)
+
+
+def emulate(
+    output: Output,
+    *,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Of the API; 0 for any free one.")
+    ] = 0,
+    store_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Of the store behind the links.")
+    ] = 0,
+    users: Annotated[
+        int, typer.Option(min=0, help="Users in the largest cohort.")
+    ] = 2_000_000,
+    job_seconds: Annotated[
+        float, typer.Option(min=0, help="From the request of an export to its file.")
+    ] = 1.0,
+    link_seconds: Annotated[
+        float, typer.Option(min=0, help="How long a link is good.")
+    ] = 60.0,
+    no_limits: Annotated[
+        bool, typer.Option("--no-limits", help="Let any number of requests through.")
+    ] = False,
+) -> None:
+    """
+    Run an emulator of Amplitude's API on this machine, until Ctrl-C.
+
+    It prints the variables that point a client to it.
+    """
+    emulator = CohortsEmulator(
+        host=host,
+        port=port,
+        store_port=store_port,
+        job_seconds=job_seconds,
+        link_seconds=link_seconds,
+        quotas=Quotas.unlimited() if no_limits else None,
+    )
+    add_demo_cohorts(emulator, size=users)
+
+    def announce(running: CohortsEmulator) -> None:
+        output.print("emulator", _facts(running), lambda _: _environment(running))
+        sys.stdout.flush()
+        output.tell(f"Emulating Amplitude at {running.base_url}; Ctrl-C ends it.")
+
+    output.tell("Making up its users; the first time this takes some seconds.")
+
+    # It has no other end.
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(emulator, announce=announce))
+
+
+def _facts(emulator: CohortsEmulator) -> dict[str, object]:
+    return {
+        "base_url": emulator.base_url,
+        "store_url": emulator.store_url,
+        "environment": emulator.environment(),
+        "cohorts": emulator.cohort_ids,
+    }
+
+
+def _environment(emulator: CohortsEmulator) -> None:
+    for name, value in emulator.environment().items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")

@@ -1,0 +1,153 @@
+"""
+How an export goes, on stderr, for whoever watches: a terminal, or nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from ..events import (
+    BytesReceived,
+    Event,
+    ExportRequested,
+    LinkRenewed,
+    RetryScheduled,
+    StatusPolled,
+)
+from .render import printable
+
+__all__ = ("Narrator", "bars", "watched_terminal")
+
+_NARROW = 60
+"""
+Columns of a terminal below which speed and time have no room.
+"""
+
+
+class Narrator:
+    """
+    An event hook that draws a bar for each job; silent without a terminal.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        console = None if quiet else watched_terminal()
+        self._bars = None if console is None else bars(console)
+        self._tasks: dict[str, TaskID] = {}
+        self._names: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, event: Event, /) -> None:
+        """
+        Show what *event* says.
+        """
+        if self._bars is None:
+            return
+
+        match event:
+            case ExportRequested(cohort_id=cohort_id, request_id=request_id):
+                self._names[request_id] = f"cohort {cohort_id}"
+                self._show(self._bars, request_id, "requested")
+            case StatusPolled(request_id=request_id, word=word, elapsed=elapsed):
+                words = f"{word}, {elapsed:.0f} s"
+                self._show(self._bars, request_id, words)
+            case BytesReceived(request_id=request_id, received=received, total=total):
+                task = self._show(self._bars, request_id, "")
+                self._bars.update(task, completed=received, total=total)
+            case LinkRenewed(reason=reason):
+                self._note(self._bars, f"{reason}; going on with a fresh link")
+            case RetryScheduled(operation=operation, seconds=seconds, reason=reason):
+                self._note(
+                    self._bars, f"{operation}: {reason}; again in {seconds:.1f} s"
+                )
+            case _:
+                pass
+
+    def _show(self, shown: Progress, request_id: str, words: str) -> TaskID:
+        # Not before there is something to show: most commands have no job.
+        shown.start()
+        name = self._names.setdefault(request_id, f"export {request_id}")
+        text = printable(f"{name} {words}".strip())
+
+        if request_id not in self._tasks:
+            self._tasks[request_id] = shown.add_task(text, total=None)
+
+        shown.update(self._tasks[request_id], description=text)
+
+        return self._tasks[request_id]
+
+    def _note(self, shown: Progress, words: str) -> None:
+        shown.console.print(Text(printable(words)))
+
+
+def watched_terminal() -> Console | None:
+    """
+    Return stderr when it is a terminal that can draw, else None.
+    """
+    # Our own look at it: FORCE_COLOR would have rich take a file for one.
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+
+    return Console(stderr=True)
+
+
+def bars(console: Console) -> Progress:
+    """
+    Return a display of downloads that fits the terminal, not started yet.
+    """
+    wide = [_Moving(TransferSpeedColumn()), _Moving(TimeRemainingColumn())]
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _Moving(DownloadColumn()),
+        *(wide if console.width >= _NARROW else ()),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+class _Moving(ProgressColumn):
+    """
+    A column that is empty until bytes arrive.
+    """
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self._column = column
+
+    def render(self, task: Task) -> Text:
+        """
+        Show the column, or nothing yet.
+        """
+        shown = self._column.render(task) if task.completed else None
+        return shown if isinstance(shown, Text) else Text()
