@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import errors, limits
 from ._client import CohortsClient
+from ._io.ids import read_ids
 from ._io.limiter import LocalLimiter
 from ._io.rows import MemberStream
 from ._job import ExportJob
@@ -51,4 +52,5 @@ __all__ = (
     "errors",
     "export_cohort",
     "limits",
+    "read_ids",
 )

@@ -4,11 +4,12 @@ The world in which the documents' examples run: a fake vendor, and time that jum
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async._io.clock import SystemClock
+from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 IDS = [f"user-{number}" for number in range(100)]
@@ -23,9 +24,8 @@ def world(
     """
     An empty folder with `ids.txt`, two cohorts, and no need to wait for anything.
     """
-    clock = cohorts_emulator.clock
-    for name in ("now", "utcnow", "sleep"):
-        monkeypatch.setattr(SystemClock, name, staticmethod(getattr(clock, name)))
+    from_env = partial(CohortsClient.from_env, clock=cohorts_emulator.clock)
+    monkeypatch.setattr(CohortsClient, "from_env", from_env)
 
     monkeypatch.chdir(tmp_path)
     Path("ids.txt").write_text("\n".join(IDS))
