@@ -65,7 +65,7 @@ def read_header(names: Sequence[str]) -> Header:
         user_id=places.get("user_id"),
         group=places.get("group_value"),
         properties=tuple(
-            zip(others, _distinct([names[place] for place in others]), strict=True)
+            zip(others, distinct([names[place] for place in others]), strict=True)
         ),
     )
 
@@ -73,7 +73,10 @@ def read_header(names: Sequence[str]) -> Header:
 _KNOWN = ("amplitude_id", "user_id", "group_value")
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
+    """
+    Number the later ones of equal names, so that each name stands once.
+    """
     taken = set(names)
     seen: set[str] = set()
     distinct: list[str] = []
