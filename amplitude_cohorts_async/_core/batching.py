@@ -202,7 +202,7 @@ class Batcher:
     Cuts a stream of ids into batches, encoding as it goes.
     """
 
-    def __init__(self, *, size: int = MOST_IDS) -> None:
+    def __init__(self, *, size: int) -> None:
         self._size = size
         self._index = 0
         self._begin()

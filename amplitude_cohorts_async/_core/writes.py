@@ -203,7 +203,7 @@ class UploadAnswer:
 
     cohort_id: str | None
     matched: int | None = None
-    invalid_sample: Sequence[str] = ()
+    invalid_sample: Sequence[str] = attrs.field(factory=list[str])
 
 
 def upload_answer(spec: Upload, request: Request, response: Response) -> UploadAnswer:

@@ -13,7 +13,7 @@ from itertools import compress
 
 import attrs
 
-from .._core.batching import Batch, Batcher, Distinct
+from .._core.batching import MOST_IDS, Batch, Batcher, Distinct
 from ..errors import InvalidInputError
 from .ids import Ids
 
@@ -74,7 +74,7 @@ class Source:
             InvalidInputError: An id is none, there are too many, one is both
                 added and removed, or they are others than at the first look.
         """
-        batcher = Batcher()
+        batcher = Batcher(size=MOST_IDS)
 
         async with aclosing(self._fresh()) as slices:
             async for ids in slices:
@@ -132,7 +132,7 @@ async def surveyed(
     if not ids.again:
         return Source(ids=ids, distinct=distinct, apart_from=apart_from)
 
-    batcher = Batcher()
+    batcher = Batcher(size=MOST_IDS)
     digests: list[str] = []
     flags = bytearray()
 

@@ -14,15 +14,15 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
     Collection,
+    Generator,
     Iterable,
     Iterator,
     Sequence,
 )
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -74,7 +74,7 @@ class IdFile(Collection[str]):
                     yield id_
 
     def __iter__(self) -> Iterator[str]:
-        with _open(self.path) as file:
+        with _translated(self.path), _open(self.path) as file:
             position = 0
             while lines := _read_lines(file, self.path, first=not position):
                 yield from checked_ids(lines, position=position)
@@ -104,11 +104,14 @@ class Ids:
 
         again: Whether it can be read more than once.
 
+        path: The file it is read from, if it is one.
+
         ordered: Whether a later process would read it in the same order.
     """
 
     open: Callable[[], AsyncGenerator[Sequence[object]]]
     again: bool
+    path: Path | None = None
     ordered: bool = True
 
     async def slices(self) -> AsyncGenerator[list[str]]:
@@ -149,8 +152,7 @@ def ids_of(source: IdSource) -> Ids:
 
     if isinstance(source, os.PathLike):
         path = Path(source)
-        # A pipe can be read once only.
-        return Ids(open=lambda: _file_lines(path), again=path.is_file())
+        return Ids(open=lambda: _file_lines(path), again=True, path=path)
 
     if isinstance(source, AsyncIterable):
         return Ids(open=lambda: _gathered(source), again=False)
@@ -182,10 +184,14 @@ async def settled(ids: Ids) -> AsyncGenerator[Ids]:
 
     What ends there can be checked as a whole before anything is sent.
     """
-    if ids.again:
+    # A pipe has a path, too, and can be read once only.
+    if ids.again and (
+        ids.path is None or await anyio.to_thread.run_sync(ids.path.is_file)
+    ):
         yield ids
         return
 
+    ids = attrs.evolve(ids, again=False)
     head: list[str] = []
 
     async with aclosing(ids.slices()) as slices:
@@ -251,11 +257,15 @@ async def _gathered(
 ) -> AsyncGenerator[Sequence[object]]:
     part: list[object] = []
 
-    async for id_ in ids:
-        part.append(id_)
-        if len(part) == SLICE:
-            yield part
-            part = []
+    # A generator that nobody closes would keep its database cursor open.
+    closing = aclosing(ids) if isinstance(ids, AsyncGenerator) else nullcontext()
+
+    async with closing:
+        async for id_ in ids:
+            part.append(id_)
+            if len(part) == SLICE:
+                yield part
+                part = []
 
     yield part
 
@@ -333,19 +343,22 @@ async def _opened(path: Path) -> AsyncGenerator[BinaryIO]:
         file.close()
 
 
-def _in_thread(work: Callable[[], T], path: Path) -> Awaitable[T]:
-    def translated() -> T:
-        try:
-            return work()
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(
-                f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
-            ) from error
-        except CsvError as error:
-            raise InvalidInputError(
-                f"{path} is no file of members: {error}; export it again"
-            ) from error
-        except (EOFError, OSError, zlib.error) as error:
-            raise InvalidInputError(f"{path} cannot be read: {error}") from error
+async def _in_thread(work: Callable[[], T], path: Path) -> T:
+    with _translated(path):
+        return await anyio.to_thread.run_sync(work)
 
-    return anyio.to_thread.run_sync(translated)
+
+@contextmanager
+def _translated(path: Path) -> Generator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
+    except CsvError as error:
+        raise InvalidInputError(
+            f"{path} is no file of members: {error}; export it again"
+        ) from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,362 @@
+"""
+What an upload and an update send, and what the answers mean.
+
+The examples are the vendor's:
+https://amplitude.com/docs/apis/analytics/behavioral-cohorts
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core.wire import Replay, Request, Response
+from amplitude_cohorts_async._core.writes import (
+    Membership,
+    Upload,
+    UploadAnswer,
+    find_created,
+    membership,
+    skipped_ids,
+    upload,
+    upload_answer,
+)
+from amplitude_cohorts_async.errors import InvalidInputError, UnexpectedResponseError
+from amplitude_cohorts_async.models import Cohort, IdType, Routes
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, 700_000, tzinfo=UTC)
+
+CREATE = """{
+    "name": "New Cohort",
+    "app_id": 153957,
+    "id_type": "BY_AMP_ID",
+    "ids": [
+            "10101010101010ID1",
+            "00000010101010ID2"
+    ],
+    "owner": "datamonster@amplitude.com",
+    "published": true
+}"""
+
+# Without the vendor's trailing comma, which is no JSON.
+CHANGE = """{
+"cohort_id":"1a2bc3d",
+"memberships": [
+    {
+        "ids" : ["111","222"],
+        "id_type" : "BY_ID",
+        "operation" : "ADD"
+    },
+    {
+        "ids" : ["333","444"],
+        "id_type" : "BY_ID",
+        "operation" : "REMOVE"
+    }
+    ],
+"skip_invalid_ids":true
+}"""
+
+UPLOADED = """{
+  "cohortId": "COHORT_ID",
+  "metadata": {
+    "matched": 1234,
+    "totals": 1232,
+    "invalid_ids_sample": ["INVALID_ID1", "INVALID_ID2"]
+  }
+}"""
+
+
+def a_spec(**changes: object) -> Upload:
+    """
+    The vendor's example, or a change of it.
+    """
+    fields: dict[str, object] = {
+        "name": "New Cohort",
+        "app_id": 153957,
+        "id_type": IdType.AMPLITUDE_ID,
+        "owner": "datamonster@amplitude.com",
+    }
+
+    return Upload(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def sent(request: Request) -> dict[str, object]:
+    """
+    Decode what a request sends.
+    """
+    return dict(json.loads(request.body or b""))
+
+
+def answer(document: object, *, status: int = 200) -> Response:
+    """
+    An answer of JSON.
+    """
+    return Response(status=status, headers={}, body=json.dumps(document).encode())
+
+
+UPLOAD_REQUEST = upload(a_spec(), b'"a"')
+CHANGE_REQUEST = membership("c", Membership(id_type=IdType.USER_ID), [("ADD", b'"a"')])
+
+
+def test_upload_sends_the_documented_example():
+    """
+    The vendor's example, as a JSON value and in its order.
+    """
+    request = upload(a_spec(), b'"10101010101010ID1","00000010101010ID2"')
+
+    assert json.dumps(json.loads(CREATE)) == json.dumps(sent(request))
+    assert ("POST", "/api/3/cohorts/upload") == (request.method, request.path)
+
+
+def test_update_sends_the_documented_example():
+    """
+    The vendor's example, as a JSON value and in its order.
+    """
+    spec = Membership(id_type=IdType.AMPLITUDE_ID)
+    changes = [("ADD", b'"111","222"'), ("REMOVE", b'"333","444"')]
+    request = membership("1a2bc3d", spec, changes)  # type: ignore[arg-type]
+
+    assert json.dumps(json.loads(CHANGE)) == json.dumps(sent(request))
+    assert ("POST", "/api/3/cohorts/membership") == (request.method, request.path)
+
+
+def test_the_example_by_name():
+    """
+    User ids are names to this endpoint.
+    """
+    spec = Membership(id_type=IdType.USER_ID)
+    request = membership("1a2bc3d", spec, [("ADD", b'"asd","qwe"')])
+
+    assert {"ids": ["asd", "qwe"], "id_type": "BY_NAME", "operation": "ADD"} == (
+        json.loads(request.body or b"")["memberships"][0]
+    )
+
+
+def test_every_documented_parameter_is_sent():
+    """
+    Each option goes by the vendor's own name.
+    """
+    spec = a_spec(
+        id_type=IdType.USER_ID,
+        group="company",
+        published=False,
+        validate_only=True,
+        skip_invalid_ids=False,
+        replace="1a2bc3d",
+    )
+
+    assert {
+        "name": "New Cohort",
+        "app_id": 153957,
+        "id_type": "BY_USER_ID",
+        "cg": "company",
+        "ids": ["a"],
+        "owner": "datamonster@amplitude.com",
+        "published": False,
+        "skip_save": True,
+        "skip_invalid_ids": False,
+        "existing_cohort_id": "1a2bc3d",
+    } == sent(upload(spec, b'"a"'))
+
+
+def test_count_group_is_sent_unless_it_is_the_default():
+    """
+    Members of a group cohort are groups, and the request says so.
+    """
+    spec = Membership(
+        id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
+    )
+    fields = sent(membership("c", spec, [("REMOVE", b'"a"')]))
+
+    assert ("company", False) == (fields["count_group"], fields["skip_invalid_ids"])
+    assert "count_group" not in sent(CHANGE_REQUEST)
+
+
+def test_what_follows_an_upload_is_of_its_kind():
+    """
+    The rest of an upload is added with the same type of id and group.
+    """
+    assert Membership(
+        id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
+    ) == (a_spec(id_type=IdType.USER_ID, group="company", skip_invalid_ids=False).rest)
+    assert Membership(id_type=IdType.AMPLITUDE_ID) == a_spec().rest
+
+
+@given(st.text(min_size=1).filter(str.strip), st.lists(st.text()))
+def test_bodies_are_those_of_json_dumps(name: str, ids: list[str]):
+    """
+    Whatever stands in the fields, ids go where ids belong.
+    """
+    ids_json = json.dumps(ids, separators=(",", ":"))[1:-1].encode()
+    expected = sent(upload(a_spec(name=name), b"")) | {"ids": ids}
+    body = upload(a_spec(name=name), ids_json).body
+
+    assert json.dumps(expected, separators=(",", ":")).encode() == body
+
+
+@pytest.mark.parametrize(
+    ("changes", "replay"),
+    [
+        ({}, Replay.UNSAFE),
+        ({"replace": "1a2bc3d"}, Replay.SAFE),
+        ({"validate_only": True}, Replay.SAFE),
+    ],
+)
+def test_only_creating_must_not_be_repeated(changes: dict[str, object], replay: Replay):
+    """
+    A second creation makes a second cohort; all else ends the same.
+    """
+    assert replay is upload(a_spec(**changes), b'"a"').replay
+    assert Replay.SAFE is CHANGE_REQUEST.replay
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": " "}, "name is a text"),
+        ({"name": 7}, "name is a text"),
+        ({"id_type": "BY_AMP_ID"}, "IdType.USER_ID"),
+        ({"app_id": None}, "AMPLITUDE_APP_ID"),
+        ({"app_id": "153957"}, "whole number"),
+        ({"app_id": True}, "whole number"),
+        ({"app_id": 0}, "whole number"),
+        ({"owner": None}, "AMPLITUDE_OWNER"),
+        ({"owner": ""}, "owner is a text"),
+        ({"group": ""}, "group is a text"),
+        ({"replace": ""}, "cohort id"),
+        ({"published": 1}, "published is True or False"),
+        ({"skip_invalid_ids": None}, "skip_invalid_ids is True or False"),
+        ({"validate_only": "no"}, "validate_only is True or False"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_sent(
+    changes: dict[str, object], reason: str
+):
+    """
+    The message says which argument, and what it should be.
+    """
+    with pytest.raises(InvalidInputError, match=reason):
+        a_spec(**changes)
+
+
+def test_the_other_description_needs_less_and_has_less():
+    """
+    It requires a name and ids only, and knows no membership endpoint.
+    """
+    spec = a_spec(app_id=None, owner=None, routes=Routes.OPENAPI)
+
+    assert {"name", "id_type", "ids", "published"} == set(sent(upload(spec, b'"a"')))
+    with pytest.raises(InvalidInputError, match="no membership endpoint"):
+        membership("c", spec.rest, [("ADD", b'"a"')])
+
+
+def test_the_documented_answer_is_read():
+    """
+    More matches than ids, as in the vendor's sample, are taken as they are.
+    """
+    expected = UploadAnswer(
+        cohort_id="COHORT_ID",
+        matched=1234,
+        invalid_sample=["INVALID_ID1", "INVALID_ID2"],
+    )
+    read = upload_answer(a_spec(), UPLOAD_REQUEST, answer(json.loads(UPLOADED)))
+
+    assert expected == read
+
+
+@pytest.mark.parametrize(
+    ("changes", "document", "expected"),
+    [
+        ({}, {"cohort_id": "c"}, UploadAnswer(cohort_id="c")),
+        ({}, {"cohortId": 7, "metadata": None}, UploadAnswer(cohort_id="7")),
+        ({"replace": "r"}, {}, UploadAnswer(cohort_id="r")),
+        ({"validate_only": True}, {}, UploadAnswer(cohort_id=None)),
+        (
+            {"validate_only": True},
+            {"cohortId": "c", "metadata": {"matched": 2}},
+            UploadAnswer(cohort_id=None, matched=2),
+        ),
+    ],
+)
+def test_answers_are_read_tolerantly(
+    changes: dict[str, object], document: object, expected: UploadAnswer
+):
+    """
+    Either spelling of the id; none where there is nothing to name.
+    """
+    spec = a_spec(**changes)
+
+    assert expected == upload_answer(spec, UPLOAD_REQUEST, answer(document))
+
+
+@pytest.mark.parametrize("document", [{}, {"cohortId": "c", "error": {"type": "x"}}])
+def test_an_upload_that_names_no_cohort_is_unclear(document: object):
+    """
+    A success without a cohort, or with an error in it, is neither.
+    """
+    with pytest.raises(UnexpectedResponseError, match="without saying what") as raised:
+        upload_answer(a_spec(), UPLOAD_REQUEST, answer(document))
+
+    assert "$.cohortId" == raised.value.path
+
+
+def test_skipped_ids_are_read():
+    """
+    All entries count; what is missing skipped nothing.
+    """
+    results = [
+        {"skipped_ids": ["a", 7], "id_type": "BY_NAME", "operation": "ADD"},
+        {"skipped_ids": ["b"], "operation": "ADD"},
+        {"operation": "ADD"},
+    ]
+    document = {"cohort_id": "c", "memberships_result": results}
+
+    assert ["a", "7", "b"] == skipped_ids(CHANGE_REQUEST, answer(document))
+    assert [] == skipped_ids(CHANGE_REQUEST, answer({"cohort_id": "c"}))
+    with pytest.raises(UnexpectedResponseError, match="tells of an error"):
+        skipped_ids(CHANGE_REQUEST, answer({"error": "no"}))
+
+
+def a_cohort(**changes: object) -> Cohort:
+    """
+    The cohort that the example upload would make.
+    """
+    fields: dict[str, object] = {
+        "id": "c",
+        "name": "New Cohort",
+        "owners": ("DataMonster@amplitude.com",),
+        "type": "manual_upload",
+        "created_at": NOW.replace(microsecond=0),
+    }
+
+    return Cohort(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_the_cohort_of_a_lost_answer_is_found():
+    """
+    Whole seconds and a clock a little behind do not hide it.
+    """
+    ours = a_cohort()
+    late = a_cohort(created_at=NOW - timedelta(seconds=1.5), type=None)
+    others = [a_cohort(name="Other"), a_cohort(created_at=NOW - timedelta(seconds=3))]
+    found = find_created([*others, ours], a_spec(), attempted_at=NOW)
+
+    assert ([ours], [ours]) == (found.certain, found.possible)
+    assert [late] == find_created([late], a_spec(), attempted_at=NOW).certain
+
+
+@pytest.mark.parametrize(
+    "changes", [{"owners": ()}, {"type": "redshift"}, {"created_at": None}]
+)
+def test_a_doubtful_cohort_is_a_candidate(changes: dict[str, object]):
+    """
+    What fits in name only is told, not taken.
+    """
+    doubtful = a_cohort(**changes)
+    found = find_created([doubtful], a_spec(), attempted_at=NOW)
+
+    assert ([], [doubtful]) == (found.certain, found.possible)

@@ -1,0 +1,217 @@
+"""
+Ids from files, iterables and streams.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core.batching import SLICE
+from amplitude_cohorts_async._io.ids import (
+    IdFile,
+    IdSource,
+    ids_of,
+    ids_of_stream,
+    read_ids,
+    settled,
+)
+from amplitude_cohorts_async.errors import InvalidInputError
+
+
+async def read(source: IdSource) -> list[str]:
+    """
+    Read all ids, and look at the slices they come in.
+    """
+    ids: list[str] = []
+
+    async with aclosing(ids_of(source).slices()) as slices:
+        async for part in slices:
+            assert len(part) <= SLICE
+            ids += part
+
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", []),
+        (b"ann", ["ann"]),
+        (b"ann\nbob\n", ["ann", "bob"]),
+        (b"ann\r\nbob\r\n", ["ann", "bob"]),
+        (b"\xef\xbb\xbfann\n", ["ann"]),
+        (b"\n\nann\n\n\nbob\n\n", ["ann", "bob"]),
+        (b"\n" * 100_000 + b"ann\n", ["ann"]),
+        ("zoë\nBöb Smith\n".encode(), ["zoë", "Böb Smith"]),
+        (gzip.compress(b"ann\nbob\n"), ["ann", "bob"]),
+    ],
+)
+async def test_a_file_has_one_id_a_line(
+    tmp_path: Path, content: bytes, expected: list[str]
+):
+    """
+    Whoever wrote it: Windows, a spreadsheet, gzip. Blank lines are no ids.
+    """
+    file = tmp_path / "ids.txt"
+    file.write_bytes(content)
+
+    assert expected == await read(file)
+    assert expected == [id_ async for id_ in read_ids(str(file))]
+
+
+def test_a_file_can_be_walked_without_a_loop(tmp_path: Path):
+    """
+    A plain loop, `len()` and `in` read it where they are.
+    """
+    file = tmp_path / "ids.txt"
+    file.write_text("ann\nbob\n")
+
+    assert ["ann", "bob"] == list(read_ids(file))
+    assert 2 == len(read_ids(file))
+    assert "bob" in read_ids(file)
+    assert "eve" not in read_ids(file)
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        list(read_ids(tmp_path))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 30_000), st.integers(1, 12))
+async def test_blocks_leave_no_trace(tmp_path: Path, count: int, width: int):
+    """
+    A file of any size, read in pieces, has all its ids in order.
+    """
+    file = tmp_path / "ids.txt"
+    ids = [f"{number:0{width}}ü" for number in range(count)]
+    file.write_text("\n".join(ids), encoding="utf-8")
+
+    assert ids == await read(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'"amplitude_id","user_id"\n"1","ann"\n', "has columns"),
+        (b"user_id,plan\nann,pro\n", "has columns"),
+        ("ann\n".encode("utf-16"), "not UTF-8"),
+        (b"\x1f\x8b rubbish", "cannot be read"),
+        (gzip.compress(b"ann\n" * 100_000)[:-9], "cannot be read"),
+        (b"ann\nb\tob\n", "id number 2 holds"),
+        (b"a" * 2_000, "has 2,000 characters"),
+    ],
+)
+async def test_another_file_is_refused(tmp_path: Path, content: bytes, reason: str):
+    """
+    The message says what it looks like, and what to do.
+    """
+    file = tmp_path / "ids.txt"
+    file.write_bytes(content)
+
+    with pytest.raises(InvalidInputError, match=reason):
+        await read(file)
+
+
+async def test_a_file_is_read_in_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    A slow disk must not stop the loop.
+    """
+    file = tmp_path / "ids.txt"
+    file.write_text("ann\n")
+    threads: list[int] = []
+    path_open = Path.open
+
+    def spy(self: Path, *args: object) -> object:
+        threads.append(threading.get_ident())
+        return path_open(self, *args)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", spy)
+    await read(file)
+
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_a_pipe_is_read_once(tmp_path: Path):
+    """
+    It has a path and yet no second reading; small ones are settled in memory.
+    """
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("ann\nbob\n",))
+    writer.start()
+
+    async with settled(ids_of(pipe)) as ids:
+        assert ids.again
+        for _ in range(2):
+            assert [["ann", "bob"]] == [part async for part in ids.slices()]
+
+    writer.join()
+
+
+async def test_standard_input_is_a_stream():
+    """
+    An open file is read from where it is, once.
+    """
+    ids = ids_of_stream(io.BytesIO(b"ann\nbob\n"), "standard input")
+
+    assert not ids.again
+    assert [["ann", "bob"]] == [part async for part in ids.slices()]
+
+
+async def test_long_streams_stay_streams(monkeypatch: pytest.MonkeyPatch):
+    """
+    What is longer than a request is not taken into memory; nothing is lost.
+    """
+    taken = 0
+
+    async def stream() -> AsyncIterator[int]:
+        nonlocal taken
+        for number in range(10_000):
+            taken += 1
+            yield number
+
+    monkeypatch.setattr("amplitude_cohorts_async._io.ids.MOST_IDS", 2_500)
+
+    async with settled(ids_of(stream())) as ids:
+        assert not ids.again
+        assert 3_000 == taken
+        read = [id_ async for part in ids.slices() for id_ in part]
+
+    assert [str(number) for number in range(10_000)] == read
+
+
+async def test_a_stream_is_closed_when_its_reader_leaves():
+    """
+    A database cursor in a generator does not stay open.
+    """
+    closed: list[bool] = []
+
+    async def stream() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "ann"
+        finally:
+            closed.append(True)
+
+    async with aclosing(ids_of(stream()).slices()) as slices:
+        await anext(slices)
+
+    assert [True] == closed
+
+
+def test_a_file_says_which_it_is():
+    """
+    Its representation has the path and reads nothing.
+    """
+    assert "IdFile('/nowhere/ids.txt')" == repr(IdFile("/nowhere/ids.txt"))
