@@ -9,4 +9,5 @@ pytest_plugins = [
     "support.canary",
     "support.servers",
     "support.emulation",
+    "support.exporting",
 ]

@@ -13,7 +13,7 @@ import attrs
 from ..errors import UnexpectedResponseError
 from .redact import redact_url
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 def is_loopback(host: str | None) -> bool:
@@ -43,7 +43,7 @@ def link_target(asked: str, location: str | None) -> str:
 
     Raises:
         UnexpectedResponseError: There is none, it would send the file's link
-            in the clear, or it carries credentials of its own.
+            in the clear, it carries credentials of its own, or it is no URL.
     """
     if not location:
         raise UnexpectedResponseError(
@@ -51,9 +51,15 @@ def link_target(asked: str, location: str | None) -> str:
             "Location is missing; try again later"
         )
 
-    # A presigned URL is signed as it stands: nothing may be quoted anew.
-    target = location if "://" in location else urljoin(asked, location)
-    parts = urlsplit(target)
+    try:
+        target = _joined(asked, location)
+        parts = urlsplit(target)
+        _ = parts.port
+    except ValueError as error:
+        raise UnexpectedResponseError(
+            f"the file's link cannot be read ({error}); try again later"
+        ) from None
+
     encrypted = parts.scheme == "https"
 
     if not encrypted and not (parts.scheme == "http" and is_loopback(parts.hostname)):
@@ -67,6 +73,19 @@ def link_target(asked: str, location: str | None) -> str:
         )
 
     return target
+
+
+def _joined(asked: str, location: str) -> str:
+    # A presigned URL is signed as it stands: nothing may be quoted anew, and
+    # no path made shorter, as joining does.
+    if urlsplit(location).scheme:
+        return location
+
+    if location.startswith("/") and not location.startswith("//"):
+        asked_parts = urlsplit(asked)
+        return f"{asked_parts.scheme}://{asked_parts.netloc}{location}"
+
+    return urljoin(asked, location)
 
 
 @attrs.frozen(kw_only=True)

@@ -17,6 +17,7 @@ from ..errors import (
     AuthenticationError,
     BadRequestError,
     InvalidIdsError,
+    InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
@@ -25,6 +26,7 @@ from ..errors import (
 )
 from ..models import Cohort, ExportStatus, Usage
 from .converter import structure
+from .ids import checked_id
 from .redact import redact_links
 from .wire import Request, Response
 
@@ -48,7 +50,7 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
     """
     try:
         document = json.loads(response.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
 
     if isinstance(document, dict):
@@ -97,14 +99,17 @@ def export_request_id(request: Request, response: Response) -> str:
     document = decode(request, response)
     request_id = document.get("request_id", document.get("requestId"))
 
-    if isinstance(request_id, str | int) and request_id != "":
+    if isinstance(request_id, int) and not isinstance(request_id, bool):
         return str(request_id)
 
-    raise UnexpectedResponseError(
-        "the export was accepted without a request id, so it cannot be followed; "
-        "see in `get_usage()` whether it was counted",
-        path="$.request_id",
-    )
+    try:
+        return checked_id(request_id, "request id")
+    except InvalidInputError as error:
+        raise UnexpectedResponseError(
+            f"the export was accepted without a request id, so it cannot be followed "
+            f"({error}); see in `get_usage()` whether it was counted",
+            path="$.request_id",
+        ) from None
 
 
 def answered_at(response: Response, *, now: datetime) -> datetime:
@@ -218,7 +223,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
 def _envelope(body: bytes) -> Mapping[str, object]:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
     if not isinstance(document, dict):

@@ -18,10 +18,35 @@ from yarl import URL
 
 from .._core.redact import Redactor, redact_url
 from .._core.wire import Replay, Request, Response
-from ..errors import ConnectionFailedError, RequestTimeoutError, TransportError
+from ..errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    RequestTimeoutError,
+    TransportError,
+)
 from .answer import Answer, Border
+from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
+
+
+class AnswerLost(aiohttp.ClientError):
+    """
+    The connection ended before there was an answer.
+    """
+
+
+async def _once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    # aiohttp repeats a GET whose answer was lost by itself, and that would
+    # spend a second export behind our back. It does so for these exceptions.
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise AnswerLost(f"{type(error).__name__}: {error}") from error
 
 
 class Transport:
@@ -53,6 +78,13 @@ class Transport:
         self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
         self._own: dict[str, aiohttp.ClientSession] = {}
+        self._is_closed = False
+
+        if session is not None and session.auth is not None:
+            raise ConfigurationError(
+                "the session has credentials of its own (auth=), and the keys could "
+                "not be sent beside them; make it without"
+            )
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncIterator[Answer]:
@@ -73,17 +105,14 @@ class Transport:
 
         with border():
             response = await self._amplitude(request.replay).request(
-                # aiohttp sends a request whose answer was lost once more by
-                # itself when its method is among "GET", "PUT", ...; that would
-                # spend a second export behind our back. It knows them in upper
-                # case only, and writes them so.
-                request.method.lower(),
+                request.method,
                 URL(url, encoded=True),
                 # As a file it is sent in pieces, with turns for others between.
                 data=None if request.body is None else BytesIO(request.body),
                 headers=self._headers(request),
                 allow_redirects=False,
                 auto_decompress=not is_file,
+                middlewares=(_once,),
                 proxy=self._proxy,
                 raise_for_status=False,
                 timeout=self._timeout(is_file=is_file),
@@ -108,7 +137,7 @@ class Transport:
 
         with border():
             response = await self._store().request(
-                "get",
+                "GET",
                 URL(link, encoded=True),
                 headers={
                     # What a proxy would compress could not be resumed.
@@ -118,6 +147,7 @@ class Transport:
                 },
                 allow_redirects=False,
                 auto_decompress=False,
+                middlewares=(_once,),
                 proxy=self._proxy,
                 raise_for_status=False,
                 timeout=self._timeout(is_file=True),
@@ -139,7 +169,8 @@ class Transport:
         """
         body = await answer.read()
 
-        if answer.status >= 400:  # noqa: PLR2004 - errors end up in messages
+        # What is no success, or no JSON, may be quoted in a message.
+        if answer.status >= 400 or not body.startswith(b"{"):  # noqa: PLR2004
             body = self._redactor.body(body)
 
         return Response(status=answer.status, headers=answer.headers, body=body)
@@ -148,6 +179,10 @@ class Transport:
         """
         Close our own connections; a session given by the caller stays open.
         """
+        self._is_closed = True
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         while self._own:
             _, session = self._own.popitem()
             await session.close()
@@ -177,6 +212,8 @@ class Transport:
         )
 
     def _amplitude(self, replay: Replay) -> aiohttp.ClientSession:
+        self._check_open()
+
         if self._given is not None:
             return self._given
 
@@ -188,6 +225,8 @@ class Transport:
         return self._session("kept" if kept else "fresh", force_close=not kept)
 
     def _store(self) -> aiohttp.ClientSession:
+        self._check_open()
+
         if self._given is None or self._given.connector is None:
             return self._session("store", force_close=False)
 
@@ -201,6 +240,11 @@ class Transport:
             )
 
         return self._own["store"]
+
+    def _check_open(self) -> None:
+        # A job may outlive its client; a session made for it would stay open.
+        if self._is_closed:
+            raise ConfigurationError("this client is closed; make another one")
 
     def _session(self, name: str, *, force_close: bool) -> aiohttp.ClientSession:
         if name not in self._own:
@@ -225,9 +269,12 @@ class Transport:
         return border
 
     def _translated(self, what: str, address: str, error: Exception) -> TransportError:
-        reason = self._redactor.text(f"{type(error).__name__}: {error}".rstrip(": "))
+        reason = self._redactor.text(_said(error))
         unsent = isinstance(
-            error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+            error,
+            aiohttp.ClientConnectorError
+            | aiohttp.ConnectionTimeoutError
+            | aiohttp.ClientHttpProxyError,
         )
 
         if isinstance(error, TimeoutError):
@@ -242,3 +289,13 @@ class Transport:
             f"and try again",
             may_have_happened=not unsent,
         )
+
+
+def _said(error: Exception) -> str:
+    name = type(error).__name__
+
+    # What cannot be parsed is quoted by aiohttp: the ids of members, perhaps.
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
+        return name
+
+    return f"{name}: {error}".rstrip(": ")
