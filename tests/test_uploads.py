@@ -523,7 +523,7 @@ async def test_killed_at_any_moment_it_resumes_to_the_wanted_set(
         pytest.fail("it never came to its end")
 
 
-def _kill_at(patch: pytest.MonkeyPatch, client: CohortsClient, moment: int) -> None:
+def _kill_at(patch: pytest.MonkeyPatch, moment: int) -> None:
     # Kills before or after the nth thing that the world can see.
     left = [moment]
 

@@ -22,7 +22,7 @@ from collections.abc import (
     Sequence,
 )
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -258,9 +258,10 @@ async def _gathered(
     part: list[object] = []
 
     # A generator that nobody closes would keep its database cursor open.
-    closing = aclosing(ids) if isinstance(ids, AsyncGenerator) else nullcontext()
+    async with AsyncExitStack() as stack:
+        if isinstance(ids, AsyncGenerator):
+            stack.push_async_callback(cast("AsyncGenerator[object]", ids).aclose)
 
-    async with closing:
         async for id_ in ids:
             part.append(id_)
             if len(part) == SLICE:
