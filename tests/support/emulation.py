@@ -23,6 +23,16 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
+def cohorts_emulator_setup() -> CohortsEmulator:
+    """
+    The emulator of the public plugin, with the canary keys as well.
+    """
+    return CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=FakeClock(flows=True)
+    )
+
+
+@pytest.fixture
 async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
     """
     A fake vendor on the test's own loop and clock, with the canary keys.
