@@ -29,7 +29,7 @@ from ._io.registry import limiter_for
 from ._io.session import Session
 from ._io.transport import Transport
 from ._io.writing import OnSkipped
-from ._job import ExportJob
+from ._job import ExportJob, checked_timeout
 from ._many import ExportBatch, ManyOptions
 from ._membership import update_membership
 from ._plan import Known, make_plan, starts_of
@@ -298,6 +298,7 @@ class CohortsClient:
                 it is returned again as `SavedExport.unchanged`, and no export
                 is spent.
         """
+        checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_target, to, format)
         wanted = requests.checked_properties(properties)
         exports = self._exports
@@ -357,7 +358,7 @@ class CohortsClient:
         options = ManyOptions(
             wanted=requests.checked_properties(properties),
             format=checked_format(format),
-            timeout=timeout,
+            timeout=checked_timeout(timeout),
             at_once=at_once,
             skip_unchanged=skip_unchanged,
         )

@@ -52,6 +52,21 @@ Seconds a question that falls on the deadline may still take.
 """
 
 
+def checked_timeout(timeout: float) -> float:
+    """
+    Return *timeout* when somebody can wait that long.
+
+    Raises:
+        InvalidInputError: It is negative, endless or no number.
+    """
+    if not 0 <= timeout < math.inf:
+        raise InvalidInputError(
+            f"timeout is a finite number of seconds, got {timeout!r}"
+        )
+
+    return timeout
+
+
 class ExportJob:
     """
     An export that was requested, and is one of the month's.
@@ -114,10 +129,7 @@ class ExportJob:
 
             ExportExpiredError: The service does not know it, or no longer.
         """
-        if not 0 <= timeout < math.inf:
-            raise InvalidInputError(
-                f"timeout is a finite number of seconds, got {timeout!r}"
-            )
+        checked_timeout(timeout)
 
         with self._carrying_token():
             if not self._is_done:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .._core.links import Part, link_target, part_of
+from .._core.malformed import Malformed
 from .._core.redact import redact_links
 from .._core.responses import retry_after
 from .._core.wire import Request
@@ -28,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 _FRUITLESS_LINKS = 5
 _REDIRECTS = 3
+_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 _REPORT_EVERY = 1 << 20
 _SLOW_DOWN = frozenset({429, 500, 502, 503, 504})
 _STORE_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
@@ -113,6 +115,8 @@ class Transfer:
             IncompleteDownloadError: Several links in a row brought nothing new.
 
             ApiError: Amplitude refuses the file itself.
+
+            Malformed: What came cannot be a file of members.
         """
         await self._receiver.begin()
 
@@ -212,6 +216,7 @@ class Transfer:
         return _Interrupted(f"the store answered {answer.status}{said}", pause=pause)
 
     async def _take_part(self, answer: Answer) -> None:
+        _check_encoding(answer.headers.get("content-encoding", ""))
         part = part_of(answer.status, answer.headers) or Part(
             start=0, length=None, total=None
         )
@@ -300,6 +305,16 @@ class Transfer:
 
         if self._progress is not None:
             self._progress(event)
+
+
+def _check_encoding(encodings: str) -> None:
+    asked_for = {word.strip().lower() for word in encodings.split(",")} <= _ENCODINGS
+
+    if not asked_for:
+        raise Malformed(
+            f"it came encoded as {encodings!r}, which was not asked for; look for a "
+            f"proxy that encodes anew"
+        )
 
 
 def _strong(etag: str | None) -> str | None:
