@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import secrets
 from enum import Enum
 from pathlib import Path
@@ -56,9 +57,27 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
     Raises:
         InvalidInputError: There can be no such file, or nobody knows its format.
     """
-    path = Path(to)
+    try:
+        path = Path(to)
+    except TypeError:
+        raise InvalidInputError(f"the target is a path, got {to!r}") from None
+
     chosen = _format_of(path, format)
 
+    try:
+        _check_place(path)
+    except InvalidInputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(
+            f"{str(path)!r} cannot be written ({reason}); name another file"
+        ) from error
+
+    return Target(path, chosen)
+
+
+def _check_place(path: Path) -> None:
     if path.is_dir():
         raise InvalidInputError(
             f"{path} is a directory; name a file in it, as in {path / 'members.csv'}"
@@ -73,10 +92,9 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
     if not folder.is_dir():
         raise InvalidInputError(f"{folder} is no directory; make it first")
 
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidInputError(f"{folder} is not writable; name another directory")
-
-    return Target(path, chosen)
+    # Nothing but trying tells all: rights, read-only disks, folders like /proc.
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def checked_format(format: str) -> Format:  # noqa: A002
