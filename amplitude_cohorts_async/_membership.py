@@ -13,7 +13,7 @@ import attrs
 from ._core.batching import MOST_MEMBERS, Distinct
 from ._core.ids import checked_id
 from ._core.writes import Change, Membership
-from ._io.batches import Source, surveyed
+from ._io.batches import Source, forget, surveyed
 from ._io.ids import Ids, IdSource, ids_of, settled
 from ._io.journal import open_journal
 from ._io.session import Session
@@ -46,9 +46,12 @@ async def update_membership(
     check_resumable(journal, adding, removing)
 
     async with AsyncExitStack() as stack:
+        added, removed = Distinct(most=MOST_MEMBERS), Distinct()
         sources = await _surveyed(
             await stack.enter_async_context(settled(adding)),
             await stack.enter_async_context(settled(removing)),
+            added,
+            removed,
         )
 
         if all(source.is_empty for source in sources):
@@ -56,7 +59,7 @@ async def update_membership(
                 f"there are no ids to add to cohort {cohort_id} and none to remove"
             )
 
-        return await write_membership(
+        report = await write_membership(
             session,
             cohort_id,
             spec,
@@ -64,15 +67,23 @@ async def update_membership(
             journal=journal,
             on_skipped=on_skipped,
         )
+        await forget(added)
+        await forget(removed)
+
+    return report
 
 
-async def _surveyed(adding: Ids, removing: Ids) -> tuple[Source, Source]:
-    added, removed = Distinct(most=MOST_MEMBERS), Distinct()
+async def _surveyed(
+    adding: Ids, removing: Ids, added: Distinct, removed: Distinct
+) -> tuple[Source, Source]:
     add = await surveyed(adding, added)
     # Ids that are added first and read once are known by the time of removing.
     remove = await surveyed(removing, removed, apart_from=added)
 
-    if removing.again and not adding.again:
+    if adding.again and removing.again:
+        await forget(added)
+        await forget(removed)
+    elif removing.again:
         add = attrs.evolve(add, apart_from=removed)
 
     return add, remove

@@ -18,7 +18,7 @@ from ._core.batching import MOST_MEMBERS, SLICE, checked_ids
 from ._core.diffing import id_attribute
 from ._core.ids import checked_id
 from ._core.writes import Membership
-from ._io.batches import Source
+from ._io.batches import Source, forget
 from ._io.comparing import compare, compare_on_disk, in_lists
 from ._io.ids import (
     IdFile,
@@ -176,7 +176,11 @@ class _Comparison:
                 wanted, current, self._check, self._sync.on_disk
             )
 
-        return await in_lists(await compare(wanted, current, self._check))
+        compared = await compare(wanted, current, self._check)
+        diff = await in_lists(compared)
+        await forget(compared)
+
+        return diff
 
     def _check(self, wanted: int) -> None:
         if wanted > MOST_MEMBERS:

@@ -18,7 +18,7 @@ import attrs
 from ._core.batching import MOST_MEMBERS, Batch, Distinct
 from ._core.journal import attempt_line, refused_line
 from ._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
-from ._io.batches import Source, surveyed
+from ._io.batches import Source, forget, surveyed
 from ._io.ids import IdSource, ids_of, settled
 from ._io.journal import open_journal
 from ._io.session import Session
@@ -76,14 +76,23 @@ async def upload_cohort(
         )
 
     async with settled(given) as read:
-        source = await surveyed(read, Distinct(most=MOST_MEMBERS))
+        distinct = Distinct(most=MOST_MEMBERS)
+        source = await surveyed(read, distinct)
         _check_source(spec, source)
+
+        if source.survey is not None:
+            await forget(distinct)
+
         parameters = attrs.asdict(spec, filter=attrs.filters.exclude("routes"))
         parameters["id_type"] = spec.id_type.name
 
         async with open_journal(journal, "upload", parameters) as log:
             run = _Run(spec, list_cohorts, Writer(session, log, on_skipped))
-            return await run.write(source)
+            report = await run.write(source)
+
+        await forget(distinct)
+
+    return report
 
 
 class _Run:

@@ -150,8 +150,8 @@ class Distinct:
         self.count = 0
         self._most = most
         # One set of two million would be copied whole whenever it grows, and
-        # the loop stand still for 50 ms and more each time. Small ones grow in no time,
-        # and 512 of them are at their fullest, and leanest, at two million.
+        # the loop stand still for 50 ms and more each time. Small ones grow in
+        # no time, and 512 are at their fullest, and leanest, at two million.
         self._shards: list[set[bytes]] = [set() for _ in range(_SHARDS)]
 
     def flags(self, ids: Sequence[str]) -> bytes:
@@ -181,6 +181,16 @@ class Distinct:
             )
 
         return bytes(flags)
+
+    def forget(self) -> Iterator[None]:
+        """
+        Let go of all ids, a few thousand at each step; the count stays.
+
+        Two million at once would hold the loop for 100 ms.
+        """
+        for shard in self._shards:
+            shard.clear()
+            yield
 
     def known(self, ids: Sequence[str]) -> list[str]:
         """

@@ -97,6 +97,13 @@ class Diff:
         """
         return self._unwanted.slices(marked=False)
 
+    def forget(self) -> Iterator[None]:
+        """
+        Let go of all ids, some thousand at each step.
+        """
+        yield from self._wanted.forget()
+        yield from self._unwanted.forget()
+
 
 class _Marks:
     """
@@ -138,3 +145,12 @@ class _Marks:
                 for id_ in part
                 if shards[hash(id_) >> 20 & _SHARDS - 1][id_] is marked
             ]
+
+    def forget(self) -> Iterator[None]:
+        for shard in self._shards:
+            shard.clear()
+            yield
+
+        while self.order:
+            del self.order[-SLICE:]
+            yield

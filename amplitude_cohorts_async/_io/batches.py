@@ -11,9 +11,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import compress
 
+import anyio.lowlevel
 import attrs
 
 from .._core.batching import MOST_IDS, Batch, Batcher, Distinct
+from .._core.diffing import Diff
 from ..errors import InvalidInputError
 from .ids import Ids
 
@@ -150,6 +152,14 @@ async def surveyed(
         ids=ids,
         survey=Survey(digests=digests, flags=flags, total=distinct.count),
     )
+
+
+async def forget(knowing: Distinct | Diff) -> None:
+    """
+    Let go of millions of ids without holding the loop.
+    """
+    for _ in knowing.forget():
+        await anyio.lowlevel.checkpoint()
 
 
 def _refuse_overlap(ids: Sequence[str], apart_from: Distinct | None) -> None:
