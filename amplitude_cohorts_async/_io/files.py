@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import secrets
+import tempfile
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
 
 
 def _check_place(path: Path) -> None:
+    # Complains of names that no file can have.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()
+
     if path.is_dir():
         raise InvalidInputError(
             f"{path} is a directory; name a file in it, as in {path / 'members.csv'}"
