@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 import attrs
 
-from .answers import Answer, Refused, envelope, json_answer
+from .answers import Answer, Refused, json_answer
 from .bodies import parse_update, parse_upload
 from .cohorts import CohortRecord, listed
 from .faults import Fault
@@ -128,12 +128,6 @@ class VendorApi:
         )
 
         return self._handlers[step](call)
-
-    def refusal(self, refused: Refused) -> Answer:
-        """
-        Return the error envelope of a refusal.
-        """
-        return envelope(refused.status, refused.details, metadata=refused.metadata)
 
     # -- The endpoints -----------------------------------------------------
 

@@ -18,9 +18,7 @@ import attrs
 
 __all__ = ("Clock", "FakeClock", "SystemClock", "busy", "idle")
 
-# How long the loops must have been quiet before time jumps, and how long a
-# request in the emulator may hold time still; both in real seconds.
-_GRACE = 0.002
+# How long, in real seconds, a request in the emulator may hold time still.
 _PATIENCE = 1.0
 
 
@@ -100,6 +98,7 @@ class FakeClock:
         utc: datetime = datetime(2026, 6, 15, 12, tzinfo=UTC),
         jumps: bool = True,
         flows: bool = False,
+        grace: float = 0.002,
     ) -> None:
         """
         Set the clock.
@@ -114,6 +113,9 @@ class FakeClock:
 
             flows: Whether real time passes too, between the jumps: for code
                 under test that keeps a clock of its own.
+
+            grace: Real seconds without a sign of life before time jumps; more
+                of them for code that works long between two of its awaits.
         """
         if flows and not jumps:
             msg = "a clock that flows has to jump as well; pass jumps=True"
@@ -122,6 +124,7 @@ class FakeClock:
         self._offset = start
         self._zero = utc - timedelta(seconds=start)
         self._jumps = jumps
+        self._grace = grace
         self._started = time.monotonic() if flows else None
         self._lock = threading.RLock()
         self._sleepers: list[tuple[float, int, _Sleeper]] = []
@@ -244,7 +247,7 @@ class FakeClock:
 
     async def _jump_when_quiet(self, sleeper: _Sleeper) -> None:
         seen = self._activity
-        await asyncio.sleep(_GRACE)
+        await asyncio.sleep(self._grace)
         # A loop that was held up runs its timers before what it has just
         # received: give that its turn.
         await asyncio.sleep(0)

@@ -14,23 +14,18 @@ from typing import Self
 
 from anyio.from_thread import start_blocking_portal
 
+from .api_origin import ApiOrigin
 from .clock import Clock, SystemClock
 from .cohorts import MANUAL, CohortRecord
 from .faults import STEPS, Fault, Step
 from .generator import default_cache_dir, generated_object
 from .ledger import RequestRecord, Violation
-from .members import (
-    GeneratedMembers,
-    ListedMembers,
-    MemberInput,
-    Members,
-    Row,
-    amplitude_id_of,
-)
+from .members import GeneratedMembers, MemberInput, listed_members, property_names
 from .options import Assumptions, Compression, Dialect, KnownUsers, Options, Seconds
 from .quotas import Quotas
-from .server import Server
 from .service import Service
+from .shelf import Shelf
+from .store_origin import StoreOrigin
 
 __all__ = ("CohortsEmulator",)
 
@@ -139,10 +134,17 @@ class CohortsEmulator:
             cache_dir=cache_dir or default_cache_dir(),
             seed=seed,
         )
-        self._address = (host, port, store_port)
+        self._host, self._port, self._store_port = host, port, store_port
         self._lock = RLock()
         self._service = Service(self.options)
-        self._server = Server(self._service, lock=self._lock)
+        self._shelf = Shelf(self.options)
+        self._store = StoreOrigin(self._service, lock=self._lock, shelf=self._shelf)
+        self._api = ApiOrigin(
+            self._service,
+            lock=self._lock,
+            shelf=self._shelf,
+            store_url=lambda: self.store_url,
+        )
         self._open: AsyncExitStack | None = None
         self._thread: ExitStack | None = None
 
@@ -153,7 +155,9 @@ class CohortsEmulator:
         Listen.
         """
         async with AsyncExitStack() as stack:
-            await self._server.start(stack, *self._address)
+            stack.push_async_callback(self._shelf.aclose)
+            await self._store.listen(stack, self._host, self._store_port)
+            await self._api.listen(stack, self._host, self._port)
             self._open = stack.pop_all()
 
         return self
@@ -204,14 +208,14 @@ class CohortsEmulator:
         """
         The origin of the API.
         """
-        return self._server.base_url
+        return self._api.url
 
     @property
     def store_url(self) -> str:
         """
         The origin of the store.
         """
-        return self._server.store_url
+        return self._store.url
 
     @property
     def api_key(self) -> str:
@@ -298,14 +302,14 @@ class CohortsEmulator:
             raise ValueError(msg)
 
         offered = properties or {}
-        made = _members(
-            members,
-            size,
-            offered,
-            group=group,
-            anonymous=anonymous,
+        rule = GeneratedMembers(
+            size=size or 0,
             seed=self.options.seed,
+            anonymous=anonymous,
+            group=group is not None,
+            properties={key: tuple(values) for key, values in offered.items()},
         )
+        made = rule if members is None else listed_members(members, rule)
         now = self.clock.utcnow()
         record = CohortRecord(
             id=cohort_id,
@@ -318,7 +322,7 @@ class CohortsEmulator:
             owners=(owner or self.options.owner,),
             published=published,
             archived=archived,
-            properties=_property_names(made, offered),
+            properties=property_names(made, offered),
             created_at=now,
             modified_at=now,
             computed_at=now if computed else None,
@@ -457,53 +461,3 @@ class CohortsEmulator:
         The links into the store that were handed out.
         """
         return len(self._service.links)
-
-
-def _members(
-    members: Sequence[MemberInput] | None,
-    size: int | None,
-    properties: Mapping[str, Sequence[str]],
-    *,
-    group: str | None,
-    anonymous: int,
-    seed: int,
-) -> Members:
-    generated = GeneratedMembers(
-        size=size or 0,
-        seed=seed,
-        anonymous=anonymous,
-        group=group is not None,
-        properties={name: tuple(values) for name, values in properties.items()},
-    )
-
-    if members is None:
-        return generated
-
-    return ListedMembers(
-        _row(member, generated.properties_of(number))
-        for number, member in enumerate(members)
-    )
-
-
-def _row(member: MemberInput, properties: Mapping[str, str]) -> Row:
-    if isinstance(member, str):
-        return amplitude_id_of(member), member, properties
-
-    amplitude_id, user_id, *own = member
-
-    return str(amplitude_id), user_id or "", own[0] if own else properties
-
-
-def _property_names(
-    members: Members, offered: Mapping[str, Sequence[str]]
-) -> list[str]:
-    if not isinstance(members, ListedMembers):
-        return list(offered)
-
-    # A dict, for the order in which they first appear.
-    names = dict.fromkeys(offered)
-
-    for _, _, properties in members.rows():
-        names.update(dict.fromkeys(properties))
-
-    return list(names)

@@ -17,6 +17,8 @@ __all__ = (
     "Members",
     "Row",
     "amplitude_id_of",
+    "listed_members",
+    "property_names",
 )
 
 Row = tuple[str, str, Mapping[str, str]]
@@ -220,3 +222,41 @@ def _derived(key: str) -> Row:
         return key[1:], "", _NOTHING
 
     return amplitude_id_of(key), key, _NOTHING
+
+
+def listed_members(
+    members: Iterable[MemberInput], rule: GeneratedMembers
+) -> ListedMembers:
+    """
+    Return members as a test names them.
+
+    Args:
+        rule: Gives properties to those that have none of their own.
+    """
+    return ListedMembers(
+        _row(member, rule.properties_of(number))
+        for number, member in enumerate(members)
+    )
+
+
+def property_names(members: Members, offered: Iterable[str]) -> list[str]:
+    """
+    Return the properties that members have, in the order they first appear.
+    """
+    # A dict, because a set has no order.
+    names = dict.fromkeys(offered)
+
+    if isinstance(members, ListedMembers):
+        for _, _, properties in members.rows():
+            names.update(dict.fromkeys(properties))
+
+    return list(names)
+
+
+def _row(member: MemberInput, properties: Mapping[str, str]) -> Row:
+    if isinstance(member, str):
+        return amplitude_id_of(member), member, properties
+
+    amplitude_id, user_id, *own = member
+
+    return str(amplitude_id), user_id or "", own[0] if own else properties

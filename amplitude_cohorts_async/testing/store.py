@@ -94,16 +94,8 @@ def answer_object(
     asked = request.headers
     common = {**headers, "ETag": stored.etag, "Accept-Ranges": "bytes"}
 
-    if not _matches(asked.get("if-match", "*"), stored.etag):
-        return xml_answer(
-            412,
-            "PreconditionFailed",
-            "At least one of the pre-conditions you specified did not hold",
-            Condition="If-Match",
-        )
-
-    if "if-none-match" in asked and _matches(asked["if-none-match"], stored.etag):
-        return Answer(status=304, headers={"ETag": stored.etag, "Server": "AmazonS3"})
+    if answer := _condition_failed(asked, stored.etag):
+        return answer
 
     span = None
 
@@ -148,6 +140,21 @@ def signature_mismatch() -> Answer:
         "The request signature we calculated does not match the signature you "
         "provided. Check your key and signing method.",
     )
+
+
+def _condition_failed(asked: Mapping[str, str], etag: str) -> Answer | None:
+    if not _matches(asked.get("if-match", "*"), etag):
+        return xml_answer(
+            412,
+            "PreconditionFailed",
+            "At least one of the pre-conditions you specified did not hold",
+            Condition="If-Match",
+        )
+
+    if "if-none-match" in asked and _matches(asked["if-none-match"], etag):
+        return Answer(status=304, headers={"ETag": etag, "Server": "AmazonS3"})
+
+    return None
 
 
 def _matches(condition: str, etag: str) -> bool:

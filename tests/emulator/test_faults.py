@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Fault, faults
 from emulator.calling import Caller, calling
@@ -485,3 +486,27 @@ async def test_no_answer_of_the_store(
     assert page.headers["Content-Type"].startswith("text/html")
     assert "X-Amz-Signature" in emulator.log[-1].target
     assert "X-Amz-Signature" not in repr(emulator.log[-1])
+
+
+async def test_a_client_that_goes_makes_no_noise(
+    emulator: CohortsEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Half a body, then nobody: the request is over, and no error is logged.
+    """
+    origin = URL(emulator.base_url)
+    _, writer = await asyncio.open_connection(origin.host, origin.port)
+    writer.write(
+        b"POST /api/3/cohorts/upload HTTP/1.1\r\n"
+        b"Host: emulator\r\nContent-Length: 1000\r\n\r\n{"
+    )
+
+    while not emulator.in_flight:  # noqa: ASYNC110  it is on other sockets
+        await asyncio.sleep(0.005)
+
+    writer.transport.abort()
+
+    while emulator.in_flight:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+    assert [] == [one for one in caplog.records if one.name.startswith("aiohttp")]
