@@ -14,6 +14,7 @@ from .._core.malformed import Malformed
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_BITS = 31
+_BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
 class Stage(Protocol):
@@ -220,10 +221,8 @@ class TextCheck:
         """
         Take the next text.
         """
-        if self._is_empty and data:
-            self._is_empty = False
-            if bytes(data[:1]) in self._never:
-                raise Malformed("the file holds a web page or JSON, not members")
+        if self._is_empty:
+            self._look_at(bytes(data).lstrip(_BLANK))
 
         if self._then is not None:
             self._then.write(data)
@@ -244,3 +243,12 @@ class TextCheck:
         """
         if self._then is not None:
             self._then.discard()
+
+    def _look_at(self, text: bytes) -> None:
+        self._is_empty = not text
+
+        if text and text[:1] in self._never:
+            raise Malformed("the file holds a web page or JSON, not members")
+
+        if text.startswith(_GZIP_MAGIC):
+            raise Malformed("the file was compressed twice")
