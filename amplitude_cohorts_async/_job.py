@@ -7,14 +7,16 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 
 import anyio
 import anyio.to_thread
+import attrs
 
 from ._core import requests, responses
+from ._core.csvtext import CsvError
 from ._core.malformed import Malformed
 from ._core.polling import first_delay, next_delay
 from ._core.retrying import NO_RETRIES
@@ -27,6 +29,7 @@ from ._io.rows import MemberStream
 from ._io.saving import Saving
 from ._io.session import Session
 from ._io.transfer import Transfer
+from .contrib.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow
 from .errors import (
     CohortsError,
     ExportExpiredError,
@@ -195,18 +198,55 @@ class ExportJob:
         Nothing touches the disk, and memory stays flat. A small file that the
         service sends itself holds one of the five slots until it is read.
         """
+        async with self._open_text() as text:
+            yield MemberStream(
+                text,
+                request_id=self.request_id,
+                cohort_id=self.cohort_id,
+                token=self.token,
+            )
+
+    @asynccontextmanager
+    async def record_batches(
+        self, *, amplitude_id: AmplitudeId = "text"
+    ) -> AsyncIterator[AsyncIterator[RecordBatch]]:
+        """
+        Open the file as Arrow record batches; waits for the job first.
+
+        Needs the extra ``parquet``. Made while the file arrives, some 15,000
+        members each; nothing touches the disk. Empty ids are null.
+
+        Args:
+            amplitude_id: Whether Amplitude's ids are "text", as in `Member`,
+                or "int64".
+
+        Raises:
+            MissingExtraError: The extra is not installed.
+        """
+        require_arrow()
+
+        async with (
+            self._open_text() as text,
+            aclosing(self._batches(text, amplitude_id)) as batches,
+        ):
+            yield batches
+
+    @asynccontextmanager
+    async def _open_text(self) -> AsyncIterator[AsyncIterator[bytes]]:
         await self.wait()
 
         pipe = Pipe(request_id=self.request_id, never=self._never)
         transfer = self._transfer(pipe, None)
 
         async with background(pipe.fill(partial(self._run, transfer))):
-            yield MemberStream(
-                self._text(pipe),
-                request_id=self.request_id,
-                cohort_id=self.cohort_id,
-                token=self.token,
-            )
+            yield self._text(pipe)
+
+    async def _batches(
+        self, text: AsyncIterator[bytes], amplitude_id: AmplitudeId
+    ) -> AsyncGenerator[RecordBatch]:
+        with self._carrying_token(), self._about_the_file(None):
+            async for batch in record_batches(text, amplitude_id=amplitude_id):
+                yield batch
 
     async def _watch(self, timeout: float) -> None:
         clock = self._session.clock
@@ -291,8 +331,8 @@ class ExportJob:
 
         return SavedExport(
             path=target.path,
-            size=saved.file.size,
-            sha256=saved.file.sha256,
+            size=saved.file.digest.size,
+            sha256=attrs.evolve(saved.file.digest, request_id=self.request_id),
             rows=saved.rows,
             downloaded=transfer.downloaded,
             links=transfer.links,
@@ -376,6 +416,10 @@ class ExportJob:
     def _about_the_file(self, target: Target | None) -> Iterator[None]:
         try:
             yield
+        except CsvError as error:
+            raise error.of_job(
+                self.request_id, cohort_id=self.cohort_id, token=self.token
+            ) from None
         except Malformed as error:
             raise MalformedFileError(
                 f"the file of export {self.request_id} cannot be used: {error}; try "
