@@ -99,7 +99,8 @@ class Origin(ABC):
             # socket open: let it start, for the runner to stop it.
             await starting
 
-        self.url = f"http://{host}:{runner.addresses[0][1]}"
+        # The address, not the name: a name may stand for two.
+        self.url = _origin(*runner.addresses[0][:2])
         stack.callback(self._close)
 
     async def withheld(self, visit: Visit, fault: Fault) -> bool:
@@ -213,3 +214,9 @@ def stand_in(refusal: Refusal, error: Answer) -> Answer:
         return Answer(status=refusal.status, headers=refusal.headers, body=refusal.body)
 
     return attrs.evolve(error, headers={**error.headers, **refusal.headers})
+
+
+def _origin(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+
+    return f"http://{host}:{port}"

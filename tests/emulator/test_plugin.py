@@ -213,3 +213,17 @@ def test_a_process_without_input_ends_at_once(
         assert 0 == main(
             [*options, "--demo", "--size", "10", "--cache-dir", str(tmp_path)]
         )
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+async def test_any_address_of_this_machine(host: str) -> None:
+    """
+    The origins name the address that is listened on, whatever it was called.
+    """
+    try:
+        async with CohortsEmulator(host=host) as emulator, calling(emulator) as caller:
+            assert 200 == (await caller.get("/api/3/cohorts")).status
+    except OSError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+
+    assert "localhost" not in emulator.base_url
