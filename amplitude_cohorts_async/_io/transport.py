@@ -24,7 +24,8 @@ from ..errors import (
     RequestTimeoutError,
     TransportError,
 )
-from .answer import Answer, Border
+from .answer import Answer
+from .border import Border
 from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
@@ -154,7 +155,7 @@ class Transport:
             )
 
         async with response:
-            yield Answer(response, border)
+            yield Answer(response, border, patience=self._patience)
 
     async def send(self, request: Request) -> Response:
         """
@@ -211,6 +212,13 @@ class Transport:
             sock_read=self._stall_seconds if is_file else None,
         )
 
+    @property
+    def _patience(self) -> float | None:
+        # Whoever brought a session or a proxy may have changed how bytes come.
+        is_ours = self._given is None and self._proxy is None
+
+        return self._stall_seconds if is_ours else None
+
     def _amplitude(self, replay: Replay) -> aiohttp.ClientSession:
         self._check_open()
 
@@ -245,6 +253,9 @@ class Transport:
         # A job may outlive its client; a session made for it would stay open.
         if self._is_closed:
             raise ConfigurationError("this client is closed; make another one")
+
+        if self._given is not None and self._given.closed:
+            raise ConfigurationError("the session this client was given is closed")
 
     def _session(self, name: str, *, force_close: bool) -> aiohttp.ClientSession:
         if name not in self._own:
