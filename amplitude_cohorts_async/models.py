@@ -6,11 +6,12 @@ Times are aware UTC. Ids are ``str``, even when they look like numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Final, NoReturn
+from types import MemberDescriptorType
+from typing import Final, NoReturn, cast
 
 import attrs
 
@@ -222,6 +223,11 @@ class Member:
     properties: Mapping[str, str] = NO_PROPERTIES
 
 
+def _text_or_promise(value: str | Callable[[], str]) -> str:
+    # See _OnDemand, which keeps the promise.
+    return cast("str", value)
+
+
 @attrs.frozen(kw_only=True)
 class SavedExport:
     """
@@ -230,7 +236,10 @@ class SavedExport:
     Attributes:
         size: Bytes on disk.
 
-        sha256: Of the bytes on disk, in hex.
+        sha256: Of the bytes on disk, in hex. The file is read when this is
+            asked for the first time, which takes most of a second for each
+            GB: in a service, ask in a worker thread. Raises `StorageError`
+            when the file was changed or moved before that.
 
         rows: Members in the file, where they were counted.
 
@@ -246,12 +255,38 @@ class SavedExport:
 
     path: Path
     size: int
-    sha256: str
+    sha256: str = attrs.field(converter=_text_or_promise, eq=False, repr=False)
     downloaded: int
     links: int
     token: str
     rows: int | None = None
     unchanged: bool = False
+
+
+class _OnDemand:
+    """
+    A slot that may hold a promise of its text, kept when somebody looks.
+    """
+
+    def __init__(self, slot: MemberDescriptorType) -> None:
+        self._slot = slot
+
+    def __get__(self, saved: object, owner: type) -> object:
+        value = self._slot.__get__(saved, owner)
+
+        if callable(value):
+            value = value()
+            self._slot.__set__(saved, value)
+
+        return value
+
+    def __set__(self, saved: object, value: object) -> None:
+        self._slot.__set__(saved, value)
+
+
+# Put in afterwards, so that it stays a field like any other to attrs, to
+# `asdict()` and to pickle: those get the text.
+setattr(SavedExport, "sha256", _OnDemand(vars(SavedExport)["sha256"]))  # noqa: B010
 
 
 @attrs.frozen(kw_only=True)

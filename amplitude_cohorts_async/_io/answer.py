@@ -4,29 +4,36 @@ An answer whose body is still on the wire.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
-from typing import TypeAlias
+from collections.abc import Callable
 
 import aiohttp
 
-Border: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""
-Makes a context in which foreign exceptions become ours.
-"""
+from .border import Border
+from .takeover import Lender, Takeover, Taker, take_over
 
 
 class Answer:
     """
     Status and headers of an answer, and its body as it comes.
 
+    Args:
+        patience: Seconds in which a byte has to come, if the connection is
+            ours to take over; None when it is not.
+
     Attributes:
         headers: By lower-case name; the last of a repeated name.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, border: Border) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        border: Border,
+        *,
+        patience: float | None = None,
+    ) -> None:
         self._response = response
         self._border = border
+        self._patience = patience
         self.status = response.status
         self.headers = {name.lower(): text for name, text in response.headers.items()}
 
@@ -46,16 +53,48 @@ class Answer:
         with self._border():
             return await self._response.read()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def pour(self, taker: Taker, tally: Callable[[int], None]) -> None:
         """
-        Hand out the body in the pieces it comes in.
-        """
-        while True:
-            # What the taker of a piece raises is not the network's doing.
-            with self._border():
-                chunk = await self._response.content.readany()
+        Give the body to a taker, on the shortest way there is.
 
-            if not chunk:
+        Args:
+            tally: Told how many more bytes are with the taker.
+        """
+        early, takeover = self._take_over(taker)
+
+        try:
+            for piece in early:
+                await taker.take(piece)
+                tally(len(piece))
+
+            if takeover is not None and isinstance(taker, Lender):
+                await takeover.run(taker, tally, self._border)
                 return
+        finally:
+            if takeover is not None:
+                takeover.abandon()
 
-            yield chunk
+        while chunk := await self._next():
+            await taker.take(chunk)
+            tally(len(chunk))
+
+    async def _next(self) -> bytes:
+        # What the taker of a piece raises is not the network's doing.
+        with self._border():
+            return await self._response.content.readany()
+
+    def _take_over(self, taker: Taker) -> tuple[list[bytes], Takeover | None]:
+        length = self.headers.get("content-length", "")
+
+        if (
+            self._patience is None
+            or not length.isdecimal()
+            or "transfer-encoding" in self.headers
+            or not isinstance(taker, Lender)
+        ):
+            return [], None
+
+        with self._border():
+            return take_over(
+                self._response, length=int(length), stall_seconds=self._patience
+            )

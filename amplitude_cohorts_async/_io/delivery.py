@@ -1,30 +1,24 @@
 """
-Bytes from the event loop to stages that block, overlapped and bounded.
+A file's bytes from the event loop to stages that block.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
 
+from .._core.trust import Trust
+from .feed import Feed, Writes
 from .threads import in_thread, to_the_end
 
 
-class Sink(Protocol):
+class Sink(Writes, Protocol):
     """
     The first of the stages: takes bytes as served.
     """
-
-    def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
-        ...
 
     def finish(self, *, is_delimited: bool) -> None:
         """
@@ -38,19 +32,27 @@ class Sink(Protocol):
         """
         ...
 
+    def window(self, start: int) -> Writes | None:
+        """
+        Return another place to write to, if bytes may come in any order.
+
+        Known after the first bytes only.
+        """
+        ...
+
+    def reserve(self, size: int) -> None:
+        """
+        Make ready for all bytes, in any order.
+        """
+        ...
+
 
 S = TypeVar("S", bound=Sink)
-
-_BATCH = 1 << 20
-"""
-Bytes handed to a worker thread at once: enough that the hand-over is nothing,
-and at most two of them are in memory, one filling and one being worked on.
-"""
 
 
 class Delivery(Generic[S]):
     """
-    A `Receiver` that feeds stages in a worker thread while more bytes arrive.
+    A `Receiver` that feeds stages while more bytes arrive.
 
     One call at a time, so the stages need no locks.
     """
@@ -58,9 +60,8 @@ class Delivery(Generic[S]):
     def __init__(self, build: Callable[[], S]) -> None:
         self._build = build
         self._stage: S | None = None
-        self._batch: list[bytes] = []
-        self._size = 0
-        self._work: asyncio.Task[None] | None = None
+        self._feed: Feed | None = None
+        self._trust = Trust()
         self._thread = anyio.CapacityLimiter(1)
 
     @property
@@ -73,22 +74,50 @@ class Delivery(Generic[S]):
 
         return self._stage
 
+    @property
+    def feed(self) -> Feed:
+        """
+        Where the bytes go, in order.
+        """
+        if self._feed is None:
+            raise RuntimeError("nothing has begun yet")
+
+        return self._feed
+
     async def begin(self) -> None:
         """
         Expect the first byte next, and forget all that came before.
         """
         await self.discard()
         await in_thread(self._begin, self._thread)
+        self._feed = self._feeding(self.stage)
 
-    async def take(self, data: bytes) -> None:
+    async def spread(self, size: int) -> bool:
         """
-        Take the next bytes; waits while the stages are behind.
-        """
-        self._batch.append(data)
-        self._size += len(data)
+        Make ready for bytes in any order, if that can be done.
 
-        if self._size >= _BATCH:
-            await self._hand_over()
+        Args:
+            size: Bytes in all.
+        """
+        await self.feed.flush()
+
+        if self.stage.window(0) is None:
+            return False
+
+        await in_thread(partial(self.stage.reserve, size), self._thread)
+
+        return True
+
+    def window(self, start: int) -> Feed:
+        """
+        Take bytes from a position on, beside others; see `spread()`.
+        """
+        window = self.stage.window(start)
+
+        if window is None:
+            raise RuntimeError("bytes have to come in order here")
+
+        return self._feeding(window)
 
     async def end(self, *, is_delimited: bool) -> None:
         """
@@ -99,8 +128,7 @@ class Delivery(Generic[S]):
 
             OSError: The disk refused.
         """
-        await self._hand_over()
-        await self._settle()
+        await self.feed.flush()
         finish = partial(self.stage.finish, is_delimited=is_delimited)
         await in_thread(finish, self._thread)
 
@@ -114,34 +142,12 @@ class Delivery(Generic[S]):
         # In the thread, so that a cancelled caller still finds it to discard.
         self._stage = self._build()
 
-    async def _discard(self) -> None:
-        if self._work is not None:
-            await asyncio.wait([self._work])
-            self._work.exception()
-            self._work = None
+    def _feeding(self, sink: Writes) -> Feed:
+        return Feed(sink, trust=self._trust, thread=self._thread)
 
-        self._batch, self._size = [], 0
+    async def _discard(self) -> None:
+        if self._feed is not None:
+            await self._feed.drop()
 
         if self._stage is not None:
             await in_thread(self._stage.discard, self._thread)
-
-    async def _hand_over(self) -> None:
-        await self._settle()
-
-        batch, self._batch, self._size = self._batch, [], 0
-        write = partial(_write_all, self.stage, batch)
-        self._work = asyncio.ensure_future(
-            anyio.to_thread.run_sync(write, limiter=self._thread)
-        )
-
-    async def _settle(self) -> None:
-        if self._work is not None:
-            # Unlike awaiting it, this leaves the work alone when cancelled.
-            await asyncio.wait([self._work])
-            work, self._work = self._work, None
-            work.result()
-
-
-def _write_all(stage: Sink, batch: list[bytes]) -> None:
-    for data in batch:
-        stage.write(data)

@@ -1,14 +1,12 @@
 """
-Files on the local disk: where one may go, and how it gets its name.
+Where a file may go.
 
 Everything here blocks and is called in worker threads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import tempfile
 from contextlib import suppress
 from enum import Enum
@@ -134,78 +132,3 @@ def _format_of(path: Path, format: str | None) -> Format:  # noqa: A002
         f"the name {path.name!r} does not say its format; end it in .csv, .csv.gz or "
         f".parquet, or pass format= with one of {_KNOWN}"
     )
-
-
-class PartFile:
-    """
-    A file that gets its name when it is whole, and not before.
-
-    Attributes:
-        part: Where it grows: hidden, beside the target, with a name of its own,
-            so that two downloads of one target never meet.
-
-        size: Bytes written.
-    """
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self.part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        self.size = 0
-        self._hash = hashlib.sha256()
-        self._file = os.open(self.part, _FLAGS, 0o666)
-        self._is_open = True
-
-    @property
-    def sha256(self) -> str:
-        """
-        Of the bytes written, in hex.
-        """
-        return self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """
-        Append *data*, all of it.
-        """
-        view = memoryview(data)
-        self._hash.update(view)
-
-        while view:
-            count = os.write(self._file, view)
-            self.size += count
-            view = view[count:]
-
-    def finish(self) -> None:
-        """
-        Make the file durable, then give it its name.
-        """
-        os.fsync(self._file)
-        self._close()
-        self.part.replace(self._target)
-        _sync_folder(self._target.absolute().parent)
-
-    def discard(self) -> None:
-        """
-        Remove what was written, unless it has its name; safe at any time.
-        """
-        self._close()
-        self.part.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            os.close(self._file)
-
-
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The new name is on disk once its folder is; not every system has that.
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

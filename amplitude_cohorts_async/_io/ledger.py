@@ -67,8 +67,7 @@ class Ledger:
         """
         Take note of a file that is whole.
         """
-        fields = attrs.asdict(saved) | {"path": str(saved.path)}
-        await self._append({"key": key, "saved": fields})
+        await in_thread(lambda: self._write(_line(key, saved)), self._thread)
 
     async def finished(self, past: Past) -> None:
         """
@@ -108,13 +107,15 @@ class Ledger:
 
     def _rewrite(self, past: Past) -> None:
         part = self._path.with_suffix(".part")
-        lines: list[Mapping[str, object]] = [
-            {"key": key, "saved": attrs.asdict(saved) | {"path": str(saved.path)}}
-            for key, saved in past.saved.items()
-        ]
+        lines = [_line(key, saved) for key, saved in past.saved.items()]
         lines.append({"finished": _VERSION})
         part.write_text("".join(json.dumps(line) + "\n" for line in lines))
         part.replace(self._path)
+
+
+def _line(key: str, saved: SavedExport) -> dict[str, object]:
+    # In a worker thread: a digest nobody asked for yet is worked out here.
+    return {"key": key, "saved": attrs.asdict(saved) | {"path": str(saved.path)}}
 
 
 def _read(line: Mapping[str, object], past: Past) -> None:

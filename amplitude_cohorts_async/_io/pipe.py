@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Self
 
 import anyio.to_thread
 
@@ -37,6 +38,13 @@ class Pipe:
         self._is_delimited = True
         self._text = _Text()
         self._stage = Sniff(self._choose)
+
+    @property
+    def feed(self) -> Self:
+        """
+        Where the bytes go, in order.
+        """
+        return self
 
     async def begin(self) -> None:
         """

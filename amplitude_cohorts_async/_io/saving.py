@@ -4,8 +4,9 @@ Which stages a file passes on its way to a target.
 
 from __future__ import annotations
 
-from .files import Format, PartFile, Target
-from .stages import Both, Deflate, Inflate, Sniff, Stage, TextCheck
+from .files import Format, Target
+from .partfile import TAKES_RANGES, PartFile
+from .stages import Behind, Both, Deflate, Inflate, Sniff, Stage, TextCheck
 
 
 class Saving:
@@ -16,6 +17,9 @@ class Saving:
         file: What grows on disk.
 
         rows: Members in it, if they were counted.
+
+        is_light: Whether bytes go to the file as they come; known only when
+            the first ones are there.
     """
 
     def __init__(self, target: Target, *, never: bytes) -> None:
@@ -24,6 +28,7 @@ class Saving:
         self._sniff = Sniff(self._choose)
         self.file = PartFile(target.path)
         self.rows: int | None = None
+        self.is_light = False
 
     def write(self, data: bytes | memoryview) -> None:
         """
@@ -48,12 +53,29 @@ class Saving:
         self._sniff.discard()
         self.file.discard()
 
+    def window(self, start: int) -> Window | None:
+        """
+        Return another place to write to, if the file may grow in any order.
+        """
+        if self.is_light and TAKES_RANGES:
+            return Window(self.file, start)
+
+        return None
+
+    def reserve(self, size: int) -> None:
+        """
+        Give the file its final length, to be filled in any order.
+        """
+        self.file.reserve(size)
+
     def _choose(self, is_gzip: bool) -> Stage:
         if self._target.format is Format.PARQUET:
             raise NotImplementedError
 
         if self._target.format is Format.CSV:
-            text = TextCheck(_Append(self.file), never=self._never)
+            self.is_light = not is_gzip
+            file: Stage = _Append(self.file)
+            text = TextCheck(Behind(file) if is_gzip else file, never=self._never)
             return Inflate(text) if is_gzip else text
 
         check = TextCheck(never=self._never)
@@ -78,3 +100,21 @@ class _Append:
 
     def discard(self) -> None:
         pass
+
+
+class Window:
+    """
+    A part of a file that a connection of its own fills, in order.
+    """
+
+    is_light = True
+
+    def __init__(self, file: PartFile, start: int) -> None:
+        self._file = file
+        self._end = start
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next bytes.
+        """
+        self._end = self._file.write_at(self._end, data)

@@ -1,19 +1,36 @@
 """
 Stages that file bytes pass through; each writes to the next one.
 
-Everything here blocks and is called in worker threads, one call at a time.
+Everything here blocks and is called in worker threads, one call at a time. The
+data of a call may be in a buffer that is used again after it: a stage that
+keeps some copies it.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from .._core.malformed import Malformed
+from .inflating import inflate_errors, inflater
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_BITS = 31
+
+_BITE = 64 * 1024
+_MOST = 256 * 1024
+"""
+Compressed bytes inflated at a time, and text made of them at a time: they bound
+the memory, whatever a file claims to hold, and how long others may wait for the
+interpreter.
+"""
+
+_BEHIND = 1 << 20
+"""
+Bytes that the next stage gets at once, in a thread of its own.
+"""
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
@@ -111,23 +128,18 @@ class Inflate:
 
     def __init__(self, then: Stage) -> None:
         self._then = then
-        self._stream = zlib.decompressobj(_GZIP_BITS)
-        self._is_clean = True
+        self._stream = inflater()
 
     def write(self, data: bytes | memoryview) -> None:
         """
         Take the next compressed bytes.
         """
+        view = memoryview(data)
+
         try:
-            while data:
-                if self._stream.eof:
-                    # Another gzip member follows: legal, and rare.
-                    self._stream = zlib.decompressobj(_GZIP_BITS)
-                text = self._stream.decompress(data)
-                data = self._stream.unused_data
-                if text:
-                    self._then.write(text)
-        except zlib.error as error:
+            for start in range(0, len(view), _BITE):
+                self._write(view[start : start + _BITE])
+        except inflate_errors() as error:
             raise Malformed(f"the compressed file is damaged ({error})") from None
 
     def finish(self) -> None:
@@ -144,6 +156,83 @@ class Inflate:
         Let the next stage forget.
         """
         self._then.discard()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        is_full = False
+
+        # A text of full length may have left some behind, inside the stream.
+        while data or is_full:
+            if self._stream.eof:
+                self._begin_another(data)
+
+            text = self._stream.decompress(data, _MOST)
+            data = self._stream.unused_data or self._stream.unconsumed_tail
+            is_full = len(text) == _MOST and not self._stream.eof
+
+            if text:
+                self._then.write(text)
+
+    def _begin_another(self, data: bytes | memoryview) -> None:
+        # Another gzip member is legal, and rare; what is none is told at once.
+        if bytes(data[:1]) != _GZIP_MAGIC[:1]:
+            raise Malformed("the compressed file is damaged (more follows its end)")
+
+        self._stream = inflater()
+
+
+class Behind:
+    """
+    Lets the next stage work in a thread of its own, while more is made ready.
+
+    Keeps what it gets without a copy, so it must stand behind a stage that
+    makes bytes of its own.
+    """
+
+    def __init__(self, then: Stage) -> None:
+        self._then = then
+        self._batch: list[bytes | memoryview] = []
+        self._size = 0
+        self._work: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next bytes; waits while the next stage is a batch behind.
+        """
+        self._batch.append(data)
+        self._size += len(data)
+
+        if self._size >= _BEHIND:
+            self._hand_over()
+
+    def finish(self) -> None:
+        """
+        Let the next stage have the rest, and finish.
+        """
+        self._hand_over()
+        self._settle()
+        self._thread.shutdown()
+        self._then.finish()
+
+    def discard(self) -> None:
+        """
+        Wait for the next stage, then let it forget.
+        """
+        self._thread.shutdown(cancel_futures=True)
+        self._then.discard()
+
+    def _hand_over(self) -> None:
+        self._settle()
+        batch, self._batch, self._size = self._batch, [], 0
+        self._work = self._thread.submit(self._write_all, batch)
+
+    def _settle(self) -> None:
+        if self._work is not None:
+            self._work.result()
+
+    def _write_all(self, batch: list[bytes | memoryview]) -> None:
+        for data in batch:
+            self._then.write(data)
 
 
 class Deflate:

@@ -24,6 +24,7 @@ from ..errors import IncompleteDownloadError, TransportError
 from ..events import BytesReceived, LinkRenewed
 from .answer import Answer
 from .session import Session
+from .takeover import Taker
 
 _logger = logging.getLogger(__name__)
 
@@ -46,9 +47,10 @@ class Receiver(Protocol):
         """
         ...
 
-    async def take(self, data: bytes) -> None:
+    @property
+    def feed(self) -> Taker:
         """
-        Take the next bytes.
+        Where the bytes go, in order.
         """
         ...
 
@@ -223,7 +225,7 @@ class Transfer:
         end = None if part.length is None else part.start + part.length
         self.total = part.total if part.total is not None else self.total
         try:
-            await self._take_chunks(answer)
+            await answer.pour(self._receiver.feed, self._note)
         except TransportError as error:
             raise _Interrupted(str(error), pause=0.0) from None
 
@@ -235,12 +237,10 @@ class Transfer:
 
         await self._receiver.end(is_delimited=answer.is_delimited)
 
-    async def _take_chunks(self, answer: Answer) -> None:
-        async for chunk in answer.chunks():
-            await self._receiver.take(chunk)
-            self.received += len(chunk)
-            self.downloaded += len(chunk)
-            self._report()
+    def _note(self, count: int) -> None:
+        self.received += count
+        self.downloaded += count
+        self._report()
 
     async def _start_over(self, etag: str | None) -> None:
         if self.received:

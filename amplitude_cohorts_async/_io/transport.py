@@ -24,7 +24,8 @@ from ..errors import (
     RequestTimeoutError,
     TransportError,
 )
-from .answer import Answer, Border
+from .answer import Answer
+from .border import Border
 from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
@@ -154,7 +155,7 @@ class Transport:
             )
 
         async with response:
-            yield Answer(response, border)
+            yield Answer(response, border, patience=self._patience)
 
     async def send(self, request: Request) -> Response:
         """
@@ -210,6 +211,13 @@ class Transport:
             sock_connect=_CONNECT_SECONDS,
             sock_read=self._stall_seconds if is_file else None,
         )
+
+    @property
+    def _patience(self) -> float | None:
+        # Whoever brought a session or a proxy may have changed how bytes come.
+        is_ours = self._given is None and self._proxy is None
+
+        return self._stall_seconds if is_ours else None
 
     def _amplitude(self, replay: Replay) -> aiohttp.ClientSession:
         self._check_open()

@@ -1,0 +1,114 @@
+"""
+A file on its way to its name.
+
+Everything here may block. Bytes are written at positions of the caller's, so
+several connections may fill one file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from .digest import FileDigest
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+TAKES_RANGES = sys.platform != "win32"
+"""
+Whether files here can be written at a position without moving another writer.
+"""
+
+
+class PartFile:
+    """
+    A file that gets its name when it is whole, and not before.
+
+    Attributes:
+        part: Where it grows: hidden, beside the target, with a name of its own,
+            so that two downloads of one target never meet.
+
+        digest: Knows the finished file again, and its SHA-256.
+    """
+
+    digest: FileDigest
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        self._end = 0
+        self._file = os.open(self.part, _FLAGS, 0o666)
+        self._is_open = True
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Append *data*, all of it.
+        """
+        self._end = self.write_at(self._end, data)
+
+    def write_at(self, start: int, data: bytes | memoryview) -> int:
+        """
+        Write *data* at a position, all of it.
+
+        Returns:
+            The position behind it.
+        """
+        view = memoryview(data)
+
+        while view:
+            count = _write(self._file, view, start)
+            start += count
+            view = view[count:]
+
+        return start
+
+    def reserve(self, size: int) -> None:
+        """
+        Give the file its final length, to be filled in any order.
+        """
+        os.ftruncate(self._file, size)
+        self._end = size
+
+    def finish(self) -> None:
+        """
+        Make the file durable, then give it its name.
+        """
+        os.fsync(self._file)
+        self.digest = FileDigest.of(self._target, os.fstat(self._file))
+        self._close()
+        self.part.replace(self._target)
+        _sync_folder(self._target.absolute().parent)
+
+    def discard(self) -> None:
+        """
+        Remove what was written, unless it has its name; safe at any time.
+        """
+        self._close()
+        self.part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            os.close(self._file)
+
+
+def _write(file: int, view: memoryview, start: int) -> int:
+    if sys.platform == "win32":
+        # Only ever in order: see TAKES_RANGES.
+        return os.write(file, view)
+
+    return os.pwrite(file, view, start)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name is on disk once its folder is; not every system has that.
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
