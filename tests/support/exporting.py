@@ -4,8 +4,9 @@ A job whose service and store say exactly what a test wrote.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,11 @@ def names_in(folder: Path) -> list[str]:
     List what a folder holds, hidden files included.
     """
     return sorted(path.name for path in folder.iterdir())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """
+    Let others run until a condition holds.
+    """
+    while not condition():  # noqa: ASYNC110  it is nobody's event
+        await asyncio.sleep(0.001)
