@@ -20,7 +20,7 @@ from .malformed import Malformed
 _FIELD = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n)')
 _ONE = r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
 _RECORDS = re.compile(rf"(?:(?!\r?\n){_ONE}(?:,{_ONE})*+\r?\n)*+")
-_PLAIN = re.compile(rb'(?:"[^"\0]*+"[,\n])*+')
+_PLAIN = re.compile(rb'(?:"[^"]*+"[,\n])*+')
 # Surrogates stand for bytes that are not UTF-8; see `decode()`.
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -172,7 +172,7 @@ def check_block(block: bytes, width: int, *, line: int) -> None:
         CsvError: A record is not in the grammar.
     """
     # All fields quoted, no quote in them: known at half the price.
-    if _PLAIN.fullmatch(block):
+    if _PLAIN.fullmatch(block) and b"\0" not in block:
         return
 
     text = decode(block)

@@ -6,7 +6,6 @@ Columns are what a dataframe wants: no object is made for a member.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -90,8 +89,8 @@ class ArrowReader:
     Groups lose the one TAB that guards them. A name that comes once more is
     numbered, as in "plan (2)".
 
-    Everything here blocks: call it in a worker thread. The interpreter is let
-    go of between slices, and while pyarrow works.
+    Everything here blocks: call it in a worker thread. The interpreter is held
+    for a millisecond at a time, and let go of while pyarrow works.
 
     Attributes:
         rows: Members handed out so far.
@@ -178,9 +177,6 @@ class ArrowReader:
             self._line = self._line if self._checked else line
             self._checked.append(records)
             self._size += len(records)
-
-        # What pyarrow is lenient about is checked with the interpreter held.
-        time.sleep(0)
 
     def _convert(self) -> RecordBatch:
         columns = self._columns
@@ -284,11 +280,7 @@ class _Columns:
                 array, r"\A\t", "", memory_pool=pool()
             )
 
-        if place in self.nullable:
-            empty = compute.equal(array, "", memory_pool=pool())
-            array = compute.if_else(empty, None, array, memory_pool=pool())
-
-        return array
+        return _empty_to_null(array) if place in self.nullable else array
 
     def _fault(self, block: bytes, *, line: int) -> CsvError:
         # Raises what is wrong, if it is the text; else it is a number.
@@ -315,6 +307,17 @@ def _columns_of(header: Header, *, is_integer: bool) -> _Columns:
         integer=integer,
         group=header.group,
     )
+
+
+def _empty_to_null(array: Any) -> Any:
+    # Without a scalar: pyarrow imports pandas to make one, and that takes
+    # 33 MiB wherever it is installed.
+    arrow, compute = _pyarrow(), import_module("pyarrow.compute")
+    lengths = compute.binary_length(array, memory_pool=pool())
+    filled = compute.cast(lengths, arrow.bool_(), memory_pool=pool())
+    nulls = arrow.nulls(len(array), array.type, memory_pool=pool())
+
+    return compute.if_else(filled, array, nulls, memory_pool=pool())
 
 
 def _is_int64(cell: str) -> bool:

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from .._core.csvblocks import Buffer
-from .arrow import AmplitudeId, ArrowReader, RecordBatch, Schema
+from .arrow import AmplitudeId, ArrowReader, RecordBatch, Schema, pool
 
-_ROW_GROUP = 8 * 1024 * 1024
+_ROW_GROUP = 4 * 1024 * 1024
 """
-Bytes of columns gathered for one row group: as many are in memory, and about
-as many again while they are written.
+Bytes of columns gathered for one row group, some 100,000 members: as many are
+in memory, and about as many again while they are written.
 """
 
 _WRITE = 256 * 1024
@@ -108,6 +108,8 @@ class ParquetWriter:
             table = arrow.Table.from_batches(self._batches, schema=schema)
             self._batches, self._size = [], 0
             self._writer.write_table(table, row_group_size=table.num_rows)
+            # It buffers pages where `pool()` has no say, and keeps the room.
+            arrow.default_memory_pool().release_unused()
 
 
 def _open(file: io.BufferedIOBase, schema: Schema) -> Any:
@@ -122,6 +124,7 @@ def _open(file: io.BufferedIOBase, schema: Schema) -> Any:
         compression="zstd",
         use_dictionary=others or False,
         write_statistics=others or False,
+        memory_pool=pool(),
     )
 
 
