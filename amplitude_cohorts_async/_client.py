@@ -15,7 +15,12 @@ from typing import Self
 import aiohttp
 import anyio.to_thread
 
-from ._config import from_environment, make_settings
+from ._config import (
+    checked_routes,
+    checked_seconds,
+    from_environment,
+    make_settings,
+)
 from ._core import requests, responses
 from ._core.ids import checked_id
 from ._core.redact import Redactor
@@ -138,7 +143,7 @@ class CohortsClient:
             app_id=app_id,
             owner=owner,
         )
-        self._routes = Routes(routes)
+        self._routes = checked_routes(routes)
         self._limits = limits
         self._limiter = limiter
         self._clock = clock
@@ -155,7 +160,7 @@ class CohortsClient:
             session=session,
             proxy=proxy,
             answer_seconds=limits.deadline,
-            stall_seconds=stall_timeout,
+            stall_seconds=checked_seconds(stall_timeout, "stall_timeout"),
         )
         self._made: Session | None = None
         self._is_closed = False

@@ -5,6 +5,7 @@ Keywords and environment into settings; complains before the first byte.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -12,10 +13,11 @@ import attrs
 
 from ._core.links import is_loopback
 from .errors import ConfigurationError
-from .models import Region
+from .models import Region, Routes
 
 _WEB_APP = "analytics.amplitude.com"
 _LARGEST_APP_ID = 2**63
+_LONGEST_APP_ID = 19
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +74,35 @@ def make_settings(
         app_id=_app_id(app_id),
         owner=_owner(owner),
     )
+
+
+def checked_routes(routes: object) -> Routes:
+    """
+    Return *routes* when they are some.
+
+    Raises:
+        ConfigurationError: They are not.
+    """
+    try:
+        return Routes(routes)
+    except ValueError:
+        raise ConfigurationError(
+            f"{routes!r} is no description of the service; pass Routes.VENDOR or "
+            f"Routes.OPENAPI"
+        ) from None
+
+
+def checked_seconds(seconds: float, name: str) -> float:
+    """
+    Return *seconds* when somebody can wait that long.
+
+    Raises:
+        ConfigurationError: They are not more than zero, or endless.
+    """
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(f"{name} is seconds, more than zero, got {seconds!r}")
+
+    return seconds
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -161,7 +192,9 @@ def _app_id(app_id: object) -> int | None:
 
     text = str(app_id)
 
-    if isinstance(app_id, bool) or not (text.isascii() and text.isdecimal()):
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_APP_ID
+
+    if isinstance(app_id, bool) or not is_number:
         raise ConfigurationError(
             f"app_id is the project's number, as in 123456, got {app_id!r}; it "
             f"stands in the project's settings and in `list_cohorts()`"

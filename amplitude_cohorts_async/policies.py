@@ -65,7 +65,10 @@ class Retrying:
     retry_after: float = 120.0
 
     def __attrs_post_init__(self) -> None:
-        if self.attempts < 1 or min(self.first, self.most, self.budget) < 0:
+        waits = (self.first, self.most, self.budget, self.retry_after)
+
+        # Not a number is not zero or more, either.
+        if self.attempts < 1 or not all(seconds >= 0 for seconds in waits):
             raise ConfigurationError(
                 f"retrying needs attempts >= 1 and seconds >= 0, got {self}"
             )

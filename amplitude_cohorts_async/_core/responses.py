@@ -72,7 +72,8 @@ def cohorts(request: Request, response: Response) -> list[Cohort]:
 
     if not isinstance(listed, list):
         raise UnexpectedResponseError(
-            f"the list of cohorts holds {type(listed).__name__} where an array is due",
+            f"the list of cohorts cannot be read: an array is due at $.cohorts, and "
+            f"there is {type(listed).__name__}: {_excerpt(response.body)!r}",
             path="$.cohorts",
         )
 

@@ -1,0 +1,239 @@
+"""
+A client that cannot work is refused before it exists, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient, Region
+from amplitude_cohorts_async._config import from_environment, make_settings
+from amplitude_cohorts_async.errors import ConfigurationError, InvalidInputError
+from amplitude_cohorts_async.policies import Polling, Retrying
+from support.canary import API_KEY, SECRET_KEY, find_secrets
+
+VARIABLES = (
+    "AMPLITUDE_API_KEY",
+    "AMPLITUDE_SECRET_KEY",
+    "AMPLITUDE_REGION",
+    "AMPLITUDE_BASE_URL",
+    "AMPLITUDE_APP_ID",
+    "AMPLITUDE_OWNER",
+)
+
+
+def client(**options: object) -> CohortsClient:
+    """
+    Build a client, and nothing else.
+    """
+    keys = {"api_key": API_KEY, "secret_key": SECRET_KEY}
+
+    return CohortsClient(**{**keys, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"api_key": ""}, "AMPLITUDE_API_KEY"),
+        ({"api_key": None}, "AMPLITUDE_API_KEY"),
+        ({"secret_key": ""}, "AMPLITUDE_SECRET_KEY"),
+        ({"secret_key": "with space"}, "white space"),
+        ({"secret_key": "line\n"}, "white space"),
+        ({"api_key": "a:b"}, "colon"),
+        ({"api_key": "schlüssel"}, "ASCII"),
+        ({"api_key": b"key"}, "missing"),
+        ({"region": "asia"}, "'us' or 'eu'"),
+        ({"region": None}, "'us' or 'eu'"),
+        ({"region": ""}, "'us' or 'eu'"),
+        ({"base_url": "http://example.com"}, "allow_http"),
+        ({"base_url": "http://10.0.0.1"}, "allow_http"),
+        ({"base_url": "http://127.0.0.1.example.com"}, "allow_http"),
+        ({"base_url": "example.com"}, "scheme and a host"),
+        ({"base_url": "ftp://example.com"}, "scheme and a host"),
+        ({"base_url": "https://"}, "scheme and a host"),
+        ({"base_url": ""}, "scheme and a host"),
+        ({"base_url": "https://key:word@example.com"}, "api_key"),
+        ({"base_url": "https://example.com?x=1"}, "only scheme"),
+        ({"base_url": "https://example.com#x"}, "only scheme"),
+        ({"base_url": "https://example.com:99999"}, "no URL"),
+        ({"base_url": "https://[half"}, "no URL"),
+        ({"base_url": 7}, "string"),
+        ({"base_url": "https://analytics.amplitude.com"}, "web app"),
+        ({"base_url": "https://ANALYTICS.amplitude.com/"}, "web app"),
+        ({"app_id": "twelve"}, "number"),
+        ({"app_id": True}, "number"),
+        ({"app_id": 0}, "positive"),
+        ({"app_id": -5}, "number"),
+        ({"app_id": 2**63}, "positive"),
+        ({"app_id": "1" * 5_000}, "number"),
+        ({"owner": ""}, "email"),
+        ({"owner": 7}, "email"),
+        ({"routes": "elsewhere"}, "Routes"),
+        ({"stall_timeout": 0}, "stall_timeout"),
+        ({"stall_timeout": -1.0}, "stall_timeout"),
+        ({"stall_timeout": float("nan")}, "stall_timeout"),
+    ],
+)
+def test_what_cannot_work(options: dict[str, object], words: str) -> None:
+    """
+    The message says what is wrong, and shows no key.
+    """
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        client(**options)
+
+    assert [] == find_secrets(str(caught.value))
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("options", "origin"),
+    [
+        ({}, "https://amplitude.com"),
+        ({"region": "us"}, "https://amplitude.com"),
+        ({"region": "EU"}, "https://analytics.eu.amplitude.com"),
+        ({"region": Region.EU}, "https://analytics.eu.amplitude.com"),
+        ({"base_url": "https://example.com/"}, "https://example.com"),
+        ({"base_url": "https://example.com/a/b/"}, "https://example.com/a/b"),
+        ({"base_url": "http://127.0.0.1:8700"}, "http://127.0.0.1:8700"),
+        ({"base_url": "http://localhost:8700"}, "http://localhost:8700"),
+        ({"base_url": "http://[::1]:8700"}, "http://[::1]:8700"),
+        (
+            {"base_url": "http://example.com", "allow_http": True},
+            "http://example.com",
+        ),
+        (
+            {"base_url": "https://example.com", "region": "eu"},
+            "https://example.com",
+        ),
+    ],
+)
+def test_what_works(options: dict[str, object], origin: str) -> None:
+    """
+    A region is a host; a base URL of the caller's own comes before it.
+    """
+    assert f"<CohortsClient of {origin}>" == repr(client(**options))
+
+
+def test_keys_are_not_in_settings_that_are_shown() -> None:
+    """
+    Neither the settings nor the name that limits are kept by tell the keys.
+    """
+    settings = make_settings(
+        API_KEY,
+        SECRET_KEY,
+        region="us",
+        base_url=None,
+        allow_http=False,
+        app_id="153957",
+        owner=" ann@example.com",
+    )
+
+    assert [] == find_secrets(repr(settings) + settings.app)
+    assert 153957 == settings.app_id
+
+
+def test_limits_belong_to_the_app() -> None:
+    """
+    The same API key at the same place is one app, whatever its secret.
+    """
+    names = {
+        (key, secret, region): client(
+            api_key=key, secret_key=secret, region=region
+        )._settings.app
+        for key in ("key1", "key2")
+        for secret in ("secret1", "secret2")
+        for region in ("us", "eu")
+    }
+
+    assert 4 == len(set(names.values()))
+    assert names["key1", "secret1", "us"] == names["key1", "secret2", "us"]
+
+
+def test_the_environment() -> None:
+    """
+    Every variable has its keyword; an empty one counts as unset.
+    """
+    environ = {name: name.lower() for name in VARIABLES} | {"AMPLITUDE_OTHER": "x"}
+
+    assert {
+        "api_key": "amplitude_api_key",
+        "secret_key": "amplitude_secret_key",
+        "region": "amplitude_region",
+        "base_url": "amplitude_base_url",
+        "app_id": "amplitude_app_id",
+        "owner": "amplitude_owner",
+    } == from_environment(environ)
+    assert {} == from_environment(dict.fromkeys(VARIABLES, ""))
+
+
+def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Keywords win over variables; a number in a variable is a number.
+    """
+    for name, value in zip(
+        VARIABLES,
+        (API_KEY, SECRET_KEY, "eu", "", "153957", "ann@example.com"),
+        strict=True,
+    ):
+        monkeypatch.setenv(name, value)
+
+    assert "analytics.eu" in repr(CohortsClient.from_env())
+    assert "https://amplitude.com" in repr(CohortsClient.from_env(region="us"))
+    assert 153957 == CohortsClient.from_env()._settings.app_id
+    monkeypatch.setenv("AMPLITUDE_REGION", "mars")
+    with pytest.raises(ConfigurationError, match="'mars'"):
+        CohortsClient.from_env()
+    monkeypatch.delenv("AMPLITUDE_SECRET_KEY")
+    with pytest.raises(ConfigurationError, match="AMPLITUDE_SECRET_KEY"):
+        CohortsClient.from_env(region="us")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"first": -1.0},
+        {"every": 0.0},
+        {"spread": 1.0},
+        {"spread": -0.1},
+        {"first": float("nan")},
+    ],
+)
+def test_impossible_polling(options: dict[str, float]) -> None:
+    """
+    A schedule that never asks, or always, is none.
+    """
+    with pytest.raises(ConfigurationError):
+        Polling(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attempts": 0},
+        {"first": -1.0},
+        {"most": -1.0},
+        {"budget": -1.0},
+        {"retry_after": -1.0},
+        {"first": float("nan")},
+    ],
+)
+def test_impossible_retrying(options: dict[str, int]) -> None:
+    """
+    No attempt at all, or a wait into the past, is no policy.
+    """
+    with pytest.raises(ConfigurationError):
+        Retrying(**options)
+
+
+def test_a_token_of_another_region() -> None:
+    """
+    A job belongs to its region; a base URL of one's own may stand for any.
+    """
+    token = '{"version":1,"request_id":"Sf7M9j","region":"EU"}'
+
+    assert "Sf7M9j" == client(region="eu").resume_export(token).request_id
+    assert "Sf7M9j" == (
+        client(base_url="https://example.com").resume_export(token).request_id
+    )
+    with pytest.raises(InvalidInputError, match="region"):
+        client(region="us").resume_export(token)
