@@ -111,7 +111,7 @@ async def sync_membership(
     if sync.dry_run:
         return report
 
-    _guard(cohort_id, diff, sync.max_removed)
+    check_removals(report, sync.max_removed)
     applied = await write_membership(
         session,
         cohort_id,
@@ -120,7 +120,7 @@ async def sync_membership(
         Source(ids=ids_of(diff.remove)),
         journal=journal,
         on_skipped=on_skipped,
-        make_room=len(diff.add) + len(diff.remove) + diff.kept > MOST_MEMBERS,
+        make_room=needs_room(report),
     )
 
     return attrs.evolve(report, applied=applied)
@@ -247,20 +247,33 @@ def _is_sendable(id_: str) -> bool:
         return False
 
 
-def _guard(cohort_id: str, diff: MembershipDiff, max_removed: float) -> None:
-    removed = len(diff.remove)
-    current = removed + diff.kept
+def check_removals(report: SyncReport, max_removed: float) -> None:
+    """
+    Make sure that no more than a share of the cohort would be removed.
+
+    Raises:
+        RemovalGuardError: More would be.
+    """
+    removed = len(report.remove)
+    current = removed + report.kept
 
     if removed > max_removed * current:
         raise RemovalGuardError(
             f"this would remove {removed:,} of the {current:,} members of cohort "
-            f"{cohort_id}, {removed / current:.0%}, and max_removed={max_removed} "
-            f"allows {max_removed:.0%}; nothing was written. Look at it with "
-            f"dry_run=True, and pass a larger max_removed if it is meant",
+            f"{report.cohort_id}, {removed / current:.0%}, and max_removed="
+            f"{max_removed} allows {max_removed:.0%}; nothing was written. Look at it "
+            f"with dry_run=True, and pass a larger max_removed if it is meant",
             removed=removed,
             current=current,
             max_removed=max_removed,
         )
+
+
+def needs_room(report: SyncReport) -> bool:
+    """
+    Tell whether adding first would overflow the cohort.
+    """
+    return len(report.add) + len(report.remove) + report.kept > MOST_MEMBERS
 
 
 def _check_journal(

@@ -68,10 +68,9 @@ class IdFile(Collection[str]):
         return f"IdFile({str(self.path)!r})"
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        async with aclosing(ids_of(self).slices()) as slices:
-            async for part in slices:
-                for id_ in part:
-                    yield id_
+        async with aclosing(each_of(ids_of(self))) as ids:
+            async for id_ in ids:
+                yield id_
 
     def __iter__(self) -> Iterator[str]:
         with _translated(self.path), _open(self.path) as file:
@@ -175,6 +174,16 @@ def ids_of_stream(file: BinaryIO, name: str) -> Ids:
     Take the ids of an open file, one a line, such as standard input.
     """
     return Ids(open=lambda: _lines(file, Path(name)), again=False)
+
+
+async def each_of(ids: Ids) -> AsyncGenerator[str]:
+    """
+    Hand out ids one at a time.
+    """
+    async with aclosing(ids.slices()) as slices:
+        async for part in slices:
+            for id_ in part:
+                yield id_
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ Batches onto the wire, one at a time for each cohort, and the account of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from .._core.batching import Batch
@@ -18,9 +18,9 @@ from .ids import Ids
 from .journal import Journal
 from .session import Session
 
-OnSkipped: TypeAlias = Callable[[Sequence[str]], None]
+OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
 """
-Told the ids that a batch skipped, as soon as they are known.
+Told the ids that a batch skipped, as soon as they are known; may be async.
 """
 
 
@@ -105,7 +105,9 @@ class Writer:
             self._tell(cohort_id, operation, batch)
 
         if skipped and self._on_skipped is not None:
-            self._on_skipped(skipped)
+            told = self._on_skipped(skipped)
+            if told is not None:
+                await told
 
     async def finish(self) -> None:
         """

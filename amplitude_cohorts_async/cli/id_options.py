@@ -1,0 +1,141 @@
+"""
+What the writing commands share: where ids come from, and where the skipped go.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import anyio.to_thread
+import attrs
+import typer
+
+from .._client import CohortsClient
+from .._io.ids import IdSource, each_of, ids_of_stream
+from .._io.writing import OnSkipped
+from ..models import IdType, MembershipReport, OperationReport
+from . import render
+from .common import Connection
+
+__all__ = (
+    "CountGroup",
+    "Ids",
+    "Kind",
+    "MembershipChange",
+    "Skipped",
+    "Strict",
+    "id_source",
+    "show_members",
+    "skipped_to",
+)
+
+Ids: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Ids, one a line; - reads stdin.")
+]
+Kind: TypeAlias = Annotated[
+    IdType, typer.Option("--id-type", help="Your own user ids, or Amplitude's.")
+]
+CountGroup: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="What the cohort counts.")
+]
+Strict: TypeAlias = Annotated[
+    bool, typer.Option("--strict", help="Fail on ids the service does not know.")
+]
+Skipped: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append the ids that were skipped to it."),
+]
+
+
+@attrs.frozen
+class MembershipChange:
+    """
+    What the options say about a change of a cohort's members.
+    """
+
+    cohort_id: str
+    id_type: IdType
+    count_group: str
+    strict: bool
+    skipped: Path | None
+
+    async def write(
+        self,
+        client: CohortsClient,
+        *,
+        add: IdSource = (),
+        remove: IdSource = (),
+        journal: Path | None = None,
+    ) -> MembershipReport:
+        """
+        Make the change.
+        """
+        async with skipped_to(self.skipped) as on_skipped:
+            return await client.update_membership(
+                self.cohort_id,
+                add=add,
+                remove=remove,
+                id_type=self.id_type,
+                count_group=self.count_group,
+                skip_invalid_ids=not self.strict,
+                journal=journal,
+                on_skipped=on_skipped,
+            )
+
+
+def id_source(connection: Connection, ids: Path) -> IdSource:
+    """
+    Return the ids of a file, or of stdin.
+    """
+    if str(ids) != "-":
+        return ids
+
+    if connection.secret_key_stdin:
+        raise typer.BadParameter("stdin cannot hold both the secret key and the ids")
+
+    return each_of(ids_of_stream(sys.stdin.buffer, "standard input"))
+
+
+@asynccontextmanager
+async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
+    """
+    Open a file for the ids that are skipped; None keeps them nowhere.
+    """
+    if path is None:
+        yield None
+        return
+
+    file = await anyio.to_thread.run_sync(lambda: path.open("a", encoding="utf-8"))
+
+    def append(ids: Sequence[str]) -> None:
+        file.writelines(f"{id_}\n" for id_ in ids)
+        file.flush()
+
+    async def tell(ids: Sequence[str]) -> None:
+        await anyio.to_thread.run_sync(append, ids)
+
+    try:
+        yield tell
+    finally:
+        file.close()
+
+
+def show_members(report: MembershipReport) -> None:
+    """
+    Print what was added and removed.
+    """
+    for word, operation in (("added", report.added), ("removed", report.removed)):
+        if operation.batches:
+            render.table(None, _rows(word, operation))
+
+
+def _rows(word: str, operation: OperationReport) -> list[list[object]]:
+    return [
+        [word, operation.sent - len(operation.skipped_ids)],
+        ["skipped", len(operation.skipped_ids)],
+        ["requests", operation.batches],
+    ]

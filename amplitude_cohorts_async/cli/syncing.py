@@ -1,0 +1,207 @@
+"""
+The part of the command that compares: sync, diff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import typer
+
+from .._client import CohortsClient
+from .._core.writes import Membership
+from .._io.comparing import compare, compare_on_disk, write_files
+from .._sync import check_removals, known_members, needs_room
+from ..models import IdType, MembershipDiff, MembershipReport, SyncReport
+from . import render
+from .common import Connection, Output, command
+from .id_options import (
+    CountGroup,
+    Ids,
+    Kind,
+    MembershipChange,
+    Skipped,
+    id_source,
+    show_members,
+    skipped_to,
+)
+
+__all__ = ("register",)
+
+
+def register(app: typer.Typer) -> None:
+    """
+    Add these commands.
+    """
+    command(app, "sync")(sync)
+    command(app, "diff")(diff)
+
+
+def sync(
+    connection: Connection,
+    cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
+    ids: Ids,
+    *,
+    id_type: Kind = IdType.USER_ID,
+    current: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The members as they are: a saved export, or ids. Spends no export.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    max_removed: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="The share that may be removed."
+        ),
+    ] = 0.5,
+    count_group: CountGroup = "User",
+    on_disk: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Compare there, with little memory."),
+    ] = None,
+    skipped: Skipped = None,
+) -> None:
+    """
+    Make a cohort's members equal to the ids of a file; spends one export.
+    """
+    if not (yes or dry_run or sys.stdin.isatty()):
+        raise typer.BadParameter("nobody is there to ask: pass --yes or --dry-run")
+
+    source = id_source(connection, ids)
+
+    async def work(client: CohortsClient) -> SyncReport:
+        async with skipped_to(skipped) as on_skipped:
+            return await client.sync_membership(
+                cohort_id,
+                source,
+                id_type=id_type,
+                current=current,
+                dry_run=not yes,
+                max_removed=max_removed,
+                count_group=count_group,
+                on_disk=on_disk,
+                on_skipped=on_skipped,
+            )
+
+    report = connection.run(work)
+
+    if not (yes or dry_run):
+        check_removals(report, max_removed)
+
+        if _ask(report):
+            change = MembershipChange(cohort_id, id_type, count_group, False, skipped)
+            report = _apply(connection, change, report)
+
+    if connection.as_json:
+        render.document("sync", _in_lists(report))
+    else:
+        _show_sync(report)
+
+
+def diff(
+    output: Output,
+    before: Annotated[Path, typer.Argument(metavar="A", help="Members or ids.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Members or ids.")],
+    *,
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where files go.")
+    ] = Path(),
+    id_type: Kind = IdType.USER_ID,
+    count_group: CountGroup = "User",
+    on_disk: Annotated[
+        bool, typer.Option("--on-disk", help="Compare with little memory.")
+    ] = False,
+) -> None:
+    """
+    Compare two files: saved exports (.csv, .csv.gz) or ids, one a line.
+
+    Writes entering.txt (in B only), exiting.txt (in A only) and existing.txt.
+    """
+    membership = Membership(id_type=id_type, count_group=count_group)
+    unnameable: list[int] = []
+
+    async def work() -> MembershipDiff:
+        wanted = known_members(after, membership, unnameable.append)
+        current = known_members(before, membership, unnameable.append)
+
+        if on_disk:
+            return await compare_on_disk(wanted, current, _any_number, folder)
+
+        return await write_files(await compare(wanted, current, _any_number), folder)
+
+    found = asyncio.run(work())
+    counts = {
+        "entering": len(found.add),
+        "exiting": len(found.remove),
+        "existing": found.kept,
+        "unnameable": sum(unnameable),
+    }
+    output.print("diff", counts, _show_counts)
+
+
+def _apply(
+    connection: Connection, change: MembershipChange, report: SyncReport
+) -> SyncReport:
+    async def work(client: CohortsClient) -> MembershipReport:
+        done = MembershipReport(cohort_id=report.cohort_id)
+        words = ("remove", "add") if needs_room(report) else ("add", "remove")
+
+        for word in words:
+            if word == "add" and report.add:
+                added = await change.write(client, add=report.add)
+                done = attrs.evolve(done, added=added.added)
+            elif word == "remove" and report.remove:
+                removed = await change.write(client, remove=report.remove)
+                done = attrs.evolve(done, removed=removed.removed)
+
+        return done
+
+    return attrs.evolve(report, applied=connection.run(work))
+
+
+def _ask(report: SyncReport) -> bool:
+    return typer.confirm(
+        f"Add {len(report.add):,} to cohort {report.cohort_id}, remove "
+        f"{len(report.remove):,}, keep {report.kept:,}?",
+        err=True,
+    )
+
+
+def _any_number(_wanted: int) -> None:
+    """
+    Files may hold more than a cohort.
+    """
+
+
+def _show_sync(report: SyncReport) -> None:
+    done = "" if report.applied is not None else "to "
+    render.table(
+        None,
+        [
+            [f"{done}add", len(report.add)],
+            [f"{done}remove", len(report.remove)],
+            ["kept", report.kept],
+            ["without such an id", report.unnameable],
+        ],
+    )
+
+    if report.applied is not None:
+        show_members(report.applied)
+
+
+def _show_counts(counts: dict[str, int]) -> None:
+    render.table(None, [[word, count] for word, count in counts.items()])
+
+
+def _in_lists(report: SyncReport) -> SyncReport:
+    return attrs.evolve(report, add=list(report.add), remove=list(report.remove))

@@ -1,0 +1,248 @@
+"""
+The part of the command that writes what it is told: upload, members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from .._client import CohortsClient
+from ..errors import CohortsError
+from ..models import IdType, MembershipReport, UploadReport
+from . import render
+from .common import Connection, command
+from .going_on import command_line
+from .id_options import (
+    CountGroup,
+    Ids,
+    Kind,
+    MembershipChange,
+    Skipped,
+    Strict,
+    id_source,
+    show_members,
+    skipped_to,
+)
+
+__all__ = ("register",)
+
+Journal: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep a journal in this new file."),
+]
+Resume: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Go on with the journal in this file."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """
+    Add these commands.
+    """
+    command(app, "upload")(upload)
+    members = typer.Typer(help="Add members to a cohort, or remove some.")
+    command(members, "add")(add)
+    command(members, "remove")(remove)
+    app.add_typer(members, name="members")
+
+
+def upload(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(help="What the cohort is called.")],
+    ids: Ids,
+    *,
+    id_type: Kind,
+    app_id: Annotated[
+        int | None, typer.Option(help="Instead of AMPLITUDE_APP_ID.")
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="EMAIL", help="Instead of AMPLITUDE_OWNER.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The group the ids are of.")
+    ] = None,
+    replace: Annotated[
+        str | None, typer.Option(metavar="ID", help="Fill this cohort anew.")
+    ] = None,
+    unpublished: Annotated[
+        bool, typer.Option("--unpublished", help="Let others not discover it.")
+    ] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Save nothing.")
+    ] = False,
+    strict: Strict = False,
+    skipped: Skipped = None,
+    journal: Journal = None,
+    resume: Resume = None,
+) -> None:
+    """
+    Upload a cohort of any size.
+
+    A cohort that is replaced holds only the first 100,000 ids until the rest
+    has followed.
+    """
+    source = id_source(connection, ids)
+    log = _journal(journal, resume)
+
+    async def work(client: CohortsClient) -> UploadReport:
+        async with skipped_to(skipped) as on_skipped:
+            return await client.upload_cohort(
+                name,
+                source,
+                id_type=id_type,
+                app_id=app_id,
+                owner=owner,
+                published=not unpublished,
+                group=group,
+                replace=replace,
+                skip_invalid_ids=not strict,
+                validate_only=validate_only,
+                journal=log,
+                on_skipped=on_skipped,
+            )
+
+    with _saying_how_to_go_on(
+        connection,
+        *("upload", name, str(ids)),
+        id_type=id_type.value,
+        app_id=app_id,
+        owner=owner,
+        group=group,
+        replace=replace,
+        unpublished=unpublished,
+        strict=strict,
+        skipped=skipped,
+        resume=log,
+    ):
+        report = connection.run(work)
+
+    connection.print("upload", report, _show_upload)
+
+
+def add(
+    connection: Connection,
+    cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
+    ids: Ids,
+    *,
+    id_type: Kind = IdType.USER_ID,
+    count_group: CountGroup = "User",
+    strict: Strict = False,
+    skipped: Skipped = None,
+    journal: Journal = None,
+    resume: Resume = None,
+) -> None:
+    """
+    Add ids to a cohort.
+    """
+    change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
+    _update(connection, "add", change, ids, _journal(journal, resume))
+
+
+def remove(
+    connection: Connection,
+    cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
+    ids: Ids,
+    *,
+    id_type: Kind = IdType.USER_ID,
+    count_group: CountGroup = "User",
+    strict: Strict = False,
+    skipped: Skipped = None,
+    journal: Journal = None,
+    resume: Resume = None,
+) -> None:
+    """
+    Remove ids from a cohort.
+    """
+    change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
+    _update(connection, "remove", change, ids, _journal(journal, resume))
+
+
+def _update(
+    connection: Connection,
+    operation: Literal["add", "remove"],
+    change: MembershipChange,
+    ids: Path,
+    log: Path | None,
+) -> None:
+    source = id_source(connection, ids)
+
+    def work(client: CohortsClient) -> Coroutine[object, object, MembershipReport]:
+        if operation == "add":
+            return change.write(client, add=source, journal=log)
+
+        return change.write(client, remove=source, journal=log)
+
+    with _saying_how_to_go_on(
+        connection,
+        *("members", operation, change.cohort_id, str(ids)),
+        id_type=change.id_type.value,
+        count_group=change.count_group,
+        strict=change.strict,
+        skipped=change.skipped,
+        resume=log,
+    ):
+        report = connection.run(work)
+
+    connection.print("members", report, show_members)
+
+
+def _journal(journal: Path | None, resume: Path | None) -> Path | None:
+    if journal is not None and resume is not None:
+        raise typer.BadParameter("pass --journal for a new one or --resume, not both")
+
+    if journal is not None and journal.exists():
+        raise typer.BadParameter(f"{journal} exists; go on with --resume {journal}")
+
+    if resume is not None and not resume.exists():
+        raise typer.BadParameter(f"there is no journal {resume} to go on with")
+
+    return journal or resume
+
+
+@contextmanager
+def _saying_how_to_go_on(
+    connection: Connection, *words: str, **options: object
+) -> Generator[None]:
+    try:
+        yield
+    except (CohortsError, KeyboardInterrupt) as error:
+        journal = options["resume"]
+        if isinstance(journal, Path) and journal.exists():
+            flags = _flags(options)
+            error.add_note(command_line(*words, *flags, *connection.arguments))
+        raise
+
+
+def _flags(options: Mapping[str, object]) -> list[str]:
+    given = {
+        f"--{name.replace('_', '-')}": value
+        for name, value in options.items()
+        if value is not None and value is not False
+    }
+
+    return [
+        word
+        for name, value in given.items()
+        for word in ([name] if value is True else [name, str(value)])
+    ]
+
+
+def _show_upload(report: UploadReport) -> None:
+    skipped = len(report.skipped_ids) or len(report.invalid_sample)
+    render.table(
+        None,
+        [
+            ["cohort", report.cohort_id or "none, validated only"],
+            ["ids", report.total],
+            ["matched", "not told" if report.matched is None else report.matched],
+            ["skipped, of which told", skipped],
+            ["requests", report.batches],
+            ["written before", report.resumed],
+        ],
+    )

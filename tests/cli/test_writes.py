@@ -1,0 +1,337 @@
+"""
+The command writes: upload, members, sync, diff.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import _client as client_module
+from amplitude_cohorts_async._io import batches as batches_module
+from amplitude_cohorts_async.cli import main
+from amplitude_cohorts_async.testing import CohortsEmulator
+from amplitude_cohorts_async.testing.faults import refused, works
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    """
+    A file of three ids, one of which nobody has.
+    """
+    file = tmp_path / "ids.txt"
+    file.write_text("ann\nunknown-1\nbob\n")
+
+    return file
+
+
+@pytest.fixture
+def project(cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where uploads go: the emulator's project.
+    """
+    monkeypatch.setenv("AMPLITUDE_APP_ID", "153957")
+    monkeypatch.setenv("AMPLITUDE_OWNER", "datamonster@amplitude.com")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(
+    cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The command shares the emulator's clock, which jumps.
+    """
+    monkeypatch.setattr(client_module, "SystemClock", lambda: cohorts_emulator.clock)
+
+
+def run(capsys: Capture, *words: object) -> tuple[int, str, str]:
+    """
+    Run the command; return its code and what it printed.
+    """
+    code = main([str(word) for word in words])
+    printed = capsys.readouterr()
+
+    return code, printed.out, printed.err
+
+
+@pytest.mark.usefixtures("project")
+def test_upload_makes_a_cohort_of_a_file(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
+):
+    """
+    The report is on stdout, and what was skipped in a file of its own.
+    """
+    skipped = tmp_path / "skipped.txt"
+    words = ("upload", "Buyers", ids, "--id-type", "user", "--skipped", skipped)
+    code, out, _ = run(capsys, *words)
+    (cohort_id,) = cohorts_emulator.cohort_ids
+
+    assert 0 == code
+    assert f"cohort\t{cohort_id}\nids\t3\nmatched\t2\n" in out
+    assert "unknown-1\n" == skipped.read_text()
+    assert {"ann", "bob"} == cohorts_emulator.members_of(cohort_id)
+
+
+@pytest.mark.usefixtures("project")
+def test_upload_reads_stdin_and_prints_json(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    As behind `psql`; the JSON has the report under its name.
+    """
+    stdin = io.TextIOWrapper(io.BytesIO(b"1\n2\n2\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, out, _ = run(
+        capsys, "upload", "Buyers", "-", "--id-type", "amplitude", "--json"
+    )
+    (cohort_id,) = cohorts_emulator.cohort_ids
+
+    assert 0 == code
+    assert {
+        "cohort_id": cohort_id,
+        "total": 2,
+        "matched": 2,
+        "invalid_sample": [],
+        "skipped_ids": [],
+        "batches": 1,
+        "adopted": False,
+        "resumed": 0,
+    } == json.loads(out)["upload"]
+
+
+@pytest.mark.usefixtures("project")
+def test_upload_goes_on_from_its_journal(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    """
+    A failure half way says which command goes on, and that command does.
+    """
+    monkeypatch.setattr(batches_module, "MOST_IDS", 10)
+    file, journal = tmp_path / "ids.txt", tmp_path / "the journal"
+    file.write_text("\n".join(map(str, range(35))))
+    words = ("upload", "Buyers", file, "--id-type", "user")
+    cohorts_emulator.fail_next("membership", works(), refused(400, "no"))
+    code, _, err = run(capsys, *words, "--journal", journal)
+
+    assert 7 == code
+    assert f"To go on: amplitude-cohorts upload Buyers {file} --id-type user" in err
+    assert f"--resume '{journal}'" in err
+
+    code, out, _ = run(capsys, *words, "--resume", journal)
+    (cohort_id,) = cohorts_emulator.cohort_ids
+
+    assert 0 == code
+    assert "written before\t2\n" in out
+    assert 35 == len(cohorts_emulator.members_of(cohort_id))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--journal", "{ids}"], "exists; go on with --resume"),
+        (["--resume", "/nowhere"], "there is no journal"),
+        (["--journal", "/nowhere", "--resume", "{ids}"], "not both"),
+        (["--secret-key-stdin"], "stdin cannot hold both"),
+        (["--owner", ""], "owner"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sent(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    words: list[str],
+    reason: str,
+):
+    """
+    With the exit code of a wrong usage.
+    """
+    source = "-" if "--secret-key-stdin" in words else ids
+    given = [word.format(ids=ids) for word in words]
+    code, _, err = run(capsys, "upload", "B", source, "--id-type", "user", *given)
+
+    assert 2 == code
+    assert reason in err
+    assert [] == cohorts_emulator.log
+
+
+def test_upload_without_a_project_says_where_to_say_it(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """
+    The message names the variable.
+    """
+    monkeypatch.delenv("AMPLITUDE_APP_ID", raising=False)
+    code, _, err = run(capsys, "upload", "Buyers", ids, "--id-type", "user")
+
+    assert 2 == code
+    assert "AMPLITUDE_APP_ID" in err
+    assert [] == cohorts_emulator.log
+
+
+@pytest.mark.usefixtures("project")
+def test_upload_has_an_option_for_every_parameter(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path
+):
+    """
+    Replace, validate, fail on unknown ids, groups, hidden cohorts.
+    """
+    cohorts_emulator.add_cohort("1a2bc3d", members=["old"])
+    words = ("upload", "Buyers", ids, "--id-type", "user")
+
+    assert "none, validated only" in run(capsys, *words, "--validate-only")[1]
+    assert {"old"} == cohorts_emulator.members_of("1a2bc3d")
+    assert 0 == run(capsys, *words, "--replace", "1a2bc3d")[0]
+    assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
+    assert 1 == run(capsys, *words, "--strict")[0]
+    assert ["1a2bc3d"] == cohorts_emulator.cohort_ids
+    assert 0 == run(capsys, *words, "--unpublished", "--group", "company")[0]
+    assert 2 == len(cohorts_emulator.cohort_ids)
+
+
+def test_members_are_added_and_removed(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
+):
+    """
+    One file, either way; what was skipped is appended to its file.
+    """
+    skipped = tmp_path / "skipped.txt"
+    cohorts_emulator.add_cohort("1a2bc3d", members=["eve"])
+    words = ("1a2bc3d", ids, "--skipped", skipped)
+
+    code, out, _ = run(capsys, "members", "add", *words)
+    assert (0, "added\t2\nskipped\t1\nrequests\t1\n") == (code, out)
+    assert {"eve", "ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
+
+    code, out, _ = run(capsys, "members", "remove", *words, "--json")
+    assert (0, 3) == (code, json.loads(out)["members"]["removed"]["sent"])
+    assert {"eve"} == cohorts_emulator.members_of("1a2bc3d")
+    assert "unknown-1\nunknown-1\n" == skipped.read_text()
+
+
+def test_members_can_fail_on_unknown_ids(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
+):
+    """
+    Nothing is added then, and a journal says how to go on.
+    """
+    journal = tmp_path / "journal"
+    cohorts_emulator.add_cohort("1a2bc3d", members=["eve"])
+    words = ("members", "add", "1a2bc3d", ids, "--strict", "--journal", journal)
+    code, _, err = run(capsys, *words)
+
+    assert 1 == code
+    assert f"members add 1a2bc3d {ids} --id-type user --count-group User" in err
+    assert {"eve"} == cohorts_emulator.members_of("1a2bc3d")
+
+
+def test_sync_makes_a_cohort_equal_to_a_file(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path
+):
+    """
+    First a look that writes nothing, then the change.
+    """
+    cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve"])
+    words = ("sync", "1a2bc3d", ids)
+
+    code, out, _ = run(capsys, *words, "--dry-run")
+    assert (0, "to add\t2\nto remove\t1\nkept\t1\nwithout such an id\t0\n") == (
+        code,
+        out,
+    )
+
+    code, out, _ = run(capsys, *words, "--dry-run", "--json")
+    assert ["unknown-1", "bob"] == json.loads(out)["sync"]["add"]
+    assert {"ann", "eve"} == cohorts_emulator.members_of("1a2bc3d")
+
+    code, out, _ = run(capsys, *words, "--yes")
+    assert 0 == code
+    assert "add\t2\nremove\t1\n" in out
+    assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
+    assert 3 == cohorts_emulator.spent
+
+
+def test_sync_asks_and_takes_no_for_an_answer(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """
+    With nobody there to ask it refuses; one export is enough to ask.
+    """
+    cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve"])
+    code, _, err = run(capsys, "sync", "1a2bc3d", ids)
+
+    assert 2 == code
+    assert "pass --yes or --dry-run" in err
+    assert 0 == cohorts_emulator.spent
+
+    for answer, expected in (("n", {"ann", "eve"}), ("y", {"ann", "bob"})):
+        stdin = io.StringIO(f"{answer}\n")
+        monkeypatch.setattr(stdin, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        assert 0 == run(capsys, "sync", "1a2bc3d", ids)[0]
+        assert expected == cohorts_emulator.members_of("1a2bc3d")
+
+    assert 2 == cohorts_emulator.spent
+
+
+def test_sync_guards_against_an_empty_list(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, tmp_path: Path
+):
+    """
+    A file that came out empty does not empty a cohort.
+    """
+    file = tmp_path / "ids.txt"
+    file.touch()
+    cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", "zoe"])
+
+    assert 2 == run(capsys, "sync", "1a2bc3d", file, "--yes")[0]
+    file.write_text("ann\n")
+    assert 2 == run(capsys, "sync", "1a2bc3d", file, "--yes")[0]
+    assert 3 == len(cohorts_emulator.members_of("1a2bc3d"))
+    assert 0 == run(capsys, "sync", "1a2bc3d", file, "--yes", "--max-removed", 1)[0]
+    assert {"ann"} == cohorts_emulator.members_of("1a2bc3d")
+
+
+@pytest.mark.parametrize("on_disk", [[], ["--on-disk"]])
+def test_diff_writes_three_files(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    tmp_path: Path,
+    on_disk: list[str],
+):
+    """
+    A saved export against a list; the names are those people know.
+    """
+    export = tmp_path / "members.csv.gz"
+    cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", ("1", None)])
+    run(capsys, "export", "1a2bc3d", "-o", export)
+    folder = tmp_path / "diff"
+    code, out, _ = run(capsys, "diff", export, ids, "-o", folder, "--json", *on_disk)
+
+    assert 0 == code
+    assert {"entering": 2, "exiting": 1, "existing": 1, "unnameable": 1} == (
+        json.loads(out)["diff"]
+    )
+    assert {"unknown-1", "bob"} == set((folder / "entering.txt").read_text().split())
+    assert "eve\n" == (folder / "exiting.txt").read_text()
+    assert "ann\n" == (folder / "existing.txt").read_text()
+    assert ["entering.txt", "existing.txt", "exiting.txt"] == sorted(os.listdir(folder))
+    assert "entering\t2\n" in run(capsys, "diff", export, ids, "-o", folder)[1]
