@@ -18,8 +18,8 @@ from .._client import CohortsClient
 from ..events import Event
 from ..protocols import EventHook
 from . import render
-from .exits import reported
 from .progress import Narrator
+from .reporting import reported
 
 __all__ = ("Connection", "Output", "command")
 

@@ -1,23 +1,17 @@
 """
-How the command ends: what it tells the shell, and what it tells people.
+How the command ends: what it tells the shell.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from enum import IntEnum
-from types import FrameType
+from typing import cast
 
 import typer
 
 from .. import errors
-from . import render
 
-__all__ = ("Exit", "exit_of", "reported")
+__all__ = ("Exit", "UsageError", "exit_of")
 
 
 class Exit(IntEnum):
@@ -56,6 +50,9 @@ class Exit(IntEnum):
     UNREAD = 141
 
 
+# typer does not export the parent of its usage errors.
+UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
+
 _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
     (
         Exit.USAGE,
@@ -87,43 +84,9 @@ def exit_of(error: BaseException) -> Exit:
     if isinstance(error, BrokenPipeError):
         return Exit.UNREAD
 
-    return next((code for code, kinds in _CODES if isinstance(error, kinds)), Exit(1))
+    if isinstance(error, UsageError):
+        return Exit.USAGE
 
-
-@contextmanager
-def reported(*, as_json: bool) -> Generator[None]:
-    """
-    Tell of what goes wrong inside, in a paragraph, and leave with its code.
-    """
-    try:
-        with _sigterm_as_ctrl_c():
-            yield
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        _abandon_stdout()
-        raise typer.Exit(exit_of(error)) from None
-    except (errors.CohortsError, KeyboardInterrupt, OSError) as error:
-        code = exit_of(error)
-        render.failure(error, code, as_json=as_json)
-        raise typer.Exit(code) from None
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Generator[None]:
-    # So that `timeout` and a stopped container leave nothing behind, and the
-    # log says how to go on, exactly as after Ctrl-C.
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _abandon_stdout() -> None:
-    # Or the interpreter would complain when it flushes the rest at its end.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    return next(
+        (code for code, kinds in _CODES if isinstance(error, kinds)), Exit.FAILURE
+    )

@@ -4,50 +4,48 @@ The part of the command that brings files: export, resume.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
+import attrs
 import typer
 
 from .._client import CohortsClient
 from .._core.tokens import from_token
 from .._io.files import checked_target
-from ..errors import CohortsError, ExportExpiredError, ExportFailedError
-from ..events import Event, ExportRequested
-from ..models import SavedExport
+from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import Connection, command
+from .exits import Exit, exit_of
+from .going_on import Jobs, command_line, saying_how_to_go_on
 
-__all__ = ("register",)
+__all__ = ("AllProperties", "Properties", "register", "wanted_properties")
 
 _PATIENCE = 1800.0
 """
 Seconds to wait for a job.
 """
 
-Target = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Where to; .csv, .csv.gz or .parquet. By default named after the cohort.",
-    ),
-]
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format",
         metavar="csv|csv.gz|parquet",
-        help="What the file holds, when its name does not say.",
+        help="What a file holds, when its name does not say.",
     ),
 ]
 Timeout = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", help="How long to wait for the job."),
+    float, typer.Option(metavar="SECONDS", help="How long to wait for a job.")
+]
+Properties = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--property", "-p", metavar="NAME", help="A user property; repeatable."
+    ),
+]
+AllProperties = Annotated[
+    bool, typer.Option("--properties", help="All user properties.")
 ]
 
 
@@ -61,54 +59,74 @@ def register(app: typer.Typer) -> None:
 
 def export(
     connection: Connection,
-    cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
+    cohort_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="The cohorts.")
+    ],
     *,
-    output: Target = None,
-    property_: Annotated[
-        list[str] | None,
+    output: Annotated[
+        Path | None,
         typer.Option(
-            "--property", "-p", metavar="NAME", help="A user property; repeatable."
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A file, or a directory for several cohorts; by default ID.csv here.",
         ),
     ] = None,
-    properties: Annotated[
-        bool, typer.Option("--properties", help="All user properties.")
-    ] = False,
+    named: Properties = None,
+    all_properties: AllProperties = False,
     format: Format = None,  # noqa: A002 - the word users know
     timeout: Timeout = _PATIENCE,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Into a directory: exports under way together.")
+    ] = 8,
+    skip_unchanged: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unchanged",
+            help="Into a directory: leave alone what did not change since.",
+        ),
+    ] = False,
 ) -> None:
     """
-    Export a cohort to a file; spends one of the month's exports.
+    Export cohorts to files; each spends one of the month's exports.
 
-    What goes wrong after that says how to go on without spending another.
+    What goes wrong after that says how to go on without spending another. An
+    export into a directory goes on when it is run again.
     """
-    to = output or Path(_file_name(cohort_id, format))
-    jobs = _Jobs()
+    into_directory = len(cohort_ids) > 1 or (output is not None and output.is_dir())
 
-    with _saying_how_to_go_on(connection, jobs, to, format):
-        saved = connection.run(
-            lambda client: client.export(
-                cohort_id,
-                to,
-                properties=properties or property_ or False,
-                format=format,
-                timeout=timeout,
-            ),
-            hook=jobs,
-        )
+    if skip_unchanged and not into_directory:
+        raise typer.BadParameter("--skip-unchanged needs -o with a directory")
 
-    connection.print("export", saved, render.saved)
+    order = _Order(
+        cohort_ids=cohort_ids,
+        output=output,
+        properties=wanted_properties(named, all_properties),
+        format=format,
+        timeout=timeout,
+        at_once=at_once,
+        skip_unchanged=skip_unchanged,
+    )
+
+    if into_directory:
+        _into_directory(connection, order)
+    else:
+        _into_file(connection, order)
 
 
 def resume(
     connection: Connection,
-    export: Annotated[
+    job: Annotated[
         str,
         typer.Argument(
             metavar="TOKEN_OR_ID", help="What an export said when it was left."
         ),
     ],
     *,
-    output: Target = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
+    ] = None,
     format: Format = None,  # noqa: A002 - the word users know
     timeout: Timeout = _PATIENCE,
 ) -> None:
@@ -117,68 +135,124 @@ def resume(
 
     Its file stays available for seven days.
     """
-    ticket = from_token(export)
-    to = output or Path(_file_name(ticket.cohort_id or ticket.request_id, format))
+    ticket = from_token(job)
+    to = output or _file_named(ticket.cohort_id or ticket.request_id, format)
     target = checked_target(to, format)
-    jobs = _Jobs(ticket.request_id)
+    jobs = Jobs(ticket.request_id)
 
     async def work(client: CohortsClient) -> SavedExport:
-        job = await client.resume_export(export).wait(timeout=timeout)
-        return await job.save(target)
+        resumed = await client.resume_export(job).wait(timeout=timeout)
+        return await resumed.save(target)
 
-    with _saying_how_to_go_on(connection, jobs, to, format):
+    with saying_how_to_go_on(jobs, _resumption(connection, to, format)):
         saved = connection.run(work, hook=jobs)
 
     connection.print("export", saved, render.saved)
 
 
-class _Jobs:
+def wanted_properties(named: list[str] | None, every: bool) -> bool | list[str]:
     """
-    Keeps in mind which jobs were requested and are not saved yet.
+    Return what the two options about properties ask for.
     """
+    if named and every:
+        raise typer.BadParameter("pass either --property or --properties")
 
-    def __init__(self, *request_ids: str) -> None:
-        self.request_ids = list(request_ids)
-
-    def __call__(self, event: Event, /) -> None:
-        if isinstance(event, ExportRequested):
-            self.request_ids.append(event.request_id)
+    return every or named or False
 
 
-@contextmanager
-def _saying_how_to_go_on(
-    connection: Connection,
-    jobs: _Jobs,
-    to: Path,
-    format: str | None,  # noqa: A002
-) -> Generator[None]:
+@attrs.frozen(kw_only=True)
+class _Order:
+    cohort_ids: list[str]
+    output: Path | None
+    properties: bool | list[str]
+    format: str | None
+    timeout: float
+    at_once: int
+    skip_unchanged: bool
+
+
+def _into_file(connection: Connection, order: _Order) -> None:
+    (cohort_id,) = order.cohort_ids
+    to = order.output or _file_named(cohort_id, order.format)
+    jobs = Jobs()
+
+    with saying_how_to_go_on(jobs, _resumption(connection, to, order.format)):
+        saved = connection.run(
+            lambda client: client.export(
+                cohort_id,
+                to,
+                properties=order.properties,
+                timeout=order.timeout,
+                format=order.format,
+            ),
+            hook=jobs,
+        )
+
+    connection.print("export", saved, render.saved)
+
+
+def _into_directory(connection: Connection, order: _Order) -> None:
+    async def work(client: CohortsClient) -> list[ExportOutcome]:
+        outcomes: list[ExportOutcome] = []
+
+        async with client.export_many(
+            order.cohort_ids,
+            order.output or Path(),
+            properties=order.properties,
+            timeout=order.timeout,
+            format=order.format or "csv",
+            at_once=order.at_once,
+            skip_unchanged=order.skip_unchanged,
+        ) as batch:
+            async for outcome in batch:
+                outcomes.append(outcome)
+                if not connection.as_json:
+                    render.outcome(outcome)
+
+        return outcomes
+
     try:
-        yield
-    except (ExportFailedError, ExportExpiredError):
-        # Nothing to go on with: only another export can help.
-        raise
+        outcomes = connection.run(work)
     except KeyboardInterrupt as stop:
-        for request_id in jobs.request_ids:
-            stop.add_note(_resumption(connection, request_id, to, format))
+        stop.add_note(_again(connection, order))
         raise
-    except CohortsError as error:
-        if error.token is not None:
-            request_id = from_token(error.token).request_id
-            error.add_note(_resumption(connection, request_id, to, format))
-        raise
+
+    if connection.as_json:
+        render.document("exports", outcomes)
+
+    if codes := {exit_of(each.error) for each in outcomes if each.error}:
+        if not connection.as_json:
+            render.go_on(_again(connection, order))
+        # Failures of one kind keep their code.
+        raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILURE)
 
 
 def _resumption(
     connection: Connection,
-    request_id: str,
     to: Path,
     format: str | None,  # noqa: A002
-) -> str:
-    words = ["amplitude-cohorts", "resume", request_id, "-o", str(to)]
-    words += [] if format is None else ["--format", format]
+) -> Callable[[str], str]:
+    also = [] if format is None else ["--format", format]
 
-    return shlex.join([*words, *connection.arguments])
+    return lambda request_id: command_line(
+        "resume", request_id, "-o", str(to), *also, *connection.arguments
+    )
 
 
-def _file_name(stem: str, format: str | None) -> str:  # noqa: A002
-    return f"{stem}.{format or 'csv'}"
+def _again(connection: Connection, order: _Order) -> str:
+    named = order.properties if isinstance(order.properties, list) else ()
+    words = [
+        *order.cohort_ids,
+        *("-o", str(order.output or Path())),
+        *(word for name in named for word in ("--property", name)),
+        *(["--properties"] if order.properties is True else []),
+        *([] if order.format is None else ["--format", order.format]),
+        *(["--skip-unchanged"] if order.skip_unchanged else []),
+    ]
+
+    return command_line("export", *words, *connection.arguments)
+
+
+def _file_named(stem: str, format: str | None) -> Path:  # noqa: A002
+    # Quoted, an id cannot leave the folder.
+    return Path(f"{quote(stem, safe='')}.{format or 'csv'}")

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..events import (
+    BatchWritten,
     BytesReceived,
     Event,
     ExportRequested,
@@ -51,6 +52,7 @@ class Narrator:
         self._bars = None if console is None else bars(console)
         self._tasks: dict[str, TaskID] = {}
         self._names: dict[str, str] = {}
+        self._written: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +83,11 @@ class Narrator:
             case BytesReceived(request_id=request_id, received=received, total=total):
                 task = self._show(self._bars, request_id, "")
                 self._bars.update(task, completed=received, total=total)
+            case BatchWritten(cohort_id=cohort_id, operation=operation, ids=ids):
+                self._written[cohort_id] = self._written.get(cohort_id, 0) + ids
+                words = f"{operation}, {self._written[cohort_id]:,} ids written"
+                self._names[cohort_id] = f"cohort {cohort_id}"
+                self._show(self._bars, cohort_id, words)
             case LinkRenewed(reason=reason):
                 self._note(self._bars, f"{reason}; going on with a fresh link")
             case RetryScheduled(operation=operation, seconds=seconds, reason=reason):
@@ -131,8 +138,8 @@ def bars(console: Console) -> Progress:
         *(wide if console.width >= _NARROW else ()),
         console=console,
         transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
+        # What is printed meanwhile goes above the bars, if it goes there at all.
+        redirect_stdout=sys.stdout.isatty(),
     )
 
 

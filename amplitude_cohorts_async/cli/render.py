@@ -20,7 +20,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..models import Cohort, SavedExport, Usage
+from ..models import Cohort, ExportOutcome, ExportPlan, SavedExport, Usage
+from .exits import exit_of
 
 __all__ = (
     "JSON_VERSION",
@@ -28,6 +29,9 @@ __all__ = (
     "cohorts",
     "document",
     "failure",
+    "go_on",
+    "outcome",
+    "plan",
     "printable",
     "saved",
     "table",
@@ -48,28 +52,26 @@ def document(name: str, value: object) -> None:
     _print_json({"version": JSON_VERSION, name: value})
 
 
-def failure(error: BaseException, code: int, *, as_json: bool) -> None:
+def failure(error: BaseException, *, as_json: bool) -> None:
     """
     Print an error on stderr; its notes are commands that go on from it.
     """
-    message = _message(error)
-    go_on: Sequence[str] = getattr(error, "__notes__", ())
-
     if as_json:
-        facts = {
-            "code": int(code),
-            "type": type(error).__name__,
-            "message": message,
-            "token": getattr(error, "token", None),
-            "resume": list(go_on),
-        }
-        text = json.dumps({"version": JSON_VERSION, "error": facts})
-    else:
-        text = "\n".join(
-            [f"amplitude-cohorts: {message}", *(f"To go on: {note}" for note in go_on)]
-        )
+        facts = {"version": JSON_VERSION, "error": _facts(error)}
+        sys.stderr.write(f"{json.dumps(facts)}\n")
+        return
 
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"amplitude-cohorts: {_message(error)}\n")
+
+    for command in _notes(error):
+        go_on(command)
+
+
+def go_on(command: str) -> None:
+    """
+    Print on stderr which command goes on with what was left.
+    """
+    sys.stderr.write(f"To go on: {printable(command)}\n")
 
 
 def cohorts(found: Sequence[Cohort]) -> None:
@@ -118,11 +120,60 @@ def saved(file: SavedExport) -> None:
     """
     Print what a saved file is.
     """
+    if file.unchanged:
+        _print(f"{printable(str(file.path))}: unchanged, nothing spent")
+        return
+
     rows = "" if file.rows is None else f", {file.rows:,} rows"
-    links = "1 link" if file.links == 1 else f"{file.links} links"
+    links = {0: "", 1: " over 1 link"}.get(file.links, f" over {file.links} links")
     _print(
         f"{printable(str(file.path))}: {decimal(file.size)}{rows}, "
-        f"{decimal(file.downloaded)} received over {links}, sha256 {file.sha256}"
+        f"{decimal(file.downloaded)} received{links}, sha256 {file.sha256}"
+    )
+
+
+def outcome(found: ExportOutcome) -> None:
+    """
+    Print how one of many exports ended: the good on stdout, the bad on stderr.
+    """
+    if found.saved is not None:
+        saved(found.saved)
+
+    if found.error is not None:
+        words = f"cohort {found.cohort_id}: {_message(found.error)}"
+        sys.stderr.write(f"amplitude-cohorts: {printable(words)}\n")
+
+
+def plan(found: ExportPlan) -> None:
+    """
+    Print what exporting would take.
+    """
+    table(
+        ["ID", "NAME", "SIZE", "STARTS IN", "READY IN", "SKIPPED"],
+        [
+            [
+                each.cohort_id,
+                each.name,
+                each.size,
+                _seconds(each.starts_in),
+                _seconds(each.ends_in),
+                each.skipped,
+            ]
+            for each in found.exports
+        ],
+    )
+    _print("")
+    table(
+        None,
+        [
+            ["exports needed", found.needed],
+            [
+                "left after",
+                "unlimited" if found.left_after is None else found.left_after,
+            ],
+            ["all ready in", _seconds(found.ends_in)],
+            ["unknown", list(found.unknown) or "none"],
+        ],
     )
 
 
@@ -169,12 +220,33 @@ def _cell(value: object) -> str:
     return "" if value is None else printable(str(value))
 
 
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s"
+
+
+def _facts(error: BaseException) -> dict[str, object]:
+    return {
+        "code": int(exit_of(error)),
+        "type": type(error).__name__,
+        "message": _message(error),
+        "token": getattr(error, "token", None),
+        "resume": list(_notes(error)),
+    }
+
+
+def _notes(error: BaseException) -> Sequence[str]:
+    return getattr(error, "__notes__", ())
+
+
 def _message(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
 
     # An error of typer's says only here which option it is about.
     words = getattr(error, "format_message", error.__str__)()
+
+    if (context := getattr(error, "ctx", None)) is not None:
+        words = f"{words.rstrip('.')}; see `{context.command_path} --help`"
 
     return printable(" ".join(words.split()))
 
@@ -196,6 +268,9 @@ def _plain(value: object) -> object:
         # Users of the JSON should not have to subtract.
         names += ["remaining"] if isinstance(value, Usage) else []
         return {name: getattr(value, name) for name in names}
+
+    if isinstance(value, BaseException):
+        return _facts(value)
 
     if isinstance(value, datetime):
         return value.isoformat()
