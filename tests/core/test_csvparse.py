@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.csvblocks import BLOCK, RecordSplitter
+from amplitude_cohorts_async._core.csvblocks import BLOCK, RecordCounter, RecordSplitter
 from amplitude_cohorts_async._core.csvparse import MemberReader
 from amplitude_cohorts_async._core.csvtext import CsvError
 from amplitude_cohorts_async.models import Member
@@ -47,6 +47,18 @@ def outcome(*pieces: bytes, block: int = BLOCK) -> list[Member] | str:
         return read(*pieces, block=block)
     except CsvError as error:
         return str(error)
+
+
+def count(*pieces: bytes) -> int:
+    """
+    Count the members of a file that comes in these pieces.
+    """
+    counter = RecordCounter()
+
+    for piece in pieces:
+        counter.feed(piece)
+
+    return counter.rows
 
 
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
@@ -95,6 +107,8 @@ def test_what_is_written_is_read_whatever_the_cuts(  # noqa: PLR0917
     assert expected == read(data)
     assert expected == read(*cut(data, places), block=block)
     assert expected == read(data.removesuffix(end.encode()))
+    assert len(expected) == count(*cut(data, places))
+    assert len(expected) == count(*cut(data.removesuffix(end.encode()), places))
 
 
 @given(
@@ -259,3 +273,10 @@ def test_the_error_of_a_job_names_the_job_and_the_line():
         error.line,
     )
     assert "export Sf7M9j is malformed: line 7 is empty" in str(error)
+
+
+def test_a_file_without_a_byte_has_no_rows_to_count():
+    """
+    Neither nothing nor a header alone holds a member.
+    """
+    assert (0, 0, 0) == (count(), count(b""), count(HEADER.rstrip()))

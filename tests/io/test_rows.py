@@ -4,6 +4,7 @@ Members as a stream: batches of an exact size, and nothing lost in between.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import anyio
@@ -190,3 +191,33 @@ async def test_a_long_piece_is_not_decoded_at_once():
     assert "0" == (await anext(members)).amplitude_id
     assert 30_000 > members.rows
     assert 199_999 == len([member async for member in members])
+
+
+@pytest.mark.big
+async def test_memory_does_not_grow_with_the_file():
+    """
+    Four times the members take the same memory while they pass by.
+    """
+
+    async def peak(blocks: int) -> int:
+        block = file(10_000).partition(b"\n")[2]
+
+        async def source() -> AsyncIterator[bytes]:
+            yield file(0)
+            for _ in range(blocks):
+                yield block
+
+        tracemalloc.start()
+        members = MemberStream(source(), request_id="Sf7M9j")
+        seen = sum([len(batch) async for batch in members.batches()])
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert blocks * 10_000 == seen
+
+        return most
+
+    small, large = await peak(10), await peak(40)
+
+    assert large < 1.1 * small
+    assert large < 16 * 1024 * 1024
