@@ -20,7 +20,8 @@ def first_delay(polling: Polling, *, age: float | None, jitter: float) -> float:
     if age is None:
         return 0.0
 
-    return max(0.0, _vary(polling.first, polling, jitter) - age)
+    # Clocks differ: a request of the future was made just now.
+    return max(0.0, _vary(polling.first, polling, jitter) - max(0.0, age))
 
 
 def next_delay(polling: Polling, *, left: float, jitter: float) -> float | None:
