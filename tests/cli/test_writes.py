@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -333,5 +332,7 @@ def test_diff_writes_three_files(
     assert {"unknown-1", "bob"} == set((folder / "entering.txt").read_text().split())
     assert "eve\n" == (folder / "exiting.txt").read_text()
     assert "ann\n" == (folder / "existing.txt").read_text()
-    assert ["entering.txt", "existing.txt", "exiting.txt"] == sorted(os.listdir(folder))
+    assert {"entering.txt", "existing.txt", "exiting.txt"} == {
+        path.name for path in folder.iterdir()
+    }
     assert "entering\t2\n" in run(capsys, "diff", export, ids, "-o", folder)[1]
