@@ -1,21 +1,22 @@
 """
-The command and the part of it that only reads: list, show, usage.
+The command and the part of it that only reads: list, show, usage, plan.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from .._client import CohortsClient
 from .._version import VERSION
-from . import demo, emulate, exporting, render
+from . import demo, emulate, exporting, render, syncing, writes
 from .common import Connection, command
-from .exits import Exit
+from .exits import Exit, UsageError
 
 __all__ = ("app", "run")
 
@@ -28,9 +29,6 @@ app = typer.Typer(
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# typer does not export the parent of its usage errors.
-_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 
 @app.callback(invoke_without_command=True)
@@ -86,7 +84,35 @@ def usage(connection: Connection) -> None:
     connection.print("usage", found, render.usage)
 
 
+@command(app, "plan")
+def plan(
+    connection: Connection,
+    cohort_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="The cohorts.")
+    ],
+    *,
+    named: exporting.Properties = None,
+    all_properties: exporting.AllProperties = False,
+    job_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long a job takes.")
+    ] = 45.0,
+) -> None:
+    """
+    Tell what exporting cohorts would take; spends nothing.
+    """
+    found = connection.run(
+        lambda client: client.plan(
+            cohort_ids,
+            properties=exporting.wanted_properties(named, all_properties),
+            job_seconds=job_seconds,
+        )
+    )
+    connection.print("plan", found, render.plan)
+
+
 exporting.register(app)
+writes.register(app)
+syncing.register(app)
 demo.register(app)
 emulate.register(app)
 
@@ -102,12 +128,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
+    # What happens is shown as events; a log is for programs that want one.
+    logging.getLogger("amplitude_cohorts_async").addHandler(logging.NullHandler())
+
     try:
         code = typer.main.get_command(app)(
             words, prog_name="amplitude-cohorts", standalone_mode=False
         )
-    except _UsageError as error:
-        render.failure(error, Exit.USAGE, as_json="--json" in words)
+    except UsageError as error:
+        render.failure(error, as_json="--json" in words)
         return Exit.USAGE
 
     return int(code or Exit.OK)
