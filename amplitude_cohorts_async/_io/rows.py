@@ -115,34 +115,34 @@ class MemberStream:
             yield batch
 
     async def _take(self, size: int) -> list[Member]:
-        batch = list(islice(chain(self._row, self._rest), size))
+        with self._guard:
+            batch = list(islice(chain(self._row, self._rest), size))
 
-        while len(batch) < size and (decoded := await self._more()):
-            self._rest = iter(decoded)
-            batch += islice(self._rest, size - len(batch))
+            while len(batch) < size and (decoded := await self._more()):
+                self._rest = iter(decoded)
+                batch += islice(self._rest, size - len(batch))
 
-        return batch
+            return batch
 
     async def _more(self) -> list[Member]:
-        with self._guard:
-            if self._is_broken:
-                raise InvalidInputError(
-                    f"reading the members of export {self._request_id} was cut short; "
-                    "open `job.members()` again, which spends no export"
-                )
+        if self._is_broken:
+            raise InvalidInputError(
+                f"reading the members of export {self._request_id} was cut short; "
+                "open `job.members()` again, which spends no export"
+            )
 
-            self._is_broken = True
-            decoded: list[Member] = []
+        self._is_broken = True
+        decoded: list[Member] = []
 
-            while not decoded and not self._is_over:
-                gulp = await self._gulp()
-                decoded = await anyio.to_thread.run_sync(
-                    self._decode, gulp, limiter=self._thread
-                )
+        while not decoded and not self._is_over:
+            gulp = await self._gulp()
+            decoded = await anyio.to_thread.run_sync(
+                self._decode, gulp, limiter=self._thread
+            )
 
-            self._is_broken = False
+        self._is_broken = False
 
-            return decoded
+        return decoded
 
     async def _gulp(self) -> bytearray:
         if len(self._text) < _GULP:
