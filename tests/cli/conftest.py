@@ -1,0 +1,93 @@
+"""
+What the tests of the command share: a way to run it, here and as a process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.cli import main
+from amplitude_cohorts_async.testing import CohortsEmulator
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+
+# Without the extra there is only this to test: that it says so.
+collect_ignore = [
+    path.name
+    for path in HERE.glob("test_*.py")
+    if find_spec("typer") is None and path.name != "test_extra.py"
+]
+
+
+class Result(NamedTuple):
+    """
+    How the command ended, and what it printed.
+    """
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def no_waiting(
+    cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The command shares the emulator's clock, which jumps.
+    """
+    original = CohortsClient.from_env
+    clock = cohorts_emulator.clock
+    monkeypatch.setattr(
+        CohortsClient, "from_env", lambda **given: original(clock=clock, **given)
+    )
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], no_waiting: None
+) -> Callable[..., Result]:
+    """
+    Run the command in this process, without waiting for anything.
+    """
+
+    def run(*words: object) -> Result:
+        code = main([str(word) for word in words])
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """
+    Start the command as a process of its own, ended with the test.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: object, **options: object) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-m", "amplitude_cohorts_async", *map(str, words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        # As this process finds the package, its child has to find it.
+        path = os.pathsep.join(filter(None, sys.path))
+        env = {**os.environ, "PYTHONPATH": path} | options.pop("env", {})
+        started.append(
+            subprocess.Popen(arguments, text=True, env=env, **{**pipes, **options})
+        )
+        return started[-1]
+
+    yield start
+
+    for each in started:
+        each.kill()
+        each.communicate()
