@@ -133,4 +133,7 @@ def part_of(status: int, headers: dict[str, str]) -> Part | None:
     if counted < 1 or (length is not None and length != counted):
         return None
 
+    if total is not None and end >= total:
+        return None
+
     return Part(start=start, length=counted, total=total)

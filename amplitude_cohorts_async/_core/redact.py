@@ -26,7 +26,11 @@ def redact_url(url: str) -> str:
     """
     Return *url* without its query, fragment and user name.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return HIDDEN
+
     host = parts.netloc.rpartition("@")[2]
     bare = urlunsplit((parts.scheme, host, parts.path, "", ""))
 

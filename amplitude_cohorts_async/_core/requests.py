@@ -111,6 +111,12 @@ def checked_properties(properties: object) -> bool | tuple[str, ...]:
                 f"a property's name is a string that is not empty, got {name!r}"
             )
 
+        # Half a character, as a badly decoded file has it, cannot be sent.
+        if not name.isascii() and any("\ud800" <= each <= "\udfff" for each in name):
+            raise InvalidInputError(
+                f"the property's name {name!r} is no text; decode it as it was encoded"
+            )
+
     return tuple(dict.fromkeys(properties))
 
 

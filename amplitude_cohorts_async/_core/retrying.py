@@ -13,6 +13,11 @@ from ..errors import (
 from ..policies import Retrying
 from .wire import Replay
 
+_DOUBLINGS = 60
+"""
+More of them are no longer wait than the longest anyway, and no number at last.
+"""
+
 _NOT_IMPLEMENTED = 501
 _UNAVAILABLE = 503
 
@@ -44,7 +49,7 @@ def retry_delay(
     if attempt >= retrying.attempts or not may_repeat(replay, failure):
         return None
 
-    backoff = min(retrying.most, retrying.first * 2.0 ** (attempt - 1))
+    backoff = min(retrying.most, retrying.first * 2.0 ** min(attempt - 1, _DOUBLINGS))
     delay = backoff * (0.5 + jitter / 2)
 
     if isinstance(failure, RateLimitedError | ServerError) and failure.retry_after:

@@ -78,7 +78,7 @@ def from_token(text: str) -> Ticket:
     try:
         fields = json.loads(text)
         version = fields["version"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise InvalidInputError(
             "this is no export token: it is not the JSON that `job.token` gave; "
             "pass it on unchanged, or pass the request id"
