@@ -279,8 +279,8 @@ def _skipped_ids(metadata: Mapping[str, object]) -> list[str]:
     results = metadata.get("memberships_result")
 
     for result in results if isinstance(results, list) else []:
-        if isinstance(result, dict):
-            found += result.get("skipped_ids") or []
+        skipped = result.get("skipped_ids") if isinstance(result, dict) else None
+        found += skipped if isinstance(skipped, list) else []
 
     return [str(item) for item in found]
 

@@ -1,0 +1,304 @@
+"""
+What an answer means: a model, or the one right error, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core import responses
+from amplitude_cohorts_async._core.responses import JobFailed
+from amplitude_cohorts_async._core.wire import Request, Response
+from amplitude_cohorts_async.errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    CohortsError,
+    InvalidIdsError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    UnexpectedResponseError,
+)
+from amplitude_cohorts_async.models import ExportStatus
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+REQUEST = Request(operation="export", path="/api/5/cohorts/request/26umsb5")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+ENVELOPES = st.fixed_dictionaries(
+    {},
+    optional={
+        "error": JSON
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "http_code": JSON,
+                "type": JSON,
+                "message": JSON,
+                "metadata": JSON
+                | st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "details": JSON,
+                        "invalid_ids_sample": JSON,
+                        "skipped_ids": JSON,
+                        "memberships_result": JSON
+                        | st.lists(JSON | st.fixed_dictionaries({"skipped_ids": JSON})),
+                    },
+                ),
+            },
+        ),
+        "message": JSON,
+        "metadata": JSON,
+    },
+)
+
+
+def answer(status: int, body: object = b"", **headers: str) -> Response:
+    """
+    Make an answer; what is no bytes is JSON.
+    """
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    return Response(status=status, headers=names, body=raw)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, BadRequestError),
+        (401, AuthenticationError),
+        (402, BadRequestError),
+        (403, PermissionDeniedError),
+        (404, NotFoundError),
+        (410, NotFoundError),
+        (413, BadRequestError),
+        (429, RateLimitedError),
+        (500, ServerError),
+        (503, ServerError),
+        (599, ServerError),
+    ],
+)
+def test_every_status_has_its_class(status: int, error: type[ApiError]) -> None:
+    """
+    The class follows from the status.
+    """
+    made = responses.error_of(REQUEST, answer(status), now=NOW)
+
+    assert error is type(made)
+    assert status == made.status
+    assert str(status) in str(made)
+    assert REQUEST.path in str(made)
+
+
+@pytest.mark.parametrize(
+    ("details", "error"),
+    [
+        ("Invalid API Key", AuthenticationError),
+        ("Invalid API/Secret Key combination", AuthenticationError),
+        ("Your plan does not include this", PermissionDeniedError),
+        ("", PermissionDeniedError),
+    ],
+)
+def test_the_two_kinds_of_403(details: str, error: type[ApiError]) -> None:
+    """
+    Wrong keys and a wrong plan are told apart by the details.
+    """
+    body = {"error": {"http_code": 403, "metadata": {"details": details}}}
+    made = responses.error_of(REQUEST, answer(403, body), now=NOW)
+
+    assert error is type(made)
+    assert details == made.details or not details
+
+
+@pytest.mark.parametrize(
+    ("body", "details"),
+    [
+        ({"error": {"message": "m", "metadata": {"details": "d"}}}, "d"),
+        ({"error": {"message": "m", "metadata": {}}}, "m"),
+        ({"error": {"message": "m", "metadata": None}}, "m"),
+        ({"error": "BAD_REQUEST", "message": "m"}, "BAD_REQUEST"),
+        ({"message": "m"}, "m"),
+        (b"<h1>Bad  \n gateway</h1>", "<h1>Bad gateway</h1>"),
+        (b"", ""),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"[]", "[]"),
+    ],
+)
+def test_the_useful_text(body: object, details: str) -> None:
+    """
+    The useful text is found in every form of the envelope that was seen.
+    """
+    made = responses.error_of(REQUEST, answer(400, body), now=NOW)
+
+    assert details == made.details
+
+
+def test_an_envelope_is_kept() -> None:
+    """
+    What the service says of an error is there to be read.
+    """
+    metadata = {"details": "d", "more": [1]}
+    error = {"type": "unspecified", "metadata": metadata}
+    made = responses.error_of(REQUEST, answer(400, {"error": error}), now=NOW)
+
+    assert ("unspecified", metadata) == (made.type, made.metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"invalid_ids_sample": ["x", 7]},
+        {"skipped_ids": ["x", 7]},
+        {"memberships_result": [{"skipped_ids": ["x"]}, {}, {"skipped_ids": [7]}]},
+    ],
+)
+def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
+    """
+    A 400 that names ids is about them, in each of the forms that were seen.
+    """
+    body = {"error": {"metadata": metadata}}
+    made = responses.error_of(REQUEST, answer(400, body), now=NOW)
+
+    assert isinstance(made, InvalidIdsError)
+    assert ["x", "7"] == list(made.sample)
+
+
+@given(ENVELOPES | JSON, st.integers(400, 599))
+@example({"error": {"metadata": {"memberships_result": [{"skipped_ids": 5}]}}}, 400)
+@example({"error": {"metadata": {"memberships_result": 5, "details": []}}}, 400)
+def test_no_error_breaks_the_reader(body: object, status: int) -> None:
+    """
+    Whatever an unsuccessful answer holds, it becomes an error.
+    """
+    made = responses.error_of(REQUEST, answer(status, body), now=NOW)
+
+    assert isinstance(made, ApiError)
+    assert isinstance(made.details, str)
+    assert 2_000 > len(str(made)) or len(made.details) > 300
+
+
+@given(st.binary())
+def test_no_bytes_break_the_reader(body: bytes) -> None:
+    """
+    Bytes that are no JSON at all become errors as well.
+    """
+    assert responses.error_of(REQUEST, answer(500, body), now=NOW)
+    for read in (responses.cohorts, responses.usage, responses.export_request_id):
+        with pytest.raises(UnexpectedResponseError):
+            read(REQUEST, answer(200, body))
+
+
+@given(st.dictionaries(st.sampled_from(["cohorts", "rest_download", "usage"]), JSON))
+def test_no_json_breaks_the_reader(body: dict[str, Any]) -> None:
+    """
+    Any JSON is read, or refused with a path.
+    """
+    for read in (responses.cohorts, responses.usage):
+        try:
+            read(REQUEST, answer(200, body))
+        except UnexpectedResponseError as error:
+            assert error.path.startswith("$")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 1.5 ", 1.5),
+        ("Mon, 15 Jun 2026 12:02:00 GMT", 120.0),
+        ("Mon, 15 Jun 2026 05:02:00 -0700", 120.0),
+        ("Mon, 15 Jun 2026 11:00:00 GMT", None),
+        ("", None),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("Mon, 15 Jun 2026 12:02:00 -0000", None),
+        ("9" * 400, None),
+    ],
+)
+def test_retry_after(text: str, seconds: float | None) -> None:
+    """
+    Seconds, or a moment in time; what is neither asks for nothing.
+    """
+    assert seconds == responses.retry_after({"retry-after": text}, now=NOW)
+
+
+@given(st.text())
+def test_retry_after_of_strangers(text: str) -> None:
+    """
+    No header makes us wait for ever, or fail.
+    """
+    seconds = responses.retry_after({"retry-after": text}, now=NOW)
+
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+@given(st.integers(200, 299), JSON, st.sampled_from(["async_status", "status"]))
+def test_any_word_is_a_status_or_an_error(code: int, word: object, name: str) -> None:
+    """
+    202 is never done; nothing else is ever taken for done but a word that says so.
+    """
+    try:
+        status = responses.export_status(REQUEST, answer(code, {name: word}))
+    except CohortsError as error:
+        assert isinstance(error, UnexpectedResponseError)
+        assert code != 202
+        return
+
+    if isinstance(status, ExportStatus):
+        assert code != 202 or not status.done
+    else:
+        assert isinstance(status, JobFailed)
+
+
+@given(st.none() | st.text() | st.datetimes(timezones=st.just(UTC)))
+def test_when_an_answer_was_made(date: str | datetime | None) -> None:
+    """
+    The service's own clock is believed when it is behind ours, and no other text is.
+    """
+    headers = {}
+    if isinstance(date, str):
+        headers["date"] = date
+    elif date is not None:
+        headers["date"] = date.strftime("%a, %d %b %Y %H:%M:%S GMT")
+
+    assert responses.answered_at(answer(202, **headers), now=NOW) <= NOW
+
+
+def test_the_services_clock() -> None:
+    """
+    An answer of a moment ago was made a moment ago.
+    """
+    then = NOW - timedelta(seconds=9)
+    date = then.strftime("%a, %d %b %Y %H:%M:%S GMT")
+
+    assert then == responses.answered_at(answer(202, date=date), now=NOW)
+
+
+def test_a_page_is_shown_in_part() -> None:
+    """
+    What came instead of JSON is shown, but not all of it, and on one line.
+    """
+    page = b"<!DOCTYPE html>\n\n<p>" + b"x" * 10_000
+
+    with pytest.raises(UnexpectedResponseError) as caught:
+        responses.decode(REQUEST, answer(200, page, content_type="text/html"))
+
+    assert "text/html" in str(caught.value)
+    assert "<!DOCTYPE html> <p>" in str(caught.value)
+    assert 600 > len(str(caught.value))
