@@ -355,12 +355,14 @@ async def crash_until_in_step(
         emulator.add_cohort(COHORT, members=current)
         members = current
 
-        while set(wanted) != emulator.members_of(COHORT):
+        while True:
             try:
                 await client.sync_membership(COHORT, wanted, current=members)
+                break
             except Killed:
                 members = list(emulator.members_of(COHORT))
 
+        assert set(wanted) == emulator.members_of(COHORT)
         assert not left
 
     return accepted
