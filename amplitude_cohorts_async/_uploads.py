@@ -144,7 +144,7 @@ class _Run:
         )
 
     async def _upload(self, batch: Batch) -> UploadAnswer:
-        request = upload(self._spec, batch.ids_json)
+        request = upload(self._spec, batch.pieces)
 
         if self._spec.creates:
             return await self._create(batch)
@@ -162,7 +162,7 @@ class _Run:
         if lost is not None and (found := await self._after_a_crash(lost)):
             return self._adopt(found)
 
-        request = upload(self._spec, batch.ids_json)
+        request = upload(self._spec, batch.pieces)
         now = self._session.clock.utcnow()
         await self._writer.journal.note(attempt_line(now))
         self._progress.attempted_at = now

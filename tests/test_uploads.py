@@ -262,7 +262,7 @@ async def test_a_stream_that_fails_later_leaves_a_report(
     """
 
     def stream() -> Iterator[str]:
-        yield from users(1_500)
+        yield from users(1_250)
         raise KeyError("database")
 
     monkeypatch.setattr(batches_module, "MOST_IDS", 500)

@@ -33,9 +33,9 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 
 MOST_CHARACTERS = 1_024
 
-SLICE = 1_000
+SLICE = 500
 """
-Ids handled in one go; about a millisecond of work.
+Ids handled in one go: a millisecond of work.
 """
 
 _SHOWN = 40
@@ -55,13 +55,13 @@ class Batch:
 
         digest: SHA-256 of the ids, each followed by a newline, in hex.
 
-        ids_json: The elements of the JSON array, without its brackets.
+        pieces: The inside of a JSON array of the ids, in pieces.
     """
 
     index: int
     count: int
     digest: str
-    ids_json: bytes = attrs.field(repr=False)
+    pieces: Sequence[bytes] = attrs.field(repr=False)
 
 
 def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
@@ -244,7 +244,10 @@ class Batcher:
     def _take(self, ids: Sequence[str]) -> None:
         # The commas between pieces are written by hand: one call for 100,000
         # ids would hold the loop for 10 ms, in a thread as well.
-        self._pieces.append(json.dumps(ids, separators=(",", ":"))[1:-1].encode())
+        comma = "," if self._pieces else ""
+        self._pieces.append(
+            f"{comma}{json.dumps(ids, separators=(',', ':'))[1:-1]}".encode()
+        )
         self._hash.update("".join(f"{id_}\n" for id_ in ids).encode())
         self._count += len(ids)
 
@@ -253,7 +256,7 @@ class Batcher:
             index=self._index,
             count=self._count,
             digest=self._hash.hexdigest(),
-            ids_json=b",".join(self._pieces),
+            pieces=self._pieces,
         )
         self._index += 1
         self._begin()

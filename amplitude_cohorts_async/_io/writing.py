@@ -70,7 +70,7 @@ class Writer:
         """
         Add or remove the ids of a batch; return those the service skipped.
         """
-        request = membership(cohort_id, spec, [(change, batch.ids_json)])
+        request = membership(cohort_id, spec, [(change, batch.pieces)])
 
         return skipped_ids(request, await self.send(cohort_id, request))
 

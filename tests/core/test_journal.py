@@ -40,7 +40,7 @@ def a_batch(digest: str) -> Batch:
     """
     A batch of one id.
     """
-    return Batch(index=0, count=1, digest=digest, ids_json=b"1")
+    return Batch(index=0, count=1, digest=digest, pieces=[b"1"])
 
 
 def test_a_whole_journal_is_read():

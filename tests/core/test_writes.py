@@ -98,15 +98,17 @@ def answer(document: object, *, status: int = 200) -> Response:
     return Response(status=status, headers={}, body=json.dumps(document).encode())
 
 
-UPLOAD_REQUEST = upload(a_spec(), b'"a"')
-CHANGE_REQUEST = membership("c", Membership(id_type=IdType.USER_ID), [("ADD", b'"a"')])
+UPLOAD_REQUEST = upload(a_spec(), [b'"a"'])
+CHANGE_REQUEST = membership(
+    "c", Membership(id_type=IdType.USER_ID), [("ADD", [b'"a"'])]
+)
 
 
 def test_upload_sends_the_documented_example():
     """
     The vendor's example, as a JSON value and in its order.
     """
-    request = upload(a_spec(), b'"10101010101010ID1","00000010101010ID2"')
+    request = upload(a_spec(), [b'"10101010101010ID1","00000010101010ID2"'])
 
     assert json.dumps(json.loads(CREATE)) == json.dumps(sent(request))
     assert ("POST", "/api/3/cohorts/upload") == (request.method, request.path)
@@ -117,7 +119,7 @@ def test_update_sends_the_documented_example():
     The vendor's example, as a JSON value and in its order.
     """
     spec = Membership(id_type=IdType.AMPLITUDE_ID)
-    changes = [("ADD", b'"111","222"'), ("REMOVE", b'"333","444"')]
+    changes = [("ADD", [b'"111","222"']), ("REMOVE", [b'"333","444"'])]
     request = membership("1a2bc3d", spec, changes)  # type: ignore[arg-type]
 
     assert json.dumps(json.loads(CHANGE)) == json.dumps(sent(request))
@@ -129,7 +131,7 @@ def test_the_example_by_name():
     User ids are names to this endpoint.
     """
     spec = Membership(id_type=IdType.USER_ID)
-    request = membership("1a2bc3d", spec, [("ADD", b'"asd","qwe"')])
+    request = membership("1a2bc3d", spec, [("ADD", [b'"asd","qwe"'])])
 
     assert {"ids": ["asd", "qwe"], "id_type": "BY_NAME", "operation": "ADD"} == (
         json.loads(request.body or b"")["memberships"][0]
@@ -160,7 +162,7 @@ def test_every_documented_parameter_is_sent():
         "skip_save": True,
         "skip_invalid_ids": False,
         "existing_cohort_id": "1a2bc3d",
-    } == sent(upload(spec, b'"a"'))
+    } == sent(upload(spec, [b'"a"']))
 
 
 def test_count_group_is_sent_unless_it_is_the_default():
@@ -170,7 +172,7 @@ def test_count_group_is_sent_unless_it_is_the_default():
     spec = Membership(
         id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
     )
-    fields = sent(membership("c", spec, [("REMOVE", b'"a"')]))
+    fields = sent(membership("c", spec, [("REMOVE", [b'"a"'])]))
 
     assert ("company", False) == (fields["count_group"], fields["skip_invalid_ids"])
     assert "count_group" not in sent(CHANGE_REQUEST)
@@ -192,8 +194,8 @@ def test_bodies_are_those_of_json_dumps(name: str, ids: list[str]):
     Whatever stands in the fields, ids go where ids belong.
     """
     ids_json = json.dumps(ids, separators=(",", ":"))[1:-1].encode()
-    expected = sent(upload(a_spec(name=name), b"")) | {"ids": ids}
-    body = upload(a_spec(name=name), ids_json).body
+    expected = sent(upload(a_spec(name=name), [])) | {"ids": ids}
+    body = upload(a_spec(name=name), [ids_json]).body
 
     assert json.dumps(expected, separators=(",", ":")).encode() == body
 
@@ -210,7 +212,7 @@ def test_only_creating_must_not_be_repeated(changes: dict[str, object], replay: 
     """
     A second creation makes a second cohort; all else ends the same.
     """
-    assert replay is upload(a_spec(**changes), b'"a"').replay
+    assert replay is upload(a_spec(**changes), [b'"a"']).replay
     assert Replay.SAFE is CHANGE_REQUEST.replay
 
 
@@ -249,9 +251,9 @@ def test_the_other_description_needs_less_and_has_less():
     """
     spec = a_spec(app_id=None, owner=None, routes=Routes.OPENAPI)
 
-    assert {"name", "id_type", "ids", "published"} == set(sent(upload(spec, b'"a"')))
+    assert {"name", "id_type", "ids", "published"} == set(sent(upload(spec, [b'"a"'])))
     with pytest.raises(InvalidInputError, match="no membership endpoint"):
-        membership("c", spec.rest, [("ADD", b'"a"')])
+        membership("c", spec.rest, [("ADD", [b'"a"'])])
 
 
 def test_the_documented_answer_is_read():
