@@ -1,0 +1,334 @@
+"""
+Cancelled at every await: nothing is left, nothing is half, nothing is spent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.events import Event, ExportRequested
+from amplitude_cohorts_async.limits import Limits
+from amplitude_cohorts_async.policies import Polling
+from amplitude_cohorts_async.testing import FakeClock
+from support.canary import API_KEY, SECRET_KEY
+from support.exporting import (
+    COMPLETED,
+    CSV,
+    FILE,
+    LINK,
+    OBJECT,
+    REQUEST,
+    RUNNING,
+    STATUS,
+    cut,
+    names_in,
+    rest,
+    until,
+    whole,
+)
+from support.fault_server import FaultServer, Reply, json_reply, redirect
+from support.stepping import Stepped
+
+OLD = b"yesterday's"
+EXPORTS = "/api/5/cohorts/request/"
+Way = Callable[[Coroutine[Any, Any, object], int], Coroutine[Any, Any, bool]]
+
+
+async def by_task(work: Coroutine[Any, Any, object], at: int) -> bool:
+    """
+    Cancel the task, as a framework that shuts down does.
+    """
+
+    async def run() -> int:
+        this = asyncio.current_task()
+        assert this is not None
+        stepped = Stepped(work, at=at, act=this.cancel)
+        await stepped
+        return stepped.steps
+
+    task = asyncio.ensure_future(run())
+    await asyncio.wait([task])
+
+    return not task.cancelled() and task.result() < at
+
+
+async def by_task_twice(work: Coroutine[Any, Any, object], at: int) -> bool:
+    """
+    Cancel the task, and once more while it cleans up.
+    """
+
+    async def run() -> int:
+        this = asyncio.current_task()
+        assert this is not None
+
+        def twice() -> None:
+            this.cancel()
+            asyncio.get_running_loop().call_soon(this.cancel)
+
+        stepped = Stepped(work, at=at, act=twice)
+        await stepped
+        return stepped.steps
+
+    task = asyncio.ensure_future(run())
+    await asyncio.wait([task])
+
+    return not task.cancelled() and task.result() < at
+
+
+async def by_scope(work: Coroutine[Any, Any, object], at: int) -> bool:
+    """
+    Cancel an anyio scope around it, which goes on cancelling until it is left.
+    """
+    with anyio.CancelScope() as scope:
+        stepped = Stepped(work, at=at, act=scope.cancel)
+        await stepped
+
+    return not scope.cancel_called
+
+
+async def by_timeout(work: Coroutine[Any, Any, object], at: int) -> bool:
+    """
+    Let `asyncio.timeout` run out.
+    """
+    try:
+        async with asyncio.timeout(None) as deadline:
+            now = asyncio.get_running_loop().time()
+            stepped = Stepped(work, at=at, act=lambda: deadline.reschedule(now))
+            await stepped
+    except TimeoutError:
+        return False
+
+    return not deadline.expired() and stepped.steps < at
+
+
+WAYS = [by_task, by_task_twice, by_scope, by_timeout]
+
+
+@pytest.fixture
+async def told(
+    server: FaultServer, clock: FakeClock
+) -> AsyncIterator[tuple[CohortsClient, list[Event]]]:
+    """
+    A client with one slot, so that a lost one would stop all, and what it tells.
+    """
+    heard: list[Event] = []
+
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=server.url,
+        clock=clock,
+        limits=Limits(in_flight=1, exports=(), linger=0.0),
+        polling=Polling(first=0.001, every=0.001),
+        hook=heard.append,
+    ) as client:
+        yield client, heard
+
+
+def expect(server: FaultServer, cohort_id: str) -> None:
+    """
+    Set up one export: a job that runs for a while, a link that is cut, a fresh one.
+    """
+    accepted = json_reply({"request_id": REQUEST, "cohort_id": cohort_id}, 202)
+    server.on(f"{EXPORTS}{cohort_id}", accepted)
+    server.on(STATUS, RUNNING, COMPLETED)
+    server.on(FILE, redirect(f"{server.url}{OBJECT}?{LINK}"))
+    server.on(OBJECT, cut(5_000), rest(5_000))
+
+
+def check_nothing_left(client: CohortsClient, tasks: set[asyncio.Task[Any]]) -> None:
+    """
+    Fail if a slot is taken, somebody waits for one, or a task of ours runs.
+    """
+    statistics = client._session.limiter.statistics()
+    ours = [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)]
+
+    assert 0 == statistics["in_flight"] == statistics["waiting"]
+    assert [] == [task for task in ours if "_accept" not in repr(task)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_export_cancelled_anywhere(
+    server: FaultServer,
+    told: tuple[CohortsClient, list[Event]],
+    tmp_path: Path,
+    way: Way,
+) -> None:
+    """
+    Whatever the moment: the target is old or whole, one export is spent at most,
+    and what was spent can be resumed from what the hook heard.
+    """
+    client, heard = told
+    target = tmp_path / "members.csv"
+    at = 0
+    is_over = False
+
+    while not is_over:
+        at += 1
+        cohort_id = f"cohort{at}"
+        expect(server, cohort_id)
+        target.write_bytes(OLD)
+        tasks = asyncio.all_tasks()
+        heard.clear()
+
+        is_over = await way(client.export(cohort_id, target), at)
+
+        check_nothing_left(client, tasks)
+        assert [target.name] == names_in(tmp_path)
+        assert target.read_bytes() in {OLD, CSV}
+        spent = len(server.requests(f"{EXPORTS}{cohort_id}"))
+        known = [event for event in heard if isinstance(event, ExportRequested)]
+        assert spent == len(known) <= 1
+
+    assert CSV == target.read_bytes()
+    assert at > 20
+    assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_stream_cancelled_anywhere(
+    server: FaultServer, told: tuple[CohortsClient, list[Event]], way: Way
+) -> None:
+    """
+    A stream of members that is cancelled holds no connection and no slot.
+    """
+    client, _ = told
+    at = 0
+    is_over = False
+
+    async def read(cohort_id: str) -> int:
+        job = await client.request_export(cohort_id)
+        async with job.members() as stream:
+            return len([member async for member in stream])
+
+    while not is_over:
+        at += 1
+        expect(server, f"cohort{at}")
+        server.on(OBJECT, cut(5_000), whole())
+        if at % 2:
+            server.on(FILE, whole(content_encoding="gzip"))
+        else:
+            server.on(OBJECT, whole())
+        tasks = asyncio.all_tasks()
+
+        is_over = await way(read(f"cohort{at}"), at)
+
+        check_nothing_left(client, tasks)
+        assert 1 >= len(server.requests(f"{EXPORTS}cohort{at}"))
+
+    assert at > 15
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_cancelled_anywhere(
+    server: FaultServer, clock: FakeClock, tmp_path: Path, way: Way
+) -> None:
+    """
+    A client that lives within what is cancelled closes its connections all the same.
+    """
+    at = 0
+    is_over = False
+
+    async def export(cohort_id: str) -> None:
+        async with CohortsClient(
+            API_KEY,
+            SECRET_KEY,
+            base_url=server.url,
+            clock=clock,
+            polling=Polling(first=0.001, every=0.001),
+            limits=Limits(exports=(), linger=0.0),
+        ) as client:
+            await client.export(cohort_id, tmp_path / "members.csv")
+
+    while not is_over:
+        at += 1
+        expect(server, f"cohort{at}")
+        tasks = asyncio.all_tasks()
+        is_over = await way(export(f"cohort{at}"), at)
+
+        left = asyncio.all_tasks() - tasks
+        assert [] == [task for task in left if "_accept" not in repr(task)]
+        assert names_in(tmp_path) in ([], ["members.csv"])
+
+    # A session or connection that is open complains when the test ends.
+    assert at > 20
+
+
+async def test_a_stream_left_while_the_wire_is_silent(
+    server: FaultServer, told: tuple[CohortsClient, list[Event]]
+) -> None:
+    """
+    Leaving a stream under cancellation waits for the transfer behind it to end.
+    """
+    client, _ = told
+    expect(server, "cohort1")
+    server.on(OBJECT, Reply(raw=whole(CSV).raw[:9_000], then="hang"))
+    job = await (await client.request_export("cohort1")).wait()
+    tasks = asyncio.all_tasks()
+
+    with anyio.CancelScope() as scope:
+        async with job.members() as stream:
+            reading = asyncio.ensure_future(anext(aiter(stream)))
+            await until(lambda: len(server.requests(OBJECT)) == 1)
+            await asyncio.sleep(0.01)
+            reading.cancel()
+            scope.cancel()
+
+    check_nothing_left(client, tasks | {reading})
+    await asyncio.wait([reading])
+
+
+async def test_a_download_left_while_the_wire_is_silent(
+    server: FaultServer,
+    told: tuple[CohortsClient, list[Event]],
+    tmp_path: Path,
+) -> None:
+    """
+    A download that waits for bytes ends at once, and its part with it.
+    """
+    client, _ = told
+    expect(server, "cohort1")
+    server.on(OBJECT, Reply(raw=whole(CSV).raw[:9_000], then="hang"))
+    job = await (await client.request_export("cohort1")).wait()
+    tasks = asyncio.all_tasks()
+
+    downloading = asyncio.ensure_future(job.download(tmp_path / "members.csv"))
+    await until(lambda: len(server.requests(OBJECT)) == 1)
+    await asyncio.sleep(0.01)
+    downloading.cancel()
+    await asyncio.wait([downloading])
+
+    assert downloading.cancelled()
+    check_nothing_left(client, tasks)
+    assert [] == names_in(tmp_path)
+
+
+async def test_who_waits_for_a_slot_leaves_the_queue(
+    server: FaultServer, told: tuple[CohortsClient, list[Event]]
+) -> None:
+    """
+    A caller that is cancelled in the queue takes no slot with it.
+    """
+    client, _ = told
+    expect(server, "cohort1")
+
+    async with client.slot():
+        waiting = [
+            asyncio.ensure_future(client.request_export("cohort1")) for _ in range(3)
+        ]
+        await asyncio.sleep(0.01)
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+    check_nothing_left(client, asyncio.all_tasks())
+    assert [] == server.seen
+    assert REQUEST == (await client.request_export("cohort1")).request_id
