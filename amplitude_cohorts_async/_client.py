@@ -57,7 +57,7 @@ from .models import (
     UploadReport,
     Usage,
 )
-from .policies import Polling, Retrying
+from .policies import Downloading, Polling, Retrying
 from .protocols import Clock, EventHook, Limiter
 
 _MEMBERS_AT_ONCE = 1_000
@@ -90,6 +90,7 @@ class CohortsClient:
         clock: Clock | None = None,
         polling: Polling = Polling(),  # noqa: B008 - a frozen value
         retrying: Retrying = Retrying(),  # noqa: B008 - a frozen value
+        downloading: Downloading = Downloading(),  # noqa: B008 - a frozen value
         stall_timeout: float = 30.0,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -127,6 +128,8 @@ class CohortsClient:
 
             retrying: How often a request is tried, and for how long.
 
+            downloading: How a file is brought.
+
             stall_timeout: Seconds in which a file must bring a byte.
 
             chance: Returns numbers from 0 to 1, for tests.
@@ -161,6 +164,7 @@ class CohortsClient:
             proxy=proxy,
             answer_seconds=limits.deadline,
             stall_seconds=checked_seconds(stall_timeout, "stall_timeout"),
+            connections=downloading.connections,
         )
         self._made: Session | None = None
         self._is_closed = False

@@ -23,11 +23,12 @@ from ._core.retrying import NO_RETRIES
 from ._core.tokens import FILE_LIFE, Ticket, to_token
 from ._core.wire import Request, Response
 from ._io.delivery import Delivery
-from ._io.files import Target, checked_target
-from ._io.pipe import Pipe, background
+from ._io.files import Format, Target, checked_target
+from ._io.pipe import Pipe
 from ._io.rows import MemberStream
 from ._io.saving import Saving
 from ._io.session import Session
+from ._io.threads import background
 from ._io.transfer import Transfer
 from .contrib.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow
 from .errors import (
@@ -334,8 +335,8 @@ class ExportJob:
             size=saved.file.digest.size,
             sha256=attrs.evolve(saved.file.digest, request_id=self.request_id),
             rows=saved.rows,
-            downloaded=transfer.downloaded,
-            links=transfer.links,
+            downloaded=transfer.progress.downloaded,
+            links=transfer.progress.links,
             token=self.token,
         )
 

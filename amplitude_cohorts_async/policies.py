@@ -8,7 +8,7 @@ import attrs
 
 from .errors import ConfigurationError
 
-__all__ = ("Polling", "Retrying")
+__all__ = ("Downloading", "Polling", "Retrying")
 
 
 @attrs.frozen(kw_only=True)
@@ -71,4 +71,25 @@ class Retrying:
         if self.attempts < 1 or not all(seconds >= 0 for seconds in waits):
             raise ConfigurationError(
                 f"retrying needs attempts >= 1 and seconds >= 0, got {self}"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class Downloading:
+    """
+    How a file is brought.
+
+    Attributes:
+        connections: To the store for one file, at most. More than one are
+            opened only while a large file is held up by what the store gives
+            to each, and only when it goes to disk as it is served. One turns
+            that off.
+    """
+
+    connections: int = 16
+
+    def __attrs_post_init__(self) -> None:
+        if self.connections < 1:
+            raise ConfigurationError(
+                f"downloading needs connections >= 1, got {self.connections}"
             )

@@ -92,21 +92,22 @@ class Delivery(Generic[S]):
         await in_thread(self._begin, self._thread)
         self._feed = self._feeding(self.stage)
 
-    async def spread(self, size: int) -> bool:
+    @property
+    def spreads(self) -> bool:
         """
-        Make ready for bytes in any order, if that can be done.
+        Whether bytes may come in any order; known after the first ones only.
+        """
+        return self.stage.window(0) is not None
+
+    async def spread(self, size: int) -> None:
+        """
+        Make ready for bytes in any order.
 
         Args:
             size: Bytes in all.
         """
         await self.feed.flush()
-
-        if self.stage.window(0) is None:
-            return False
-
         await in_thread(partial(self.stage.reserve, size), self._thread)
-
-        return True
 
     def window(self, start: int) -> Feed:
         """
@@ -117,7 +118,7 @@ class Delivery(Generic[S]):
         if window is None:
             raise RuntimeError("bytes have to come in order here")
 
-        return self._feeding(window)
+        return self._feeding(window, is_one_of_many=True)
 
     async def end(self, *, is_delimited: bool) -> None:
         """
@@ -142,8 +143,13 @@ class Delivery(Generic[S]):
         # In the thread, so that a cancelled caller still finds it to discard.
         self._stage = self._build()
 
-    def _feeding(self, sink: Writes) -> Feed:
-        return Feed(sink, trust=self._trust, thread=self._thread)
+    def _feeding(self, sink: Writes, *, is_one_of_many: bool = False) -> Feed:
+        return Feed(
+            sink,
+            trust=self._trust,
+            thread=self._thread,
+            is_one_of_many=is_one_of_many,
+        )
 
     async def _discard(self) -> None:
         if self._feed is not None:

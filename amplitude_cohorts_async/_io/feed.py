@@ -33,7 +33,12 @@ room when the connection ends loses what does not fit.
 
 _BUFFERS = 3
 """
-Lent buffers at most: one is filled while another is written, and one waits.
+Buffers at most: one is filled while another is written, and one waits.
+"""
+
+_SMALL = (384 * 1024, 2)
+"""
+Bytes and number of the buffers of one connection among many.
 """
 
 _QUEUED = 1 << 20
@@ -69,11 +74,19 @@ class Feed:
         trust: Shared by all feeds of one disk.
 
         thread: Shared by all feeds whose writes must not overlap.
+
+        is_one_of_many: Whether to make do with less memory.
     """
 
     def __init__(
-        self, sink: Writes, *, trust: Trust, thread: anyio.CapacityLimiter
+        self,
+        sink: Writes,
+        *,
+        trust: Trust,
+        thread: anyio.CapacityLimiter,
+        is_one_of_many: bool = False,
     ) -> None:
+        self._size, self._most = _SMALL if is_one_of_many else (_BUFFER, _BUFFERS)
         self._sink = sink
         self._trust = trust
         self._thread = thread
@@ -152,9 +165,9 @@ class Feed:
     def _open_room(self) -> memoryview | None:
         if self._free:
             self._room = self._free.pop()
-        elif self._made < _BUFFERS:
+        elif self._made < self._most:
             self._made += 1
-            self._room = memoryview(bytearray(_BUFFER))
+            self._room = memoryview(bytearray(self._size))
 
         return self._room
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Self
 
 import anyio.to_thread
@@ -161,18 +160,3 @@ class _Text:
         self._pieces.clear()
 
         return text
-
-
-@asynccontextmanager
-async def background(work: Awaitable[None]) -> AsyncIterator[None]:
-    """
-    Keep *work* going while the context is entered; leaving it ends the work.
-    """
-    task = asyncio.ensure_future(work)
-
-    try:
-        yield
-    finally:
-        task.cancel()
-        # Waits without being told of the task's end, which is of our making.
-        await asyncio.wait([task])

@@ -1,11 +1,12 @@
 """
-Blocking work in worker threads, without leaving any behind.
+Work beside other work, without leaving any behind.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import anyio
@@ -48,3 +49,18 @@ async def to_the_end(work: Awaitable[T]) -> T:
         raise cancelled
 
     return task.result()
+
+
+@asynccontextmanager
+async def background(work: Awaitable[None]) -> AsyncIterator[None]:
+    """
+    Keep *work* going while the context is entered; leaving it ends the work.
+    """
+    task = asyncio.ensure_future(work)
+
+    try:
+        yield
+    finally:
+        task.cancel()
+        # Waits without being told of the task's end, which is of our making.
+        await asyncio.wait([task])

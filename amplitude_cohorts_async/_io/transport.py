@@ -53,6 +53,9 @@ async def _once(
 class Transport:
     """
     Two worlds, one door each: `open()` for Amplitude, `fetch()` for its store.
+
+    Attributes:
+        connections: To the store for one file, at most.
     """
 
     def __init__(
@@ -67,9 +70,11 @@ class Transport:
         proxy: str | None = None,
         answer_seconds: float,
         stall_seconds: float,
+        connections: int = 1,
     ) -> None:
         pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
 
+        self.connections = connections
         self._origin = origin
         self._authorization = f"Basic {pair}"
         self._user_agent = user_agent

@@ -1,0 +1,113 @@
+"""
+How many connections one download is worth.
+
+A store gives one connection less than this machine can take; then more of them
+help. If the machine, or the line, is what holds things up, they only cost.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+_LEAST_LEFT = 16 * 1024 * 1024
+_LEAST_SECONDS = 0.5
+_FAST = 160e6
+"""
+Bytes a second that no store gives a connection which it throttles.
+"""
+
+_BUSY = 0.6
+_STEP = 4
+_GAIN = 1.5
+"""
+What a step has to bring for another one to be made: four times the connections
+bring four times the bytes while the store is what holds things up.
+"""
+
+_SHARES = (1 << 20, 16 << 20)
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """
+    How a download went for a while.
+
+    Attributes:
+        rate: Bytes a second.
+
+        busy: Share of the time in which the event loop's thread was at work.
+
+        left: Bytes still to come.
+    """
+
+    rate: float
+    busy: float
+    left: int
+
+
+class Widening:
+    """
+    Opens connections as long as that pays.
+
+    Attributes:
+        connections: How many there should be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.connections = 1
+        self._most = most
+        self._rate = 0.0
+
+    def look(self, sample: Sample) -> int:
+        """
+        Decide anew how many connections there should be.
+
+        Args:
+            sample: Taken since the number changed last.
+        """
+        is_throttled = 0 < sample.rate < _FAST * self.connections
+        is_worth_it = sample.left > max(_LEAST_LEFT, _LEAST_SECONDS * sample.rate)
+        has_gained = sample.rate >= _GAIN * self._rate
+
+        if is_throttled and is_worth_it and has_gained and sample.busy < _BUSY:
+            self.connections = min(self._most, _STEP * self.connections)
+            self._rate = sample.rate
+
+        return self.connections
+
+
+class Spans:
+    """
+    The bytes that are missing, handed out from the front.
+    """
+
+    def __init__(self, start: int, end: int) -> None:
+        self._start = start
+        self._end = end
+
+    @property
+    def left(self) -> int:
+        """
+        Bytes not handed out yet.
+        """
+        return self._end - self._start
+
+    def claim(self, connections: int) -> tuple[int, int] | None:
+        """
+        Hand out the next part; None when there is none.
+
+        The parts get smaller, so that all connections end at about the same
+        time, and few requests are made.
+
+        Returns:
+            The first byte's position, and the one behind the last byte.
+        """
+        if not self.left:
+            return None
+
+        least, most = _SHARES
+        share = self.left // (2 * connections)
+        size = min(self.left, max(least, min(most, share)))
+        self._start += size
+
+        return self._start - size, self._start

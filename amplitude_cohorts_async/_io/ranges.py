@@ -1,0 +1,227 @@
+"""
+One object over several connections, into one file.
+
+Each connection brings part after part, by ranges of one strong ETag; a part that
+is cut goes on where it stopped, over another link if need be, while the others
+are not disturbed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, runtime_checkable
+
+import anyio
+import anyio.abc
+
+from .._core.widening import Sample, Spans, Widening
+from .feed import Feed
+from .renewal import Changed, Interrupted, Progress, Renewal
+from .store import checked_part, pour, range_headers, stored
+from .threads import to_the_end
+
+_GLANCE = 0.1
+"""
+Seconds between looks at how fast it goes.
+"""
+
+_APART = 0.003
+"""
+Seconds between two connections that are opened: the handshakes would hold up the
+loop if they all came at once.
+"""
+
+_SETTLING = 2
+"""
+Looks after a change until its effect shows: connections take a while to start.
+"""
+
+
+@runtime_checkable
+class Spreading(Protocol):
+    """
+    A receiver that can take bytes in any order.
+    """
+
+    @property
+    def spreads(self) -> bool:
+        """
+        Whether it can; known after the first bytes only.
+        """
+        ...
+
+    async def spread(self, size: int) -> None:
+        """
+        Make ready for *size* bytes in any order.
+        """
+        ...
+
+    def window(self, start: int) -> Feed:
+        """
+        Take bytes from a position on, beside others.
+        """
+        ...
+
+
+class Gauge:
+    """
+    Measures how a transfer goes, and how busy the loop's thread is with it.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.reset()
+
+    def reset(self) -> None:
+        """
+        Measure from now on.
+        """
+        self._received = self._progress.received
+        self._time = time.perf_counter()
+        self._work = time.thread_time()
+
+    def read(self) -> Sample:
+        """
+        Tell how it went since then.
+        """
+        seconds = time.perf_counter() - self._time
+        received = self._progress.received
+
+        return Sample(
+            rate=(received - self._received) / seconds,
+            busy=(time.thread_time() - self._work) / seconds,
+            left=(self._progress.total or received) - received,
+        )
+
+
+async def throttled(
+    progress: Progress, receiver: Spreading, widening: Widening
+) -> None:
+    """
+    Return when one connection turns out to be too few.
+    """
+    gauge = Gauge(progress)
+
+    while True:
+        await anyio.sleep(_GLANCE)
+
+        if receiver.spreads and widening.look(gauge.read()) > 1:
+            return
+
+
+class Ranges:
+    """
+    Brings the rest of an object whose beginning is there.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        renewal: Renewal,
+        receiver: Spreading,
+        widening: Widening,
+        *,
+        etag: str,
+        link: str,
+        ask: Callable[[], Awaitable[str]],
+    ) -> None:
+        self._progress = progress
+        self._renewal = renewal
+        self._receiver = receiver
+        self._widening = widening
+        self._etag = etag
+        self._link = link
+        self._ask = ask
+        self._asking = anyio.Lock()
+        self._spans = Spans(progress.received, progress.total or 0)
+        self._running = 0
+        self._failure: Exception | None = None
+
+    async def run(self) -> None:
+        """
+        Bring all of it.
+
+        Raises:
+            Changed: The object is another one by now.
+
+            IncompleteDownloadError: Several links in a row brought nothing new.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._widen, group)
+
+        if self._failure is not None:
+            raise self._failure
+
+    async def _widen(self, group: anyio.abc.TaskGroup) -> None:
+        gauge = Gauge(self._progress)
+
+        while True:
+            while self._running < self._widening.connections and self._spans.left:
+                self._running += 1
+                group.start_soon(self._work, group.cancel_scope)
+                await anyio.sleep(_APART)
+
+            for _ in range(_SETTLING):
+                gauge.reset()
+                await anyio.sleep(_GLANCE)
+
+            self._widening.look(gauge.read())
+
+    async def _work(self, scope: anyio.CancelScope) -> None:
+        try:
+            while span := self._spans.claim(self._widening.connections):
+                await self._bring(*span)
+        except Exception as error:  # noqa: BLE001 - raised when all have ended
+            self._failure = self._failure or error
+            scope.cancel()
+        else:
+            self._running -= 1
+
+            if not self._running:
+                scope.cancel()
+
+    async def _bring(self, start: int, end: int) -> None:
+        feed = self._receiver.window(start)
+
+        def note(count: int) -> None:
+            nonlocal start
+            start += count
+            self._progress.note(count)
+
+        try:
+            while start < end:
+                link = self._link
+
+                try:
+                    await self._bring_some(link, feed, start, end, note)
+                except Changed:
+                    raise
+                except Interrupted as reason:
+                    await self._renew(link, reason)
+
+            await feed.flush()
+        finally:
+            await to_the_end(feed.drop())
+
+    async def _bring_some(
+        self, link: str, feed: Feed, start: int, end: int, note: Callable[[int], None]
+    ) -> None:
+        headers = range_headers(self._etag, start, end)
+
+        async with stored(self._progress.session, link, headers) as answer:
+            part = checked_part(
+                answer, etag=self._etag, start=start, total=self._progress.total
+            )
+
+            if part.length is None or part.length > end - start:
+                raise Changed("the store sent more than was asked for")
+
+            await pour(answer, feed, note)
+
+    async def _renew(self, link: str, reason: Interrupted) -> None:
+        async with self._asking:
+            # Another connection may have found out first.
+            if link == self._link:
+                await self._renewal.after(reason)
+                self._link = await self._ask()
