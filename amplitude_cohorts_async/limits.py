@@ -135,6 +135,30 @@ class Limits:
         """
         return rate.per * 1.001 + self.guard
 
+    def share(self, processes: int) -> Limits:
+        """
+        Tell what each of so many processes may do without asking the others.
+
+        Raises:
+            ConfigurationError: There is not one place for each of them.
+        """
+        _whole(1, self, "share(processes)", processes)
+        least = min([self.in_flight, *(rate.count for rate in self.exports)])
+
+        if processes > least:
+            raise ConfigurationError(
+                f"{processes} processes cannot share limits with {least} places; "
+                f"share among {least} at most"
+            )
+
+        return attrs.evolve(
+            self,
+            in_flight=self.in_flight // processes,
+            exports=[
+                Rate(rate.count // processes, per=rate.per) for rate in self.exports
+            ],
+        )
+
 
 DOCUMENTED = Limits()
 """

@@ -57,6 +57,24 @@ def earliest_starts(
     return starts
 
 
+def binding_rates(rates: Sequence[Rate]) -> list[Rate]:
+    """
+    Leave out the rates that others keep anyway, as 4 a minute keeps 60 in ten.
+
+    Returns:
+        The rest, the longest window first.
+    """
+    return [
+        rate
+        for rate in sorted(rates, key=lambda rate: -rate.per)
+        if not any(_implies(other, rate) for other in rates if other != rate)
+    ]
+
+
+def _implies(one: Rate, other: Rate) -> bool:
+    return one.count * math.ceil(other.per / one.per) <= other.count
+
+
 def _ring(rate: Rate, taken_until: Sequence[float]) -> list[float]:
     last = sorted(taken_until)[-rate.count :]
     ring = last + [-math.inf] * (rate.count - len(last))

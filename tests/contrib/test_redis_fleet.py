@@ -1,0 +1,145 @@
+"""
+Four processes and a real Valkey: what the server sees.
+
+The windows are scaled, a minute being a second; the longer scenes of the same
+kind are in `benchmarks/limits`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+pytest.importorskip("redis", reason="the extra redis is not installed")
+
+from support.fleet import LIMITS, Watcher, Worker
+
+if TYPE_CHECKING:
+    from support.valkey import Valkey
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(60)]
+
+SECONDS = 6.0
+NEW = b"the store is new or has lost its data; we wait\n"
+
+
+@asynccontextmanager
+async def fleet(
+    worker: Worker, *, size: int = 4
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """
+    Have so many processes at work, their clocks 300 ms apart; end them all.
+    """
+    processes = [
+        await attrs.evolve(worker, skew=0.3 * number).start() for number in range(size)
+    ]
+
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+async def finish(processes: list[asyncio.subprocess.Process]) -> int:
+    """
+    Await the end of all that live; tell how often callers gave up.
+    """
+    given_up = 0
+
+    for process in processes:
+        told, complaints = await process.communicate()
+        if process.returncode != -9:
+            assert b"" == complaints.replace(NEW, b"")
+            given_up += int(told)
+
+    return given_up
+
+
+async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
+    """
+    Never over, at least 95 % of what is permitted, clocks 300 ms apart.
+    """
+    async with Watcher().running() as watcher:
+        worker = Worker(url=valkey.url, port=watcher.port, seconds=SECONDS)
+        async with fleet(worker) as processes:
+            await finish(processes)
+
+    permitted = 4 / (LIMITS.hold(LIMITS.exports[0]) + (worker.least + worker.most) / 2)
+    assert 4 == watcher.most_in_a_window
+    assert 5 == watcher.most_in_flight
+    assert watcher.per_second >= 0.95 * permitted
+
+
+async def test_processes_killed_in_mid_request_break_no_limit(valkey: Valkey):
+    """
+    What the server goes on working on still has its place.
+    """
+    async with Watcher().running() as watcher:
+        worker = Worker(
+            url=valkey.url, port=watcher.port, seconds=SECONDS, least=0.3, most=0.9
+        )
+        async with fleet(worker) as processes:
+            await watcher.saw(exports=4)
+            for _ in range(5):
+                await asyncio.sleep(0.6)
+                victim = random.choice(processes)
+                if victim.returncode is None:
+                    victim.kill()
+                processes.append(await attrs.evolve(worker, seconds=4.0).start())
+            before = len(watcher.exports)
+            await finish(processes)
+
+    assert watcher.most_in_a_window <= 4
+    assert watcher.most_in_flight <= 5
+    assert len(watcher.exports) > before > 0
+
+
+async def test_five_hundred_cancellations_break_no_limit(valkey: Valkey):
+    """
+    Callers give up anywhere: in line, while a place is taken, in mid request.
+    """
+    async with Watcher().running() as watcher:
+        worker = Worker(
+            url=valkey.url,
+            port=watcher.port,
+            seconds=SECONDS,
+            least=0.05,
+            most=0.15,
+            cancels=True,
+        )
+        async with fleet(worker) as processes:
+            given_up = await finish(processes)
+
+    assert given_up >= 500
+    assert watcher.most_in_a_window <= 4
+    assert watcher.most_in_flight <= 5
+    assert len(watcher.exports) > 8
+
+
+async def test_a_store_that_lost_its_data_breaks_no_limit(valkey: Valkey):
+    """
+    Nobody starts before all that was lost would have been over.
+    """
+    async with Watcher().running() as watcher:
+        worker = Worker(
+            url=valkey.url, port=watcher.port, seconds=SECONDS + 5, least=0.2, most=0.7
+        )
+        async with fleet(worker) as processes:
+            await watcher.saw(exports=8)
+            before = len(watcher.exports)
+            valkey.kill()
+            valkey.start()
+            await finish(processes)
+
+    assert watcher.most_in_a_window <= 4
+    assert watcher.most_in_flight <= 5
+    assert len(watcher.exports) > before

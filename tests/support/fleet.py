@@ -1,0 +1,231 @@
+"""
+A fleet of processes behind one shared limiter, and a server that watches them.
+
+Run as a module this is one process of the fleet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import attrs
+
+from amplitude_cohorts_async.contrib.redis import RedisLimiter
+from amplitude_cohorts_async.errors import LimiterUnavailableError
+from amplitude_cohorts_async.limits import Limits, Rate
+
+from .counting import most_in_any
+from .ports import LOOPBACK
+
+# The documented limits, a minute being a second.
+LIMITS = Limits(exports=Rate(4, per=1.0), guard=0.02, linger=0.2, deadline=2.0)
+TESTS = Path(__file__).parents[1]
+
+
+@attrs.define(eq=False)
+class Watcher:
+    """
+    A server that stamps what comes, and works on when its client has died.
+
+    Attributes:
+        exports: When export requests came, on the watcher's own clock.
+
+        most_in_flight: The most requests it worked on at once.
+
+        idle: Whether it works on none.
+
+        export: Set by each export request.
+    """
+
+    port: int = 0
+    exports: list[float] = attrs.field(factory=list)
+    in_flight: int = 0
+    most_in_flight: int = 0
+    idle: asyncio.Event = attrs.field(factory=asyncio.Event)
+    export: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Watcher]:
+        """
+        Serve meanwhile.
+        """
+        self.idle.set()
+        server = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.port = server.sockets[0].getsockname()[1]
+
+        async with server:
+            yield self
+            await self.idle.wait()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        # A client that gave up right after connecting has sent nothing.
+        if line := await reader.readline():
+            kind, seconds = line.split()
+            await self._work(kind, float(seconds))
+
+        with suppress(ConnectionError):
+            writer.write(b"done\n")
+            writer.close()
+            await writer.wait_closed()
+
+    async def _work(self, kind: bytes, seconds: float) -> None:
+        if kind == b"export":
+            self.exports.append(asyncio.get_running_loop().time())
+            self.export.set()
+        self.idle.clear()
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+
+        await asyncio.sleep(seconds)
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.idle.set()
+
+    async def saw(self, exports: int) -> None:
+        """
+        Wait until so many export requests have come.
+        """
+        while len(self.exports) < exports:
+            self.export.clear()
+            await self.export.wait()
+
+    @property
+    def most_in_a_window(self) -> int:
+        """
+        The most exports in any second.
+        """
+        return most_in_any(self.exports, LIMITS.exports[0].per - 1e-9)
+
+    @property
+    def per_second(self) -> float:
+        """
+        Exports a second, from the first to the last.
+        """
+        first, *_, last = self.exports
+        return (len(self.exports) - 1) / (last - first)
+
+
+@attrs.define(eq=False)
+class _Callers:
+    limiter: RedisLimiter
+    given_up: int = 0
+    sending: set[asyncio.Task[None] | None] = attrs.field(factory=set)
+
+
+@attrs.frozen(kw_only=True)
+class Worker:
+    """
+    What one process of the fleet does.
+
+    Attributes:
+        least: Seconds the fastest request takes.
+
+        most: Seconds the slowest one takes.
+
+        cancels: Whether callers give up at random.
+
+        skew: Seconds its wall clock is ahead.
+    """
+
+    url: str
+    port: int
+    seconds: float
+    least: float = 0.02
+    most: float = 0.06
+    cancels: bool = False
+    skew: float = 0.0
+
+    async def start(self) -> asyncio.subprocess.Process:
+        """
+        Start the process.
+        """
+        words = [str(value) for value in attrs.astuple(self)]
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "support.fleet",
+            *words,
+            env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def work(self) -> int:
+        """
+        Send requests until the time is over; tell how often a caller gave up.
+        """
+        limiter = RedisLimiter.from_url(self.url, app="fleet", limits=LIMITS)
+        callers = _Callers(limiter)
+        # A new store is waited out first.
+        async with limiter.slot("other"):
+            pass
+        tasks = [
+            asyncio.create_task(self._call(callers, kind))
+            for kind in ("export",) * 6 + ("poll",) * 3
+        ]
+        await asyncio.sleep(self.seconds)
+        # What the server works on has to end well: it would work on for longer
+        # than a place lingers.
+        while callers.sending and not self.cancels:
+            for task in set(tasks) - callers.sending:
+                task.cancel()
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await limiter.aclose()
+        return callers.given_up
+
+    async def _call(self, callers: _Callers, kind: str) -> None:
+        patience = 0.5 if self.cancels else None
+        while True:
+            try:
+                async with asyncio.timeout(patience and random.uniform(0, patience)):
+                    await self._request(callers, kind)
+            except TimeoutError:
+                callers.given_up += 1
+            except LimiterUnavailableError:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.01)
+
+    async def _request(self, callers: _Callers, kind: str) -> None:
+        seconds = random.uniform(self.least, self.most)
+        async with callers.limiter.slot(kind):
+            callers.sending.add(asyncio.current_task())
+            reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+            try:
+                writer.write(f"{kind} {seconds}\n".encode())
+                await reader.readline()
+            finally:
+                writer.close()
+                callers.sending.discard(asyncio.current_task())
+
+
+def main(words: list[str]) -> None:
+    """
+    Be one process of the fleet.
+    """
+    url, port, seconds, least, most, cancels, skew = words
+    real = time.time
+    time.time = lambda: real() + float(skew)
+    worker = Worker(
+        url=url,
+        port=int(port),
+        seconds=float(seconds),
+        least=float(least),
+        most=float(most),
+        cancels=cancels == "True",
+    )
+    sys.stdout.write(str(asyncio.run(worker.work())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
