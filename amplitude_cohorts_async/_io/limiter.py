@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 
 import attrs
 
@@ -29,6 +30,7 @@ from ..protocols import Clock, JobBoard, Kind, Permit, Statistics
 from .board import LocalBoard
 from .clock import SystemClock
 from .rings import Place, Ring, sleep_until
+from .tally import OwnTally
 from .turns import Turn, Turns
 
 __all__ = ("LocalLimiter",)
@@ -51,11 +53,14 @@ class Past:
         lingering: Until when places in flight stay taken without a request.
 
         pace: What the service said.
+
+        tally: What was spent.
     """
 
-    ends: deque[float] = attrs.field(factory=lambda: deque(maxlen=1_024))
-    lingering: deque[float] = attrs.field(factory=lambda: deque(maxlen=64))
+    ends: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=1_024))
+    lingering: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=64))
     pace: Pace = attrs.field(factory=Pace)
+    tally: OwnTally = attrs.field(factory=OwnTally)
 
     @property
     def newest(self) -> float:
@@ -194,6 +199,15 @@ class LocalLimiter:
                 "parked": len(self._parked),
                 "spacing": self._past.pace.spacing(self._limits.exports),
             }
+
+    async def tally(self, name: str, by: int, *, until: datetime) -> int:
+        """
+        Add to a counter of the app, which may be forgotten after *until*.
+
+        Returns:
+            The counter's value.
+        """
+        return await self._past.tally.tally(name, by, until=until)
 
     async def aclose(self) -> None:
         """
