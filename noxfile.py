@@ -31,6 +31,9 @@ OTHERS = [
 ]
 QUICK = "not big and not services"
 
+# As many tests at a time as there are processors, within reason.
+WORKERS = ("--numprocesses=auto", "--maxprocesses=4")
+
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
 
@@ -155,7 +158,7 @@ def bare(session: nox.Session) -> None:
     Without any extra the core must work, and the rest say what it misses.
     """
     session.install(*group("tests"), ".")
-    pytest(session, "-m", QUICK)
+    pytest(session, *WORKERS, "-m", QUICK)
 
 
 @nox.session
@@ -167,7 +170,7 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp(), "lowest.txt")
     constraints.write_text("\n".join(c.replace(">=", "==") for c in claims))
     session.install("--constraint", str(constraints), *group("tests"), WITH_EXTRAS)
-    pytest(session, "-m", QUICK)
+    pytest(session, *WORKERS, "-m", QUICK)
 
 
 @nox.session
@@ -178,7 +181,8 @@ def coverage(session: nox.Session) -> None:
     session.install(*group("tests", "services"), WITH_EXTRAS)
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
-    pytest(session, "-m", "not big", under=("coverage", "run", "-m"))
+    pytest(session, *WORKERS, "-m", "not big", under=("coverage", "run", "-m"))
+    session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--fail-under=97")
     deciding = ",".join(f"*/{PACKAGE}/{name}" for name in DECIDING)
     session.run("coverage", "report", f"--include={deciding}", "--fail-under=100")
@@ -191,7 +195,7 @@ def tests(session: nox.Session) -> None:
     """
     whole = session.python == RUNNING
     session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
-    pytest(session, *([] if whole else ["-m", QUICK]))
+    pytest(session, *WORKERS, *([] if whole else ["-m", QUICK]))
 
 
 @nox.session(default=False)

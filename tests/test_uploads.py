@@ -240,7 +240,7 @@ async def test_groups_and_amplitude_ids(
         ((id_ for id_ in ["ann", "a\nb"]), "line break"),
         (range(2_000_001), "more than 2,000,000"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 async def test_bad_ids_are_found_before_anything_is_sent(
     client: CohortsClient, emulator: CohortsEmulator, ids: object, reason: str

@@ -40,6 +40,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.fixturenames.insert(0, "nothing_left")
 
 
+def pytest_collection_finish() -> None:
+    """
+    Take what exists by now out of the garbage collector's rounds.
+
+    Measured: a round after each asynchronous test took a sixth of the suite.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """
