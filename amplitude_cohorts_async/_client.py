@@ -28,13 +28,13 @@ from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports import Exports
 from ._io.clock import SystemClock
-from ._io.files import checked_format, checked_target
+from ._io.files import checked_format
 from ._io.ids import IdSource
 from ._io.registry import limiter_for
 from ._io.session import Session
 from ._io.transport import Transport
 from ._io.writing import OnSkipped
-from ._job import ExportJob, checked_timeout
+from ._job import ExportJob, checked_destination, checked_timeout
 from ._many import ExportBatch, ManyOptions
 from ._membership import update_membership
 from ._plan import Known, make_plan, starts_of
@@ -308,7 +308,7 @@ class CohortsClient:
                 is spent.
         """
         checked_timeout(timeout)
-        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        target = await anyio.to_thread.run_sync(checked_destination, to, format)
         wanted = requests.checked_properties(properties)
         exports = self._exports
 

@@ -18,8 +18,9 @@ import attrs
 from ._core.ids import checked_id
 from ._core.snapshots import export_key
 from ._exports import Begun, Exports, Wanted
-from ._io.files import Format, Target, checked_target
+from ._io.files import Format, Target
 from ._io.ledger import Ledger, Past
+from ._job import checked_destination
 from .errors import CohortsError, ExportExpiredError, InvalidInputError
 from .models import Cohort, ExportOutcome, SavedExport
 
@@ -204,7 +205,7 @@ class ExportBatch:
         # Quoted, an id cannot leave the directory.
         name = f"{quote(cohort_id, safe='')}.{self._options.format.value}"
 
-        return checked_target(self._directory / name, None)
+        return checked_destination(self._directory / name, None)
 
     def _key(self, cohort_id: str) -> str:
         wanted = export_key(cohort_id, self._options.wanted)

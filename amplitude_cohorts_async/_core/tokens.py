@@ -93,6 +93,16 @@ def from_token(text: str) -> Ticket:
     return _ticket(fields)
 
 
+def age_of(ticket: Ticket, *, now: datetime) -> float | None:
+    """
+    Tell how many seconds ago an export was requested, if that is known.
+    """
+    if ticket.requested_at is None:
+        return None
+
+    return (now - ticket.requested_at).total_seconds()
+
+
 def _ticket(fields: Mapping[str, object]) -> Ticket:
     try:
         properties = fields.get("properties", False)

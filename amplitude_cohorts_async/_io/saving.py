@@ -4,9 +4,25 @@ Which stages a file passes on its way to a target.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 from .files import Format, Target
 from .partfile import TAKES_RANGES, PartFile
 from .stages import Behind, Both, Deflate, Inflate, Sniff, Stage, TextCheck
+
+
+class Columns(Stage, Protocol):
+    """
+    The stage that makes columns of text.
+    """
+
+    @property
+    def rows(self) -> int:
+        """
+        Members taken so far.
+        """
+        ...
 
 
 class Saving:
@@ -22,9 +38,17 @@ class Saving:
             the first ones are there.
     """
 
-    def __init__(self, target: Target, *, never: bytes) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        never: bytes,
+        columns: Callable[[PartFile], Columns],
+    ) -> None:
         self._target = target
         self._never = never
+        self._make_columns = columns
+        self._columns: Columns | None = None
         self._sniff = Sniff(self._choose)
         self.file = PartFile(target.path)
         self.rows: int | None = None
@@ -45,6 +69,9 @@ class Saving:
         """
         self._sniff.finish(is_delimited=is_delimited)
         self.file.finish()
+
+        if self._columns is not None:
+            self.rows = self._columns.rows
 
     def discard(self) -> None:
         """
@@ -70,7 +97,9 @@ class Saving:
 
     def _choose(self, is_gzip: bool) -> Stage:
         if self._target.format is Format.PARQUET:
-            raise NotImplementedError
+            self._columns = self._make_columns(self.file)
+            text = TextCheck(self._columns, never=self._never)
+            return Inflate(text) if is_gzip else text
 
         if self._target.format is Format.CSV:
             self.is_light = not is_gzip
