@@ -4,7 +4,6 @@ What all commands share: options, and how a command is made of a function.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
@@ -20,6 +19,7 @@ from ..protocols import EventHook
 from . import render
 from .progress import Narrator
 from .reporting import reported
+from .running import run
 
 __all__ = ("Connection", "Output", "command")
 
@@ -121,7 +121,7 @@ class Connection(Output):
                 return await work(client)
 
         with Narrator(quiet=self.quiet) as narrator:
-            return asyncio.run(connected(narrator))
+            return run(connected(narrator))
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
@@ -164,7 +164,7 @@ def _flat(function: Callable[..., None]) -> Callable[..., None]:
     shared = _parameters_of(first.annotation)
 
     @wraps(function)
-    def run(**given: object) -> None:
+    def command(**given: object) -> None:
         kept = {each.name: given.pop(each.name) for each in shared}
         options: Output = first.annotation(**kept)
 
@@ -173,10 +173,10 @@ def _flat(function: Callable[..., None]) -> Callable[..., None]:
 
     # What typer reads: the shared options as if each command had spelt them.
     both = [*own, *shared]
-    run.__annotations__ = {each.name: each.annotation for each in both}
-    vars(run)["__signature__"] = inspect.Signature(both)
+    command.__annotations__ = {each.name: each.annotation for each in both}
+    vars(command)["__signature__"] = inspect.Signature(both)
 
-    return run
+    return command
 
 
 def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Generator
@@ -28,6 +27,7 @@ from .common import Output, command
 from .emulator_process import Emulator, emulator_process
 from .memory import peak_memory
 from .progress import bars
+from .running import run
 
 __all__ = ("register",)
 
@@ -123,7 +123,7 @@ def _play(stage: _Stage, to: Path, users: int) -> Facts:
         stage.say(
             f"It listens at {emulator.base_url}, and knows the limits and quotas."
         )
-        return asyncio.run(_connected(stage, emulator, to))
+        return run(_connected(stage, emulator, to))
 
 
 async def _connected(stage: _Stage, emulator: Emulator, to: Path) -> Facts:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import sys
 from contextlib import suppress
@@ -15,6 +14,7 @@ import typer
 from ..testing import CohortsEmulator, Quotas
 from ..testing.demo import add_demo_cohorts, serve
 from .common import Output, command
+from .running import run
 
 __all__ = ("register",)
 
@@ -73,7 +73,7 @@ def emulate(
 
     # It has no other end.
     with suppress(KeyboardInterrupt):
-        asyncio.run(serve(emulator, announce=announce))
+        run(serve(emulator, announce=announce))
 
 
 def _facts(emulator: CohortsEmulator) -> dict[str, object]:

@@ -1,0 +1,178 @@
+"""
+Exit codes are a promise.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from amplitude_cohorts_async import errors
+from amplitude_cohorts_async.cli import exits
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
+from amplitude_cohorts_async.testing.faults import (
+    Fault,
+    Step,
+    broken,
+    html,
+    refused,
+    throttled,
+)
+from support.canary import API_KEY, SECRET_KEY
+
+CODES = {
+    "AmbiguousUploadError": 1,
+    "ApiError": 1,
+    "AuthenticationError": 3,
+    "BadRequestError": 1,
+    "CohortsError": 1,
+    "ConfigurationError": 2,
+    "ConnectionFailedError": 5,
+    "DownloadError": 1,
+    "ExportError": 1,
+    "ExportExpiredError": 4,
+    "ExportFailedError": 1,
+    "ExportTimeoutError": 7,
+    "IncompleteDownloadError": 7,
+    "InvalidIdsError": 1,
+    "InvalidInputError": 2,
+    "LimiterUnavailableError": 6,
+    "MalformedFileError": 1,
+    "MissingExtraError": 2,
+    "MonthlyQuotaError": 6,
+    "NotFoundError": 4,
+    "PartialUploadError": 7,
+    "PermissionDeniedError": 3,
+    "QuotaError": 6,
+    "QuotaWaitError": 6,
+    "RateLimitedError": 6,
+    "RemovalGuardError": 2,
+    "RequestTimeoutError": 5,
+    "ServerError": 5,
+    "StorageError": 7,
+    "TransportError": 5,
+    "UnexpectedResponseError": 1,
+}
+
+
+@pytest.fixture
+def cohorts_emulator_setup() -> CohortsEmulator:
+    """
+    A project that has spent its month, with keys that must not be seen.
+    """
+    return CohortsEmulator(
+        api_key=API_KEY,
+        secret_key=SECRET_KEY,
+        clock=FakeClock(flows=True),
+        quotas=Quotas(month=1, used=1),
+    )
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_error_has_its_code(name: str):
+    """
+    A new error has to be given one here.
+    """
+    kind: type[errors.CohortsError] = getattr(errors, name)
+
+    assert CODES[name] == exits.exit_of(kind.__new__(kind))
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "faults"),
+    [
+        (1, ["list"], {"list": html()}),
+        (1, ["list"], {"list": refused(400, "no")}),
+        (3, ["list"], {"list": refused(401, "no")}),
+        (3, ["usage"], {"usage": refused(403, "no")}),
+        (4, ["show", "nope"], {}),
+        (5, ["list"], {"list": broken(503)}),
+        (6, ["list"], {"list": throttled()}),
+        (6, ["export", "c1"], {}),
+    ],
+)
+def test_answers_become_codes(
+    command,
+    cohorts_emulator: CohortsEmulator,
+    code: int,
+    words: list[str],
+    faults: dict[Step, Fault],
+):
+    """
+    One paragraph on stderr, nothing on stdout, and no key in either.
+    """
+    cohorts_emulator.add_cohort("c1", members=["ann"])
+
+    for step, fault in faults.items():
+        cohorts_emulator.fail_next(step, fault, times=None)
+
+    plain = command(*words)
+    document = command(*words, "--json")
+
+    assert (code, "") == plain[:2] == document[:2]
+    assert plain.err.startswith("amplitude-cohorts: ")
+    assert 1 == len(plain.err.splitlines())
+    assert code == json.loads(document.err)["error"]["code"]
+    assert SECRET_KEY not in plain.err + document.err
+    assert API_KEY not in plain.err + document.err
+
+
+def test_nobody_there_is_transport(command, monkeypatch: pytest.MonkeyPatch):
+    """
+    A service that cannot be reached is code 5.
+    """
+    monkeypatch.setenv("AMPLITUDE_BASE_URL", "http://127.0.0.1:1")
+
+    assert 5 == command("list").code
+
+
+def test_missing_keys_are_usage(command, monkeypatch: pytest.MonkeyPatch):
+    """
+    What is not set up is code 2, and says what to set.
+    """
+    monkeypatch.delenv("AMPLITUDE_SECRET_KEY")
+    code, _, err = command("list")
+
+    assert 2 == code
+    assert "AMPLITUDE_SECRET_KEY" in err
+
+
+@pytest.mark.parametrize("words", [["list", "--nope"], ["nope"], ["show"]])
+def test_nonsense_is_usage(command, words: list[str]):
+    """
+    typer's own complaints are told like all others, as JSON if asked for.
+    """
+    plain = command(*words)
+    document = command(*words, "--json")
+
+    assert (2, 2) == (plain.code, document.code)
+    assert 1 == len(plain.err.splitlines())
+    assert "--help`" in plain.err
+    assert 2 == json.loads(document.err)["error"]["code"]
+
+
+def test_the_secret_key_may_come_by_stdin(
+    process, cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    So that it stands neither in the environment nor among the arguments.
+    """
+    monkeypatch.delenv("AMPLITUDE_SECRET_KEY")
+    started = process("usage", "--secret-key-stdin", stdin=-1)
+    out, err = started.communicate(f"{SECRET_KEY}\n", timeout=15)
+
+    assert (0, "") == (started.returncode, err)
+    assert out.startswith("limit\t1\n")
+
+
+def test_a_region_on_the_command_line_is_stronger_than_a_url_around_it(
+    command, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    --region overrides AMPLITUDE_BASE_URL, or keys would go where nobody meant.
+    """
+    monkeypatch.setenv("AMPLITUDE_BASE_URL", "ftp://not.a.service")
+
+    assert 2 == command("list").code
+    assert "'mars' is no region" in command("list", "--region", "mars").err

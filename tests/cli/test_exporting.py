@@ -1,0 +1,234 @@
+"""
+The command brings files: export, resume.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async.testing import CohortsEmulator
+from amplitude_cohorts_async.testing.faults import cut_off
+
+EXPORT = {
+    "downloaded",
+    "links",
+    "path",
+    "rows",
+    "sha256",
+    "size",
+    "token",
+    "unchanged",
+}
+
+
+@pytest.fixture(autouse=True)
+def cohorts(
+    cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Two cohorts, and an empty folder to be in.
+    """
+    properties = {"plan": ["free", "team"]}
+    cohorts_emulator.add_cohort("c1", members=["ann", "bob"], properties=properties)
+    cohorts_emulator.add_cohort("c2", members=["eve"])
+    monkeypatch.chdir(tmp_path)
+
+
+def test_export_saves_and_says_so_in_a_line(command):
+    """
+    The file is whole, the line names it, and stderr stays empty.
+    """
+    code, out, err = command("export", "c1", "-o", "members.csv")
+
+    assert (0, "") == (code, err)
+    assert out.startswith("members.csv: ")
+    assert 3 == len(Path("members.csv").read_text().splitlines())
+
+
+def test_export_names_the_file_after_the_cohort(command):
+    """
+    Without -o the file is ID.csv here, or of the format that is asked for.
+    """
+    command("export", "c1")
+    command("export", "c1", "--format", "csv.gz")
+
+    assert Path("c1.csv").exists()
+    assert b"\x1f\x8b" == Path("c1.csv.gz").read_bytes()[:2]
+
+
+@pytest.mark.parametrize(
+    ("options", "header"),
+    [
+        ([], '"amplitude_id","user_id"'),
+        (["--property", "plan"], '"amplitude_id","user_id","plan"'),
+        (["--properties"], '"amplitude_id","user_id","plan"'),
+    ],
+)
+def test_export_asks_for_properties(command, options: list[str], header: str):
+    """
+    Some by name, or all of them.
+    """
+    command("export", "c1", "-o", "out.csv", *options)
+
+    assert header == Path("out.csv").read_text().splitlines()[0]
+
+
+def test_export_as_json(command):
+    """
+    The shape of an export's JSON holds.
+    """
+    document = json.loads(command("export", "c1", "--json").out)
+
+    assert (1, EXPORT) == (document["version"], set(document["export"]))
+    assert "c1.csv" == document["export"]["path"]
+
+
+def test_the_command_to_go_on_works(command, cohorts_emulator):
+    """
+    What an error says to type brings the file, and spends no second export.
+    """
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    err = command("export", "slow", "-o", "a b.csv", "--timeout", 20).err
+    words = shlex.split(err.splitlines()[-1].removeprefix("To go on: "))
+
+    assert ["amplitude-cohorts", "resume"] == words[:2]
+    assert 0 == command(*words[1:]).code
+    assert Path("a b.csv").exists()
+    assert 1 == cohorts_emulator.spent
+
+
+def test_the_command_to_go_on_asks_the_same_service(
+    command, cohorts_emulator, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Options that said whom to ask are part of it.
+    """
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    monkeypatch.setenv("AMPLITUDE_BASE_URL", "http://127.0.0.1:1")
+    url = cohorts_emulator.base_url
+    err = command("export", "slow", "--timeout", 20, "--base-url", url).err
+
+    assert f"-o slow.csv --base-url {url}" in err
+
+
+def test_an_error_as_json_has_the_token(command, cohorts_emulator):
+    """
+    The shape of an error's JSON holds; its token goes on as well.
+    """
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    code, out, err = command("export", "slow", "--timeout", 20, "--json")
+    document = json.loads(err)
+    error = document["error"]
+
+    assert (7, "") == (code, out)
+    assert {"code", "type", "message", "token", "resume"} == set(error)
+    assert (1, 7) == (document["version"], error["code"])
+    assert "ExportTimeoutError" == error["type"]
+    assert 0 == command("resume", error["token"]).code
+    assert Path("slow.csv").exists()
+
+
+def test_a_failed_job_is_not_to_be_gone_on_with(command, cohorts_emulator):
+    """
+    Where only another export helps, no command is told that cannot.
+    """
+    code, _, err = command("resume", "nope", "-o", "out.csv")
+
+    assert 4 == code
+    assert "To go on" not in err
+
+
+def test_resume_checks_its_target_before_it_waits(command, cohorts_emulator):
+    """
+    A bad target fails before the first byte.
+    """
+    assert 2 == command("resume", "abc", "-o", "out.xyz").code
+    assert [] == cohorts_emulator.log
+
+
+def test_many_go_into_a_directory(command):
+    """
+    Several cohorts, one file and one line each.
+    """
+    Path("out").mkdir()
+    code, out, err = command("export", "c1", "c2", "-o", "out")
+
+    assert (0, "") == (code, err)
+    assert ["out/c1.csv", "out/c2.csv"] == sorted(
+        line.partition(":")[0] for line in out.splitlines()
+    )
+
+
+def test_many_as_json(command):
+    """
+    The shape of many exports' JSON holds; one failure stops nobody.
+    """
+    code, out, _ = command("export", "c1", "nope", "--json")
+    document = json.loads(out)
+    exports = {each["cohort_id"]: each for each in document["exports"]}
+
+    assert (4, 1) == (code, document["version"])
+    assert {"cohort_id", "saved", "error", "spent"} == set(exports["c1"])
+    assert EXPORT == set(exports["c1"]["saved"])
+    assert "NotFoundError" == exports["nope"]["error"]["type"]
+    assert exports["nope"]["saved"] is None
+
+
+def test_many_are_run_again_to_go_on(command):
+    """
+    Who failed is told on stderr, and the command to type is the same one.
+    """
+    _, out, err = command("export", "c1", "nope", "-p", "plan")
+
+    assert 1 == len(out.splitlines())
+    assert "cohort nope: " in err
+    assert "To go on: amplitude-cohorts export c1 nope -o . --property plan" in err
+
+
+def test_the_unchanged_is_left_alone(command, cohorts_emulator):
+    """
+    --skip-unchanged spends nothing on a cohort whose file is here already.
+    """
+    # What changed within the second of an export counts as changed since.
+    cohorts_emulator.clock.advance(60)
+    command("export", "c1", "c2", "-o", ".")
+    code, out, _ = command("export", "c1", "-o", ".", "--skip-unchanged")
+
+    assert (0, "c1.csv: unchanged, nothing spent\n") == (code, out)
+    assert 2 == cohorts_emulator.spent
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("c1", "--skip-unchanged"),
+        ("c1", "--property", "plan", "--properties"),
+        ("c1", "-o", "missing/out.csv"),
+        ("c1", "-o", "out"),
+        ("c1", "--format", "xml"),
+        ("c1", "c2", "--at-once", "0"),
+        (),
+    ],
+)
+def test_bad_input_sends_nothing(command, cohorts_emulator, words: tuple[str, ...]):
+    """
+    A line on stderr, exit code 2, and not a byte to the service.
+    """
+    code, out, err = command("export", *words)
+
+    assert (2, "", 1) == (code, out, len(err.splitlines()))
+    assert [] == cohorts_emulator.log
+
+
+def test_a_cut_connection_is_made_good(command, cohorts_emulator):
+    """
+    The file is whole all the same, and its line tells of two links.
+    """
+    cohorts_emulator.add_cohort("big", size=5_000)
+    cohorts_emulator.fail_next("store", cut_off(at=1_000))
+
+    assert "over 2 links" in command("export", "big").out
