@@ -13,9 +13,19 @@ import anyio.to_thread
 from ..errors import IncompleteDownloadError
 from .stages import Inflate, Sniff, TextCheck
 
+_PIECE = 64 * 1024
+"""
+Bytes of a piece at most: the network brings more at once when it is fast.
+"""
+
 _PIECES = 16
 """
-Pieces that may wait: a few MiB at most, then the network waits for the reader.
+Pieces that may wait; then the network waits for the reader.
+"""
+
+_AT_ONCE = 4
+"""
+Pieces decoded in one visit to the worker thread.
 """
 
 
@@ -68,7 +78,8 @@ class Pipe:
         """
         Take the next bytes; waits while the reader is behind.
         """
-        await self._pieces.put(data)
+        for start in range(0, len(data), _PIECE):
+            await self._pieces.put(data[start : start + _PIECE])
 
     async def end(self, *, is_delimited: bool) -> None:
         """
@@ -114,7 +125,7 @@ class Pipe:
         # What waits already saves a visit to the worker thread.
         pieces = [piece]
 
-        while not self._pieces.empty():
+        while len(pieces) < _AT_ONCE and not self._pieces.empty():
             pieces.append(self._pieces.get_nowait())
 
         return pieces
