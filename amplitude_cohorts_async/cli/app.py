@@ -43,8 +43,8 @@ def _root(
         raise typer.Exit
 
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(Exit.USAGE)
+        context.get_help()  # prints it
+        raise typer.Exit
 
 
 @command(app, "list")
