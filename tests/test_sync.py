@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async import CohortsClient, errors, read_ids
 from amplitude_cohorts_async import _sync as sync_module
 from amplitude_cohorts_async._io import batches as batches_module
 from amplitude_cohorts_async._io import comparing as comparing_module
@@ -249,7 +249,7 @@ async def test_a_saved_export_tells_the_members(
         await client.sync_membership(
             COHORT, ["ann", "zoe"], current=known, dry_run=True
         )
-        for known in (tmp_path / name, ids, ["ann", "bob"], iter(["ann", "bob"]))
+        for known in (tmp_path / name, ids, read_ids(ids), ["ann", "bob"])
     ]
 
     assert [(["zoe"], ["bob"])] * 4 == [(each.add, each.remove) for each in reports]

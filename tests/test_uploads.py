@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async import _uploads as uploads_module
 from amplitude_cohorts_async._io import batches as batches_module
 from amplitude_cohorts_async._io import ids as ids_module
 from amplitude_cohorts_async._io.journal import Journal, open_journal
@@ -78,12 +79,29 @@ async def test_a_cohort_is_made_of_all_kinds_of_ids(
         for id_ in [1, 2, "ann", 2]:
             yield id_
 
+    class Counter:
+        """
+        No generator, and never closed.
+        """
+
+        def __init__(self) -> None:
+            self._left: list[str | int] = [1, 2, "ann", 2]
+
+        def __aiter__(self) -> Counter:
+            return self
+
+        async def __anext__(self) -> str | int:
+            if self._left:
+                return self._left.pop()
+            raise StopAsyncIteration
+
     for ids in (
         [1, 2, "ann", "2"],
         iter([1, 2, "ann", 2]),
         {1, 2, "ann"},
         {1: "", 2: "", "ann": ""}.keys(),
         stream(),
+        Counter(),
         file,
         ids_module.read_ids(file),
     ):
@@ -238,16 +256,22 @@ async def test_groups_and_amplitude_ids(
         (Path("/nowhere/ids.txt"), "cannot be read"),
         ([*users(95), ""], "id number 96 is empty"),
         ((id_ for id_ in ["ann", "a\nb"]), "line break"),
-        (range(2_000_001), "more than 2,000,000"),
+        (range(101), "more than 100 different"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 async def test_bad_ids_are_found_before_anything_is_sent(
-    client: CohortsClient, emulator: CohortsEmulator, ids: object, reason: str
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    ids: object,
+    reason: str,
 ):
     """
     Also when they stand in the last batch, or the input is a generator.
     """
+    monkeypatch.setattr(uploads_module, "MOST_MEMBERS", 100)
+
     with pytest.raises(errors.InvalidInputError, match=reason):
         await upload(client, ids)
 
@@ -286,20 +310,33 @@ async def test_ids_that_change_meanwhile_are_noticed(
     A list that somebody appends to, or shortens, is not what was checked.
     """
 
-    class Restless(list[str]):
+    class Growing(list[str]):
         """
-        Another list at each look.
+        A longer list at each look.
         """
 
         def __iter__(self) -> Iterator[str]:
             self.append(f"late-{len(self)}")
             return super().__iter__()
 
-    with pytest.raises(errors.CohortsError, match="changed while"):
-        await upload(client, Restless(users(9)))
+    class Changing(list[str]):
+        """
+        Another list at each look.
+        """
 
-    with pytest.raises(errors.CohortsError, match="changed while"):
-        await upload(client, Restless(users(25)))
+        def __iter__(self) -> Iterator[str]:
+            self[-1] += "-late"
+            return super().__iter__()
+
+    for ids in (Growing(users(5)), Changing(users(5))):
+        with pytest.raises(errors.InvalidInputError, match="changed while"):
+            await upload(client, ids)
+
+    assert [] == emulator.log
+
+    for ids in (Growing(users(25)), Changing(users(25))):
+        with pytest.raises(errors.PartialUploadError, match="changed while"):
+            await upload(client, ids)
 
 
 async def test_the_client_knows_app_and_owner(emulator: CohortsEmulator):

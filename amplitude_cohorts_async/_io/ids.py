@@ -173,7 +173,7 @@ def ids_of_stream(file: BinaryIO, name: str) -> Ids:
     """
     Take the ids of an open file, one a line, such as standard input.
     """
-    return Ids(open=lambda: _lines(file, Path(name)), again=False)
+    return Ids(open=lambda: _lines(file, Path(name), endless=True), again=False)
 
 
 async def each_of(ids: Ids) -> AsyncGenerator[str]:
@@ -286,12 +286,15 @@ async def _file_lines(path: Path) -> AsyncGenerator[Sequence[object]]:
             yield lines
 
 
-async def _lines(file: BinaryIO, path: Path) -> AsyncGenerator[Sequence[object]]:
-    lines = await _in_thread(lambda: _read_lines(file, path, first=True), path)
+async def _lines(
+    file: BinaryIO, path: Path, *, endless: bool = False
+) -> AsyncGenerator[Sequence[object]]:
+    lines: list[str] | None = None
 
-    while lines:
+    while lines is None or lines:
+        read = partial(_read_lines, file, path, first=lines is None)
+        lines = await _in_thread(read, path, endless=endless)
         yield lines
-        lines = await _in_thread(lambda: _read_lines(file, path, first=False), path)
 
 
 def _read_lines(file: BinaryIO, path: Path, *, first: bool) -> list[str]:
@@ -353,9 +356,10 @@ async def _opened(path: Path) -> AsyncGenerator[BinaryIO]:
         file.close()
 
 
-async def _in_thread(work: Callable[[], T], path: Path) -> T:
+async def _in_thread(work: Callable[[], T], path: Path, *, endless: bool = False) -> T:
+    # Whoever types ids at a terminal may stop without ending the line.
     with _translated(path):
-        return await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=endless)
 
 
 @contextmanager
