@@ -14,11 +14,11 @@ HIDDEN = "[hidden]"
 
 _AUTHORIZATION = re.compile(r"(?i)\b(basic|bearer)\s+[a-z0-9+/=_.~-]{8,}")
 _SIGNED_QUERY = re.compile(
-    r"(?i)\?[^\s\"'<>]*(?:x-amz-[a-z-]+|signature|awsaccesskeyid)=[^\s\"'<>]*"
+    r"(?i)\?[^\s\"'<>\\]*(?:x-amz-[a-z-]+|signature|awsaccesskeyid)=[^\s\"'<>\\]*"
 )
 _SIGNED_PAIR = re.compile(
     r"(?i)\b(x-amz-(?:signature|credential|security-token)|signature|awsaccesskeyid)"
-    r"=[^\s&\"'<>]+"
+    r"=[^\s&\"'<>\\]+"
 )
 
 

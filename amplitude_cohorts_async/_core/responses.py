@@ -150,7 +150,8 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
         UnexpectedResponseError: 200 with a word nobody knows.
     """
     document = decode(request, response)
-    word = str(document.get("async_status", document.get("status", "")))
+    told = document.get("async_status", document.get("status", ""))
+    word = redact_links(str(told))
     spoken = word.casefold()
 
     if any(part in spoken for part in _FAILED_WORDS):
@@ -179,7 +180,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
     Args:
         now: Aware UTC; a ``Retry-After`` may name a date.
     """
-    envelope = _envelope(response.body)
+    envelope = _envelope(_without_links(response.body))
     metadata = envelope.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     details = _details(envelope, metadata, response.body)
@@ -221,6 +222,12 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
+def _without_links(body: bytes) -> bytes:
+    text = body.decode("utf-8", "surrogateescape")
+
+    return redact_links(text).encode("utf-8", "surrogateescape")
+
+
 def _envelope(body: bytes) -> Mapping[str, object]:
     try:
         document = json.loads(body)
@@ -241,7 +248,7 @@ def _details(
     # The useful text is in the metadata; "message" is mostly boilerplate.
     for text in (metadata.get("details"), envelope.get("message")):
         if isinstance(text, str) and text:
-            return redact_links(text)
+            return text
 
     return _excerpt(body)
 

@@ -29,6 +29,7 @@ from .border import Border
 from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
+_QUOTABLE = 1 << 16
 
 
 class AnswerLost(aiohttp.ClientError):
@@ -175,8 +176,8 @@ class Transport:
         """
         body = await answer.read()
 
-        # What is no success, or no JSON, may be quoted in a message.
-        if answer.status >= 400 or not body.startswith(b"{"):  # noqa: PLR2004
+        # Long lists are no part of any message; all else may be.
+        if answer.status >= 400 or len(body) < _QUOTABLE:  # noqa: PLR2004
             body = self._redactor.body(body)
 
         return Response(status=answer.status, headers=answer.headers, body=body)

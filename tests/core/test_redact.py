@@ -85,6 +85,7 @@ SIGNATURE = "5ec2e7" * 10
         f"https://s3.example.com/a?x=1&X-Amz-Signature={SIGNATURE}",
         f"GET /a?AWSAccessKeyId=AKID&Signature={SIGNATURE}&Expires=1 HTTP/1.1",
         f"<a href='/a?x-amz-signature={SIGNATURE}'>",
+        json.dumps({"said": f'"/a?X-Amz-Signature={SIGNATURE}"'}),
         f"cut off at X-Amz-Signature={SIGNATURE}",
         f"two: /a?X-Amz-Signature={SIGNATURE} and /b?X-Amz-Signature={SIGNATURE}",
         f"X-Amz-Credential={SIGNATURE}&X-Amz-Security-Token={SIGNATURE}",
@@ -100,6 +101,7 @@ def test_credentials_by_their_form(text: str) -> None:
 
     assert SIGNATURE not in shown
     assert HIDDEN in shown
+    assert not text.startswith("{") or json.loads(shown)
 
 
 @given(

@@ -1,0 +1,214 @@
+"""
+A secret is nowhere: a whole life of a client is searched for the suite's own keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async.events import Event
+from amplitude_cohorts_async.limits import Limits
+from amplitude_cohorts_async.policies import Polling, Retrying
+from amplitude_cohorts_async.testing import FakeClock
+from support.canary import API_KEY, BASIC, SECRET_KEY, find_secrets
+from support.exporting import (
+    ACCEPTED,
+    COHORT,
+    COMPLETED,
+    EXPORT,
+    FILE,
+    LINK,
+    OBJECT,
+    RUNNING,
+    STATUS,
+    cut,
+    rest,
+    store_error,
+)
+from support.fault_server import (
+    DROP,
+    HANG,
+    RESET,
+    FaultServer,
+    Reply,
+    closed_port,
+    json_reply,
+    redirect,
+    reply,
+)
+
+QUOTED = f"{API_KEY} {SECRET_KEY} {BASIC} https://s3.example.com/a?{LINK}".encode()
+
+
+def shown(error: BaseException) -> str:
+    """
+    Write down all that a careless program may show of an error.
+    """
+    parts = [str(error), repr(error), *map(str, error.args)]
+    parts += traceback.format_exception(error)
+    parts += [repr(vars(error)), repr(pickle.loads(pickle.dumps(error)))]
+    parts += getattr(error, "__notes__", [])
+
+    return "\n".join(parts)
+
+
+FAILURES: dict[str, dict[str, Reply]] = {
+    "export quoted": {EXPORT: reply(400, QUOTED)},
+    "export quoted as a success": {EXPORT: reply(200, QUOTED)},
+    "export quoted in JSON": {
+        EXPORT: json_reply({"error": {"metadata": {"details": QUOTED.decode()}}}, 403)
+    },
+    "export breaks": {EXPORT: reply(500, QUOTED)},
+    "export lost": {EXPORT: DROP},
+    "export reset": {EXPORT: RESET},
+    "export hangs": {EXPORT: HANG},
+    "export is noise": {EXPORT: Reply(raw=b"HTTP/1.1 abc " + QUOTED + b"\r\n\r\n")},
+    "export redirects": {EXPORT: redirect(f"https://s3.example.com/a?{LINK}")},
+    "status quoted": {STATUS: reply(403, QUOTED)},
+    "status is unknown": {STATUS: json_reply({"async_status": QUOTED.decode()})},
+    "status failed": {STATUS: json_reply({"async_status": f"FAIL {QUOTED.decode()}"})},
+    "status never ends": {STATUS: RUNNING},
+    "file quoted": {FILE: reply(404, QUOTED)},
+    "file leads to http": {FILE: redirect(f"http://s3.example.com/a?{LINK}")},
+    "file leads to a user": {FILE: redirect(f"https://a:b@s3.example.com/?{LINK}")},
+    "file leads to no URL": {FILE: redirect(f"https://[s3/?{LINK}")},
+    "file leads nowhere": {FILE: redirect(f"http://127.0.0.1:9/a?{LINK}")},
+    "store quoted": {OBJECT: reply(403, QUOTED)},
+    "store lost": {OBJECT: DROP},
+    "store reset": {OBJECT: RESET},
+    "store hangs": {OBJECT: HANG},
+    "store is noise": {OBJECT: Reply(raw=QUOTED + b"\r\n\r\n", then="close")},
+    "store redirects": {OBJECT: redirect(f"http://s3.example.com/b?{LINK}")},
+    "store sends a page": {OBJECT: reply(200, b"<p>" + QUOTED)},
+    "store refuses": {OBJECT: store_error(403, "AccessDenied")},
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_no_failure_shows_a_secret(
+    server: FaultServer,
+    clock: FakeClock,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    """
+    Nothing that fails, logs, tells or is pickled has a key or a signature in it.
+    """
+    heard: list[Event] = []
+
+    for path, answer in FAILURES[name].items():
+        server.on(path, answer)
+
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=server.url,
+        clock=clock,
+        limits=Limits(deadline=0.2, linger=0.0, exports=()),
+        retrying=Retrying(attempts=2),
+        polling=Polling(first=0.0),
+        stall_timeout=0.2,
+        hook=heard.append,
+    ) as client:
+        with (
+            caplog.at_level(logging.DEBUG),
+            pytest.raises(errors.CohortsError) as caught,
+        ):
+            await client.export(COHORT, tmp_path / "members.csv", timeout=30)
+
+        records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
+        seen = [shown(caught.value), *map(repr, heard), *records, repr(client)]
+        seen += [repr(vars(client)), repr(client._transport), str(caught.value.token)]
+        seen += [repr(attrs.asdict(event)) for event in heard]
+
+    assert [] == find_secrets("\n".join(seen))
+    assert "5ec2e7" not in "\n".join(seen)
+
+
+async def test_no_success_shows_a_secret(
+    server: FaultServer, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    Neither does a job that ends well over two links.
+    """
+    heard: list[Event] = []
+    server.on(OBJECT, cut(7_000), rest(7_000))
+
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=server.url, clock=clock, hook=heard.append
+    ) as client:
+        job = await client.request_export(COHORT)
+        saved = await job.download(tmp_path / "members.csv")
+        shown = [repr(client), repr(job), repr(saved), job.token, *map(repr, heard)]
+        shown += [repr(client._settings), repr(client._session), repr(vars(job))]
+
+    assert [] == find_secrets("\n".join(shown))
+
+
+async def test_a_refused_connection_shows_no_secret(clock: FakeClock) -> None:
+    """
+    The message of a refused connection names the address only.
+    """
+    with closed_port() as port:
+        async with CohortsClient(
+            API_KEY,
+            SECRET_KEY,
+            base_url=f"http://127.0.0.1:{port}",
+            clock=clock,
+            retrying=Retrying(attempts=1),
+        ) as client:
+            with pytest.raises(errors.ConnectionFailedError) as caught:
+                await client.get_usage()
+
+    assert f"127.0.0.1:{port}" in str(caught.value)
+    assert [] == find_secrets(shown(caught.value))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: CohortsClient(f"{API_KEY} ", SECRET_KEY),
+        lambda: CohortsClient(API_KEY, f"{SECRET_KEY}\n"),
+        lambda: CohortsClient(
+            API_KEY, SECRET_KEY, base_url=f"https://{API_KEY}:{SECRET_KEY}@example.com"
+        ),
+    ],
+)
+def test_a_client_that_cannot_be_shows_no_secret(build: Callable[[], object]) -> None:
+    """
+    A key with a typing error is still a key, wherever it was put.
+    """
+    with pytest.raises(errors.ConfigurationError) as caught:
+        build()
+
+    assert [] == find_secrets(str(caught.value))
+
+
+async def test_an_answer_that_breaks_inside_shows_no_secret(
+    server: FaultServer, exporter: CohortsClient
+) -> None:
+    """
+    A cut in the middle of Amplitude's own answers is told without their content.
+    """
+    cut_off = Reply(raw=ACCEPTED.raw[:-3], then="close")
+    server.on(EXPORT, cut_off)
+    server.on(STATUS, Reply(raw=COMPLETED.raw[:-3], then="close"))
+    job = exporter.resume_export("Sf7M9j")
+    asks: list[Callable[[], Awaitable[object]]] = [
+        lambda: exporter.request_export(COHORT),
+        job.poll,
+    ]
+
+    for ask in asks:
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            await ask()
+        assert [] == find_secrets(shown(caught.value))
