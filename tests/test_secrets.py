@@ -63,6 +63,7 @@ def shown(error: BaseException) -> str:
 FAILURES: dict[str, dict[str, Reply]] = {
     "export quoted": {EXPORT: reply(400, QUOTED)},
     "export quoted as a success": {EXPORT: reply(200, QUOTED)},
+    "export quoted in a long page": {EXPORT: reply(200, QUOTED + b"x" * 99_999)},
     "export quoted in JSON": {
         EXPORT: json_reply({"error": {"metadata": {"details": QUOTED.decode()}}}, 403)
     },

@@ -176,8 +176,10 @@ class Transport:
         """
         body = await answer.read()
 
-        # Long lists are no part of any message; all else may be.
-        if answer.status >= 400 or len(body) < _QUOTABLE:  # noqa: PLR2004
+        # Long lists of cohorts are no part of any message; all else may be.
+        is_list = len(body) > _QUOTABLE and body.startswith(b"{")
+
+        if answer.status >= 400 or not is_list:  # noqa: PLR2004
             body = self._redactor.body(body)
 
         return Response(status=answer.status, headers=answer.headers, body=body)
