@@ -57,6 +57,26 @@ def test_a_place_is_held_a_little_longer_than_the_window():
     assert pytest.approx(60.31) == DOCUMENTED.hold(Rate(4, per=60))
 
 
+def test_shares_add_up_to_no_more_than_the_whole():
+    """
+    Each of two processes may do half, rounded down.
+    """
+    share = DOCUMENTED.share(2)
+
+    assert 2 == share.in_flight
+    assert (Rate(2, per=60), Rate(30, per=600)) == share.exports
+    assert DOCUMENTED == DOCUMENTED.share(1)
+
+
+@pytest.mark.parametrize(("processes", "says"), [(5, "among 4 at most"), (0, "give ")])
+def test_there_are_only_so_many_shares(processes: int, says: str):
+    """
+    Five processes cannot each have one of four places.
+    """
+    with pytest.raises(ConfigurationError, match=says):
+        DOCUMENTED.share(processes)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

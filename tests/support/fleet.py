@@ -169,7 +169,7 @@ class Worker:
             pass
         tasks = [
             asyncio.create_task(self._call(callers, kind))
-            for kind in ("export",) * 6 + ("poll",) * 3
+            for kind in ("export",) * 6 + ("poll",) * 2
         ]
         await asyncio.sleep(self.seconds)
         # What the server works on has to end well: it would work on for longer
@@ -194,7 +194,8 @@ class Worker:
                 callers.given_up += 1
             except LimiterUnavailableError:
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(0.01)
+            # Exports wait for windows anyway; polls come now and then.
+            await asyncio.sleep(0.01 if kind == "export" else 0.05)
 
     async def _request(self, callers: _Callers, kind: str) -> None:
         seconds = random.uniform(self.least, self.most)

@@ -20,6 +20,7 @@ class _NoWait(selectors.DefaultSelector):
     """
 
     now = 0.0
+    grain = 0.0
 
     def select(
         self, timeout: float | None = None
@@ -34,6 +35,7 @@ class _NoWait(selectors.DefaultSelector):
         if not ready and timeout:
             self.now += timeout
 
+        self.now += self.grain
         return ready
 
 
@@ -42,8 +44,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     The loop; its time starts at zero.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, grain: float = 0.0) -> None:
+        """
+        Make the loop.
+
+        Args:
+            grain: Seconds that each turn takes. Who asks the time again and
+                again until it has moved needs more than zero.
+        """
         self._no_wait = _NoWait()
+        self._no_wait.grain = grain
         super().__init__(self._no_wait)
 
     def time(self) -> float:
@@ -53,9 +63,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._no_wait.now
 
 
-def run_virtually(main: Coroutine[object, object, T]) -> T:
+def run_virtually(main: Coroutine[object, object, T], *, grain: float = 0.0) -> T:
     """
     Run *main* like `asyncio.run()`, in virtual time.
     """
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(grain=grain)) as runner:
         return runner.run(main)
