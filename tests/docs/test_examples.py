@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("sybil", reason="the group docs is not installed")
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(ROOT.glob("examples/*.py"))
 
