@@ -6,7 +6,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +37,6 @@ from ._exports import Exports
 from ._io.clock import SystemClock
 from ._io.files import checked_format
 from ._io.ids import IdSource
-from ._io.registry import limiter_for
 from ._io.session import Session
 from ._io.transport import Transport
 from ._io.writing import OnSkipped
@@ -41,6 +47,7 @@ from ._plan import Known, make_plan, starts_of
 from ._sync import Sync, sync_membership
 from ._uploads import upload_cohort
 from ._version import VERSION
+from ._wiring import limiter_of_fleet, make_budget, shared_limiter
 from .errors import CohortsError, ConfigurationError, NotFoundError
 from .events import BytesReceived
 from .limits import DOCUMENTED, Limits
@@ -58,7 +65,7 @@ from .models import (
     Usage,
 )
 from .policies import Downloading, Polling, Retrying
-from .protocols import Clock, EventHook, Limiter
+from .protocols import Clock, EventHook, KeepsLimits, Limiter
 
 _MEMBERS_AT_ONCE = 1_000
 
@@ -83,6 +90,7 @@ class CohortsClient:
         owner: str | None = None,
         limits: Limits = DOCUMENTED,
         limiter: Limiter | None = None,
+        allowances: Mapping[str, int] | None = None,
         routes: Routes = Routes.VENDOR,
         session: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
@@ -111,6 +119,9 @@ class CohortsClient:
             limits: What the project may do; see `limits`.
 
             limiter: Keeps them; None takes this process's own for the project.
+
+            allowances: Parts of the month by the names of those who may
+                spend them, for the calls that take ``allowance``.
 
             routes: Which description of the service its server follows.
 
@@ -147,8 +158,10 @@ class CohortsClient:
             owner=owner,
         )
         self._routes = checked_routes(routes)
-        self._limits = limits
+        # Whoever keeps places for a request has to know how long it may take.
+        self._limits = limiter.limits if isinstance(limiter, KeepsLimits) else limits
         self._limiter = limiter
+        self._allowances = dict(allowances or {})
         self._clock = clock
         self._hook = hook
         self._polling = polling
@@ -162,11 +175,13 @@ class CohortsClient:
             redactor=Redactor.of_keys(api_key, secret_key),
             session=session,
             proxy=proxy,
-            answer_seconds=limits.deadline,
+            answer_seconds=self._limits.deadline,
             stall_seconds=checked_seconds(stall_timeout, "stall_timeout"),
             connections=downloading.connections,
         )
+        self._own_limiter: Limiter | None = None
         self._made: Session | None = None
+        self._made_exports: Exports | None = None
         self._is_closed = False
 
     @classmethod
@@ -175,15 +190,22 @@ class CohortsClient:
         Build a client from the environment.
 
         Reads AMPLITUDE_API_KEY, AMPLITUDE_SECRET_KEY, AMPLITUDE_REGION,
-        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID and AMPLITUDE_OWNER.
+        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID and AMPLITUDE_OWNER, and
+        AMPLITUDE_LIMITER_URL for a Redis or Valkey that a fleet shares.
 
         Args:
             overrides: Keywords of the constructor; they win.
         """
-        keywords = {"api_key": "", "secret_key": ""}
+        keywords: dict[str, object] = {"api_key": "", "secret_key": ""}
         keywords |= from_environment(os.environ)
+        url = os.environ.get("AMPLITUDE_LIMITER_URL")
 
-        return cls(**{**keywords, **overrides})  # type: ignore[arg-type]
+        client = cls(**{**keywords, **overrides})  # type: ignore[arg-type]
+
+        if url and client._limiter is None:
+            client._own_limiter = limiter_of_fleet(url, client._limits)
+
+        return client
 
     def __repr__(self) -> str:
         return f"<CohortsClient of {self._settings.origin}>"
@@ -205,6 +227,9 @@ class CohortsClient:
         """
         self._is_closed = True
         await self._transport.aclose()
+
+        if self._own_limiter is not None:
+            await self._own_limiter.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
         """
@@ -247,7 +272,11 @@ class CohortsClient:
         return responses.usage(request, response)
 
     async def request_export(
-        self, cohort_id: str, *, properties: bool | Sequence[str] = False
+        self,
+        cohort_id: str,
+        *,
+        properties: bool | Sequence[str] = False,
+        allowance: str | None = None,
     ) -> ExportJob:
         """
         Request the export of a cohort. This spends one of the month's.
@@ -257,13 +286,18 @@ class CohortsClient:
                 the names of those wanted. All of them can be too much for the
                 service: ask for fewer if the request keeps timing out.
 
+            allowance: Whose part of the month it comes out of, one of the
+                client's ``allowances``.
+
         Raises:
+            MonthlyQuotaError: The month has no room for it; nothing was sent.
+
             TransportError: Its ``may_have_happened`` tells whether the export
                 may have been spent all the same.
         """
         wanted = requests.checked_properties(properties)
 
-        return await self._exports.request(cohort_id, wanted)
+        return await self._exports.request(cohort_id, wanted, allowance=allowance)
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
         """
@@ -286,6 +320,7 @@ class CohortsClient:
         timeout: float = 1800.0,
         format: str | None = None,  # noqa: A002 - the word users know
         if_changed_since: SavedExport | str | None = None,
+        allowance: str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> SavedExport:
         """
@@ -306,6 +341,8 @@ class CohortsClient:
                 says that the cohort was neither computed nor changed since,
                 it is returned again as `SavedExport.unchanged`, and no export
                 is spent.
+
+            allowance: As for `request_export()`.
         """
         checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_destination, to, format)
@@ -324,7 +361,7 @@ class CohortsClient:
             if saved is not None:
                 return saved
 
-        begun = await exports.begin(cohort_id, wanted)
+        begun = await exports.begin(cohort_id, wanted, allowance=allowance)
 
         return await exports.finish(
             begun.job, target, timeout=timeout, progress=progress
@@ -340,6 +377,7 @@ class CohortsClient:
         format: str = "csv",  # noqa: A002 - the word users know
         at_once: int = 8,
         skip_unchanged: bool = False,
+        allowance: str | None = None,
     ) -> ExportBatch:
         """
         Export many cohorts into a directory, as the limits allow.
@@ -361,6 +399,8 @@ class CohortsClient:
             skip_unchanged: Ask the list first, once for all, and leave alone
                 what did not change since its file was saved here.
 
+            allowance: As for `request_export()`.
+
         Returns:
             An async iterator of `ExportOutcome`, in the order they end.
         """
@@ -370,6 +410,7 @@ class CohortsClient:
             timeout=checked_timeout(timeout),
             at_once=at_once,
             skip_unchanged=skip_unchanged,
+            allowance=allowance,
         )
 
         return ExportBatch(self._exports, cohort_ids, Path(directory), options)
@@ -617,24 +658,32 @@ class CohortsClient:
 
     @property
     def _exports(self) -> Exports:
-        return Exports(
-            self._session,
-            routes=self._routes,
-            polling=self._polling,
-            region=self._settings.region,
-            list_cohorts=self.list_cohorts,
-        )
+        session = self._session
+
+        if self._made_exports is None:
+            self._made_exports = Exports(
+                session,
+                routes=self._routes,
+                polling=self._polling,
+                region=self._settings.region,
+                list_cohorts=self.list_cohorts,
+                budget=make_budget(
+                    session,
+                    routes=self._routes,
+                    limits=self._limits,
+                    allowances=self._allowances,
+                ),
+            )
+
+        return self._made_exports
 
     def _make_session(self) -> Session:
-        clock = self._clock or SystemClock()
-        limiter = self._limiter or limiter_for(
-            self._settings.app, self._limits, clock=self._clock
-        )
+        limiter = self._limiter or self._own_limiter
 
         return Session(
             transport=self._transport,
-            limiter=limiter,
-            clock=clock,
+            limiter=shared_limiter(limiter, self._settings, self._limits, self._clock),
+            clock=self._clock or SystemClock(),
             retrying=self._retrying,
             chance=self._chance,
             hook=self._hook,

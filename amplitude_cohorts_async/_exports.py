@@ -18,6 +18,7 @@ from ._core import requests, responses
 from ._core.snapshots import export_key, has_file, is_unchanged
 from ._core.tokens import Ticket, from_token
 from ._core.wire import Response
+from ._io.budget import Budget
 from ._io.files import Target
 from ._io.session import Session
 from ._io.threads import in_thread
@@ -70,17 +71,27 @@ class Exports:
         polling: Polling,
         region: Region | None,
         list_cohorts: Callable[[], Awaitable[list[Cohort]]],
+        budget: Budget,
     ) -> None:
         self._session = session
+        self._budget = budget
         self._routes = routes
         self._polling = polling
         self._region = region
         self._list_cohorts = list_cohorts
         self._thread = anyio.CapacityLimiter(1)
 
-    async def request(self, cohort_id: str, wanted: Wanted) -> ExportJob:
+    async def request(
+        self, cohort_id: str, wanted: Wanted, *, allowance: str | None = None
+    ) -> ExportJob:
         """
         Spend one of the month's exports.
+
+        Args:
+            allowance: Whose part of the month it comes out of.
+
+        Raises:
+            MonthlyQuotaError: The month, or the part, has no room for it.
         """
         request = requests.request_export(cohort_id, properties=wanted)
 
@@ -95,7 +106,10 @@ class Exports:
             await self._announce(ticket)
             return ticket
 
-        return self._job(await self._session.buy(request, take))
+        async with self._budget.spend(allowance=allowance) as spend:
+            ticket = await self._session.buy(request, take, paying=spend.commit)
+
+        return self._job(ticket)
 
     def resume(self, request_id_or_token: str) -> ExportJob:
         """
@@ -111,7 +125,9 @@ class Exports:
 
         return self._job(ticket)
 
-    async def begin(self, cohort_id: str, wanted: Wanted) -> Begun:
+    async def begin(
+        self, cohort_id: str, wanted: Wanted, *, allowance: str | None = None
+    ) -> Begun:
         """
         Join the export of the same that is running, or request one.
         """
@@ -130,7 +146,9 @@ class Exports:
                 if is_fresh or await _is_running(job):
                     return Begun(job, spent=False)
 
-            return Begun(await self.request(cohort_id, wanted), spent=True)
+            job = await self.request(cohort_id, wanted, allowance=allowance)
+
+            return Begun(job, spent=True)
 
     async def finish(
         self,

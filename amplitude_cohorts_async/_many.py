@@ -37,6 +37,8 @@ class ManyOptions:
 
         skip_unchanged: Whether the list is asked first, and cohorts that did
             not change since their file was saved are left alone.
+
+        allowance: Whose part of the month the exports come out of.
     """
 
     wanted: Wanted
@@ -44,6 +46,7 @@ class ManyOptions:
     timeout: float
     at_once: int
     skip_unchanged: bool
+    allowance: str | None
 
 
 class ExportBatch:
@@ -190,7 +193,10 @@ class ExportBatch:
             else:
                 return Begun(job, spent=False)
 
-        begun = await self._exports.begin(cohort_id, self._options.wanted)
+        options = self._options
+        begun = await self._exports.begin(
+            cohort_id, options.wanted, allowance=options.allowance
+        )
         await self._ledger.requested(key, begun.job.token)
 
         return begun

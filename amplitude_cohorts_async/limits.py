@@ -97,6 +97,9 @@ class Limits:
         exports: Rates of export requests; all of them hold, in any window,
             however the service counts. Empty for none.
 
+        guard_month: Whether to ask what is left of the month, and to refuse
+            an export it has no room for before anything is sent.
+
         monthly_reserve: Export requests of the month to leave for others.
 
         guard: Seconds added to each window against differences between the
@@ -117,6 +120,7 @@ class Limits:
         default=(Rate(4, per=60.0), Rate(60, per=600.0)),
         converter=_as_rates,
     )
+    guard_month: bool = True
     monthly_reserve: int = attrs.field(default=0, validator=_not_negative)
     guard: float = attrs.field(default=0.25, validator=_seconds)
     linger: float = attrs.field(default=1.0, validator=_seconds)
@@ -170,7 +174,9 @@ LEAVE_ROOM = Limits(in_flight=4)
 As documented, but one of the five places stays free for people's dashboards.
 """
 
-UNLIMITED = Limits(in_flight=1_000, exports=(), guard=0.0, linger=0.0)
+UNLIMITED = Limits(
+    in_flight=1_000, exports=(), guard_month=False, guard=0.0, linger=0.0
+)
 """
-Nothing to wait for. For tests against an emulator, never for the service.
+Nothing to wait for, and no count of the month. For tests, never for the service.
 """

@@ -4,25 +4,29 @@ What the parts ask of each other; write your own and pass it in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
 from .events import Event
+from .limits import Limits
 
 __all__ = (
+    "BindsApp",
     "Clock",
     "CohortLocks",
     "EventHook",
     "ExplainedPermit",
     "Foresight",
     "JobBoard",
+    "KeepsLimits",
     "Kind",
     "Limiter",
     "Permit",
     "SharesJobs",
     "Statistics",
+    "Tally",
 )
 
 Kind = Literal["export", "poll", "file", "other"]
@@ -101,8 +105,9 @@ class Limiter(Protocol):
     attempt has failed.
 
     These three methods are all that a limiter needs. One that can do more has
-    the methods of `CohortLocks`, `SharesJobs` or `Foresight` as well; what it
-    cannot do is then done within the process.
+    the methods of `BindsApp`, `CohortLocks`, `Foresight`, `KeepsLimits`,
+    `SharesJobs` or `Tally` as well; what it cannot do is then done within the
+    process.
     """
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
@@ -125,6 +130,56 @@ class Limiter(Protocol):
     async def aclose(self) -> None:
         """
         Let go of outside resources; calling it twice does no harm.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsLimits(Protocol):
+    """
+    A limiter that tells which limits it keeps.
+    """
+
+    @property
+    def limits(self) -> Limits:
+        """
+        The limits.
+        """
+        ...
+
+
+@runtime_checkable
+class BindsApp(Protocol):
+    """
+    A limiter that has to be told which app it is for.
+    """
+
+    def bind(
+        self, app: str, *, local: Callable[[Limits], Limiter] | None = None
+    ) -> None:
+        """
+        Learn the app.
+
+        Args:
+            app: A hash of origin and API key.
+
+            local: Makes a limiter of this process for the same app.
+        """
+        ...
+
+
+@runtime_checkable
+class Tally(Protocol):
+    """
+    A limiter that counts for all it serves.
+    """
+
+    async def tally(self, name: str, by: int, *, until: datetime) -> int:
+        """
+        Add to a counter, which may be forgotten after *until*; tell its value.
+
+        Raises:
+            LimiterUnavailableError: There is no telling.
         """
         ...
 

@@ -26,8 +26,8 @@ from ..errors import (
     MonthlyQuotaError,
 )
 from ..models import Usage
-from ..protocols import Clock
-from .tally import OwnTally, Tally
+from ..protocols import Clock, Tally
+from .tally import OwnTally
 
 _log = logging.getLogger(__name__)
 

@@ -128,12 +128,16 @@ class Session:
         return await self._repeat(request, send, retrying or self.retrying)
 
     async def buy(
-        self, request: Request, take: Callable[[Response], Awaitable[T]]
+        self,
+        request: Request,
+        take: Callable[[Response], Awaitable[T]],
+        *,
+        paying: Callable[[], None],
     ) -> T:
         """
         Send a request that costs something, and *take* its successful answer.
 
-        A caller that is cancelled while the request is under way hears of it
+        Calls *paying* when nothing is left to wait for. A caller that is cancelled while the request is under way hears of it
         when the answer has been taken, or after a few seconds.
 
         Raises:
@@ -145,7 +149,7 @@ class Session:
         """
 
         return await self._repeat(
-            request, partial(self._buy_once, request, take), self.retrying
+            request, partial(self._buy_once, request, take, paying), self.retrying
         )
 
     @asynccontextmanager
@@ -198,10 +202,14 @@ class Session:
         return self._accepted(request, response)
 
     async def _buy_once(
-        self, request: Request, take: Callable[[Response], Awaitable[T]]
+        self,
+        request: Request,
+        take: Callable[[Response], Awaitable[T]],
+        paying: Callable[[], None],
     ) -> T:
         # Waiting for the slot may be cancelled; what comes after may not.
         async with self.limiter.slot(request.kind) as permit:
+            paying()
             buying = self._exchange_and_take(request, permit, take)
             response, taken = await brought_in(buying, seconds=_GRACE)
 

@@ -6,23 +6,6 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime
-from typing import Protocol, runtime_checkable
-
-
-@runtime_checkable
-class Tally(Protocol):
-    """
-    Counters that all see who share a limiter; a limiter may have them.
-    """
-
-    async def tally(self, name: str, by: int, *, until: datetime) -> int:
-        """
-        Add to a counter, which may be forgotten after *until*; tell its value.
-
-        Raises:
-            LimiterUnavailableError: There is no telling.
-        """
-        ...
 
 
 class OwnTally:

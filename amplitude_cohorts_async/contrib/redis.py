@@ -237,6 +237,13 @@ class RedisLimiter:
         self._app = self._app or _checked_name(app)
         self._make_local = self._make_local or local
 
+    @property
+    def limits(self) -> Limits:
+        """
+        The limits it keeps.
+        """
+        return self._limits
+
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
         """
         Wait until one more request of this kind may be sent.

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._io.budget import Budget
 from amplitude_cohorts_async._io.limiter import LocalLimiter
-from amplitude_cohorts_async._io.tally import OwnTally, Tally
+from amplitude_cohorts_async._io.tally import OwnTally
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
     MonthlyQuotaError,
     ServerError,
 )
 from amplitude_cohorts_async.models import Usage
+from amplitude_cohorts_async.protocols import Tally
 from amplitude_cohorts_async.testing.clock import FakeClock
 from support.virtual_loop import run_virtually
 
