@@ -22,6 +22,8 @@ from .._core.csvparse import split_header
 from .._core.csvtext import CsvError, check_block, decode, read_records
 from ..errors import InvalidInputError, MissingExtraError
 
+__all__ = ("AmplitudeId", "ArrowReader", "RecordBatch", "Schema", "record_batches")
+
 AmplitudeId: TypeAlias = Literal["text", "int64"]
 """
 What Amplitude's ids become: text, as everywhere else, or numbers.

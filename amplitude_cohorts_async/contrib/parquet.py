@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from .._core.csvblocks import Buffer
 from .arrow import AmplitudeId, ArrowReader, RecordBatch, Schema, pool
 
+__all__ = ("ParquetWriter", "Writable")
+
 _ROW_GROUP = 4 * 1024 * 1024
 """
 Bytes of columns gathered for one row group, some 100,000 members: as many are
