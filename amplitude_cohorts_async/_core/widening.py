@@ -16,7 +16,12 @@ _FAST = 160e6
 Bytes a second that no store gives a connection which it throttles.
 """
 
-_BUSY = 0.6
+_BUSY = 0.8
+"""
+Share of its time that the loop's thread may be at work, so that the other tasks
+of the program keep their turns.
+"""
+
 _STEP = 4
 _GAIN = 1.5
 """
@@ -69,8 +74,10 @@ class Widening:
         is_worth_it = sample.left > max(_LEAST_LEFT, _LEAST_SECONDS * sample.rate)
         has_gained = sample.rate >= _GAIN * self._rate
 
-        if is_throttled and is_worth_it and has_gained and sample.busy < _BUSY:
-            self.connections = min(self._most, _STEP * self.connections)
+        if is_throttled and is_worth_it and has_gained:
+            bearable = int(self.connections * _BUSY / max(sample.busy, 0.01))
+            wanted = min(self._most, _STEP * self.connections, bearable)
+            self.connections = max(wanted, self.connections)
             self._rate = sample.rate
 
         return self.connections

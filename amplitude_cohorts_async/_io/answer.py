@@ -9,7 +9,8 @@ from collections.abc import Callable
 import aiohttp
 
 from .border import Border
-from .takeover import Lender, Takeover, Taker, take_over
+from .feed import Feed, Taker
+from .takeover import Takeover, take_over
 
 
 class Answer:
@@ -67,7 +68,7 @@ class Answer:
                 await taker.take(piece)
                 tally(len(piece))
 
-            if takeover is not None and isinstance(taker, Lender):
+            if takeover is not None and isinstance(taker, Feed):
                 await takeover.run(taker, tally, self._border)
                 return
         finally:
@@ -90,7 +91,7 @@ class Answer:
             self._patience is None
             or not length.isdecimal()
             or "transfer-encoding" in self.headers
-            or not isinstance(taker, Lender)
+            or not isinstance(taker, Feed)
         ):
             return [], None
 

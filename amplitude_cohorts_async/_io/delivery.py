@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
 
@@ -47,25 +47,25 @@ class Sink(Writes, Protocol):
         ...
 
 
-S = TypeVar("S", bound=Sink)
+S_co = TypeVar("S_co", bound=Sink, covariant=True)
 
 
-class Delivery(Generic[S]):
+class Delivery(Generic[S_co]):
     """
     A `Receiver` that feeds stages while more bytes arrive.
 
     One call at a time, so the stages need no locks.
     """
 
-    def __init__(self, build: Callable[[], S]) -> None:
+    def __init__(self, build: Callable[[], S_co]) -> None:
         self._build = build
-        self._stage: S | None = None
+        self._stage: S_co | None = None
         self._feed: Feed | None = None
         self._trust = Trust()
         self._thread = anyio.CapacityLimiter(1)
 
     @property
-    def stage(self) -> S:
+    def stage(self) -> S_co:
         """
         The first of the stages.
         """
@@ -157,3 +157,9 @@ class Delivery(Generic[S]):
 
         if self._stage is not None:
             await in_thread(self._stage.discard, self._thread)
+
+
+AnyDelivery: TypeAlias = Delivery[Sink]
+"""
+Where it does not matter what the stages are.
+"""

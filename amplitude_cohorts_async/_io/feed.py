@@ -66,9 +66,21 @@ class Writes(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """
+    Takes bytes in order.
+    """
+
+    async def take(self, data: bytes) -> None:
+        """
+        Take the next bytes; waits while it is behind.
+        """
+        ...
+
+
 class Feed:
     """
-    Takes bytes by the piece, or lends buffers to receive them into.
+    A `Taker` that also lends buffers to receive bytes into.
 
     Args:
         trust: Shared by all feeds of one disk.
@@ -179,19 +191,11 @@ class Feed:
             self._put(room[:fill])
 
     def _put(self, piece: bytes | memoryview) -> None:
-        if self._work is not None and self._work.done():
-            self._end_work()
-
-        if self._work is None and self._sink.is_light and self._trust.holds:
-            self._trust.note(_write_all(self._sink, [piece]))
-            self._recycle([piece])
-            return
-
         self._queue.append(piece)
         self._queued += len(piece)
 
-        if self._work is None:
-            self._start_work()
+        if self._work is None or self._work.done():
+            self._end_work()
 
     async def _settle(self) -> None:
         if self._work is not None:
@@ -199,21 +203,27 @@ class Feed:
             await asyncio.wait([self._work])
             self._end_work()
 
-    def _start_work(self) -> None:
-        self._at_work, self._queue, self._queued = self._queue, [], 0
-        write = partial(_write_all, self._sink, self._at_work)
-        self._work = asyncio.ensure_future(
-            anyio.to_thread.run_sync(write, limiter=self._thread)
-        )
-
     def _end_work(self) -> None:
         if self._work is not None:
             work, self._work = self._work, None
             self._trust.note(work.result())
             self._recycle(self._at_work)
 
+        while self._queue and self._sink.is_light and self._trust.holds:
+            piece = self._queue.pop(0)
+            self._queued -= len(piece)
+            self._trust.note(_write_all(self._sink, [piece]))
+            self._recycle([piece])
+
         if self._queue:
             self._start_work()
+
+    def _start_work(self) -> None:
+        self._at_work, self._queue, self._queued = self._queue, [], 0
+        write = partial(_write_all, self._sink, self._at_work)
+        self._work = asyncio.ensure_future(
+            anyio.to_thread.run_sync(write, limiter=self._thread)
+        )
 
     def _recycle(self, pieces: Sequence[bytes | memoryview]) -> None:
         self._free += [

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, runtime_checkable
 
 import anyio
 import anyio.abc
 
 from .._core.widening import Sample, Spans, Widening
+from .delivery import AnyDelivery
 from .feed import Feed
 from .renewal import Changed, Interrupted, Progress, Renewal
 from .store import checked_part, pour, range_headers, stored
@@ -36,32 +36,6 @@ _SETTLING = 2
 """
 Looks after a change until its effect shows: connections take a while to start.
 """
-
-
-@runtime_checkable
-class Spreading(Protocol):
-    """
-    A receiver that can take bytes in any order.
-    """
-
-    @property
-    def spreads(self) -> bool:
-        """
-        Whether it can; known after the first bytes only.
-        """
-        ...
-
-    async def spread(self, size: int) -> None:
-        """
-        Make ready for *size* bytes in any order.
-        """
-        ...
-
-    def window(self, start: int) -> Feed:
-        """
-        Take bytes from a position on, beside others.
-        """
-        ...
 
 
 class Gauge:
@@ -96,7 +70,7 @@ class Gauge:
 
 
 async def throttled(
-    progress: Progress, receiver: Spreading, widening: Widening
+    progress: Progress, receiver: AnyDelivery, widening: Widening
 ) -> None:
     """
     Return when one connection turns out to be too few.
@@ -119,7 +93,7 @@ class Ranges:
         self,
         progress: Progress,
         renewal: Renewal,
-        receiver: Spreading,
+        receiver: AnyDelivery,
         widening: Widening,
         *,
         etag: str,

@@ -12,9 +12,9 @@ from .._core.links import Part, link_target, part_of
 from .._core.responses import retry_after
 from ..errors import TransportError
 from .answer import Answer
+from .feed import Taker
 from .renewal import Changed, Interrupted
 from .session import Session
-from .takeover import Taker
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _REDIRECTS = 3

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import aiohttp
 
 from .border import Border
+from .feed import Feed
 
 _LEAST = 256 * 1024
 """
@@ -30,40 +30,6 @@ _TURN = 512 * 1024
 """
 Bytes received before others have a turn, on loops that do not see to that.
 """
-
-
-class Taker(Protocol):
-    """
-    Takes bytes in order.
-    """
-
-    async def take(self, data: bytes) -> None:
-        """
-        Take the next bytes; waits while it is behind.
-        """
-        ...
-
-
-@runtime_checkable
-class Lender(Taker, Protocol):
-    """
-    Lends buffers for bytes to be received into.
-    """
-
-    async def room(self) -> memoryview:
-        """
-        Lend a buffer; waits until there is one.
-        """
-        ...
-
-    def filled(self, count: int) -> memoryview | None:
-        """
-        Take the next bytes, which are in the lent buffer.
-
-        Returns:
-            Where the bytes after these go; None when `room()` has to be asked.
-        """
-        ...
 
 
 class Takeover(asyncio.BufferedProtocol):
@@ -91,7 +57,7 @@ class Takeover(asyncio.BufferedProtocol):
         self._failure: Exception | None = None
         self._refusal: Exception | None = None
         self._room: memoryview | None = None
-        self._lender: Lender | None = None
+        self._feed: Feed | None = None
         self._tally: Callable[[int], None] = _ignored
         self._waiter: asyncio.Future[None] | None = None
         self._heard = self._loop.time()
@@ -104,21 +70,21 @@ class Takeover(asyncio.BufferedProtocol):
         transport.pause_reading()
 
     async def run(
-        self, lender: Lender, tally: Callable[[int], None], border: Border
+        self, feed: Feed, tally: Callable[[int], None], border: Border
     ) -> None:
         """
         Receive to the end of the body, and hand the connection back.
 
         Args:
-            tally: Told how many bytes are with the lender.
+            tally: Told how many bytes are with the feed.
 
             border: Around whatever the network does, and nothing else.
         """
-        self._lender, self._tally = lender, tally
+        self._feed, self._tally = feed, tally
 
         try:
             while self._left:
-                self._room = await lender.room()
+                self._room = await feed.room()
 
                 with border():
                     await self._receive()
@@ -151,11 +117,11 @@ class Takeover(asyncio.BufferedProtocol):
         """
         self._left -= nbytes
         self._heard = self._loop.time()
-        lender, self._room = self._lender, None
+        feed, self._room = self._feed, None
 
         try:
-            if lender is not None:
-                self._room = lender.filled(nbytes)
+            if feed is not None:
+                self._room = feed.filled(nbytes)
             self._tally(nbytes)
         except Exception as error:  # noqa: BLE001 - raised where the caller waits
             self._refusal = error
@@ -185,7 +151,7 @@ class Takeover(asyncio.BufferedProtocol):
         self._handler.connection_lost(exc if isinstance(exc, Exception) else None)
 
     async def _receive(self) -> None:
-        # Returns when the buffer is full, the body over or the lender broken.
+        # Returns when the buffer is full, the body over or the feed broken.
         self._heard = self._loop.time()
         self._waiter = self._loop.create_future()
 

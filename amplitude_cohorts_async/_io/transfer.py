@@ -21,11 +21,12 @@ from .._core.widening import Widening
 from .._core.wire import Request
 from ..events import BytesReceived
 from .answer import Answer
-from .ranges import Ranges, Spreading, throttled
+from .delivery import Delivery
+from .feed import Taker
+from .ranges import Ranges, throttled
 from .renewal import Changed, Interrupted, Progress, Renewal
 from .session import Session
 from .store import checked_part, pour, range_headers, stored, strong
-from .takeover import Taker
 from .threads import background
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
@@ -181,7 +182,7 @@ class Transfer:
         receiver, progress = self._receiver, self.progress
         pouring = pour(answer, receiver.feed, progress.note)
 
-        if not self._may_spread(answer) or not isinstance(receiver, Spreading):
+        if not self._may_spread(answer) or not isinstance(receiver, Delivery):
             await pouring
             return False
 
@@ -206,7 +207,7 @@ class Transfer:
     async def _take_ranges(self, link: str) -> None:
         receiver, progress = self._receiver, self.progress
 
-        if not isinstance(receiver, Spreading) or self._etag is None:
+        if not isinstance(receiver, Delivery) or self._etag is None:
             raise TypeError("these bytes have to come in order")
 
         if progress.total is not None:
