@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import attrs
@@ -102,8 +102,8 @@ def demo(
     """
     stage = _Stage(Console(stderr=shared.as_json, quiet=shared.quiet, highlight=False))
 
-    with _folder() as folder:
-        facts = _play(stage, output or folder / "members.csv", users)
+    with TemporaryDirectory(prefix="amplitude-cohorts-demo-") as folder:
+        facts = _play(stage, output or Path(folder, "members.csv"), users)
 
     facts = attrs.evolve(facts, path=output)
     shared.print("demo", facts, _summary)
@@ -274,12 +274,6 @@ class _Tally:
                 )
             case _:
                 pass
-
-
-@contextmanager
-def _folder() -> Generator[Path]:
-    with tempfile.TemporaryDirectory(prefix="amplitude-cohorts-demo-") as folder:
-        yield Path(folder)
 
 
 def _summary(facts: Facts) -> None:

@@ -78,7 +78,8 @@ def exit_of(error: BaseException) -> Exit:
     """
     Tell the exit code for an error.
     """
-    if isinstance(error, KeyboardInterrupt):
+    # A question that Ctrl-C or the end of stdin answers is typer's Abort.
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Exit.INTERRUPTED
 
     if isinstance(error, BrokenPipeError):

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..models import Cohort, ExportOutcome, ExportPlan, SavedExport, Usage
-from .exits import exit_of
+from .exits import Exit, exit_of
 
 __all__ = (
     "JSON_VERSION",
@@ -239,7 +239,7 @@ def _notes(error: BaseException) -> Sequence[str]:
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
+    if exit_of(error) == Exit.INTERRUPTED:
         return "interrupted"
 
     # An error of typer's says only here which option it is about.

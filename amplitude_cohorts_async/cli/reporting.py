@@ -32,7 +32,7 @@ def reported(*, as_json: bool) -> Generator[None]:
     except BrokenPipeError as error:
         _abandon_stdout()
         raise typer.Exit(exit_of(error)) from None
-    except (CohortsError, KeyboardInterrupt, OSError) as error:
+    except (CohortsError, KeyboardInterrupt, OSError, typer.Abort) as error:
         render.failure(error, as_json=as_json)
         raise typer.Exit(exit_of(error)) from None
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import typer
 
 from amplitude_cohorts_async import errors
-from amplitude_cohorts_async.cli import exits
+from amplitude_cohorts_async.cli import exits, render
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
 from amplitude_cohorts_async.testing.faults import (
     Fault,
@@ -77,6 +78,21 @@ def test_every_error_has_its_code(name: str):
     kind: type[errors.CohortsError] = getattr(errors, name)
 
     assert CODES[name] == exits.exit_of(kind.__new__(kind))
+
+
+def test_an_unanswered_question_is_an_interruption(
+    command, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Ctrl-C at a question is told like any other.
+    """
+
+    def abort(_: object) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr(render, "cohorts", abort)
+
+    assert (130, "", "amplitude-cohorts: interrupted\n") == command("list")
 
 
 @pytest.mark.parametrize(
