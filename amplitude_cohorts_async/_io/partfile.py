@@ -37,7 +37,9 @@ class PartFile:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self.part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        # Short, lest it be too long where the target's own name is not.
+        name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
+        self.part = target.with_name(name)
         self._end = 0
         self._file = os.open(self.part, _FLAGS, 0o666)
         self._is_open = True
