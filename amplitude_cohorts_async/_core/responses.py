@@ -292,7 +292,7 @@ def _skipped_ids(metadata: Mapping[str, object]) -> list[str]:
     return [str(item) for item in found]
 
 
-_NEXT = {
+_NEXT: dict[type[ApiError], str] = {
     AuthenticationError: "check both keys and the region: keys work only in the "
     "region of their project",
     PermissionDeniedError: "ask an admin whether the plan and the project allow this",

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import attrs
@@ -127,7 +128,8 @@ def _read(line: Mapping[str, object], past: Past) -> None:
         past.requested[key] = token
     elif isinstance(key, str) and isinstance(saved, dict):
         past.requested.pop(key, None)
-        past.saved[key] = SavedExport(**saved | {"path": Path(saved["path"])})
+        attributes: dict[str, Any] = saved | {"path": Path(saved["path"])}
+        past.saved[key] = SavedExport(**attributes)
         past.in_run.add(key)
 
 

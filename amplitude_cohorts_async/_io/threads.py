@@ -45,7 +45,8 @@ async def to_the_end(work: Awaitable[T]) -> T:
                 cancelled = error
 
     if cancelled is not None:
-        task.cancelled() or task.exception()
+        if not task.cancelled():
+            task.exception()  # or asyncio calls it forgotten
         raise cancelled
 
     return task.result()
