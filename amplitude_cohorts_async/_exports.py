@@ -30,9 +30,10 @@ from .errors import (
     LimiterUnavailableError,
     StorageError,
 )
-from .events import BytesReceived, ExportRequested
+from .events import BytesReceived, ExportRequested, QuotaWait
 from .models import Cohort, Region, Routes, SavedExport
 from .policies import Polling
+from .protocols import Foresight
 
 _logger = logging.getLogger(__name__)
 
@@ -105,6 +106,8 @@ class Exports:
             )
             await self._announce(ticket)
             return ticket
+
+        self._tell_wait(cohort_id)
 
         async with self._budget.spend(allowance=allowance) as spend:
             ticket = await self._session.buy(request, take, paying=spend.commit)
@@ -263,6 +266,14 @@ class Exports:
         with suppress(LimiterUnavailableError):
             key = export_key(cohort_id, ticket.properties)
             await self._session.board.put(key, job.token, seconds=_ON_BOARD)
+
+    def _tell_wait(self, cohort_id: str) -> None:
+        limiter = self._session.limiter
+
+        if isinstance(limiter, Foresight):
+            (seconds,) = limiter.expected_starts(1)
+            if seconds >= 1:
+                self._session.emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
     async def _take_down(self, job: ExportJob) -> None:
         ticket = from_token(job.token)

@@ -17,6 +17,7 @@ __all__ = (
     "Event",
     "ExportRequested",
     "LinkRenewed",
+    "QuotaWait",
     "RequestSent",
     "RetryScheduled",
     "StatusPolled",
@@ -39,6 +40,19 @@ class RequestSent:
 
     operation: str
     status: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class QuotaWait:
+    """
+    An export has to wait for its place in a window.
+
+    Attributes:
+        seconds: How long, as far as is known now.
+    """
+
+    cohort_id: str
     seconds: float
 
 
@@ -148,7 +162,8 @@ class BatchWritten:
 
 
 Event: TypeAlias = (
-    RequestSent
+    QuotaWait
+    | RequestSent
     | RetryScheduled
     | ExportRequested
     | StatusPolled

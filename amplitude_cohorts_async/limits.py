@@ -108,8 +108,9 @@ class Limits:
         linger: Seconds a place stays taken after an attempt that was
             cancelled or failed: the service may still be busy with it.
 
-        deadline: Seconds after which an attempt is given up; a shared limiter
-            takes a place back only when they are over.
+        deadline: Seconds after which an attempt is given up; four times as
+            many for the list and for writes. A shared limiter takes the place
+            of a process that died back only when they are over.
 
         max_wait: Refuse with `QuotaWaitError` instead of waiting longer than
             this many seconds for a window or a pause; None waits.

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.events import Event, QuotaWait
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from support.canary import API_KEY, SECRET_KEY
 
 IDS = [f"cohort{number}" for number in range(9)]
 
@@ -88,3 +90,23 @@ async def test_unchanged_and_unknown_cohorts_need_no_export(
     assert ["unchanged since it was saved", None] == [
         planned.skipped for planned in plan.exports
     ]
+
+
+async def test_a_wait_for_a_window_is_told(
+    emulator: CohortsEmulator, clock: FakeClock
+) -> None:
+    """
+    The hook hears how long the fifth export of a minute has to wait.
+    """
+    told: list[Event] = []
+
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, hook=told.append
+    ) as client:
+        for cohort_id in IDS[:5]:
+            await client.request_export(cohort_id)
+
+    (wait,) = [event for event in told if isinstance(event, QuotaWait)]
+
+    assert IDS[4] == wait.cohort_id
+    assert 55 < wait.seconds <= 61

@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from .._core.redact import Redactor, redact_url
-from .._core.wire import Replay, Request, Response
+from .._core.wire import Operation, Replay, Request, Response
 from ..errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -29,6 +29,13 @@ from .border import Border
 from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
+
+_LONG = frozenset({"list", "upload", "membership"})
+_LONGER = 4.0
+"""
+How much longer an answer may take that is large, or that is about 100,000 ids: a
+write that is given up too early leaves nobody knowing what it did.
+"""
 _QUOTABLE = 1 << 16
 
 
@@ -122,7 +129,7 @@ class Transport:
                 middlewares=(_once,),
                 proxy=self._proxy,
                 raise_for_status=False,
-                timeout=self._timeout(is_file=is_file),
+                timeout=self._timeout(request.operation),
             )
 
         async with response:
@@ -157,7 +164,7 @@ class Transport:
                 middlewares=(_once,),
                 proxy=self._proxy,
                 raise_for_status=False,
-                timeout=self._timeout(is_file=True),
+                timeout=self._timeout("file"),
             )
 
         async with response:
@@ -212,12 +219,19 @@ class Transport:
 
         return headers
 
-    def _timeout(self, *, is_file: bool) -> aiohttp.ClientTimeout:
-        # A file takes as long as it takes; it must only never stand still.
+    def _timeout(self, operation: Operation) -> aiohttp.ClientTimeout:
+        if operation == "file":
+            # It takes as long as it takes; it must only never stand still.
+            return aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=_CONNECT_SECONDS,
+                sock_read=self._stall_seconds,
+            )
+
+        longer = _LONGER if operation in _LONG else 1.0
+
         return aiohttp.ClientTimeout(
-            total=None if is_file else self._answer_seconds,
-            sock_connect=_CONNECT_SECONDS,
-            sock_read=self._stall_seconds if is_file else None,
+            total=self._answer_seconds * longer, sock_connect=_CONNECT_SECONDS
         )
 
     @property

@@ -29,6 +29,7 @@ from ..events import (
     Event,
     ExportRequested,
     LinkRenewed,
+    QuotaWait,
     RetryScheduled,
     StatusPolled,
 )
@@ -90,6 +91,12 @@ class Narrator:
                 self._show(self._bars, cohort_id, words)
             case LinkRenewed(reason=reason):
                 self._note(self._bars, f"{reason}; going on with a fresh link")
+            case QuotaWait(cohort_id=cohort_id, seconds=seconds):
+                self._note(
+                    self._bars,
+                    f"cohort {cohort_id} waits {seconds:.0f} s for a place among the "
+                    f"exports of a minute",
+                )
             case RetryScheduled(operation=operation, seconds=seconds, reason=reason):
                 self._note(
                     self._bars, f"{operation}: {reason}; again in {seconds:.1f} s"
