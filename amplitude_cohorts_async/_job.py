@@ -69,8 +69,8 @@ class ExportJob:
     def __init__(
         self, session: Session, ticket: Ticket, *, routes: Routes, polling: Polling
     ) -> None:
-        self.request_id = ticket.request_id
-        self.cohort_id = ticket.cohort_id
+        self.request_id: str = ticket.request_id
+        self.cohort_id: str | None = ticket.cohort_id
         self._ticket = ticket
         self._watch = Watch(session, ticket, routes=routes, polling=polling)
         self._fetch = Fetch(session, ticket, routes=routes)

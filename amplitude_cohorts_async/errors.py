@@ -272,7 +272,7 @@ class ApiError(CohortsError):
         self.status = status
         self.type = type
         self.details = details
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, object] = dict(metadata or {})
         self.retry_after = retry_after
 
 
@@ -441,7 +441,7 @@ class AmbiguousUploadError(CohortsError):
     def __init__(self, message: str, *, name: str, candidates: Sequence[str]) -> None:
         super().__init__(message)
         self.name = name
-        self.candidates = list(candidates)
+        self.candidates: list[str] = list(candidates)
 
 
 class PartialUploadError(CohortsError):

@@ -35,8 +35,10 @@ class Answer:
         self._response = response
         self._border = border
         self._patience = patience
-        self.status = response.status
-        self.headers = {name.lower(): text for name, text in response.headers.items()}
+        self.status: int = response.status
+        self.headers: dict[str, str] = {
+            name.lower(): text for name, text in response.headers.items()
+        }
 
     @property
     def is_delimited(self) -> bool:

@@ -62,7 +62,7 @@ class IdFile(Collection[str]):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
 
     def __repr__(self) -> str:
         return f"IdFile({str(self.path)!r})"

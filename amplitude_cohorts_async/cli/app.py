@@ -20,7 +20,7 @@ from .exits import Exit, UsageError
 
 __all__ = ("app", "run")
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     add_completion=False,
     help="Export, upload and sync cohorts of Amplitude.",
     epilog=(

@@ -51,7 +51,7 @@ class Exit(IntEnum):
 
 
 # typer does not export the parent of its usage errors.
-UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
+UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
     (

@@ -26,7 +26,7 @@ class Jobs:
     """
 
     def __init__(self, *request_ids: str) -> None:
-        self.request_ids = list(request_ids)
+        self.request_ids: list[str] = list(request_ids)
 
     def __call__(self, event: Event, /) -> None:
         """

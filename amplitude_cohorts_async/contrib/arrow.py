@@ -104,7 +104,7 @@ class ArrowReader:
                 f"amplitude_id is 'text' or 'int64', not {amplitude_id!r}"
             )
 
-        self.rows = 0
+        self.rows: int = 0
         self._is_integer = amplitude_id == "int64"
         self._splitter = RecordSplitter()
         self._columns: _Columns | None = None

@@ -48,7 +48,7 @@ class ParquetWriter:
     """
 
     def __init__(self, file: Writable, *, amplitude_id: AmplitudeId = "text") -> None:
-        self.rows = 0
+        self.rows: int = 0
         self._reader = ArrowReader(amplitude_id=amplitude_id)
         self._raw = _Raw(file)
         self._file = io.BufferedWriter(self._raw, _WRITE)

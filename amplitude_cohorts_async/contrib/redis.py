@@ -50,8 +50,8 @@ try:
 
     from ._leases import Lease, Leases, to_the_end
     from ._signs import Notice, Signs
-except ModuleNotFoundError as error:
-    raise MissingExtraError("a limiter shared by a fleet", extra="redis") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("a limiter shared by a fleet", extra="redis") from _error
 
 __all__ = ("RedisLimiter",)
 

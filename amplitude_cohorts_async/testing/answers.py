@@ -78,7 +78,7 @@ class Refused(Exception):  # noqa: N818 - the service's word, not our error
         self.status = status
         self.details = details
         self.rule = rule
-        self.metadata = metadata or {}
+        self.metadata: Mapping[str, object] = metadata or {}
 
 
 def json_answer(value: object, *, status: int = 200) -> Answer:

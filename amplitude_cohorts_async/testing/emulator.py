@@ -116,7 +116,7 @@ class CohortsEmulator:
             seed: Of the ids it invents: the same seed, the same ids.
         """
         self.clock: Clock = clock or SystemClock()
-        self.options = Options(
+        self.options: Options = Options(
             api_key=api_key,
             secret_key=secret_key,
             app_id=app_id,

@@ -80,8 +80,8 @@ class Ledger:
         self.log: list[RequestRecord] = []
         self.violations: list[Violation] = []
         self.counts: Counter[str] = Counter()
-        self.in_flight = 0
-        self.max_in_flight = 0
+        self.in_flight: int = 0
+        self.max_in_flight: int = 0
         self._order = itertools.count()
 
     def _tick(self) -> int:

@@ -55,7 +55,7 @@ class Origin(ABC):
     """
 
     def __init__(self, service: Service, *, lock: RLock) -> None:
-        self.url = ""
+        self.url: str = ""
         self._service = service
         self._options = service.options
         self._clock = service.options.clock

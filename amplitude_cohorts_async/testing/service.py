@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from .answers import Refused
+from .clock import Clock
 from .cohorts import MANUAL, CohortRecord
 from .csvfiles import Columns
 from .faults import STEPS, Fault, FaultQueue
@@ -32,12 +33,12 @@ class Service:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.clock = options.clock
-        self.ledger = Ledger()
+        self.clock: Clock = options.clock
+        self.ledger: Ledger = Ledger()
         self.cohorts: dict[str, CohortRecord] = {}
         self.jobs: dict[str, Job] = {}
         self.latest: dict[str, Job] = {}
-        self.links = LinkBook(
+        self.links: LinkBook = LinkBook(
             secret=f"{options.secret_key}/{options.seed}", seconds=options.link_seconds
         )
         self.faults: dict[str, FaultQueue] = {step: FaultQueue() for step in STEPS}
