@@ -354,15 +354,12 @@ async def test_the_pipe_makes_the_wire_wait(
 
 @pytest.mark.big
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("inline", [0, float("inf")])
-async def test_memory_stays_flat(
-    tmp_path: Path, clock: FakeClock, inline: float
-) -> None:
+async def test_memory_stays_flat(tmp_path: Path, clock: FakeClock) -> None:
     """
     Two million members are read, and saved, within a few MiB.
     """
     with CohortsEmulator(
-        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, inline_below=inline
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock
     ) as emulator:
         emulator.add_cohort("large", size=2_000_000)
         emulator.generate()
