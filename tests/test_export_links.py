@@ -373,6 +373,9 @@ async def test_a_store_that_redirects_in_circles(
         (f"https:///object?{LINK}", "was not followed"),
         (f"https://[half/object?{LINK}", "cannot be read"),
         (f"https://127.0.0.1:99999/object?{LINK}", "cannot be read"),
+        (f"https://s3.example.com/a b?{LINK}", "no URL has"),
+        (f"https://s3.example.com/a\x01b?{LINK}", "no URL has"),
+        (f"https://s3.example.com/\xfc?{LINK}", "no URL has"),
         ("", "Location"),
     ],
 )

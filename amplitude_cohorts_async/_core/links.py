@@ -60,6 +60,13 @@ def link_target(asked: str, location: str | None) -> str:
             f"the file's link cannot be read ({error}); try again later"
         ) from None
 
+    # A space or a control character would end the line it is sent in.
+    if not (target.isascii() and target.isprintable()) or " " in target:
+        raise UnexpectedResponseError(
+            f"the file's link {redact_url(target)!r} holds a character that no URL "
+            f"has, and was not followed"
+        )
+
     encrypted = parts.scheme == "https"
 
     if not encrypted and not (parts.scheme == "http" and is_loopback(parts.hostname)):

@@ -64,6 +64,7 @@ def test_a_link_is_safe_or_refused(location: str) -> None:
         assert [] == find_secrets(str(error))
     else:
         assert target.lower().startswith(("https://", "http://"))
+        assert all("!" <= character <= "~" for character in target)
 
 
 @pytest.mark.parametrize(
