@@ -38,6 +38,7 @@ from ._io.clock import SystemClock
 from ._io.files import checked_format
 from ._io.ids import IdSource
 from ._io.session import Session
+from ._io.slices import collected
 from ._io.transport import Transport
 from ._io.writing import OnSkipped
 from ._job import ExportJob, checked_destination, checked_timeout
@@ -241,7 +242,7 @@ class CohortsClient:
         request = requests.list_cohorts(include_sync_info=include_sync_info)
         response = await self._session.send(request)
 
-        return responses.cohorts(request, response)
+        return await collected(responses.each_cohort(request, response))
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """

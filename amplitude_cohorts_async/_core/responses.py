@@ -5,7 +5,7 @@ What an answer means: a model, or the right error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import cast
@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..models import Cohort, ExportStatus, Usage
 from .converter import structure
+from .elements import elements, opening_of
 from .ids import checked_id
 from .redact import redact_links
 from .wire import Request, Response
@@ -33,6 +34,11 @@ from .wire import Request, Response
 _SHOWN = 300
 """
 Characters of an unreadable answer that a message shows.
+"""
+
+_LONG = 128 * 1024
+"""
+Bytes of a document that are decoded in one go: a millisecond's work.
 """
 
 _FAILED_WORDS = ("fail", "error", "cancel", "abort", "expired")
@@ -56,18 +62,27 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
     if isinstance(document, dict):
         return cast("dict[str, object]", document)
 
-    kind = response.headers.get("content-type", "no content type")
-    raise UnexpectedResponseError(
-        f"{request.operation} was answered {response.status} with {kind} instead of "
-        f"a JSON object: {_excerpt(response.body)!r}; check the base URL and any "
-        f"proxy in between"
-    )
+    raise _unreadable(request, response)
 
 
-def cohorts(request: Request, response: Response) -> list[Cohort]:
+def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
     """
-    Read the list of cohorts.
+    Read the list of cohorts, one at a time.
     """
+    for index, item in enumerate(_listed(request, response)):
+        yield structure(item, Cohort, path=f"$.cohorts[{index}]")
+
+
+def _listed(request: Request, response: Response) -> Iterator[object]:
+    start = opening_of(response.body, "cohorts")
+
+    if start is not None and len(response.body) > _LONG:
+        try:
+            yield from elements(response.body, start)
+        except (ValueError, RecursionError):
+            raise _unreadable(request, response) from None
+        return
+
     listed = decode(request, response).get("cohorts")
 
     if not isinstance(listed, list):
@@ -77,10 +92,7 @@ def cohorts(request: Request, response: Response) -> list[Cohort]:
             path="$.cohorts",
         )
 
-    return [
-        structure(item, Cohort, path=f"$.cohorts[{index}]")
-        for index, item in enumerate(listed)
-    ]
+    yield from listed
 
 
 def usage(request: Request, response: Response) -> Usage:
@@ -170,6 +182,16 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
         f"the job was answered {response.status} with the status {word!r}, which "
         f"means neither done nor running; look at it later with `resume_export()`",
         path="$.async_status",
+    )
+
+
+def _unreadable(request: Request, response: Response) -> UnexpectedResponseError:
+    kind = response.headers.get("content-type", "no content type")
+
+    return UnexpectedResponseError(
+        f"{request.operation} was answered {response.status} with {kind} instead of "
+        f"a JSON object: {_excerpt(response.body)!r}; check the base URL and any "
+        f"proxy in between"
     )
 
 

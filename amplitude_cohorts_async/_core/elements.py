@@ -1,0 +1,103 @@
+"""
+The elements of a long JSON list, decoded one at a time.
+
+Decoding megabytes in one go keeps everybody else waiting for the interpreter,
+in a worker thread too; between two elements others can have their turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
+
+_PIECE = 64 * 1024
+_NEXT = re.compile(r"\s*([,\]])\s*")
+
+
+def opening_of(body: bytes, key: str) -> int | None:
+    """
+    Return where the list begins in a document that begins with it.
+
+    Returns:
+        The position behind the bracket; None when the document has another
+        shape, and has to be decoded as a whole.
+    """
+    found = re.match(rb'\s*\{\s*"%b"\s*:\s*\[' % re.escape(key.encode()), body)
+
+    return None if found is None else found.end()
+
+
+def elements(body: bytes, start: int) -> Iterator[object]:
+    """
+    Decode the elements of the list that begins at *start*, and check the rest.
+
+    Raises:
+        ValueError: The document is no JSON, or not whole.
+    """
+    window = _Window(body, start)
+
+    while not window.is_over:
+        yield window.next_element()
+
+    window.check_rest()
+
+
+class _Window:
+    """
+    A part of the text, long enough for the element at hand.
+    """
+
+    def __init__(self, body: bytes, start: int) -> None:
+        self._body = body
+        self._position = start
+        self._decode = getincrementaldecoder("utf-8")().decode
+        self._scan = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._index = 0
+
+        while not self._text.strip() and self._lengthen():
+            pass
+
+        first = re.search(r"\S", self._text)
+        self.is_over = first is not None and first[0] == "]"
+        self._index = 0 if first is None else first.start() + self.is_over
+
+    def next_element(self) -> object:
+        while True:
+            try:
+                element, end = self._scan(self._text, self._index)
+                follows = _NEXT.match(self._text, end)
+            except json.JSONDecodeError:
+                follows = None
+                if self._position >= len(self._body):
+                    raise
+
+            # What ends with the window may go on behind it.
+            if follows is not None and follows.end() < len(self._text):
+                self._index = follows.end()
+                self.is_over = follows[1] == "]"
+                return element
+
+            if not self._lengthen():
+                raise ValueError("the list has no end")
+
+    def check_rest(self) -> None:
+        while self._lengthen():
+            pass
+
+        rest = self._text[self._index :].strip()
+
+        if rest != "}":
+            # A document of its own, with the list taken out.
+            json.loads("{" + rest.removeprefix(","))
+
+    def _lengthen(self) -> bool:
+        piece = self._body[self._position : self._position + _PIECE]
+        self._position += len(piece)
+        is_last = self._position >= len(self._body)
+        self._text = self._text[self._index :] + self._decode(piece, is_last)
+        self._index = 0
+
+        return bool(piece)

@@ -1,0 +1,86 @@
+"""
+Long JSON lists, element by element.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core import elements as module
+from amplitude_cohorts_async._core.elements import elements, opening_of
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(params=[1, 7, 65_536])
+def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Windows of any size, so that everything is cut everywhere.
+    """
+    monkeypatch.setattr(module, "_PIECE", request.param)
+
+
+def read(body: bytes) -> list[object]:
+    """
+    Read the list of a document that has one.
+    """
+    start = opening_of(body, "cohorts")
+    assert start is not None
+
+    return list(elements(body, start))
+
+
+@pytest.mark.usefixtures("piece")
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: bool):
+    """
+    However the text is cut into windows, the elements are the same.
+    """
+
+    @settings(max_examples=25)
+    @given(st.lists(VALUES), st.dictionaries(st.text(), VALUES, max_size=2))
+    def law(listed: list[object], others: dict[str, object]) -> None:
+        document = {"cohorts": listed} | {"x" + key: others[key] for key in others}
+        text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
+        body = text.encode("utf-8", "surrogatepass")
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            return
+        assert listed == read(body)
+
+    law()
+
+
+@pytest.mark.usefixtures("piece")
+def test_a_cut_document_is_refused_wherever_it_is_cut():
+    """
+    No part of a document passes for the whole of it.
+    """
+    body = json.dumps({"cohorts": [{"id": "ä"}, 12, [True]], "more": 1}).encode()
+    start = opening_of(body, "cohorts")
+    assert start is not None
+
+    for end in range(start, len(body)):
+        with pytest.raises(ValueError):
+            list(elements(body[:end], start))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b'{"other": []}', b'{"cohorts": {}}', b'{"a": 1, "cohorts": []}', b""],
+)
+def test_other_documents_are_not_begun(body: bytes):
+    """
+    A document of another shape is left to be decoded as a whole.
+    """
+    assert opening_of(body, "cohorts") is None
