@@ -21,14 +21,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
 from anyio.lowlevel import RunVar
 
 from ..limits import Limits
-from ..protocols import Clock, Limiter
+from ..protocols import Clock
 from .limiter import LocalLimiter, Past
 
 _log = logging.getLogger(__name__)
@@ -74,26 +72,6 @@ def limiter_for(
 
     if limiter.limits != limits:
         _log.warning("this app's limiter has other limits; these hold for all")
-
-    return limiter
-
-
-@runtime_checkable
-class _Bindable(Protocol):
-    def bind(
-        self, app: str, *, local: Callable[[Limits], Limiter] | None = None
-    ) -> None: ...
-
-
-def bound(limiter: Limiter, app_key: str) -> Limiter:
-    """
-    Tell a limiter that serves several processes which app it is for.
-
-    Raises:
-        ConfigurationError: It serves another app already.
-    """
-    if isinstance(limiter, _Bindable):
-        limiter.bind(app_key, local=LocalLimiter)
 
     return limiter
 

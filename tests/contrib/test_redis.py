@@ -21,7 +21,6 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 from redis.asyncio import Redis
 
 from amplitude_cohorts_async._io.limiter import LocalLimiter
-from amplitude_cohorts_async._io.tally import Tally
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
@@ -30,7 +29,7 @@ from amplitude_cohorts_async.errors import (
     QuotaWaitError,
 )
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
-from amplitude_cohorts_async.protocols import Kind, SharesJobs
+from amplitude_cohorts_async.protocols import Kind, SharesJobs, Tally
 
 if TYPE_CHECKING:
     from support.valkey import Valkey

@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from amplitude_cohorts_async._io import registry
-from amplitude_cohorts_async._io.limiter import LocalLimiter
-from amplitude_cohorts_async._io.registry import bound, limiter_for
+from amplitude_cohorts_async._io.registry import limiter_for
 from amplitude_cohorts_async.limits import DOCUMENTED, LEAVE_ROOM, Limits, Rate
 from amplitude_cohorts_async.testing.clock import FakeClock
 from support.counting import most_in_any
@@ -174,24 +173,6 @@ def test_a_loop_with_a_time_of_its_own_is_a_world_of_its_own(app: str):
         return asyncio.get_running_loop().time()
 
     assert [0.0, 0.0] == [run_virtually(main()), run_virtually(main())]
-
-
-def test_a_limiter_of_many_processes_is_told_its_app(app: str):
-    """
-    And how to make one of this process, for when its store is away.
-    """
-
-    class Fleet(LocalLimiter):
-        told: tuple[object, ...] = ()
-
-        def bind(self, app: str, *, local: object) -> None:
-            self.told = app, local
-
-    fleet, local = Fleet(), LocalLimiter()
-
-    assert fleet is bound(fleet, app)
-    assert (app, LocalLimiter) == fleet.told
-    assert local is bound(local, app)
 
 
 def test_a_clock_of_the_callers_is_a_world_of_its_own(app: str):
