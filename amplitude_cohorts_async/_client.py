@@ -126,9 +126,9 @@ class CohortsClient:
 
             routes: Which description of the service its server follows.
 
-            session: Carries the requests, for TLS settings, tracing or a
-                proxy; never closed by us, and its headers and cookies never
-                reach the store.
+            session: Carries the requests, for TLS settings or tracing; never
+                closed by us. Its connector serves the store as well; its
+                headers, cookies and middlewares do not.
 
             proxy: URL of a proxy for both Amplitude and its store.
 

@@ -270,7 +270,6 @@ async def test_words_that_say_failed(
     "answer",
     [
         status("no one knows this word"),
-        status(None),
         json_reply({}),
         reply(200, b"<!DOCTYPE html>", content_type="text/html"),
         reply(202, b""),
@@ -288,6 +287,17 @@ async def test_answers_that_say_nothing(
     with pytest.raises(UnexpectedResponseError) as caught:
         await job.wait()
     assert job.token == caught.value.token
+
+
+async def test_a_word_that_is_missing(server: FaultServer, job: ExportJob) -> None:
+    """
+    Without a word the code decides: 202 is running, 200 is done.
+    """
+    running = json_reply({"request_id": REQUEST, "async_status": None}, 202)
+    server.on(STATUS, running, status(None))
+
+    assert not (await job.poll()).done
+    assert (await job.poll()).done
 
 
 @pytest.mark.parametrize("code", [404, 410])

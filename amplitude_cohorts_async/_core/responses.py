@@ -153,17 +153,17 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     """
     Read how a job is.
 
-    The code decides: 202 is running and 200 is done, whatever the word,
-    because the service documents two words and nobody knows the others. A
-    word of failure is believed with either code. A third-party description
-    answers 200 throughout and lets its word decide.
+    202 is running, whatever the word: the service documents two words, and
+    nobody knows the others. 200 is done if the word says so, or if there is
+    none. A word of failure is believed with either code. A third-party
+    description answers 200 throughout and lets its word decide.
 
     Raises:
         UnexpectedResponseError: 200 with a word nobody knows.
     """
     document = decode(request, response)
     told = document.get("async_status", document.get("status", ""))
-    word = redact_links(str(told))
+    word = "" if told is None else redact_links(str(told))
     spoken = word.casefold()
 
     if any(part in spoken for part in _FAILED_WORDS):
@@ -175,7 +175,9 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     if any(part in spoken for part in _RUNNING_WORDS):
         return ExportStatus(done=False, word=word)
 
-    if any(part in spoken for part in _DONE_WORDS):
+    is_silent = not word and "request_id" in document
+
+    if is_silent or any(part in spoken for part in _DONE_WORDS):
         return ExportStatus(done=True, word=word)
 
     raise UnexpectedResponseError(

@@ -64,4 +64,4 @@ async def background(work: Awaitable[None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         # Waits without being told of the task's end, which is of our making.
-        await asyncio.wait([task])
+        await to_the_end(asyncio.wait([task]))
