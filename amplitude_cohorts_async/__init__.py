@@ -6,28 +6,33 @@ Start with `CohortsClient`, or with `export_cohort()` for all of it in one call.
 
 from __future__ import annotations
 
-from . import errors, limits
-from ._client import CohortsClient
-from ._io.ids import read_ids
-from ._io.limiter import LocalLimiter
-from ._io.rows import MemberStream
-from ._job import ExportJob
-from ._oneshot import export_cohort
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._version import VERSION
-from .models import (
-    Cohort,
-    ExportStatus,
-    IdType,
-    Member,
-    MembershipDiff,
-    MembershipReport,
-    Region,
-    Routes,
-    SavedExport,
-    SyncReport,
-    UploadReport,
-    Usage,
-)
+
+if TYPE_CHECKING:
+    from . import errors, limits
+    from ._client import CohortsClient
+    from ._io.ids import read_ids
+    from ._io.limiter import LocalLimiter
+    from ._io.rows import MemberStream
+    from ._job import ExportJob
+    from ._oneshot import export_cohort
+    from .models import (
+        Cohort,
+        ExportStatus,
+        IdType,
+        Member,
+        MembershipDiff,
+        MembershipReport,
+        Region,
+        Routes,
+        SavedExport,
+        SyncReport,
+        UploadReport,
+        Usage,
+    )
 
 __version__ = VERSION
 
@@ -54,3 +59,35 @@ __all__ = (
     "limits",
     "read_ids",
 )
+
+_MODULES = {
+    "CohortsClient": "._client",
+    "ExportJob": "._job",
+    "LocalLimiter": "._io.limiter",
+    "MemberStream": "._io.rows",
+    "errors": ".errors",
+    "export_cohort": "._oneshot",
+    "limits": ".limits",
+    "read_ids": "._io.ids",
+}
+"""
+Where the names are that `models` has not.
+"""
+
+
+def __getattr__(name: str) -> object:
+    # aiohttp alone takes a third of a second. A command's help, a settings
+    # module or a type that is only looked at should not have to wait for it.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    place = _MODULES.get(name, ".models")
+    module = import_module(place, __name__)
+    value: object = module if place == f".{name}" else getattr(module, name)
+    globals()[name] = value
+
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
