@@ -10,6 +10,7 @@ from ._config import Settings
 from ._core import requests, responses
 from ._core.retrying import NO_RETRIES
 from ._io.budget import Budget
+from ._io.limiter import LocalLimiter
 from ._io.registry import limiter_for
 from ._io.session import Session
 from .limits import Limits
@@ -30,7 +31,8 @@ def shared_limiter(
         return limiter_for(settings.app, limits, clock)
 
     if isinstance(limiter, BindsApp):
-        limiter.bind(settings.app, local=partial(limiter_for, settings.app))
+        # Its own one: this process's may have been made with wider limits.
+        limiter.bind(settings.app, local=partial(LocalLimiter, clock=clock))
 
     return limiter
 
