@@ -1,0 +1,162 @@
+"""
+Clients that share their limits, and their exports, through a real Valkey.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("redis", reason="the extra redis is not installed")
+
+from redis.asyncio import Redis
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.contrib.redis import RedisLimiter
+from amplitude_cohorts_async.errors import LimiterUnavailableError, MonthlyQuotaError
+from amplitude_cohorts_async.limits import Limits, Rate
+from amplitude_cohorts_async.policies import Polling
+from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
+from support.canary import API_KEY, SECRET_KEY
+
+if TYPE_CHECKING:
+    from support.valkey import Valkey
+
+pytestmark = pytest.mark.services
+
+QUICK = Limits(exports=Rate(4, per=0.2), guard=0.01, linger=0.1, deadline=1.0)
+EAGER = Polling(first=0.1, every=0.1)
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[CohortsEmulator]:
+    """
+    A service with short jobs and three exports a month.
+    """
+    async with CohortsEmulator(
+        api_key=API_KEY,
+        secret_key=SECRET_KEY,
+        job_seconds=0.3,
+        quotas=Quotas(windows=(), month=3),
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann", "bob"])
+        yield emulator
+
+
+@pytest.fixture(autouse=True)
+async def old_store(valkey: Valkey) -> None:
+    """
+    A store that has been in use: a new one makes everybody wait first.
+    """
+    redis = Redis.from_url(valkey.url)
+    await redis.flushall()
+    await redis.set("cohorts:{fleet}:epoch", "old")
+    await redis.aclose()
+
+
+@asynccontextmanager
+async def member_of_fleet(
+    emulator: CohortsEmulator, valkey: Valkey
+) -> AsyncIterator[CohortsClient]:
+    """
+    A client with a limiter, as each process of a fleet has its own.
+    """
+    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK)
+
+    async with (
+        aclosing(limiter),
+        CohortsClient(
+            API_KEY,
+            SECRET_KEY,
+            base_url=emulator.base_url,
+            limiter=limiter,
+            polling=EAGER,
+        ) as client,
+    ):
+        yield client
+
+
+async def test_the_fleet_requests_an_export_once(
+    emulator: CohortsEmulator, valkey: Valkey, tmp_path: Path
+) -> None:
+    """
+    Two clients with limiters of their own find each other on the board.
+    """
+    async with (
+        member_of_fleet(emulator, valkey) as one,
+        member_of_fleet(emulator, valkey) as two,
+    ):
+        saved = await asyncio.gather(
+            one.export("c1", tmp_path / "one.csv"),
+            two.export("c1", tmp_path / "two.csv"),
+        )
+
+    assert 1 == emulator.spent
+    assert saved[0].token == saved[1].token
+    assert [] == emulator.violations
+
+
+async def test_the_fleet_counts_the_month_together(
+    emulator: CohortsEmulator, valkey: Valkey
+) -> None:
+    """
+    What one spent is gone for the other, before the service is asked again.
+    """
+    async with (
+        member_of_fleet(emulator, valkey) as one,
+        member_of_fleet(emulator, valkey) as two,
+    ):
+        await two.request_export("c1")
+        await one.request_export("c1")
+        await one.request_export("c1")
+
+        with pytest.raises(MonthlyQuotaError):
+            await two.request_export("c1")
+
+    assert 3 == emulator.requests("export")
+
+
+async def test_one_variable_makes_a_fleet(
+    emulator: CohortsEmulator, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    With the store away nothing is sent: the limiter is the one of the variable.
+    """
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", valkey.url)
+    valkey.kill()
+
+    try:
+        async with CohortsClient.from_env() as client:
+            with pytest.raises(LimiterUnavailableError):
+                await client.list_cohorts()
+    finally:
+        valkey.start()
+
+    assert [] == emulator.log
+
+
+async def test_no_key_is_in_the_store(
+    emulator: CohortsEmulator, valkey: Valkey, tmp_path: Path
+) -> None:
+    """
+    Neither names nor values tell whose limits they are.
+    """
+    async with member_of_fleet(emulator, valkey) as client:
+        await client.export("c1", tmp_path / "c1.csv")
+
+    redis = Redis.from_url(valkey.url)
+    names = [name async for name in redis.scan_iter()]
+    dumps = [await redis.dump(name) or b"" for name in names]
+    await redis.aclose()
+
+    assert names
+    for told in [*names, *dumps]:
+        assert API_KEY.encode() not in told
+        assert SECRET_KEY.encode() not in told
