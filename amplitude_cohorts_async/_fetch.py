@@ -14,8 +14,9 @@ from ._core import requests
 from ._core.complaints import Complaints
 from ._core.tokens import Ticket, to_token
 from ._io.delivery import Delivery
-from ._io.files import Target
+from ._io.files import Format, Target
 from ._io.pipe import Pipe
+from ._io.rowcount import RowCount
 from ._io.saving import Saving
 from ._io.session import Session
 from ._io.threads import background
@@ -101,11 +102,24 @@ class Fetch:
             path=target.path,
             size=digest.size,
             sha256=digest,
-            rows=saved.rows,
+            rows=self._rows(target, saved),
             downloaded=transfer.progress.downloaded,
             links=transfer.progress.links,
             token=to_token(self._ticket),
         )
+
+    def _rows(self, target: Target, saved: Saving) -> int | RowCount | None:
+        if target.format is Format.PARQUET:
+            return saved.rows
+
+        # The third-party description leaves open what is in the file.
+        if self._routes is not Routes.VENDOR:
+            return None
+
+        if saved.rows is not None:
+            return saved.rows
+
+        return RowCount(saved.file.digest, is_gzip=target.format is Format.GZIP)
 
     @property
     def _never(self) -> bytes:

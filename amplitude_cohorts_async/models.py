@@ -228,6 +228,10 @@ def _text_or_promise(value: str | Callable[[], str]) -> str:
     return cast("str", value)
 
 
+def _rows_or_promise(value: int | Callable[[], int | None] | None) -> int | None:
+    return cast("int | None", value)
+
+
 @attrs.frozen(kw_only=True)
 class SavedExport:
     """
@@ -241,7 +245,9 @@ class SavedExport:
             GB: in a service, ask in a worker thread. Raises `StorageError`
             when the file was changed or moved before that.
 
-        rows: Members in the file, where they were counted.
+        rows: Members in the file. More than a MiB of text is read when this
+            is asked for the first time, like the digest. None when it was
+            changed or moved before that, and where nobody knows how to count.
 
         downloaded: Bytes on the wire.
 
@@ -259,13 +265,15 @@ class SavedExport:
     downloaded: int
     links: int
     token: str
-    rows: int | None = None
+    rows: int | None = attrs.field(
+        default=None, converter=_rows_or_promise, eq=False, repr=False
+    )
     unchanged: bool = False
 
 
 class _OnDemand:
     """
-    A slot that may hold a promise of its text, kept when somebody looks.
+    A slot that may hold a promise of its value, kept when somebody looks.
     """
 
     def __init__(self, slot: MemberDescriptorType) -> None:
@@ -285,8 +293,9 @@ class _OnDemand:
 
 
 # Put in afterwards, so that it stays a field like any other to attrs, to
-# `asdict()` and to pickle: those get the text.
-setattr(SavedExport, "sha256", _OnDemand(vars(SavedExport)["sha256"]))  # noqa: B010
+# `asdict()` and to pickle: those get the value.
+for _name in ("sha256", "rows"):
+    setattr(SavedExport, _name, _OnDemand(vars(SavedExport)[_name]))
 
 
 @attrs.frozen(kw_only=True)

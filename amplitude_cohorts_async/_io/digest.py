@@ -54,10 +54,16 @@ class FileDigest:
         except OSError as error:
             raise self._lost(error.strerror or str(error)) from error
 
-        if (found.st_size, found.st_mtime_ns) != (self.size, self.changed):
+        if not self.is_of(found):
             raise self._lost("it was changed after it was saved")
 
         return digest
+
+    def is_of(self, found: os.stat_result) -> bool:
+        """
+        Tell whether a file is still the one that was saved.
+        """
+        return (found.st_size, found.st_mtime_ns) == (self.size, self.changed)
 
     def _lost(self, reason: str) -> StorageError:
         return StorageError(

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .files import Format, Target
 from .partfile import TAKES_RANGES, PartFile
-from .stages import Behind, Both, Deflate, Inflate, Sniff, Stage, TextCheck
+from .stages import Behind, Both, Count, Deflate, Inflate, Sniff, Stage, TextCheck
 
 
 class Columns(Stage, Protocol):
@@ -32,7 +32,7 @@ class Saving:
     Attributes:
         file: What grows on disk.
 
-        rows: Members in it, if they were counted.
+        rows: Members in it, if they were counted: they are few, or in columns.
 
         is_light: Whether bytes go to the file as they come; known only when
             the first ones are there.
@@ -48,7 +48,8 @@ class Saving:
         self._target = target
         self._never = never
         self._make_columns = columns
-        self._columns: Columns | None = None
+        self._count: Columns | Count | None = None
+        self._is_in_order = True
         self._sniff = Sniff(self._choose)
         self.file = PartFile(target.path)
         self.rows: int | None = None
@@ -70,8 +71,8 @@ class Saving:
         self._sniff.finish(is_delimited=is_delimited)
         self.file.finish()
 
-        if self._columns is not None:
-            self.rows = self._columns.rows
+        if self._count is not None and self._is_in_order:
+            self.rows = self._count.rows
 
     def discard(self) -> None:
         """
@@ -93,21 +94,24 @@ class Saving:
         """
         Give the file its final length, to be filled in any order.
         """
+        self._is_in_order = False
         self.file.reserve(size)
 
     def _choose(self, is_gzip: bool) -> Stage:
         if self._target.format is Format.PARQUET:
-            self._columns = self._make_columns(self.file)
-            text = TextCheck(self._columns, never=self._never)
+            self._count = columns = self._make_columns(self.file)
+            text = TextCheck(columns, never=self._never)
             return Inflate(text) if is_gzip else text
 
         if self._target.format is Format.CSV:
             self.is_light = not is_gzip
             file: Stage = _Append(self.file)
-            text = TextCheck(Behind(file) if is_gzip else file, never=self._never)
+            self._count = count = Count(Behind(file) if is_gzip else file)
+            text = TextCheck(count, never=self._never)
             return Inflate(text) if is_gzip else text
 
-        check = TextCheck(never=self._never)
+        self._count = count = Count()
+        check = TextCheck(count, never=self._never)
 
         # Inflating what is stored compressed proves its check sum.
         if is_gzip:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+from .._core.csvblocks import RecordCounter
 from .._core.malformed import Malformed
 from .inflating import inflate_errors, inflater
 
@@ -30,6 +31,10 @@ interpreter.
 _BEHIND = 1 << 20
 """
 Bytes that the next stage gets at once, in a thread of its own.
+"""
+_COUNTED = 1 << 20
+"""
+Bytes of text whose members are counted in passing: a millisecond's work or two.
 """
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 
@@ -342,3 +347,49 @@ class TextCheck:
         # One byte of the magic will do: no text begins with that.
         if text.startswith(_GZIP_MAGIC[:1]):
             raise Malformed("the file was compressed twice")
+
+
+class Count:
+    """
+    Counts the members of a small file in passing, and passes on its text.
+
+    Counting a large one would slow down all who do not ask for the number.
+    """
+
+    def __init__(self, then: Stage | None = None) -> None:
+        self._then = then
+        self._counter = RecordCounter()
+        self._size = 0
+
+    @property
+    def rows(self) -> int | None:
+        """
+        Members of the text so far; None when it was too much to count.
+        """
+        return self._counter.rows if self._size <= _COUNTED else None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Take the next text.
+        """
+        self._size += len(data)
+
+        if self._size <= _COUNTED:
+            self._counter.feed(data)
+
+        if self._then is not None:
+            self._then.write(data)
+
+    def finish(self) -> None:
+        """
+        Let the next stage finish, if there is one.
+        """
+        if self._then is not None:
+            self._then.finish()
+
+    def discard(self) -> None:
+        """
+        Let the next stage forget, if there is one.
+        """
+        if self._then is not None:
+            self._then.discard()
