@@ -8,7 +8,6 @@ import os
 import random
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterable,
     Mapping,
@@ -49,14 +48,13 @@ from ._sync import Sync, sync_membership
 from ._uploads import upload_cohort
 from ._version import VERSION
 from ._wiring import limiter_of_fleet, make_budget, shared_limiter
-from .errors import CohortsError, ConfigurationError, NotFoundError
+from .errors import ConfigurationError, NotFoundError
 from .events import BytesReceived
 from .limits import DOCUMENTED, Limits
 from .models import (
     Cohort,
     ExportPlan,
     IdType,
-    Member,
     MembershipReport,
     Region,
     Routes,
@@ -67,8 +65,6 @@ from .models import (
 )
 from .policies import Downloading, Polling, Retrying
 from .protocols import Clock, EventHook, KeepsLimits, Limiter
-
-_MEMBERS_AT_ONCE = 1_000
 
 
 class CohortsClient:
@@ -610,22 +606,17 @@ class CohortsClient:
             max_removed=max_removed,
             on_disk=on_disk,
         )
-        export = _MembersOnce(self.request_export)
 
-        try:
-            return await sync_membership(
-                self._session,
-                cohort_id,
-                ids,
-                sync,
-                current=current,
-                current_members=export.members,
-                journal=journal,
-                on_skipped=on_skipped,
-            )
-        except CohortsError as error:
-            error.token = error.token or export.token
-            raise
+        return await sync_membership(
+            self._session,
+            cohort_id,
+            ids,
+            sync,
+            request_export=self.request_export,
+            current=current,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
 
     def _membership(
         self, id_type: IdType, count_group: str, skip_invalid_ids: bool = True
@@ -690,23 +681,3 @@ class CohortsClient:
             hook=self._hook,
             origin=self._settings.origin,
         )
-
-
-class _MembersOnce:
-    """
-    Spends one export on a cohort's members, and remembers which it was.
-    """
-
-    def __init__(self, request: Callable[[str], Awaitable[ExportJob]]) -> None:
-        self.token: str | None = None
-        self._request = request
-
-    @asynccontextmanager
-    async def members(
-        self, cohort_id: str
-    ) -> AsyncIterator[AsyncIterator[list[Member]]]:
-        job = await self._request(cohort_id)
-        self.token = job.token
-
-        async with job.members() as stream:
-            yield stream.batches(_MEMBERS_AT_ONCE)

@@ -5,8 +5,15 @@ Make a cohort equal to a set, with as few changes as possible.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
@@ -30,16 +37,17 @@ from ._io.ids import (
 )
 from ._io.session import Session
 from ._io.writing import OnSkipped, check_resumable
+from ._job import ExportJob
 from ._membership import write_membership
-from .errors import InvalidInputError, RemovalGuardError
+from .errors import CohortsError, InvalidInputError, RemovalGuardError
 from .models import Member, MembershipDiff, SyncReport
 
-CurrentMembers: TypeAlias = Callable[
-    [str], AbstractAsyncContextManager[AsyncIterator[Sequence[Member]]]
-]
+RequestExport: TypeAlias = Callable[[str], Awaitable[ExportJob]]
 """
-Exports a cohort and hands out its members in batches; spends one export.
+Requests the export of a cohort; spends one of the month's.
 """
+
+_MEMBERS_AT_ONCE = 1_000
 
 
 @attrs.frozen(kw_only=True)
@@ -76,8 +84,8 @@ async def sync_membership(
     ids: IdSource,
     sync: Sync,
     *,
+    request_export: RequestExport,
     current: IdSource | None = None,
-    current_members: CurrentMembers,
     journal: str | os.PathLike[str] | None = None,
     on_skipped: OnSkipped | None = None,
 ) -> SyncReport:
@@ -98,30 +106,25 @@ async def sync_membership(
     checked_id(cohort_id, "cohort id")
     wanted = ids_of(ids)
     _check_journal(journal, wanted, current)
-    comparison = _Comparison(cohort_id, sync, wanted, current, current_members)
-    diff = await comparison.run()
-    report = SyncReport(
-        cohort_id=cohort_id,
-        add=diff.add,
-        remove=diff.remove,
-        kept=diff.kept,
-        unnameable=comparison.unnameable,
-    )
+    export = _Export(cohort_id, request_export)
 
-    if sync.dry_run:
-        return report
+    with export.token_on_errors():
+        report = await _Comparison(cohort_id, sync, wanted, current, export).run()
 
-    check_removals(report, sync.max_removed)
-    applied = await write_membership(
-        session,
-        cohort_id,
-        sync.membership,
-        Source(ids=ids_of(diff.add)),
-        Source(ids=ids_of(diff.remove)),
-        journal=journal,
-        on_skipped=on_skipped,
-        make_room=needs_room(report),
-    )
+        if sync.dry_run:
+            return report
+
+        check_removals(report, sync.max_removed)
+        applied = await write_membership(
+            session,
+            cohort_id,
+            sync.membership,
+            Source(ids=ids_of(report.add)),
+            Source(ids=ids_of(report.remove)),
+            journal=journal,
+            on_skipped=on_skipped,
+            make_room=needs_room(report),
+        )
 
     return attrs.evolve(report, applied=applied)
 
@@ -148,6 +151,33 @@ async def known_members(
             yield ids
 
 
+class _Export:
+    """
+    Spends one export on a cohort's members, and remembers which it was.
+    """
+
+    def __init__(self, cohort_id: str, request_export: RequestExport) -> None:
+        self._cohort_id = cohort_id
+        self._request_export = request_export
+        self._token: str | None = None
+
+    @asynccontextmanager
+    async def members(self) -> AsyncGenerator[AsyncIterator[list[Member]]]:
+        job = await self._request_export(self._cohort_id)
+        self._token = job.token
+
+        async with job.members() as stream:
+            yield stream.batches(_MEMBERS_AT_ONCE)
+
+    @contextmanager
+    def token_on_errors(self) -> Generator[None]:
+        try:
+            yield
+        except CohortsError as error:
+            error.token = error.token or self._token
+            raise
+
+
 class _Comparison:
     """
     Reads what is wanted first, so that a mistake in it spends no export.
@@ -159,16 +189,27 @@ class _Comparison:
         sync: Sync,
         wanted: Ids,
         current: IdSource | None,
-        current_members: CurrentMembers,
+        export: _Export,
     ) -> None:
-        self.unnameable = 0
+        self._unnameable = 0
         self._cohort_id = cohort_id
         self._sync = sync
         self._wanted = wanted
         self._current = current
-        self._current_members = current_members
+        self._export = export
 
-    async def run(self) -> MembershipDiff:
+    async def run(self) -> SyncReport:
+        diff = await self._diff()
+
+        return SyncReport(
+            cohort_id=self._cohort_id,
+            add=diff.add,
+            remove=diff.remove,
+            kept=diff.kept,
+            unnameable=self._unnameable,
+        )
+
+    async def _diff(self) -> MembershipDiff:
         wanted, current = self._wanted.slices(), self._seen()
 
         if self._sync.on_disk is not None:
@@ -206,7 +247,7 @@ class _Comparison:
                     yield ids
             return
 
-        async with self._current_members(self._cohort_id) as members:
+        async with self._export.members() as members:
             slices = _named(members, membership, self._count)
 
             async with aclosing(slices):
@@ -214,7 +255,7 @@ class _Comparison:
                     yield ids
 
     def _count(self, members: int) -> None:
-        self.unnameable += members
+        self._unnameable += members
 
 
 async def _named(
