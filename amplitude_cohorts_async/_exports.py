@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ Seconds after which an export that nobody took down counts as over.
 
 Wanted = bool | tuple[str, ...]
 Progress = Callable[[BytesReceived], None]
+Note = Callable[[ExportJob], Awaitable[None]]
 
 
 @attrs.frozen
@@ -83,13 +85,20 @@ class Exports:
         self._thread = anyio.CapacityLimiter(1)
 
     async def request(
-        self, cohort_id: str, wanted: Wanted, *, allowance: str | None = None
+        self,
+        cohort_id: str,
+        wanted: Wanted,
+        *,
+        allowance: str | None = None,
+        note: Note | None = None,
     ) -> ExportJob:
         """
         Spend one of the month's exports.
 
         Args:
             allowance: Whose part of the month it comes out of.
+
+            note: Told of the job at once, even if the caller is leaving.
 
         Raises:
             MonthlyQuotaError: The month, or the part, has no room for it.
@@ -105,6 +114,8 @@ class Exports:
                 ticket, as_of=responses.answered_at(response, now=now)
             )
             await self._announce(ticket)
+            if note is not None:
+                await note(self._job(ticket))
             return ticket
 
         self._tell_wait(cohort_id)
@@ -129,29 +140,47 @@ class Exports:
         return self._job(ticket)
 
     async def begin(
-        self, cohort_id: str, wanted: Wanted, *, allowance: str | None = None
+        self,
+        cohort_id: str,
+        wanted: Wanted,
+        *,
+        allowance: str | None = None,
+        note: Note | None = None,
     ) -> Begun:
         """
         Join the export of the same that is running, or request one.
+
+        Args:
+            note: Told of the job at once, even if the caller is leaving.
         """
-        board = self._session.board
         key = export_key(cohort_id, wanted)
         asked_at = self._session.clock.utcnow()
+        job: ExportJob | None = None
+        spent: list[ExportJob] = []
 
-        async with board.claim(key):
-            token = await board.find(key)
+        async def keep(job: ExportJob) -> None:
+            spent.append(job)
+            if note is not None:
+                await note(job)
 
-            if token is not None:
-                job = self.resume(token)
-                requested_at = from_token(token).requested_at
-                # One that was requested while we waited here is fresh enough.
-                is_fresh = requested_at is not None and requested_at >= asked_at
-                if is_fresh or await _is_running(job):
-                    return Begun(job, spent=False)
+        try:
+            async with self._session.board.claim(key):
+                job = await self._running(key, asked_at)
+                if job is None:
+                    await self.request(
+                        cohort_id, wanted, allowance=allowance, note=keep
+                    )
+        except LimiterUnavailableError:
+            # The turn was lost, but not what was bought in it.
+            if not spent:
+                raise
 
-            job = await self.request(cohort_id, wanted, allowance=allowance)
+        if job is None:
+            return Begun(spent[0], spent=True)
+        if note is not None:
+            await note(job)
 
-            return Begun(job, spent=True)
+        return Begun(job, spent=False)
 
     async def finish(
         self,
@@ -235,6 +264,19 @@ class Exports:
             return None
 
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
+
+    async def _running(self, key: str, asked_at: datetime) -> ExportJob | None:
+        token = await self._session.board.find(key)
+
+        if token is None:
+            return None
+
+        job = self.resume(token)
+        requested_at = from_token(token).requested_at
+        # One that was requested while we waited here is fresh enough.
+        is_fresh = requested_at is not None and requested_at >= asked_at
+
+        return job if is_fresh or await _is_running(job) else None
 
     async def listed(self) -> Mapping[str, Cohort]:
         """

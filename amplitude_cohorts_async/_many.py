@@ -20,8 +20,13 @@ from ._core.snapshots import export_key
 from ._exports import Begun, Exports, Wanted
 from ._io.files import Format, Target
 from ._io.ledger import Ledger, Past
-from ._job import checked_destination
-from .errors import CohortsError, ExportExpiredError, InvalidInputError
+from ._job import ExportJob, checked_destination
+from .errors import (
+    CohortsError,
+    ExportExpiredError,
+    ExportFailedError,
+    InvalidInputError,
+)
 from .models import Cohort, ExportOutcome, SavedExport
 
 
@@ -130,7 +135,7 @@ class ExportBatch:
     async def _begin(self) -> None:
         # What is wrong with the directory is wrong for all: nothing is spent.
         await anyio.to_thread.run_sync(self._target, "cohort")
-        self._past = await self._ledger.load()
+        self._past = await self._ledger.begun()
 
         if self._options.skip_unchanged and self._past.saved:
             self._listed = await self._exports.listed()
@@ -140,7 +145,7 @@ class ExportBatch:
     async def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
-            await self._ledger.finished(self._past)
+            await self._ledger.finished()
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
         spent = 0
@@ -156,7 +161,10 @@ class ExportBatch:
                     begun.job, target, timeout=self._options.timeout, progress=None
                 )
 
-            await self._note(cohort_id, saved)
+            await self._ledger.saved(self._key(cohort_id), saved)
+        except (ExportFailedError, ExportExpiredError) as error:
+            await self._ledger.over(self._key(cohort_id))
+            return ExportOutcome(cohort_id=cohort_id, error=error, spent=spent)
         except CohortsError as error:
             return ExportOutcome(cohort_id=cohort_id, error=error, spent=spent)
 
@@ -193,19 +201,14 @@ class ExportBatch:
             else:
                 return Begun(job, spent=False)
 
+        async def note(job: ExportJob) -> None:
+            await self._ledger.requested(key, job.token)
+
         options = self._options
-        begun = await self._exports.begin(
-            cohort_id, options.wanted, allowance=options.allowance
+
+        return await self._exports.begin(
+            cohort_id, options.wanted, allowance=options.allowance, note=note
         )
-        await self._ledger.requested(key, begun.job.token)
-
-        return begun
-
-    async def _note(self, cohort_id: str, saved: SavedExport) -> None:
-        key = self._key(cohort_id)
-        self._past.saved[key] = saved
-        self._past.requested.pop(key, None)
-        await self._ledger.saved(key, saved)
 
     def _target(self, cohort_id: str) -> Target:
         # Quoted, an id cannot leave the directory.

@@ -4,22 +4,29 @@ Many exports: each outcome as it comes, none spent twice, runs taken up again.
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async import CohortsClient, LocalLimiter
+from amplitude_cohorts_async._io.ledger import NAME
 from amplitude_cohorts_async.errors import (
     ExportFailedError,
+    ExportTimeoutError,
     InvalidInputError,
     NotFoundError,
+    StorageError,
 )
 from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.exporting import until
 
 IDS = [f"cohort{number}" for number in range(6)]
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
@@ -56,6 +63,19 @@ async def client(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
     ) as client:
         yield client
+
+
+def stranger(emulator: CohortsEmulator, clock: FakeClock) -> CohortsClient:
+    """
+    Make a client that knows of no other, as one in another process.
+    """
+    return CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        limiter=LocalLimiter(UNLIMITED, clock=clock),
+    )
 
 
 async def collect(batch: AsyncIterator[ExportOutcome]) -> dict[str, ExportOutcome]:
@@ -228,3 +248,128 @@ async def test_what_cannot_work_is_refused_before_anything_is_spent(
         )
 
     assert [] == emulator.log
+
+
+async def test_an_export_cancelled_while_it_was_requested_is_on_record(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    Another process with the same directory goes on with it.
+    """
+    async with stranger(emulator, clock) as client:
+        batch = client.export_many(IDS[:1], tmp_path)
+        step = asyncio.create_task(anext(batch))
+        await until(lambda: bool(emulator.requests("export")))
+        step.cancel()
+        await batch.aclose()
+
+    async with stranger(emulator, clock) as client:
+        await collect(client.export_many(IDS[:1], tmp_path))
+
+    assert 1 == emulator.spent
+
+
+async def test_an_export_still_running_at_the_end_of_a_run_is_not_spent_again(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    What was paid for and not saved is taken up by the next run.
+    """
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+
+    async with stranger(emulator, clock) as client:
+        first = await collect(client.export_many(["slow"], tmp_path, timeout=11))
+
+    async with stranger(emulator, clock) as client:
+        second = await collect(client.export_many(["slow"], tmp_path))
+
+    assert isinstance(first["slow"].error, ExportTimeoutError)
+    assert second["slow"].saved is not None
+    assert 1 == emulator.spent
+
+
+async def test_an_export_that_failed_is_requested_anew_by_the_next_run(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    A job that the service gave up is not asked for again and again.
+    """
+    emulator.fail_next("status", faults.job_failed())
+
+    await collect(client.export_many(IDS[:1], tmp_path))
+    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+
+    assert outcomes["cohort0"].saved is not None
+    assert 2 == emulator.spent
+
+
+async def test_a_record_that_cannot_be_kept_is_told_before_anything_is_spent(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """
+    Without a record a run that dies would spend twice.
+    """
+    (tmp_path / NAME).mkdir()
+
+    with pytest.raises(InvalidInputError, match="nothing was spent"):
+        await collect(client.export_many(IDS, tmp_path))
+
+    assert 0 == emulator.spent
+
+
+async def test_a_disk_that_fills_up_costs_no_token(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    A line that cannot be written is told in the log, and the outcome has all.
+    """
+    batch = client.export_many(IDS[:1], tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with batch:
+        await batch._begin()
+        monkeypatch.setattr(os, "fsync", full)
+        outcome = await anext(batch)
+
+    assert isinstance(outcome.error, StorageError)
+    assert outcome.error.token is not None
+    assert (1, 1) == (outcome.spent, emulator.spent)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '{"key": "k", "saved": {}}', ""])
+async def test_a_line_that_means_nothing_is_passed_over(
+    client: CohortsClient, tmp_path: Path, line: str
+) -> None:
+    """
+    A damaged record stops nobody.
+    """
+    (tmp_path / NAME).write_text(f"{line}\n")
+
+    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+
+    assert outcomes["cohort0"].saved is not None
+
+
+async def test_a_run_that_ends_forgets_nothing_of_another(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    Two processes may write into one directory.
+    """
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+
+    async with stranger(emulator, clock) as one, stranger(emulator, clock) as other:
+        ending = one.export_many(IDS[:1], tmp_path)
+        await anext(ending)
+        await collect(other.export_many(["slow"], tmp_path, timeout=11))
+        await collect(ending)
+
+    async with stranger(emulator, clock) as client:
+        await collect(client.export_many(["slow"], tmp_path))
+
+    assert 2 == emulator.spent

@@ -6,14 +6,18 @@ cohorts that did not change.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 import pytest
 
-from amplitude_cohorts_async import CohortsClient, SavedExport
-from amplitude_cohorts_async.errors import ExportTimeoutError
+from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
+from amplitude_cohorts_async._io.board import LocalBoard
+from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
+from amplitude_cohorts_async.protocols import Kind, Permit
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
 
@@ -230,3 +234,75 @@ async def test_an_earlier_export_of_other_properties_is_no_help(
     )
 
     assert 2 == emulator.spent
+
+
+class Forgetful(LocalLimiter):
+    """
+    A limiter whose store takes a place back when its request has been sent.
+    """
+
+    def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
+        """
+        Lose the place of every export.
+        """
+        return self._losing(super().slot(kind), loses=kind == "export")
+
+    @asynccontextmanager
+    async def _losing(
+        self, place: AbstractAsyncContextManager[Permit], *, loses: bool
+    ) -> AsyncIterator[Permit]:
+        async with place as permit:
+            yield permit
+        if loses:
+            raise LimiterUnavailableError("the place is somebody else's by now")
+
+
+async def test_an_export_whose_place_was_lost_is_not(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    What was bought is kept, whatever the limiter says afterwards.
+    """
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        limiter=Forgetful(clock=clock),
+    ) as client:
+        await client.export("c1", tmp_path / "c1.csv")
+
+    assert 1 == emulator.spent
+    assert "ann" in (tmp_path / "c1.csv").read_text()
+
+
+class TurnLost(LocalBoard):
+    """
+    A board whose store takes a turn back while its holder spends.
+    """
+
+    @asynccontextmanager
+    async def claim(self, key: str) -> AsyncIterator[None]:
+        """
+        Let the holder go on, and complain at the end.
+        """
+        async with super().claim(key):
+            yield
+        raise LimiterUnavailableError("the turn is somebody else's by now")
+
+
+async def test_an_export_whose_turn_was_lost_is_not(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    The board is there to save exports, not to lose them.
+    """
+    limiter = LocalLimiter(clock=clock)
+    limiter._board = TurnLost(clock)
+
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limiter=limiter
+    ) as client:
+        await client.export("c1", tmp_path / "c1.csv")
+
+    assert 1 == emulator.spent

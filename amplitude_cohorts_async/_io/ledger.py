@@ -9,20 +9,31 @@ and no ids of people.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import anyio
 import attrs
 
+from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
 from .threads import in_thread
 
+_logger = logging.getLogger(__name__)
+
 NAME = ".amplitude-exports.jsonl"
 _VERSION = 1
+
+_TRIES = 50
+_BETWEEN = 0.02
+"""
+How often to ask for the record to be left alone, and seconds between.
+"""
 
 
 @attrs.define
@@ -45,39 +56,75 @@ class Past:
 
 class Ledger:
     """
-    One directory's record of its exports.
+    One directory's record of its exports; several processes may keep it.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
         self._thread = anyio.CapacityLimiter(1)
 
-    async def load(self) -> Past:
+    async def begun(self) -> Past:
         """
-        Read what earlier runs wrote; a line cut by a crash is passed over.
+        Begin a run: read what earlier ones wrote, and see that it can go on.
+
+        A line cut by a crash is passed over.
+
+        Raises:
+            InvalidInputError: No record can be kept; nothing was spent.
         """
-        return await in_thread(self._load, self._thread)
+        return await in_thread(self._begin, self._thread)
 
     async def requested(self, key: str, token: str) -> None:
         """
         Take note of an export that was spent.
         """
-        await self._append({"key": key, "token": token})
+        await self._append(lambda: {"key": key, "token": token})
+
+    async def over(self, key: str) -> None:
+        """
+        Take note that an export that was spent will never have a file.
+        """
+        await self._append(lambda: {"key": key, "over": True})
 
     async def saved(self, key: str, saved: SavedExport) -> None:
         """
         Take note of a file that is whole.
         """
-        await in_thread(lambda: self._write(_line(key, saved)), self._thread)
+        await self._append(lambda: _line(key, saved))
 
-    async def finished(self, past: Past) -> None:
+    async def finished(self) -> None:
         """
         Take note that the run came to its end, and forget how.
-        """
-        await in_thread(lambda: self._rewrite(past), self._thread)
 
-    async def _append(self, line: Mapping[str, object]) -> None:
-        await in_thread(lambda: self._write(line), self._thread)
+        Exports that were spent and whose file is not whole are remembered.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        await in_thread(self._compact, self._thread)
+
+    async def _append(self, line: Callable[[], Mapping[str, object]]) -> None:
+        # In a worker thread, because a digest may have to be worked out. The
+        # outcome tells the token and the file even if the disk is full by now.
+        try:
+            await in_thread(lambda: self._write(line()), self._thread)
+        except OSError as error:
+            if isinstance(error, CohortsError):
+                raise
+            _logger.warning("the record of exports cannot be written", exc_info=True)
+
+    def _begin(self) -> Past:
+        try:
+            past = self._load()
+            self._write({"begun": _VERSION})
+        except OSError as error:
+            raise InvalidInputError(
+                f"no record of exports can be kept at {self._path} "
+                f"({error.strerror or error}), and without one a run that dies would "
+                f"spend twice; mend that, nothing was spent"
+            ) from error
+
+        return past
 
     def _load(self) -> Past:
         past = Past()
@@ -89,29 +136,72 @@ class Ledger:
 
         for text in lines:
             # What a crash cut short was not promised to anybody.
-            with suppress(ValueError, KeyError, TypeError):
-                _read(json.loads(text), past)
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    _read(cast("dict[str, object]", line), past)
 
         return past
 
     def _write(self, line: Mapping[str, object]) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        handle = os.open(self._path, flags, 0o666)
-
-        try:
+        with _alone(self._path.parent), self._path.open("a+b") as file:
             # A line that a crash cut must not swallow the next one.
-            start = b"" if _ends_in_newline(self._path) else b"\n"
-            os.write(handle, start + json.dumps(line).encode() + b"\n")
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            start = b"" if _ends_in_newline(file) else b"\n"
+            file.write(start + json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _compact(self) -> None:
+        try:
+            with _alone(self._path.parent):
+                self._rewrite(self._load())
+        except OSError as error:
+            raise StorageError(
+                f"{self._path} could not be written ({error.strerror or error}), so the "
+                f"next run will take this one for unfinished; mend that, or remove it",
+                request_id="",
+            ) from error
 
     def _rewrite(self, past: Past) -> None:
-        part = self._path.with_suffix(".part")
+        # From the disk, because another process may keep it as well.
         lines = [_line(key, saved) for key, saved in past.saved.items()]
-        lines.append({"finished": _VERSION})
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        lines += [{"finished": _VERSION}]
+        lines += [{"key": key, "token": token} for key, token in past.requested.items()]
+        part = self._path.with_suffix(".part")
+
+        with part.open("wb") as file:
+            file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+
         part.replace(self._path)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """
+    Keep other processes from this folder's record for a moment.
+    """
+    try:
+        import fcntl  # noqa: PLC0415 - not everywhere
+    except ImportError:  # pragma: no cover - Windows keeps no such lock
+        yield
+        return
+
+    handle = os.open(folder, os.O_RDONLY)
+
+    try:
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                # Somebody may hold the folder for long, or it knows no locks.
+                time.sleep(_BETWEEN)
+            else:
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 def _line(key: str, saved: SavedExport) -> dict[str, object]:
@@ -124,18 +214,21 @@ def _read(line: Mapping[str, object], past: Past) -> None:
 
     if "finished" in line:
         past.in_run.clear()
-    elif isinstance(key, str) and isinstance(token, str):
-        past.requested[key] = token
-    elif isinstance(key, str) and isinstance(saved, dict):
+    elif not isinstance(key, str):
+        return
+    elif "over" in line:
         past.requested.pop(key, None)
+    elif isinstance(token, str):
+        past.requested[key] = token
+    elif isinstance(saved, dict):
         attributes: dict[str, Any] = saved | {"path": Path(saved["path"])}
         past.saved[key] = SavedExport(**attributes)
+        past.requested.pop(key, None)
         past.in_run.add(key)
 
 
-def _ends_in_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
+def _ends_in_newline(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
 
-        return file.read(1) in {b"", b"\n"}
+    return file.read(1) in {b"", b"\n"}

@@ -16,13 +16,19 @@ from contextlib import (
     asynccontextmanager,
 )
 from functools import partial
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from .._core.links import link_target
 from .._core.responses import error_of, retry_after
 from .._core.retrying import retry_delay
 from .._core.wire import Request, Response
-from ..errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
+from ..errors import (
+    ApiError,
+    CohortsError,
+    LimiterUnavailableError,
+    TransportError,
+    UnexpectedResponseError,
+)
 from ..events import Event, RequestSent, RetryScheduled
 from ..policies import Retrying
 from ..protocols import (
@@ -137,8 +143,9 @@ class Session:
         """
         Send a request that costs something, and *take* its successful answer.
 
-        Calls *paying* when nothing is left to wait for. A caller that is cancelled while the request is under way hears of it
-        when the answer has been taken, or after a few seconds.
+        Calls *paying* when nothing is left to wait for. A caller that is cancelled
+        while the request is under way hears of it when the answer has been taken,
+        or after a few seconds.
 
         Raises:
             QuotaError: The limiter refused; nothing was sent.
@@ -207,25 +214,27 @@ class Session:
         take: Callable[[Response], Awaitable[T]],
         paying: Callable[[], None],
     ) -> T:
-        # Waiting for the slot may be cancelled; what comes after may not.
-        async with self.limiter.slot(request.kind) as permit:
-            paying()
-            buying = self._exchange_and_take(request, permit, take)
-            response, taken = await brought_in(buying, seconds=_GRACE)
+        answers: list[Response] = []
+        bought: list[T] = []
 
-        self._accepted(request, response)
+        async def exchange_and_take(permit: Permit) -> None:
+            answers.append(await self._exchange(request, permit))
+            if _is_success(answers[0]):
+                bought.append(await take(answers[0]))
 
-        return cast("T", taken)
+        try:
+            # Waiting for the slot may be cancelled; what comes after may not.
+            async with self.limiter.slot(request.kind) as permit:
+                paying()
+                await brought_in(exchange_and_take(permit), seconds=_GRACE)
+        except LimiterUnavailableError:
+            # The place was lost, but not what was bought in it.
+            if not bought:
+                raise
 
-    async def _exchange_and_take(
-        self,
-        request: Request,
-        permit: Permit,
-        take: Callable[[Response], Awaitable[T]],
-    ) -> tuple[Response, T | None]:
-        response = await self._exchange(request, permit)
+        self._accepted(request, answers[0])
 
-        return response, await take(response) if _is_success(response) else None
+        return bought[0]
 
     async def _exchange(self, request: Request, permit: Permit) -> Response:
         started = self.clock.now()
