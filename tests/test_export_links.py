@@ -528,3 +528,45 @@ async def test_what_the_hook_and_the_caller_hear(
     assert (1, HALF) == (renewed.links, renewed.received)
     assert len(GZIP) == progress[-1].received == progress[-1].total
     assert 1 == len(server.requests(STATUS))
+
+
+async def test_a_refusal_without_end_is_not_read_to_its_end(
+    server: FaultServer, job: ExportJob, tmp_path: Path
+) -> None:
+    """
+    Its beginning tells why; the connection is given up with the rest.
+    """
+    endless = reply(500, b"<Error>" + b"x" * (1 << 20))
+    server.on(OBJECT, endless, endless, whole())
+
+    assert CSV == await saved_text(job, tmp_path)
+    assert 3 == len({seen.connection for seen in server.requests(OBJECT)})
+
+
+async def test_an_answer_without_end_is_given_up(
+    server: FaultServer, exporter: CohortsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    No server can fill our memory.
+    """
+    monkeypatch.setattr("amplitude_cohorts_async._io.transport._LONGEST", 1 << 16)
+    server.on(STATUS, reply(200, b"{" * (1 << 20)))
+
+    with pytest.raises(ConnectionFailedError, match="given up"):
+        await exporter.resume_export("Sf7M9j").poll()
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "xn--" + "a" * 80])
+async def test_a_link_to_a_name_that_no_host_has(
+    server: FaultServer, job: ExportJob, tmp_path: Path, host: str
+) -> None:
+    """
+    A link that cannot be followed is told as one.
+    """
+    server.on(FILE, redirect(f"https://{host}/object?{LINK}"))
+
+    with pytest.raises(UnexpectedResponseError) as caught:
+        await job.download(tmp_path / "members.csv")
+
+    assert caught.value.token is not None
+    assert [] == names_in(tmp_path)

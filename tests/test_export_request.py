@@ -383,3 +383,25 @@ async def test_an_answer_the_emulator_loses(
 
     assert caught.value.may_have_happened is True
     assert 1 == emulator.spent
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +99999999999999",
+        "Mon, 01 Jan 2026 00:00:00",
+        "yesterday",
+    ],
+)
+async def test_a_date_that_is_none_costs_no_export(
+    server: FaultServer, exporter: CohortsClient, date: str
+) -> None:
+    """
+    The job is there, whatever else its answer says.
+    """
+    refused = json_reply({}, 429, retry_after=date)
+    job = {"request_id": REQUEST}
+    server.on(EXPORT, refused, json_reply(job, 202, date=date))
+
+    assert REQUEST == (await exporter.request_export(COHORT)).request_id

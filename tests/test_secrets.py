@@ -26,6 +26,7 @@ from support.exporting import (
     EXPORT,
     FILE,
     LINK,
+    LIST,
     OBJECT,
     RUNNING,
     STATUS,
@@ -213,3 +214,42 @@ async def test_an_answer_that_breaks_inside_shows_no_secret(
         with pytest.raises(errors.ConnectionFailedError) as caught:
             await ask()
         assert [] == find_secrets(shown(caught.value))
+
+
+def in_escapes(text: str) -> str:
+    """
+    Write every character as JSON's escape of it.
+    """
+    return "".join(f"\\u{ord(character):04x}" for character in text)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 500])
+async def test_a_key_in_escapes_is_a_key(
+    server: FaultServer, exporter: CohortsClient, status: int
+) -> None:
+    """
+    JSON may write any character as an escape, and readers undo that.
+    """
+    quoted = in_escapes(QUOTED.decode())
+    body = f'{{"async_status": "{quoted}", "message": "{quoted}"}}'.encode()
+    server.on(STATUS, reply(status, body))
+
+    with pytest.raises(errors.CohortsError) as caught:
+        await exporter.resume_export("Sf7M9j").poll()
+
+    assert [] == find_secrets(shown(caught.value))
+    assert "5ec2e7" not in shown(caught.value)
+
+
+async def test_a_long_page_that_begins_like_a_list_shows_no_secret(
+    server: FaultServer, exporter: CohortsClient
+) -> None:
+    """
+    Only what is a list of cohorts is too long to be searched.
+    """
+    server.on(LIST, reply(200, b"{" + QUOTED + b"x" * 99_999))
+
+    with pytest.raises(errors.UnexpectedResponseError) as caught:
+        await exporter.list_cohorts()
+
+    assert [] == find_secrets(shown(caught.value))

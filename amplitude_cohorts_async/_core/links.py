@@ -54,7 +54,7 @@ def link_target(asked: str, location: str | None) -> str:
     try:
         target = _joined(asked, location)
         parts = urlsplit(target)
-        _ = parts.port
+        _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError as error:
         raise UnexpectedResponseError(
             f"the file's link cannot be read ({error}); try again later"

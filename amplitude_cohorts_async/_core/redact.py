@@ -5,6 +5,7 @@ What may be shown: never a key, never the query of a presigned link.
 from __future__ import annotations
 
 import base64
+import json
 import re
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -63,6 +64,7 @@ class Redactor:
         pair = f"{api_key}:{secret_key}"
         forms = {api_key, secret_key, pair, base64.b64encode(pair.encode()).decode()}
         forms |= {quote(form, safe="") for form in forms}
+        forms |= {json.dumps(form)[1:-1] for form in forms}
 
         # The longest first, or a part would leave the rest standing.
         return cls(tuple(sorted(filter(None, forms), key=len, reverse=True)))
@@ -80,7 +82,23 @@ class Redactor:
         """
         Return *body* without the keys; bytes that are no text stay as they are.
         """
+        body = _spelt_plainly(body)
+
         for secret in self._secrets:
             body = body.replace(secret.encode(), HIDDEN.encode())
 
         return body
+
+
+def _spelt_plainly(body: bytes) -> bytes:
+    # JSON may write any character as an escape, and a key in escapes is a key
+    # again once it is read.
+    if b"\\" not in body:
+        return body
+
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return body
+
+    return text.encode("utf-8", "surrogatepass")

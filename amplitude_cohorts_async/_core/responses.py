@@ -132,12 +132,9 @@ def answered_at(response: Response, *, now: datetime) -> datetime:
     Args:
         now: Aware UTC, by ours.
     """
-    try:
-        told = parsedate_to_datetime(response.headers.get("date", ""))
-    except ValueError:
-        return now
+    told = _date(response.headers.get("date", ""))
 
-    return min(now, told) if told.tzinfo is not None else now
+    return now if told is None else min(now, told)
 
 
 @attrs.frozen
@@ -237,13 +234,22 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(text) - now).total_seconds()
-        except (TypeError, ValueError):
+        until = _date(text)
+        if until is None:
             return None
+        seconds = (until - now).total_seconds()
 
     # Not a number compares false and falls away here.
     return seconds if 0 <= seconds < float("inf") else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        told = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+
+    return told if told.tzinfo is not None else None
 
 
 def _without_links(body: bytes) -> bytes:

@@ -113,7 +113,7 @@ async def _check(session: Session, answer: Answer) -> None:
     if answer.status in {412, 416}:
         raise Changed("the file changed in the store")
 
-    code = _STORE_CODE.search(await answer.read())
+    code = _STORE_CODE.search(await session.transport.glance(answer))
     said = f" ({code[1].decode()})" if code else ""
     asked = retry_after(answer.headers, now=session.clock.utcnow())
     pause = None if answer.status in _SLOW_DOWN else 0.0

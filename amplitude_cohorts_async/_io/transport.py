@@ -38,6 +38,13 @@ write that is given up too early leaves nobody knowing what it did.
 """
 _QUOTABLE = 1 << 16
 
+_LONGEST = 1 << 27
+_LONGEST_ERROR = 1 << 24
+"""
+Bytes of an answer in memory: whatever a server sends, it ends here. Ten thousand
+cohorts with long definitions are half of it.
+"""
+
 
 class AnswerLost(aiohttp.ClientError):
     """
@@ -180,16 +187,38 @@ class Transport:
     async def read(self, answer: Answer) -> Response:
         """
         Read an answer to its end, without our keys should it quote them.
+
+        Raises:
+            ConnectionFailedError: It does not end.
         """
-        body = await answer.read()
+        is_error = answer.status >= 400  # noqa: PLR2004
+        most = _LONGEST_ERROR if is_error else _LONGEST
+        seconds = self._answer_seconds * _LONGER
+        body = await answer.read(most=most, seconds=seconds)
+
+        if len(body) >= _LONGEST:
+            raise ConnectionFailedError(
+                f"an answer of more than {_LONGEST >> 20} MiB was given up; no answer "
+                f"of Amplitude is so long, look for a proxy in between",
+                may_have_happened=True,
+            )
 
         # Long lists of cohorts are no part of any message; all else may be.
         is_list = len(body) > _QUOTABLE and body.startswith(b"{")
 
-        if answer.status >= 400 or not is_list:  # noqa: PLR2004
+        if is_error or not is_list:
             body = self._redactor.body(body)
+        else:
+            # Should it be no list after all, its beginning is quoted.
+            body = self._redactor.body(body[:_QUOTABLE]) + body[_QUOTABLE:]
 
         return Response(status=answer.status, headers=answer.headers, body=body)
+
+    async def glance(self, answer: Answer) -> bytes:
+        """
+        Read the beginning of an answer, which tells why it is none of use.
+        """
+        return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
 
     async def aclose(self) -> None:
         """
@@ -295,7 +324,7 @@ class Transport:
         def border() -> Iterator[None]:
             try:
                 yield
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except (aiohttp.ClientError, OSError, UnicodeError) as error:
                 # Their messages and attributes quote links and headers whole.
                 raise self._translated(what, address, error) from None
 
