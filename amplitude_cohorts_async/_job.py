@@ -31,7 +31,7 @@ def checked_timeout(timeout: float) -> float:
     Raises:
         InvalidInputError: It is negative, endless or no number.
     """
-    if not 0 <= timeout < math.inf:
+    if not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
         raise InvalidInputError(
             f"timeout is a finite number of seconds, got {timeout!r}"
         )

@@ -189,7 +189,7 @@ async def test_a_deadline_of_now(server: FaultServer, job: ExportJob) -> None:
     assert 2 == len(server.seen)
 
 
-@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan")])
+@pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), None])
 async def test_an_endless_wait_is_refused(
     server: FaultServer, job: ExportJob, timeout: float
 ) -> None:

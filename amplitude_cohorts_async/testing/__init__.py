@@ -15,7 +15,34 @@ if TYPE_CHECKING:
     from . import faults
     from .clock import FakeClock, SystemClock
     from .emulator import CohortsEmulator
-    from .faults import Fault
+    from .faults import (
+        Fault,
+        bad_rows,
+        broken,
+        changed,
+        corrupt,
+        cut_off,
+        edited,
+        grown,
+        hang,
+        html,
+        ignores_conditions,
+        ignores_range,
+        job_failed,
+        link_expired,
+        lost_answer,
+        never_ends,
+        refused,
+        shrunk,
+        slow,
+        stalled,
+        throttled,
+        torn,
+        with_header,
+        without_etag,
+        works,
+        wrong_etag,
+    )
     from .ledger import RequestRecord, Violation
     from .options import Assumptions
     from .quotas import Quotas
@@ -29,14 +56,38 @@ __all__ = (
     "RequestRecord",
     "SystemClock",
     "Violation",
+    "bad_rows",
+    "broken",
+    "changed",
+    "corrupt",
+    "cut_off",
+    "edited",
     "faults",
+    "grown",
+    "hang",
+    "html",
+    "ignores_conditions",
+    "ignores_range",
+    "job_failed",
+    "link_expired",
+    "lost_answer",
+    "never_ends",
+    "refused",
+    "shrunk",
+    "slow",
+    "stalled",
+    "throttled",
+    "torn",
+    "with_header",
+    "without_etag",
+    "works",
+    "wrong_etag",
 )
 
 _HOMES = {
     "Assumptions": "options",
     "CohortsEmulator": "emulator",
     "FakeClock": "clock",
-    "Fault": "faults",
     "Quotas": "quotas",
     "RequestRecord": "ledger",
     "SystemClock": "clock",
@@ -49,7 +100,8 @@ def __getattr__(name: str) -> object:
     if name == "faults":
         return import_module(f"{__name__}.faults")
 
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in __all__:
+        home = _HOMES.get(name, "faults")
+        return getattr(import_module(f"{__name__}.{home}"), name)
 
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

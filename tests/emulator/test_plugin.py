@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async import testing
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from amplitude_cohorts_async.testing.__main__ import main
 from amplitude_cohorts_async.testing.demo import add_demo_cohorts, serve
@@ -95,6 +96,14 @@ def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
         "AMPLITUDE_APP_ID": "7",
         "AMPLITUDE_OWNER": "o",
     } == environment
+
+
+@pytest.mark.parametrize("name", ["link_expired", "cut_off", "works"])
+def test_faults_are_at_hand(name: str) -> None:
+    """
+    Every fault can be imported beside the emulator.
+    """
+    assert getattr(testing.faults, name) is getattr(testing, name)
 
 
 def test_others_set_it_up_their_way(pytester: pytest.Pytester) -> None:
