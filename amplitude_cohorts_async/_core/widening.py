@@ -22,12 +22,14 @@ Share of its time that the loop's thread may be at work, so that the other tasks
 of the program keep their turns.
 """
 
-_STEP = 4
-_GAIN = 1.5
+_STEP = 8
+_GAIN = 2.0
 """
-What a step has to bring for another one to be made: four times the connections
-bring four times the bytes while the store is what holds things up.
+What a step has to bring for another one to be made: eight times the connections
+bring eight times the bytes while the store is what holds things up.
 """
+
+_WAITING = 0.2
 
 _SHARES = (1 << 20, 16 << 20)
 
@@ -42,11 +44,15 @@ class Sample:
 
         busy: Share of the time in which the event loop's thread was at work.
 
+        waiting: Seconds that the wire waited for the disk, for each second;
+            of several connections, each may have waited.
+
         left: Bytes still to come.
     """
 
     rate: float
     busy: float
+    waiting: float = 0.0
     left: int
 
 
@@ -70,7 +76,10 @@ class Widening:
         Args:
             sample: Taken since the number changed last.
         """
-        is_throttled = 0 < sample.rate < _FAST * self.connections
+        is_throttled = (
+            0 < sample.rate < _FAST * self.connections
+            and sample.waiting < _WAITING * self.connections
+        )
         is_worth_it = sample.left > max(_LEAST_LEFT, _LEAST_SECONDS * sample.rate)
         has_gained = sample.rate >= _GAIN * self._rate
 

@@ -8,10 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-import anyio
-
-from .._core.trust import Trust
-from .feed import Feed, Writes
+from .feed import Disk, Feed, Writes
 from .threads import in_thread, to_the_end
 
 
@@ -55,14 +52,16 @@ class Delivery(Generic[S_co]):
     A `Receiver` that feeds stages while more bytes arrive.
 
     One call at a time, so the stages need no locks.
+
+    Attributes:
+        disk: What all of its feeds share.
     """
 
     def __init__(self, build: Callable[[], S_co]) -> None:
         self._build = build
         self._stage: S_co | None = None
         self._feed: Feed | None = None
-        self._trust = Trust()
-        self._thread = anyio.CapacityLimiter(1)
+        self.disk = Disk()
 
     @property
     def stage(self) -> S_co:
@@ -89,8 +88,8 @@ class Delivery(Generic[S_co]):
         Expect the first byte next, and forget all that came before.
         """
         await self.discard()
-        await in_thread(self._begin, self._thread)
-        self._feed = self._feeding(self.stage)
+        await in_thread(self._begin, self.disk.thread)
+        self._feed = Feed(self.stage, self.disk)
 
     @property
     def spreads(self) -> bool:
@@ -107,7 +106,7 @@ class Delivery(Generic[S_co]):
             size: Bytes in all.
         """
         await self.feed.flush()
-        await in_thread(partial(self.stage.reserve, size), self._thread)
+        await in_thread(partial(self.stage.reserve, size), self.disk.thread)
 
     def window(self, start: int) -> Feed:
         """
@@ -118,7 +117,7 @@ class Delivery(Generic[S_co]):
         if window is None:
             raise RuntimeError("bytes have to come in order here")
 
-        return self._feeding(window, is_one_of_many=True)
+        return Feed(window, self.disk, is_one_of_many=True)
 
     async def end(self, *, is_delimited: bool) -> None:
         """
@@ -131,7 +130,7 @@ class Delivery(Generic[S_co]):
         """
         await self.feed.flush()
         finish = partial(self.stage.finish, is_delimited=is_delimited)
-        await in_thread(finish, self._thread)
+        await in_thread(finish, self.disk.thread)
 
     async def discard(self) -> None:
         """
@@ -143,20 +142,12 @@ class Delivery(Generic[S_co]):
         # In the thread, so that a cancelled caller still finds it to discard.
         self._stage = self._build()
 
-    def _feeding(self, sink: Writes, *, is_one_of_many: bool = False) -> Feed:
-        return Feed(
-            sink,
-            trust=self._trust,
-            thread=self._thread,
-            is_one_of_many=is_one_of_many,
-        )
-
     async def _discard(self) -> None:
         if self._feed is not None:
             await self._feed.drop()
 
         if self._stage is not None:
-            await in_thread(self._stage.discard, self._thread)
+            await in_thread(self._stage.discard, self.disk.thread)
 
 
 AnyDelivery: TypeAlias = Delivery[Sink]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -66,6 +67,45 @@ class Writes(Protocol):
         ...
 
 
+class Disk:
+    """
+    What all feeds of one disk share.
+
+    Attributes:
+        trust: Whether the next write may be made on the loop.
+
+        thread: Keeps the writes in worker threads from overlapping.
+    """
+
+    def __init__(self) -> None:
+        self.trust = Trust()
+        self.thread = anyio.CapacityLimiter(1)
+        self._waiting = 0
+        self._waited = 0.0
+
+    @property
+    def waited(self) -> float:
+        """
+        Seconds in which connections had to wait for the disk, up to now.
+        """
+        return self._waited + self._waiting * time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """
+        Count the time in which one connection waits.
+        """
+        # Counted from its beginning on, not when it is over.
+        self._waiting += 1
+        self._waited -= time.perf_counter()
+
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter()
+            self._waiting -= 1
+
+
 class Taker(Protocol):
     """
     Takes bytes in order.
@@ -83,25 +123,15 @@ class Feed:
     A `Taker` that also lends buffers to receive bytes into.
 
     Args:
-        trust: Shared by all feeds of one disk.
-
-        thread: Shared by all feeds whose writes must not overlap.
-
         is_one_of_many: Whether to make do with less memory.
     """
 
     def __init__(
-        self,
-        sink: Writes,
-        *,
-        trust: Trust,
-        thread: anyio.CapacityLimiter,
-        is_one_of_many: bool = False,
+        self, sink: Writes, disk: Disk, *, is_one_of_many: bool = False
     ) -> None:
         self._size, self._most = _SMALL if is_one_of_many else (_BUFFER, _BUFFERS)
         self._sink = sink
-        self._trust = trust
-        self._thread = thread
+        self._disk = disk
         self._made = 0
         self._free: list[memoryview] = []
         self._room: memoryview | None = None
@@ -200,19 +230,20 @@ class Feed:
     async def _settle(self) -> None:
         if self._work is not None:
             # Unlike awaiting it, this leaves the work alone when cancelled.
-            await asyncio.wait([self._work])
+            with self._disk.waiting():
+                await asyncio.wait([self._work])
             self._end_work()
 
     def _end_work(self) -> None:
         if self._work is not None:
             work, self._work = self._work, None
-            self._trust.note(work.result())
+            self._disk.trust.note(work.result())
             self._recycle(self._at_work)
 
-        while self._queue and self._sink.is_light and self._trust.holds:
+        while self._queue and self._sink.is_light and self._disk.trust.holds:
             piece = self._queue.pop(0)
             self._queued -= len(piece)
-            self._trust.note(_write_all(self._sink, [piece]))
+            self._disk.trust.note(_write_all(self._sink, [piece]))
             self._recycle([piece])
 
         if self._queue:
@@ -222,7 +253,7 @@ class Feed:
         self._at_work, self._queue, self._queued = self._queue, [], 0
         write = partial(_write_all, self._sink, self._at_work)
         self._work = asyncio.ensure_future(
-            anyio.to_thread.run_sync(write, limiter=self._thread)
+            anyio.to_thread.run_sync(write, limiter=self._disk.thread)
         )
 
     def _recycle(self, pieces: Sequence[bytes | memoryview]) -> None:

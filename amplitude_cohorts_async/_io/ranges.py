@@ -16,12 +16,12 @@ import anyio.abc
 
 from .._core.widening import Sample, Spans, Widening
 from .delivery import AnyDelivery
-from .feed import Feed
+from .feed import Disk, Feed
 from .renewal import Changed, Interrupted, Progress, Renewal
 from .store import checked_part, pour, range_headers, stored
 from .threads import to_the_end
 
-_GLANCE = 0.1
+_GLANCE = 0.05
 """
 Seconds between looks at how fast it goes.
 """
@@ -43,8 +43,9 @@ class Gauge:
     Measures how a transfer goes, and how busy the loop's thread is with it.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, disk: Disk) -> None:
         self._progress = progress
+        self._disk = disk
         self.reset()
 
     def reset(self) -> None:
@@ -54,6 +55,7 @@ class Gauge:
         self._received = self._progress.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
+        self._waited = self._disk.waited
 
     def read(self) -> Sample:
         """
@@ -65,6 +67,7 @@ class Gauge:
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
+            waiting=(self._disk.waited - self._waited) / seconds,
             left=(self._progress.total or received) - received,
         )
 
@@ -75,7 +78,7 @@ async def throttled(
     """
     Return when one connection turns out to be too few.
     """
-    gauge = Gauge(progress)
+    gauge = Gauge(progress, receiver.disk)
 
     while True:
         await anyio.sleep(_GLANCE)
@@ -128,7 +131,7 @@ class Ranges:
             raise self._failure
 
     async def _widen(self, group: anyio.abc.TaskGroup) -> None:
-        gauge = Gauge(self._progress)
+        gauge = Gauge(self._progress, self._receiver.disk)
 
         while True:
             while self._running < self._widening.connections and self._spans.left:

@@ -9,10 +9,9 @@ import threading
 import time
 import tracemalloc
 
-import anyio
 import pytest
 
-from amplitude_cohorts_async._core.trust import Trust
+from amplitude_cohorts_async._io.feed import Disk as Shared
 from amplitude_cohorts_async._io.feed import Feed
 
 MIB = 1024 * 1024
@@ -41,7 +40,7 @@ def feeding(disk: Disk) -> Feed:
     """
     A feed with trust of its own.
     """
-    return Feed(disk, trust=Trust(), thread=anyio.CapacityLimiter(1))
+    return Feed(disk, Shared())
 
 
 async def fill(feed: Feed, size: int, bite: int = 100_000) -> int:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -114,6 +116,25 @@ async def test_a_small_file_takes_one_connection(
     saved = await made().download(tmp_path / "members.csv")
 
     assert saved.path.read_bytes() == store.body
+    assert [None] == store.ranges
+
+
+async def test_a_slow_disk_takes_one_connection(
+    store: RangedStore, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    More connections do not help a disk that is behind.
+    """
+    real = os.pwrite
+
+    def slow(file: int, data: memoryview, start: int) -> int:
+        time.sleep(len(data) / 30e6)
+        return real(file, data, start)
+
+    monkeypatch.setattr("amplitude_cohorts_async._io.partfile.os.pwrite", slow)
+    store.set_rate(1e9)
+    await made().download(tmp_path / "members.csv")
+
     assert [None] == store.ranges
 
 
@@ -244,8 +265,6 @@ async def test_a_full_disk_ends_all_of_them(
     """
     One write that fails ends the download, and all connections with it.
     """
-    import os  # noqa: PLC0415  only here
-
     real = os.pwrite
 
     def full(file: int, data: memoryview, start: int) -> int:

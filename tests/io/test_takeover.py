@@ -13,13 +13,11 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiohttp
-import anyio
 import pytest
 
-from amplitude_cohorts_async._core.trust import Trust
 from amplitude_cohorts_async._io import takeover
 from amplitude_cohorts_async._io.answer import Answer
-from amplitude_cohorts_async._io.feed import Feed
+from amplitude_cohorts_async._io.feed import Disk, Feed
 from support.exporting import until
 from support.pieces import PieceServer
 
@@ -84,7 +82,7 @@ def feeding(sink: Collected) -> Feed:
     """
     A feed that trusts its sink as soon as it may.
     """
-    return Feed(sink, trust=Trust(), thread=anyio.CapacityLimiter(1))
+    return Feed(sink, Disk())
 
 
 async def pour(

@@ -40,6 +40,12 @@ class RangedStore:
         self.open = 0
         self.most = 0
         self.sent = 0
+        self.set_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """
+        Give each connection that many bytes a second.
+        """
         self._pause = BITE / rate
 
     async def __aenter__(self) -> Self:
