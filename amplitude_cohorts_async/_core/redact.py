@@ -23,6 +23,12 @@ _SIGNED_PAIR = re.compile(
 )
 
 
+_LEAST = 8
+"""
+Characters of a key that cannot stand in a text by chance; real ones have 32.
+"""
+
+
 def redact_url(url: str) -> str:
     """
     Return *url* without its query, fragment and user name.
@@ -81,11 +87,15 @@ class Redactor:
     def body(self, body: bytes) -> bytes:
         """
         Return *body* without the keys; bytes that are no text stay as they are.
+
+        A made-up key that is shorter than any real one stays as well: it may be
+        part of a word, and data must arrive as they were sent.
         """
         body = _spelt_plainly(body)
 
         for secret in self._secrets:
-            body = body.replace(secret.encode(), HIDDEN.encode())
+            if len(secret) >= _LEAST:
+                body = body.replace(secret.encode(), HIDDEN.encode())
 
         return body
 

@@ -64,6 +64,16 @@ def test_a_redactor_does_not_show_itself(text: str) -> None:
     assert REDACTOR.text(REDACTOR.text(text)) == REDACTOR.text(text)
 
 
+@pytest.mark.parametrize("keys", [("k", "s"), ("key", "secret")])
+def test_data_are_not_changed_by_made_up_keys(keys: tuple[str, str]) -> None:
+    """
+    A key as short as a word stands in texts that have nothing to do with it.
+    """
+    body = b'{"cohorts": [{"name": "secret admirers", "definition": {"key": "s"}}]}'
+
+    assert body == Redactor.of_keys(*keys).body(body)
+
+
 def test_bodies() -> None:
     """
     Bytes are searched as they are; what is no text stays as it was.
