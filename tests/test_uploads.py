@@ -4,11 +4,14 @@ Uploads: every id once, every cohort once, whatever happens on the way.
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from io import BufferedRandom, FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio.lowlevel
 import pytest
@@ -758,3 +761,41 @@ async def test_the_hook_hears_of_each_batch(emulator: CohortsEmulator):
     assert {(report.cohort_id, "upload")} == {
         (event.cohort_id, event.operation) for event in batches
     }
+
+
+@pytest.mark.usefixtures("batches_of_ten")
+async def test_a_disk_that_fills_up_hides_no_cohort(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """
+    The error tells what was written, and the journal holds whole lines only.
+    """
+    journal = tmp_path / "journal"
+    write = FileIO.write
+
+    class Full(FileIO):
+        def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+            if b'"count"' in bytes(data):
+                write(self, bytes(data)[:20])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(self, data)
+
+    def opened(path: Path, mode: str, buffering: int = -1) -> BinaryIO:
+        raw = Full(path, mode.replace("b", ""))
+
+        return raw if buffering == 0 else BufferedRandom(raw)  # type: ignore[return-value]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        with pytest.raises(errors.PartialUploadError) as caught:
+            await upload(client, users(15), journal=journal)
+
+    assert [caught.value.cohort_id] == emulator.cohort_ids
+    assert 2 == len(list(map(json.loads, journal.read_text().splitlines())))
+    assert (
+        caught.value.cohort_id
+        == (await upload(client, users(15), journal=journal)).cohort_id
+    )

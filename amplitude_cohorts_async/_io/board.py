@@ -6,6 +6,7 @@ The board of one process. A shared limiter brings one for its whole fleet.
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractAsyncContextManager
 
 from ..protocols import Clock
@@ -20,6 +21,8 @@ class LocalBoard:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._claims = Turns()
+        # Clients of one app may live in several threads.
+        self._mutex = threading.Lock()
         self._jobs: dict[str, tuple[str, float]] = {}
 
     def claim(self, key: str) -> AbstractAsyncContextManager[None]:
@@ -44,12 +47,15 @@ class LocalBoard:
             seconds: After this long it is taken for over, whatever happened.
         """
         now = self._clock.now()
-        self._jobs = {k: job for k, job in self._jobs.items() if now < job[1]}
-        self._jobs[key] = token, now + seconds
+
+        with self._mutex:
+            self._jobs = {k: job for k, job in self._jobs.items() if now < job[1]}
+            self._jobs[key] = token, now + seconds
 
     async def remove(self, key: str, token: str) -> None:
         """
         Tell the others that this export is over.
         """
-        if self._jobs.get(key, ("", 0.0))[0] == token:
-            del self._jobs[key]
+        with self._mutex:
+            if self._jobs.get(key, ("", 0.0))[0] == token:
+                del self._jobs[key]

@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -22,7 +22,7 @@ class Journal:
     The progress of one write, and its journal if it has one.
     """
 
-    def __init__(self, progress: Progress, file: BinaryIO | None = None) -> None:
+    def __init__(self, progress: Progress, file: FileIO | None = None) -> None:
         self.progress = progress
         self._file = file
 
@@ -35,14 +35,9 @@ class Journal:
         if file is None:
             return
 
-        def append() -> None:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-
         # What has happened must not be forgotten because the caller is leaving.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(append)
+            await anyio.to_thread.run_sync(_append, file, line)
 
 
 @asynccontextmanager
@@ -71,9 +66,11 @@ async def open_journal(
 
 def _open(
     path: Path, kind: str, parameters: Mapping[str, object]
-) -> tuple[BinaryIO, Progress]:
+) -> tuple[FileIO, Progress]:
     try:
-        file = path.open("a+b")
+        # Unbuffered: what a full disk refused would be written again by closing,
+        # and the error of that would hide the one that tells what was done.
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise InvalidInputError(f"no journal can be kept at {path}: {error}") from error
 
@@ -85,7 +82,7 @@ def _open(
 
 
 def _begin(
-    file: BinaryIO, path: Path, kind: str, parameters: Mapping[str, object]
+    file: FileIO, path: Path, kind: str, parameters: Mapping[str, object]
 ) -> Progress:
     _lock(file, path)
     file.seek(0)
@@ -96,15 +93,27 @@ def _begin(
     file.truncate(reading.good)
 
     if reading.kind is None:
-        file.write(start_line(kind, parameters))
-        file.flush()
-        os.fsync(file.fileno())
+        _append(file, start_line(kind, parameters))
         _keep_name(path)
 
     return progress
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _append(file: FileIO, line: bytes) -> None:
+    end = file.seek(0, os.SEEK_END)
+    view = memoryview(line)
+
+    try:
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    except OSError:
+        # Half a line would swallow the next one.
+        file.truncate(end)
+        raise
+
+
+def _lock(file: FileIO, path: Path) -> None:
     try:
         import fcntl  # noqa: PLC0415 - not everywhere
     except ImportError:  # pragma: no cover - Windows keeps no such lock

@@ -19,6 +19,7 @@ from yarl import URL
 from .._core.redact import Redactor, redact_url
 from .._core.wire import Operation, Replay, Request, Response
 from ..errors import (
+    CohortsError,
     ConfigurationError,
     ConnectionFailedError,
     RequestTimeoutError,
@@ -124,7 +125,7 @@ class Transport:
         url += f"?{request.query}" if request.query else ""
         border = self._border(request.operation, url)
 
-        with border():
+        with _own_credentials_only(), border():
             response = await self._amplitude(request.replay).request(
                 request.method,
                 URL(url, encoded=True),
@@ -351,6 +352,21 @@ class Transport:
             f"and try again",
             may_have_happened=not unsent,
         )
+
+
+@contextmanager
+def _own_credentials_only() -> Iterator[None]:
+    try:
+        yield
+    except CohortsError:
+        raise
+    except ValueError as error:
+        # A session with `trust_env` finds credentials in a netrc file as well.
+        raise ConfigurationError(
+            f"the session this client was given did not send the request ({error}); "
+            f"make it without credentials, and without trust_env if a netrc file has "
+            f"some for this host"
+        ) from None
 
 
 def _said(error: Exception) -> str:

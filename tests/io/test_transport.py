@@ -297,3 +297,26 @@ async def test_many_downloads_share_nothing(
         saved = await asyncio.gather(*(job.download(tmp_path / n) for n in names))
 
     assert {CSV, GZIP} == {each.path.read_bytes() for each in saved}
+
+
+async def test_a_session_that_finds_credentials_of_its_own_is_told(
+    server: FaultServer,
+    clock: FakeClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    A netrc that names the service cannot be sent beside the keys.
+    """
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        client_of(server, clock, session=session) as client,
+    ):
+        with pytest.raises(ConfigurationError, match="netrc"):
+            await client.list_cohorts()
+
+    assert [] == server.seen
