@@ -117,8 +117,8 @@ class CohortsClient:
 
             limiter: Keeps them; None takes this process's own for the project.
 
-            allowances: Parts of the month by the names of those who may
-                spend them, for the calls that take ``allowance``.
+            allowances: How many exports a month each named part of your system
+                may spend; calls name theirs with ``allowance``.
 
             routes: Which description of the service its server follows.
 
@@ -143,7 +143,8 @@ class CohortsClient:
             chance: Returns numbers from 0 to 1, for tests.
 
         Raises:
-            ConfigurationError: It cannot work like this.
+            ConfigurationError: The client cannot work like this; the message says
+                why, and what to change.
         """
         self._settings = make_settings(
             api_key,
@@ -230,7 +231,7 @@ class CohortsClient:
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
         """
-        Tell all discoverable cohorts.
+        List all discoverable cohorts.
 
         Args:
             include_sync_info: Fill `Cohort.syncs`, too.
@@ -242,7 +243,7 @@ class CohortsClient:
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """
-        Tell one cohort. It is found in the list, so no export is spent.
+        Look up one cohort in the list; spends no export.
 
         Raises:
             NotFoundError: No discoverable cohort has this id.
@@ -261,7 +262,7 @@ class CohortsClient:
 
     async def get_usage(self) -> Usage:
         """
-        Tell how many of the month's exports are spent.
+        Tell how many of this month's exports are spent.
         """
         request = requests.usage(self._routes)
         response = await self._session.send(request)
@@ -283,8 +284,8 @@ class CohortsClient:
                 the names of those wanted. All of them can be too much for the
                 service: ask for fewer if the request keeps timing out.
 
-            allowance: Whose part of the month it comes out of, one of the
-                client's ``allowances``.
+            allowance: Which of the client's ``allowances`` the export counts
+                against.
 
         Raises:
             MonthlyQuotaError: The month has no room for it; nothing was sent.
@@ -323,8 +324,8 @@ class CohortsClient:
         """
         Request a cohort, wait for it and save it; spends one export.
 
-        Who asks for an export that is running already, anywhere the limiter
-        reaches, joins it: that spends none. Whatever fails after the request
+        If the same export is already running, anywhere the limiter reaches,
+        this joins it and spends none. Whatever fails after the request
         raises an error with a ``token``: `resume_export()` goes on from it
         without a second export.
 
@@ -477,24 +478,27 @@ class CohortsClient:
             published: Whether others can discover the cohort. One that nobody
                 can discover is not found again when an answer is lost.
 
-            group: The name of the group the ids are of; None for users.
+            group: The kind of group that the ids name, as in "company"; None
+                for users.
 
-            replace: The cohort to fill anew; None makes one.
+            replace: The id of an existing cohort to refill; None makes a new one.
 
-            skip_invalid_ids: Whether ids that the service does not know are
-                left out; otherwise they fail their request.
+            skip_invalid_ids: True leaves out ids that the service does not know;
+                False makes a request that has some fail.
 
-            validate_only: Save nothing.
+            validate_only: Ask which ids match, and save nothing.
 
-            journal: A file to keep, and to resume from if it is there.
+            journal: A file that records each batch. If it exists, the upload goes
+                on from there.
 
-            on_skipped: Told the ids that a request skipped.
+            on_skipped: Called with the ids that a request skipped; may be async.
 
         Raises:
-            InvalidInputError: An id is none, there are none or too many.
+            InvalidInputError: An id cannot be one, or there are no ids, or more
+                than two million.
 
-            InvalidIdsError: The service knows some ids not, and is told not
-                to skip them.
+            InvalidIdsError: The service does not know some ids, and
+                *skip_invalid_ids* is False.
 
             AmbiguousUploadError: The answer to the creating request was lost,
                 and the list does not tell which cohort it made, if any.
@@ -546,7 +550,7 @@ class CohortsClient:
                 arguments.
 
         Raises:
-            InvalidInputError: An id is none, or is both added and removed.
+            InvalidInputError: An id cannot be one, or is both added and removed.
 
             PartialUploadError: Some batches were written, then one failed.
         """
@@ -582,8 +586,8 @@ class CohortsClient:
         unless *on_disk* names a folder.
 
         Args:
-            current: The members as they are: ids, or a file that an export
-                wrote.
+            current: The members it has now: ids, or a file that an export wrote;
+                None exports the cohort.
 
             dry_run: Tell what would be done, and write nothing.
 

@@ -78,29 +78,30 @@ def make_settings(
 
 def checked_routes(routes: object) -> Routes:
     """
-    Return *routes* when they are some.
+    Return *routes* as `Routes`.
 
     Raises:
-        ConfigurationError: They are not.
+        ConfigurationError: They name no description of the service.
     """
     try:
         return Routes(routes)
     except ValueError:
         raise ConfigurationError(
-            f"{routes!r} is no description of the service; pass Routes.VENDOR or "
-            f"Routes.OPENAPI"
+            f"routes is {routes!r}; pass Routes.VENDOR or Routes.OPENAPI"
         ) from None
 
 
 def checked_seconds(seconds: float, name: str) -> float:
     """
-    Return *seconds* when somebody can wait that long.
+    Return *seconds* if they are a time one can wait.
 
     Raises:
-        ConfigurationError: They are not more than zero, or endless.
+        ConfigurationError: They are zero, negative or infinite.
     """
     if not 0 < seconds < math.inf:
-        raise ConfigurationError(f"{name} is seconds, more than zero, got {seconds!r}")
+        raise ConfigurationError(
+            f"{name} must be a finite number of seconds above zero, got {seconds!r}"
+        )
 
     return seconds
 
@@ -130,7 +131,7 @@ def _key(value: object, what: str, variable: str) -> str:
 
     if not value.isascii() or not value.isprintable() or " " in value or ":" in value:
         raise ConfigurationError(
-            f"the {what} holds a character no key has (white space, a colon or one "
+            f"the {what} holds a character that no key has (white space, a colon or one "
             f"beyond ASCII); copy it again from the project's settings"
         )
 
@@ -145,19 +146,19 @@ def _region(region: object) -> Region:
         return Region[str(region).upper()]
     except KeyError:
         raise ConfigurationError(
-            f"{region!r} is no region; pass 'us' or 'eu', or a base_url"
+            f"{region!r} is not a region; pass 'us' or 'eu', or a base_url"
         ) from None
 
 
 def _origin(base_url: object, allow_http: bool) -> str:
     if not isinstance(base_url, str):
-        raise ConfigurationError(f"base_url is a string, got {base_url!r}")
+        raise ConfigurationError(f"base_url must be a string, got {base_url!r}")
 
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigurationError(f"base_url is no URL: {error}") from None
+        raise ConfigurationError(f"base_url is not a URL: {error}") from None
 
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigurationError(
@@ -166,7 +167,7 @@ def _origin(base_url: object, allow_http: bool) -> str:
 
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigurationError(
-            "base_url holds only scheme, host, port and path; pass the keys as "
+            "base_url may hold only scheme, host, port and path; pass the keys as "
             "api_key and secret_key"
         )
 
@@ -196,14 +197,16 @@ def _app_id(app_id: object) -> int | None:
 
     if isinstance(app_id, bool) or not is_number:
         raise ConfigurationError(
-            f"app_id is the project's number, as in 123456, got {app_id!r}; it "
-            f"stands in the project's settings and in `list_cohorts()`"
+            f"app_id is the project's number, as in 123456, got {app_id!r}; find "
+            f"it in the project's settings or in `list_cohorts()`"
         )
 
     number = int(text)
 
     if not 0 < number < _LARGEST_APP_ID:
-        raise ConfigurationError(f"app_id is a positive number, got {number}")
+        raise ConfigurationError(
+            f"app_id must be a positive number below 2**63, got {number}"
+        )
 
     return number
 
@@ -214,7 +217,8 @@ def _owner(owner: object) -> str | None:
 
     if not isinstance(owner, str) or not owner.strip():
         raise ConfigurationError(
-            "owner is the login email of the cohort's owner; leave it out, or pass it"
+            f"owner is {owner!r}; pass the login email of the cohort's owner, or leave "
+            f"it out"
         )
 
     return owner

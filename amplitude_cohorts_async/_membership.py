@@ -36,8 +36,8 @@ async def update_membership(
     Add ids to a cohort and remove others from it.
 
     Raises:
-        InvalidInputError: An id is none, one is both added and removed, there
-            are none at all, or the journal is of another update.
+        InvalidInputError: An id cannot be one, or is both added and removed,
+            or there are no ids, or the journal is of another update.
 
         PartialUploadError: Some batches were written, then one failed.
     """

@@ -74,7 +74,7 @@ class Sync:
 
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise InvalidInputError(
-                f"max_removed is a share between 0.0 and 1.0, got {share!r}"
+                f"max_removed must be a share from 0.0 to 1.0, got {share!r}"
             )
 
 
@@ -93,11 +93,11 @@ async def sync_membership(
     Make a cohort's members equal to *ids*.
 
     Args:
-        current: The members as they are: ids, or a file that an export wrote;
+        current: The members it has now: ids, or a file that an export wrote;
             None exports the cohort.
 
     Raises:
-        InvalidInputError: An id is none, or there are too many.
+        InvalidInputError: An id cannot be one, or there are too many.
 
         RemovalGuardError: More would be removed than may be.
 

@@ -59,8 +59,8 @@ async def upload_cohort(
     Make a cohort of these ids, or fill one with them.
 
     Raises:
-        InvalidInputError: An id is none, there are none or too many, or the
-            journal is of another upload.
+        InvalidInputError: An id cannot be one, or there are no ids or too
+            many, or the journal is of another upload.
 
         AmbiguousUploadError: The answer to the creating request was lost, and
             the list does not tell which cohort it made, if any.

@@ -165,7 +165,7 @@ async def test_an_overlap_of_streams_is_found_when_they_meet(
         ({"add": [], "remove": iter(())}, "no ids to add"),
         ({"add": "ann"}, "given as one text"),
         ({"remove": [None]}, "leave out what has no id"),
-        ({"add": ["ann"], "count_group": ""}, "count_group is a text"),
+        ({"add": ["ann"], "count_group": ""}, "count_group must be text"),
         ({"add": ["ann"], "id_type": "BY_NAME"}, "IdType.USER_ID"),
     ],
 )

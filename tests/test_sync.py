@@ -150,8 +150,8 @@ async def test_the_guard_refuses_to_remove_too_many(
     [
         ({"ids": []}, "remove every member"),
         ({"ids": ["ann", ""]}, "id number 2 is empty"),
-        ({"max_removed": 50}, "between 0.0 and 1.0"),
-        ({"max_removed": "half"}, "between 0.0 and 1.0"),
+        ({"max_removed": 50}, "from 0.0 to 1.0"),
+        ({"max_removed": "half"}, "from 0.0 to 1.0"),
         ({"journal": "journal"}, "sync again instead"),
         ({"journal": "journal", "current": {"ann"}}, r"sorted\(ids\)"),
         ({"cohort_id": ""}, "cohort id"),

@@ -66,7 +66,7 @@ class Batch:
 
 def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
     """
-    Return *ids* as text, or say which of them is none.
+    Return *ids* as text, or say which of them cannot be an id.
 
     Args:
         ids: Text or whole numbers; a number is sent as its decimal digits.

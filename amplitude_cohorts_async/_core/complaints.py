@@ -107,14 +107,14 @@ class Complaints:
     def _malformed(self, error: Malformed) -> MalformedFileError:
         return MalformedFileError(
             f"the file of export {self._ticket.request_id} cannot be used: {error}; "
-            f"try once more, and if it stays so, tell Amplitude",
+            f"try once more, and report it to Amplitude if that does not help",
             request_id=self._ticket.request_id,
             cohort_id=self._ticket.cohort_id,
         )
 
     def _not_written(self, path: object, error: OSError) -> StorageError:
         return StorageError(
-            f"{path} could not be written: {error.strerror or error}; mend that and "
+            f"{path} could not be written: {error.strerror or error}; fix that and "
             f"continue with `resume_export()`, which spends no export",
             request_id=self._ticket.request_id,
             cohort_id=self._ticket.cohort_id,

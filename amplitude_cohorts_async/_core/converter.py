@@ -172,7 +172,7 @@ def to_utc(value: object, _kind: object = None) -> datetime:
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
 
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError(f"{type(value).__name__} is no time")
+        raise TypeError(f"{type(value).__name__} is not a time")
 
     seconds = float(value)
 
@@ -181,7 +181,7 @@ def to_utc(value: object, _kind: object = None) -> datetime:
             seconds /= 1000
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError) as error:
-        raise ValueError(f"{value} is no time") from error
+        raise ValueError(f"{value} is not a time") from error
 
 
 def _to_bool(value: object, _kind: object = None) -> bool:
@@ -204,13 +204,13 @@ def _to_int(value: object, _kind: object = None) -> int:
 
     match value:
         case bool():
-            raise TypeError("a truth value is no number")
+            raise TypeError("a truth value is not a number")
         case float() if value.is_integer():
             return int(value)
         case str() if value.lstrip("-").isdecimal():
             return int(value)
         case _:
-            raise TypeError(f"{type(value).__name__} is no whole number")
+            raise TypeError(f"{type(value).__name__} is not a whole number")
 
 
 def _to_str(value: object, _kind: object = None) -> str:
@@ -220,7 +220,7 @@ def _to_str(value: object, _kind: object = None) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
 
-    raise TypeError(f"{type(value).__name__} is no text")
+    raise TypeError(f"{type(value).__name__} is not text")
 
 
 def _to_strings(value: object, _kind: object = None) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def _to_strings(value: object, _kind: object = None) -> tuple[str, ...]:
         return (value,)
 
     if not isinstance(value, list):
-        raise TypeError(f"{type(value).__name__} is no list")
+        raise TypeError(f"{type(value).__name__} is not a list")
 
     if not value:
         return ()
@@ -240,4 +240,4 @@ def _to_mapping(value: object, _kind: object = None) -> Mapping[str, object]:
     if isinstance(value, dict):
         return value
 
-    raise TypeError(f"{type(value).__name__} is no object")
+    raise TypeError(f"{type(value).__name__} is not an object")

@@ -24,19 +24,19 @@ def checked_id(value: object, what: str) -> str:
     """
     if not isinstance(value, str):
         raise InvalidInputError(
-            f"a {what} is a string, got {type(value).__name__}; pass it in quotes"
+            f"a {what} must be a string, got {type(value).__name__}; pass it in quotes"
         )
 
     if not value or len(value) > _MOST_CHARACTERS:
         raise InvalidInputError(
-            f"a {what} has 1 to {_MOST_CHARACTERS} characters, got {len(value)}"
+            f"a {what} must have 1 to {_MOST_CHARACTERS} characters, got {len(value)}"
         )
 
     # A path of dots would be another path by the time it arrives.
     if not value.isprintable() or " " in value or value in {".", ".."}:
         raise InvalidInputError(
-            f"{value!r} is no {what}: white space, control characters and paths "
-            f"of dots cannot stand in one"
+            f"{value!r} cannot be a {what}: it holds white space or a control "
+            f"character, or is a path of dots"
         )
 
     return value

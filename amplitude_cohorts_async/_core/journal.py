@@ -152,7 +152,7 @@ def read(content: bytes) -> Reading:
     Read a journal, whatever moment it was cut at.
 
     Raises:
-        InvalidInputError: It is none, or of a later release.
+        InvalidInputError: It is not a journal, or is of a later release.
     """
     good = content.rfind(b"\n") + 1
     lines = content[:good].splitlines()
@@ -161,8 +161,8 @@ def read(content: bytes) -> Reading:
     # A file that is not ours shall not be cut, even if it is a single line.
     if not content.startswith(_OPENING[: len(content)]):
         raise InvalidInputError(
-            "this is no journal, and was left as it is; give the path of one that "
-            "an upload or update wrote, or of no file at all"
+            "this file is not a journal, and was left as it is; give the path of a "
+            "journal that an upload or update wrote, or a path where no file is"
         )
 
     for number, line in enumerate(lines, 1):
@@ -174,8 +174,9 @@ def read(content: bytes) -> Reading:
                 _apply(reading.progress, record)
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidInputError(
-                f"this is no journal, or it is damaged, at line {number}; give the "
-                f"path of one that an upload or update wrote, or of no file at all"
+                f"this file is not a journal, or is damaged, at line {number}; give the "
+                f"path of a journal that an upload or update wrote, or a path where no "
+                f"file is"
             ) from error
 
     return reading
@@ -196,7 +197,7 @@ def check_same(
     if reading.kind != kind:
         raise InvalidInputError(
             f"the journal is of another kind of write, {reading.kind}, not {kind}; "
-            f"use a journal for each write"
+            f"use a journal of its own for each write"
         )
 
     for name in sorted({*parameters, *reading.parameters}):

@@ -101,20 +101,21 @@ def checked_properties(properties: object) -> bool | tuple[str, ...]:
 
     if isinstance(properties, str | bytes) or not isinstance(properties, Sequence):
         raise InvalidInputError(
-            f"properties is True, False or a list of names, got {properties!r}; "
-            f"for one property pass a list with one name"
+            f"properties must be True, False or a list of names, got {properties!r}; "
+            f"for one property, pass a list of one name"
         )
 
     for name in properties:
         if not isinstance(name, str) or not name:
             raise InvalidInputError(
-                f"a property's name is a string that is not empty, got {name!r}"
+                f"a property's name must be a string that is not empty, got {name!r}"
             )
 
         # Half a character, as a badly decoded file has it, cannot be sent.
         if not name.isascii() and any("\ud800" <= each <= "\udfff" for each in name):
             raise InvalidInputError(
-                f"the property's name {name!r} is no text; decode it as it was encoded"
+                f"the property name {name!r} is not valid text; decode it with the "
+                f"encoding it was written in"
             )
 
     return tuple(dict.fromkeys(properties))

@@ -80,7 +80,7 @@ def from_token(text: str) -> Ticket:
         version = fields["version"]
     except (ValueError, KeyError, RecursionError) as error:
         raise InvalidInputError(
-            "this is no export token: it is not the JSON that `job.token` gave; "
+            "this is not an export token: it is not the JSON that `job.token` gave; "
             "pass it on unchanged, or pass the request id"
         ) from error
 

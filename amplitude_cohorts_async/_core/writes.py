@@ -336,7 +336,7 @@ def _strings(value: object) -> list[str]:
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidInputError(f"{name} is a text that is not empty, got {value!r}")
+        raise InvalidInputError(f"{name} must be text that is not empty, got {value!r}")
 
 
 def _check_id_type(value: object) -> None:
@@ -350,7 +350,7 @@ def _check_switches(spec: object, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(spec, name), bool):
             raise InvalidInputError(
-                f"{name} is True or False, got {getattr(spec, name)!r}"
+                f"{name} must be True or False, got {getattr(spec, name)!r}"
             )
 
 
@@ -358,12 +358,12 @@ def _check_app_id(value: object) -> None:
     if value is None:
         raise InvalidInputError(
             "an upload needs the project's number: pass app_id=, give it to the "
-            "client, or set AMPLITUDE_APP_ID; it is `app_id` of any listed cohort"
+            "client, or set AMPLITUDE_APP_ID; find it as `app_id` of any listed cohort"
         )
 
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise InvalidInputError(
-            f"app_id is the project's number, a whole number above zero, got {value!r}"
+            f"app_id must be the project's number, a whole number above zero, got {value!r}"
         )
 
 

@@ -191,4 +191,4 @@ def test_a_region_on_the_command_line_is_stronger_than_a_url_around_it(
     monkeypatch.setenv("AMPLITUDE_BASE_URL", "ftp://not.a.service")
 
     assert 2 == command("list").code
-    assert "'mars' is no region" in command("list", "--region", "mars").err
+    assert "'mars' is not a region" in command("list", "--region", "mars").err

@@ -93,7 +93,7 @@ def test_another_file_is_no_journal(content: bytes):
     """
     A file of ids given by mistake is refused, so that nobody cuts it.
     """
-    with pytest.raises(InvalidInputError, match="is no journal"):
+    with pytest.raises(InvalidInputError, match="not a journal"):
         read(content)
 
 

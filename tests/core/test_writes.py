@@ -219,20 +219,20 @@ def test_only_creating_must_not_be_repeated(changes: dict[str, object], replay: 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"name": " "}, "name is a text"),
-        ({"name": 7}, "name is a text"),
+        ({"name": " "}, "name must be text"),
+        ({"name": 7}, "name must be text"),
         ({"id_type": "BY_AMP_ID"}, "IdType.USER_ID"),
         ({"app_id": None}, "AMPLITUDE_APP_ID"),
         ({"app_id": "153957"}, "whole number"),
         ({"app_id": True}, "whole number"),
         ({"app_id": 0}, "whole number"),
         ({"owner": None}, "AMPLITUDE_OWNER"),
-        ({"owner": ""}, "owner is a text"),
-        ({"group": ""}, "group is a text"),
+        ({"owner": ""}, "owner must be text"),
+        ({"group": ""}, "group must be text"),
         ({"replace": ""}, "cohort id"),
-        ({"published": 1}, "published is True or False"),
-        ({"skip_invalid_ids": None}, "skip_invalid_ids is True or False"),
-        ({"validate_only": "no"}, "validate_only is True or False"),
+        ({"published": 1}, "published must be True or False"),
+        ({"skip_invalid_ids": None}, "skip_invalid_ids must be True or False"),
+        ({"validate_only": "no"}, "validate_only must be True or False"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(
