@@ -51,7 +51,8 @@ def _root(
 def list_cohorts(
     connection: Connection,
     sync_info: Annotated[
-        bool, typer.Option("--sync-info", help="Ask for the syncs of each, too.")
+        bool,
+        typer.Option("--sync-info", help="Also show where each cohort is synced to."),
     ] = False,
 ) -> None:
     """
@@ -98,7 +99,7 @@ def plan(
     ] = 45.0,
 ) -> None:
     """
-    Tell what exporting cohorts would take; spends nothing.
+    Show what exporting cohorts would take; spends nothing.
     """
     found = connection.run(
         lambda client: client.plan(

@@ -31,22 +31,24 @@ def emulate(
     *,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Of the API; 0 for any free one.")
+        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 for a free one.")
     ] = 0,
     store_port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Of the store behind the links.")
+        int,
+        typer.Option(min=0, max=65_535, help="Port of the store; 0 for a free one."),
     ] = 0,
     users: Annotated[
         int, typer.Option(min=0, help="Users in the largest cohort.")
     ] = 2_000_000,
     job_seconds: Annotated[
-        float, typer.Option(min=0, help="From the request of an export to its file.")
+        float,
+        typer.Option(min=0, help="Seconds from requesting an export to its file."),
     ] = 1.0,
     link_seconds: Annotated[
-        float, typer.Option(min=0, help="How long a link is good.")
+        float, typer.Option(min=0, help="Seconds that a link is good for.")
     ] = 60.0,
     no_limits: Annotated[
-        bool, typer.Option("--no-limits", help="Let any number of requests through.")
+        bool, typer.Option("--no-limits", help="Accept any number of requests.")
     ] = False,
 ) -> None:
     """
@@ -67,9 +69,9 @@ def emulate(
     def announce(running: CohortsEmulator) -> None:
         output.print("emulator", _facts(running), lambda _: _environment(running))
         sys.stdout.flush()
-        output.tell(f"Emulating Amplitude at {running.base_url}; Ctrl-C ends it.")
+        output.tell(f"Emulating Amplitude at {running.base_url}; Ctrl-C to stop.")
 
-    output.tell("Making up its users; the first time this takes some seconds.")
+    output.tell("Making up the users; this takes a few seconds the first time.")
 
     # It has no other end.
     with suppress(KeyboardInterrupt):

@@ -32,11 +32,11 @@ Format = Annotated[
     str | None,
     typer.Option(
         metavar="csv|csv.gz|parquet",
-        help="What a file holds, when its name does not say.",
+        help="Format, if the file name does not say.",
     ),
 ]
 Timeout = Annotated[
-    float, typer.Option(metavar="SECONDS", help="How long to wait for a job.")
+    float, typer.Option(metavar="SECONDS", help="How long to wait for each export.")
 ]
 Properties = Annotated[
     list[str] | None,
@@ -77,21 +77,26 @@ def export(
     format: Format = None,  # noqa: A002 - the word users know
     timeout: Timeout = _PATIENCE,
     at_once: Annotated[
-        int, typer.Option(min=1, help="Into a directory: exports under way together.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="COUNT",
+            help="For a directory: how many exports to run at once.",
+        ),
     ] = 8,
     skip_unchanged: Annotated[
         bool,
         typer.Option(
             "--skip-unchanged",
-            help="Into a directory: leave alone what did not change since.",
+            help="For a directory: skip cohorts that did not change since saved there.",
         ),
     ] = False,
 ) -> None:
     """
     Export cohorts to files; each spends one of the month's exports.
 
-    What goes wrong after that says how to go on without spending another. An
-    export into a directory goes on when it is run again.
+    When something fails after that, the last line says how to go on without
+    spending another. An export into a directory goes on when it is run again.
     """
     into_directory = len(cohort_ids) > 1 or (output is not None and output.is_dir())
 

@@ -34,20 +34,28 @@ __all__ = (
 )
 
 Ids: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Ids, one a line; - reads stdin.")
+    Path, typer.Argument(metavar="FILE", help="Ids, one per line; - reads stdin.")
 ]
 Kind: TypeAlias = Annotated[
-    IdType, typer.Option("--id-type", help="Your own user ids, or Amplitude's.")
+    IdType,
+    typer.Option(
+        "--id-type",
+        metavar="user|amplitude",
+        help="Your own user ids, or Amplitude's.",
+    ),
 ]
 CountGroup: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="What the cohort counts.")
+    str,
+    typer.Option(
+        metavar="NAME", help="What the cohort counts: User, or a kind of group."
+    ),
 ]
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Fail on ids the service does not know.")
 ]
 Skipped: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Append the ids that were skipped to it."),
+    typer.Option(metavar="FILE", help="Append the ids that were skipped to this file."),
 ]
 
 

@@ -51,23 +51,26 @@ def sync(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The members as they are: a saved export, or ids. Spends no export.",
+            help="The present members: a saved export, or ids. Spends no export.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+        bool, typer.Option("--dry-run", help="Only show what would be done.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     max_removed: Annotated[
         float,
         typer.Option(
-            min=0, max=1, metavar="SHARE", help="The share that may be removed."
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="The largest share of the members to remove.",
         ),
     ] = 0.5,
     count_group: CountGroup = "User",
     on_disk: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Compare there, with little memory."),
+        typer.Option(metavar="DIR", help="Compare in this folder, with little memory."),
     ] = None,
     skipped: Skipped = None,
 ) -> None:
@@ -114,16 +117,17 @@ def diff(
     after: Annotated[Path, typer.Argument(metavar="B", help="Members or ids.")],
     *,
     folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where files go.")
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="The folder for the files."),
     ] = Path(),
     id_type: Kind = IdType.USER_ID,
     count_group: CountGroup = "User",
     on_disk: Annotated[
-        bool, typer.Option("--on-disk", help="Compare with little memory.")
+        bool, typer.Option("--on-disk", help="Compare on disk, with little memory.")
     ] = False,
 ) -> None:
     """
-    Compare two files: saved exports (.csv, .csv.gz) or ids, one a line.
+    Compare two files: saved exports (.csv, .csv.gz) or ids, one per line.
 
     Writes entering.txt (in B only), exiting.txt (in A only) and existing.txt.
     """

@@ -33,7 +33,10 @@ __all__ = ("register",)
 
 Journal: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Keep a journal in this new file."),
+    typer.Option(
+        metavar="FILE",
+        help="Record each batch in this new file, to go on after a crash.",
+    ),
 ]
 Resume: TypeAlias = Annotated[
     Path | None,
@@ -54,27 +57,34 @@ def register(app: typer.Typer) -> None:
 
 def upload(
     connection: Connection,
-    name: Annotated[str, typer.Argument(help="What the cohort is called.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What to call the cohort.")
+    ],
     ids: Ids,
     *,
     id_type: Kind,
     app_id: Annotated[
-        int | None, typer.Option(help="Instead of AMPLITUDE_APP_ID.")
+        int | None,
+        typer.Option(metavar="NUMBER", help="Instead of AMPLITUDE_APP_ID."),
     ] = None,
     owner: Annotated[
         str | None, typer.Option(metavar="EMAIL", help="Instead of AMPLITUDE_OWNER.")
     ] = None,
     group: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The group the ids are of.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The kind of group the ids name, as in company."
+        ),
     ] = None,
     replace: Annotated[
-        str | None, typer.Option(metavar="ID", help="Fill this cohort anew.")
+        str | None,
+        typer.Option(metavar="ID", help="Refill this cohort instead of making one."),
     ] = None,
     unpublished: Annotated[
-        bool, typer.Option("--unpublished", help="Let others not discover it.")
+        bool, typer.Option("--unpublished", help="Hide it from other users.")
     ] = False,
     validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Save nothing.")
+        bool, typer.Option("--validate-only", help="Ask which ids match; save nothing.")
     ] = False,
     strict: Strict = False,
     skipped: Skipped = None,
@@ -85,7 +95,7 @@ def upload(
     Upload a cohort of any size.
 
     A cohort that is replaced holds only the first 100,000 ids until the rest
-    has followed.
+    have been added.
     """
     source = id_source(connection, ids)
     log = _journal(journal, resume)
