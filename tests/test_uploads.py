@@ -786,7 +786,7 @@ async def test_a_disk_that_fills_up_hides_no_cohort(
     def opened(path: Path, mode: str, buffering: int = -1) -> BinaryIO:
         raw = Full(path, mode.replace("b", ""))
 
-        return raw if buffering == 0 else BufferedRandom(raw)  # type: ignore[return-value]
+        return raw if buffering == 0 else BufferedRandom(raw)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", opened)
