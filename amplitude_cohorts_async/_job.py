@@ -26,14 +26,14 @@ from .policies import Polling
 
 def checked_timeout(timeout: float) -> float:
     """
-    Return *timeout* when somebody can wait that long.
+    Return *timeout* if it is a time one can wait.
 
     Raises:
-        InvalidInputError: It is negative, endless or no number.
+        InvalidInputError: It is negative, infinite or not a number.
     """
     if not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
         raise InvalidInputError(
-            f"timeout is a finite number of seconds, got {timeout!r}"
+            f"timeout must be a finite number of seconds, zero or more, got {timeout!r}"
         )
 
     return timeout
@@ -44,7 +44,7 @@ def checked_destination(to: str | os.PathLike[str], format: str | None) -> Targe
     Tell where a download goes, before anything is spent on it; it blocks.
 
     Raises:
-        InvalidInputError: There can be no such file.
+        InvalidInputError: The target cannot be written.
 
         MissingExtraError: Its format needs an extra that is not installed.
     """
@@ -95,7 +95,7 @@ class ExportJob:
         Raises:
             ExportFailedError: The service gave it up.
 
-            ExportExpiredError: The service does not know it, or no longer.
+            ExportExpiredError: The service does not know it, or has dropped it.
         """
         with self._complaints.with_token():
             return await self._watch.ask()
@@ -104,8 +104,8 @@ class ExportJob:
         """
         Return when the file is ready.
 
-        Answers of 429 and 5xx, and lost connections, are normal weather here:
-        the next question follows as if nothing had been.
+        Answers of 429 and 5xx and lost connections do not end the wait: the
+        next question follows as usual.
 
         Args:
             timeout: Seconds, finite. The job goes on when they are over.
@@ -115,7 +115,7 @@ class ExportJob:
 
             ExportFailedError: The service gave it up.
 
-            ExportExpiredError: The service does not know it, or no longer.
+            ExportExpiredError: The service does not know it, or has dropped it.
         """
         checked_timeout(timeout)
 
@@ -133,7 +133,7 @@ class ExportJob:
         progress: Progress | None = None,
     ) -> SavedExport:
         """
-        Save the file; waits for the job first, if nobody did.
+        Save the file; waits for the job first if need be.
 
         The file gets its name when it is whole and on disk, and not before.
         An expired link or a cut connection is made good on the way.
@@ -143,7 +143,7 @@ class ExportJob:
                 bytes as served (compressed here, should they be served plain)
                 or ".parquet" for columns. A file of that name is replaced.
 
-            format: Says it when the name does not: "csv", "csv.gz", "parquet".
+            format: Needed when the name does not say it: "csv", "csv.gz", "parquet".
 
             amplitude_id: Whether a column of Amplitude's ids holds "text" or
                 "int64"; for ".parquet" only.
@@ -152,7 +152,7 @@ class ExportJob:
                 go back when the download starts over.
 
         Raises:
-            InvalidInputError: There can be no such file; nothing was sent.
+            InvalidInputError: The target cannot be written; nothing was sent.
 
             IncompleteDownloadError: No link brought the rest.
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import TypeVar
 
 import attrs
 
 from ..errors import (
     CohortsError,
+    DownloadError,
+    ExportError,
     ExportExpiredError,
     ExportFailedError,
     ExportTimeoutError,
@@ -21,6 +24,8 @@ from ..errors import (
 from .csvtext import CsvError
 from .malformed import Malformed
 from .tokens import FILE_LIFE, Ticket, age_of, to_token
+
+E = TypeVar("E", bound=ExportError | DownloadError)
 
 
 @attrs.frozen
@@ -70,23 +75,21 @@ class Complaints:
         """
         The service gave the job up.
         """
-        return ExportFailedError(
+        return self._error(
+            ExportFailedError,
             f"{self._name} failed: the service says {word!r}; request it again, which "
             f"spends another export",
-            request_id=self._ticket.request_id,
-            cohort_id=self._ticket.cohort_id,
         )
 
     def timed_out(self, timeout: float, word: str) -> ExportTimeoutError:
         """
         The job was still running at the deadline.
         """
-        return ExportTimeoutError(
+        return self._error(
+            ExportTimeoutError,
             f"{self._name} was still running after {timeout:g} s (last word: "
             f"{word!r}); its file stays available for seven days, continue with "
             f'`resume_export("{self._ticket.request_id}")`',
-            request_id=self._ticket.request_id,
-            cohort_id=self._ticket.cohort_id,
         )
 
     def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
@@ -96,26 +99,30 @@ class Complaints:
         age = age_of(self._ticket, now=now)
         days = "" if age is None else f", and was requested {age / 86_400:.1f} days ago"
 
-        return ExportExpiredError(
+        return self._error(
+            ExportExpiredError,
             f"the service does not know export {self._ticket.request_id} ({status})"
             f"{days}; files live {FILE_LIFE.days} days and belong to one project: check "
             f"the keys and the region, or request the export again",
-            request_id=self._ticket.request_id,
-            cohort_id=self._ticket.cohort_id,
         )
 
     def _malformed(self, error: Malformed) -> MalformedFileError:
-        return MalformedFileError(
+        return self._error(
+            MalformedFileError,
             f"the file of export {self._ticket.request_id} cannot be used: {error}; "
             f"try once more, and report it to Amplitude if that does not help",
-            request_id=self._ticket.request_id,
-            cohort_id=self._ticket.cohort_id,
         )
 
     def _not_written(self, path: object, error: OSError) -> StorageError:
-        return StorageError(
+        return self._error(
+            StorageError,
             f"{path} could not be written: {error.strerror or error}; fix that and "
             f"continue with `resume_export()`, which spends no export",
+        )
+
+    def _error(self, kind: type[E], message: str) -> E:
+        return kind(
+            message,
             request_id=self._ticket.request_id,
             cohort_id=self._ticket.cohort_id,
         )

@@ -168,7 +168,7 @@ def _refuse_overlap(ids: Sequence[str], apart_from: Distinct | None) -> None:
     if both:
         raise InvalidInputError(
             f"ids are both added and removed, among them {both[:_NAMED]}; "
-            f"decide for each what it shall be"
+            f"leave each of them in one of the two"
         )
 
 
