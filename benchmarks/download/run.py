@@ -158,7 +158,8 @@ def _scenes(
     packed.write_bytes(gzip.compress(small.read_bytes(), 6))
     authority, chain, key = certificates(folder)
     os.environ["SSL_CERT_FILE"] = str(authority)
-    os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH", str(ROOT))
+    if importlib.util.find_spec("amplitude_cohorts_async") is None:
+        os.environ["PYTHONPATH"] = str(ROOT)
     out = folder / "out.csv"
     results = {}
 

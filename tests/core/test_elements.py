@@ -46,7 +46,7 @@ def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: 
     However the text is cut into windows, the elements are the same.
     """
 
-    @settings(max_examples=25)
+    @settings(max_examples=25, deadline=None)
     @given(st.lists(VALUES), st.dictionaries(st.text(), VALUES, max_size=2))
     def law(listed: list[object], others: dict[str, object]) -> None:
         document = {"cohorts": listed} | {"x" + key: others[key] for key in others}

@@ -128,7 +128,7 @@ async def test_a_slow_disk_takes_one_connection(
     real = os.pwrite
 
     def slow(file: int, data: memoryview, start: int) -> int:
-        time.sleep(len(data) / 30e6)
+        time.sleep(len(data) / 12e6)
         return real(file, data, start)
 
     monkeypatch.setattr("amplitude_cohorts_async._io.partfile.os.pwrite", slow)
