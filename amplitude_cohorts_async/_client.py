@@ -224,7 +224,8 @@ class CohortsClient:
         Close the connections; calling it twice does no harm.
         """
         self._is_closed = True
-        await self._transport.aclose()
+        closing = self._transport if self._made is None else self._made
+        await closing.aclose()
 
         if self._own_limiter is not None:
             await self._own_limiter.aclose()

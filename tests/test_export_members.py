@@ -429,3 +429,36 @@ async def test_a_reader_that_is_cancelled(
     assert 0 == exporter._session.limiter.statistics()["in_flight"]
     server.on(OBJECT, whole())
     assert COUNT == len(await all_members(job))
+
+
+async def test_readers_of_files_without_a_link_may_call_the_api(
+    clock: FakeClock,
+) -> None:
+    """
+    Five files that the service sends itself hold all slots, but not for long.
+    """
+    async with CohortsEmulator(
+        api_key=API_KEY,
+        secret_key=SECRET_KEY,
+        clock=clock,
+        inline_below=float("inf"),
+        compress=None,
+    ) as emulator:
+        emulator.add_cohort("c1", size=100_000)
+
+        async with CohortsClient(
+            API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock
+        ) as client:
+            job = await (await client.request_export("c1")).wait()
+            ready = asyncio.Barrier(5)
+
+            async def read() -> int:
+                async with job.members() as stream:
+                    await anext(aiter(stream))
+                    await ready.wait()
+                    await client.get_usage()
+                    return 1 + sum([len(batch) async for batch in stream.batches()])
+
+            counts = await asyncio.gather(*(read() for _ in range(5)))
+
+    assert [100_000] * 5 == counts

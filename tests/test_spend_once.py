@@ -306,3 +306,21 @@ async def test_an_export_whose_turn_was_lost_is_not(
         await client.export("c1", tmp_path / "c1.csv")
 
     assert 1 == emulator.spent
+
+
+async def test_closing_waits_for_what_was_paid_for(
+    emulator: CohortsEmulator, clock: FakeClock
+) -> None:
+    """
+    A client that is closed while an export is requested reads the answer first.
+    """
+    emulator.add_cohort("c1", members=["ann"])
+    client = CohortsClient(API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock)
+    task = asyncio.create_task(client.request_export("c1"))
+
+    while not emulator.requests("export"):  # noqa: ASYNC110 - no event to wait for
+        await asyncio.sleep(0)
+    await client.aclose()
+
+    assert (await task).request_id
+    assert 1 == emulator.spent

@@ -15,8 +15,10 @@ from ..limits import Rate
 from ..protocols import Kind
 
 # No Retry-After was ever seen from the service: our own pauses start with
-# 15 s and double up to ten minutes, the longest window it documents.
+# 15 s and double up to ten minutes, the longest window it documents. A poll that
+# is refused is ordinary weather: the service's own clients ask again after 5 s.
 _FIRST_PAUSE = 15.0
+_FIRST_PAUSE_UNCOUNTED = 5.0
 _LONGEST_PAUSE = 600.0
 # Being one request too many is over when that request is.
 _CROWDED_PAUSE = 2.0
@@ -25,6 +27,11 @@ _CROWDED_PAUSE = 2.0
 # each 15, 20, 30, 60 s.
 _STEPS = (0.0, 1.0, 4 / 3, 2.0, 4.0)
 _CALM = 40
+
+_EXPORTS: frozenset[Kind] = frozenset({"export"})
+_ALL_OF_A_JOB: frozenset[Kind] = frozenset({"export", "poll", "file"})
+# What was learned of one bad hour must not slow polls down for ever.
+_REMEMBERED = 600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +62,13 @@ class Refusal:
         """
         return "concurren" in self.details.lower()
 
+    @property
+    def names_rate(self) -> bool:
+        """
+        Whether the service said that it was too many in a window.
+        """
+        return "rate" in self.details.lower()
+
 
 @attrs.frozen(kw_only=True)
 class Pace:
@@ -76,6 +90,8 @@ class Pace:
         calm: Good answers since the last change.
 
         counted: Kinds of request that count in the windows.
+
+        learned_at: When the service last said that more than exports count.
     """
 
     paused_until: float = -math.inf
@@ -84,7 +100,8 @@ class Pace:
     refused_kind: Kind | None = None
     step: int = 0
     calm: int = 0
-    counted: frozenset[Kind] = frozenset({"export"})
+    counted: frozenset[Kind] = _EXPORTS
+    learned_at: float = -math.inf
 
     def spacing(self, rates: Sequence[Rate]) -> float:
         """
@@ -106,19 +123,17 @@ class Pace:
         if refusal.crowded:
             return self._paused(refusal, _seconds_asked(refusal, _CROWDED_PAUSE))
 
-        ours = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.pauses, 10))
+        pace = self._learned(refusal)
+        counts = refusal.kind in pace.counted
+        first = _FIRST_PAUSE if counts else _FIRST_PAUSE_UNCOUNTED
+        ours = min(_LONGEST_PAUSE, first * 2.0 ** min(self.pauses, 10))
         pace = attrs.evolve(
-            self._paused(refusal, _seconds_asked(refusal, ours)),
+            pace._paused(refusal, _seconds_asked(refusal, ours)),  # noqa: SLF001
             pauses=self.pauses + 1,
             refused_kind=refusal.kind,
         )
 
-        # The documented text does not say whether polls and files count as
-        # "single cohort requests"; a 429 of one says so.
-        if refusal.kind in {"poll", "file"}:
-            pace = attrs.evolve(pace, counted=pace.counted | {"poll", "file"})
-
-        if refusal.kind not in pace.counted:
+        if not counts:
             return pace
 
         step = min(len(_STEPS) - 1, pace.step + 1)
@@ -128,6 +143,9 @@ class Pace:
         """
         Go faster again, after enough good answers.
         """
+        if self.counted != _EXPORTS and sent_at > self.learned_at + _REMEMBERED:
+            return attrs.evolve(self, counted=_EXPORTS)
+
         if (not self.pauses and not self.step) or sent_at < self.paused_at:
             return self
 
@@ -139,6 +157,15 @@ class Pace:
         if self.calm + 1 < _CALM:
             return attrs.evolve(pace, calm=self.calm + 1)
         return attrs.evolve(pace, calm=0, step=max(0, self.step - 1))
+
+    def _learned(self, refusal: Refusal) -> Pace:
+        # The documented text does not say whether polls and files count as
+        # "single cohort requests". One that is refused for its rate says so;
+        # one that is refused without a word does not.
+        if refusal.kind not in {"poll", "file"} or not refusal.names_rate:
+            return self
+
+        return attrs.evolve(self, counted=_ALL_OF_A_JOB, learned_at=refusal.at)
 
     def _paused(self, refusal: Refusal, seconds: float) -> Pace:
         until = max(self.paused_until, refusal.at + seconds)

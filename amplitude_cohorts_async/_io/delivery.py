@@ -119,6 +119,11 @@ class Delivery(Generic[S_co]):
 
         return Feed(window, self.disk, is_one_of_many=True)
 
+    def hurry(self) -> None:
+        """
+        Nothing to change: nobody but the disk is waited for.
+        """
+
     async def end(self, *, is_delimited: bool) -> None:
         """
         Let the stages finish with what they have.

@@ -23,6 +23,12 @@ _PIECES = 16
 Pieces that may wait; then the network waits for the reader.
 """
 
+_HURRIED = 1024
+"""
+The same while the sender holds one of the five slots: a reader that calls the
+API between rows would otherwise wait for itself.
+"""
+
 _AT_ONCE = 4
 """
 Pieces decoded in one visit to the worker thread.
@@ -40,7 +46,9 @@ class Pipe:
     def __init__(self, *, request_id: str, never: bytes) -> None:
         self._request_id = request_id
         self._never = never
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_PIECES)
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._room = _PIECES
+        self._taken = asyncio.Event()
         self._failure: Exception | None = None
         self._is_read = False
         self._is_over = False
@@ -74,12 +82,22 @@ class Pipe:
         while not self._pieces.empty():
             self._pieces.get_nowait()
 
+    def hurry(self) -> None:
+        """
+        Let the sender run ahead of the reader, because it holds a slot.
+        """
+        self._room = _HURRIED
+
     async def take(self, data: bytes) -> None:
         """
         Take the next bytes; waits while the reader is behind.
         """
         for start in range(0, len(data), _PIECE):
-            await self._pieces.put(data[start : start + _PIECE])
+            while self._pieces.qsize() >= self._room:
+                self._taken.clear()
+                await self._taken.wait()
+
+            self._pieces.put_nowait(data[start : start + _PIECE])
 
     async def end(self, *, is_delimited: bool) -> None:
         """
@@ -96,7 +114,7 @@ class Pipe:
         except Exception as error:  # noqa: BLE001 - raised where the reader is
             self._failure = error
 
-        await self._pieces.put(None)
+        self._pieces.put_nowait(None)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -127,6 +145,8 @@ class Pipe:
 
         while len(pieces) < _AT_ONCE and not self._pieces.empty():
             pieces.append(self._pieces.get_nowait())
+
+        self._taken.set()
 
         return pieces
 

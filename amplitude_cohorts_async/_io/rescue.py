@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TypeVar
 
-import anyio
+from .threads import to_the_end
 
 T = TypeVar("T")
 
@@ -25,14 +26,18 @@ async def brought_in(work: Awaitable[T], *, seconds: float) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task], timeout=seconds)
+        await _patiently(task, seconds)
         raise
     finally:
         if not task.done():
             task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([task])
+            await to_the_end(asyncio.wait([task]))
         if not task.cancelled():
             # Read, so that nobody is told of an exception never retrieved.
             task.exception()
+
+
+async def _patiently(task: asyncio.Future[T], seconds: float) -> None:
+    # Nobody gets out of here by cancelling once more.
+    with suppress(asyncio.CancelledError):
+        await to_the_end(asyncio.wait([task], timeout=seconds))

@@ -8,15 +8,19 @@ a file that comes from the store holds none.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
+    contextmanager,
 )
 from functools import partial
 from typing import TypeVar
+
+import anyio
 
 from .._core.links import link_target
 from .._core.responses import error_of, retry_after
@@ -85,6 +89,8 @@ class Session:
         self._origin = origin
         self._locks = Turns()
         self._board = LocalBoard(clock)
+        self._purchases = 0
+        self._is_idle = asyncio.Event()
 
     @property
     def board(self) -> JobBoard:
@@ -132,6 +138,16 @@ class Session:
         send = partial(self._send_once, request)
 
         return await self._repeat(request, send, retrying or self.retrying)
+
+    async def aclose(self) -> None:
+        """
+        Close the connections, but wait for the answers to purchases first.
+        """
+        if self._purchases:
+            with anyio.move_on_after(_GRACE):
+                await self._is_idle.wait()
+
+        await self.transport.aclose()
 
     async def buy(
         self,
@@ -226,7 +242,8 @@ class Session:
             # Waiting for the slot may be cancelled; what comes after may not.
             async with self.limiter.slot(request.kind) as permit:
                 paying()
-                await brought_in(exchange_and_take(permit), seconds=_GRACE)
+                with self._purchase():
+                    await brought_in(exchange_and_take(permit), seconds=_GRACE)
         except LimiterUnavailableError:
             # The place was lost, but not what was bought in it.
             if not bought:
@@ -235,6 +252,18 @@ class Session:
         self._accepted(request, answers[0])
 
         return bought[0]
+
+    @contextmanager
+    def _purchase(self) -> Iterator[None]:
+        self._purchases += 1
+        self._is_idle.clear()
+
+        try:
+            yield
+        finally:
+            self._purchases -= 1
+            if not self._purchases:
+                self._is_idle.set()
 
     async def _exchange(self, request: Request, permit: Permit) -> Response:
         started = self.clock.now()

@@ -50,6 +50,12 @@ class Receiver(Protocol):
         """
         ...
 
+    def hurry(self) -> None:
+        """
+        Take what comes as fast as it comes: its sender holds a slot meanwhile.
+        """
+        ...
+
     async def end(self, *, is_delimited: bool) -> None:
         """
         Take note that this was all the wire brought.
@@ -116,6 +122,7 @@ class Transfer:
             # A link leaves the context at once: nothing here holds its slot.
             if isinstance(answer, Answer):
                 await self._start_over(None)
+                self._receiver.hurry()
                 await self._take(answer)
                 await self._receiver.end(is_delimited=answer.is_delimited)
                 return

@@ -343,13 +343,12 @@ class Transport:
         if isinstance(error, TimeoutError):
             return RequestTimeoutError(
                 f"{what} at {address} was not answered in time ({reason}); "
-                f"try again later",
+                f"{_next_step(what, unsent=unsent)}",
                 may_have_happened=not unsent,
             )
 
         return ConnectionFailedError(
-            f"{what} at {address} got no whole answer ({reason}); check the network "
-            f"and try again",
+            f"{what} at {address} got no whole answer ({reason}); {_next_step(what, unsent=unsent)}",
             may_have_happened=not unsent,
         )
 
@@ -377,3 +376,13 @@ def _said(error: Exception) -> str:
         return name
 
     return f"{name}: {error}".rstrip(": ")
+
+
+def _next_step(what: str, *, unsent: bool) -> str:
+    if what == "export" and not unsent:
+        return (
+            "it may have been spent all the same: look at `get_usage()` before you "
+            "request it again"
+        )
+
+    return "check the network and try again"

@@ -202,7 +202,7 @@ async def test_a_429_for_concurrency_parks_a_place(limiter: RedisLimiter, store:
     await lone.aclose()
 
 
-async def test_a_429_of_a_poll_makes_polls_count_for_everybody(
+async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
     valkey: Valkey, limiter: RedisLimiter
 ):
     """
@@ -210,7 +210,8 @@ async def test_a_429_of_a_poll_makes_polls_count_for_everybody(
     """
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
     await request(other, "poll")
-    await refuse(limiter, "file", retry_after=0.01)
+    details = "Exceeded rate limit with query of cost 1"
+    await refuse(limiter, "file", retry_after=0.01, details=details)
     starts = await asyncio.gather(*(request(other, "poll") for _ in range(5)))
     await other.aclose()
 

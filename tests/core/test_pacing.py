@@ -74,8 +74,31 @@ def test_a_429_of_a_call_that_does_not_count_does_not_spread_exports_out():
     """
     pace = Pace().refused(refusal(kind="other"))
 
-    assert 115.0 == pace.paused_until
+    assert 105.0 == pace.paused_until
     assert 0.0 == pace.spacing(RATES)
+
+
+def test_a_poll_refused_without_a_word_is_weather():
+    """
+    A short pause, and nothing is learned of windows.
+    """
+    pace = Pace().refused(refusal(kind="poll", details=""))
+
+    assert 105.0 == pace.paused_until
+    assert {"export"} == pace.counted
+    assert 0.0 == pace.spacing(RATES)
+
+
+def test_what_was_learned_of_polls_is_forgotten():
+    """
+    Ten minutes without another such word, and polls are free again.
+    """
+    details = "Exceeded rate limit with query of cost 1"
+    pace = Pace().refused(refusal(kind="poll", details=details))
+
+    assert {"export", "poll", "file"} == pace.counted
+    assert pace.counted == pace.answered("poll", sent_at=699.0).counted
+    assert {"export"} == pace.answered("poll", sent_at=701.0).counted
 
 
 def test_steps_are_shares_of_the_shortest_window():
