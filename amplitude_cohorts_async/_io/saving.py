@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .files import Format, Target
 from .partfile import TAKES_RANGES, PartFile
-from .stages import Behind, Both, Count, Deflate, Inflate, Sniff, Stage, TextCheck
+from .stages import Both, Count, Deflate, Inflate, Sniff, Stage, TextCheck
 
 
 class Columns(Stage, Protocol):
@@ -105,8 +105,7 @@ class Saving:
 
         if self._target.format is Format.CSV:
             self.is_light = not is_gzip
-            file: Stage = _Append(self.file)
-            self._count = count = Count(Behind(file) if is_gzip else file)
+            self._count = count = Count(_Append(self.file))
             text = TextCheck(count, never=self._never)
             return Inflate(text) if is_gzip else text
 

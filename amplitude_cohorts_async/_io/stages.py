@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from .._core.csvblocks import RecordCounter
@@ -28,10 +27,6 @@ the memory, whatever a file claims to hold, and how long others may wait for the
 interpreter.
 """
 
-_BEHIND = 1 << 20
-"""
-Bytes that the next stage gets at once, in a thread of its own.
-"""
 _COUNTED = 1 << 20
 """
 Bytes of text whose members are counted in passing: a millisecond's work or two.
@@ -183,61 +178,6 @@ class Inflate:
             raise Malformed("the compressed file is damaged (more follows its end)")
 
         self._stream = inflater()
-
-
-class Behind:
-    """
-    Lets the next stage work in a thread of its own, while more is made ready.
-
-    Keeps what it gets without a copy, so it must stand behind a stage that
-    makes bytes of its own.
-    """
-
-    def __init__(self, then: Stage) -> None:
-        self._then = then
-        self._batch: list[bytes | memoryview] = []
-        self._size = 0
-        self._work: Future[None] | None = None
-        self._thread = ThreadPoolExecutor(1)
-
-    def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes; waits while the next stage is a batch behind.
-        """
-        self._batch.append(data)
-        self._size += len(data)
-
-        if self._size >= _BEHIND:
-            self._hand_over()
-
-    def finish(self) -> None:
-        """
-        Let the next stage have the rest, and finish.
-        """
-        self._hand_over()
-        self._settle()
-        self._thread.shutdown()
-        self._then.finish()
-
-    def discard(self) -> None:
-        """
-        Wait for the next stage, then let it forget.
-        """
-        self._thread.shutdown(cancel_futures=True)
-        self._then.discard()
-
-    def _hand_over(self) -> None:
-        self._settle()
-        batch, self._batch, self._size = self._batch, [], 0
-        self._work = self._thread.submit(self._write_all, batch)
-
-    def _settle(self) -> None:
-        if self._work is not None:
-            self._work.result()
-
-    def _write_all(self, batch: list[bytes | memoryview]) -> None:
-        for data in batch:
-            self._then.write(data)
 
 
 class Deflate:

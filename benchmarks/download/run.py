@@ -192,8 +192,8 @@ def _scenes(
             scene(
                 "gzip",
                 "A gzip body to plain CSV, 64 MB",
-                "ours",
-                ["ours", "ours, uvloop"],
+                "bare inflate",
+                ["bare inflate", "ours", "ours, uvloop"],
                 f"{url}/packed.csv",
             )
             scene(
