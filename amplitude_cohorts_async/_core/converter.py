@@ -102,16 +102,21 @@ def _converter(*, is_detailed: bool) -> Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == Mapping[str, object], _to_mapping
     )
+
+    def hook_of_inner(kind: object) -> Callable[[object, object], object]:
+        return converter.get_structure_hook(_not_none(kind))
+
     # Nulls are left out before; asking each value again took most of the time.
-    converter.register_structure_hook_factory(
-        lambda kind: NoneType in get_args(kind),
-        lambda kind: converter.get_structure_hook(_not_none(kind)),
-    )
+    converter.register_structure_hook_factory(_may_be_none, hook_of_inner)
 
     for model in (CohortSync, Cohort, Usage):
         _register(converter, model)
 
     return converter
+
+
+def _may_be_none(kind: object) -> bool:
+    return NoneType in get_args(kind)
 
 
 def _not_none(kind: object) -> type:

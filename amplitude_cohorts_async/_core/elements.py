@@ -68,11 +68,12 @@ class _Window:
         while True:
             try:
                 element, end = self._scan(self._text, self._index)
-                follows = _NEXT.match(self._text, end)
             except json.JSONDecodeError:
-                follows = None
-                if self._position >= len(self._body):
+                if not self._lengthen():
                     raise
+                continue
+
+            follows = _NEXT.match(self._text, end)
 
             # What ends with the window may go on behind it.
             if follows is not None and follows.end() < len(self._text):
