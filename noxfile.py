@@ -133,7 +133,7 @@ def package(session: nox.Session) -> None:
     Build, install without extras, and look at what a user would get.
     """
     session.install("build", *group("tests"))
-    dist = Path(session.create_tmp(), "dist")
+    dist = Path(session.create_tmp(), "dist").absolute()
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
     (wheel,) = dist.glob("*.whl")
     session.install(str(wheel))

@@ -16,6 +16,14 @@ from support.canary import API_KEY, SECRET_KEY
 IDS = [f"cohort{number}" for number in range(9)]
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    """
+    A clock that does not jump while a busy machine is slow to answer.
+    """
+    return FakeClock(grace=0.05)
+
+
 @pytest.fixture(autouse=True)
 def cohorts(emulator: CohortsEmulator, clock: FakeClock) -> None:
     """

@@ -81,8 +81,10 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         # As this process finds the package, its child has to find it.
         path = os.pathsep.join(filter(None, sys.path))
         env = {**os.environ, "PYTHONPATH": path} | options.pop("env", {})
-        # Without a buffer, Python does not notice a reader that left.
-        env.pop("PYTHONUNBUFFERED", None)
+        # Without a buffer, Python does not notice a reader that left; and a
+        # terminal's width is what the terminal says.
+        for name in ("PYTHONUNBUFFERED", "COLUMNS", "LINES"):
+            env.pop(name, None)
         started.append(
             subprocess.Popen(arguments, text=True, env=env, **{**pipes, **options})
         )

@@ -92,7 +92,9 @@ def _argument(param) -> str:
 def _row(param) -> str:
     names = ", ".join(f"`{name}`" for name in param.opts)
     metavar = "" if param.is_flag else f" {param.metavar or 'VALUE'}"
-    default = "" if param.is_flag or not param.default else f" Default: `{_word(param)}`."
+    default = (
+        "" if param.is_flag or not param.default else f" Default: `{_word(param)}`."
+    )
 
     return f"| {names}{metavar.replace('|', chr(92) + '|')} | {param.help}{default} |"
 
