@@ -136,3 +136,13 @@ def test_what_is_no_url_is_hidden_too(url: str) -> None:
     A message about a broken link must not break, nor show it.
     """
     assert isinstance(redact_url(url), str)
+
+
+def test_bodies_with_escapes_that_are_no_json() -> None:
+    """
+    What cannot be read is searched as it stands.
+    """
+    body = f'\\u0041 "{SECRET_KEY}" and no JSON'.encode()
+
+    assert SECRET_KEY.encode() not in REDACTOR.body(body)
+    assert b"and no JSON" in REDACTOR.body(body)

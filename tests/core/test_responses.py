@@ -309,3 +309,14 @@ def test_a_page_is_shown_in_part() -> None:
     assert "text/html" in str(caught.value)
     assert "<!DOCTYPE html> <p>" in str(caught.value)
     assert 600 > len(str(caught.value))
+
+
+def test_a_long_list_that_breaks_off() -> None:
+    """
+    What is read piece by piece ends in the same error as what is read at once.
+    """
+    cohorts = b",".join(b'{"id":"c%d","name":"n"}' % n for n in range(10_000))
+    request = Request(operation="list", path="/api/3/cohorts")
+
+    with pytest.raises(UnexpectedResponseError, match="instead of a JSON object"):
+        read_cohorts(request, answer(200, b'{"cohorts":[' + cohorts + b",{"))
