@@ -394,10 +394,15 @@ class RedisLimiter:
 
     async def _admit(self, store: _Store, kind: Kind) -> _Permit:
         while True:
-            notice = await self._clear(store, kind)
-            await self._refuse_long_wait(store, kind, notice)
+            counts = kind == "export"
 
-            if _counts(kind, notice):
+            # Asked before the turn, the store's answers would change the order.
+            if not counts or self._limits.max_wait is not None:
+                notice = await self._clear(store, kind)
+                await self._refuse_long_wait(store, kind, notice)
+                counts = _counts(kind, notice)
+
+            if counts:
                 # One at a time up to the sending: first come, first served.
                 async with store.turn:
                     permit = await self._take(store, kind, counts=True)

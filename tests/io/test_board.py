@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
@@ -16,18 +17,22 @@ from amplitude_cohorts_async._io.clock import SystemClock
 
 
 @pytest.fixture
-def hasty() -> Iterator[None]:
+def hasty() -> Iterator[Executor]:
     """
-    Threads that take turns as often as can be.
+    Four threads that run, and take turns as often as can be.
     """
+    all_run = threading.Barrier(4)
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+
+    with ThreadPoolExecutor(4) as threads:
+        # A tracer cannot be put in while threads take turns that often.
+        list(threads.map(lambda _: all_run.wait(), range(4)))
+        sys.setswitchinterval(1e-6)
+        yield threads
+        sys.setswitchinterval(interval)
 
 
-@pytest.mark.usefixtures("hasty")
-def test_no_thread_loses_the_export_of_another() -> None:
+def test_no_thread_loses_the_export_of_another(hasty: Executor) -> None:
     """
     Whoever put a token up finds it, whatever others do meanwhile.
     """
@@ -43,7 +48,6 @@ def test_no_thread_loses_the_export_of_another() -> None:
 
         return missing
 
-    with ThreadPoolExecutor(4) as threads:
-        runs = [threads.submit(asyncio.run, lost(thread)) for thread in range(4)]
+    runs = [hasty.submit(asyncio.run, lost(thread)) for thread in range(4)]
 
     assert [0, 0, 0, 0] == [run.result() for run in runs]
