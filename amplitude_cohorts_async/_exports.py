@@ -19,6 +19,7 @@ from ._core import requests, responses
 from ._core.snapshots import export_key, has_file, is_unchanged
 from ._core.tokens import Ticket, from_token
 from ._core.wire import Response
+from ._fetch import Progress
 from ._io.budget import Budget
 from ._io.files import Target
 from ._io.session import Session
@@ -31,7 +32,7 @@ from .errors import (
     LimiterUnavailableError,
     StorageError,
 )
-from .events import BytesReceived, ExportRequested, QuotaWait
+from .events import ExportRequested, QuotaWait
 from .models import Cohort, Region, Routes, SavedExport
 from .policies import Polling
 from .protocols import Foresight
@@ -44,7 +45,6 @@ Seconds after which an export that nobody took down counts as over.
 """
 
 Wanted = bool | tuple[str, ...]
-Progress = Callable[[BytesReceived], None]
 Note = Callable[[ExportJob], Awaitable[None]]
 
 
