@@ -69,6 +69,7 @@ async def test_a_large_export_is_counted_when_asked(
 @pytest.mark.parametrize(
     ("name", "data"),
     [("members.csv", TEXT), ("members.csv.gz", gzip.compress(TEXT))],
+    ids=["plain", "gzip"],
 )
 def test_members_are_counted_not_lines(tmp_path: Path, name: str, data: bytes) -> None:
     """
