@@ -27,6 +27,7 @@ from ..errors import (
 )
 from .answer import Answer
 from .border import Border
+from .connector import StoreConnector
 from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
@@ -282,13 +283,19 @@ class Transport:
         # happen twice goes out on a fresh one.
         kept = replay is Replay.SAFE
 
-        return self._session("kept" if kept else "fresh", force_close=not kept)
+        return self._session(
+            "kept" if kept else "fresh", aiohttp.TCPConnector, force_close=not kept
+        )
 
     def _store(self) -> aiohttp.ClientSession:
         self._check_open()
 
         if self._given is None or self._given.connector is None:
-            return self._session("store", force_close=False)
+            # A proxy's TLS may have to hold another one's inside.
+            direct = self._proxy is None
+            connector = StoreConnector if direct else aiohttp.TCPConnector
+
+            return self._session("store", connector, force_close=False)
 
         # The caller's TLS settings and resolver serve the store as well; the
         # caller's headers, cookies and credentials do not.
@@ -309,10 +316,12 @@ class Transport:
         if self._given is not None and self._given.closed:
             raise ConfigurationError("the session this client was given is closed")
 
-    def _session(self, name: str, *, force_close: bool) -> aiohttp.ClientSession:
+    def _session(
+        self, name: str, connector: type[aiohttp.TCPConnector], *, force_close: bool
+    ) -> aiohttp.ClientSession:
         if name not in self._own:
             self._own[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=force_close),
+                connector=connector(limit=0, force_close=force_close),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
 

@@ -11,12 +11,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import pytest
 
 from amplitude_cohorts_async._io import takeover
 from amplitude_cohorts_async._io.answer import Answer
+from amplitude_cohorts_async._io.connector import StoreConnector
 from amplitude_cohorts_async._io.feed import Disk, Feed
 from support.exporting import until
 from support.pieces import PieceServer
@@ -66,14 +68,22 @@ def border() -> Iterator[None]:
         raise ForeignError(type(error).__name__) from error
 
 
+class Ends(NamedTuple):
+    """
+    The server's and the client's side of a connection, and what opens it.
+    """
+
+    server: ssl.SSLContext | None = None
+    client: ssl.SSLContext | None = None
+    connector: type[aiohttp.TCPConnector] = StoreConnector
+
+
 @asynccontextmanager
-async def session(
-    trust: ssl.SSLContext | None = None,
-) -> AsyncIterator[aiohttp.ClientSession]:
+async def session(ends: Ends = Ends()) -> AsyncIterator[aiohttp.ClientSession]:  # noqa: B008  it never changes
     """
     A session as the transport makes them.
     """
-    connector = aiohttp.TCPConnector(ssl=trust if trust is not None else True)
+    connector = ends.connector(ssl=ends.client if ends.client is not None else True)
     async with aiohttp.ClientSession(connector=connector) as made:
         yield made
 
@@ -127,26 +137,27 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.fixture(params=["plain", "tls"])
-def context(
-    request: pytest.FixtureRequest,
-) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+@pytest.fixture(params=["plain", "asyncio's tls", "own tls"])
+def ends(request: pytest.FixtureRequest) -> Ends:
     """
-    The server's and the client's side of a connection.
+    Every way in which bytes come.
     """
     if request.param == "plain":
-        return None, None
+        return Ends()
 
     certificates: tuple[Path, Path] = request.getfixturevalue("certificates")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificates[0])
+    is_own = request.param == "own tls"
 
-    return server, request.getfixturevalue("trust")
+    return Ends(
+        server,
+        request.getfixturevalue("trust"),
+        StoreConnector if is_own else aiohttp.TCPConnector,
+    )
 
 
-async def test_no_split_loses_or_doubles_a_byte(
-    context: tuple[ssl.SSLContext | None, ssl.SSLContext | None], taken: list[int]
-) -> None:
+async def test_no_split_loses_or_doubles_a_byte(ends: Ends, taken: list[int]) -> None:
     """
     Wherever the bytes are cut in two, the body is the same, and one connection does.
     """
@@ -156,7 +167,7 @@ async def test_no_split_loses_or_doubles_a_byte(
         *range(len(WHOLE) - 3, len(WHOLE)),
     ]
 
-    async with PieceServer(context=context[0]) as server, session(context[1]) as made:
+    async with PieceServer(context=ends.server) as server, session(ends) as made:
         for cut in cuts:
             server.pieces = [WHOLE[:cut], WHOLE[cut:]]
             sink = Collected()
@@ -170,7 +181,7 @@ async def test_no_split_loses_or_doubles_a_byte(
 
 
 async def test_bytes_that_wait_while_reading_is_paused_are_kept(
-    context: tuple[ssl.SSLContext | None, ssl.SSLContext | None], taken: list[int]
+    ends: Ends, taken: list[int]
 ) -> None:
     """
     A stream that filled up before anybody read it is emptied, to the last byte.
@@ -179,8 +190,8 @@ async def test_bytes_that_wait_while_reading_is_paused_are_kept(
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     async with (
-        PieceServer(head, body, context=context[0]) as server,
-        session(context[1]) as made,
+        PieceServer(head, body, context=ends.server) as server,
+        session(ends) as made,
     ):
         sink = Collected()
         feed = feeding(sink)
@@ -196,7 +207,7 @@ async def test_bytes_that_wait_while_reading_is_paused_are_kept(
 
 
 async def test_a_cut_connection_is_told_after_what_came(
-    context: tuple[ssl.SSLContext | None, ssl.SSLContext | None], taken: list[int]
+    ends: Ends, taken: list[int]
 ) -> None:
     """
     What was received before a cut is with the sink; then the border hears of it.
@@ -208,8 +219,8 @@ async def test_a_cut_connection_is_told_after_what_came(
             return False
 
     async with (
-        Cutting(HEAD, BODY[:-1], context=context[0]) as server,
-        session(context[1]) as made,
+        Cutting(HEAD, BODY[:-1], context=ends.server) as server,
+        session(ends) as made,
     ):
         sink = Collected()
         feed = feeding(sink)
@@ -226,7 +237,7 @@ async def test_a_cut_connection_is_told_after_what_came(
 
 
 async def test_a_body_that_ends_with_the_connection_is_whole(
-    context: tuple[ssl.SSLContext | None, ssl.SSLContext | None], taken: list[int]
+    ends: Ends, taken: list[int]
 ) -> None:
     """
     A server that closes right after the last byte takes none of them back.
@@ -247,7 +258,7 @@ async def test_a_body_that_ends_with_the_connection_is_whole(
             await writer.wait_closed()
             return False
 
-    async with Closing(context=context[0]) as server, session(context[1]) as made:
+    async with Closing(context=ends.server) as server, session(ends) as made:
         for _ in range(5):
             sink = Collected(seconds=0.003)
             assert len(body) == await pour(made, server.url, sink)
@@ -257,14 +268,14 @@ async def test_a_body_that_ends_with_the_connection_is_whole(
 
 
 async def test_silence_is_told_after_the_time_given(
-    context: tuple[ssl.SSLContext | None, ssl.SSLContext | None], taken: list[int]
+    ends: Ends, taken: list[int]
 ) -> None:
     """
     A body that stands still is given up, no sooner and not much later than told.
     """
     async with (
-        PieceServer(HEAD, BODY[:300_000], None, context=context[0]) as server,
-        session(context[1]) as made,
+        PieceServer(HEAD, BODY[:300_000], None, context=ends.server) as server,
+        session(ends) as made,
     ):
         started = time.perf_counter()
         with pytest.raises(ForeignError, match="SocketTimeoutError"):
@@ -289,15 +300,13 @@ async def test_time_with_a_slow_sink_is_not_silence(taken: list[int]) -> None:
     assert 1 == len(taken)
 
 
-async def test_cancelling_leaves_no_connection(
-    context: tuple[ssl.SSLContext | None, ssl.SSLContext | None], taken: list[int]
-) -> None:
+async def test_cancelling_leaves_no_connection(ends: Ends, taken: list[int]) -> None:
     """
     Whoever is cancelled in a body leaves no connection behind.
     """
     async with (
-        PieceServer(HEAD, BODY[:300_000], None, context=context[0]) as server,
-        session(context[1]) as made,
+        PieceServer(HEAD, BODY[:300_000], None, context=ends.server) as server,
+        session(ends) as made,
     ):
         task = asyncio.ensure_future(pour(made, server.url, Collected()))
         await until(lambda: bool(taken))

@@ -1,0 +1,57 @@
+"""
+aiohttp's connector, with TLS that is read straight from its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from .tls import secured
+
+
+class StoreConnector(aiohttp.TCPConnector):
+    """
+    Opens connections to the store.
+
+    aiohttp resolves the name, connects, keeps connections and speaks HTTP; only
+    the TLS in between is ours. It hooks into the one step in which aiohttp opens a
+    connection to known addresses. An aiohttp that does not take this step, or
+    takes it another way, opens connections of its own, which are slower.
+    """
+
+    async def _wrap_create_connection(
+        self, *args: Any, **keywords: Any
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        is_known = (
+            len(args) == 1
+            and isinstance(keywords.get("ssl"), ssl.SSLContext)
+            and {"req", "server_hostname", "timeout"} <= keywords.keys()
+        )
+
+        # Windows' loop watches no sockets for others.
+        if not is_known or sys.platform == "win32":
+            return await super()._wrap_create_connection(*args, **keywords)
+
+        context = keywords.pop("ssl")
+        hostname = keywords.pop("server_hostname")
+        key = keywords["req"].connection_key
+        plain, _ = await super()._wrap_create_connection(asyncio.Protocol, **keywords)
+        handler = args[0]()
+
+        try:
+            async with asyncio.timeout(keywords["timeout"].sock_connect):
+                return await secured(plain, handler, context, hostname), handler
+        except TimeoutError:
+            raise
+        except ssl.SSLCertVerificationError as error:
+            raise aiohttp.ClientConnectorCertificateError(key, error) from error
+        except ssl.SSLError as error:
+            raise aiohttp.ClientConnectorSSLError(key, error) from error
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(key, error) from error
