@@ -16,38 +16,14 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
-import anyio.to_thread
 
-from ._config import (
-    checked_routes,
-    checked_seconds,
-    from_environment,
-    make_settings,
-)
-from ._core import requests, responses
+from ._core import requests
 from ._core.ids import checked_id
-from ._core.redact import Redactor
-from ._core.tokens import from_token
-from ._core.writes import Membership, Upload
-from ._exports import Exports
 from ._io.clock import SystemClock
-from ._io.files import checked_format
-from ._io.ids import IdSource
-from ._io.session import Session
-from ._io.slices import collected
-from ._io.transport import Transport
-from ._io.writing import OnSkipped
-from ._job import ExportJob, checked_destination, checked_timeout
-from ._many import ExportBatch, ManyOptions
-from ._membership import update_membership
-from ._plan import Known, make_plan, starts_of
-from ._sync import Sync, sync_membership
-from ._uploads import upload_cohort
 from ._version import VERSION
-from ._wiring import limiter_of_fleet, make_budget, shared_limiter
 from .errors import ConfigurationError, NotFoundError
 from .events import BytesReceived
 from .limits import DOCUMENTED, Limits
@@ -65,6 +41,18 @@ from .models import (
 )
 from .policies import Downloading, Polling, Retrying
 from .protocols import Clock, EventHook, KeepsLimits, Limiter
+
+# Imported here is what the signatures need, which is little beside aiohttp. The
+# parts that do the work are half as much again: they are imported where they are
+# used, and all of them, without keeping the loop, when a client is entered.
+if TYPE_CHECKING:
+    from ._core.writes import Membership
+    from ._exports import Exports
+    from ._io.ids import IdSource
+    from ._io.session import Session
+    from ._io.writing import OnSkipped
+    from ._job import ExportJob
+    from ._many import ExportBatch
 
 
 class CohortsClient:
@@ -146,6 +134,10 @@ class CohortsClient:
             ConfigurationError: The client cannot work like this; the message says
                 why, and what to change.
         """
+        from ._config import checked_routes, checked_seconds, make_settings
+        from ._core.redact import Redactor
+        from ._io.transport import Transport
+
         self._settings = make_settings(
             api_key,
             secret_key,
@@ -194,6 +186,8 @@ class CohortsClient:
         Args:
             overrides: Keywords of the constructor; they win.
         """
+        from ._config import from_environment
+
         keywords: dict[str, object] = {"api_key": "", "secret_key": ""}
         keywords |= from_environment(os.environ)
         url = os.environ.get("AMPLITUDE_LIMITER_URL")
@@ -201,6 +195,8 @@ class CohortsClient:
         client = cls(**{**keywords, **overrides})  # type: ignore[arg-type]
 
         if url and client._limiter is None:
+            from ._wiring import limiter_of_fleet
+
             client._own_limiter = limiter_of_fleet(url, client._limits)
 
         return client
@@ -209,6 +205,10 @@ class CohortsClient:
         return f"<CohortsClient of {self._settings.origin}>"
 
     async def __aenter__(self) -> Self:
+        from ._loading import prepare
+
+        await prepare()
+
         return self
 
     async def __aexit__(
@@ -237,6 +237,9 @@ class CohortsClient:
         Args:
             include_sync_info: Fill `Cohort.syncs`, too.
         """
+        from ._core import responses
+        from ._io.slices import collected
+
         request = requests.list_cohorts(include_sync_info=include_sync_info)
         response = await self._session.send(request)
 
@@ -265,6 +268,8 @@ class CohortsClient:
         """
         Tell how many of this month's exports are spent.
         """
+        from ._core import responses
+
         request = requests.usage(self._routes)
         response = await self._session.send(request)
 
@@ -343,6 +348,10 @@ class CohortsClient:
 
             allowance: As for `request_export()`.
         """
+        import anyio.to_thread
+
+        from ._job import checked_destination, checked_timeout
+
         checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_destination, to, format)
         wanted = requests.checked_properties(properties)
@@ -403,6 +412,10 @@ class CohortsClient:
         Returns:
             An async iterator of `ExportOutcome`, in the order they end.
         """
+        from ._io.files import checked_format
+        from ._job import checked_timeout
+        from ._many import ExportBatch, ManyOptions
+
         options = ManyOptions(
             wanted=requests.checked_properties(properties),
             format=checked_format(format),
@@ -433,6 +446,9 @@ class CohortsClient:
             job_seconds: How long a job takes; 30 to 60 seconds are common,
                 whatever the size.
         """
+        from ._core.tokens import from_token
+        from ._plan import Known, make_plan, starts_of
+
         wanted = requests.checked_properties(properties)
         ids = list(cohort_ids)
         known = Known(
@@ -506,6 +522,9 @@ class CohortsClient:
 
             PartialUploadError: Some batches were written, then one failed.
         """
+        from ._core.writes import Upload
+        from ._uploads import upload_cohort
+
         spec = Upload(
             name=name,
             id_type=id_type,
@@ -555,6 +574,8 @@ class CohortsClient:
 
             PartialUploadError: Some batches were written, then one failed.
         """
+        from ._membership import update_membership
+
         return await update_membership(
             self._session,
             cohort_id,
@@ -605,6 +626,8 @@ class CohortsClient:
             PartialUploadError: Some batches were written, then one failed.
                 Like every error after the export it carries its ``token``.
         """
+        from ._sync import Sync, sync_membership
+
         sync = Sync(
             membership=self._membership(id_type, count_group),
             dry_run=dry_run,
@@ -626,6 +649,8 @@ class CohortsClient:
     def _membership(
         self, id_type: IdType, count_group: str, skip_invalid_ids: bool = True
     ) -> Membership:
+        from ._core.writes import Membership
+
         return Membership(
             id_type=id_type,
             count_group=count_group,
@@ -658,6 +683,9 @@ class CohortsClient:
         session = self._session
 
         if self._made_exports is None:
+            from ._exports import Exports
+            from ._wiring import make_budget
+
             self._made_exports = Exports(
                 session,
                 routes=self._routes,
@@ -675,6 +703,9 @@ class CohortsClient:
         return self._made_exports
 
     def _make_session(self) -> Session:
+        from ._io.session import Session
+        from ._wiring import shared_limiter
+
         limiter = self._limiter or self._own_limiter
 
         return Session(

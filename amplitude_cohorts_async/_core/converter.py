@@ -68,6 +68,13 @@ def structure(value: object, model: type[T], *, path: str) -> T:
         return _structure_in_detail(value, model, path=path)
 
 
+def generate() -> None:
+    """
+    Generate the readers now; if nobody does, the first answer has to.
+    """
+    _converter(is_detailed=False)
+
+
 def _structure_in_detail(value: object, model: type[T], *, path: str) -> T:
     from cattrs import BaseValidationError, transform_error  # noqa: PLC0415 - slow
 

@@ -8,10 +8,13 @@ import pkgutil
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 import amplitude_cohorts_async
 
 ROOT = amplitude_cohorts_async.__name__
+TESTING = f"{ROOT}.testing"
+OFTEN = (ROOT, "aiohttp", "aiolimiter", "anyio", "attr", "cattr")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(amplitude_cohorts_async.__path__, f"{ROOT}.")
@@ -34,6 +37,29 @@ for name in sys.argv[1:]:
     except BaseException:
         traceback.print_exc()
     os._exit(0)
+"""
+CALLS = """
+import asyncio, os, sys
+from amplitude_cohorts_async import CohortsClient, IdType
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+
+async def main(folder):
+    with CohortsEmulator(clock=FakeClock(flows=True)) as emulator:
+        cohort = "26umsb5"
+        emulator.add_cohort(cohort, members=["user-1"], type="manual_upload")
+        os.environ.update(emulator.environment())
+        async with CohortsClient.from_env(clock=emulator.clock) as client:
+            before = set(sys.modules)
+            await client.list_cohorts()
+            await client.plan([cohort])
+            await client.export(cohort, f"{folder}/members.csv")
+            async for _ in client.export_many([cohort], folder):
+                pass
+            await client.upload_cohort("new", ["a"], id_type=IdType.USER_ID)
+            await client.sync_membership(cohort, ["user-1"], current=["user-1"])
+            print(*set(sys.modules) - before)
+
+asyncio.run(main(sys.argv[1]))
 """
 WITHOUT_EXTRAS = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))"
 
@@ -73,6 +99,29 @@ def test_the_root_stays_light() -> None:
 
     assert "" == result.stderr
     assert set() == heavy & set(result.stdout.split())
+
+
+def test_the_client_comes_without_the_parts_that_work() -> None:
+    """
+    What a name costs is its signatures: neither the parts nor cattrs come along.
+    """
+    parts = {f"{ROOT}.{name}" for name in ("_exports", "_uploads", "_io.session")}
+
+    result = run(f"import sys; from {ROOT} import CohortsClient; print(*sys.modules)")
+
+    assert "" == result.stderr
+    assert set() == {*parts, "cattrs", "aiolimiter"} & set(result.stdout.split())
+
+
+def test_no_call_has_to_import(tmp_path: Path) -> None:
+    """
+    Once a client is entered its calls find what they need, and keep the loop free.
+    """
+    result = run(CALLS, str(tmp_path))
+    ours = {name for name in result.stdout.split() if not name.startswith(TESTING)}
+
+    assert "" == result.stderr
+    assert set() == {name for name in ours if name.startswith(OFTEN)}
 
 
 def test_the_core_works_without_extras() -> None:
