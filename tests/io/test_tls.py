@@ -134,7 +134,10 @@ async def connected(
             writer.transport.abort()
             done.set()
 
-    server = await asyncio.start_server(served_once, LOOPBACK, 0, ssl=served)
+    # No reader may be full when the end comes: uvloop's TLS then loses the rest.
+    server = await asyncio.start_server(
+        served_once, LOOPBACK, 0, ssl=served, limit=1 << 24
+    )
     port = server.sockets[0].getsockname()[1]
     plain, _ = await asyncio.get_running_loop().create_connection(
         asyncio.Protocol, LOOPBACK, port

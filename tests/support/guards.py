@@ -21,6 +21,15 @@ PACKAGE = "amplitude_cohorts_async"
 TURNS = 20
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """
+    Let the run choose the event loop of its asynchronous tests.
+    """
+    parser.addoption(
+        "--uvloop", action="store_true", help="run asynchronous tests on uvloop"
+    )
+
+
 def pytest_configure() -> None:
     """
     Refuse the outside world in this process, threads included, from now on.
@@ -51,11 +60,11 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     """
-    We are asyncio only, as aiohttp is.
+    We are asyncio only, as aiohttp is; the loop may be uvloop.
     """
-    return "asyncio"
+    return "asyncio", {"use_uvloop": request.config.getoption("--uvloop")}
 
 
 @pytest.fixture(scope="session", autouse=True)
