@@ -199,6 +199,17 @@ def tests(session: nox.Session) -> None:
     pytest(session, *WORKERS, *([] if whole else ["-m", QUICK]))
 
 
+@nox.session
+def uvloop(session: nox.Session) -> None:
+    """
+    Run the quick part of the suite on the other event loop.
+    """
+    session.install(*group("tests", "uvloop"), WITH_EXTRAS)
+    # Nothing that a signal raises ends a test there; a thread ends the worker.
+    quick = ("-m", QUICK, "--timeout-method=thread")
+    pytest(session, *WORKERS, "--uvloop", *quick)
+
+
 @nox.session(default=False)
 def api(session: nox.Session) -> None:
     """
