@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from .aside import Aside
 from .files import Format, Target
 from .partfile import TAKES_RANGES, PartFile
 from .stages import Both, Count, Deflate, Inflate, Sniff, Stage, TextCheck
@@ -105,9 +106,10 @@ class Saving:
 
         if self._target.format is Format.CSV:
             self.is_light = not is_gzip
-            self._count = count = Count(_Append(self.file))
+            file = _Append(self.file)
+            self._count = count = Count(Aside(file) if is_gzip else file)
             text = TextCheck(count, never=self._never)
-            return Inflate(text) if is_gzip else text
+            return Aside(Inflate(text)) if is_gzip else text
 
         self._count = count = Count()
         check = TextCheck(count, never=self._never)
