@@ -16,17 +16,17 @@ _FAST = 160e6
 Bytes a second that no store gives a connection which it throttles.
 """
 
-_BUSY = 0.8
+_BUSY = 0.9
 """
 Share of its time that the loop's thread may be at work, so that the other tasks
 of the program keep their turns.
 """
 
-_STEP = 8
+_STEP = 16
 _GAIN = 2.0
 """
-What a step has to bring for another one to be made: eight times the connections
-bring eight times the bytes while the store is what holds things up.
+What a step has to bring for another one to be made: more connections bring as
+many times the bytes while the store is what holds things up.
 """
 
 _WAITING = 0.2

@@ -21,15 +21,20 @@ from .renewal import Changed, Interrupted, Progress, Renewal
 from .store import checked_part, pour, range_headers, stored
 from .threads import to_the_end
 
-_GLANCE = 0.05
+_START = 0.015
+"""
+Seconds in which a first connection gets going, and the loop is busy with that.
+"""
+
+_GLANCE = 0.03
 """
 Seconds between looks at how fast it goes.
 """
 
-_APART = 0.003
+_APART = 0.001
 """
-Seconds between two connections that are opened: the handshakes would hold up the
-loop if they all came at once.
+Seconds between two connections that are opened: their handshakes take turns with
+everybody else.
 """
 
 _SETTLING = 2
@@ -79,6 +84,8 @@ async def throttled(
     Return when one connection turns out to be too few.
     """
     gauge = Gauge(progress, receiver.disk)
+    await anyio.sleep(_START)
+    gauge.reset()
 
     while True:
         await anyio.sleep(_GLANCE)

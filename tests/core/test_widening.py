@@ -28,9 +28,9 @@ def grown(rates: dict[int, float], *, most: int = 16, busy: float = 0.05) -> int
 
 def test_a_throttled_store_gets_all_there_may_be():
     """
-    Eight times the connections, eight times the bytes: on to the most.
+    More connections, as many times the bytes: on to the most.
     """
-    assert 16 == grown({n: n * 40e6 for n in (1, 8, 16)})
+    assert 64 == grown({n: n * 9e6 for n in (1, 16, 64)}, most=64, busy=0.01)
     assert 6 == grown({n: n * 40e6 for n in (1, 6)}, most=6)
 
 
@@ -38,7 +38,7 @@ def test_a_line_that_is_full_gets_no_more():
     """
     More connections that bring no more bytes are not followed by others.
     """
-    assert 8 == grown({1: 12e6, 8: 12e6})
+    assert 16 == grown({1: 12e6, 16: 12e6}, most=64)
 
 
 def test_a_fast_store_and_a_busy_loop_get_one():
@@ -51,9 +51,9 @@ def test_a_fast_store_and_a_busy_loop_get_one():
 
 def test_a_loop_is_not_driven_to_its_limit():
     """
-    As many connections as leave the loop a fifth of its time.
+    As many connections as leave the loop a tenth of its time.
     """
-    assert 8 == grown({n: n * 40e6 for n in (1, 8)}, busy=0.1)
+    assert 9 == grown({n: n * 40e6 for n in (1, 9)}, busy=0.1)
 
 
 @pytest.mark.parametrize("left", [15 * MIB, 0])
