@@ -212,7 +212,12 @@ class Transport:
             body = self._redactor.body(body)
         else:
             # Should it be no list after all, its beginning is quoted.
-            body = self._redactor.body(body[:_QUOTABLE]) + body[_QUOTABLE:]
+            quotable = body[:_QUOTABLE]
+            shown = self._redactor.body(quotable)
+
+            # Megabytes are not copied for nothing.
+            if shown != quotable:
+                body = shown + body[_QUOTABLE:]
 
         return Response(status=answer.status, headers=answer.headers, body=body)
 
@@ -328,15 +333,13 @@ class Transport:
         return self._own[name]
 
     def _border(self, what: str, url: str) -> Border:
-        address = redact_url(url)
-
         @contextmanager
         def border() -> Iterator[None]:
             try:
                 yield
             except (aiohttp.ClientError, OSError, UnicodeError) as error:
                 # Their messages and attributes quote links and headers whole.
-                raise self._translated(what, address, error) from None
+                raise self._translated(what, redact_url(url), error) from None
 
         return border
 
