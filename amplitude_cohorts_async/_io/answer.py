@@ -6,12 +6,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import aiohttp
+import anyio
 
 from .border import Border
 from .feed import Feed, Taker
 from .takeover import Takeover, take_over
+from .threads import in_thread
+
+_LARGE = 1 << 20
+"""
+Bytes that take a millisecond to join; so many Python joins without its lock.
+"""
 
 
 class Answer:
@@ -57,16 +65,23 @@ class Answer:
         Args:
             seconds: To do it in; a byte now and then is not enough.
         """
+        content = self._response.content
         pieces: list[bytes] = []
         left = most
 
         with self._border():
-            async with asyncio.timeout(seconds):
-                while left > 0 and (piece := await self._response.content.readany()):
+            # A short body comes with its head, and needs no timer.
+            async with asyncio.timeout(None if content.is_eof() else seconds):
+                while left > 0 and (piece := await content.readany()):
                     pieces.append(piece)
                     left -= len(piece)
 
-        return b"".join(pieces)
+        join = partial(b"".join, pieces)
+
+        if most - left < _LARGE:
+            return join()
+
+        return await in_thread(join, anyio.CapacityLimiter(1))
 
     async def pour(self, taker: Taker, tally: Callable[[int], None]) -> None:
         """
