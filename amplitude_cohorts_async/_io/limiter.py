@@ -226,8 +226,8 @@ class LocalLimiter:
             self._count(waiting=-1)
 
         permit.sent_at = self._clock.now()
-        self._count(started=1, in_flight=+1, waited=permit.sent_at - came_at)
-        self._count(**{f"started.{kind}": 1})
+        waited = permit.sent_at - came_at
+        self._count(started=1, in_flight=+1, waited=waited, **{f"started.{kind}": 1})
         clean = False
 
         try:

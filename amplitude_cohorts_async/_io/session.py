@@ -303,10 +303,10 @@ class Session:
         permit: Permit,
         started: float,
     ) -> None:
-        asked = retry_after(answer.headers, now=self.clock.utcnow())
-
-        if answer.status == _TOO_MANY or (answer.status == _UNAVAILABLE and asked):
-            self._slow_down(request, answer, permit, asked)
+        if answer.status in {_TOO_MANY, _UNAVAILABLE}:
+            asked = retry_after(answer.headers, now=self.clock.utcnow())
+            if answer.status == _TOO_MANY or asked:
+                self._slow_down(request, answer, permit, asked)
 
         self.emit(
             RequestSent(
