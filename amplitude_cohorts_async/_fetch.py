@@ -4,7 +4,7 @@ A finished job's file: onto the disk, or as text for whoever reads it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -60,7 +60,7 @@ class Fetch:
         return self._saved(target, delivery.stage, transfer)
 
     @asynccontextmanager
-    async def text(self) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
         """
         Open the file as text, while it arrives.
         """

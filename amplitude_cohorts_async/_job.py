@@ -182,7 +182,7 @@ class ExportJob:
             )
 
     @asynccontextmanager
-    async def members(self) -> AsyncIterator[MemberStream]:
+    async def members(self) -> AsyncGenerator[MemberStream]:
         """
         Open the file as a stream of members; waits for the job first.
 
@@ -202,7 +202,7 @@ class ExportJob:
     @asynccontextmanager
     async def record_batches(
         self, *, amplitude_id: AmplitudeId = "text"
-    ) -> AsyncIterator[AsyncIterator[RecordBatch]]:
+    ) -> AsyncGenerator[AsyncIterator[RecordBatch]]:
         """
         Open the file as Arrow record batches; waits for the job first.
 

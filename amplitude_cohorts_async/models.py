@@ -82,8 +82,8 @@ class CohortSync:
     frequency: str | None = None
     last_successful: datetime | None = None
     last_failure: datetime | None = None
-    params: Mapping[str, object] = attrs.field(factory=dict)
-    extra: Mapping[str, object] = attrs.field(factory=dict)
+    params: Mapping[str, object] = attrs.field(factory=dict[str, object])
+    extra: Mapping[str, object] = attrs.field(factory=dict[str, object])
 
 
 @attrs.frozen(kw_only=True)
@@ -129,9 +129,11 @@ class Cohort:
     location_id: str | None = None
     shortcut_ids: Sequence[str] = ()
     metadata: Sequence[str] | None = None
-    definition: Mapping[str, object] = attrs.field(factory=dict, repr=False)
+    definition: Mapping[str, object] = attrs.field(
+        factory=dict[str, object], repr=False
+    )
     syncs: Sequence[CohortSync] = ()
-    extra: Mapping[str, object] = attrs.field(factory=dict, repr=False)
+    extra: Mapping[str, object] = attrs.field(factory=dict[str, object], repr=False)
 
 
 @attrs.frozen(kw_only=True)

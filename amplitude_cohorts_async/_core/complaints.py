@@ -4,7 +4,7 @@ What is said of a job that goes wrong: each error of one export, and its token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
@@ -37,7 +37,7 @@ class Complaints:
     _ticket: Ticket
 
     @contextmanager
-    def with_token(self) -> Iterator[None]:
+    def with_token(self) -> Generator[None]:
         """
         Give the token to every error that passes and has none.
         """
@@ -49,7 +49,7 @@ class Complaints:
             raise
 
     @contextmanager
-    def about_the_file(self, path: object = None) -> Iterator[None]:
+    def about_the_file(self, path: object = None) -> Generator[None]:
         """
         Say of an error that passes which file it is about.
 

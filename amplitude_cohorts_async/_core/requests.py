@@ -88,7 +88,7 @@ def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Reque
     return Request(operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file")
 
 
-def checked_properties(properties: object) -> bool | tuple[str, ...]:
+def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ...]:
     """
     Return the caller's *properties* when they make sense.
 

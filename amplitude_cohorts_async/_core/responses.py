@@ -29,6 +29,7 @@ from .converter import structure
 from .elements import elements, opening_of
 from .ids import checked_id
 from .redact import redact_links
+from .shapes import list_of, mapping_of, strings_of
 from .wire import Request, Response
 
 _SHOWN = 300
@@ -202,8 +203,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
         now: Aware UTC; a ``Retry-After`` may name a date.
     """
     envelope = _envelope(_without_links(response.body))
-    metadata = envelope.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = mapping_of(envelope.get("metadata"))
     details = _details(envelope, metadata, response.body)
     kind = _class_of(response.status, details, metadata)
 
@@ -260,16 +260,13 @@ def _without_links(body: bytes) -> bytes:
 
 def _envelope(body: bytes) -> Mapping[str, object]:
     try:
-        document = json.loads(body)
+        document = mapping_of(json.loads(body))
     except (ValueError, RecursionError):
-        return {}
-
-    if not isinstance(document, dict):
         return {}
 
     error = document.get("error", document)
 
-    return error if isinstance(error, dict) else {**document, "message": error}
+    return mapping_of(error) or {**document, "message": error}
 
 
 def _details(
@@ -311,15 +308,13 @@ def _class_of(
 
 
 def _skipped_ids(metadata: Mapping[str, object]) -> list[str]:
-    sample = metadata.get("invalid_ids_sample") or metadata.get("skipped_ids")
-    found = list(sample) if isinstance(sample, list) else []
-    results = metadata.get("memberships_result")
+    found = metadata.get("invalid_ids_sample") or metadata.get("skipped_ids")
+    sample = strings_of(found)
 
-    for result in results if isinstance(results, list) else []:
-        skipped = result.get("skipped_ids") if isinstance(result, dict) else None
-        found += skipped if isinstance(skipped, list) else []
+    for result in list_of(metadata.get("memberships_result")):
+        sample += strings_of(mapping_of(result).get("skipped_ids"))
 
-    return [str(item) for item in found]
+    return sample
 
 
 _NEXT: dict[type[ApiError], str] = {

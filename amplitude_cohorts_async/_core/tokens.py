@@ -13,6 +13,7 @@ import attrs
 from ..errors import InvalidInputError
 from ..models import Region
 from .ids import checked_id
+from .shapes import strings_of
 
 VERSION = 1
 
@@ -114,9 +115,9 @@ def _ticket(fields: Mapping[str, object]) -> Ticket:
         return Ticket(
             request_id=checked_id(fields.get("request_id"), "request id"),
             cohort_id=None if cohort_id is None else checked_id(cohort_id, "cohort id"),
-            properties=tuple(map(str, properties))
-            if isinstance(properties, list)
-            else bool(properties),
+            properties=properties
+            if isinstance(properties, bool)
+            else tuple(strings_of(properties)),
             requested_at=None if requested_at is None else _moment(requested_at),
             as_of=None if as_of is None else _moment(as_of),
             region=None if region is None else Region[str(region)],

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import attrs
 
@@ -20,6 +20,7 @@ from ..errors import InvalidInputError, UnexpectedResponseError
 from ..models import Cohort, IdType, Routes
 from .ids import checked_id
 from .responses import decode
+from .shapes import list_of, mapping_of, strings_of
 from .wire import Replay, Request, Response
 
 UPLOAD_PATH = "/api/3/cohorts/upload"
@@ -216,7 +217,7 @@ def upload_answer(spec: Upload, request: Request, response: Response) -> UploadA
     """
     document = decode(request, response)
     cohort_id = document.get("cohortId") or document.get("cohort_id") or spec.replace
-    metadata = _mapping(document.get("metadata"))
+    metadata = mapping_of(document.get("metadata"))
     matched = metadata.get("matched")
 
     if document.get("error") or not (cohort_id or spec.validate_only):
@@ -225,7 +226,7 @@ def upload_answer(spec: Upload, request: Request, response: Response) -> UploadA
     return UploadAnswer(
         cohort_id=None if spec.validate_only else str(cohort_id),
         matched=matched if isinstance(matched, int) else None,
-        invalid_sample=_strings(metadata.get("invalid_ids_sample")),
+        invalid_sample=strings_of(metadata.get("invalid_ids_sample")),
     )
 
 
@@ -243,8 +244,8 @@ def skipped_ids(request: Request, response: Response) -> list[str]:
 
     return [
         id_
-        for result in _list(document.get("memberships_result"))
-        for id_ in _strings(_mapping(result).get("skipped_ids"))
+        for result in list_of(document.get("memberships_result"))
+        for id_ in strings_of(mapping_of(result).get("skipped_ids"))
     ]
 
 
@@ -320,18 +321,6 @@ def _unclear(
         f"written{said}; look at the cohort before trying again",
         path=path,
     )
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []
-
-
-def _strings(value: object) -> list[str]:
-    return [str(item) for item in _list(value)]
 
 
 def _check_text(name: str, value: object) -> None:

@@ -12,14 +12,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import anyio
 import attrs
 
+from .._core.shapes import mapping_of
 from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
 from .threads import in_thread
@@ -49,9 +50,9 @@ class Past:
         in_run: Keys of the files that the run that died had saved already.
     """
 
-    requested: dict[str, str] = attrs.field(factory=dict)
-    saved: dict[str, SavedExport] = attrs.field(factory=dict)
-    in_run: set[str] = attrs.field(factory=set)
+    requested: dict[str, str] = attrs.field(factory=dict[str, str])
+    saved: dict[str, SavedExport] = attrs.field(factory=dict[str, SavedExport])
+    in_run: set[str] = attrs.field(factory=set[str])
 
 
 class Ledger:
@@ -137,9 +138,7 @@ class Ledger:
         for text in lines:
             # What a crash cut short was not promised to anybody.
             with suppress(ValueError, KeyError, TypeError, RecursionError):
-                line = json.loads(text)
-                if isinstance(line, dict):
-                    _read(cast("dict[str, object]", line), past)
+                _read(mapping_of(json.loads(text)), past)
 
         return past
 
@@ -178,7 +177,7 @@ class Ledger:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Generator[None]:
     """
     Keep other processes from this folder's record for a moment.
     """
@@ -210,7 +209,7 @@ def _line(key: str, saved: SavedExport) -> dict[str, object]:
 
 
 def _read(line: Mapping[str, object], past: Past) -> None:
-    key, token, saved = line.get("key"), line.get("token"), line.get("saved")
+    key, token = line.get("key"), line.get("token")
 
     if "finished" in line:
         past.in_run.clear()
@@ -220,8 +219,9 @@ def _read(line: Mapping[str, object], past: Past) -> None:
         past.requested.pop(key, None)
     elif isinstance(token, str):
         past.requested[key] = token
-    elif isinstance(saved, dict):
-        attributes: dict[str, Any] = saved | {"path": Path(saved["path"])}
+    elif saved := mapping_of(line.get("saved")):
+        attributes: dict[str, Any] = {**saved}
+        attributes["path"] = Path(attributes["path"])
         past.saved[key] = SavedExport(**attributes)
         past.requested.pop(key, None)
         past.in_run.add(key)

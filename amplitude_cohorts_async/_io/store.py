@@ -5,7 +5,7 @@ What the store answers to a link, and whether it may be used.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from .._core.links import Part, link_target, part_of
@@ -25,7 +25,7 @@ _STORE_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 @asynccontextmanager
 async def stored(
     session: Session, link: str, headers: dict[str, str]
-) -> AsyncIterator[Answer]:
+) -> AsyncGenerator[Answer]:
     """
     Follow a link to an answer with bytes of the object in it: 200 or 206.
 

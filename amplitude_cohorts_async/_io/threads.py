@@ -5,7 +5,7 @@ Work beside other work, without leaving any behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -53,7 +53,7 @@ async def to_the_end(work: Awaitable[T]) -> T:
 
 
 @asynccontextmanager
-async def background(work: Awaitable[None]) -> AsyncIterator[None]:
+async def background(work: Awaitable[None]) -> AsyncGenerator[None]:
     """
     Keep *work* going while the context is entered; leaving it ends the work.
     """
