@@ -9,7 +9,7 @@ from queue import Queue
 
 from .stages import Stage
 
-_WAITING = 8
+_WAITING = 4
 """
 Pieces that may wait: the slower stage never has to, and memory stays small.
 """

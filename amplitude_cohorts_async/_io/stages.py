@@ -19,8 +19,8 @@ from .inflating import inflate_errors, inflater
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_BITS = 31
 
-_BITE = 64 * 1024
-_MOST = 256 * 1024
+_BITE = 128 * 1024
+_MOST = 512 * 1024
 """
 Compressed bytes inflated at a time, and text made of them at a time: they bound
 the memory, whatever a file claims to hold, and how long others may wait for the

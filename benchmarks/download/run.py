@@ -28,6 +28,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MB = 1_000_000
 NEEDS = {"ours, uvloop": "uvloop", "httpx": "httpx", "obstore": "obstore"}
+_LARGE = 2048
+_THROTTLED = 512
 Runs = dict[str, list[dict[str, float]]]
 
 
@@ -155,7 +157,7 @@ def _scenes(
     packed = folder / "www" / "packed.csv"
     text(plain, size)
     text(small, 64 * MB)
-    packed.write_bytes(gzip.compress(small.read_bytes(), 6))
+    packed.write_bytes(gzip.compress(plain.read_bytes(), 6))
     authority, chain, key = certificates(folder)
     os.environ["SSL_CERT_FILE"] = str(authority)
     if importlib.util.find_spec("amplitude_cohorts_async") is None:
@@ -170,7 +172,8 @@ def _scenes(
 
     everybody = [
         *("curl", "ours", "ours, uvloop", "ours, ordinary path"),
-        *("aiohttp, 64 KiB chunks", "httpx", "obstore"),
+        *("ours, one connection", "aiohttp, 64 KiB chunks"),
+        *("httpx", "obstore"),
     ]
     try:
         with nginx(folder, folder / "www", chain, key) as url:
@@ -191,7 +194,7 @@ def _scenes(
             )
             scene(
                 "gzip",
-                "A gzip body to plain CSV, 64 MB",
+                f"A gzip body to plain CSV, {size_mb} MB",
                 "bare inflate",
                 ["bare inflate", "ours", "ours, uvloop"],
                 f"{url}/packed.csv",
@@ -203,14 +206,23 @@ def _scenes(
                 ["ours, slow disk"],
                 f"{url}/small.csv",
             )
+            text(plain, _LARGE * MB)
+            scene(
+                "large",
+                f"Memory, {_LARGE} MB",
+                "ours",
+                ["ours", "ours, uvloop"],
+                f"{url}/members.csv",
+            )
     except FileNotFoundError as error:
         print(f"without nginx's scenes: {error}")
 
+    text(plain, _THROTTLED * MB)
     with throttled(plain, chain, key, rate=40e6) as url:
         ways = ["aria2c -x16", "ours", "ours, uvloop"]
         scene(
             "throttled",
-            f"40 MB/s a connection, {size // MB} MB",
+            f"40 MB/s a connection, {_THROTTLED} MB",
             "aria2c -x16",
             ways,
             f"{url}/members.csv",

@@ -114,6 +114,15 @@ async def ours(url: str, out: Path, **keywords: object) -> None:
     service.close()
 
 
+async def one_connection(url: str, out: Path) -> None:
+    """
+    Download with parallel ranges switched off.
+    """
+    from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
+
+    await ours(url, out, downloading=Downloading(connections=1))
+
+
 async def ordinary(url: str, out: Path) -> None:
     """
     Download with the fast path switched off.
@@ -204,6 +213,7 @@ async def bare_inflate(url: str, out: Path) -> None:
 WAYS: dict[str, Callable[[str, Path], Awaitable[None]]] = {
     "ours": ours,
     "ours, uvloop": ours,
+    "ours, one connection": one_connection,
     "ours, ordinary path": ordinary,
     "ours, slow disk": slow_disk,
     "aiohttp, 64 KiB chunks": aiohttp_chunks,
