@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -176,7 +176,7 @@ class Session:
         )
 
     @asynccontextmanager
-    async def file(self, request: Request) -> AsyncIterator[Answer | str]:
+    async def file(self, request: Request) -> AsyncGenerator[Answer | str]:
         """
         Ask for a job's file: a link to it, or an answer that holds it.
 
@@ -254,7 +254,7 @@ class Session:
         return bought[0]
 
     @contextmanager
-    def _purchase(self) -> Iterator[None]:
+    def _purchase(self) -> Generator[None]:
         self._purchases += 1
         self._is_idle.clear()
 
