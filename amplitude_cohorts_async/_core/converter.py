@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast, get_args, get_type_h
 
 from ..errors import UnexpectedResponseError
 from ..models import Cohort, CohortSync, Usage
-from .shapes import list_of
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -261,7 +260,9 @@ def _to_strings(value: object, _kind: object = None) -> tuple[str, ...]:
     if not value:
         return ()
 
-    return tuple([_to_str(item) for item in list_of(value) if item is not None])
+    return tuple(
+        [_to_str(item) for item in cast("list[object]", value) if item is not None]
+    )
 
 
 def _to_mapping(value: object, _kind: object = None) -> Mapping[str, object]:
