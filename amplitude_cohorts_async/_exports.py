@@ -106,6 +106,9 @@ class Exports:
         request = requests.request_export(cohort_id, properties=wanted)
 
         async def take(response: Response) -> Ticket:
+            """
+            Note whose job the answer told of, before anybody can leave.
+            """
             ticket = self._ticket(
                 cohort_id, wanted, responses.export_request_id(request, response)
             )
@@ -159,6 +162,9 @@ class Exports:
         spent: list[ExportJob] = []
 
         async def keep(job: ExportJob) -> None:
+            """
+            Remember the job that was paid for, and pass it on.
+            """
             spent.append(job)
             if note is not None:
                 await note(job)

@@ -213,6 +213,9 @@ async def settled(ids: Ids) -> AsyncGenerator[Ids]:
             return
 
         async def everything() -> AsyncGenerator[Sequence[object]]:
+            """
+            Give the beginning that was read already, then the rest.
+            """
             yield head
             async for part in slices:
                 yield part
@@ -226,6 +229,9 @@ async def is_members_file(path: Path) -> bool:
     """
 
     def look() -> bool:
+        """
+        Read the file's first line; it may be long in coming.
+        """
         with _open(path) as file:
             return _has_columns(file.readline(_BLOCK))
 

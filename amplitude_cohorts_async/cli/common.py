@@ -112,7 +112,14 @@ class Connection(Output):
         overrides = self._overrides()
 
         async def connected(narrator: Narrator) -> T:
+            """
+            Do the work with a client that tells of what it does.
+            """
+
             def tell(event: Event) -> None:
+                """
+                Pass an event on to whoever listens.
+                """
                 narrator(event)
                 if hook is not None:
                     hook(event)

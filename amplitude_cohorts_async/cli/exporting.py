@@ -146,6 +146,9 @@ def resume(
     jobs = Jobs(ticket.request_id)
 
     async def work(client: CohortsClient) -> SavedExport:
+        """
+        Wait for the file, and save it.
+        """
         resumed = await client.resume_export(job).wait(timeout=timeout)
         return await resumed.save(target)
 

@@ -23,6 +23,9 @@ def run(work: Coroutine[object, object, T]) -> T:
     """
 
     async def reachable() -> T:
+        """
+        Let Ctrl-C through, now that there is a loop to take it.
+        """
         _hold_ctrl_c(hold=False)
         return await work
 

@@ -83,6 +83,9 @@ def sync(
     source = id_source(connection, ids)
 
     async def work(client: CohortsClient) -> SyncReport:
+        """
+        Change the cohort, or tell what would change.
+        """
         async with skipped_to(skipped) as on_skipped:
             return await client.sync_membership(
                 cohort_id,
@@ -135,6 +138,9 @@ def diff(
     unnameable: list[int] = []
 
     async def work() -> MembershipDiff:
+        """
+        Compare the two files, in memory or on disk.
+        """
         wanted = known_members(after, membership, unnameable.append)
         current = known_members(before, membership, unnameable.append)
 

@@ -101,6 +101,9 @@ def upload(
     log = _journal(journal, resume)
 
     async def work(client: CohortsClient) -> UploadReport:
+        """
+        Upload, and note the ids that are skipped.
+        """
         async with skipped_to(skipped) as on_skipped:
             return await client.upload_cohort(
                 name,
