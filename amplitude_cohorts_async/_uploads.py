@@ -268,7 +268,7 @@ def _check_source(spec: Upload, source: Source) -> None:
 
 
 def _may_have_happened(error: CohortsError) -> bool:
-    if isinstance(error, TransportError):
+    if isinstance(error, TransportError | UnexpectedResponseError):
         return error.may_have_happened
 
-    return isinstance(error, ServerError | UnexpectedResponseError)
+    return isinstance(error, ServerError)

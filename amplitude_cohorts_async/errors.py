@@ -331,7 +331,12 @@ class UnexpectedResponseError(CohortsError):
 
     Attributes:
         path: Where the answer broke, as in ``$.cohorts[3].size``.
+
+        may_have_happened: That the service may have acted on the request; it
+            said so, and always may. As in ``TransportError``.
     """
+
+    may_have_happened: bool = True
 
     def __init__(self, message: str, *, path: str = "$") -> None:
         super().__init__(message)

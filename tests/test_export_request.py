@@ -302,6 +302,29 @@ async def test_every_refusal_has_its_error(
     assert 1 == len(server.seen)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(202, b"accepted"),
+        json_reply({"cohort_id": COHORT}, 202),
+        json_reply({"request_id": "a b"}, 202),
+    ],
+)
+async def test_a_job_without_a_name_may_have_been_spent(
+    server: FaultServer, exporter: CohortsClient, answer: Reply
+) -> None:
+    """
+    Accepted is spent, even if nobody can read what was made.
+    """
+    server.on(EXPORT, answer)
+
+    with pytest.raises(UnexpectedResponseError) as caught:
+        await exporter.request_export(COHORT)
+
+    assert caught.value.may_have_happened
+    assert 1 == len(server.seen)
+
+
 async def test_keys_that_an_answer_quotes_are_hidden(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
