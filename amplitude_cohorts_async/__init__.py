@@ -6,6 +6,7 @@ Start with `CohortsClient`, or with `export_cohort()` for all of it in one call.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     )
 
 __version__ = VERSION
+
+# Who wants to know what we log says so; to nobody else we speak.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = (
     "Cohort",

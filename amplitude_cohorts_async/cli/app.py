@@ -4,7 +4,6 @@ The command and the part of it that only reads: list, show, usage, plan.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -128,9 +127,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # A name that the terminal cannot write is no reason to fail.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-    # What happens is shown as events; a log is for programs that want one.
-    logging.getLogger("amplitude_cohorts_async").addHandler(logging.NullHandler())
 
     try:
         code = typer.main.get_command(app)(

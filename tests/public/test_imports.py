@@ -61,6 +61,11 @@ async def main(folder):
 
 asyncio.run(main(sys.argv[1]))
 """
+WARNS = """
+from amplitude_cohorts_async._io.registry import limiter_for
+from amplitude_cohorts_async.limits import LEAVE_ROOM, UNLIMITED
+first, second = limiter_for("app", LEAVE_ROOM), limiter_for("app", UNLIMITED)
+"""
 WITHOUT_EXTRAS = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))"
 
 
@@ -146,6 +151,16 @@ def test_the_command_names_its_extra() -> None:
     assert 0 != result.returncode
     assert "amplitude-cohorts-async[cli]" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_program_without_a_log_hears_nothing() -> None:
+    """
+    What we log goes where a program sends it, and nowhere if it does not say.
+    """
+    heard = run(f"import logging\nlogging.basicConfig()\n{WARNS}")
+
+    assert "WARNING:amplitude_cohorts_async" in heard.stderr
+    assert "" == run(WARNS).stderr
 
 
 def test_types_are_shipped() -> None:
