@@ -33,8 +33,6 @@ from .rings import Place, Ring, sleep_until
 from .tally import OwnTally
 from .turns import Turn, Turns
 
-__all__ = ("LocalLimiter",)
-
 _log = logging.getLogger(__name__)
 
 # Somebody else uses the app: leave one place to them for ten minutes.
