@@ -25,7 +25,6 @@ from ._core.ids import checked_id
 from ._io.clock import SystemClock
 from ._version import VERSION
 from .errors import ConfigurationError, NotFoundError
-from .events import BytesReceived
 from .limits import DOCUMENTED, Limits
 from .models import (
     Cohort,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from ._io.writing import OnSkipped
     from ._job import ExportJob
     from ._many import ExportBatch
+    from .events import BytesReceived
 
 
 class CohortsClient:

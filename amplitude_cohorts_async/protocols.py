@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from .events import Event
 from .limits import Limits
+
+if TYPE_CHECKING:  # each class costs half a millisecond, and few programs name one
+    from .events import Event
 
 __all__ = (
     "BindsApp",
