@@ -86,7 +86,8 @@ async def test_more_connections_where_one_is_held_back(
 
     assert saved.path.read_bytes() == TEXT
     assert 1 == saved.links
-    assert 4 <= store.most <= 8
+    # Eight, and the one that was given up, until the store has noticed.
+    assert 4 <= store.most <= 9
     assert store.ranges[0] is None
     assert covered(store.ranges) < len(TEXT)
     # What the first connection had on the way when it was given up is lost.
