@@ -15,9 +15,9 @@ from ._version import VERSION
 if TYPE_CHECKING:
     from . import errors, limits
     from ._client import CohortsClient
-    from ._io.ids import read_ids
-    from ._io.limiter import LocalLimiter
-    from ._io.rows import MemberStream
+    from ._io.download.rows import MemberStream
+    from ._io.limits.limiter import LocalLimiter
+    from ._io.writes.ids import read_ids
     from ._job import ExportJob
     from ._oneshot import export_cohort
     from .models import (
@@ -67,12 +67,12 @@ __all__ = (
 _MODULES = {
     "CohortsClient": "._client",
     "ExportJob": "._job",
-    "LocalLimiter": "._io.limiter",
-    "MemberStream": "._io.rows",
+    "LocalLimiter": "._io.limits.limiter",
+    "MemberStream": "._io.download.rows",
     "errors": ".errors",
     "export_cohort": "._oneshot",
     "limits": ".limits",
-    "read_ids": "._io.ids",
+    "read_ids": "._io.writes.ids",
 }
 """
 Where the names are that `models` has not.

@@ -47,9 +47,9 @@ from .protocols import Clock, EventHook, KeepsLimits, Limiter
 if TYPE_CHECKING:
     from ._core.writes import Membership
     from ._exports import Exports
-    from ._io.ids import IdSource
     from ._io.session import Session
-    from ._io.writing import OnSkipped
+    from ._io.writes.ids import IdSource
+    from ._io.writes.writing import OnSkipped
     from ._job import ExportJob
     from ._many import ExportBatch
     from .events import BytesReceived
@@ -136,7 +136,7 @@ class CohortsClient:
         """
         from ._config import checked_routes, checked_seconds, make_settings
         from ._core.redact import Redactor
-        from ._io.transport import Transport
+        from ._io.wire.transport import Transport
 
         self._settings = make_settings(
             api_key,
@@ -412,7 +412,7 @@ class CohortsClient:
         Returns:
             An async iterator of `ExportOutcome`, in the order they end.
         """
-        from ._io.files import checked_format
+        from ._io.disk.files import checked_format
         from ._job import checked_timeout
         from ._many import ExportBatch, ManyOptions
 

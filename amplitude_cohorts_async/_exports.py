@@ -20,8 +20,8 @@ from ._core.snapshots import export_key, has_file, is_unchanged
 from ._core.tokens import Ticket, from_token
 from ._core.wire import Response
 from ._fetch import Progress
-from ._io.budget import Budget
-from ._io.files import Target
+from ._io.disk.files import Target
+from ._io.limits.budget import Budget
 from ._io.session import Session
 from ._io.threads import in_thread
 from ._job import ExportJob

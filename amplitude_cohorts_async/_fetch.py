@@ -13,14 +13,14 @@ import attrs
 from ._core import requests
 from ._core.complaints import Complaints
 from ._core.tokens import Ticket, to_token
-from ._io.delivery import Delivery
-from ._io.files import Format, Target
-from ._io.pipe import Pipe
-from ._io.rowcount import RowCount
-from ._io.saving import Saving
+from ._io.disk.files import Format, Target
+from ._io.disk.rowcount import RowCount
+from ._io.disk.saving import Saving
+from ._io.download.delivery import Delivery
+from ._io.download.pipe import Pipe
+from ._io.download.transfer import Transfer
 from ._io.session import Session
 from ._io.threads import background
-from ._io.transfer import Transfer
 from .contrib.arrow import AmplitudeId
 from .contrib.parquet import ParquetWriter
 from .errors import NotFoundError

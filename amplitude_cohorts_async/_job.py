@@ -14,8 +14,8 @@ import anyio.to_thread
 from ._core.complaints import Complaints
 from ._core.tokens import Ticket, to_token
 from ._fetch import Fetch, Progress
-from ._io.files import Format, Target, checked_target
-from ._io.rows import MemberStream
+from ._io.disk.files import Format, Target, checked_target
+from ._io.download.rows import MemberStream
 from ._io.session import Session
 from ._watch import Watch
 from .contrib.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow

@@ -18,7 +18,7 @@ import attrs
 from ._core.ids import checked_id
 from ._core.snapshots import export_key
 from ._exports import Begun, Exports, Wanted
-from ._io.files import Format, Target
+from ._io.disk.files import Format, Target
 from ._io.ledger import Ledger, Past
 from ._job import ExportJob, checked_destination
 from .errors import (

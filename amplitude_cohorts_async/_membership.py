@@ -13,11 +13,11 @@ import attrs
 from ._core.batching import MOST_MEMBERS, Distinct
 from ._core.ids import checked_id
 from ._core.writes import Change, Membership
-from ._io.batches import Source, forget, surveyed
-from ._io.ids import Ids, IdSource, ids_of, settled
-from ._io.journal import open_journal
 from ._io.session import Session
-from ._io.writing import OnSkipped, Writer, check_resumable
+from ._io.writes.batches import Source, forget, surveyed
+from ._io.writes.ids import Ids, IdSource, ids_of, settled
+from ._io.writes.journal import open_journal
+from ._io.writes.writing import OnSkipped, Writer, check_resumable
 from .errors import InvalidInputError
 from .models import MembershipReport, OperationReport
 

@@ -25,9 +25,10 @@ from ._core.batching import MOST_MEMBERS, SLICE, checked_ids
 from ._core.diffing import id_attribute
 from ._core.ids import checked_id
 from ._core.writes import Membership
-from ._io.batches import Source, forget
-from ._io.comparing import compare, compare_on_disk, in_lists
-from ._io.ids import (
+from ._io.session import Session
+from ._io.writes.batches import Source, forget
+from ._io.writes.comparing import compare, compare_on_disk, in_lists
+from ._io.writes.ids import (
     IdFile,
     Ids,
     IdSource,
@@ -35,8 +36,7 @@ from ._io.ids import (
     is_members_file,
     members_of_file,
 )
-from ._io.session import Session
-from ._io.writing import OnSkipped, check_resumable
+from ._io.writes.writing import OnSkipped, check_resumable
 from ._job import ExportJob
 from ._membership import write_membership
 from .errors import CohortsError, InvalidInputError, RemovalGuardError

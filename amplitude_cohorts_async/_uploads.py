@@ -18,11 +18,11 @@ import attrs
 from ._core.batching import MOST_MEMBERS, Batch, Distinct
 from ._core.journal import attempt_line, refused_line
 from ._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
-from ._io.batches import Source, forget, surveyed
-from ._io.ids import IdSource, ids_of, settled
-from ._io.journal import open_journal
 from ._io.session import Session
-from ._io.writing import OnSkipped, Writer, check_resumable
+from ._io.writes.batches import Source, forget, surveyed
+from ._io.writes.ids import IdSource, ids_of, settled
+from ._io.writes.journal import open_journal
+from ._io.writes.writing import OnSkipped, Writer, check_resumable
 from .errors import (
     AmbiguousUploadError,
     CohortsError,

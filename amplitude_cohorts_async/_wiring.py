@@ -9,9 +9,9 @@ from functools import partial
 from ._config import Settings
 from ._core import requests, responses
 from ._core.retrying import NO_RETRIES
-from ._io.budget import Budget
-from ._io.limiter import LocalLimiter
-from ._io.registry import limiter_for
+from ._io.limits.budget import Budget
+from ._io.limits.limiter import LocalLimiter
+from ._io.limits.registry import limiter_for
 from ._io.session import Session
 from .limits import Limits
 from .models import Routes, Usage

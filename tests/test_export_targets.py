@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob
-from amplitude_cohorts_async._io.files import checked_target
+from amplitude_cohorts_async._io.disk.files import checked_target
 from amplitude_cohorts_async.errors import InvalidInputError, StorageError
 from support.exporting import CSV, OBJECT, cut, names_in, whole
 from support.fault_server import DROP, FaultServer

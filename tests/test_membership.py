@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async import _membership as membership_module
-from amplitude_cohorts_async._io import batches as batches_module
-from amplitude_cohorts_async._io import ids as ids_module
+from amplitude_cohorts_async._io.writes import batches as batches_module
+from amplitude_cohorts_async._io.writes import ids as ids_module
 from amplitude_cohorts_async.models import IdType, MembershipReport, OperationReport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import broken, lost_answer, refused, works

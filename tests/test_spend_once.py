@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
-from amplitude_cohorts_async._io.board import LocalBoard
+from amplitude_cohorts_async._io.limits.board import LocalBoard
 from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
 from amplitude_cohorts_async.protocols import Kind, Permit
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors, read_ids
 from amplitude_cohorts_async import _sync as sync_module
-from amplitude_cohorts_async._io import batches as batches_module
-from amplitude_cohorts_async._io import comparing as comparing_module
-from amplitude_cohorts_async._io.transport import Transport
+from amplitude_cohorts_async._io.wire.transport import Transport
+from amplitude_cohorts_async._io.writes import batches as batches_module
+from amplitude_cohorts_async._io.writes import comparing as comparing_module
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, SyncReport
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas

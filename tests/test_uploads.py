@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async import _uploads as uploads_module
-from amplitude_cohorts_async._io import batches as batches_module
-from amplitude_cohorts_async._io import ids as ids_module
-from amplitude_cohorts_async._io.journal import Journal, open_journal
-from amplitude_cohorts_async._io.transport import Transport
+from amplitude_cohorts_async._io.wire.transport import Transport
+from amplitude_cohorts_async._io.writes import batches as batches_module
+from amplitude_cohorts_async._io.writes import ids as ids_module
+from amplitude_cohorts_async._io.writes.journal import Journal, open_journal
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, Routes, UploadReport
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock

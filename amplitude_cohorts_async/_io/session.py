@@ -45,11 +45,11 @@ from ..protocols import (
     Permit,
     SharesJobs,
 )
-from .answer import Answer
-from .board import LocalBoard
+from .limits.board import LocalBoard
+from .limits.turns import Turns
 from .rescue import brought_in
-from .transport import Transport
-from .turns import Turns
+from .wire.answer import Answer
+from .wire.transport import Transport
 
 _logger = logging.getLogger(__name__)
 

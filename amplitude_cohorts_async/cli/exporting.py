@@ -14,7 +14,7 @@ import typer
 
 from .._client import CohortsClient
 from .._core.tokens import from_token
-from .._io.files import checked_target
+from .._io.disk.files import checked_target
 from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import Connection, command

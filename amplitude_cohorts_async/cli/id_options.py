@@ -15,8 +15,8 @@ import attrs
 import typer
 
 from .._client import CohortsClient
-from .._io.ids import IdSource, each_of, ids_of_stream
-from .._io.writing import OnSkipped
+from .._io.writes.ids import IdSource, each_of, ids_of_stream
+from .._io.writes.writing import OnSkipped
 from ..models import IdType, MembershipReport, OperationReport
 from . import render
 from .common import Connection

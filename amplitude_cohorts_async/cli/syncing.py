@@ -14,7 +14,7 @@ import typer
 
 from .._client import CohortsClient
 from .._core.writes import Membership
-from .._io.comparing import compare, compare_on_disk, write_files
+from .._io.writes.comparing import compare, compare_on_disk, write_files
 from .._sync import check_removals, known_members, needs_room
 from ..models import IdType, MembershipDiff, MembershipReport, SyncReport
 from . import render

@@ -127,7 +127,7 @@ async def ordinary(url: str, out: Path) -> None:
     """
     Download with the fast path switched off.
     """
-    from amplitude_cohorts_async._io import takeover  # noqa: PLC0415
+    from amplitude_cohorts_async._io.wire import takeover  # noqa: PLC0415
 
     takeover._LEAST = 1 << 60  # noqa: SLF001
     await ours(url, out)
@@ -197,7 +197,7 @@ async def bare_inflate(url: str, out: Path) -> None:
     """
     import aiohttp  # noqa: PLC0415
 
-    from amplitude_cohorts_async._io.inflating import inflater  # noqa: PLC0415
+    from amplitude_cohorts_async._io.disk.inflating import inflater  # noqa: PLC0415
 
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         body = await response.read()

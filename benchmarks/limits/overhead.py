@@ -15,7 +15,7 @@ from aiolimiter import AsyncLimiter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from amplitude_cohorts_async._io.limiter import LocalLimiter
+from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.limits import Limits, Rate
 from amplitude_cohorts_async.protocols import Kind
 

@@ -22,7 +22,7 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from redis.asyncio import Redis
 
-from amplitude_cohorts_async._io.limiter import LocalLimiter
+from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import (
     ConfigurationError,

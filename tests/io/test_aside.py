@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from amplitude_cohorts_async._core.malformed import Malformed
-from amplitude_cohorts_async._io import aside
-from amplitude_cohorts_async._io.aside import Aside
+from amplitude_cohorts_async._io.disk import aside
+from amplitude_cohorts_async._io.disk.aside import Aside
 
 
 class Collected:
@@ -96,7 +96,7 @@ def test_few_pieces_wait() -> None:
             stage.write(b"x")
             written += 1
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     writer = threading.Thread(target=write)
     writer.start()
     # One is in the other's hands.
@@ -110,7 +110,7 @@ def test_few_pieces_wait() -> None:
     stage.finish()
 
     assert 100 == len(then.data)
-    assert before == threading.active_count()
+    assert set(threading.enumerate()) <= before
 
 
 def test_an_error_is_raised_by_a_later_call() -> None:
@@ -135,19 +135,21 @@ def test_what_is_discarded_is_not_written_on(is_broken: bool) -> None:
     """
     then = Collected(error=OSError(28, "No space left") if is_broken else None)
     then.may_go_on.clear()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     stage = Aside(then)
 
     for _ in range(aside._WAITING):
         stage.write(b"x")
 
-    threading.Timer(0.05, then.may_go_on.set).start()
+    helper = threading.Timer(0.05, then.may_go_on.set)
+    helper.start()
     stage.discard()
     stage.discard()
+    helper.join()
 
     assert len(then.data) <= 1
     assert ["discarded", "discarded"] == then.ends
-    assert before == threading.active_count()
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_discarded_end_is_kept() -> None:

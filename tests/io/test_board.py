@@ -12,8 +12,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from amplitude_cohorts_async._io.board import LocalBoard
 from amplitude_cohorts_async._io.clock import SystemClock
+from amplitude_cohorts_async._io.limits.board import LocalBoard
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._io.budget import Budget
-from amplitude_cohorts_async._io.limiter import LocalLimiter
-from amplitude_cohorts_async._io.tally import OwnTally
+from amplitude_cohorts_async._io.limits.budget import Budget
+from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
+from amplitude_cohorts_async._io.limits.tally import OwnTally
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
     MonthlyQuotaError,

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import SavedExport, errors
-from amplitude_cohorts_async._io.digest import FileDigest
+from amplitude_cohorts_async._io.disk.digest import FileDigest
 
 TEXT = b'"user_id"\n"ann"\n'
 SHA256 = hashlib.sha256(TEXT).hexdigest()

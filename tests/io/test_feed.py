@@ -11,8 +11,8 @@ import tracemalloc
 
 import pytest
 
-from amplitude_cohorts_async._io.feed import Disk as Shared
-from amplitude_cohorts_async._io.feed import Feed
+from amplitude_cohorts_async._io.wire.feed import Disk as Shared
+from amplitude_cohorts_async._io.wire.feed import Feed
 
 MIB = 1024 * 1024
 

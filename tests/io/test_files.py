@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async._io.files import Format, checked_target
-from amplitude_cohorts_async._io.partfile import PartFile
+from amplitude_cohorts_async._io.disk.files import Format, checked_target
+from amplitude_cohorts_async._io.disk.partfile import PartFile
 from amplitude_cohorts_async.errors import InvalidInputError
 from support.exporting import names_in
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from amplitude_cohorts_async._io.limiter import LocalLimiter
+from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.errors import QuotaWaitError
 from amplitude_cohorts_async.limits import DOCUMENTED, LEAVE_ROOM, UNLIMITED, Limits
 from amplitude_cohorts_async.protocols import Kind

@@ -14,7 +14,7 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._io.limiter import LocalLimiter
+from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.limits import Limits, Rate
 from amplitude_cohorts_async.protocols import Kind
 from support.counting import Counting, every_counting, most_in_any

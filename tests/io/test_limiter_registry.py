@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from amplitude_cohorts_async._io import registry
-from amplitude_cohorts_async._io.registry import limiter_for
+from amplitude_cohorts_async._io.limits import registry
+from amplitude_cohorts_async._io.limits.registry import limiter_for
 from amplitude_cohorts_async.limits import DOCUMENTED, LEAVE_ROOM, Limits, Rate
 from amplitude_cohorts_async.testing.clock import FakeClock
 from support.counting import most_in_any

@@ -132,7 +132,7 @@ async def test_a_slow_disk_takes_one_connection(
         time.sleep(len(data) / 12e6)
         return real(file, data, start)
 
-    monkeypatch.setattr("amplitude_cohorts_async._io.partfile.os.pwrite", slow)
+    monkeypatch.setattr("amplitude_cohorts_async._io.disk.partfile.os.pwrite", slow)
     store.set_rate(1e9)
     await made().download(tmp_path / "members.csv")
 
@@ -275,7 +275,7 @@ async def test_a_full_disk_ends_all_of_them(
             raise OSError(28, "No space left on device")
         return real(file, data, start)
 
-    monkeypatch.setattr("amplitude_cohorts_async._io.partfile.os.pwrite", full)
+    monkeypatch.setattr("amplitude_cohorts_async._io.disk.partfile.os.pwrite", full)
 
     with pytest.raises(errors.StorageError, match="No space left"):
         await made().download(tmp_path / "members.csv")

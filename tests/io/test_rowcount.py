@@ -12,8 +12,8 @@ import pytest
 from anyio import to_thread
 
 from amplitude_cohorts_async import CohortsClient, SavedExport
-from amplitude_cohorts_async._io.digest import FileDigest
-from amplitude_cohorts_async._io.rowcount import RowCount
+from amplitude_cohorts_async._io.disk.digest import FileDigest
+from amplitude_cohorts_async._io.disk.rowcount import RowCount
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 TEXT = b'"user_id","note"\n"ann","two\nlines"\n"bob","a ""quote"""\n"eve",""'

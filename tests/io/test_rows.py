@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from amplitude_cohorts_async._io.rows import MemberStream
+from amplitude_cohorts_async._io.download.rows import MemberStream
 from amplitude_cohorts_async.errors import InvalidInputError, MalformedFileError
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.malformed import Malformed
-from amplitude_cohorts_async._io.stages import (
+from amplitude_cohorts_async._io.disk.stages import (
     Both,
     Deflate,
     Inflate,

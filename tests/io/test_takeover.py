@@ -16,10 +16,10 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from amplitude_cohorts_async._io import takeover
-from amplitude_cohorts_async._io.answer import Answer
-from amplitude_cohorts_async._io.connector import StoreConnector
-from amplitude_cohorts_async._io.feed import Disk, Feed
+from amplitude_cohorts_async._io.wire import takeover
+from amplitude_cohorts_async._io.wire.answer import Answer
+from amplitude_cohorts_async._io.wire.connector import StoreConnector
+from amplitude_cohorts_async._io.wire.feed import Disk, Feed
 from support.exporting import until
 from support.pieces import PieceServer
 
@@ -132,7 +132,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             seen.append(sum(map(len, early)))
         return early, made
 
-    monkeypatch.setattr("amplitude_cohorts_async._io.answer.take_over", watched)
+    monkeypatch.setattr("amplitude_cohorts_async._io.wire.answer.take_over", watched)
 
     return seen
 

@@ -14,8 +14,8 @@ from random import Random
 import aiohttp
 import pytest
 
-from amplitude_cohorts_async._io.connector import StoreConnector
-from amplitude_cohorts_async._io.tls import TlsTransport, secured
+from amplitude_cohorts_async._io.wire.connector import StoreConnector
+from amplitude_cohorts_async._io.wire.tls import TlsTransport, secured
 from support.exporting import until
 from support.pieces import PieceServer
 from support.ports import LOOPBACK

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from amplitude_cohorts_async._io.turns import Turn, Turns
+from amplitude_cohorts_async._io.limits.turns import Turn, Turns
 
 
 async def test_who_is_cancelled_when_the_turn_comes_passes_it_on():

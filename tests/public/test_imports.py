@@ -62,7 +62,7 @@ async def main(folder):
 asyncio.run(main(sys.argv[1]))
 """
 WARNS = """
-from amplitude_cohorts_async._io.registry import limiter_for
+from amplitude_cohorts_async._io.limits.registry import limiter_for
 from amplitude_cohorts_async.limits import LEAVE_ROOM, UNLIMITED
 first, second = limiter_for("app", LEAVE_ROOM), limiter_for("app", UNLIMITED)
 """

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from blockbuster import BlockBuster
+from hypothesis import settings
 
 PACKAGE = "amplitude_cohorts_async"
 
@@ -32,9 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """
-    Refuse the outside world in this process, threads included, from now on.
+    Refuse the outside world in this process, threads included, and be patient.
     """
     sys.addaudithook(_stay_at_home)
+    # A busy machine is slow, and no law is about that; a test has its time-out.
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -16,19 +16,19 @@ from io import BytesIO
 import aiohttp
 from yarl import URL
 
-from .._core.redact import Redactor, redact_url
-from .._core.wire import Operation, Replay, Request, Response
-from ..errors import (
+from ..._core.redact import Redactor, redact_url
+from ..._core.wire import Operation, Replay, Request, Response
+from ...errors import (
     CohortsError,
     ConfigurationError,
     ConnectionFailedError,
     RequestTimeoutError,
     TransportError,
 )
+from ..threads import to_the_end
 from .answer import Answer
 from .border import Border
 from .connector import StoreConnector
-from .threads import to_the_end
 
 _CONNECT_SECONDS = 15.0
 

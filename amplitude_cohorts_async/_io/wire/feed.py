@@ -19,7 +19,7 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from .._core.trust import Trust
+from ..._core.trust import Trust
 
 if sys.platform == "linux":
     import resource

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from .feed import Disk, Feed, Writes
-from .threads import in_thread, to_the_end
+from ..threads import in_thread, to_the_end
+from ..wire.feed import Disk, Feed, Writes
 
 
 class Sink(Writes, Protocol):

@@ -15,19 +15,19 @@ from typing import Protocol
 
 import anyio
 
-from .._core.links import Part, part_of
-from .._core.malformed import Malformed
-from .._core.widening import Widening
-from .._core.wire import Request
-from ..events import BytesReceived
-from .answer import Answer
+from ..._core.links import Part, part_of
+from ..._core.malformed import Malformed
+from ..._core.widening import Widening
+from ..._core.wire import Request
+from ...events import BytesReceived
+from ..session import Session
+from ..threads import background
+from ..wire.answer import Answer
+from ..wire.feed import Taker
 from .delivery import Delivery
-from .feed import Taker
 from .ranges import Ranges, throttled
 from .renewal import Changed, Interrupted, Progress, Renewal
-from .session import Session
 from .store import checked_part, pour, range_headers, stored, strong
-from .threads import background
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractAsyncContextManager
 
-from ..protocols import Clock
+from ...protocols import Clock
 from .turns import Turns
 
 

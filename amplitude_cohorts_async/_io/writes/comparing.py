@@ -17,10 +17,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from .._core.batching import MOST_MEMBERS
-from .._core.diffing import Diff
-from ..errors import InvalidInputError
-from ..models import MembershipDiff
+from ..._core.batching import MOST_MEMBERS
+from ..._core.diffing import Diff
+from ...errors import InvalidInputError
+from ...models import MembershipDiff
 from .ids import IdFile
 from .piles import PILES, Piles, ThreeFiles, compare_piles, count_piles
 

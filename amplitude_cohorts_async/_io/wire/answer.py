@@ -11,10 +11,10 @@ from functools import partial
 import aiohttp
 import anyio
 
+from ..threads import in_thread
 from .border import Border
 from .feed import Feed, Taker
 from .takeover import Takeover, take_over
-from .threads import in_thread
 
 _LARGE = 1 << 20
 """

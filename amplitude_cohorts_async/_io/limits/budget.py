@@ -19,14 +19,14 @@ from datetime import UTC, datetime, time, timedelta
 import anyio
 import attrs
 
-from ..errors import (
+from ...errors import (
     CohortsError,
     ConfigurationError,
     LimiterUnavailableError,
     MonthlyQuotaError,
 )
-from ..models import Usage
-from ..protocols import Clock, Tally
+from ...models import Usage
+from ...protocols import Clock, Tally
 from .tally import OwnTally
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from ..errors import InvalidInputError
+from ...errors import InvalidInputError
 
 
 class Format(Enum):

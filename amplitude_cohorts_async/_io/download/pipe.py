@@ -10,8 +10,8 @@ from typing import Self
 
 import anyio.to_thread
 
-from ..errors import IncompleteDownloadError
-from .stages import Inflate, Sniff, TextCheck
+from ...errors import IncompleteDownloadError
+from ..disk.stages import Inflate, Sniff, TextCheck
 
 _PIECE = 64 * 1024
 """

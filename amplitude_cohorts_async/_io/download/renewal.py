@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import attrs
 
-from .._core.redact import redact_links
-from ..errors import IncompleteDownloadError
-from ..events import BytesReceived, LinkRenewed
-from .session import Session
+from ..._core.redact import redact_links
+from ...errors import IncompleteDownloadError
+from ...events import BytesReceived, LinkRenewed
+from ..session import Session
 
 _logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from weakref import WeakValueDictionary
 
 from anyio.lowlevel import RunVar
 
-from ..limits import Limits
-from ..protocols import Clock
+from ...limits import Limits
+from ...protocols import Clock
 from .limiter import LocalLimiter, Past
 
 _log = logging.getLogger(__name__)

@@ -22,13 +22,13 @@ from datetime import datetime
 
 import attrs
 
-from .._core.pacing import Pace, Refusal
-from .._core.schedule import earliest_starts
-from ..errors import QuotaWaitError
-from ..limits import DOCUMENTED, Limits, Rate
-from ..protocols import Clock, JobBoard, Kind, Permit, Statistics
+from ..._core.pacing import Pace, Refusal
+from ..._core.schedule import earliest_starts
+from ...errors import QuotaWaitError
+from ...limits import DOCUMENTED, Limits, Rate
+from ...protocols import Clock, JobBoard, Kind, Permit, Statistics
+from ..clock import SystemClock
 from .board import LocalBoard
-from .clock import SystemClock
 from .rings import Place, Ring, sleep_until
 from .tally import OwnTally
 from .turns import Turn, Turns

@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 
-from .._core.widening import Sample, Spans, Widening
+from ..._core.widening import Sample, Spans, Widening
+from ..threads import to_the_end
+from ..wire.feed import Disk, Feed
 from .delivery import AnyDelivery
-from .feed import Disk, Feed
 from .renewal import Changed, Interrupted, Progress, Renewal
 from .store import checked_part, pour, range_headers, stored
-from .threads import to_the_end
 
 _START = 0.015
 """

@@ -12,8 +12,8 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
-from .._core.csvblocks import RecordCounter
-from .._core.malformed import Malformed
+from ..._core.csvblocks import RecordCounter
+from ..._core.malformed import Malformed
 from .inflating import inflate_errors, inflater
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -20,7 +20,7 @@ import anyio
 import attrs
 from aiolimiter import AsyncLimiter
 
-from ..protocols import Clock
+from ...protocols import Clock
 from .turns import Bell, Turn
 
 # A timer may fire a hair early, and `now + (then - now)` may miss *then* by a

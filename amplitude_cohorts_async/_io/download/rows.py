@@ -13,11 +13,11 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
-from .._core.csvblocks import Buffer
-from .._core.csvparse import MemberReader
-from .._core.csvtext import CsvError
-from ..errors import InvalidInputError
-from ..models import Member
+from ..._core.csvblocks import Buffer
+from ..._core.csvparse import MemberReader
+from ..._core.csvtext import CsvError
+from ...errors import InvalidInputError
+from ...models import Member
 
 _GULP = 384 * 1024
 """

@@ -14,9 +14,9 @@ from itertools import compress
 import anyio.lowlevel
 import attrs
 
-from .._core.batching import MOST_IDS, Batch, Batcher, Distinct
-from .._core.diffing import Diff
-from ..errors import InvalidInputError
+from ..._core.batching import MOST_IDS, Batch, Batcher, Distinct
+from ..._core.diffing import Diff
+from ...errors import InvalidInputError
 from .ids import Ids
 
 _NAMED = 5

@@ -14,7 +14,7 @@ from typing import Self
 
 import attrs
 
-from ..errors import StorageError
+from ...errors import StorageError
 
 
 @attrs.frozen

@@ -8,13 +8,13 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from .._core.links import Part, link_target, part_of
-from .._core.responses import retry_after
-from ..errors import TransportError
-from .answer import Answer
-from .feed import Taker
+from ..._core.links import Part, link_target, part_of
+from ..._core.responses import retry_after
+from ...errors import TransportError
+from ..session import Session
+from ..wire.answer import Answer
+from ..wire.feed import Taker
 from .renewal import Changed, Interrupted
-from .session import Session
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _REDIRECTS = 3

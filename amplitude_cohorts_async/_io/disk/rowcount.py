@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 import attrs
 
-from .._core.csvblocks import RecordCounter
+from ..._core.csvblocks import RecordCounter
 from .digest import FileDigest
 
 _AT_ONCE = 1 << 20

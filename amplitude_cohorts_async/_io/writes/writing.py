@@ -8,15 +8,15 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from .._core.batching import Batch
-from .._core.journal import Written, batch_line, done_line
-from .._core.wire import Request, Response
-from .._core.writes import Change, Membership, membership, skipped_ids
-from ..errors import InvalidInputError, PartialUploadError
-from ..events import BatchWritten
+from ..._core.batching import Batch
+from ..._core.journal import Written, batch_line, done_line
+from ..._core.wire import Request, Response
+from ..._core.writes import Change, Membership, membership, skipped_ids
+from ...errors import InvalidInputError, PartialUploadError
+from ...events import BatchWritten
+from ..session import Session
 from .ids import Ids
 from .journal import Journal
-from .session import Session
 
 OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
 """

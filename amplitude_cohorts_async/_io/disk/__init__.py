@@ -1,0 +1,3 @@
+"""
+Bytes on their way to a file with a name.
+"""

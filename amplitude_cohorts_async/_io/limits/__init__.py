@@ -1,0 +1,3 @@
+"""
+What may be sent when, and what is left of the month.
+"""

@@ -1,0 +1,3 @@
+"""
+Requests out and answers in; aiohttp, sockets and TLS stay in here.
+"""
