@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from blockbuster import BlockBuster
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 PACKAGE = "amplitude_cohorts_async"
 
@@ -37,7 +37,9 @@ def pytest_configure() -> None:
     """
     sys.addaudithook(_stay_at_home)
     # A busy machine is slow, and no law is about that; a test has its time-out.
-    settings.register_profile("patient", deadline=None)
+    settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("patient")
 
 
