@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 
 import pytest
 from blockbuster import BlockBuster
@@ -80,6 +81,9 @@ def nothing_blocks() -> Iterator[None]:
 
     The emulator is exempt: it stands for somebody else's machine.
     """
+    # A client imports its parts when it is entered; many here never are.
+    import_module(f"{PACKAGE}._wiring")
+
     guard = BlockBuster(PACKAGE, excluded_modules=[f"{PACKAGE}.testing"])
     for function in guard.functions.values():
         function.can_block_in("pytest_timeout.py", "dump_stacks")

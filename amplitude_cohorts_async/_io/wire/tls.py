@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-_TURN = 128 * 1024
+_TURN = 256 * 1024
 """
 Bytes received before others have a turn: a fraction of a millisecond.
 """
