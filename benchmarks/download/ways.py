@@ -228,7 +228,7 @@ async def _measured(way: str, url: str, out: Path) -> dict[str, float]:
         while True:
             due = time.perf_counter() + 0.001
             await asyncio.sleep(0.001)
-            watch.late.append(time.perf_counter() - due)
+            watch.late.append(max(0.0, time.perf_counter() - due))
 
     ticking = asyncio.ensure_future(tick())
     await asyncio.sleep(0.05)
