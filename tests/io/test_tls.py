@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import aiohttp
 import pytest
 
+from amplitude_cohorts_async._io.wire import tls
 from amplitude_cohorts_async._io.wire.connector import StoreConnector
 from amplitude_cohorts_async._io.wire.tls import TlsTransport, secured
 from support.exporting import until
 from support.pieces import PieceServer
-from support.ports import LOOPBACK
+from support.ports import GONE, LOOPBACK
 
 BODY = Random(7).randbytes(300_000)
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -128,7 +130,7 @@ async def connected(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
-            with suppress(OSError):
+            with suppress(*GONE):
                 await serve(reader, writer)
         finally:
             writer.transport.abort()
@@ -271,6 +273,87 @@ async def test_a_reset_is_told(served: ssl.SSLContext, trust: ssl.SSLContext) ->
         transport.write(b"into the void")
 
     assert "lost" == heard.calls[-1]
+
+
+async def test_what_came_before_a_reset_is_passed_on(
+    served: ssl.SSLContext, trust: ssl.SSLContext
+) -> None:
+    """
+    More than a turn's bytes, and a reset behind them: no loop forgets the rest.
+    """
+
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BODY * 3)
+        # What nobody read makes the end of a connection a reset.
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    for _ in range(10):
+        heard = Heard()
+
+        async with connected(send, served, trust, heard) as transport:
+            transport.pause_reading()
+            transport.write(bytes(10_000))
+            await asyncio.sleep(0.06)
+            transport.resume_reading()
+            await until(lambda heard=heard: "lost" in heard.calls)  # type: ignore[misc]
+
+
+async def test_the_end_waits_for_a_protocol_that_pauses(
+    served: ssl.SSLContext, trust: ssl.SSLContext
+) -> None:
+    """
+    Whoever pauses in the middle of the last bytes hears of no end before it goes on.
+    """
+
+    class Pausing(Heard):
+        transport: asyncio.Transport
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.transport.pause_reading()
+
+    heard = Pausing()
+
+    async with connected(send_body, served, trust, heard) as transport:
+        heard.transport = transport
+
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+            if len(heard.data) == len(BODY):
+                break
+            transport.resume_reading()
+
+        assert heard.data == BODY
+        assert ["made"] == heard.calls
+
+        transport.resume_reading()
+        await until(lambda: "lost" in heard.calls)
+
+    assert ["made", "eof", "lost"] == heard.calls
+
+
+async def test_unsent_bytes_have_only_so_long(
+    served: ssl.SSLContext, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A closed connection whose other side reads nothing does not stay for ever.
+    """
+    monkeypatch.setattr(tls, "_PARTING", 0.05)
+    enough = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cast("asyncio.Transport", writer.transport).pause_reading()
+        await enough.wait()
+
+    heard = Heard()
+
+    async with connected(hold, served, trust, heard) as transport:
+        transport.write(bytes(64 << 20))
+        transport.close()
+        assert ["made"] == heard.calls
+        await until(lambda: "lost" in heard.calls)
+        enough.set()
 
 
 async def test_a_protocol_that_fails_ends_its_connection(

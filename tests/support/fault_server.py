@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 import attrs
 
-from .ports import LOOPBACK
+from .ports import GONE, LOOPBACK
 
 Ending = Literal["keep", "close", "reset", "hang"]
 
@@ -161,7 +161,7 @@ class FaultServer:
 
         try:
             # Clients leave as they like; that is no complaint of the server's.
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            with contextlib.suppress(*GONE):
                 await self._serve(reader, writer, next(self._connections))
         except asyncio.CancelledError:
             pass

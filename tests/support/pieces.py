@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Self
 
-from .ports import LOOPBACK
+from .ports import GONE, LOOPBACK
 
 PAUSE = 0.002
 """
@@ -66,7 +66,7 @@ class PieceServer:
             while await reader.readuntil(b"\r\n\r\n"):
                 if not await self._answer(reader, writer):
                     return
-        except (asyncio.IncompleteReadError, OSError):
+        except GONE:
             pass
         finally:
             writer.transport.abort()

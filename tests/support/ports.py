@@ -1,15 +1,23 @@
 """
-Free ports on loopback, and the wait until somebody listens there.
+Ports on loopback, free ones and those where somebody listens, and what is said
+when nobody does any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
 from collections.abc import Callable
 
 LOOPBACK = "127.0.0.1"
+
+GONE = (asyncio.IncompleteReadError, OSError, RuntimeError)
+"""
+What a server hears of a client that has left. RuntimeError is uvloop's word for a
+write to a connection that is closed.
+"""
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Literal, Self
 
-from .ports import LOOPBACK
+from .ports import GONE, LOOPBACK
 
 BITE = 64 * 1024
 Whim = Literal["serve", "cut", "refuse", "ignore range", "shift"]
@@ -69,12 +68,15 @@ class RangedStore:
     ) -> None:
         self.open += 1
         self.most = max(self.most, self.open)
-        with suppress(asyncio.IncompleteReadError, OSError):
+        try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 if not await self._answer(head.decode(), writer):
                     break
-        writer.transport.abort()
-        self.open -= 1
+        except GONE:
+            pass
+        finally:
+            writer.transport.abort()
+            self.open -= 1
 
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> bool:
         asked = _asked(head, len(self.body))
