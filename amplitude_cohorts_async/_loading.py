@@ -5,6 +5,7 @@ What a client imports when it is entered, rather than in the middle of a call.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from importlib import import_module
 
@@ -30,8 +31,9 @@ async def prepare() -> None:
     never kept for more than a few milliseconds. A caller that is cancelled does
     not wait for the end of it; the thread does nothing but import.
     """
-    # Not anyio's way: the first use of that imports its backend, on the loop.
-    await asyncio.to_thread(_load)
+    if not all(f"{__package__}.{part}" in sys.modules for part in _PARTS):
+        # Not anyio's way: the first use of that imports its backend, on the loop.
+        await asyncio.to_thread(_load)
 
 
 def _load() -> None:

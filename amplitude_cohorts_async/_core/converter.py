@@ -191,7 +191,7 @@ def to_utc(value: object, _kind: object = None) -> datetime:
     Raises:
         ValueError: It is in none of them.
     """
-    if type(value) is int and abs(value) < _MILLISECONDS_FROM:
+    if type(value) is int and 0 <= value < _MILLISECONDS_FROM:
         return datetime.fromtimestamp(value, UTC)
 
     if isinstance(value, str) and not value.lstrip("-").replace(".", "").isdecimal():

@@ -18,7 +18,7 @@ class Collected:
     A stage that remembers, and may be held up or broken.
     """
 
-    def __init__(self, *, error: Exception | None = None) -> None:
+    def __init__(self, *, error: BaseException | None = None) -> None:
         self.data = bytearray()
         self.ends: list[str] = []
         self.threads: set[int] = set()
@@ -125,6 +125,17 @@ def test_an_error_is_raised_by_a_later_call() -> None:
             stage.write(b"x")
 
     with pytest.raises(Malformed, match="no text of members"):
+        stage.finish()
+
+
+def test_whatever_ends_the_other_thread_is_told() -> None:
+    """
+    Also what is no error: a piece that was not taken is never forgotten.
+    """
+    stage = Aside(Collected(error=SystemExit("enough")))
+    stage.write(b"x")
+
+    with pytest.raises(SystemExit, match="enough"):
         stage.finish()
 
 

@@ -15,6 +15,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -147,8 +148,7 @@ class Swift:
 
     def __enter__(self) -> Self:
         for _ in range(3):  # somebody else may take a free port before we do
-            if self._start(free_ports(4)):
-                self._send("PUT", f"/{BUCKET}", b"")
+            if self._start(free_ports(4)) and self._make_bucket():
                 return self
             self._stop()
 
@@ -221,6 +221,16 @@ class Swift:
             raise RuntimeError(f"{method} {path}: {answer.status} {text!r}")
 
         return answer.getheader("ETag", "")
+
+    def _make_bucket(self) -> bool:
+        # On a busy machine its parts are not at once of one mind.
+        for _ in range(20):
+            with contextlib.suppress(RuntimeError):
+                self._send("PUT", f"/{BUCKET}", b"")
+                return True
+            time.sleep(0.25)
+
+        return False
 
     def _start(self, ports: list[int]) -> bool:
         kinds = dict(

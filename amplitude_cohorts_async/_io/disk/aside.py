@@ -26,7 +26,7 @@ class Aside:
         self._then = then
         self._pieces: Queue[bytes | None] = Queue(_WAITING)
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._is_void = False
 
     def write(self, data: bytes | memoryview) -> None:
@@ -75,5 +75,5 @@ class Aside:
             if self._error is None and not self._is_void:
                 try:
                     self._then.write(piece)
-                except Exception as error:  # noqa: BLE001 - raised by a later call
+                except BaseException as error:  # noqa: BLE001 - raised by a later call
                     self._error = error

@@ -131,6 +131,9 @@ class Ranges:
 
             IncompleteDownloadError: Several links in a row brought nothing new.
         """
+        if not self._spans.left:
+            return
+
         async with anyio.create_task_group() as group:
             group.start_soon(self._widen, group)
 

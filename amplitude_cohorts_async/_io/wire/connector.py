@@ -14,6 +14,12 @@ from aiohttp.client_proto import ResponseHandler
 
 from .tls import secured
 
+_NEEDED = {"req", "server_hostname", "ssl", "timeout"}
+_KNOWN = _NEEDED | {"addr_infos", "client_error"}
+"""
+What aiohttp calls the step with.
+"""
+
 
 class StoreConnector(aiohttp.TCPConnector):
     """
@@ -30,8 +36,8 @@ class StoreConnector(aiohttp.TCPConnector):
     ) -> tuple[asyncio.Transport, ResponseHandler]:
         is_known = (
             len(args) == 1
-            and isinstance(keywords.get("ssl"), ssl.SSLContext)
-            and {"req", "server_hostname", "timeout"} <= keywords.keys()
+            and _NEEDED <= keywords.keys() <= _KNOWN
+            and isinstance(keywords["ssl"], ssl.SSLContext)
         )
 
         # Windows' loop watches no sockets for others.
@@ -41,17 +47,19 @@ class StoreConnector(aiohttp.TCPConnector):
         context = keywords.pop("ssl")
         hostname = keywords.pop("server_hostname")
         key = keywords["req"].connection_key
-        plain, _ = await super()._wrap_create_connection(asyncio.Protocol, **keywords)
+        broken = keywords.get("client_error", aiohttp.ClientConnectorError)
         handler = args[0]()
 
-        try:
-            async with asyncio.timeout(keywords["timeout"].sock_connect):
+        async with asyncio.timeout(keywords["timeout"].sock_connect):
+            plain, _ = await super()._wrap_create_connection(
+                asyncio.Protocol, **keywords
+            )
+
+            try:
                 return await secured(plain, handler, context, hostname), handler
-        except TimeoutError:
-            raise
-        except ssl.SSLCertVerificationError as error:
-            raise aiohttp.ClientConnectorCertificateError(key, error) from error
-        except ssl.SSLError as error:
-            raise aiohttp.ClientConnectorSSLError(key, error) from error
-        except OSError as error:
-            raise aiohttp.ClientConnectorError(key, error) from error
+            except ssl.SSLCertVerificationError as error:
+                raise aiohttp.ClientConnectorCertificateError(key, error) from error
+            except ssl.SSLError as error:
+                raise aiohttp.ClientConnectorSSLError(key, error) from error
+            except OSError as error:
+                raise broken(key, error) from error

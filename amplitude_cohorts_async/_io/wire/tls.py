@@ -5,9 +5,10 @@ asyncio decrypts from memory: it receives into a buffer, copies that into one of
 OpenSSL's, and decrypts from there. Here OpenSSL reads the socket itself, which
 saves each byte a copy, and lets a body be decrypted to where it is wanted.
 
-It is made for connections on which much is received and little sent. What TLS
-may ask for beyond that (to be written to before it can be read from) ends the
-connection; whoever uses it has to be able to go on over another one.
+It is made for connections on which much is received and little sent: it holds no
+writer back. What TLS may ask for beyond that (to be written to before it can be
+read from) ends the connection, as any error does; whoever uses it has to be able
+to go on over another one.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-_TURN = 256 * 1024
+_TURN = 128 * 1024
 """
-Bytes received before others have a turn: a fraction of a millisecond.
+Bytes received before others have a turn; a full wire gets two turns in a row.
+That is a fraction of a millisecond.
+"""
+
+_PARTING = 5.0
+"""
+Seconds in which what is unsent has to leave a connection that is closed.
 """
 
 
@@ -47,6 +54,8 @@ async def secured(
     raw = _taken_from(plain)
 
     try:
+        # Told here, a connection that is gone already is still ours to close.
+        raw.getpeername()
         tls = context.wrap_socket(
             raw, server_hostname=server_hostname, do_handshake_on_connect=False
         )
@@ -87,15 +96,18 @@ class TlsTransport(asyncio.Transport):
         )
         self._loop = asyncio.get_running_loop()
         self._tls = tls
-        # One frame less than recv_into(), for each record; it is typed as if it
-        # had no buffer to read to.
+        # One Python call less than recv_into(), for each record; it is typed as
+        # if it had no buffer to read to.
         self._decrypt = cast("Callable[[int, memoryview], int]", tls.read)
         self._protocol: asyncio.BaseProtocol = protocol
-        self._own = memoryview(bytearray(_TURN))
+        self._own = memoryview(b"")
         self._unsent = bytearray()
+        self._next_turn: asyncio.Handle | None = None
+        self._reason: Exception | None = None
         self._is_reading = False
         self._is_writing = False
         self._is_closing = False
+        # The protocol hears of the end now, or has.
         self._is_over = False
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -131,7 +143,9 @@ class TlsTransport(asyncio.Transport):
         if not self._is_reading and not self._is_closing:
             self._is_reading = True
             self._loop.add_reader(self._tls, self._read)
-            self._read_held_back()
+
+            if self._reason is not None or self._tls.pending():
+                self._read_on()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """
@@ -163,7 +177,9 @@ class TlsTransport(asyncio.Transport):
             self._is_closing = True
             self.pause_reading()
 
-            if not self._is_writing:
+            if self._is_writing:
+                self._loop.call_later(_PARTING, self.abort)
+            else:
                 self._end(None, is_polite=True)
 
     def abort(self) -> None:
@@ -173,43 +189,53 @@ class TlsTransport(asyncio.Transport):
         self._end(None)
 
     def _read(self) -> None:
+        # A turn. Whoever pauses in it hears the rest later: the end as well.
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+
         if not self._is_reading:
             return
 
+        is_full = False
+
         try:
-            end = self._pass_on()
+            if self._reason is None:
+                is_full = self._pass_on()
+
+            if self._reason is not None and self._is_reading:
+                self._hear_of_the_end(self._reason)
         except Exception as error:
             self._end(error)
             raise
 
-        if isinstance(end, EOFError):
-            self.close()
-        elif end is not None:
-            self._end(end)
-        else:
-            self._read_held_back()
+        # Selectors do not tell of a record of which OpenSSL holds the rest, and
+        # uvloop's tells only once of what came before a connection was reset.
+        if self._is_reading and (is_full or self._tls.pending()):
+            self._read_on()
 
-    def _pass_on(self) -> Exception | None:
-        # Returns why nothing will follow; none of what came before is lost.
+    def _read_on(self) -> None:
+        if self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._read)
+
+    def _pass_on(self) -> bool:
+        # Returns whether there may be more at once.
         protocol = self._protocol
 
         if isinstance(protocol, asyncio.BufferedProtocol):
-            count, end = self._receive(memoryview(protocol.get_buffer(_TURN))[:_TURN])
+            room = memoryview(protocol.get_buffer(_TURN))[:_TURN]
+            count = self._receive(room)
             if count:
                 protocol.buffer_updated(count)
         else:
-            count, end = self._receive(self._own)
+            room = self._own = self._own or memoryview(bytearray(_TURN))
+            count = self._receive(room)
             if count and isinstance(protocol, asyncio.Protocol):
-                protocol.data_received(bytes(self._own[:count]))
+                protocol.data_received(bytes(room[:count]))
 
-        if isinstance(end, EOFError) and isinstance(
-            self._protocol, asyncio.Protocol | asyncio.BufferedProtocol
-        ):
-            self._protocol.eof_received()
+        return count == len(room)
 
-        return end
-
-    def _receive(self, room: memoryview) -> tuple[int, Exception | None]:
+    def _receive(self, room: memoryview) -> int:
         # OpenSSL decrypts a record at a time, 16 KiB at most.
         count, size = 0, len(room)
 
@@ -218,20 +244,26 @@ class TlsTransport(asyncio.Transport):
                 received = self._decrypt(size - count, room[count:])
 
                 if not received:
-                    return count, EOFError()
+                    self._reason = EOFError()
+                    break
 
                 count += received
         except ssl.SSLWantReadError:
             pass
         except OSError as error:
-            return count, error
+            self._reason = error
 
-        return count, None
+        return count
 
-    def _read_held_back(self) -> None:
-        # No selector tells of a record of which OpenSSL holds the rest.
-        if self._is_reading and self._tls.pending():
-            self._loop.call_soon(self._read)
+    def _hear_of_the_end(self, reason: Exception) -> None:
+        if not isinstance(reason, EOFError):
+            self._end(reason)
+            return
+
+        if isinstance(self._protocol, asyncio.Protocol | asyncio.BufferedProtocol):
+            self._protocol.eof_received()
+
+        self.close()
 
     def _send(self) -> None:
         try:
@@ -263,7 +295,7 @@ class TlsTransport(asyncio.Transport):
         self._stop_writing()
 
         if is_polite:
-            # Raises, because it would have to wait for the other's good-bye.
+            # It raises as a rule: the other's good-bye is not here yet.
             with suppress(OSError, ValueError):
                 self._tls.unwrap()
 
@@ -278,6 +310,9 @@ class TlsTransport(asyncio.Transport):
 
 def _taken_from(plain: asyncio.Transport) -> socket.socket:
     # A second descriptor of the same connection, which outlives the first.
+    if plain.is_closing():
+        raise ConnectionResetError("the connection is closed already")
+
     try:
         theirs = plain.get_extra_info("socket")
         taken = socket.fromfd(theirs.fileno(), theirs.family, theirs.type)
