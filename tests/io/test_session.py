@@ -42,9 +42,11 @@ async def test_one_429_pauses_every_caller(
     pause = 5.0 if retry_after is None else retry_after
     moments = sorted(record.at for record in emulator.log)
     assert 11 == len(moments)
-    # Those that were on their way when the answer came could not know.
-    assert all(at == moments[0] for at in moments[:5])
-    assert all(at >= moments[0] + pause for at in moments[5:])
+    # Five at a time are on their way, and cannot know. Some of them may be answered
+    # before the one that is refused, and others sent in their place.
+    early = [at for at in moments if at < moments[0] + pause]
+    assert {moments[0]} == set(early)
+    assert 5 <= len(early) < 10
 
 
 async def test_the_pause_holds_for_other_jobs_of_the_client(
