@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Callable,
     Iterable,
     Mapping,
@@ -298,6 +298,9 @@ class CohortsClient:
 
             TransportError: Its ``may_have_happened`` tells whether the export
                 may have been spent all the same.
+
+            UnexpectedResponseError: Nobody can read what was made; the export
+                is probably spent.
         """
         wanted = requests.checked_properties(properties)
 
@@ -659,7 +662,7 @@ class CohortsClient:
         )
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncGenerator[None]:
         """
         Hold one of the five slots for a call of your own.
 

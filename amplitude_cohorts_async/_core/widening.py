@@ -23,10 +23,10 @@ of the program keep their turns.
 """
 
 _STEP = 16
-_GAIN = 2.0
+_GAIN = 0.5
 """
-What a step has to bring for another one to be made: more connections bring as
-many times the bytes while the store is what holds things up.
+Share that each further connection has to bring of what the former ones do: while
+the store is what holds things up, it brings all of it.
 """
 
 _WAITING = 0.2
@@ -68,6 +68,7 @@ class Widening:
         self.connections = 1
         self._most = most
         self._rate = 0.0
+        self._from = 1
 
     def look(self, sample: Sample) -> int:
         """
@@ -81,13 +82,14 @@ class Widening:
             and sample.waiting < _WAITING * self.connections
         )
         is_worth_it = sample.left > max(_LEAST_LEFT, _LEAST_SECONDS * sample.rate)
-        has_gained = sample.rate >= _GAIN * self._rate
+        step = self.connections / self._from
+        has_gained = sample.rate >= (1 + _GAIN * (step - 1)) * self._rate
 
         if is_throttled and is_worth_it and has_gained:
             bearable = int(self.connections * _BUSY / max(sample.busy, 0.01))
             wanted = min(self._most, _STEP * self.connections, bearable)
+            self._from, self._rate = self.connections, sample.rate
             self.connections = max(wanted, self.connections)
-            self._rate = sample.rate
 
         return self.connections
 

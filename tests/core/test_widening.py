@@ -41,6 +41,17 @@ def test_a_line_that_is_full_gets_no_more():
     assert 16 == grown({1: 12e6, 16: 12e6}, most=64)
 
 
+def test_a_busy_moment_is_not_for_ever():
+    """
+    Where the loop allowed one more connection only, that one's share is enough.
+    """
+    widening = Widening(16)
+    widening.look(Sample(rate=40e6, busy=0.4, left=GIB))
+    assert 2 == widening.connections
+    widening.look(Sample(rate=75e6, busy=0.1, left=GIB))
+    assert 16 == widening.connections
+
+
 def test_a_fast_store_and_a_busy_loop_get_one():
     """
     Where the machine is what holds things up, connections only cost.

@@ -21,15 +21,31 @@ class Inflater(Protocol):
     """
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """
+        Tell whether the member ended.
+        """
+        ...
 
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """
+        Return what followed the member.
+        """
+        ...
 
     @property
-    def unconsumed_tail(self) -> bytes: ...
+    def unconsumed_tail(self) -> bytes:
+        """
+        Return the input that found no room in the output.
+        """
+        ...
 
-    def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes: ...
+    def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes:
+        """
+        Inflate to so many bytes at most.
+        """
+        ...
 
 
 @attrs.frozen

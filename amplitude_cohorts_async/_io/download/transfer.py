@@ -11,7 +11,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import anyio
 
@@ -24,7 +24,7 @@ from ..session import Session
 from ..threads import background
 from ..wire.answer import Answer
 from ..wire.feed import Taker
-from .delivery import Delivery
+from .delivery import AnyDelivery, Delivery
 from .ranges import Ranges, throttled
 from .renewal import Changed, Interrupted, Progress, Renewal
 from .store import checked_part, pour, range_headers, stored, strong
@@ -189,7 +189,7 @@ class Transfer:
         receiver, progress = self._receiver, self.progress
         pouring = pour(answer, receiver.feed, progress.note)
 
-        if not self._may_spread(answer) or not isinstance(receiver, Delivery):
+        if not self._may_spread(answer) or not _is_delivery(receiver):
             await pouring
             return False
 
@@ -214,7 +214,7 @@ class Transfer:
     async def _take_ranges(self, link: str) -> None:
         receiver, progress = self._receiver, self.progress
 
-        if not isinstance(receiver, Delivery) or self._etag is None:
+        if not _is_delivery(receiver) or self._etag is None:
             raise TypeError("these bytes have to come in order")
 
         if progress.total is not None:
@@ -258,3 +258,7 @@ def _check_encoding(encodings: str) -> None:
             f"it came encoded as {encodings!r}, which was not asked for; look for a "
             f"proxy that encodes anew"
         )
+
+
+def _is_delivery(receiver: Receiver) -> TypeGuard[AnyDelivery]:
+    return isinstance(receiver, Delivery)

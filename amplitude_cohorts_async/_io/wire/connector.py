@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -19,6 +20,10 @@ _KNOWN = _NEEDED | {"addr_infos", "client_error"}
 """
 What aiohttp calls the step with.
 """
+
+_Connect: TypeAlias = Callable[
+    ..., Awaitable[tuple[asyncio.Transport, ResponseHandler]]
+]
 
 
 class StoreConnector(aiohttp.TCPConnector):
@@ -40,9 +45,12 @@ class StoreConnector(aiohttp.TCPConnector):
             and isinstance(keywords["ssl"], ssl.SSLContext)
         )
 
+        # aiohttp types its addresses by halves.
+        connect = cast("_Connect", super()._wrap_create_connection)  # pyright: ignore[reportUnknownMemberType]
+
         # Windows' loop watches no sockets for others.
         if not is_known or sys.platform == "win32":
-            return await super()._wrap_create_connection(*args, **keywords)
+            return await connect(*args, **keywords)
 
         context = keywords.pop("ssl")
         hostname = keywords.pop("server_hostname")
@@ -51,9 +59,7 @@ class StoreConnector(aiohttp.TCPConnector):
         handler = args[0]()
 
         async with asyncio.timeout(keywords["timeout"].sock_connect):
-            plain, _ = await super()._wrap_create_connection(
-                asyncio.Protocol, **keywords
-            )
+            plain, _ = await connect(asyncio.Protocol, **keywords)
 
             try:
                 return await secured(plain, handler, context, hostname), handler

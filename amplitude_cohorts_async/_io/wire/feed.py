@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -62,7 +62,11 @@ class Writes(Protocol):
     """
 
     @property
-    def is_light(self) -> bool: ...
+    def is_light(self) -> bool:
+        """
+        Tell whether writing does nothing but write.
+        """
+        ...
 
     def write(self, data: bytes | memoryview) -> None:
         """
@@ -95,7 +99,7 @@ class Disk:
         return self._waited + self._waiting * time.perf_counter()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None]:
         """
         Count the time in which one connection waits.
         """

@@ -96,9 +96,9 @@ class TlsTransport(asyncio.Transport):
         )
         self._loop = asyncio.get_running_loop()
         self._tls = tls
-        # One Python call less than recv_into(), for each record; it is typed as
-        # if it had no buffer to read to.
-        self._decrypt = cast("Callable[[int, memoryview], int]", tls.read)
+        # recv_into() is recommended, and calls this: one Python call more for each
+        # record. It is typed as if it had no buffer to read to.
+        self._decrypt = cast("Callable[[int, memoryview], int]", tls.read)  # pyright: ignore[reportDeprecated]
         self._protocol: asyncio.BaseProtocol = protocol
         self._own = memoryview(b"")
         self._unsent = bytearray()

@@ -9,7 +9,7 @@ a session of its own that has no credentials, no cookies and reads no netrc.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 
@@ -110,7 +110,7 @@ class Transport:
             )
 
     @asynccontextmanager
-    async def open(self, request: Request) -> AsyncIterator[Answer]:
+    async def open(self, request: Request) -> AsyncGenerator[Answer]:
         """
         Send *request* to Amplitude and hand out its answer, unread.
 
@@ -147,7 +147,7 @@ class Transport:
     @asynccontextmanager
     async def fetch(
         self, link: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer]:
         """
         Follow *link* to the store, byte for byte and as a stranger.
 
@@ -334,7 +334,7 @@ class Transport:
 
     def _border(self, what: str, url: str) -> Border:
         @contextmanager
-        def border() -> Iterator[None]:
+        def border() -> Generator[None]:
             try:
                 yield
             except (aiohttp.ClientError, OSError, UnicodeError) as error:
@@ -366,7 +366,7 @@ class Transport:
 
 
 @contextmanager
-def _own_credentials_only() -> Iterator[None]:
+def _own_credentials_only() -> Generator[None]:
     try:
         yield
     except CohortsError:
