@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.csvblocks import BLOCK, RecordCounter, RecordSplitter
 from amplitude_cohorts_async._core.csvparse import MemberReader
-from amplitude_cohorts_async._core.csvtext import CsvError
+from amplitude_cohorts_async._core.csvtext import CsvError, check_block
 from amplitude_cohorts_async.models import Member
 
 HEADER = b'"amplitude_id","user_id"\n'
@@ -280,3 +280,15 @@ def test_a_file_without_a_byte_has_no_rows_to_count():
     Neither nothing nor a header alone holds a member.
     """
     assert (0, 0, 0) == (count(), count(b""), count(HEADER.rstrip()))
+
+
+def test_a_block_is_checked_to_its_fault():
+    """
+    Records before the fault are passed over, and counted.
+    """
+    check_block(b'a,"b"\n"c","d ""e"""\n', 2, line=5)
+
+    with pytest.raises(CsvError, match="quote") as caught:
+        check_block(b'a,b\nc,d\n"e,f\n', 2, line=5)
+
+    assert 7 == caught.value.line

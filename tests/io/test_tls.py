@@ -20,7 +20,7 @@ from amplitude_cohorts_async._io.wire.connector import StoreConnector
 from amplitude_cohorts_async._io.wire.tls import TlsTransport, secured
 from support.exporting import until
 from support.pieces import PieceServer
-from support.ports import GONE, LOOPBACK
+from support.ports import GONE, LOOPBACK, hang_up
 
 BODY = Random(7).randbytes(300_000)
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -133,7 +133,7 @@ async def connected(
             with suppress(*GONE):
                 await serve(reader, writer)
         finally:
-            writer.transport.abort()
+            await hang_up(writer)
             done.set()
 
     # No reader may be full when the end comes: uvloop's TLS then loses the rest.

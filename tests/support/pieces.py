@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Self
 
-from .ports import GONE, LOOPBACK
+from .ports import GONE, LOOPBACK, hang_up
 
 PAUSE = 0.002
 """
@@ -69,7 +69,7 @@ class PieceServer:
         except GONE:
             pass
         finally:
-            writer.transport.abort()
+            await hang_up(writer)
             self.open -= 1
 
     async def _answer(

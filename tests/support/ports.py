@@ -20,6 +20,17 @@ write to a connection that is closed.
 """
 
 
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """
+    End a server's connection, and fetch the reason if it ended before.
+    """
+    writer.transport.abort()
+
+    # Left to the collector, the reason may be reported as fetched by nobody.
+    with contextlib.suppress(*GONE):
+        await writer.wait_closed()
+
+
 def free_ports(count: int) -> list[int]:
     """
     Find so many different ports that nobody listens on.

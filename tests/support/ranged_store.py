@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, Self
 
-from .ports import GONE, LOOPBACK
+from .ports import GONE, LOOPBACK, hang_up
 
 BITE = 64 * 1024
 Whim = Literal["serve", "cut", "refuse", "ignore range", "shift"]
@@ -75,7 +75,7 @@ class RangedStore:
         except GONE:
             pass
         finally:
-            writer.transport.abort()
+            await hang_up(writer)
             self.open -= 1
 
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> bool:
