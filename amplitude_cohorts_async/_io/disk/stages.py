@@ -239,7 +239,37 @@ class Both:
             stage.discard()
 
 
-class TextCheck:
+class _Onward:
+    """
+    Passes everything on to the next stage, if there is one.
+    """
+
+    def __init__(self, then: Stage | None) -> None:
+        self._then = then
+
+    def write(self, data: bytes | memoryview) -> None:
+        """
+        Pass on the next text.
+        """
+        if self._then is not None:
+            self._then.write(data)
+
+    def finish(self) -> None:
+        """
+        Let the next stage finish.
+        """
+        if self._then is not None:
+            self._then.finish()
+
+    def discard(self) -> None:
+        """
+        Let the next stage forget.
+        """
+        if self._then is not None:
+            self._then.discard()
+
+
+class TextCheck(_Onward):
     """
     Refuses what is no CSV text at all, and passes on what may be.
 
@@ -247,7 +277,7 @@ class TextCheck:
     """
 
     def __init__(self, then: Stage | None = None, *, never: bytes = b"<{[") -> None:
-        self._then = then
+        super().__init__(then)
         self._never = never
         self._is_empty = True
 
@@ -258,8 +288,7 @@ class TextCheck:
         if self._is_empty:
             self._look_at(bytes(data).lstrip(_BLANK))
 
-        if self._then is not None:
-            self._then.write(data)
+        super().write(data)
 
     def finish(self) -> None:
         """
@@ -268,15 +297,7 @@ class TextCheck:
         if self._is_empty:
             raise Malformed("the file is empty; even a cohort of nobody has a header")
 
-        if self._then is not None:
-            self._then.finish()
-
-    def discard(self) -> None:
-        """
-        Let the next stage forget, if there is one.
-        """
-        if self._then is not None:
-            self._then.discard()
+        super().finish()
 
     def _look_at(self, text: bytes) -> None:
         self._is_empty = not text
@@ -289,7 +310,7 @@ class TextCheck:
             raise Malformed("the file was compressed twice")
 
 
-class Count:
+class Count(_Onward):
     """
     Counts the members of a small file in passing, and passes on its text.
 
@@ -297,7 +318,7 @@ class Count:
     """
 
     def __init__(self, then: Stage | None = None) -> None:
-        self._then = then
+        super().__init__(then)
         self._counter = RecordCounter()
         self._size = 0
 
@@ -317,19 +338,4 @@ class Count:
         if self._size <= _COUNTED:
             self._counter.feed(data)
 
-        if self._then is not None:
-            self._then.write(data)
-
-    def finish(self) -> None:
-        """
-        Let the next stage finish, if there is one.
-        """
-        if self._then is not None:
-            self._then.finish()
-
-    def discard(self) -> None:
-        """
-        Let the next stage forget, if there is one.
-        """
-        if self._then is not None:
-            self._then.discard()
+        super().write(data)
