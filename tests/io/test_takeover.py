@@ -8,8 +8,8 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import pytest
 
 from amplitude_cohorts_async._io.wire import takeover
 from amplitude_cohorts_async._io.wire.answer import Answer
+from amplitude_cohorts_async._io.wire.border import Border
 from amplitude_cohorts_async._io.wire.connector import StoreConnector
 from amplitude_cohorts_async._io.wire.feed import Disk, Feed
 from support.exporting import until
@@ -57,15 +58,7 @@ class ForeignError(Exception):
     """
 
 
-@contextmanager
-def border() -> Iterator[None]:
-    """
-    Translate as the transport does.
-    """
-    try:
-        yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ForeignError(type(error).__name__) from error
+border = Border(lambda error: ForeignError(type(error).__name__))
 
 
 class Ends(NamedTuple):

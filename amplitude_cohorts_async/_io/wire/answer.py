@@ -69,7 +69,7 @@ class Answer:
         pieces: list[bytes] = []
         left = most
 
-        with self._border():
+        with self._border:
             # A short body comes with its head, and needs no timer.
             async with asyncio.timeout(None if content.is_eof() else seconds):
                 while left > 0 and (piece := await content.readany()):
@@ -110,7 +110,7 @@ class Answer:
 
     async def _next(self) -> bytes:
         # What the taker of a piece raises is not the network's doing.
-        with self._border():
+        with self._border:
             return await self._response.content.readany()
 
     def _take_over(self, taker: Taker) -> tuple[list[bytes], Takeover | None]:
@@ -124,7 +124,7 @@ class Answer:
         ):
             return [], None
 
-        with self._border():
+        with self._border:
             return take_over(
                 self._response, length=int(length), stall_seconds=self._patience
             )

@@ -86,7 +86,7 @@ class Takeover(asyncio.BufferedProtocol):
             while self._left:
                 self._room = await feed.room()
 
-                with border():
+                with border:
                     await self._receive()
 
                 if self._refusal is not None:

@@ -126,7 +126,7 @@ class Transport:
         url += f"?{request.query}" if request.query else ""
         border = self._border(request.operation, url)
 
-        with _own_credentials_only(), border():
+        with _own_credentials_only(), border:
             response = await self._amplitude(request.replay).request(
                 request.method,
                 URL(url, encoded=True),
@@ -158,7 +158,7 @@ class Transport:
         """
         border = self._border("the file's link", link)
 
-        with border():
+        with border:
             response = await self._store().request(
                 "GET",
                 URL(link, encoded=True),
@@ -333,15 +333,7 @@ class Transport:
         return self._own[name]
 
     def _border(self, what: str, url: str) -> Border:
-        @contextmanager
-        def border() -> Generator[None]:
-            try:
-                yield
-            except (aiohttp.ClientError, OSError, UnicodeError) as error:
-                # Their messages and attributes quote links and headers whole.
-                raise self._translated(what, redact_url(url), error) from None
-
-        return border
+        return Border(lambda error: self._translated(what, redact_url(url), error))
 
     def _translated(self, what: str, address: str, error: Exception) -> TransportError:
         reason = self._redactor.text(_said(error))
