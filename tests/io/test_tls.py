@@ -520,6 +520,32 @@ async def test_a_connection_is_kept_and_used_again(
         assert 1 == server.connections
 
 
+async def test_a_server_shows_its_certificate_once(
+    served: ssl.SSLContext, trust: ssl.SSLContext, certificates: tuple[Path, Path]
+) -> None:
+    """
+    Later connections go on from the first one's session, but only with its trust.
+    """
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    connector = StoreConnector(ssl=trust, force_close=True)
+    other_trust = ssl.create_default_context(cafile=str(certificates[1]))
+    resumed = []
+
+    async with (
+        PieceServer(head, BODY, context=served) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
+        for context in [trust, trust, trust, other_trust, trust]:
+            async with session.get(server.url, ssl=context) as response:
+                connection = response.connection
+                assert connection is not None
+                assert isinstance(connection.transport, TlsTransport)
+                resumed.append(connection.transport.is_resumed)
+                assert BODY == await response.read()
+
+    assert [False, True, True, False, True] == resumed
+
+
 async def test_another_aiohttp_connects_by_itself(
     served: ssl.SSLContext, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from .tls import secured
+from .tls import TlsTransport, secured
 
 _NEEDED = {"req", "server_hostname", "ssl", "timeout"}
 _KNOWN = _NEEDED | {"addr_infos", "client_error"}
@@ -35,6 +35,11 @@ class StoreConnector(aiohttp.TCPConnector):
     connection to known addresses. An aiohttp that does not take this step, or
     takes it another way, opens connections of its own, which are slower.
     """
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        # The last connection to a server that had to show its certificate.
+        self._vouched: dict[tuple[object, ...], TlsTransport] = {}
 
     async def _wrap_create_connection(
         self, *args: Any, **keywords: Any
@@ -60,12 +65,20 @@ class StoreConnector(aiohttp.TCPConnector):
 
         async with asyncio.timeout(keywords["timeout"].sock_connect):
             plain, _ = await connect(asyncio.Protocol, **keywords)
+            server = (key, context, hostname)
+            vouched = self._vouched.get(server)
+            session = vouched.session if vouched is not None else None
 
             try:
-                return await secured(plain, handler, context, hostname), handler
+                transport = await secured(plain, handler, context, hostname, session)
             except ssl.SSLCertVerificationError as error:
                 raise aiohttp.ClientConnectorCertificateError(key, error) from error
             except ssl.SSLError as error:
                 raise aiohttp.ClientConnectorSSLError(key, error) from error
             except OSError as error:
                 raise broken(key, error) from error
+
+            if not transport.is_resumed:
+                self._vouched[server] = transport
+
+            return transport, handler

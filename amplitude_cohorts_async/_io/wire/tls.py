@@ -37,6 +37,7 @@ async def secured(
     protocol: asyncio.Protocol,
     context: ssl.SSLContext,
     server_hostname: str | None,
+    session: ssl.SSLSession | None = None,
 ) -> TlsTransport:
     """
     Shake hands on a connection on which nothing was sent yet.
@@ -45,6 +46,9 @@ async def secured(
         plain: Its transport, which ends here, whatever happens.
 
         protocol: Gets the new transport, and what it receives.
+
+        session: Of an earlier connection to the same server, with the same
+            context; spares both sides the certificate.
 
     Raises:
         ssl.SSLError: The other side cannot be trusted, or speaks no TLS.
@@ -57,7 +61,10 @@ async def secured(
         # Told here, a connection that is gone already is still ours to close.
         raw.getpeername()
         tls = context.wrap_socket(
-            raw, server_hostname=server_hostname, do_handshake_on_connect=False
+            raw,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
+            session=session,
         )
     except BaseException:
         raw.close()
@@ -100,6 +107,7 @@ class TlsTransport(asyncio.Transport):
         # record. It is typed as if it had no buffer to read to.
         self._decrypt = cast("Callable[[int, memoryview], int]", tls.read)  # pyright: ignore[reportDeprecated]
         self._protocol: asyncio.BaseProtocol = protocol
+        self._session: ssl.SSLSession | None = None
         self._own = memoryview(b"")
         self._unsent = bytearray()
         self._next_turn: asyncio.Handle | None = None
@@ -109,6 +117,21 @@ class TlsTransport(asyncio.Transport):
         self._is_closing = False
         # The protocol hears of the end now, or has.
         self._is_over = False
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """
+        What the next connection to this server may go on from; also after the end.
+        """
+        # A server sends it behind the handshake, and OpenSSL reads it in passing.
+        return self._session or self._tls.session
+
+    @property
+    def is_resumed(self) -> bool:
+        """
+        Whether it went on from another connection's session.
+        """
+        return bool(self._tls.session_reused)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """
@@ -291,6 +314,7 @@ class TlsTransport(asyncio.Transport):
             return
 
         self._is_closing = self._is_over = True
+        self._session = self._tls.session
         self.pause_reading()
         self._stop_writing()
 
