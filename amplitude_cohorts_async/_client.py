@@ -237,13 +237,13 @@ class CohortsClient:
         Args:
             include_sync_info: Fill `Cohort.syncs`, too.
         """
-        from ._core import responses
+        from ._core.responses import each_cohort
         from ._io.slices import collected
 
         request = requests.list_cohorts(include_sync_info=include_sync_info)
         response = await self._session.send(request)
 
-        return await collected(responses.each_cohort(request, response))
+        return await collected(each_cohort(request, response))
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """
@@ -268,12 +268,12 @@ class CohortsClient:
         """
         Tell how many of this month's exports are spent.
         """
-        from ._core import responses
+        from ._core.responses import usage
 
         request = requests.usage(self._routes)
         response = await self._session.send(request)
 
-        return responses.usage(request, response)
+        return usage(request, response)
 
     async def request_export(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import aiohttp
@@ -69,9 +70,11 @@ class Answer:
         pieces: list[bytes] = []
         left = most
 
+        # A short body comes with its head, and needs no timer.
+        timer = nullcontext() if content.is_eof() else asyncio.timeout(seconds)
+
         with self._border:
-            # A short body comes with its head, and needs no timer.
-            async with asyncio.timeout(None if content.is_eof() else seconds):
+            async with timer:
                 while left > 0 and (piece := await content.readany()):
                     pieces.append(piece)
                     left -= len(piece)

@@ -100,6 +100,14 @@ class Transport:
         self._proxy = proxy
         self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
+        self._short_timeout, self._long_timeout = (
+            aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+            for seconds in (answer_seconds, answer_seconds * _LONGER)
+        )
+        # It takes as long as it takes; it must only never stand still.
+        self._file_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=stall_seconds
+        )
         self._own: dict[str, aiohttp.ClientSession] = {}
         self._is_closed = False
 
@@ -121,28 +129,10 @@ class Transport:
 
             RequestTimeoutError: No answer in time.
         """
-        is_file = request.operation == "file"
-        url = f"{self._origin}{request.path}"
-        url += f"?{request.query}" if request.query else ""
-        border = self._border(request.operation, url)
-
-        with _own_credentials_only(), border:
-            response = await self._amplitude(request.replay).request(
-                request.method,
-                URL(url, encoded=True),
-                # As a file it is sent in pieces, with turns for others between.
-                data=None if request.body is None else BytesIO(request.body),
-                headers=self._headers(request),
-                allow_redirects=False,
-                auto_decompress=not is_file,
-                middlewares=(_once,),
-                proxy=self._proxy,
-                raise_for_status=False,
-                timeout=self._timeout(request.operation),
-            )
+        response, answer = await self._answer(request)
 
         async with response:
-            yield Answer(response, border)
+            yield answer
 
     @asynccontextmanager
     async def fetch(
@@ -183,7 +173,9 @@ class Transport:
         """
         Send *request* to Amplitude and read its answer to the end.
         """
-        async with self.open(request) as answer:
+        response, answer = await self._answer(request)
+
+        async with response:
             return await self.read(answer)
 
     async def read(self, answer: Answer) -> Response:
@@ -239,6 +231,30 @@ class Transport:
             _, session = self._own.popitem()
             await session.close()
 
+    async def _answer(self, request: Request) -> tuple[aiohttp.ClientResponse, Answer]:
+        # The response has to be left, whatever becomes of the answer.
+        is_file = request.operation == "file"
+        url = f"{self._origin}{request.path}"
+        url += f"?{request.query}" if request.query else ""
+        border = self._border(request.operation, url)
+
+        with _own_credentials_only(), border:
+            response = await self._amplitude(request.replay).request(
+                request.method,
+                URL(url, encoded=True),
+                # As a file it is sent in pieces, with turns for others between.
+                data=None if request.body is None else BytesIO(request.body),
+                headers=self._headers(request),
+                allow_redirects=False,
+                auto_decompress=not is_file,
+                middlewares=(_once,),
+                proxy=self._proxy,
+                raise_for_status=False,
+                timeout=self._timeout(request.operation),
+            )
+
+        return response, Answer(response, border)
+
     def _headers(self, request: Request) -> dict[str, str]:
         headers = {
             "Authorization": self._authorization,
@@ -257,18 +273,9 @@ class Transport:
 
     def _timeout(self, operation: Operation) -> aiohttp.ClientTimeout:
         if operation == "file":
-            # It takes as long as it takes; it must only never stand still.
-            return aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=_CONNECT_SECONDS,
-                sock_read=self._stall_seconds,
-            )
+            return self._file_timeout
 
-        longer = _LONGER if operation in _LONG else 1.0
-
-        return aiohttp.ClientTimeout(
-            total=self._answer_seconds * longer, sock_connect=_CONNECT_SECONDS
-        )
+        return self._long_timeout if operation in _LONG else self._short_timeout
 
     @property
     def _patience(self) -> float | None:
