@@ -22,6 +22,12 @@ Share of its time that the loop's thread may be at work, so that the other tasks
 of the program keep their turns.
 """
 
+_COST = 1e-9
+"""
+Seconds that a byte keeps the loop's thread at work, give or take a half. What it
+is busy with beyond that does not grow with the connections.
+"""
+
 _STEP = 16
 _GAIN = 0.5
 """
@@ -86,12 +92,19 @@ class Widening:
         has_gained = sample.rate >= (1 + _GAIN * (step - 1)) * self._rate
 
         if is_throttled and is_worth_it and has_gained:
-            bearable = int(self.connections * _BUSY / max(sample.busy, 0.01))
-            wanted = min(self._most, _STEP * self.connections, bearable)
-            self._from, self._rate = self.connections, sample.rate
-            self.connections = max(wanted, self.connections)
+            wanted = min(self._most, _STEP * self.connections, self._bearable(sample))
+
+            if wanted > self.connections:
+                self._from, self._rate = self.connections, sample.rate
+                self.connections = wanted
 
         return self.connections
+
+    def _bearable(self, sample: Sample) -> int:
+        ours = max(0.01, min(sample.busy, _COST * sample.rate))
+        others = max(0.0, sample.busy - ours)
+
+        return int(self.connections * (_BUSY - others) / ours)
 
 
 class Spans:

@@ -14,14 +14,14 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 
-def grown(rates: dict[int, float], *, most: int = 16, busy: float = 0.05) -> int:
+def grown(rates: dict[int, float], *, most: int = 16, others: float = 0.05) -> int:
     """
     Look ten times at a store that gives so many bytes a second to so many.
     """
     widening = Widening(most)
     for _ in range(10):
-        now = widening.connections
-        widening.look(Sample(rate=rates[now], busy=busy * now, left=GIB))
+        rate = rates[widening.connections]
+        widening.look(Sample(rate=rate, busy=others + 1e-9 * rate, left=GIB))
 
     return widening.connections
 
@@ -30,7 +30,7 @@ def test_a_throttled_store_gets_all_there_may_be():
     """
     More connections, as many times the bytes: on to the most.
     """
-    assert 64 == grown({n: n * 9e6 for n in (1, 16, 64)}, most=64, busy=0.01)
+    assert 64 == grown({n: n * 9e6 for n in (1, 16, 64)}, most=64)
     assert 6 == grown({n: n * 40e6 for n in (1, 6)}, most=6)
 
 
@@ -46,9 +46,22 @@ def test_a_busy_moment_is_not_for_ever():
     Where the loop allowed one more connection only, that one's share is enough.
     """
     widening = Widening(16)
-    widening.look(Sample(rate=40e6, busy=0.4, left=GIB))
+    widening.look(Sample(rate=40e6, busy=0.84, left=GIB))
     assert 2 == widening.connections
     widening.look(Sample(rate=75e6, busy=0.1, left=GIB))
+    assert 16 == widening.connections
+
+
+def test_what_a_store_sends_ahead_is_not_expected_for_ever():
+    """
+    New connections bring more at first; later ones are held against the first.
+    """
+    widening = Widening(16)
+    widening.look(Sample(rate=40e6, busy=0.5, left=GIB))
+    assert 11 == widening.connections
+    widening.look(Sample(rate=570e6, busy=1.0, left=GIB))
+    assert 11 == widening.connections
+    widening.look(Sample(rate=440e6, busy=0.5, left=GIB))
     assert 16 == widening.connections
 
 
@@ -57,14 +70,14 @@ def test_a_fast_store_and_a_busy_loop_get_one():
     Where the machine is what holds things up, connections only cost.
     """
     assert 1 == grown({1: 900e6})
-    assert 1 == grown({1: 100e6}, busy=0.9)
+    assert 1 == grown({1: 100e6}, others=0.8)
 
 
 def test_a_loop_is_not_driven_to_its_limit():
     """
-    As many connections as leave the loop a tenth of its time.
+    As many connections as leave the loop a tenth of its time, after its other work.
     """
-    assert 9 == grown({n: n * 40e6 for n in (1, 9)}, busy=0.1)
+    assert 11 == grown({n: n * 40e6 for n in (1, 11)}, others=0.46)
 
 
 @pytest.mark.parametrize("left", [15 * MIB, 0])

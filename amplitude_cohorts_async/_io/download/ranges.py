@@ -21,17 +21,17 @@ from .delivery import AnyDelivery
 from .renewal import Changed, Interrupted, Progress, Renewal
 from .store import checked_part, pour, range_headers, stored
 
-_START = 0.015
+_START = 0.005
 """
 Seconds in which a first connection gets going, and the loop is busy with that.
 """
 
-_GLANCE = 0.03
+_GLANCE = 0.01
 """
 Seconds between looks at how fast it goes.
 """
 
-_APART = 0.001
+_APART = 0.0005
 """
 Seconds between two connections that are opened: their handshakes take turns with
 everybody else.
