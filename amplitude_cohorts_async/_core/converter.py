@@ -159,13 +159,15 @@ def _fitter(
         extra: dict[str, object] = {}
 
         for key, item in _to_mapping(value).items():
-            reader = readers.get(key)
-
-            if reader is None:
+            try:
+                name, kind, hook = readers[key]
+            except KeyError:
                 extra[key] = item
-            elif item is not None:
-                name, kind, hook = reader
-                fitted[name] = item if type(item) is kind else hook(item, kind)
+            else:
+                if type(item) is kind:
+                    fitted[name] = item
+                elif item is not None:
+                    fitted[name] = hook(item, kind)
 
         if has_extra:
             fitted["extra"] = extra
