@@ -134,7 +134,7 @@ def main() -> None:
     """
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--mb", type=int, default=256)
+    options.add_argument("--mb", type=int, default=512)
     options.add_argument("--json", type=Path, default=HERE / "results.json")
     options.add_argument("--chart", type=Path, default=ROOT / "docs" / "speed.svg")
     chosen = options.parse_args()
