@@ -20,6 +20,7 @@ import aiohttp
 
 from .border import Border
 from .feed import Feed
+from .tls import TlsTransport
 
 _LEAST = 256 * 1024
 """
@@ -61,9 +62,11 @@ class Takeover(asyncio.BufferedProtocol):
         self._tally: Callable[[int], None] = _ignored
         self._waiter: asyncio.Future[None] | None = None
         self._heard = self._loop.time()
-        # One read for each turn of the loop is asyncio's habit, but not every
-        # loop's: many in a row would keep everybody waiting for milliseconds.
-        self._turn = 0 if isinstance(self._loop, asyncio.BaseEventLoop) else _TURN
+        # One read for each turn of the loop is asyncio's habit and ours, but not
+        # every loop's: many in a row would keep everybody waiting for milliseconds.
+        takes_turns = isinstance(self._loop, asyncio.BaseEventLoop)
+        takes_turns = takes_turns or isinstance(transport, TlsTransport)
+        self._turn = 0 if takes_turns else _TURN
         self._in_turn = 0
 
         transport.set_protocol(self)
