@@ -16,7 +16,7 @@ that is an `UnexpectedResponseError` with the path to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from types import NoneType
@@ -67,6 +67,29 @@ def structure(value: object, model: type[T], *, path: str) -> T:
         return _converter(is_detailed=False).structure(value, model)
     except Exception:  # noqa: BLE001 - whatever it was, the second look tells it well
         return _structure_in_detail(value, model, path=path)
+
+
+def structure_each(
+    values: Iterable[object], model: type[T], *, path: str
+) -> Iterator[T]:
+    """
+    Make a *model* of each element of a decoded list.
+
+    Args:
+        path: Where the list stands in its document.
+
+    Raises:
+        UnexpectedResponseError: An element cannot be read as one.
+    """
+    read = _converter(is_detailed=False).get_structure_hook(model)
+
+    for index, value in enumerate(values):
+        try:
+            made = read(value, model)
+        except Exception:  # noqa: BLE001 - as above
+            made = _structure_in_detail(value, model, path=f"{path}[{index}]")
+
+        yield made
 
 
 def generate() -> None:

@@ -25,7 +25,7 @@ from ..errors import (
     UnexpectedResponseError,
 )
 from ..models import Cohort, ExportStatus, Usage
-from .converter import structure
+from .converter import structure, structure_each
 from .elements import elements, opening_of
 from .ids import checked_id
 from .redact import redact_links
@@ -70,8 +70,7 @@ def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
     """
     Read the list of cohorts, one at a time.
     """
-    for index, item in enumerate(_listed(request, response)):
-        yield structure(item, Cohort, path=f"$.cohorts[{index}]")
+    return structure_each(_listed(request, response), Cohort, path="$.cohorts")
 
 
 def _listed(request: Request, response: Response) -> Iterator[object]:
