@@ -37,6 +37,10 @@ WORKERS = ("--numprocesses=auto", "--maxprocesses=4")
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
 
+# What the comparisons take, and with what: all of them end within ten minutes.
+PEERS = ("duckdb", "httpx", "obstore", "pandas", "polars", "trustme", "uvloop")
+BENCHMARKS = {"download": (), "documents": (), "rows": ("--rounds", "3")}
+
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
@@ -223,12 +227,15 @@ def api(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """
-    Compare downloads with their peers in one run; never a gate.
+    Compare speed and memory with the peers', one benchmark after the other.
 
-    The server is nginx, and curl and aria2c come from the system; what is
-    missing is left out, and the run says so.
+    Name some to run only these: ``nox -s bench -- download rows``. Never a gate.
+    The server is nginx, and curl and aria2c come from the system; what is missing
+    is left out, and the run says so.
     """
-    peers = ("httpx", "obstore", "trustme", "uvloop")
-    session.install(*peers, WITH_EXTRAS)
+    session.install(*PEERS, WITH_EXTRAS)
     session.chdir(session.create_tmp())
-    session.run("python", str(ROOT / "benchmarks/download/run.py"), *session.posargs)
+
+    for name in session.posargs or BENCHMARKS:
+        run = ROOT / "benchmarks" / name / "run.py"
+        session.run("python", str(run), *BENCHMARKS[name])
