@@ -37,7 +37,7 @@ class StoreConnector(aiohttp.TCPConnector):
     """
 
     def __init__(self, **keywords: Any) -> None:
-        super().__init__(**keywords)
+        super().__init__(**keywords)  # pyright: ignore[reportUnknownMemberType]
         # The last connection to a server that had to show its certificate.
         self._vouched: dict[tuple[object, ...], TlsTransport] = {}
 
