@@ -5,7 +5,9 @@ TLS that is read straight from its socket.
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import cast
 import aiohttp
 import pytest
 
-from amplitude_cohorts_async._io.wire import tls
+from amplitude_cohorts_async._io.wire import connector, tls
 from amplitude_cohorts_async._io.wire.connector import StoreConnector
 from amplitude_cohorts_async._io.wire.tls import TlsTransport, secured
 from support.exporting import until
@@ -298,6 +300,10 @@ async def test_what_came_before_a_reset_is_passed_on(
             transport.resume_reading()
             await until(lambda heard=heard: "lost" in heard.calls)  # type: ignore[misc]
 
+        # All that the kernel kept.
+        assert heard.data
+        assert (BODY * 3)[: len(heard.data)] == heard.data
+
 
 async def test_the_end_waits_for_a_protocol_that_pauses(
     served: ssl.SSLContext, trust: ssl.SSLContext
@@ -527,13 +533,13 @@ async def test_a_server_shows_its_certificate_once(
     Later connections go on from the first one's session, but only with its trust.
     """
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
-    connector = StoreConnector(ssl=trust, force_close=True)
+    opened = StoreConnector(ssl=trust, force_close=True)
     other_trust = ssl.create_default_context(cafile=str(certificates[1]))
     resumed = []
 
     async with (
         PieceServer(head, BODY, context=served) as server,
-        aiohttp.ClientSession(connector=connector) as session,
+        aiohttp.ClientSession(connector=opened) as session,
     ):
         for context in [trust, trust, trust, other_trust, trust]:
             async with session.get(server.url, ssl=context) as response:
@@ -544,6 +550,72 @@ async def test_a_server_shows_its_certificate_once(
                 assert BODY == await response.read()
 
     assert [False, True, True, False, True] == resumed
+
+
+async def test_a_server_that_cannot_resume_is_asked_once(
+    served: ssl.SSLContext, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A box on the way that ends such handshakes costs one attempt, and no request.
+    """
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    offered: list[bool] = []
+
+    async def past_the_box(
+        plain: asyncio.Transport,
+        protocol: asyncio.Protocol,
+        context: ssl.SSLContext,
+        server_hostname: str | None,
+        session: ssl.SSLSession | None,
+    ) -> TlsTransport:
+        offered.append(session is not None)
+
+        if session is not None:
+            plain.abort()
+            raise ConnectionResetError("handshake refused")
+
+        return await secured(plain, protocol, context, server_hostname)
+
+    monkeypatch.setattr(connector, "secured", past_the_box)
+
+    async with (
+        PieceServer(head, BODY, context=served) as server,
+        aiohttp.ClientSession(
+            connector=StoreConnector(ssl=trust, force_close=True)
+        ) as session,
+    ):
+        for _ in range(4):
+            async with session.get(server.url) as response:
+                assert BODY == await response.read()
+
+    assert [False, True, False, False, False] == offered
+
+
+async def test_an_ended_connection_keeps_only_its_session(
+    served: ssl.SSLContext, trust: ssl.SSLContext
+) -> None:
+    """
+    What it served can be forgotten while others still go on from it.
+    """
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    opened = StoreConnector(ssl=trust, force_close=True)
+
+    async with (
+        PieceServer(head, BODY, context=served) as server,
+        aiohttp.ClientSession(connector=opened) as session,
+    ):
+        async with session.get(server.url) as response:
+            connection = response.connection
+            assert connection is not None
+            assert isinstance(connection.transport, TlsTransport)
+            transport = connection.transport
+            handler = weakref.ref(transport.get_protocol())
+            del connection
+            assert BODY == await response.read()
+
+        del response
+        await until(lambda: gc.collect() >= 0 and handler() is None)
+        assert transport.session is not None
 
 
 async def test_another_aiohttp_connects_by_itself(

@@ -21,6 +21,11 @@ _KNOWN = _NEEDED | {"addr_infos", "client_error"}
 What aiohttp calls the step with.
 """
 
+_SERVERS = 16
+"""
+Servers whose sessions are kept.
+"""
+
 _Connect: TypeAlias = Callable[
     ..., Awaitable[tuple[asyncio.Transport, ResponseHandler]]
 ]
@@ -38,8 +43,9 @@ class StoreConnector(aiohttp.TCPConnector):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**keywords)  # pyright: ignore[reportUnknownMemberType]
-        # The last connection to a server that had to show its certificate.
-        self._vouched: dict[tuple[object, ...], TlsTransport] = {}
+        # By server: the last connection with a handshake of its own, from whose
+        # session others go on; None where that has failed once.
+        self._first: dict[tuple[object, ...], TlsTransport | None] = {}
 
     async def _wrap_create_connection(
         self, *args: Any, **keywords: Any
@@ -63,14 +69,16 @@ class StoreConnector(aiohttp.TCPConnector):
         broken = keywords.get("client_error", aiohttp.ClientConnectorError)
         handler = args[0]()
 
-        async with asyncio.timeout(keywords["timeout"].sock_connect):
+        async def shake_hands(session: ssl.SSLSession | None) -> TlsTransport:
             plain, _ = await connect(asyncio.Protocol, **keywords)
-            server = (key, context, hostname)
-            vouched = self._vouched.get(server)
-            session = vouched.session if vouched is not None else None
 
+            return await secured(plain, handler, context, hostname, session)
+
+        async with asyncio.timeout(keywords["timeout"].sock_connect):
             try:
-                transport = await secured(plain, handler, context, hostname, session)
+                return await self._go_on((key, context, hostname), shake_hands), handler
+            except aiohttp.ClientError:
+                raise
             except ssl.SSLCertVerificationError as error:
                 raise aiohttp.ClientConnectorCertificateError(key, error) from error
             except ssl.SSLError as error:
@@ -78,7 +86,39 @@ class StoreConnector(aiohttp.TCPConnector):
             except OSError as error:
                 raise broken(key, error) from error
 
-            if not transport.is_resumed:
-                self._vouched[server] = transport
+    async def _go_on(
+        self,
+        server: tuple[object, ...],
+        shake_hands: Callable[[ssl.SSLSession | None], Awaitable[TlsTransport]],
+    ) -> TlsTransport:
+        first = self._first.get(server)
+        session = None if first is None else first.session
 
-            return transport, handler
+        try:
+            transport = await shake_hands(session)
+        except aiohttp.ClientError:
+            raise
+        except BaseException as error:
+            if session is None:
+                raise
+
+            # There may be a box on the way that cannot stand a resumption.
+            self._remember(server, None)
+
+            if not isinstance(error, OSError):
+                raise
+
+            return await shake_hands(None)
+
+        if not transport.is_resumed and self._first.get(server, transport) is not None:
+            self._remember(server, transport)
+
+        return transport
+
+    def _remember(
+        self, server: tuple[object, ...], transport: TlsTransport | None
+    ) -> None:
+        self._first[server] = transport
+
+        if len(self._first) > _SERVERS:
+            del self._first[next(iter(self._first))]

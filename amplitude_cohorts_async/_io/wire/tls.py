@@ -108,12 +108,14 @@ class TlsTransport(asyncio.Transport):
         self._tls = tls
         # Selectors look for a number faster than for a socket.
         self._file = tls.fileno()
-        # uvloop's tell only once of what came before a connection was reset.
+        # Whether the loop tells again of what a turn has left; uvloop does not if
+        # the connection is reset behind it.
         self._tells_again = isinstance(self._loop, asyncio.BaseEventLoop)
         # What is below the socket's own read(), which takes two Python calls more
-        # for each record: a fiftieth of everything. It is there since Python 3.2.
+        # for each record: a fiftieth of everything.
         self._decrypt = cast("_Records", getattr(tls, "_sslobj", tls)).read
         self._protocol: asyncio.BaseProtocol = protocol
+        self._is_resumed = bool(tls.session_reused)
         self._session: ssl.SSLSession | None = None
         self._own = memoryview(b"")
         self._unsent = bytearray()
@@ -137,7 +139,7 @@ class TlsTransport(asyncio.Transport):
             if session is None or not session.has_ticket:
                 return session
 
-            # OpenSSL's is copied each time, which takes longer than to use it saves.
+            # Each look copies it, and that costs more than resuming saves.
             self._session = session
 
         return self._session
@@ -147,7 +149,7 @@ class TlsTransport(asyncio.Transport):
         """
         Whether it went on from another connection's session.
         """
-        return bool(self._tls.session_reused)
+        return self._is_resumed
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """
@@ -334,7 +336,8 @@ class TlsTransport(asyncio.Transport):
             return
 
         self._is_closing = self._is_over = True
-        self._session = None if self.is_resumed else self.session
+        # It goes with the socket; a resumed one's is nobody's to go on from.
+        self._session = None if self._is_resumed else self.session
         self.pause_reading()
         self._stop_writing()
 
@@ -350,6 +353,9 @@ class TlsTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
         finally:
             self._tls.close()
+            # Its session may be kept, but not all that it served.
+            self._protocol = asyncio.Protocol()
+            self._own = memoryview(b"")
 
 
 def _taken_from(plain: asyncio.Transport) -> socket.socket:
