@@ -112,6 +112,47 @@ def test_elements_that_begin_alike_are_decoded_together(
     assert one_by_one < 50
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"cohorts":[{"id":1},\u00a0{"id":2}]}',
+        '{"cohorts":[{"id":1}]\x0c}',
+        '{"cohorts":[],}',
+        '{"cohorts":[{"id":1}] "a":1}',
+        '{"cohorts":[{"id":1}],a}',
+    ],
+)
+def test_what_is_nearly_json_is_refused(text: str):
+    """
+    Where the decoder does not look, the grammar is the same.
+    """
+    with pytest.raises(ValueError):
+        json.loads(text)
+    with pytest.raises(ValueError):
+        read(text.encode())
+
+
+def test_a_long_element_is_not_begun_again_for_each_piece(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """
+    The more there is of it, the more is added before the next attempt.
+    """
+    pieces = 0
+    lengthen = module._Window._lengthen
+
+    def counted(self: module._Window) -> bool:
+        nonlocal pieces
+        pieces += 1
+        return lengthen(self)
+
+    monkeypatch.setattr(module._Window, "_lengthen", counted)
+    element = {"id": "x" * (64 * 65_536)}
+
+    assert [element] == read(json.dumps({"cohorts": [element]}).encode())
+    assert pieces < 12
+
+
 def test_what_is_broken_among_many_is_refused():
     """
     A fault behind elements that could be decoded together is found.
