@@ -233,9 +233,14 @@ def bench(session: nox.Session) -> None:
     The server is nginx, and curl and aria2c come from the system; what is missing
     is left out, and the run says so.
     """
+    names = session.posargs or list(BENCHMARKS)
+
+    if not BENCHMARKS.keys() >= set(names):
+        session.error(f"name some of: {', '.join(BENCHMARKS)}")
+
     session.install(*PEERS, WITH_EXTRAS)
     session.chdir(session.create_tmp())
 
-    for name in session.posargs or BENCHMARKS:
+    for name in names:
         run = ROOT / "benchmarks" / name / "run.py"
         session.run("python", str(run), *BENCHMARKS[name])
