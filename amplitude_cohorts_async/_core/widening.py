@@ -22,12 +22,6 @@ Share of its time that the loop's thread may be at work, so that the other tasks
 of the program keep their turns.
 """
 
-_COST = 1e-9
-"""
-Seconds that a byte keeps the loop's thread at work, give or take a half. What it
-is busy with beyond that does not grow with the connections.
-"""
-
 _STEP = 16
 _GAIN = 0.5
 """
@@ -50,6 +44,9 @@ class Sample:
 
         busy: Share of the time in which the event loop's thread was at work.
 
+        ours: Share of the time in which it was at work for files, this one and
+            others; 0 when nobody knows.
+
         waiting: Seconds that the wire waited for the disk, for each second;
             of several connections, each may have waited.
 
@@ -58,6 +55,7 @@ class Sample:
 
     rate: float
     busy: float
+    ours: float = 0.0
     waiting: float = 0.0
     left: int
 
@@ -101,7 +99,8 @@ class Widening:
         return self.connections
 
     def _bearable(self, sample: Sample) -> int:
-        ours = max(0.01, min(sample.busy, _COST * sample.rate))
+        # What else the loop does will not grow with the connections.
+        ours = max(0.01, sample.ours or sample.busy)
         others = max(0.0, sample.busy - ours)
 
         return int(self.connections * (_BUSY - others) / ours)

@@ -14,14 +14,22 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 
+def sample(rate: float, *, others: float = 0.05, cost: float = 1e-9) -> Sample:
+    """
+    What receiving at a rate looks like beside other work of the loop.
+    """
+    ours = cost * rate
+
+    return Sample(rate=rate, busy=others + ours, ours=ours, left=GIB)
+
+
 def grown(rates: dict[int, float], *, most: int = 16, others: float = 0.05) -> int:
     """
     Look ten times at a store that gives so many bytes a second to so many.
     """
     widening = Widening(most)
     for _ in range(10):
-        rate = rates[widening.connections]
-        widening.look(Sample(rate=rate, busy=others + 1e-9 * rate, left=GIB))
+        widening.look(sample(rates[widening.connections], others=others))
 
     return widening.connections
 
@@ -46,10 +54,8 @@ def test_a_busy_moment_is_not_for_ever():
     Where the loop allowed one more connection only, that one's share is enough.
     """
     widening = Widening(16)
-    widening.look(Sample(rate=40e6, busy=0.84, left=GIB))
-    assert 2 == widening.connections
-    widening.look(Sample(rate=75e6, busy=0.1, left=GIB))
-    assert 16 == widening.connections
+    assert 2 == widening.look(sample(40e6, others=0.8))
+    assert 16 == widening.look(sample(75e6))
 
 
 def test_what_a_store_sends_ahead_is_not_expected_for_ever():
@@ -57,12 +63,41 @@ def test_what_a_store_sends_ahead_is_not_expected_for_ever():
     New connections bring more at first; later ones are held against the first.
     """
     widening = Widening(16)
-    widening.look(Sample(rate=40e6, busy=0.5, left=GIB))
-    assert 11 == widening.connections
-    widening.look(Sample(rate=570e6, busy=1.0, left=GIB))
-    assert 11 == widening.connections
-    widening.look(Sample(rate=440e6, busy=0.5, left=GIB))
-    assert 16 == widening.connections
+    assert 11 == widening.look(sample(40e6, others=0.46))
+    assert 11 == widening.look(sample(570e6, others=0.4))
+    assert 16 == widening.look(sample(440e6))
+
+
+def test_other_files_are_received_as_well():
+    """
+    Five at a time share what there is: each sees what all of them cost.
+    """
+    files = [Widening(16) for _ in range(5)]
+    for _ in range(10):
+        rates = [30e6 * file.connections for file in files]
+        ours = 1e-9 * sum(rates)
+        for file, rate in zip(files, rates, strict=True):
+            file.look(Sample(rate=rate, busy=0.05 + ours, ours=ours, left=GIB))
+
+    assert 0.7 < 30e6 * 1e-9 * sum(file.connections for file in files) < 0.9
+
+
+def test_a_slow_machine_gets_fewer():
+    """
+    What receiving costs here is measured, not known.
+    """
+    widening = Widening(16)
+
+    assert 2 == widening.look(sample(100e6, cost=3e-9))
+
+
+def test_where_nobody_measured_all_work_counts():
+    """
+    As on the ordinary path, whose cost is spread over others' code.
+    """
+    widening = Widening(16)
+
+    assert 3 == widening.look(Sample(rate=40e6, busy=0.3, left=GIB))
 
 
 def test_a_fast_store_and_a_busy_loop_get_one():

@@ -39,7 +39,7 @@ everybody else.
 
 _SETTLING = 2
 """
-Looks after a change until its effect shows: connections take a while to start.
+Glances that a look takes once there are several: connections take a while to start.
 """
 
 
@@ -51,6 +51,7 @@ class Gauge:
     def __init__(self, progress: Progress, disk: Disk) -> None:
         self._progress = progress
         self._disk = disk
+        self._load = progress.session.transport.load
         self.reset()
 
     def reset(self) -> None:
@@ -60,6 +61,7 @@ class Gauge:
         self._received = self._progress.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
+        self._ours = self._load.seconds
         self._waited = self._disk.waited
 
     def read(self) -> Sample:
@@ -72,6 +74,7 @@ class Gauge:
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
+            ours=(self._load.seconds - self._ours) / seconds,
             waiting=(self._disk.waited - self._waited) / seconds,
             left=(self._progress.total or received) - received,
         )

@@ -15,7 +15,7 @@ import anyio
 from ..threads import in_thread
 from .border import Border
 from .feed import Feed, Taker
-from .takeover import Takeover, take_over
+from .takeover import Load, Takeover, take_over
 
 _LARGE = 1 << 20
 """
@@ -31,6 +31,8 @@ class Answer:
         patience: Seconds in which a byte has to come, if the connection is
             ours to take over; None when it is not.
 
+        load: Where to add what receiving the body costs.
+
     Attributes:
         headers: By lower-case name; the last of a repeated name.
     """
@@ -41,10 +43,12 @@ class Answer:
         border: Border,
         *,
         patience: float | None = None,
+        load: Load | None = None,
     ) -> None:
         self._response = response
         self._border = border
         self._patience = patience
+        self._load = load or Load()
         self.status: int = response.status
         self.headers: dict[str, str] = {
             name.lower(): text for name, text in response.headers.items()
@@ -129,5 +133,8 @@ class Answer:
 
         with self._border:
             return take_over(
-                self._response, length=int(length), stall_seconds=self._patience
+                self._response,
+                length=int(length),
+                stall_seconds=self._patience,
+                load=self._load,
             )

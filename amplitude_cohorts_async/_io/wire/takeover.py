@@ -14,9 +14,11 @@ over: the stream still works.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import aiohttp
+import attrs
 
 from .border import Border
 from .feed import Feed
@@ -33,6 +35,18 @@ Bytes received before others have a turn, on loops that do not see to that.
 """
 
 
+@attrs.define
+class Load:
+    """
+    What receiving has cost so far.
+
+    Attributes:
+        seconds: In which it kept the loop's thread at work.
+    """
+
+    seconds: float = 0.0
+
+
 class Takeover(asyncio.BufferedProtocol):
     """
     Receives the rest of one body in aiohttp's place.
@@ -46,12 +60,15 @@ class Takeover(asyncio.BufferedProtocol):
         *,
         left: int,
         stall_seconds: float,
+        load: Load,
     ) -> None:
         self._content = response.content
         self._transport = transport
         self._handler = handler
         self._left = left
         self._stall_seconds = stall_seconds
+        self._load = load
+        self._began = 0.0
         self._loop = asyncio.get_running_loop()
         self._is_ours = True
         self._is_lost = False
@@ -107,7 +124,7 @@ class Takeover(asyncio.BufferedProtocol):
         """
         Tell where the next bytes go; never beyond the end of the body.
         """
-        room = self._room
+        self._began, room = time.thread_time(), self._room
 
         if room is None:
             raise RuntimeError("nothing was to be received now")
@@ -138,6 +155,8 @@ class Takeover(asyncio.BufferedProtocol):
             self._wake()
         elif self._turn:
             self._take_turns(nbytes)
+
+        self._load.seconds += time.thread_time() - self._began
 
     def eof_received(self) -> None:
         """
@@ -213,13 +232,15 @@ class Takeover(asyncio.BufferedProtocol):
 
 
 def take_over(
-    response: aiohttp.ClientResponse, *, length: int, stall_seconds: float
+    response: aiohttp.ClientResponse, *, length: int, stall_seconds: float, load: Load
 ) -> tuple[list[bytes], Takeover | None]:
     """
     Put a protocol of ours on an answer's connection.
 
     Args:
         length: Bytes of the body, all of them still unread.
+
+        load: To add the cost to.
 
     Returns:
         The bytes that aiohttp had received already, and the protocol for those
@@ -255,7 +276,12 @@ def take_over(
     handler.start_timeout()
 
     return early, Takeover(
-        response, transport, handler, left=left, stall_seconds=stall_seconds
+        response,
+        transport,
+        handler,
+        left=left,
+        stall_seconds=stall_seconds,
+        load=load,
     )
 
 

@@ -29,6 +29,7 @@ from ..threads import to_the_end
 from .answer import Answer
 from .border import Border
 from .connector import StoreConnector
+from .takeover import Load
 
 _CONNECT_SECONDS = 15.0
 
@@ -73,6 +74,8 @@ class Transport:
 
     Attributes:
         connections: To the store for one file, at most.
+
+        load: What receiving files from the store has cost.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Transport:
         pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
 
         self.connections = connections
+        self.load = Load()
         self._origin = origin
         self._authorization = f"Basic {pair}"
         self._user_agent = user_agent
@@ -167,7 +171,7 @@ class Transport:
             )
 
         async with response:
-            yield Answer(response, border, patience=self._patience)
+            yield Answer(response, border, patience=self._patience, load=self.load)
 
     async def send(self, request: Request) -> Response:
         """
