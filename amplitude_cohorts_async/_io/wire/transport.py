@@ -95,7 +95,7 @@ class Transport:
         pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
 
         self.connections = connections
-        self.load = Load()
+        self.load: Load = Load()
         self._origin = origin
         self._authorization = f"Basic {pair}"
         self._user_agent = user_agent
