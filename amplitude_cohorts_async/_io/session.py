@@ -308,14 +308,13 @@ class Session:
             if answer.status == _TOO_MANY or asked:
                 self._slow_down(request, answer, permit, asked)
 
-        if self._hook is not None:
-            self.emit(
-                RequestSent(
-                    operation=request.operation,
-                    status=answer.status,
-                    seconds=self.clock.now() - started,
-                )
+        self.emit(
+            RequestSent(
+                operation=request.operation,
+                status=answer.status,
+                seconds=self.clock.now() - started,
             )
+        )
 
     def _slow_down(
         self,

@@ -81,8 +81,9 @@ class Takeover(asyncio.BufferedProtocol):
         self._heard = self._loop.time()
         # One read for each turn of the loop is asyncio's habit and ours, but not
         # every loop's: many in a row would keep everybody waiting for milliseconds.
-        takes_turns = isinstance(self._loop, asyncio.BaseEventLoop)
-        takes_turns = takes_turns or isinstance(transport, TlsTransport)
+        takes_turns = isinstance(transport, TlsTransport) or isinstance(
+            self._loop, asyncio.BaseEventLoop
+        )
         self._turn = 0 if takes_turns else _TURN
         self._in_turn = 0
 
