@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -40,6 +41,7 @@ Ids handled in one go: a millisecond of work.
 
 _SHOWN = 40
 _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_MISSING = {"NAType", "NaTType"}
 _SHARDS = 512
 
 
@@ -104,8 +106,12 @@ def _as_text(value: object, position: int) -> str:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value))
 
+    if _is_missing(value):
+        raise InvalidInputError(
+            f"id number {position} is missing ({value!r}); leave out what has no id"
+        )
+
     hints: dict[type, str] = {
-        type(None): "leave out what has no id",
         float: "a float may have lost digits already: read the column as text",
         bytes: "decode it first",
     }
@@ -114,6 +120,14 @@ def _as_text(value: object, position: int) -> str:
     raise InvalidInputError(
         f"id number {position} is a {type(value).__name__}, not a str or int; {hint}"
     )
+
+
+def _is_missing(value: object) -> bool:
+    # pandas.NA and NaT are told by name, so that pandas is not needed here.
+    if value is None or type(value).__name__ in _MISSING:
+        return True
+
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _check(text: str, position: int) -> None:

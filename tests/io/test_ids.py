@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -215,3 +217,83 @@ def test_a_file_says_which_it_is():
     Its representation has the path and reads nothing.
     """
     assert "IdFile('/nowhere/ids.txt')" == repr(IdFile("/nowhere/ids.txt"))
+
+
+class Frame:
+    """
+    A table as pandas and polars have it: walking it gives its column names.
+    """
+
+    columns = ("user_id", "plan")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+class Series(list[object]):
+    """
+    One column, as pandas and polars have it.
+    """
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (Frame(), r"a Frame, a table, .* pass one column"),
+        ({"ann": 1}, r"a dict, a mapping, .* pass list\(mapping\)"),
+        (Counter(["ann"]), r"a Counter, a mapping, .* pass list\(mapping\)"),
+        ("ann", "one text"),
+        (b"ann", "one text"),
+        (bytearray(b"ann"), "one text"),
+        (memoryview(b"ann"), "one text"),
+    ],
+)
+def test_what_walks_over_something_else_is_refused(source: object, reason: str):
+    """
+    Column names, keys and characters are no ids; the message says what to pass.
+    """
+    with pytest.raises(InvalidInputError, match=reason):
+        ids_of(source)  # type: ignore[arg-type]
+
+
+def test_an_arrow_table_is_refused():
+    """
+    So are its record batches; a column of either is taken.
+    """
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"user_id": ["ann"]})
+
+    for source in (table, *table.to_batches()):
+        with pytest.raises(InvalidInputError, match="pass one column"):
+            ids_of(source)
+
+
+async def test_an_arrow_column_is_taken():
+    """
+    Text or whole numbers, chunked or not, and it can be read again.
+    """
+    pyarrow = pytest.importorskip("pyarrow")
+    texts = pyarrow.array([f"user-{number}" for number in range(1_200)])
+
+    assert texts.to_pylist() == await read(texts)
+    assert ["ann", "bob"] == await read(pyarrow.chunked_array([["ann"], ["bob"]]))
+    assert ["1", "2"] == await read(pyarrow.array([1, 2]))
+    assert ids_of(texts).again
+    with pytest.raises(InvalidInputError, match=r"id number 2 is missing \(None\)"):
+        await read(pyarrow.array(["ann", None]))
+
+
+NAType = type("NAType", (), {"__repr__": lambda _: "<NA>"})
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"), [(None, "None"), (math.nan, "nan"), (NAType(), "<NA>")]
+)
+async def test_a_missing_value_is_named_as_one(missing: object, name: str):
+    """
+    Whatever stands for it in a column; the message says to leave it out.
+    """
+    with pytest.raises(
+        InvalidInputError, match=rf"id number 2 is missing \({name}\); leave out"
+    ):
+        await read(Series(["ann", missing]))  # type: ignore[arg-type]

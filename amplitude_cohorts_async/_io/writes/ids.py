@@ -19,6 +19,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from collections.abc import Set as AbstractSet
@@ -26,7 +27,15 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, TypeVar, cast
+from typing import (
+    BinaryIO,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 import anyio.lowlevel
 import anyio.to_thread
@@ -50,6 +59,17 @@ _GZIP = b"\x1f\x8b"
 _COLUMNS = {"amplitude_id", "user_id", "group_value"}
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class _ArrowColumn(Protocol):
+    """
+    The part of pyarrow's arrays that is used; iterating one yields scalars, not text.
+    """
+
+    def __len__(self) -> int: ...
+    def slice(self, offset: int, length: int, /) -> Self: ...
+    def to_pylist(self) -> list[object]: ...
 
 
 class IdFile(Collection[str]):
@@ -135,16 +155,13 @@ class Ids:
 
 def ids_of(source: IdSource) -> Ids:
     """
-    Take the caller's ids.
+    Return the caller's ids as a stream.
 
     Raises:
-        InvalidInputError: They are one text, or nothing that holds ids.
+        InvalidInputError: They are one text, a table, a mapping, or nothing
+            that holds ids.
     """
-    if isinstance(source, str | bytes):
-        raise InvalidInputError(
-            "ids were given as one text; pass a list of them, and the path of a "
-            "file as Path(...) or read_ids(...)"
-        )
+    _refuse_lookalikes(source)
 
     if isinstance(source, IdFile):
         source = source.path
@@ -152,6 +169,9 @@ def ids_of(source: IdSource) -> Ids:
     if isinstance(source, os.PathLike):
         path = Path(source)
         return Ids(open=lambda: _file_lines(path), again=True, path=path)
+
+    if isinstance(source, _ArrowColumn):
+        return Ids(open=lambda: _arrow_slices(source), again=True)
 
     if isinstance(source, AsyncIterable):
         return Ids(open=lambda: _gathered(source), again=False)
@@ -167,6 +187,30 @@ def ids_of(source: IdSource) -> Ids:
         f"ids were given as {type(source).__name__}; pass an iterable, an async "
         f"iterable or a path"
     )
+
+
+def _refuse_lookalikes(source: object) -> None:
+    # Each of these can be iterated, and yields something other than the ids.
+    kind = type(source)
+
+    if isinstance(source, str | bytes | bytearray | memoryview):
+        raise InvalidInputError(
+            "ids were given as one text; pass a list of them, and the path of a "
+            "file as Path(...) or read_ids(...)"
+        )
+
+    if isinstance(source, Mapping):
+        raise InvalidInputError(
+            f"ids were given as a {kind.__name__}, a mapping, and it is unclear which "
+            f"side has the ids; pass list(mapping) for its keys, or mapping.values()"
+        )
+
+    # Looked up on the class: on a lazy frame, the attribute itself runs a query.
+    if hasattr(kind, "columns"):
+        raise InvalidInputError(
+            f"ids were given as a {kind.__name__}, a table, whose items are not its "
+            f'rows; pass one column of it, as in table["user_id"]'
+        )
 
 
 def ids_of_stream(file: BinaryIO, name: str) -> Ids:
@@ -265,6 +309,11 @@ async def _walked(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
 
     while part := list(islice(walk, SLICE)):
         yield part
+
+
+async def _arrow_slices(column: _ArrowColumn) -> AsyncGenerator[Sequence[object]]:
+    for start in range(0, len(column), SLICE):
+        yield column.slice(start, SLICE).to_pylist()
 
 
 async def _gathered(
