@@ -477,6 +477,7 @@ class CohortsClient:
         replace: str | None = None,
         skip_invalid_ids: bool = True,
         validate_only: bool = False,
+        max_removed: float = 0.5,
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
     ) -> UploadReport:
@@ -508,6 +509,10 @@ class CohortsClient:
 
             validate_only: Ask which ids match, and save nothing.
 
+            max_removed: The share of the members that *replace* may remove. The
+                number of ids is compared with the size in the list, which is one
+                more request; 1.0 allows everything, and asks nothing.
+
             journal: A file that records each batch. If it exists, the upload goes
                 on from there.
 
@@ -519,6 +524,9 @@ class CohortsClient:
 
             InvalidIdsError: The service does not know some ids, and
                 *skip_invalid_ids* is False.
+
+            RemovalGuardError: *replace* would remove more than *max_removed*, or
+                the list does not show how many members there are.
 
             AmbiguousUploadError: The answer to the creating request was lost,
                 and the list does not tell which cohort it made, if any.
@@ -546,6 +554,7 @@ class CohortsClient:
             spec,
             ids,
             list_cohorts=self.list_cohorts,
+            max_removed=max_removed,
             journal=journal,
             on_skipped=on_skipped,
         )

@@ -24,6 +24,7 @@ import attrs
 from ._core.batching import MOST_MEMBERS, SLICE, checked_ids
 from ._core.diffing import id_attribute
 from ._core.ids import checked_id
+from ._core.removal_guard import check_removals, checked_share
 from ._core.writes import Membership
 from ._io.session import Session
 from ._io.writes.batches import Source, forget
@@ -39,7 +40,7 @@ from ._io.writes.ids import (
 from ._io.writes.writing import OnSkipped, check_resumable
 from ._job import ExportJob
 from ._membership import write_membership
-from .errors import CohortsError, InvalidInputError, RemovalGuardError
+from .errors import CohortsError, InvalidInputError
 from .models import Member, MembershipDiff, SyncReport
 
 RequestExport: TypeAlias = Callable[[str], Awaitable[ExportJob]]
@@ -70,12 +71,7 @@ class Sync:
     on_disk: str | os.PathLike[str] | None = None
 
     def __attrs_post_init__(self) -> None:
-        share = self.max_removed
-
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise InvalidInputError(
-                f"max_removed must be a share from 0.0 to 1.0, got {share!r}"
-            )
+        checked_share(self.max_removed)
 
 
 async def sync_membership(
@@ -286,28 +282,6 @@ def _is_sendable(id_: str) -> bool:
         return bool(checked_ids([id_]))
     except InvalidInputError:
         return False
-
-
-def check_removals(report: SyncReport, max_removed: float) -> None:
-    """
-    Make sure that no more than a share of the cohort would be removed.
-
-    Raises:
-        RemovalGuardError: More would be.
-    """
-    removed = len(report.remove)
-    current = removed + report.kept
-
-    if removed > max_removed * current:
-        raise RemovalGuardError(
-            f"this would remove {removed:,} of the {current:,} members of cohort "
-            f"{report.cohort_id}, {removed / current:.0%}, and max_removed="
-            f"{max_removed} allows {max_removed:.0%}; nothing was written. Look at it "
-            f"with dry_run=True, and pass a larger max_removed if it is meant",
-            removed=removed,
-            current=current,
-            max_removed=max_removed,
-        )
 
 
 def needs_room(report: SyncReport) -> bool:

@@ -17,6 +17,7 @@ import attrs
 
 from ._core.batching import MOST_MEMBERS, Batch, Distinct
 from ._core.journal import attempt_line, refused_line
+from ._core.removal_guard import check_replacement, checked_share
 from ._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
 from ._io.session import Session
 from ._io.writes.batches import Source, forget, surveyed
@@ -52,21 +53,29 @@ async def upload_cohort(
     ids: IdSource,
     *,
     list_cohorts: ListCohorts,
+    max_removed: float = 0.5,
     journal: str | os.PathLike[str] | None = None,
     on_skipped: OnSkipped | None = None,
 ) -> UploadReport:
     """
     Make a cohort of these ids, or fill one with them.
 
+    Args:
+        max_removed: The share of the members that replacing a cohort may remove.
+
     Raises:
         InvalidInputError: An id cannot be one, or there are no ids or too
             many, or the journal is of another upload.
+
+        RemovalGuardError: Replacing the cohort would remove more, or the list
+            does not show its size.
 
         AmbiguousUploadError: The answer to the creating request was lost, and
             the list does not tell which cohort it made, if any.
 
         PartialUploadError: Some batches were written, then one failed.
     """
+    checked_share(max_removed)
     given = ids_of(ids)
     check_resumable(journal, given)
 
@@ -87,7 +96,8 @@ async def upload_cohort(
         parameters["id_type"] = spec.id_type.name
 
         async with open_journal(journal, "upload", parameters) as log:
-            run = _Run(spec, list_cohorts, Writer(session, log, on_skipped))
+            writer = Writer(session, log, on_skipped)
+            run = _Run(spec, list_cohorts, writer, max_removed)
             report = await run.write(source)
 
         await forget(distinct)
@@ -96,8 +106,16 @@ async def upload_cohort(
 
 
 class _Run:
-    def __init__(self, spec: Upload, list_cohorts: ListCohorts, writer: Writer) -> None:
+    def __init__(
+        self,
+        spec: Upload,
+        list_cohorts: ListCohorts,
+        writer: Writer,
+        max_removed: float,
+    ) -> None:
         self._spec = spec
+        self._max_removed = max_removed
+        self._total: int | None = None
         self._list_cohorts = list_cohorts
         self._writer = writer
         self._session = writer.session
@@ -106,6 +124,8 @@ class _Run:
         self._skipped: list[str] = []
 
     async def write(self, source: Source) -> UploadReport:
+        self._total = None if source.survey is None else source.survey.total
+
         try:
             async with aclosing(source.batches()) as batches:
                 async for batch in batches:
@@ -152,9 +172,21 @@ class _Run:
         if self._spec.replace is None or self._spec.validate_only:
             response = await self._session.send(request)
         else:
+            await self._guard(self._spec.replace, batch)
             response = await self._writer.send(self._spec.replace, request)
 
         return upload_answer(self._spec, request, response)
+
+    async def _guard(self, cohort_id: str, first: Batch) -> None:
+        if self._max_removed >= 1:
+            return
+
+        cohorts = await self._list_cohorts()
+        cohort = next((each for each in cohorts if each.id == cohort_id), None)
+        # A stream longer than one request brings at least its first batch.
+        new = first.count if self._total is None else self._total
+
+        check_replacement(cohort_id, cohort, new, self._max_removed)
 
     async def _create(self, batch: Batch) -> UploadAnswer:
         lost = self._progress.attempted_at

@@ -126,18 +126,24 @@ class InvalidInputError(CohortsError, ValueError):
 
 class RemovalGuardError(InvalidInputError):
     """
-    A sync would remove more of the cohort than it may; nothing was written.
+    More of a cohort would be removed than may be; nothing was written.
 
     Attributes:
-        removed: Members that would have been removed.
+        removed: Members that would have been removed, at least; None if unknown.
 
-        current: Members the cohort has, of those the sync can name.
+        current: Members the cohort has: for a sync, those it can name; for a
+            replacement, the size in the list, or None if it shows none.
 
         max_removed: The share of them that may be removed.
     """
 
     def __init__(
-        self, message: str, *, removed: int, current: int, max_removed: float
+        self,
+        message: str,
+        *,
+        removed: int | None,
+        current: int | None,
+        max_removed: float,
     ) -> None:
         super().__init__(message)
         self.removed = removed

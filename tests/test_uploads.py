@@ -216,6 +216,114 @@ async def test_a_cohort_is_replaced(client: CohortsClient, emulator: CohortsEmul
 
 
 @pytest.mark.usefixtures("batches_of_ten")
+@pytest.mark.parametrize("as_stream", [False, True])
+async def test_a_replacement_that_removes_too_many_is_refused(
+    client: CohortsClient, emulator: CohortsEmulator, as_stream: bool
+):
+    """
+    The counts are compared before a byte is written; the error has them.
+    """
+    emulator.add_cohort("1a2bc3d", members=users(100))
+    ids = users(49)
+
+    with pytest.raises(
+        errors.RemovalGuardError, match=r"100 members of cohort 1a2bc3d .* counts"
+    ) as raised:
+        await upload(client, iter(ids) if as_stream else ids, replace="1a2bc3d")
+
+    # A stream that is longer than one request is known by its first batch.
+    at_least = 90 if as_stream else 51
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert (at_least, 100, 0.5) == (error.removed, error.current, error.max_removed)
+    assert set(users(100)) == emulator.members_of("1a2bc3d")
+    assert 0 == emulator.requests("upload")
+
+
+@pytest.mark.parametrize(("count", "share"), [(50, 0.5), (1, 0.99), (1, 1.0)])
+async def test_a_replacement_may_remove_what_it_is_allowed_to(
+    client: CohortsClient, emulator: CohortsEmulator, count: int, share: float
+):
+    """
+    Half of the members unless another share is given; for all, the list is not asked.
+    """
+    emulator.add_cohort("1a2bc3d", members=users(100))
+    await upload(client, users(count), replace="1a2bc3d", max_removed=share)
+
+    assert set(users(count)) == emulator.members_of("1a2bc3d")
+    assert (share < 1) == emulator.requests("list")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "reason"),
+    [({"computed": False}, "no size"), ({"published": False}, "is not in the list")],
+)
+async def test_a_cohort_of_unknown_size_is_not_replaced_unasked(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    hidden: dict[str, bool],
+    reason: str,
+):
+    """
+    Where the list does not show how many members there are, the caller has to say so.
+    """
+    emulator.add_cohort("1a2bc3d", members=["old"], **hidden)
+
+    with pytest.raises(
+        errors.RemovalGuardError, match=rf"{reason}.*max_removed=1\.0"
+    ) as raised:
+        await upload(client, ["ann"], replace="1a2bc3d")
+
+    assert (None, None) == (raised.value.removed, raised.value.current)
+    assert {"old"} == emulator.members_of("1a2bc3d")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan"), "half", None])
+async def test_a_share_is_from_zero_to_one(
+    client: CohortsClient, emulator: CohortsEmulator, share: object
+):
+    """
+    Anything else is refused before a request.
+    """
+    with pytest.raises(errors.InvalidInputError, match="max_removed must be a share"):
+        await upload(client, ["ann"], replace="1a2bc3d", max_removed=share)
+
+    assert [] == emulator.log
+
+
+async def test_validating_a_replacement_removes_nothing(
+    client: CohortsClient, emulator: CohortsEmulator
+):
+    """
+    So the guard has nothing to compare.
+    """
+    emulator.add_cohort("1a2bc3d", members=users(100))
+    report = await upload(client, ["ann"], replace="1a2bc3d", validate_only=True)
+
+    assert (1, 0) == (report.matched, emulator.requests("list"))
+
+
+@pytest.mark.usefixtures("batches_of_ten")
+async def test_a_replacement_that_goes_on_is_not_guarded_again(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+):
+    """
+    What an earlier run wrote of it has removed the members already.
+    """
+    journal = tmp_path / "journal"
+    keywords = {"replace": "1a2bc3d", "journal": journal}
+    emulator.add_cohort("1a2bc3d", members=users(40))
+    emulator.fail_next("membership", refused(400, "no"))
+
+    with pytest.raises(errors.PartialUploadError):
+        await upload(client, users(20), **keywords)
+
+    emulator.add_cohort("1a2bc3d", members=users(1_000))
+    await upload(client, users(20), **keywords)
+
+    assert 1 == emulator.requests("list")
+
+
+@pytest.mark.usefixtures("batches_of_ten")
 async def test_validating_saves_nothing(
     client: CohortsClient, emulator: CohortsEmulator
 ):

@@ -25,9 +25,11 @@ __all__ = (
     "CountGroup",
     "Ids",
     "Kind",
+    "MaxRemoved",
     "MembershipChange",
     "Skipped",
     "Strict",
+    "Yes",
     "id_source",
     "show_members",
     "skipped_to",
@@ -53,6 +55,16 @@ CountGroup: TypeAlias = Annotated[
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Fail on ids the service does not know.")
 ]
+MaxRemoved: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="The largest share of the members to remove.",
+    ),
+]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Skipped: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append the ids that were skipped to this file."),

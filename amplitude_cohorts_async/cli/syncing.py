@@ -13,9 +13,10 @@ import attrs
 import typer
 
 from .._client import CohortsClient
+from .._core.removal_guard import check_removals
 from .._core.writes import Membership
 from .._io.writes.comparing import compare, compare_on_disk, write_files
-from .._sync import check_removals, known_members, needs_room
+from .._sync import known_members, needs_room
 from ..models import IdType, MembershipDiff, MembershipReport, SyncReport
 from . import render
 from .common import Connection, Output, command
@@ -23,8 +24,10 @@ from .id_options import (
     CountGroup,
     Ids,
     Kind,
+    MaxRemoved,
     MembershipChange,
     Skipped,
+    Yes,
     id_source,
     show_members,
     skipped_to,
@@ -57,16 +60,8 @@ def sync(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be done.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    max_removed: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="The largest share of the members to remove.",
-        ),
-    ] = 0.5,
+    yes: Yes = False,
+    max_removed: MaxRemoved = 0.5,
     count_group: CountGroup = "User",
     on_disk: Annotated[
         Path | None,

@@ -4,6 +4,7 @@ The part of the command that writes what it is told: upload, members.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +13,21 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from .._client import CohortsClient
-from ..errors import CohortsError
+from ..errors import CohortsError, InvalidInputError
 from ..models import IdType, MembershipReport, UploadReport
 from . import render
 from .common import Connection, command
+from .exits import Exit
 from .going_on import command_line
 from .id_options import (
     CountGroup,
     Ids,
     Kind,
+    MaxRemoved,
     MembershipChange,
     Skipped,
     Strict,
+    Yes,
     id_source,
     show_members,
     skipped_to,
@@ -80,6 +84,8 @@ def upload(
         str | None,
         typer.Option(metavar="ID", help="Refill this cohort instead of making one."),
     ] = None,
+    max_removed: MaxRemoved = 0.5,
+    yes: Yes = False,
     unpublished: Annotated[
         bool, typer.Option("--unpublished", help="Hide it from other users.")
     ] = False,
@@ -95,10 +101,13 @@ def upload(
     Upload a cohort of any size.
 
     A cohort that is replaced holds only the first 100,000 ids until the rest
-    have been added.
+    have been added. With --replace the command asks first, unless --yes is given.
     """
     source = id_source(connection, ids)
     log = _journal(journal, resume)
+
+    if replace is not None and not (yes or validate_only):
+        _confirm_replacement(replace, ids)
 
     async def work(client: CohortsClient) -> UploadReport:
         """
@@ -116,6 +125,7 @@ def upload(
                 replace=replace,
                 skip_invalid_ids=not strict,
                 validate_only=validate_only,
+                max_removed=max_removed,
                 journal=log,
                 on_skipped=on_skipped,
             )
@@ -128,6 +138,8 @@ def upload(
         owner=owner,
         group=group,
         replace=replace,
+        max_removed=None if replace is None else max_removed,
+        yes=replace is not None,
         unpublished=unpublished,
         strict=strict,
         skipped=skipped,
@@ -205,6 +217,17 @@ def _update(
     connection.print("members", report, show_members)
 
 
+def _confirm_replacement(cohort_id: str, ids: Path) -> None:
+    # Piped ids leave no stdin to answer on.
+    if not sys.stdin.isatty() or str(ids) == "-":
+        raise typer.BadParameter("replacing a cohort asks first: pass --yes")
+
+    question = f"Replace the members of cohort {cohort_id} by the ids of {ids}?"
+
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(Exit.FAILURE)
+
+
 def _journal(journal: Path | None, resume: Path | None) -> Path | None:
     if journal is not None and resume is not None:
         raise typer.BadParameter("pass --journal for a new one or --resume, not both")
@@ -224,6 +247,9 @@ def _saying_how_to_go_on(
 ) -> Generator[None]:
     try:
         yield
+    except InvalidInputError:
+        # The same command would be refused again.
+        raise
     except (CohortsError, KeyboardInterrupt) as error:
         journal = options["resume"]
         if isinstance(journal, Path) and journal.exists():
