@@ -531,7 +531,7 @@ class CohortsClient:
             AmbiguousUploadError: The answer to the creating request was lost,
                 and the list does not tell which cohort it made, if any.
 
-            PartialUploadError: Some batches were written, then one failed.
+            PartialWriteError: Some batches were written, then one failed.
         """
         from ._core.writes import Upload
         from ._uploads import upload_cohort
@@ -584,7 +584,7 @@ class CohortsClient:
         Raises:
             InvalidInputError: An id cannot be one, or is both added and removed.
 
-            PartialUploadError: Some batches were written, then one failed.
+            PartialWriteError: Some batches were written, then one failed.
         """
         from ._membership import update_membership
 
@@ -635,7 +635,7 @@ class CohortsClient:
         Raises:
             RemovalGuardError: More than *max_removed* would go.
 
-            PartialUploadError: Some batches were written, then one failed.
+            PartialWriteError: Some batches were written, then one failed.
                 Like every error after the export it carries its ``token``.
         """
         from ._sync import Sync, sync_membership

@@ -39,7 +39,7 @@ async def update_membership(
         InvalidInputError: An id cannot be one, or is both added and removed,
             or there are no ids, or the journal is of another update.
 
-        PartialUploadError: Some batches were written, then one failed.
+        PartialWriteError: Some batches were written, then one failed.
     """
     checked_id(cohort_id, "cohort id")
     adding, removing = ids_of(add), ids_of(remove)
@@ -108,7 +108,7 @@ async def write_membership(
             cohort whose members change is not nearly empty in between.
 
     Raises:
-        PartialUploadError: Some batches were written, then one failed.
+        PartialWriteError: Some batches were written, then one failed.
     """
     parameters = {
         "cohort_id": cohort_id,

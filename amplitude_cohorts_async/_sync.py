@@ -97,7 +97,7 @@ async def sync_membership(
 
         RemovalGuardError: More would be removed than may be.
 
-        PartialUploadError: Some batches were written, then one failed.
+        PartialWriteError: Some batches were written, then one failed.
     """
     checked_id(cohort_id, "cohort id")
     wanted = ids_of(ids)

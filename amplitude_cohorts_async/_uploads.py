@@ -73,7 +73,7 @@ async def upload_cohort(
         AmbiguousUploadError: The answer to the creating request was lost, and
             the list does not tell which cohort it made, if any.
 
-        PartialUploadError: Some batches were written, then one failed.
+        PartialWriteError: Some batches were written, then one failed.
     """
     checked_share(max_removed)
     given = ids_of(ids)

@@ -33,7 +33,7 @@ A leaf exists where a caller would write another ``except`` body::
     │   ├── MalformedFileError
     │   └── StorageError (OSError)
     ├── AmbiguousUploadError
-    └── PartialUploadError
+    └── PartialWriteError
 
 All of them survive pickling with their attributes. None holds a key or the
 query string of a presigned link. An error raised after an export was
@@ -67,7 +67,7 @@ __all__ = (
     "MissingExtraError",
     "MonthlyQuotaError",
     "NotFoundError",
-    "PartialUploadError",
+    "PartialWriteError",
     "PermissionDeniedError",
     "QuotaError",
     "QuotaWaitError",
@@ -455,7 +455,7 @@ class AmbiguousUploadError(CohortsError):
         self.candidates: list[str] = list(candidates)
 
 
-class PartialUploadError(CohortsError):
+class PartialWriteError(CohortsError):
     """
     Some batches of a write were accepted, then one failed.
 

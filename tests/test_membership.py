@@ -150,7 +150,7 @@ async def test_an_overlap_of_streams_is_found_when_they_meet(
     monkeypatch.setattr(ids_module, "MOST_IDS", 10)
     emulator.add_cohort(COHORT, members=["ann"])
 
-    with pytest.raises(errors.PartialUploadError, match="both added and removed"):
+    with pytest.raises(errors.PartialWriteError, match="both added and removed"):
         await client.update_membership(
             COHORT, add=iter(users(0, 30)), remove=iter(users(29, 60))
         )
@@ -271,7 +271,7 @@ async def test_a_partial_update_goes_on_from_its_journal(
     emulator.fail_next("membership", *[works()] * 4, refused(400, "no"))
     changes = {"add": users(0, 25), "remove": users(100, 125)}
 
-    with pytest.raises(errors.PartialUploadError) as raised:
+    with pytest.raises(errors.PartialWriteError) as raised:
         await client.update_membership(COHORT, **changes, journal=journal)  # type: ignore[arg-type]
 
     sent = emulator.requests("membership")

@@ -193,7 +193,7 @@ async def test_unknown_ids_fail_the_upload_if_wanted(
     with pytest.raises(errors.InvalidIdsError) as refused_at_once:
         await upload(client, ["unknown-1", "ann"], skip_invalid_ids=False)
 
-    with pytest.raises(errors.PartialUploadError) as later:
+    with pytest.raises(errors.PartialWriteError) as later:
         await upload(client, [*users(10), "unknown-2"], skip_invalid_ids=False)
 
     assert ["unknown-1"] == refused_at_once.value.sample
@@ -314,7 +314,7 @@ async def test_a_replacement_that_goes_on_is_not_guarded_again(
     emulator.add_cohort("1a2bc3d", members=users(40))
     emulator.fail_next("membership", refused(400, "no"))
 
-    with pytest.raises(errors.PartialUploadError):
+    with pytest.raises(errors.PartialWriteError):
         await upload(client, users(20), **keywords)
 
     emulator.add_cohort("1a2bc3d", members=users(1_000))
@@ -403,7 +403,7 @@ async def test_a_stream_that_fails_later_leaves_a_report(
     monkeypatch.setattr(batches_module, "MOST_IDS", 500)
     monkeypatch.setattr(ids_module, "MOST_IDS", 500)
 
-    with pytest.raises(errors.PartialUploadError) as raised:
+    with pytest.raises(errors.PartialWriteError) as raised:
         await upload(client, stream())
 
     error = pickle.loads(pickle.dumps(raised.value))
@@ -446,7 +446,7 @@ async def test_ids_that_change_meanwhile_are_noticed(
     assert [] == emulator.log
 
     for ids in (Growing(users(25)), Changing(users(25))):
-        with pytest.raises(errors.PartialUploadError, match="changed while"):
+        with pytest.raises(errors.PartialWriteError, match="changed while"):
             await upload(client, ids)
 
 
@@ -761,7 +761,7 @@ async def test_a_partial_upload_goes_on_from_its_journal(
     journal = tmp_path / "journal"
     emulator.fail_next("membership", works(), refused(400, "no"))
 
-    with pytest.raises(errors.PartialUploadError) as raised:
+    with pytest.raises(errors.PartialWriteError) as raised:
         await upload(client, users(35), journal=journal)
 
     report = await upload(client, users(35), journal=journal)
@@ -898,7 +898,7 @@ async def test_a_disk_that_fills_up_hides_no_cohort(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", opened)
-        with pytest.raises(errors.PartialUploadError) as caught:
+        with pytest.raises(errors.PartialWriteError) as caught:
             await upload(client, users(15), journal=journal)
 
     assert [caught.value.cohort_id] == emulator.cohort_ids

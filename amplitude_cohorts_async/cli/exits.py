@@ -68,7 +68,7 @@ _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
             errors.ExportTimeoutError,
             errors.IncompleteDownloadError,
             errors.StorageError,
-            errors.PartialUploadError,
+            errors.PartialWriteError,
         ),
     ),
 )

@@ -12,7 +12,7 @@ from ..._core.batching import Batch
 from ..._core.journal import Written, batch_line, done_line
 from ..._core.wire import Request, Response
 from ..._core.writes import Change, Membership, membership, skipped_ids
-from ...errors import InvalidInputError, PartialUploadError
+from ...errors import InvalidInputError, PartialWriteError
 from ...events import BatchWritten
 from ..session import Session
 from .ids import Ids
@@ -135,7 +135,7 @@ class Writer:
         Say so when an error leaves a write half done.
 
         Raises:
-            PartialUploadError: Some batches are written.
+            PartialWriteError: Some batches are written.
         """
         position, cohort_id = len(self.progress.written), self.progress.cohort_id
         is_new = position == self._resumed
@@ -147,7 +147,7 @@ class Writer:
         if is_new and isinstance(error, InvalidInputError):
             return
 
-        raise PartialUploadError(
+        raise PartialWriteError(
             f"{position} batches are written to cohort {cohort_id}, and batch "
             f"{position} failed: {error}. Resume from the journal if there is one, or "
             f"write the same ids to that cohort again: repeating does no harm",
