@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from ._version import VERSION
 
 if TYPE_CHECKING:
-    from . import errors, limits
+    from . import errors, events, limits, models, policies, protocols, testing, types
     from ._client import CohortsClient
     from ._io.download.rows import MemberStream
     from ._io.limits.limiter import LocalLimiter
+    from ._io.writes.comparing import diff_ids
     from ._io.writes.ids import read_ids
     from ._job import ExportJob
     from ._oneshot import export_cohort
@@ -58,10 +59,17 @@ __all__ = (
     "UploadReport",
     "Usage",
     "__version__",
+    "diff_ids",
     "errors",
+    "events",
     "export_cohort",
     "limits",
+    "models",
+    "policies",
+    "protocols",
     "read_ids",
+    "testing",
+    "types",
 )
 
 _MODULES = {
@@ -69,10 +77,17 @@ _MODULES = {
     "ExportJob": "._job",
     "LocalLimiter": "._io.limits.limiter",
     "MemberStream": "._io.download.rows",
+    "diff_ids": "._io.writes.comparing",
     "errors": ".errors",
+    "events": ".events",
     "export_cohort": "._oneshot",
     "limits": ".limits",
+    "models": ".models",
+    "policies": ".policies",
+    "protocols": ".protocols",
     "read_ids": "._io.writes.ids",
+    "testing": ".testing",
+    "types": ".types",
 }
 """
 Where the names are that `models` has not.

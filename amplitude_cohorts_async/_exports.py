@@ -210,7 +210,9 @@ class Exports:
 
         await self._take_down(job)
 
-        return await job.save(target, progress=progress)
+        return await job.download(
+            target.path, format=target.format.value, progress=progress
+        )
 
     async def unchanged(
         self,
@@ -253,7 +255,9 @@ class Exports:
 
         if has_file(ticket, now=self._session.clock.utcnow()):
             with suppress(ExportError):
-                saved = await self._job(ticket).save(target, progress=progress)
+                saved = await self._job(ticket).download(
+                    target.path, format=target.format.value, progress=progress
+                )
                 # In a thread, because a copy needs the digest.
                 copy = partial(attrs.evolve, saved, unchanged=True)
                 return await in_thread(copy, self._thread)

@@ -130,6 +130,7 @@ class ExportJob:
         *,
         format: str | None = None,  # noqa: A002 - the word users know
         amplitude_id: AmplitudeId = "text",
+        timeout: float = 1800.0,
         progress: Progress | None = None,
     ) -> SavedExport:
         """
@@ -148,6 +149,8 @@ class ExportJob:
             amplitude_id: Whether a column of Amplitude's ids holds "text" or
                 "int64"; for ".parquet" only.
 
+            timeout: Seconds to wait for the job, as for `wait()`.
+
             progress: Told of the bytes received, about once for each MiB. May
                 go back when the download starts over.
 
@@ -161,20 +164,7 @@ class ExportJob:
             StorageError: The local disk refused.
         """
         target = await anyio.to_thread.run_sync(checked_destination, to, format)
-
-        return await self.save(target, amplitude_id=amplitude_id, progress=progress)
-
-    async def save(
-        self,
-        target: Target,
-        *,
-        amplitude_id: AmplitudeId = "text",
-        progress: Progress | None = None,
-    ) -> SavedExport:
-        """
-        Save the file to a target that was checked before.
-        """
-        await self.wait()
+        await self.wait(timeout=timeout)
 
         with self._complaints.with_token():
             return await self._fetch.save(

@@ -98,13 +98,13 @@ async def write_membership(
     *,
     journal: str | os.PathLike[str] | None,
     on_skipped: OnSkipped | None,
-    make_room: bool = False,
+    remove_first: bool = False,
 ) -> MembershipReport:
     """
     Add one source of ids and remove the other, in separate requests.
 
     Args:
-        make_room: Remove first. Otherwise adding comes first, so that a
+        remove_first: Remove first. Otherwise adding comes first, so that a
             cohort whose members change is not nearly empty in between.
 
     Raises:
@@ -121,7 +121,7 @@ async def write_membership(
         run = _Run(cohort_id, spec, Writer(session, log, on_skipped))
         changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
 
-        return await run.write(reversed(changes) if make_room else changes)
+        return await run.write(reversed(changes) if remove_first else changes)
 
 
 class _Run:

@@ -11,32 +11,20 @@ from collections.abc import (
     Awaitable,
     Callable,
     Generator,
-    Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from operator import attrgetter
-from pathlib import Path
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import TypeAlias
 
-import anyio.lowlevel
 import attrs
 
-from ._core.batching import MOST_MEMBERS, SLICE, checked_ids
-from ._core.diffing import id_attribute
+from ._core.batching import MOST_MEMBERS
 from ._core.ids import checked_id
-from ._core.removal_guard import check_removals, checked_share
+from ._core.removal_guard import checked_share
 from ._core.writes import Membership
 from ._io.session import Session
 from ._io.writes.batches import Source, forget
-from ._io.writes.comparing import compare, compare_on_disk, in_lists
-from ._io.writes.ids import (
-    IdFile,
-    Ids,
-    IdSource,
-    ids_of,
-    is_members_file,
-    members_of_file,
-)
+from ._io.writes.comparing import MemberIds, compare, compare_on_disk, in_lists
+from ._io.writes.ids import Ids, IdSource, ids_of
 from ._io.writes.writing import OnSkipped, check_resumable
 from ._job import ExportJob
 from ._membership import write_membership
@@ -110,7 +98,7 @@ async def sync_membership(
         if sync.dry_run:
             return report
 
-        check_removals(report, sync.max_removed)
+        report.check_removals(sync.max_removed)
         applied = await write_membership(
             session,
             cohort_id,
@@ -119,32 +107,10 @@ async def sync_membership(
             Source(ids=ids_of(report.remove)),
             journal=journal,
             on_skipped=on_skipped,
-            make_room=needs_room(report),
+            remove_first=report.remove_first,
         )
 
     return attrs.evolve(report, applied=applied)
-
-
-async def known_members(
-    source: IdSource, membership: Membership, unnameable: Callable[[int], None]
-) -> AsyncGenerator[list[str]]:
-    """
-    Read ids, or the ids in a file of members.
-
-    Args:
-        unnameable: Told how many members have no id that could be used.
-    """
-    if isinstance(source, IdFile):
-        source = source.path
-
-    if isinstance(source, os.PathLike) and await is_members_file(Path(source)):
-        slices = _named(members_of_file(Path(source)), membership, unnameable)
-    else:
-        slices = ids_of(source).slices()
-
-    async with aclosing(slices):
-        async for ids in slices:
-            yield ids
 
 
 class _Export:
@@ -187,26 +153,28 @@ class _Comparison:
         current: IdSource | None,
         export: _Export,
     ) -> None:
-        self._unnameable = 0
         self._cohort_id = cohort_id
         self._sync = sync
         self._wanted = wanted
         self._current = current
         self._export = export
+        self._reader = MemberIds(sync.membership)
 
     async def run(self) -> SyncReport:
         diff = await self._diff()
+        most = len(diff.add) + len(diff.remove) + diff.kept
 
         return SyncReport(
             cohort_id=self._cohort_id,
             add=diff.add,
             remove=diff.remove,
             kept=diff.kept,
-            unnameable=self._unnameable,
+            unnameable=self._reader.unnameable,
+            remove_first=most > MOST_MEMBERS,
         )
 
     async def _diff(self) -> MembershipDiff:
-        wanted, current = self._wanted.slices(), self._seen()
+        wanted, current = self._wanted.slices(), self._members()
 
         if self._sync.on_disk is not None:
             return await compare_on_disk(
@@ -232,63 +200,18 @@ class _Comparison:
                 f"{self._cohort_id}; pass max_removed=1.0 if that is meant"
             )
 
-    async def _seen(self) -> AsyncGenerator[list[str]]:
-        membership = self._sync.membership
+    async def _members(self) -> AsyncGenerator[list[str]]:
+        async with AsyncExitStack() as stack:
+            if self._current is not None:
+                slices = self._reader.of_source(self._current)
+            else:
+                members = await stack.enter_async_context(self._export.members())
+                slices = self._reader.of_members(members)
 
-        if self._current is not None:
-            slices = known_members(self._current, membership, self._count)
+            await stack.enter_async_context(aclosing(slices))
 
-            async with aclosing(slices):
-                async for ids in slices:
-                    yield ids
-            return
-
-        async with self._export.members() as members:
-            slices = _named(members, membership, self._count)
-
-            async with aclosing(slices):
-                async for ids in slices:
-                    yield ids
-
-    def _count(self, members: int) -> None:
-        self._unnameable += members
-
-
-async def _named(
-    batches: AsyncIterator[Sequence[Member]],
-    membership: Membership,
-    unnameable: Callable[[int], None],
-) -> AsyncGenerator[list[str]]:
-    id_of = attrgetter(id_attribute(membership.id_type, membership.count_group))
-
-    async for batch in batches:
-        for start in range(0, len(batch), SLICE):
-            members = batch[start : start + SLICE]
-            ids = _sendable([id_ for id_ in map(id_of, members) if id_ is not None])
-            unnameable(len(members) - len(ids))
-            yield ids
-            await anyio.lowlevel.checkpoint()
-
-
-def _sendable(ids: list[str]) -> list[str]:
-    try:
-        return checked_ids(ids)
-    except InvalidInputError:
-        return [id_ for id_ in ids if _is_sendable(id_)]
-
-
-def _is_sendable(id_: str) -> bool:
-    try:
-        return bool(checked_ids([id_]))
-    except InvalidInputError:
-        return False
-
-
-def needs_room(report: SyncReport) -> bool:
-    """
-    Tell whether adding first would overflow the cohort.
-    """
-    return len(report.add) + len(report.remove) + report.kept > MOST_MEMBERS
+            async for ids in slices:
+                yield ids
 
 
 def _check_journal(

@@ -15,6 +15,8 @@ from typing import Final, NoReturn, cast
 
 import attrs
 
+from .errors import RemovalGuardError
+
 __all__ = (
     "Cohort",
     "CohortSync",
@@ -451,11 +453,14 @@ class MembershipDiff:
         remove: Ids that are there and not wanted.
 
         kept: How many ids are wanted and there.
+
+        unnameable: Members, of either side, without an id of the type compared.
     """
 
     add: Collection[str] = ()
     remove: Collection[str] = ()
     kept: int = 0
+    unnameable: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -473,6 +478,9 @@ class SyncReport:
         unnameable: Members that have no id of the type synced by; they can
             be neither kept on purpose nor removed.
 
+        remove_first: Whether the removals have to be sent first, because with
+            all additions the cohort would overflow.
+
         applied: What was written; None for a dry run.
     """
 
@@ -481,4 +489,26 @@ class SyncReport:
     remove: Collection[str] = ()
     kept: int = 0
     unnameable: int = 0
+    remove_first: bool = False
     applied: MembershipReport | None = None
+
+    def check_removals(self, max_removed: float) -> None:
+        """
+        Make sure that no more than a share of the members is to be removed.
+
+        Raises:
+            RemovalGuardError: More are.
+        """
+        removed = len(self.remove)
+        current = removed + self.kept
+
+        if removed > max_removed * current:
+            raise RemovalGuardError(
+                f"this would remove {removed:,} of the {current:,} members of cohort "
+                f"{self.cohort_id}, {removed / current:.0%}, and max_removed="
+                f"{max_removed} allows {max_removed:.0%}; nothing was written. Look at "
+                f"it with dry_run=True, and pass a larger max_removed if it is meant",
+                removed=removed,
+                current=current,
+                max_removed=max_removed,
+            )

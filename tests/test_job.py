@@ -189,6 +189,19 @@ async def test_a_deadline_of_now(server: FaultServer, job: ExportJob) -> None:
     assert 2 == len(server.seen)
 
 
+async def test_a_download_waits_as_long_as_it_is_told(
+    server: FaultServer, job: ExportJob, tmp_path: Path
+) -> None:
+    """
+    The job's time is up before its file is there.
+    """
+    server.on(STATUS, RUNNING)
+    with pytest.raises(ExportTimeoutError):
+        await job.download(tmp_path / "members.csv", timeout=0)
+
+    assert 1 == len(server.seen)
+
+
 @pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), None])
 async def test_an_endless_wait_is_refused(
     server: FaultServer, job: ExportJob, timeout: float

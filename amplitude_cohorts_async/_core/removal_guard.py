@@ -5,7 +5,7 @@ The guard against a list that came out too short and would empty a cohort.
 from __future__ import annotations
 
 from ..errors import InvalidInputError, RemovalGuardError
-from ..models import Cohort, SyncReport
+from ..models import Cohort
 
 
 def checked_share(max_removed: object) -> float:
@@ -21,28 +21,6 @@ def checked_share(max_removed: object) -> float:
         )
 
     return max_removed
-
-
-def check_removals(report: SyncReport, max_removed: float) -> None:
-    """
-    Make sure that a sync removes no more than a share of the members.
-
-    Raises:
-        RemovalGuardError: It would.
-    """
-    removed = len(report.remove)
-    current = removed + report.kept
-
-    if removed > max_removed * current:
-        raise RemovalGuardError(
-            f"this would remove {removed:,} of the {current:,} members of cohort "
-            f"{report.cohort_id}, {removed / current:.0%}, and max_removed="
-            f"{max_removed} allows {max_removed:.0%}; nothing was written. Look at it "
-            f"with dry_run=True, and pass a larger max_removed if it is meant",
-            removed=removed,
-            current=current,
-            max_removed=max_removed,
-        )
 
 
 def check_replacement(

@@ -8,12 +8,12 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Annotated, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 
 import attrs
 import typer
 
-from .._client import CohortsClient
+from .. import CohortsClient
 from ..events import Event
 from ..protocols import EventHook
 from . import render
@@ -23,9 +23,7 @@ from .running import run
 
 __all__ = ("Connection", "Output", "command")
 
-P = ParamSpec("P")
 T = TypeVar("T")
-Options = TypeVar("Options", bound="Output")
 
 
 @attrs.frozen(kw_only=True)
@@ -112,9 +110,6 @@ class Connection(Output):
         overrides = self._overrides()
 
         async def connected(narrator: Narrator) -> T:
-            """
-            Do the work with a client that tells of what it does.
-            """
 
             def tell(event: Event) -> None:
                 """
@@ -146,32 +141,17 @@ class Connection(Output):
         return overrides
 
 
-def command(
-    app: typer.Typer, name: str
-) -> Callable[
-    [Callable[Concatenate[Options, P], None]], Callable[Concatenate[Options, P], None]
-]:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """
-    Make a command of a function whose first argument holds the shared options.
+    Return a function for typer, whose first argument's fields are options.
 
     Which ones, its annotation says: `Output` or `Connection`.
     """
-
-    def register(
-        function: Callable[Concatenate[Options, P], None],
-    ) -> Callable[Concatenate[Options, P], None]:
-        app.command(name)(_flat(function))
-        return function
-
-    return register
-
-
-def _flat(function: Callable[..., None]) -> Callable[..., None]:
     first, *own = inspect.signature(function, eval_str=True).parameters.values()
     shared = _parameters_of(first.annotation)
 
     @wraps(function)
-    def command(**given: object) -> None:
+    def flat(**given: object) -> None:
         kept = {each.name: given.pop(each.name) for each in shared}
         options: Output = first.annotation(**kept)
 
@@ -180,10 +160,10 @@ def _flat(function: Callable[..., None]) -> Callable[..., None]:
 
     # What typer reads: the shared options as if each command had spelt them.
     both = [*own, *shared]
-    command.__annotations__ = {each.name: each.annotation for each in both}
-    vars(command)["__signature__"] = inspect.Signature(both)
+    flat.__annotations__ = {each.name: each.annotation for each in both}
+    vars(flat)["__signature__"] = inspect.Signature(both)
 
-    return command
+    return flat
 
 
 def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:

@@ -17,19 +17,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from .._client import CohortsClient
-from .._job import ExportJob
+from .. import CohortsClient, ExportJob
 from ..events import BytesReceived, Event, LinkRenewed, RequestSent, StatusPolled
 from ..models import Cohort, SavedExport
 from ..policies import Polling
 from ..testing.demo import DEMO_COHORT
-from .common import Output, command
+from .common import Output
 from .emulator_process import Emulator, emulator_process
 from .memory import peak_memory
 from .progress import bars
 from .running import run
 
-__all__ = ("register",)
+__all__ = ("demo",)
 
 _USERS = 2_000_000
 _JOB_SECONDS = 2.0
@@ -76,13 +75,6 @@ class Facts:
     exports_spent: int
     peak_memory: int | None
     path: Path | None
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add this command.
-    """
-    command(app, "demo")(demo)
 
 
 def demo(

@@ -13,17 +13,10 @@ import typer
 
 from ..testing import CohortsEmulator, Quotas
 from ..testing.demo import add_demo_cohorts, serve
-from .common import Output, command
+from .common import Output
 from .running import run
 
-__all__ = ("register",)
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add this command.
-    """
-    command(app, "emulate")(emulate)
+__all__ = ("emulate",)
 
 
 def emulate(

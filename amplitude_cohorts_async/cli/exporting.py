@@ -4,7 +4,6 @@ The part of the command that brings files: export, resume.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -12,16 +11,14 @@ from urllib.parse import quote
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._core.tokens import from_token
-from .._io.disk.files import checked_target
+from .. import CohortsClient
 from ..models import ExportOutcome, SavedExport
 from . import render
-from .common import Connection, command
+from .common import Connection
 from .exits import Exit, exit_of
-from .going_on import Jobs, command_line, saying_how_to_go_on
+from .resume_hints import StartedJobs, command_line, resume_hints
 
-__all__ = ("AllProperties", "Properties", "register", "wanted_properties")
+__all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 
 _PATIENCE = 1800.0
 """
@@ -47,14 +44,6 @@ Properties = Annotated[
 AllProperties = Annotated[
     bool, typer.Option("--properties", help="All user properties.")
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add these commands.
-    """
-    command(app, "export")(export)
-    command(app, "resume")(resume)
 
 
 def export(
@@ -140,19 +129,17 @@ def resume(
 
     Its file stays available for seven days.
     """
-    ticket = from_token(job)
-    to = output or _file_named(ticket.cohort_id or ticket.request_id, format)
-    target = checked_target(to, format)
-    jobs = Jobs(ticket.request_id)
+    jobs = StartedJobs()
+    to = output or Path()
 
     async def work(client: CohortsClient) -> SavedExport:
-        """
-        Wait for the file, and save it.
-        """
-        resumed = await client.resume_export(job).wait(timeout=timeout)
-        return await resumed.save(target)
+        nonlocal to
+        resumed = client.resume_export(job)
+        jobs.request_ids.append(resumed.request_id)
+        to = output or _file_named(resumed.cohort_id or resumed.request_id, format)
+        return await resumed.download(to, format=format, timeout=timeout)
 
-    with saying_how_to_go_on(jobs, _resumption(connection, to, format)):
+    with resume_hints(lambda error: _resume(connection, jobs, error, to, format)):
         saved = connection.run(work, hook=jobs)
 
     connection.print("export", saved, render.saved)
@@ -182,9 +169,9 @@ class _Order:
 def _into_file(connection: Connection, order: _Order) -> None:
     (cohort_id,) = order.cohort_ids
     to = order.output or _file_named(cohort_id, order.format)
-    jobs = Jobs()
+    jobs = StartedJobs()
 
-    with saying_how_to_go_on(jobs, _resumption(connection, to, order.format)):
+    with resume_hints(lambda error: _resume(connection, jobs, error, to, order.format)):
         saved = connection.run(
             lambda client: client.export(
                 cohort_id,
@@ -219,11 +206,12 @@ def _into_directory(connection: Connection, order: _Order) -> None:
 
         return outcomes
 
-    try:
+    with resume_hints(
+        lambda error: (
+            [_again(connection, order)] if isinstance(error, KeyboardInterrupt) else []
+        )
+    ):
         outcomes = connection.run(work)
-    except KeyboardInterrupt as stop:
-        stop.add_note(_again(connection, order))
-        raise
 
     if connection.as_json:
         render.document("exports", outcomes)
@@ -235,16 +223,21 @@ def _into_directory(connection: Connection, order: _Order) -> None:
         raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILURE)
 
 
-def _resumption(
+def _resume(
     connection: Connection,
+    jobs: StartedJobs,
+    error: BaseException,
     to: Path,
     format: str | None,  # noqa: A002
-) -> Callable[[str], str]:
+) -> list[str]:
     also = [] if format is None else ["--format", format]
 
-    return lambda request_id: command_line(
-        "resume", request_id, "-o", str(to), *also, *connection.arguments
-    )
+    return [
+        command_line(
+            *("resume", request_id, "-o", str(to)), *also, *connection.arguments
+        )
+        for request_id in jobs.left_by(error)
+    ]
 
 
 def _again(connection: Connection, order: _Order) -> str:

@@ -14,10 +14,9 @@ import anyio.to_thread
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._io.writes.ids import IdSource, each_of, ids_of_stream
-from .._io.writes.writing import OnSkipped
+from .. import CohortsClient, read_ids
 from ..models import IdType, MembershipReport, OperationReport
+from ..types import IdSource, OnSkipped
 from . import render
 from .common import Connection
 
@@ -117,7 +116,7 @@ def id_source(connection: Connection, ids: Path) -> IdSource:
     if connection.secret_key_stdin:
         raise typer.BadParameter("stdin cannot hold both the secret key and the ids")
 
-    return each_of(ids_of_stream(sys.stdin.buffer, "standard input"))
+    return read_ids(sys.stdin.buffer)
 
 
 @asynccontextmanager
@@ -132,20 +131,14 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
     file = await anyio.to_thread.run_sync(lambda: path.open("a", encoding="utf-8"))
 
     def append(ids: Sequence[str]) -> None:
-        """
-        Write the ids, one a line.
-        """
         file.writelines(f"{id_}\n" for id_ in ids)
         file.flush()
 
-    async def tell(ids: Sequence[str]) -> None:
-        """
-        Write them where it holds up nobody.
-        """
+    async def append_in_thread(ids: Sequence[str]) -> None:
         await anyio.to_thread.run_sync(append, ids)
 
     try:
-        yield tell
+        yield append_in_thread
     finally:
         file.close()
 

@@ -4,7 +4,6 @@ The part of the command that compares: sync, diff.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +11,10 @@ from typing import Annotated
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._core.removal_guard import check_removals
-from .._core.writes import Membership
-from .._io.writes.comparing import compare, compare_on_disk, write_files
-from .._sync import known_members, needs_room
-from ..models import IdType, MembershipDiff, MembershipReport, SyncReport
+from .. import CohortsClient, diff_ids
+from ..models import IdType, MembershipReport, SyncReport
 from . import render
-from .common import Connection, Output, command
+from .common import Connection, Output
 from .id_options import (
     CountGroup,
     Ids,
@@ -32,16 +27,9 @@ from .id_options import (
     show_members,
     skipped_to,
 )
+from .running import run
 
-__all__ = ("register",)
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add these commands.
-    """
-    command(app, "sync")(sync)
-    command(app, "diff")(diff)
+__all__ = ("diff", "sync")
 
 
 def sync(
@@ -78,9 +66,6 @@ def sync(
     source = id_source(connection, ids)
 
     async def work(client: CohortsClient) -> SyncReport:
-        """
-        Change the cohort, or tell what would change.
-        """
         async with skipped_to(skipped) as on_skipped:
             return await client.sync_membership(
                 cohort_id,
@@ -97,7 +82,7 @@ def sync(
     report = connection.run(work)
 
     if not (yes or dry_run):
-        check_removals(report, max_removed)
+        report.check_removals(max_removed)
 
         if _ask(report):
             change = MembershipChange(cohort_id, id_type, count_group, False, skipped)
@@ -129,27 +114,21 @@ def diff(
 
     Writes entering.txt (in B only), exiting.txt (in A only) and existing.txt.
     """
-    membership = Membership(id_type=id_type, count_group=count_group)
-    unnameable: list[int] = []
-
-    async def work() -> MembershipDiff:
-        """
-        Compare the two files, in memory or on disk.
-        """
-        wanted = known_members(after, membership, unnameable.append)
-        current = known_members(before, membership, unnameable.append)
-
-        if on_disk:
-            return await compare_on_disk(wanted, current, _any_number, folder)
-
-        return await write_files(await compare(wanted, current, _any_number), folder)
-
-    found = asyncio.run(work())
+    found = run(
+        diff_ids(
+            before,
+            after,
+            folder,
+            id_type=id_type,
+            count_group=count_group,
+            on_disk=on_disk,
+        )
+    )
     counts = {
         "entering": len(found.add),
         "exiting": len(found.remove),
         "existing": found.kept,
-        "unnameable": sum(unnameable),
+        "unnameable": found.unnameable,
     }
     output.print("diff", counts, _show_counts)
 
@@ -159,13 +138,13 @@ def _apply(
 ) -> SyncReport:
     async def work(client: CohortsClient) -> MembershipReport:
         done = MembershipReport(cohort_id=report.cohort_id)
-        words = ("remove", "add") if needs_room(report) else ("add", "remove")
+        operations = ("remove", "add") if report.remove_first else ("add", "remove")
 
-        for word in words:
-            if word == "add" and report.add:
+        for operation in operations:
+            if operation == "add" and report.add:
                 added = await change.write(client, add=report.add)
                 done = attrs.evolve(done, added=added.added)
-            elif word == "remove" and report.remove:
+            elif operation == "remove" and report.remove:
                 removed = await change.write(client, remove=report.remove)
                 done = attrs.evolve(done, removed=removed.removed)
 
@@ -180,12 +159,6 @@ def _ask(report: SyncReport) -> bool:
         f"{len(report.remove):,}, keep {report.kept:,}?",
         err=True,
     )
-
-
-def _any_number(_wanted: int) -> None:
-    """
-    Files may hold more than a cohort.
-    """
 
 
 def _show_sync(report: SyncReport) -> None:

@@ -5,20 +5,19 @@ The part of the command that writes what it is told: upload, members.
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Coroutine, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from .._client import CohortsClient
-from ..errors import CohortsError, InvalidInputError
+from .. import CohortsClient
+from ..errors import InvalidInputError
 from ..models import IdType, MembershipReport, UploadReport
 from . import render
-from .common import Connection, command
+from .common import Connection
 from .exits import Exit
-from .going_on import command_line
 from .id_options import (
     CountGroup,
     Ids,
@@ -32,8 +31,9 @@ from .id_options import (
     show_members,
     skipped_to,
 )
+from .resume_hints import command_line, resume_hints
 
-__all__ = ("register",)
+__all__ = ("add", "remove", "upload")
 
 Journal: TypeAlias = Annotated[
     Path | None,
@@ -46,17 +46,6 @@ Resume: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Go on with the journal in this file."),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add these commands.
-    """
-    command(app, "upload")(upload)
-    members = typer.Typer(help="Add members to a cohort, or remove some.")
-    command(members, "add")(add)
-    command(members, "remove")(remove)
-    app.add_typer(members, name="members")
 
 
 def upload(
@@ -110,9 +99,6 @@ def upload(
         _confirm_replacement(replace, ids)
 
     async def work(client: CohortsClient) -> UploadReport:
-        """
-        Upload, and note the ids that are skipped.
-        """
         async with skipped_to(skipped) as on_skipped:
             return await client.upload_cohort(
                 name,
@@ -130,7 +116,7 @@ def upload(
                 on_skipped=on_skipped,
             )
 
-    with _saying_how_to_go_on(
+    with _resume_from_journal(
         connection,
         *("upload", name, str(ids)),
         id_type=id_type.value,
@@ -203,7 +189,7 @@ def _update(
 
         return change.write(client, remove=source, journal=log)
 
-    with _saying_how_to_go_on(
+    with _resume_from_journal(
         connection,
         *("members", operation, change.cohort_id, str(ids)),
         id_type=change.id_type.value,
@@ -241,21 +227,20 @@ def _journal(journal: Path | None, resume: Path | None) -> Path | None:
     return journal or resume
 
 
-@contextmanager
-def _saying_how_to_go_on(
+def _resume_from_journal(
     connection: Connection, *words: str, **options: object
-) -> Generator[None]:
-    try:
-        yield
-    except InvalidInputError:
-        # The same command would be refused again.
-        raise
-    except (CohortsError, KeyboardInterrupt) as error:
+) -> AbstractContextManager[None]:
+    def commands(error: BaseException) -> list[str]:
         journal = options["resume"]
-        if isinstance(journal, Path) and journal.exists():
-            flags = _flags(options)
-            error.add_note(command_line(*words, *flags, *connection.arguments))
-        raise
+
+        # What was refused would be refused again.
+        if not isinstance(journal, Path) or isinstance(error, InvalidInputError):
+            return []
+
+        line = command_line(*words, *_flags(options), *connection.arguments)
+        return [line] if journal.exists() else []
+
+    return resume_hints(commands)
 
 
 def _flags(options: Mapping[str, object]) -> list[str]:

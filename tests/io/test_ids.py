@@ -165,10 +165,20 @@ async def test_standard_input_is_a_stream():
     """
     An open file is read from where it is, once.
     """
-    ids = ids_of_stream(io.BytesIO(b"ann\nbob\n"), "standard input")
+    ids = ids_of_stream(io.BytesIO(b"ann\nbob\n"))
 
     assert not ids.again
     assert [["ann", "bob"]] == [part async for part in ids.slices()]
+
+
+async def test_an_open_file_is_given_as_ids():
+    """
+    As standard input is; it stays open.
+    """
+    file = io.BytesIO(b"ann\nbob\n")
+
+    assert ["ann", "bob"] == await read(read_ids(file))
+    assert not file.closed
 
 
 async def test_long_streams_stay_streams(monkeypatch: pytest.MonkeyPatch):

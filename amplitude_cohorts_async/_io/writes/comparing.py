@@ -1,5 +1,5 @@
 """
-What is wanted against what is there, as streams: in memory or on disk.
+Two sets of ids compared as streams, in memory or on disk.
 """
 
 from __future__ import annotations
@@ -7,26 +7,141 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import attrs
 
-from ..._core.batching import MOST_MEMBERS
-from ..._core.diffing import Diff
+from ..._core.batching import MOST_MEMBERS, SLICE, checked_ids
+from ..._core.diffing import Diff, id_attribute
+from ..._core.writes import USERS, Membership
 from ...errors import InvalidInputError
-from ...models import MembershipDiff
-from .ids import IdFile
+from ...models import IdType, Member, MembershipDiff
+from .batches import forget
+from .ids import IdFile, IdSource, ids_of, is_members_file, members_of_file
 from .piles import PILES, Piles, ThreeFiles, compare_piles, count_piles
 
 Slices: TypeAlias = AsyncGenerator[list[str]]
 
 T = TypeVar("T")
+
+
+async def diff_ids(
+    before: IdSource,
+    after: IdSource,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    id_type: IdType = IdType.USER_ID,
+    count_group: str = USERS,
+    on_disk: bool = False,
+) -> MembershipDiff:
+    """
+    Return what makes one set of ids into another, of any size; asks no service.
+
+    Args:
+        before: Ids, or the path of a file that an export wrote.
+
+        after: The same.
+
+        folder: Where the files ``entering.txt`` (only in *after*), ``exiting.txt``
+            (only in *before*) and ``existing.txt`` are written; None for none.
+
+        id_type: Which id of an exported member counts.
+
+        count_group: "User", or the name of a group; then groups are compared.
+
+        on_disk: Compare in *folder*, with memory that does not grow with the
+            number of ids; in memory, the files keep the order of the ids.
+
+    Raises:
+        InvalidInputError: An id cannot be one, or a file cannot be read or written.
+    """
+    if on_disk and folder is None:
+        raise InvalidInputError("on_disk=True compares in a folder; pass folder=")
+
+    reader = MemberIds(Membership(id_type=id_type, count_group=count_group))
+    wanted, current = reader.of_source(after), reader.of_source(before)
+
+    if folder is not None and on_disk:
+        found = await compare_on_disk(wanted, current, _any_number, folder)
+    else:
+        diff = await compare(wanted, current, _any_number)
+        found = await (in_lists(diff) if folder is None else write_files(diff, folder))
+        await forget(diff)
+
+    return attrs.evolve(found, unnameable=reader.unnameable)
+
+
+class MemberIds:
+    """
+    Reads the ids of one type out of members.
+
+    Attributes:
+        unnameable: How many members had no id of that type that could be sent.
+    """
+
+    def __init__(self, membership: Membership) -> None:
+        self.unnameable = 0
+        self._id_of: attrgetter[str | None] = attrgetter(
+            id_attribute(membership.id_type, membership.count_group)
+        )
+
+    async def of_source(self, source: IdSource) -> Slices:
+        """
+        Yield ids, or the ids in a file of members.
+        """
+        if isinstance(source, IdFile):
+            source = source.path
+
+        if isinstance(source, os.PathLike) and await is_members_file(Path(source)):
+            slices = self.of_members(members_of_file(Path(source)))
+        else:
+            slices = ids_of(source).slices()
+
+        async with aclosing(slices):
+            async for ids in slices:
+                yield ids
+
+    async def of_members(self, batches: AsyncIterator[Sequence[Member]]) -> Slices:
+        """
+        Yield the ids of members, at most `SLICE` at a time.
+        """
+        async for batch in batches:
+            for start in range(0, len(batch), SLICE):
+                members = batch[start : start + SLICE]
+                found = map(self._id_of, members)
+                ids = _sendable([id_ for id_ in found if id_ is not None])
+                self.unnameable += len(members) - len(ids)
+                yield ids
+                await anyio.lowlevel.checkpoint()
+
+
+def _sendable(ids: list[str]) -> list[str]:
+    try:
+        return checked_ids(ids)
+    except InvalidInputError:
+        return [id_ for id_ in ids if _is_sendable(id_)]
+
+
+def _is_sendable(id_: str) -> bool:
+    try:
+        return bool(checked_ids([id_]))
+    except InvalidInputError:
+        return False
 
 
 class CountedIdFile(IdFile):
@@ -49,8 +164,8 @@ async def compare(
     Compare in memory; see `Diff` for how much of it.
 
     Args:
-        check: Told how many different ids are wanted, before *current* is
-            looked at; may raise.
+        check: Called with the number of different ids that are wanted, before
+            *current* is read; may raise.
     """
     diff = Diff()
 
@@ -132,7 +247,7 @@ async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipD
 
 async def in_lists(diff: Diff) -> MembershipDiff:
     """
-    Make lists of what was compared in memory, without holding the loop.
+    Return lists of what was compared in memory, without holding the loop.
     """
     return MembershipDiff(
         add=await _joined(diff.entering()),
@@ -149,6 +264,11 @@ async def _joined(slices: Iterator[list[str]]) -> list[str]:
         await anyio.lowlevel.checkpoint()
 
     return ids
+
+
+def _any_number(_wanted: int) -> None:
+    # Files may hold more ids than a cohort.
+    pass
 
 
 async def _deal(slices: Slices, workshop: Path, side: str) -> None:

@@ -34,6 +34,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     cast,
+    overload,
     runtime_checkable,
 )
 
@@ -88,7 +89,7 @@ class IdFile(Collection[str]):
         return f"IdFile({str(self.path)!r})"
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        async with aclosing(each_of(ids_of(self))) as ids:
+        async with aclosing(_each_of(ids_of(self))) as ids:
             async for id_ in ids:
                 yield id_
 
@@ -106,11 +107,28 @@ class IdFile(Collection[str]):
         return any(id_ == other for other in self)
 
 
-def read_ids(path: str | os.PathLike[str]) -> IdFile:
+@overload
+def read_ids(source: str | os.PathLike[str]) -> IdFile: ...
+
+
+@overload
+def read_ids(source: BinaryIO) -> AsyncGenerator[str]: ...
+
+
+def read_ids(
+    source: str | os.PathLike[str] | BinaryIO,
+) -> IdFile | AsyncGenerator[str]:
     """
-    Take the ids of a file, one a line; nothing is read yet.
+    Return the ids of a file, one a line; nothing is read yet.
+
+    Args:
+        source: A path, or an open binary file such as ``sys.stdin.buffer``,
+            which is read once, in a worker thread, and not closed.
     """
-    return IdFile(path)
+    if isinstance(source, str | os.PathLike):
+        return IdFile(source)
+
+    return _each_of(ids_of_stream(source))
 
 
 @attrs.frozen(kw_only=True)
@@ -213,17 +231,16 @@ def _refuse_lookalikes(source: object) -> None:
         )
 
 
-def ids_of_stream(file: BinaryIO, name: str) -> Ids:
+def ids_of_stream(file: BinaryIO) -> Ids:
     """
-    Take the ids of an open file, one a line, such as standard input.
+    Return the ids of an open file, one a line, as a stream.
     """
-    return Ids(open=lambda: _lines(file, Path(name), endless=True), again=False)
+    name = Path(str(getattr(file, "name", "the stream of ids")))
+
+    return Ids(open=lambda: _lines(file, name, endless=True), again=False)
 
 
-async def each_of(ids: Ids) -> AsyncGenerator[str]:
-    """
-    Hand out ids one at a time.
-    """
+async def _each_of(ids: Ids) -> AsyncGenerator[str]:
     async with aclosing(ids.slices()) as slices:
         async for part in slices:
             for id_ in part:

@@ -1,0 +1,52 @@
+"""
+The types that public signatures name, for annotations of your own.
+
+Importing one imports the part of the library that it is of.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._core.csvblocks import Buffer
+    from ._fetch import Progress
+    from ._io.writes.ids import IdFile, IdSource
+    from ._io.writes.writing import OnSkipped
+    from ._many import ExportBatch
+    from .contrib.arrow import AmplitudeId, RecordBatch
+    from .protocols import Clock, EventHook
+
+__all__ = (
+    "AmplitudeId",
+    "Buffer",
+    "Clock",
+    "EventHook",
+    "ExportBatch",
+    "IdFile",
+    "IdSource",
+    "OnSkipped",
+    "Progress",
+    "RecordBatch",
+)
+
+_MODULES = {
+    "AmplitudeId": ".contrib.arrow",
+    "Buffer": "._core.csvblocks",
+    "Clock": ".protocols",
+    "EventHook": ".protocols",
+    "ExportBatch": "._many",
+    "IdFile": "._io.writes.ids",
+    "IdSource": "._io.writes.ids",
+    "OnSkipped": "._io.writes.writing",
+    "Progress": "._fetch",
+    "RecordBatch": ".contrib.arrow",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    return getattr(import_module(_MODULES[name], __package__), name)
