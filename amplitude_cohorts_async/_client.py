@@ -605,3 +605,22 @@ def _limiter_of_url(url: str, limits: object) -> Limiter:
     return _operations.limiter_of_url(
         url, limits if isinstance(limits, Limits) else DOCUMENTED
     )
+
+
+async def export_cohort(
+    cohort_id: str,
+    to: str | os.PathLike[str],
+    *,
+    properties: bool | Sequence[str] = False,
+    timeout: float = 1800.0,
+    format: str | None = None,  # noqa: A002 - the word users know
+) -> SavedExport:
+    """
+    Export a cohort to a file, with keys from the environment.
+
+    See `CohortsClient.export()` and `CohortsClient.from_env()`.
+    """
+    async with CohortsClient.from_env() as client:
+        return await client.export(
+            cohort_id, to, properties=properties, timeout=timeout, format=format
+        )
