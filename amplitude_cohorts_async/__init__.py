@@ -14,13 +14,12 @@ from ._version import VERSION
 
 if TYPE_CHECKING:
     from . import errors, events, limits, models, policies, protocols, testing, types
-    from ._client import CohortsClient
+    from ._client import CohortsClient, export_cohort
     from ._io.download.rows import MemberStream
     from ._io.limits.limiter import LocalLimiter
     from ._io.writes.comparing import diff_ids
     from ._io.writes.ids import read_ids
     from ._job import ExportJob
-    from ._oneshot import export_cohort
     from .models import (
         Cohort,
         ExportStatus,
@@ -80,7 +79,7 @@ _MODULES = {
     "diff_ids": "._io.writes.comparing",
     "errors": ".errors",
     "events": ".events",
-    "export_cohort": "._oneshot",
+    "export_cohort": "._client",
     "limits": ".limits",
     "models": ".models",
     "policies": ".policies",
