@@ -10,12 +10,13 @@ from contextlib import AsyncExitStack, aclosing
 
 import attrs
 
-from ._core.batching import MOST_MEMBERS, Distinct
+from ._core.batching import MOST_MEMBERS
+from ._core.id_sets import SeenIds
 from ._core.ids import checked_id
 from ._core.writes import Change, Membership
 from ._io.session import Session
-from ._io.writes.batches import Source, forget, surveyed
-from ._io.writes.ids import Ids, IdSource, ids_of, settled
+from ._io.writes.batches import Source, prescan, release
+from ._io.writes.ids import Ids, IdSource, buffered_head, ids_of
 from ._io.writes.journal import open_journal
 from ._io.writes.writing import OnSkipped, Writer, check_resumable
 from .errors import InvalidInputError
@@ -46,10 +47,10 @@ async def update_membership(
     check_resumable(journal, adding, removing)
 
     async with AsyncExitStack() as stack:
-        added, removed = Distinct(most=MOST_MEMBERS), Distinct()
-        sources = await _surveyed(
-            await stack.enter_async_context(settled(adding)),
-            await stack.enter_async_context(settled(removing)),
+        added, removed = SeenIds(most=MOST_MEMBERS), SeenIds()
+        sources = await _prescan(
+            await stack.enter_async_context(buffered_head(adding)),
+            await stack.enter_async_context(buffered_head(removing)),
             added,
             removed,
         )
@@ -67,24 +68,24 @@ async def update_membership(
             journal=journal,
             on_skipped=on_skipped,
         )
-        await forget(added)
-        await forget(removed)
+        await release(added)
+        await release(removed)
 
     return report
 
 
-async def _surveyed(
-    adding: Ids, removing: Ids, added: Distinct, removed: Distinct
+async def _prescan(
+    adding: Ids, removing: Ids, added: SeenIds, removed: SeenIds
 ) -> tuple[Source, Source]:
-    add = await surveyed(adding, added)
+    add = await prescan(adding, added)
     # Ids that are added first and read once are known by the time of removing.
-    remove = await surveyed(removing, removed, apart_from=added)
+    remove = await prescan(removing, removed, excluding=added)
 
     if adding.again and removing.again:
-        await forget(added)
-        await forget(removed)
+        await release(added)
+        await release(removed)
     elif removing.again:
-        add = attrs.evolve(add, apart_from=removed)
+        add = attrs.evolve(add, excluding=removed)
 
     return add, remove
 
@@ -138,7 +139,7 @@ class _Run:
 
             await self._writer.finish()
         except Exception as error:  # the caller's ids may raise anything
-            self._writer.check_partial(error, self._report())
+            self._writer.raise_if_partial(error, self._report())
             raise
 
         return self._report()
@@ -151,11 +152,11 @@ class _Run:
                 if self._writer.was_written(operation, batch):
                     continue
 
-                skipped = await self._writer.change(
+                skipped = await self._writer.send_batch(
                     self._cohort_id, self._spec, change, batch
                 )
                 self._skipped[operation] += skipped
-                await self._writer.accepted(
+                await self._writer.record_batch(
                     operation,
                     batch,
                     cohort_id=self._cohort_id,

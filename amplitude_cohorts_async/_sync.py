@@ -22,7 +22,7 @@ from ._core.ids import checked_id
 from ._core.removal_guard import checked_share
 from ._core.writes import Membership
 from ._io.session import Session
-from ._io.writes.batches import Source, forget
+from ._io.writes.batches import Source, release
 from ._io.writes.comparing import MemberIds, compare, compare_on_disk, in_lists
 from ._io.writes.ids import Ids, IdSource, ids_of
 from ._io.writes.writing import OnSkipped, check_resumable
@@ -183,7 +183,7 @@ class _Comparison:
 
         compared = await compare(wanted, current, self._check)
         diff = await in_lists(compared)
-        await forget(compared)
+        await release(compared)
 
         return diff
 

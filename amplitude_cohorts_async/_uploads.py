@@ -15,13 +15,14 @@ from typing import TypeAlias
 
 import attrs
 
-from ._core.batching import MOST_MEMBERS, Batch, Distinct
+from ._core.batching import MOST_MEMBERS, Batch
+from ._core.id_sets import SeenIds
 from ._core.journal import attempt_line, refused_line
 from ._core.removal_guard import check_replacement, checked_share
 from ._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
 from ._io.session import Session
-from ._io.writes.batches import Source, forget, surveyed
-from ._io.writes.ids import IdSource, ids_of, settled
+from ._io.writes.batches import Source, prescan, release
+from ._io.writes.ids import IdSource, buffered_head, ids_of
 from ._io.writes.journal import open_journal
 from ._io.writes.writing import OnSkipped, Writer, check_resumable
 from .errors import (
@@ -36,12 +37,12 @@ from .models import Cohort, Routes, UploadReport
 
 ListCohorts: TypeAlias = Callable[[], Awaitable[list[Cohort]]]
 
-_LOOKS = (0.0, 1.0, 2.0, 4.0)
+_LIST_DELAYS = (0.0, 1.0, 2.0, 4.0)
 """
-Seconds before each look into the list: a new cohort may take a moment.
+Seconds before each request for the list: a new cohort may take a moment to appear.
 """
 
-_SETTLED = timedelta(minutes=15)
+_REQUEST_LIFE = timedelta(minutes=15)
 """
 No request lives this long: what is not listed by then was not created.
 """
@@ -84,13 +85,13 @@ async def upload_cohort(
             "validating writes nothing that could be resumed; leave journal= out"
         )
 
-    async with settled(given) as read:
-        distinct = Distinct(most=MOST_MEMBERS)
-        source = await surveyed(read, distinct)
+    async with buffered_head(given) as read:
+        seen = SeenIds(most=MOST_MEMBERS)
+        source = await prescan(read, seen)
         _check_source(spec, source)
 
-        if source.survey is not None:
-            await forget(distinct)
+        if source.prescan is not None:
+            await release(seen)
 
         parameters = attrs.asdict(spec, filter=attrs.filters.exclude("routes"))
         parameters["id_type"] = spec.id_type.name
@@ -100,7 +101,7 @@ async def upload_cohort(
             run = _Run(spec, list_cohorts, writer, max_removed)
             report = await run.write(source)
 
-        await forget(distinct)
+        await release(seen)
 
     return report
 
@@ -124,7 +125,7 @@ class _Run:
         self._skipped: list[str] = []
 
     async def write(self, source: Source) -> UploadReport:
-        self._total = None if source.survey is None else source.survey.total
+        self._total = None if source.prescan is None else source.prescan.total
 
         try:
             async with aclosing(source.batches()) as batches:
@@ -134,7 +135,7 @@ class _Run:
 
             await self._writer.finish()
         except Exception as error:  # the caller's ids may raise anything
-            self._writer.check_partial(error, self._report())
+            self._writer.raise_if_partial(error, self._report())
             raise
 
         return self._report()
@@ -143,7 +144,7 @@ class _Run:
         cohort_id = self._progress.cohort_id
 
         if cohort_id is not None:
-            skipped = await self._writer.change(
+            skipped = await self._writer.send_batch(
                 cohort_id, self._spec.rest, "ADD", batch
             )
             self._skipped += skipped
@@ -155,7 +156,7 @@ class _Run:
             skipped = list(answer.invalid_sample)
             self._sample += skipped
 
-        await self._writer.accepted(
+        await self._writer.record_batch(
             "upload",
             batch,
             cohort_id=answer.cohort_id,
@@ -220,7 +221,7 @@ class _Run:
         try:
             return await self._find(attempted_at, None)
         except AmbiguousUploadError as error:
-            if error.candidates or not self._spec.published or age < _SETTLED:
+            if error.candidates or not self._spec.published or age < _REQUEST_LIFE:
                 raise
 
             return None
@@ -233,7 +234,7 @@ class _Run:
 
         candidates: list[str] = []
 
-        for seconds in _LOOKS:
+        for seconds in _LIST_DELAYS:
             await self._session.clock.sleep(seconds)
 
             try:
@@ -290,7 +291,7 @@ def _check_source(spec: Upload, source: Source) -> None:
             "existing one use sync_membership(..., max_removed=1.0)"
         )
 
-    several = source.survey is None or len(source.survey.digests) > 1
+    several = source.prescan is None or len(source.prescan.digests) > 1
 
     if several and spec.routes is Routes.OPENAPI:
         raise InvalidInputError(

@@ -22,10 +22,10 @@ from amplitude_cohorts_async._core.batching import SLICE
 from amplitude_cohorts_async._io.writes.ids import (
     IdFile,
     IdSource,
+    buffered_head,
     ids_of,
     ids_of_stream,
     read_ids,
-    settled,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
 
@@ -146,14 +146,14 @@ async def test_a_file_is_read_in_another_thread(
 
 async def test_a_pipe_is_read_once(tmp_path: Path):
     """
-    It has a path and yet no second reading; small ones are settled in memory.
+    It has a path and yet no second reading; small ones are kept in memory.
     """
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("ann\nbob\n",))
     writer.start()
 
-    async with settled(ids_of(pipe)) as ids:
+    async with buffered_head(ids_of(pipe)) as ids:
         assert ids.again
         for _ in range(2):
             assert [["ann", "bob"]] == [part async for part in ids.slices()]
@@ -195,7 +195,7 @@ async def test_long_streams_stay_streams(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr("amplitude_cohorts_async._io.writes.ids.MOST_IDS", 2_500)
 
-    async with settled(ids_of(stream())) as ids:
+    async with buffered_head(ids_of(stream())) as ids:
         assert not ids.again
         assert 3_000 == taken
         read = [id_ async for part in ids.slices() for id_ in part]

@@ -1,8 +1,8 @@
 """
 A stream of ids as the batches of one write, each id once.
 
-What can be read twice is read once beforehand, so that a mistake anywhere in
-it is found before anything is sent.
+Ids that can be read twice are read once beforehand, so that a mistake anywhere
+in them is found before anything is sent.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import compress
 import anyio.lowlevel
 import attrs
 
-from ..._core.batching import MOST_IDS, Batch, Batcher, Distinct
-from ..._core.diffing import Diff
+from ..._core.batching import MOST_IDS, Batch, Batcher
+from ..._core.id_sets import Diff, SeenIds
 from ...errors import InvalidInputError
 from .ids import Ids
 
@@ -23,9 +23,9 @@ _NAMED = 5
 
 
 @attrs.frozen(kw_only=True)
-class Survey:
+class Prescan:
     """
-    What reading the ids beforehand told.
+    What is known of ids that were read beforehand.
 
     Attributes:
         digests: One for each batch.
@@ -46,39 +46,39 @@ class Source:
     The ids of a write.
 
     Attributes:
-        survey: None when the ids can be read only once, or are known to be
+        prescan: None when the ids can be read only once, or are known to be
             distinct.
 
-        distinct: What finds repeated ids when there was no survey.
+        seen: Finds repeated ids when there was no prescan.
 
-        apart_from: Ids that must not come, when there was no survey.
+        excluding: Ids that must not come, when there was no prescan.
     """
 
     ids: Ids
-    survey: Survey | None = None
-    distinct: Distinct | None = None
-    apart_from: Distinct | None = None
+    prescan: Prescan | None = None
+    seen: SeenIds | None = None
+    excluding: SeenIds | None = None
 
     @property
     def is_empty(self) -> bool:
         """
         Whether it is known that there are no ids.
         """
-        return self.survey is not None and not self.survey.total
+        return self.prescan is not None and not self.prescan.total
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """
-        Hand out the batches, in order.
+        Yield the batches, in order.
 
         Close it when leaving early; see `contextlib.aclosing()`.
 
         Raises:
-            InvalidInputError: An id is none, there are too many, one is both
-                added and removed, or they are others than at the first look.
+            InvalidInputError: An id is invalid, there are too many, one is both
+                added and removed, or the ids changed since they were prescanned.
         """
         batcher = Batcher(size=MOST_IDS)
 
-        async with aclosing(self._fresh()) as slices:
+        async with aclosing(self._new_ids()) as slices:
             async for ids in slices:
                 for batch in batcher.feed(ids):
                     yield self._verified(batch)
@@ -86,53 +86,50 @@ class Source:
         for batch in batcher.flush():
             yield self._verified(batch)
 
-    async def _fresh(self) -> AsyncGenerator[Sequence[str]]:
+    async def _new_ids(self) -> AsyncGenerator[Sequence[str]]:
         position = 0
 
         async with aclosing(self.ids.slices()) as slices:
             async for ids in slices:
-                _refuse_overlap(ids, self.apart_from)
+                _refuse_overlap(ids, self.excluding)
 
-                if self.survey is not None:
+                if self.prescan is not None:
                     end = position + len(ids)
-                    yield list(compress(ids, self.survey.flags[position:end]))
-                elif self.distinct is not None:
-                    yield list(compress(ids, self.distinct.flags(ids)))
+                    yield list(compress(ids, self.prescan.flags[position:end]))
+                elif self.seen is not None:
+                    yield list(compress(ids, self.seen.add(ids)))
                 else:
                     yield ids
 
                 position += len(ids)
 
-        if self.survey is not None and position != len(self.survey.flags):
+        if self.prescan is not None and position != len(self.prescan.flags):
             raise _changed()
 
     def _verified(self, batch: Batch) -> Batch:
-        if self.survey is None:
-            return batch
-
-        if batch.digest != self.survey.digests[batch.index]:
+        if self.prescan and batch.digest != self.prescan.digests[batch.index]:
             raise _changed()
 
         return batch
 
 
-async def surveyed(
-    ids: Ids, distinct: Distinct, *, apart_from: Distinct | None = None
+async def prescan(
+    ids: Ids, seen: SeenIds, *, excluding: SeenIds | None = None
 ) -> Source:
     """
-    Read ids beforehand, if they can be read again; check each of them.
+    Read and check ids beforehand, if they can be read again.
 
     Args:
-        distinct: Knows the ids afterwards.
+        seen: Knows the ids afterwards.
 
-        apart_from: Ids that must not be among them.
+        excluding: Ids that must not be among them.
 
     Raises:
-        InvalidInputError: An id is none, there are too many, or one is both
+        InvalidInputError: An id is invalid, there are too many, or one is both
             added and removed.
     """
     if not ids.again:
-        return Source(ids=ids, distinct=distinct, apart_from=apart_from)
+        return Source(ids=ids, seen=seen, excluding=excluding)
 
     batcher = Batcher(size=MOST_IDS)
     digests: list[str] = []
@@ -140,30 +137,28 @@ async def surveyed(
 
     async with aclosing(ids.slices()) as slices:
         async for part in slices:
-            _refuse_overlap(part, apart_from)
-            new = distinct.flags(part)
+            _refuse_overlap(part, excluding)
+            new = seen.add(part)
             flags += new
             fresh = list(compress(part, new))
             digests += [batch.digest for batch in batcher.feed(fresh)]
 
     digests += [batch.digest for batch in batcher.flush()]
+    scanned = Prescan(digests=digests, flags=flags, total=seen.count)
 
-    return Source(
-        ids=ids,
-        survey=Survey(digests=digests, flags=flags, total=distinct.count),
-    )
+    return Source(ids=ids, prescan=scanned)
 
 
-async def forget(knowing: Distinct | Diff) -> None:
+async def release(ids: SeenIds | Diff) -> None:
     """
-    Let go of millions of ids without holding the loop.
+    Free millions of ids without holding the loop.
     """
-    for _ in knowing.forget():
+    for _ in ids.release():
         await anyio.lowlevel.checkpoint()
 
 
-def _refuse_overlap(ids: Sequence[str], apart_from: Distinct | None) -> None:
-    both = [] if apart_from is None else apart_from.known(ids)
+def _refuse_overlap(ids: Sequence[str], excluding: SeenIds | None) -> None:
+    both = [] if excluding is None else excluding.among(ids)
 
     if both:
         raise InvalidInputError(
@@ -174,6 +169,6 @@ def _refuse_overlap(ids: Sequence[str], apart_from: Distinct | None) -> None:
 
 def _changed() -> InvalidInputError:
     return InvalidInputError(
-        "the ids changed while they were being written: a second look found others "
-        "than the first; write them again when they keep still"
+        "the ids changed while they were being written: the second reading differs "
+        "from the first; write them again when they no longer change"
     )

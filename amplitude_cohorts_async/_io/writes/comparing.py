@@ -27,11 +27,11 @@ import anyio.to_thread
 import attrs
 
 from ..._core.batching import MOST_MEMBERS, SLICE, checked_ids
-from ..._core.diffing import Diff, id_attribute
+from ..._core.id_sets import Diff, id_attribute
 from ..._core.writes import USERS, Membership
 from ...errors import InvalidInputError
 from ...models import IdType, Member, MembershipDiff
-from .batches import forget
+from .batches import release
 from .ids import IdFile, IdSource, ids_of, is_members_file, members_of_file
 from .piles import PILES, Piles, ThreeFiles, compare_piles, count_piles
 
@@ -81,7 +81,7 @@ async def diff_ids(
     else:
         diff = await compare(wanted, current, _any_number)
         found = await (in_lists(diff) if folder is None else write_files(diff, folder))
-        await forget(diff)
+        await release(diff)
 
     return attrs.evolve(found, unnameable=reader.unnameable)
 
@@ -231,9 +231,9 @@ async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipD
 
         try:
             for word, slices in (
-                ("entering", diff.entering()),
-                ("exiting", diff.exiting()),
-                ("existing", diff.existing()),
+                ("entering", diff.added()),
+                ("exiting", diff.removed()),
+                ("existing", diff.unchanged()),
             ):
                 for ids in slices:
                     await _in_thread(partial(files.add, word, ids), place)
@@ -250,8 +250,8 @@ async def in_lists(diff: Diff) -> MembershipDiff:
     Return lists of what was compared in memory, without holding the loop.
     """
     return MembershipDiff(
-        add=await _joined(diff.entering()),
-        remove=await _joined(diff.exiting()),
+        add=await _joined(diff.added()),
+        remove=await _joined(diff.removed()),
         kept=diff.kept,
     )
 

@@ -1,8 +1,8 @@
 """
-Ids from wherever the caller has them, as slices of checked text.
+The caller's ids, in whatever form, as slices of checked text.
 
 A file is read in a worker thread. Everything else is read on the event loop,
-a slice at a time, with a turn for everybody else in between.
+a slice at a time; other tasks run in between.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Ids:
     A stream of ids.
 
     Attributes:
-        open: Begins to read; what it hands out is not checked yet.
+        open: Begins to read; what it yields is not checked yet.
 
         again: Whether it can be read more than once.
 
@@ -153,7 +153,7 @@ class Ids:
 
     async def slices(self) -> AsyncGenerator[list[str]]:
         """
-        Hand out checked ids, at most `SLICE` at a time.
+        Yield checked ids, at most `SLICE` at a time.
 
         Close it when leaving early; see `contextlib.aclosing()`.
 
@@ -248,11 +248,11 @@ async def _each_of(ids: Ids) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def settled(ids: Ids) -> AsyncGenerator[Ids]:
+async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
     """
-    Read ids that can be read only once as far as one request goes.
+    Read the first request's worth of ids that can be read only once.
 
-    What ends there can be checked as a whole before anything is sent.
+    A stream that ends within it can be checked as a whole before anything is sent.
     """
     # A pipe has a path, too, and can be read once only.
     if ids.again and (
@@ -274,9 +274,6 @@ async def settled(ids: Ids) -> AsyncGenerator[Ids]:
             return
 
         async def everything() -> AsyncGenerator[Sequence[object]]:
-            """
-            Give the beginning that was read already, then the rest.
-            """
             yield head
             async for part in slices:
                 yield part
@@ -286,13 +283,10 @@ async def settled(ids: Ids) -> AsyncGenerator[Ids]:
 
 async def is_members_file(path: Path) -> bool:
     """
-    Tell whether a file holds members, as an export does, or ids, one a line.
+    Whether a file holds members, as an export does, and not ids, one a line.
     """
 
     def look() -> bool:
-        """
-        Read the file's first line; it may be long in coming.
-        """
         with _open(path) as file:
             return _has_columns(file.readline(_BLOCK))
 
@@ -338,7 +332,7 @@ async def _gathered(
 ) -> AsyncGenerator[Sequence[object]]:
     part: list[object] = []
 
-    # A generator that nobody closes would keep its database cursor open.
+    # A generator that is not closed would keep its database cursor open.
     async with AsyncExitStack() as stack:
         if isinstance(ids, AsyncGenerator):
             stack.push_async_callback(cast("AsyncGenerator[object]", ids).aclose)
@@ -429,7 +423,7 @@ async def _opened(path: Path) -> AsyncGenerator[BinaryIO]:
 
 
 async def _in_thread(work: Callable[[], T], path: Path, *, endless: bool = False) -> T:
-    # Whoever types ids at a terminal may stop without ending the line.
+    # A read from a terminal or a pipe may never end: cancelling must not wait for it.
     with _translated(path):
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=endless)
 

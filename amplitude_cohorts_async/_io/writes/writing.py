@@ -1,5 +1,5 @@
 """
-Batches onto the wire, one at a time for each cohort, and the account of them.
+Sends batches, one at a time for each cohort, and keeps the record of them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .journal import Journal
 
 OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
 """
-Told the ids that a batch skipped, as soon as they are known; may be async.
+Called with the ids that a batch skipped, as soon as they are known; may be async.
 """
 
 
 class Writer:
     """
-    Writes the batches of one write, and knows what was written.
+    Sends the batches of one write, and knows what was written.
 
     Attributes:
-        journal: Where each accepted batch is noted.
+        journal: Where each accepted batch is recorded.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Writer:
 
     def was_written(self, operation: str, batch: Batch) -> bool:
         """
-        Tell whether an earlier run wrote this batch, the next in order.
+        Whether an earlier run wrote this batch, the next in order.
 
         Raises:
             InvalidInputError: It wrote another one.
@@ -57,14 +57,14 @@ class Writer:
 
     async def send(self, cohort_id: str, request: Request) -> Response:
         """
-        Send one write when nobody else writes to the cohort.
+        Send one write while no other is sent to the cohort.
 
         The service answers 429 to concurrent writes to one cohort.
         """
         async with self.session.writing_to(cohort_id):
             return await self.session.send(request)
 
-    async def change(
+    async def send_batch(
         self, cohort_id: str, spec: Membership, change: Change, batch: Batch
     ) -> list[str]:
         """
@@ -74,7 +74,7 @@ class Writer:
 
         return skipped_ids(request, await self.send(cohort_id, request))
 
-    async def accepted(
+    async def record_batch(
         self,
         operation: str,
         batch: Batch,
@@ -84,7 +84,7 @@ class Writer:
         skipped: Sequence[str] = (),
     ) -> None:
         """
-        Take note of a batch that was written.
+        Record a batch that was written, and announce it.
         """
         written = Written(
             operation=operation,
@@ -102,16 +102,16 @@ class Writer:
         )
 
         if cohort_id is not None:
-            self._tell(cohort_id, operation, batch)
+            self._emit_written(cohort_id, operation, batch)
 
         if skipped and self._on_skipped is not None:
-            told = self._on_skipped(skipped)
-            if told is not None:
-                await told
+            pending = self._on_skipped(skipped)
+            if pending is not None:
+                await pending
 
     async def finish(self) -> None:
         """
-        Take note that there are no more batches.
+        Record that there are no more batches.
 
         Raises:
             InvalidInputError: An earlier run had written more.
@@ -124,15 +124,15 @@ class Writer:
 
     def resumed(self, operation: str) -> int:
         """
-        Count the batches that an earlier run had written.
+        Return how many batches an earlier run had written.
         """
         earlier = self.progress.written[: self._resumed]
 
         return sum(1 for written in earlier if written.operation == operation)
 
-    def check_partial(self, error: Exception, report: object) -> None:
+    def raise_if_partial(self, error: Exception, report: object) -> None:
         """
-        Say so when an error leaves a write half done.
+        Raise another error if this one leaves a write half done.
 
         Raises:
             PartialWriteError: Some batches are written.
@@ -156,7 +156,7 @@ class Writer:
             cohort_id=cohort_id,
         ) from error
 
-    def _tell(self, cohort_id: str, operation: str, batch: Batch) -> None:
+    def _emit_written(self, cohort_id: str, operation: str, batch: Batch) -> None:
         self.session.emit(
             BatchWritten(
                 cohort_id=cohort_id,
@@ -173,7 +173,7 @@ def check_resumable(journal: str | os.PathLike[str] | None, *ids: Ids) -> None:
     Make sure that what a journal would hold can be recognised later.
 
     Raises:
-        InvalidInputError: The ids come in an order that nobody can repeat.
+        InvalidInputError: A later process would read the ids in another order.
     """
     if journal is not None and not all(each.ordered for each in ids):
         raise InvalidInputError(
