@@ -12,7 +12,6 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
@@ -33,7 +32,13 @@ from ...errors import InvalidInputError
 from ...models import IdType, Member, MembershipDiff
 from .batches import release
 from .ids import IdFile, IdSource, ids_of, is_members_file, members_of_file
-from .piles import PILES, Piles, ThreeFiles, compare_piles, count_piles
+from .partitions import (
+    PARTITIONS,
+    DiffFiles,
+    Partitions,
+    compare_partition,
+    count_distinct,
+)
 
 Slices: TypeAlias = AsyncGenerator[list[str]]
 
@@ -203,21 +208,17 @@ async def compare_on_disk(
     """
     place = Path(folder)
 
-    async with aclosing(wanted), aclosing(current), _workshop(place) as workshop:
-        await _deal(wanted, workshop, "wanted")
-        check(await _in_thread(partial(count_piles, workshop, "wanted"), place))
-        await _deal(current, workshop, "current")
-        files = await _in_thread(partial(ThreeFiles, workshop), place)
+    async with aclosing(wanted), aclosing(current), _workspace(place) as workspace:
+        await _partition(wanted, workspace, "wanted")
+        check(await _in_thread(partial(count_distinct, workspace, "wanted"), place))
+        await _partition(current, workspace, "current")
 
-        try:
-            for pile in range(PILES):
-                await _in_thread(partial(compare_piles, workshop, pile, files), place)
+        async with _diff_files(workspace) as files:
+            for index in range(PARTITIONS):
+                work = partial(compare_partition, workspace, index, files)
+                await _in_thread(work, place)
 
-            counts = await _in_thread(partial(files.publish, place), place)
-        finally:
-            files.close()
-
-    return _diff_of(place, counts)
+            return await _published(files, place)
 
 
 async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipDiff:
@@ -226,23 +227,16 @@ async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipD
     """
     place = Path(folder)
 
-    async with _workshop(place) as workshop:
-        files = await _in_thread(partial(ThreeFiles, workshop), place)
+    async with _workspace(place) as workspace, _diff_files(workspace) as files:
+        for name, slices in (
+            ("entering", diff.added()),
+            ("exiting", diff.removed()),
+            ("existing", diff.unchanged()),
+        ):
+            for ids in slices:
+                await _in_thread(partial(files.add, name, ids), place)
 
-        try:
-            for word, slices in (
-                ("entering", diff.added()),
-                ("exiting", diff.removed()),
-                ("existing", diff.unchanged()),
-            ):
-                for ids in slices:
-                    await _in_thread(partial(files.add, word, ids), place)
-
-            counts = await _in_thread(partial(files.publish, place), place)
-        finally:
-            files.close()
-
-    return _diff_of(place, counts)
+        return await _published(files, place)
 
 
 async def in_lists(diff: Diff) -> MembershipDiff:
@@ -271,18 +265,31 @@ def _any_number(_wanted: int) -> None:
     pass
 
 
-async def _deal(slices: Slices, workshop: Path, side: str) -> None:
-    piles = await _in_thread(partial(Piles, workshop, side), workshop.parent)
+async def _partition(slices: Slices, workspace: Path, side: str) -> None:
+    folder = workspace.parent
+    partitions = await _in_thread(partial(Partitions, workspace, side), folder)
 
     try:
         async for ids in slices:
-            await _in_thread(partial(piles.add, ids), workshop.parent)
+            await _in_thread(partial(partitions.add, ids), folder)
     finally:
         with anyio.CancelScope(shield=True):
-            await _in_thread(piles.close, workshop.parent)
+            await _in_thread(partitions.close, folder)
 
 
-def _diff_of(folder: Path, counts: Mapping[str, int]) -> MembershipDiff:
+@asynccontextmanager
+async def _diff_files(workspace: Path) -> AsyncGenerator[DiffFiles]:
+    files = await _in_thread(partial(DiffFiles, workspace), workspace.parent)
+
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+async def _published(files: DiffFiles, folder: Path) -> MembershipDiff:
+    counts = await _in_thread(partial(files.publish, folder), folder)
+
     return MembershipDiff(
         add=CountedIdFile(folder / "entering.txt", counts["entering"]),
         remove=CountedIdFile(folder / "exiting.txt", counts["exiting"]),
@@ -291,18 +298,18 @@ def _diff_of(folder: Path, counts: Mapping[str, int]) -> MembershipDiff:
 
 
 @asynccontextmanager
-async def _workshop(folder: Path) -> AsyncGenerator[Path]:
+async def _workspace(folder: Path) -> AsyncGenerator[Path]:
     def make() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".comparing-", dir=folder))
 
-    workshop = await _in_thread(make, folder)
+    workspace = await _in_thread(make, folder)
 
     try:
-        yield workshop
+        yield workspace
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(partial(shutil.rmtree, workshop, True))
+            await anyio.to_thread.run_sync(partial(shutil.rmtree, workspace, True))
 
 
 async def _in_thread(work: Callable[[], T], folder: Path) -> T:
