@@ -17,9 +17,9 @@ from .. import CohortsClient
 from ..events import Event
 from ..protocols import EventHook
 from . import render
-from .progress import Narrator
-from .reporting import reported
-from .running import run
+from .progress import ProgressDisplay
+from .resume_hints import option_words
+from .running import reported, run
 
 __all__ = ("Connection", "Output", "command")
 
@@ -48,12 +48,12 @@ class Output:
         else:
             show(value)
 
-    def tell(self, words: str) -> None:
+    def note(self, text: str) -> None:
         """
-        Say something on stderr, if somebody is there to read it.
+        Print *text* on stderr, if it is a terminal.
         """
         if not self.quiet and sys.stderr.isatty():
-            sys.stderr.write(f"{words}\n")
+            sys.stderr.write(f"{text}\n")
 
 
 @attrs.frozen(kw_only=True)
@@ -86,14 +86,7 @@ class Connection(Output):
         """
         The options that another command needs to ask the same service.
         """
-        given = {"--region": self.region, "--base-url": self.base_url}
-
-        return [
-            word
-            for name, value in given.items()
-            if value is not None
-            for word in (name, value)
-        ]
+        return option_words(region=self.region, base_url=self.base_url)
 
     def run(
         self,
@@ -102,28 +95,24 @@ class Connection(Output):
         hook: EventHook | None = None,
     ) -> T:
         """
-        Do *work* with a client, and show how it goes where somebody watches.
+        Do *work* with a client, and show its progress on a terminal.
 
         Args:
-            hook: Told of the client's events as well.
+            hook: Called with the client's events as well.
         """
         overrides = self._overrides()
 
-        async def connected(narrator: Narrator) -> T:
-
-            def tell(event: Event) -> None:
-                """
-                Pass an event on to whoever listens.
-                """
-                narrator(event)
+        async def connected(display: ProgressDisplay) -> T:
+            def on_event(event: Event) -> None:
+                display(event)
                 if hook is not None:
                     hook(event)
 
-            async with CohortsClient.from_env(hook=tell, **overrides) as client:
+            async with CohortsClient.from_env(hook=on_event, **overrides) as client:
                 return await work(client)
 
-        with Narrator(quiet=self.quiet) as narrator:
-            return run(connected(narrator))
+        with ProgressDisplay(quiet=self.quiet) as display:
+            return run(connected(display))
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}

@@ -16,7 +16,12 @@ from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import Connection
 from .exits import Exit, exit_of
-from .resume_hints import StartedJobs, command_line, resume_hints
+from .resume_hints import (
+    StartedJobs,
+    command_line,
+    option_words,
+    resume_hints,
+)
 
 __all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 
@@ -230,26 +235,22 @@ def _resume(
     to: Path,
     format: str | None,  # noqa: A002
 ) -> list[str]:
-    also = [] if format is None else ["--format", format]
+    options = [*option_words(format=format), *connection.arguments]
 
     return [
-        command_line(
-            *("resume", request_id, "-o", str(to)), *also, *connection.arguments
-        )
+        command_line("resume", request_id, "-o", str(to), *options)
         for request_id in jobs.left_by(error)
     ]
 
 
 def _again(connection: Connection, order: _Order) -> str:
-    named = order.properties if isinstance(order.properties, list) else ()
-    words = [
-        *order.cohort_ids,
-        *("-o", str(order.output or Path())),
-        *(word for name in named for word in ("--property", name)),
-        *(["--properties"] if order.properties is True else []),
-        *([] if order.format is None else ["--format", order.format]),
-        *(["--skip-unchanged"] if order.skip_unchanged else []),
-    ]
+    options = option_words(
+        property=order.properties if isinstance(order.properties, list) else None,
+        properties=order.properties is True,
+        format=order.format,
+        skip_unchanged=order.skip_unchanged,
+    )
+    words = [*order.cohort_ids, "-o", str(order.output or Path()), *options]
 
     return command_line("export", *words, *connection.arguments)
 

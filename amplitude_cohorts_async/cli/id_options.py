@@ -122,7 +122,7 @@ def id_source(connection: Connection, ids: Path) -> IdSource:
 @asynccontextmanager
 async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
     """
-    Open a file for the ids that are skipped; None keeps them nowhere.
+    Open a file for the ids that are skipped; None discards them.
     """
     if path is None:
         yield None

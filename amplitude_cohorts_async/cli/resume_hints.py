@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from ..errors import CohortsError, ExportExpiredError, ExportFailedError
 from ..events import Event, ExportRequested
 
-__all__ = ("StartedJobs", "command_line", "resume_hints")
+__all__ = ("StartedJobs", "command_line", "option_words", "resume_hints")
 
 
 class StartedJobs:
@@ -59,6 +59,25 @@ def resume_hints(commands: Callable[[BaseException], Iterable[str]]) -> Generato
         for command in commands(error):
             error.add_note(command)
         raise
+
+
+def option_words(**options: object) -> list[str]:
+    """
+    Return options as words; None, False and empty lists are left out.
+    """
+    words: list[str] = []
+
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, list):
+            words += [word for each in value for word in (flag, str(each))]
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+
+    return words
 
 
 def command_line(*words: str) -> str:

@@ -5,7 +5,7 @@ The part of the command that writes what it is told: upload, members.
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -31,7 +31,7 @@ from .id_options import (
     show_members,
     skipped_to,
 )
-from .resume_hints import command_line, resume_hints
+from .resume_hints import command_line, option_words, resume_hints
 
 __all__ = ("add", "remove", "upload")
 
@@ -237,24 +237,10 @@ def _resume_from_journal(
         if not isinstance(journal, Path) or isinstance(error, InvalidInputError):
             return []
 
-        line = command_line(*words, *_flags(options), *connection.arguments)
+        line = command_line(*words, *option_words(**options), *connection.arguments)
         return [line] if journal.exists() else []
 
     return resume_hints(commands)
-
-
-def _flags(options: Mapping[str, object]) -> list[str]:
-    given = {
-        f"--{name.replace('_', '-')}": value
-        for name, value in options.items()
-        if value is not None and value is not False
-    }
-
-    return [
-        word
-        for name, value in given.items()
-        for word in ([name] if value is True else [name, str(value)])
-    ]
 
 
 def _show_upload(report: UploadReport) -> None:
