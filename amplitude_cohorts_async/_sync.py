@@ -45,7 +45,7 @@ class Sync:
     How a cohort is made to equal a set; checked when made.
 
     Attributes:
-        dry_run: Whether to tell what would be done and write nothing.
+        dry_run: Whether only to report what would be done.
 
         max_removed: The share of the members that may be removed, 0 to 1.
 

@@ -2,7 +2,7 @@
 Uploads of any size: the first request makes or fills the cohort, the rest add.
 
 Never two cohorts: a creating request is sent once. When its answer is lost, the
-list tells whether the cohort exists.
+list shows whether the cohort exists.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Seconds before each request for the list: a new cohort may take a moment to appe
 
 _REQUEST_LIFE = timedelta(minutes=15)
 """
-No request lives this long: what is not listed by then was not created.
+No request takes this long: a cohort that is not listed by then was not created.
 """
 
 
@@ -72,7 +72,7 @@ async def upload_cohort(
             does not show its size.
 
         AmbiguousUploadError: The answer to the creating request was lost, and
-            the list does not tell which cohort it made, if any.
+            the list does not show which cohort it made, if any.
 
         PartialWriteError: Some batches were written, then one failed.
     """
@@ -197,7 +197,7 @@ class _Run:
 
         request = upload(self._spec, batch.pieces)
         now = self._session.clock.utcnow()
-        await self._writer.journal.note(attempt_line(now))
+        await self._writer.journal.append(attempt_line(now))
         self._progress.attempted_at = now
 
         try:
@@ -207,7 +207,7 @@ class _Run:
                 return self._adopt(await self._find(now, error))
 
             self._progress.attempted_at = None
-            await self._writer.journal.note(refused_line())
+            await self._writer.journal.append(refused_line())
             raise
 
     def _adopt(self, cohort: Cohort) -> UploadAnswer:

@@ -687,7 +687,7 @@ def _kill_at(patch: pytest.MonkeyPatch, moment: int) -> None:
         return wrapper
 
     patch.setattr(Transport, "send", watched(Transport.send))
-    patch.setattr(Journal, "note", watched(Journal.note))
+    patch.setattr(Journal, "append", watched(Journal.append))
 
 
 @pytest.mark.usefixtures("batches_of_ten")

@@ -122,7 +122,7 @@ def _as_text(value: object, position: int) -> str:
 
 
 def _is_missing(value: object) -> bool:
-    # pandas.NA and NaT are told by name, so that pandas is not needed here.
+    # pandas.NA and NaT are recognised by name, so that pandas is not needed here.
     if value is None or type(value).__name__ in _MISSING:
         return True
 

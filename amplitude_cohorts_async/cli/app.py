@@ -66,7 +66,7 @@ def show(
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
 ) -> None:
     """
-    Show one cohort, as the list tells it; --json adds its definition.
+    Show one cohort, as it is in the list; --json adds its definition.
     """
     found = connection.run(lambda client: client.get_cohort(cohort_id))
     connection.print("cohort", found, render.cohort)

@@ -61,7 +61,7 @@ def sync(
     Make a cohort's members equal to the ids of a file; spends one export.
     """
     if not (yes or dry_run or sys.stdin.isatty()):
-        raise typer.BadParameter("nobody is there to ask: pass --yes or --dry-run")
+        raise typer.BadParameter("no terminal to ask at: pass --yes or --dry-run")
 
     source = id_source(connection, ids)
 

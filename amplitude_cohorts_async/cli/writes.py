@@ -1,5 +1,5 @@
 """
-The part of the command that writes what it is told: upload, members.
+The commands that write ids: upload, members.
 """
 
 from __future__ import annotations

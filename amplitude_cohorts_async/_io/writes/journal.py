@@ -1,5 +1,5 @@
 """
-A journal on disk: each step is there, and stays, before the next one begins.
+A journal on disk: each step is durable before the next one begins.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from ..._core.journal import Progress, check_same, read, start_line
+from ..._core.journal import WriteProgress, check_same, parse, start_line
 from ...errors import InvalidInputError
 
 
@@ -22,11 +22,11 @@ class Journal:
     The progress of one write, and its journal if it has one.
     """
 
-    def __init__(self, progress: Progress, file: FileIO | None = None) -> None:
+    def __init__(self, progress: WriteProgress, file: FileIO | None = None) -> None:
         self.progress = progress
         self._file = file
 
-    async def note(self, line: bytes) -> None:
+    async def append(self, line: bytes) -> None:
         """
         Append a line and wait until the disk has it.
         """
@@ -35,7 +35,7 @@ class Journal:
         if file is None:
             return
 
-        # What has happened must not be forgotten because the caller is leaving.
+        # What has happened has to be recorded even if the caller is cancelled.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_append, file, line)
 
@@ -52,7 +52,7 @@ async def open_journal(
             another process is writing it now.
     """
     if path is None:
-        yield Journal(Progress())
+        yield Journal(WriteProgress())
         return
 
     place = Path(path)
@@ -66,10 +66,10 @@ async def open_journal(
 
 def _open(
     path: Path, kind: str, parameters: Mapping[str, object]
-) -> tuple[FileIO, Progress]:
+) -> tuple[FileIO, WriteProgress]:
     try:
         # Unbuffered: what a full disk refused would be written again by closing,
-        # and the error of that would hide the one that tells what was done.
+        # and the error of that would hide the one that says what was done.
         file = path.open("a+b", buffering=0)
     except OSError as error:
         raise InvalidInputError(f"no journal can be kept at {path}: {error}") from error
@@ -83,16 +83,16 @@ def _open(
 
 def _begin(
     file: FileIO, path: Path, kind: str, parameters: Mapping[str, object]
-) -> Progress:
+) -> WriteProgress:
     _lock(file, path)
     file.seek(0)
-    reading = read(file.read())
-    progress = check_same(reading, kind, parameters)
+    parsed = parse(file.read())
+    progress = check_same(parsed, kind, parameters)
 
     # The torn end of a crash goes before anything is written behind it.
-    file.truncate(reading.good)
+    file.truncate(parsed.good)
 
-    if reading.kind is None:
+    if parsed.kind is None:
         _append(file, start_line(kind, parameters))
         _keep_name(path)
 

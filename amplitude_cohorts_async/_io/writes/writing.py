@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from ..._core.batching import Batch
-from ..._core.journal import Written, batch_line, done_line
+from ..._core.journal import WrittenBatch, batch_line, done_line
 from ..._core.wire import Request, Response
 from ..._core.writes import Change, Membership, membership, skipped_ids
 from ...errors import InvalidInputError, PartialWriteError
@@ -86,7 +86,7 @@ class Writer:
         """
         Record a batch that was written, and announce it.
         """
-        written = Written(
+        written = WrittenBatch(
             operation=operation,
             count=batch.count,
             digest=batch.digest,
@@ -97,7 +97,7 @@ class Writer:
         progress.written.append(written)
         self._position += 1
 
-        await self.journal.note(
+        await self.journal.append(
             batch_line(cohort_id, written, adopted=progress.adopted)
         )
 
@@ -120,7 +120,7 @@ class Writer:
 
         if not self.progress.done:
             self.progress.done = True
-            await self.journal.note(done_line())
+            await self.journal.append(done_line())
 
     def resumed(self, operation: str) -> int:
         """
