@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ._client import CohortsClient, export_cohort
     from ._io.download.rows import MemberStream
     from ._io.limits.limiter import LocalLimiter
-    from ._io.writes.comparing import diff_ids
-    from ._io.writes.ids import read_ids
     from ._job import ExportJob
+    from ._writes.compare import diff_ids
+    from ._writes.id_stream import read_ids
     from .models import (
         Cohort,
         ExportStatus,
@@ -76,7 +76,7 @@ _MODULES = {
     "ExportJob": "._job",
     "LocalLimiter": "._io.limits.limiter",
     "MemberStream": "._io.download.rows",
-    "diff_ids": "._io.writes.comparing",
+    "diff_ids": "._writes.compare",
     "errors": ".errors",
     "events": ".events",
     "export_cohort": "._client",
@@ -84,7 +84,7 @@ _MODULES = {
     "models": ".models",
     "policies": ".policies",
     "protocols": ".protocols",
-    "read_ids": "._io.writes.ids",
+    "read_ids": "._writes.id_stream",
     "testing": ".testing",
     "types": ".types",
 }

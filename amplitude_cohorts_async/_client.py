@@ -43,11 +43,11 @@ from .protocols import Clock, EventHook, KeepsLimits, Limiter
 # much again. `_operations` imports all of it, and is imported where it is first
 # used: in a thread, when a client is entered.
 if TYPE_CHECKING:
-    from ._io.writes.ids import IdSource
-    from ._io.writes.writing import OnSkipped
     from ._job import ExportJob
     from ._many import ExportBatch
     from ._operations import Operations
+    from ._writes.id_stream import IdSource
+    from ._writes.writer import OnSkipped
     from .events import BytesReceived
 
 

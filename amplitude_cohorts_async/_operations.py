@@ -34,15 +34,15 @@ from ._io.limits.registry import limiter_for
 from ._io.session import Session
 from ._io.slices import collected
 from ._io.wire.transport import Transport
-from ._io.writes.ids import IdSource
-from ._io.writes.writing import OnSkipped
 from ._job import ExportJob, checked_destination, checked_timeout
 from ._many import ExportBatch, ManyOptions
-from ._membership import update_membership
 from ._plan import Known, make_plan, starts_of
-from ._sync import Sync, sync_membership
-from ._uploads import upload_cohort
 from ._version import VERSION
+from ._writes.id_stream import IdSource
+from ._writes.membership import update_membership
+from ._writes.sync import Sync, sync_membership
+from ._writes.upload import upload_cohort
+from ._writes.writer import OnSkipped
 from .errors import NotFoundError
 from .limits import Limits
 from .models import (

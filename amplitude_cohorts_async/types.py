@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core.csvblocks import Buffer
     from ._fetch import Progress
-    from ._io.writes.ids import IdFile, IdSource
-    from ._io.writes.writing import OnSkipped
     from ._many import ExportBatch
+    from ._writes.id_stream import IdFile, IdSource
+    from ._writes.writer import OnSkipped
     from .contrib.arrow import AmplitudeId, RecordBatch
     from .protocols import Clock, EventHook
 
@@ -37,9 +37,9 @@ _MODULES = {
     "Clock": ".protocols",
     "EventHook": ".protocols",
     "ExportBatch": "._many",
-    "IdFile": "._io.writes.ids",
-    "IdSource": "._io.writes.ids",
-    "OnSkipped": "._io.writes.writing",
+    "IdFile": "._writes.id_stream",
+    "IdSource": "._writes.id_stream",
+    "OnSkipped": "._writes.writer",
     "Progress": "._fetch",
     "RecordBatch": ".contrib.arrow",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import _operations
-from amplitude_cohorts_async._io.writes import batches as batches_module
+from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import refused, works

@@ -42,11 +42,11 @@ import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
-from ..._core.batching import MOST_IDS, SLICE, checked_ids
-from ..._core.csvparse import MemberReader
-from ..._core.csvtext import CsvError
-from ...errors import InvalidInputError
-from ...models import Member
+from .._core.batching import MOST_IDS, SLICE, checked_ids
+from .._core.csvparse import MemberReader
+from .._core.csvtext import CsvError
+from ..errors import InvalidInputError
+from ..models import Member
 
 IdSource: TypeAlias = Iterable[str | int] | AsyncIterable[str | int] | os.PathLike[str]
 """

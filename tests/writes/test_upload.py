@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors
-from amplitude_cohorts_async import _uploads as uploads_module
 from amplitude_cohorts_async._io.wire.transport import Transport
-from amplitude_cohorts_async._io.writes import batches as batches_module
-from amplitude_cohorts_async._io.writes import ids as ids_module
-from amplitude_cohorts_async._io.writes.journal import Journal, open_journal
+from amplitude_cohorts_async._writes import batches as batches_module
+from amplitude_cohorts_async._writes import id_stream as id_stream_module
+from amplitude_cohorts_async._writes import upload as upload_module
+from amplitude_cohorts_async._writes.journal import Journal, open_journal
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, Routes, UploadReport
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
@@ -48,7 +48,7 @@ def batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     Ten ids a request, so that a few ids make many.
     """
     monkeypatch.setattr(batches_module, "MOST_IDS", 10)
-    monkeypatch.setattr(ids_module, "MOST_IDS", 10)
+    monkeypatch.setattr(id_stream_module, "MOST_IDS", 10)
 
 
 def users(count: int) -> list[str]:
@@ -106,7 +106,7 @@ async def test_a_cohort_is_made_of_all_kinds_of_ids(
         stream(),
         Counter(),
         file,
-        ids_module.read_ids(file),
+        id_stream_module.read_ids(file),
     ):
         report = await upload(client, ids)
 
@@ -381,7 +381,7 @@ async def test_bad_ids_are_found_before_anything_is_sent(
     """
     Also when they stand in the last batch, or the input is a generator.
     """
-    monkeypatch.setattr(uploads_module, "MOST_MEMBERS", 100)
+    monkeypatch.setattr(upload_module, "MOST_MEMBERS", 100)
 
     with pytest.raises(errors.InvalidInputError, match=reason):
         await upload(client, ids)
@@ -401,7 +401,7 @@ async def test_a_stream_that_fails_later_leaves_a_report(
         raise KeyError("database")
 
     monkeypatch.setattr(batches_module, "MOST_IDS", 500)
-    monkeypatch.setattr(ids_module, "MOST_IDS", 500)
+    monkeypatch.setattr(id_stream_module, "MOST_IDS", 500)
 
     with pytest.raises(errors.PartialWriteError) as raised:
         await upload(client, stream())

@@ -25,13 +25,13 @@ import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
-from ..._core.batching import MOST_MEMBERS, SLICE, checked_ids
-from ..._core.id_sets import Diff, id_attribute
-from ..._core.writes import USERS, Membership
-from ...errors import InvalidInputError
-from ...models import IdType, Member, MembershipDiff
+from .._core.batching import MOST_MEMBERS, SLICE, checked_ids
+from .._core.id_sets import Diff, id_attribute
+from .._core.writes import USERS, Membership
+from ..errors import InvalidInputError
+from ..models import IdType, Member, MembershipDiff
 from .batches import release
-from .ids import IdFile, IdSource, ids_of, is_members_file, members_of_file
+from .id_stream import IdFile, IdSource, ids_of, is_members_file, members_of_file
 from .partitions import (
     PARTITIONS,
     DiffFiles,

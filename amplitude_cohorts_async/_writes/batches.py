@@ -14,10 +14,10 @@ from itertools import compress
 import anyio.lowlevel
 import attrs
 
-from ..._core.batching import MOST_IDS, Batch, Batcher
-from ..._core.id_sets import Diff, SeenIds
-from ...errors import InvalidInputError
-from .ids import Ids
+from .._core.batching import MOST_IDS, Batch, Batcher
+from .._core.id_sets import Diff, SeenIds
+from ..errors import InvalidInputError
+from .id_stream import Ids
 
 _NAMED = 5
 

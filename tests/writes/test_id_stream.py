@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.batching import SLICE
-from amplitude_cohorts_async._io.writes.ids import (
+from amplitude_cohorts_async._writes.id_stream import (
     IdFile,
     IdSource,
     buffered_head,
@@ -193,7 +193,7 @@ async def test_long_streams_stay_streams(monkeypatch: pytest.MonkeyPatch):
             taken += 1
             yield number
 
-    monkeypatch.setattr("amplitude_cohorts_async._io.writes.ids.MOST_IDS", 2_500)
+    monkeypatch.setattr("amplitude_cohorts_async._writes.id_stream.MOST_IDS", 2_500)
 
     async with buffered_head(ids_of(stream())) as ids:
         assert not ids.again

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors
-from amplitude_cohorts_async import _membership as membership_module
-from amplitude_cohorts_async._io.writes import batches as batches_module
-from amplitude_cohorts_async._io.writes import ids as ids_module
+from amplitude_cohorts_async._writes import batches as batches_module
+from amplitude_cohorts_async._writes import id_stream as id_stream_module
+from amplitude_cohorts_async._writes import membership as membership_module
 from amplitude_cohorts_async.models import IdType, MembershipReport, OperationReport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import broken, lost_answer, refused, works
@@ -29,7 +29,7 @@ def batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     Ten ids a request, so that a few ids make many.
     """
     monkeypatch.setattr(batches_module, "MOST_IDS", 10)
-    monkeypatch.setattr(ids_module, "MOST_IDS", 10)
+    monkeypatch.setattr(id_stream_module, "MOST_IDS", 10)
 
 
 def users(start: int, stop: int) -> list[str]:
@@ -147,7 +147,7 @@ async def test_an_overlap_of_streams_is_found_when_they_meet(
     """
     Streams too long to look ahead: what is added already is told.
     """
-    monkeypatch.setattr(ids_module, "MOST_IDS", 10)
+    monkeypatch.setattr(id_stream_module, "MOST_IDS", 10)
     emulator.add_cohort(COHORT, members=["ann"])
 
     with pytest.raises(errors.PartialWriteError, match="both added and removed"):

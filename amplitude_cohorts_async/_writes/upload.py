@@ -15,17 +15,13 @@ from typing import TypeAlias
 
 import attrs
 
-from ._core.batching import MOST_MEMBERS, Batch
-from ._core.id_sets import SeenIds
-from ._core.journal import attempt_line, refused_line
-from ._core.removal_guard import check_replacement, checked_share
-from ._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
-from ._io.session import Session
-from ._io.writes.batches import Source, prescan, release
-from ._io.writes.ids import IdSource, buffered_head, ids_of
-from ._io.writes.journal import open_journal
-from ._io.writes.writing import OnSkipped, Writer, check_resumable
-from .errors import (
+from .._core.batching import MOST_MEMBERS, Batch
+from .._core.id_sets import SeenIds
+from .._core.journal import attempt_line, refused_line
+from .._core.removal_guard import check_replacement, checked_share
+from .._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
+from .._io.session import Session
+from ..errors import (
     AmbiguousUploadError,
     CohortsError,
     InvalidInputError,
@@ -33,7 +29,11 @@ from .errors import (
     TransportError,
     UnexpectedResponseError,
 )
-from .models import Cohort, Routes, UploadReport
+from ..models import Cohort, Routes, UploadReport
+from .batches import Source, prescan, release
+from .id_stream import IdSource, buffered_head, ids_of
+from .journal import open_journal
+from .writer import OnSkipped, Writer, check_resumable
 
 ListCohorts: TypeAlias = Callable[[], Awaitable[list[Cohort]]]
 

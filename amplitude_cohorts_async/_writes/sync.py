@@ -17,19 +17,19 @@ from typing import TypeAlias
 
 import attrs
 
-from ._core.batching import MOST_MEMBERS
-from ._core.ids import checked_id
-from ._core.removal_guard import checked_share
-from ._core.writes import Membership
-from ._io.session import Session
-from ._io.writes.batches import Source, release
-from ._io.writes.comparing import MemberIds, compare, compare_on_disk, in_lists
-from ._io.writes.ids import Ids, IdSource, ids_of
-from ._io.writes.writing import OnSkipped, check_resumable
-from ._job import ExportJob
-from ._membership import write_membership
-from .errors import CohortsError, InvalidInputError
-from .models import Member, MembershipDiff, SyncReport
+from .._core.batching import MOST_MEMBERS
+from .._core.ids import checked_id
+from .._core.removal_guard import checked_share
+from .._core.writes import Membership
+from .._io.session import Session
+from .._job import ExportJob
+from ..errors import CohortsError, InvalidInputError
+from ..models import Member, MembershipDiff, SyncReport
+from .batches import Source, release
+from .compare import MemberIds, compare, compare_on_disk, in_lists
+from .id_stream import Ids, IdSource, ids_of
+from .membership import write_membership
+from .writer import OnSkipped, check_resumable
 
 RequestExport: TypeAlias = Callable[[str], Awaitable[ExportJob]]
 """

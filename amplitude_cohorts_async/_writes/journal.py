@@ -13,8 +13,8 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from ..._core.journal import WriteProgress, check_same, parse, start_line
-from ...errors import InvalidInputError
+from .._core.journal import WriteProgress, check_same, parse, start_line
+from ..errors import InvalidInputError
 
 
 class Journal:

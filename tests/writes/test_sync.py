@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors, read_ids
-from amplitude_cohorts_async import _sync as sync_module
 from amplitude_cohorts_async._io.wire.transport import Transport
-from amplitude_cohorts_async._io.writes import batches as batches_module
-from amplitude_cohorts_async._io.writes import comparing as comparing_module
+from amplitude_cohorts_async._writes import batches as batches_module
+from amplitude_cohorts_async._writes import compare as compare_module
+from amplitude_cohorts_async._writes import sync as sync_module
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, SyncReport
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
@@ -186,7 +186,7 @@ async def test_more_than_a_cohort_holds_is_refused(
     Different ids count, not repeated ones.
     """
     monkeypatch.setattr(sync_module, "MOST_MEMBERS", 3)
-    monkeypatch.setattr(comparing_module, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(compare_module, "MOST_MEMBERS", 3)
 
     for folder in (None, tmp_path):
         with pytest.raises(errors.InvalidInputError, match="at most that many"):

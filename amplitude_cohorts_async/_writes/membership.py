@@ -10,17 +10,17 @@ from contextlib import AsyncExitStack, aclosing
 
 import attrs
 
-from ._core.batching import MOST_MEMBERS
-from ._core.id_sets import SeenIds
-from ._core.ids import checked_id
-from ._core.writes import Change, Membership
-from ._io.session import Session
-from ._io.writes.batches import Source, prescan, release
-from ._io.writes.ids import Ids, IdSource, buffered_head, ids_of
-from ._io.writes.journal import open_journal
-from ._io.writes.writing import OnSkipped, Writer, check_resumable
-from .errors import InvalidInputError
-from .models import MembershipReport, OperationReport
+from .._core.batching import MOST_MEMBERS
+from .._core.id_sets import SeenIds
+from .._core.ids import checked_id
+from .._core.writes import Change, Membership
+from .._io.session import Session
+from ..errors import InvalidInputError
+from ..models import MembershipReport, OperationReport
+from .batches import Source, prescan, release
+from .id_stream import Ids, IdSource, buffered_head, ids_of
+from .journal import open_journal
+from .writer import OnSkipped, Writer, check_resumable
 
 
 async def update_membership(

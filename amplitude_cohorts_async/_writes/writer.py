@@ -8,14 +8,14 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from ..._core.batching import Batch
-from ..._core.journal import WrittenBatch, batch_line, done_line
-from ..._core.wire import Request, Response
-from ..._core.writes import Change, Membership, membership, skipped_ids
-from ...errors import InvalidInputError, PartialWriteError
-from ...events import BatchWritten
-from ..session import Session
-from .ids import Ids
+from .._core.batching import Batch
+from .._core.journal import WrittenBatch, batch_line, done_line
+from .._core.wire import Request, Response
+from .._core.writes import Change, Membership, membership, skipped_ids
+from .._io.session import Session
+from ..errors import InvalidInputError, PartialWriteError
+from ..events import BatchWritten
+from .id_stream import Ids
 from .journal import Journal
 
 OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
