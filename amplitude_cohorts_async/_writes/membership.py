@@ -119,13 +119,13 @@ async def write_membership(
     }
 
     async with open_journal(journal, "membership", parameters) as log:
-        run = _Run(cohort_id, spec, Writer(session, log, on_skipped))
+        run = _MembershipRun(cohort_id, spec, Writer(session, log, on_skipped))
         changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
 
         return await run.write(reversed(changes) if remove_first else changes)
 
 
-class _Run:
+class _MembershipRun:
     def __init__(self, cohort_id: str, spec: Membership, writer: Writer) -> None:
         self._cohort_id = cohort_id
         self._spec = spec

@@ -19,8 +19,7 @@ import attrs
 
 from .._core.batching import MOST_MEMBERS
 from .._core.ids import checked_id
-from .._core.removal_guard import checked_share
-from .._core.writes import Membership
+from .._core.writes import Membership, checked_share
 from .._io.session import Session
 from .._job import ExportJob
 from ..errors import CohortsError, InvalidInputError

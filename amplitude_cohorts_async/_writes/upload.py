@@ -18,8 +18,15 @@ import attrs
 from .._core.batching import MOST_MEMBERS, Batch
 from .._core.id_sets import SeenIds
 from .._core.journal import attempt_line, refused_line
-from .._core.removal_guard import check_replacement, checked_share
-from .._core.writes import Upload, UploadAnswer, find_created, upload, upload_answer
+from .._core.writes import (
+    Upload,
+    UploadAnswer,
+    check_replacement,
+    checked_share,
+    find_created,
+    upload,
+    upload_answer,
+)
 from .._io.session import Session
 from ..errors import (
     AmbiguousUploadError,
@@ -98,7 +105,7 @@ async def upload_cohort(
 
         async with open_journal(journal, "upload", parameters) as log:
             writer = Writer(session, log, on_skipped)
-            run = _Run(spec, list_cohorts, writer, max_removed)
+            run = _UploadRun(spec, list_cohorts, writer, max_removed)
             report = await run.write(source)
 
         await release(seen)
@@ -106,7 +113,7 @@ async def upload_cohort(
     return report
 
 
-class _Run:
+class _UploadRun:
     def __init__(
         self,
         spec: Upload,
@@ -262,8 +269,8 @@ class _Run:
         return AmbiguousUploadError(
             f"the answer to creating cohort {self._spec.name!r} was lost, and {reason}; "
             f"nothing was sent again. Look for it in Amplitude: if it is there, upload "
-            f"with replace= and its id, otherwise upload again, without the old "
-            f"journal if there was one",
+            f"with replace= and its id and max_removed=1.0, otherwise upload again, "
+            f"without the old journal if there was one",
             name=self._spec.name,
             candidates=candidates,
         )
