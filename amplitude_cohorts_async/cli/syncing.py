@@ -137,18 +137,16 @@ def _apply(
     connection: Connection, change: MembershipChange, report: SyncReport
 ) -> SyncReport:
     async def work(client: CohortsClient) -> MembershipReport:
-        done = MembershipReport(cohort_id=report.cohort_id)
-        operations = ("remove", "add") if report.remove_first else ("add", "remove")
+        if not (report.add or report.remove):
+            return MembershipReport(cohort_id=report.cohort_id)
 
-        for operation in operations:
-            if operation == "add" and report.add:
-                added = await change.write(client, add=report.add)
-                done = attrs.evolve(done, added=added.added)
-            elif operation == "remove" and report.remove:
-                removed = await change.write(client, remove=report.remove)
-                done = attrs.evolve(done, removed=removed.removed)
+        if not report.remove_first:
+            return await change.write(client, add=report.add, remove=report.remove)
 
-        return done
+        removed = await change.write(client, remove=report.remove)
+        added = await change.write(client, add=report.add)
+
+        return attrs.evolve(added, removed=removed.removed)
 
     return attrs.evolve(report, applied=connection.run(work))
 
