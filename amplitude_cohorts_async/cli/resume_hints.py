@@ -8,11 +8,22 @@ import json
 import shlex
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
 
 from ..errors import CohortsError, ExportExpiredError, ExportFailedError
 from ..events import Event, ExportRequested
 
-__all__ = ("StartedJobs", "command_line", "option_words", "resume_hints")
+__all__ = (
+    "OptionValue",
+    "StartedJobs",
+    "command_line",
+    "option_words",
+    "resume_hints",
+)
+
+
+OptionValue: TypeAlias = str | float | Path | list[str] | None
 
 
 class StartedJobs:
@@ -61,7 +72,7 @@ def resume_hints(commands: Callable[[BaseException], Iterable[str]]) -> Generato
         raise
 
 
-def option_words(**options: object) -> list[str]:
+def option_words(**options: OptionValue) -> list[str]:
     """
     Return options as words; None, False and empty lists are left out.
     """
@@ -73,7 +84,7 @@ def option_words(**options: object) -> list[str]:
         if value is True:
             words.append(flag)
         elif isinstance(value, list):
-            words += [word for each in value for word in (flag, str(each))]
+            words += [word for each in value for word in (flag, each)]
         elif value is not None and value is not False:
             words += [flag, str(value)]
 

@@ -31,7 +31,7 @@ from .id_options import (
     show_members,
     skipped_to,
 )
-from .resume_hints import command_line, option_words, resume_hints
+from .resume_hints import OptionValue, command_line, option_words, resume_hints
 
 __all__ = ("add", "remove", "upload")
 
@@ -228,7 +228,7 @@ def _journal(journal: Path | None, resume: Path | None) -> Path | None:
 
 
 def _resume_from_journal(
-    connection: Connection, *words: str, **options: object
+    connection: Connection, *words: str, **options: OptionValue
 ) -> AbstractContextManager[None]:
     def commands(error: BaseException) -> list[str]:
         journal = options["resume"]

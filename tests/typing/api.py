@@ -4,6 +4,7 @@ What a user writes, as a type checker sees it. Checked, never run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import assert_type
@@ -84,9 +85,8 @@ async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
     assert_type(read_ids("ids.txt"), IdFile)
     assert_type(await diff_ids(Path("a.csv"), read_ids("ids.txt")), MembershipDiff)
 
-    with Path("ids.txt").open("rb") as file:
-        source: IdSource = read_ids(file)
-        await client.update_membership("c1", add=source, on_skipped=print)
+    source: IdSource = read_ids(sys.stdin.buffer)
+    await client.update_membership("c1", add=source, on_skipped=print)
 
 
 async def building(clock: FakeClock) -> None:
