@@ -333,10 +333,11 @@ class CohortsClient:
         """
         Request a cohort, wait for it and save it; spends one export.
 
-        If the same export is already running, anywhere the limiter reaches,
-        this joins it and spends none. Whatever fails after the request
-        raises an error with a ``token``: `resume_export()` goes on from it
-        without a second export.
+        If the same export is running, or was left undelivered in the last half
+        hour, anywhere the limiter reaches, this joins it and spends none.
+        Whatever fails after the request raises an error with a ``token``:
+        `resume_export()` goes on from it without a second export. A
+        cancellation has the token in a note.
 
         Args:
             to: See `ExportJob.download()`; checked before anything is spent.
