@@ -22,10 +22,10 @@ import aiohttp
 
 from ._core import requests
 from ._core.ids import checked_id
-from ._io.clock import SystemClock
+from ._io.clock import Clock, SystemClock
 from ._version import VERSION
 from .errors import ConfigurationError, NotFoundError
-from .limits import DOCUMENTED, Limits
+from .limits import Limits
 from .models import (
     Cohort,
     ExportPlan,
@@ -39,7 +39,6 @@ from .models import (
     Usage,
 )
 from .policies import Downloading, Polling, Retrying
-from .protocols import Clock, EventHook, KeepsLimits, Limiter
 
 # Imported here is what the signatures need, which is little beside aiohttp. The
 # parts that do the work are half as much again: they are imported where they are
@@ -47,12 +46,13 @@ from .protocols import Clock, EventHook, KeepsLimits, Limiter
 if TYPE_CHECKING:
     from ._core.writes import Membership
     from ._exports import Exports
+    from ._io.limits.base import Limiter
     from ._io.session import Session
     from ._io.writes.ids import IdSource
     from ._io.writes.writing import OnSkipped
     from ._job import ExportJob
     from ._many import ExportBatch
-    from .events import BytesReceived
+    from .events import BytesReceived, EventHook
 
 
 class CohortsClient:
@@ -73,7 +73,7 @@ class CohortsClient:
         allow_http: bool = False,
         app_id: int | None = None,
         owner: str | None = None,
-        limits: Limits = DOCUMENTED,
+        limits: Limits | None = None,
         limiter: Limiter | None = None,
         allowances: Mapping[str, int] | None = None,
         routes: Routes = Routes.VENDOR,
@@ -84,8 +84,9 @@ class CohortsClient:
         polling: Polling = Polling(),  # noqa: B008 - a frozen value
         retrying: Retrying = Retrying(),  # noqa: B008 - a frozen value
         downloading: Downloading = Downloading(),  # noqa: B008 - a frozen value
+        timeout: float = 30.0,
         stall_timeout: float = 30.0,
-        chance: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         """
         Check everything and connect to nothing.
@@ -101,7 +102,8 @@ class CohortsClient:
 
             owner: The login email of a cohort's owner, for uploads.
 
-            limits: What the project may do; see `limits`.
+            limits: What the project may do; see `limits`. None takes what the
+                service documents, or the limits that *limiter* states.
 
             limiter: Keeps them; None takes this process's own for the project.
 
@@ -126,9 +128,12 @@ class CohortsClient:
 
             downloading: How a file is brought.
 
+            timeout: Seconds that one HTTP request may take; four times as many
+                for the list of cohorts and for writes, whose bodies are long.
+
             stall_timeout: Seconds in which a file must bring a byte.
 
-            chance: Returns numbers from 0 to 1, for tests.
+            rng: Returns numbers from 0 to 1, for tests.
 
         Raises:
             ConfigurationError: The client cannot work like this; the message says
@@ -136,6 +141,7 @@ class CohortsClient:
         """
         from ._config import checked_routes, checked_seconds, make_settings
         from ._core.redact import Redactor
+        from ._io.limits.base import agreed_limits
         from ._io.wire.transport import Transport
 
         self._settings = make_settings(
@@ -148,15 +154,14 @@ class CohortsClient:
             owner=owner,
         )
         self._routes = checked_routes(routes)
-        # Whoever keeps places for a request has to know how long it may take.
-        self._limits = limiter.limits if isinstance(limiter, KeepsLimits) else limits
+        self._limits = agreed_limits(limits, limiter)
         self._limiter = limiter
         self._allowances = dict(allowances or {})
         self._clock = clock
         self._hook = hook
         self._polling = polling
         self._retrying = retrying
-        self._chance = chance
+        self._rng = rng
         self._transport = Transport(
             origin=self._settings.origin,
             api_key=self._settings.api_key,
@@ -165,9 +170,9 @@ class CohortsClient:
             redactor=Redactor.of_keys(api_key, secret_key),
             session=session,
             proxy=proxy,
-            answer_seconds=self._limits.deadline,
+            answer_seconds=checked_seconds(timeout, "timeout"),
             stall_seconds=checked_seconds(stall_timeout, "stall_timeout"),
-            connections=downloading.connections,
+            connections=downloading.max_connections,
         )
         self._own_limiter: Limiter | None = None
         self._made: Session | None = None
@@ -450,14 +455,15 @@ class CohortsClient:
                 whatever the size.
         """
         from ._core.tokens import from_token
-        from ._plan import Known, make_plan, starts_of
+        from ._plan import Known, make_plan
 
         wanted = requests.checked_properties(properties)
         ids = list(cohort_ids)
         known = Known(
             cohorts=await self._exports.listed(), usage=await self.get_usage()
         )
-        starts = starts_of(len(ids), self._session.limiter, self._limits)
+        limiter = self._session.limiter
+        starts = limiter.expected_starts(len(ids), limits=self._limits)
         earlier = {str(from_token(saved.token).cohort_id): saved for saved in since}
 
         return make_plan(
@@ -716,7 +722,7 @@ class CohortsClient:
             limiter=shared_limiter(limiter, self._settings, self._limits, self._clock),
             clock=self._clock or SystemClock(),
             retrying=self._retrying,
-            chance=self._chance,
+            rng=self._rng,
             hook=self._hook,
             origin=self._settings.origin,
         )

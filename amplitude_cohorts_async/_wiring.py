@@ -9,20 +9,20 @@ from functools import partial
 from ._config import Settings
 from ._core import requests, responses
 from ._core.retrying import NO_RETRIES
+from ._io.clock import Clock
+from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
-from ._io.limits.limiter import LocalLimiter
 from ._io.limits.registry import limiter_for
 from ._io.session import Session
 from .limits import Limits
 from .models import Routes, Usage
-from .protocols import BindsApp, Clock, Limiter, Tally
 
 
 def shared_limiter(
     limiter: Limiter | None, settings: Settings, limits: Limits, clock: Clock | None
 ) -> Limiter:
     """
-    Give the limiter that all clients of the app share.
+    Return the limiter that all clients of the app share.
 
     Args:
         limiter: The caller's; None takes this process's own for the app.
@@ -30,16 +30,14 @@ def shared_limiter(
     if limiter is None:
         return limiter_for(settings.app, limits, clock)
 
-    if isinstance(limiter, BindsApp):
-        # Its own one: this process's may have been made with wider limits.
-        limiter.bind(settings.app, local=partial(LocalLimiter, clock=clock))
+    limiter.bind(settings.app)
 
     return limiter
 
 
 def limiter_of_fleet(url: str, limits: Limits) -> Limiter:
     """
-    Make the limiter that a URL of Redis or Valkey names.
+    Return the limiter that a URL of Redis or Valkey names.
 
     Raises:
         MissingExtraError: The extra ``redis`` is not installed.
@@ -53,16 +51,14 @@ def make_budget(
     session: Session, *, routes: Routes, limits: Limits, allowances: dict[str, int]
 ) -> Budget:
     """
-    Make the guard of the month.
+    Return the guard of the month.
     """
-    limiter = session.limiter
-
     guards = limits.guard_month and routes is Routes.VENDOR
 
     return Budget(
         partial(_read_usage, session) if guards else _unknown_usage,
         clock=session.clock,
-        tally=limiter if isinstance(limiter, Tally) else None,
+        counter=session.limiter.counter,
         reserve=limits.monthly_reserve,
         allowances=allowances,
     )

@@ -15,14 +15,12 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from redis.asyncio import Redis
 
-from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
@@ -30,15 +28,15 @@ from amplitude_cohorts_async.errors import (
     MissingExtraError,
     QuotaWaitError,
 )
-from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
-from amplitude_cohorts_async.protocols import Kind, SharesJobs, Tally
+from amplitude_cohorts_async.limits import DOCUMENTED, Kind, Limits, Rate
 
 if TYPE_CHECKING:
     from support.valkey import Valkey
 
 pytestmark = pytest.mark.services
 
-QUICK = Limits(exports=Rate(4, per=0.5), guard=0.01, linger=0.1, deadline=0.3)
+QUICK = Limits(exports=Rate(4, per=0.5), clock_margin=0.01, release_delay=0.1)
+LEASE = 0.3
 NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
 
 
@@ -58,7 +56,7 @@ async def limiter(valkey: Valkey, store: Redis) -> AsyncIterator[RedisLimiter]:
     """
     A limiter on that store.
     """
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     yield limiter
     await limiter.aclose()
     await limiter.aclose()
@@ -88,7 +86,7 @@ async def refuse(
     Let one request be answered 429.
     """
     async with limiter.slot(kind) as permit:
-        permit.refused(details, retry_after)
+        permit.throttled(retry_after, details=details)
 
 
 async def test_the_fifth_export_waits_for_a_window(limiter: RedisLimiter):
@@ -107,11 +105,10 @@ async def test_exports_of_a_process_start_in_order(valkey: Valkey, store: Redis)
     Inside a process first come, first served.
     """
     # Who has a place and cannot use it in time goes to the end of the line: a
-    # deadline that a busy machine keeps.
-    patient = attrs.evolve(QUICK, deadline=5.0)
+    # lease that a busy machine keeps.
 
     async with aclosing(
-        RedisLimiter.from_url(valkey.url, app="app", limits=patient)
+        RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=5.0)
     ) as limiter:
         starts = await asyncio.gather(*(request(limiter) for _ in range(9)))
 
@@ -124,7 +121,7 @@ async def test_a_new_store_is_waited_out(valkey: Valkey):
     """
     It may have lost its data: a request may be running, a window may be full.
     """
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     started = time.monotonic()
     poll, export = await asyncio.gather(
         request(limiter, "poll"), request(limiter, "export")
@@ -139,7 +136,7 @@ async def test_keys_tell_nothing_but_the_app(limiter: RedisLimiter, store: Redis
     """
     All of them share one hash tag, so that a cluster keeps them together.
     """
-    async with limiter.slot("export"), limiter.cohort("secret-cohort"):
+    async with limiter.slot("export"), limiter.cohort_lock("secret-cohort"):
         keys = [key.decode() for key in await store.keys("*")]
 
     assert 4 == len(keys)
@@ -149,7 +146,7 @@ async def test_keys_tell_nothing_but_the_app(limiter: RedisLimiter, store: Redis
 
 async def test_every_place_has_an_end(limiter: RedisLimiter, store: Redis):
     """
-    A process that dies gives back what it held, after the deadline.
+    A process that dies gives back what it held, when its lease is over.
     """
     async with limiter.slot("export"):
         left = {
@@ -167,7 +164,7 @@ async def test_a_pause_is_everybodys(valkey: Valkey, limiter: RedisLimiter):
     """
     Another process's request waits until the moment the service named.
     """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     started = time.monotonic()
     await refuse(limiter, "poll", retry_after=0.4)
@@ -183,7 +180,7 @@ async def test_429s_spread_exports_out_for_everybody(
     """
     After one refused export they take their turns an eighth of a second apart.
     """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     await refuse(limiter, "export", retry_after=0.01)
     starts = sorted(
@@ -197,7 +194,9 @@ async def test_429s_spread_exports_out_for_everybody(
     assert starts[-1] - starts[0] >= 0.25
 
 
-async def test_a_429_for_concurrency_parks_a_place(limiter: RedisLimiter, store: Redis):
+async def test_a_429_for_concurrency_withholds_a_place(
+    valkey: Valkey, limiter: RedisLimiter, store: Redis
+):
     """
     One place stays taken for ten minutes, but never the last one.
     """
@@ -206,7 +205,7 @@ async def test_a_429_for_concurrency_parks_a_place(limiter: RedisLimiter, store:
 
     assert 1 == sum(ms > 590_000 for ms in left)
 
-    lone = RedisLimiter.from_url(limiter._url, app="lone", limits=Limits(in_flight=1))
+    lone = RedisLimiter.from_url(valkey.url, app="lone", limits=Limits(in_flight=1))
     await store.set("cohorts:{lone}:epoch", "old")
     await refuse(lone, "poll", details="Exceeded concurrent limit", retry_after=0.01)
     await request(lone, "poll")
@@ -219,7 +218,7 @@ async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
     """
     The fleet learns it at once.
     """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     details = "Exceeded rate limit with query of cost 1"
     await refuse(limiter, "file", retry_after=0.01, details=details)
@@ -233,11 +232,11 @@ async def test_writers_of_one_cohort_take_turns(valkey: Valkey, limiter: RedisLi
     """
     Across processes; another cohort's writers do not wait.
     """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     log: list[str] = []
 
     async def write(limiter: RedisLimiter, cohort_id: str) -> None:
-        async with limiter.cohort(cohort_id):
+        async with limiter.cohort_lock(cohort_id):
             log.append(f"{cohort_id} in")
             await asyncio.sleep(0.05)
             log.append(f"{cohort_id} out")
@@ -255,18 +254,18 @@ async def test_the_fleet_finds_an_export_that_is_running(
     """
     A note is found until it is removed by whoever left it, or its time is over.
     """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
-    assert isinstance(limiter, SharesJobs)
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
+    jobs, others = limiter.job_store, other.job_store
 
-    async with limiter.board.claim("c1"):
-        assert await limiter.board.find("c1") is None
-        await limiter.board.put("c1", "token-1", seconds=60)
-    await other.board.remove("c1", "token-2")
-    assert "token-1" == await other.board.find("c1")
-    await other.board.remove("c1", "token-1")
-    await limiter.board.put("c2", "token-3", seconds=0.05)
+    async with jobs.claim("c1"):
+        assert await jobs.find("c1") is None
+        await jobs.put("c1", "token-1", seconds=60)
+    await others.remove("c1", "token-2")
+    assert "token-1" == await others.find("c1")
+    await others.remove("c1", "token-1")
+    await jobs.put("c2", "token-3", seconds=0.05)
     await asyncio.sleep(0.06)
-    found = [await other.board.find(key) for key in ("c1", "c2")]
+    found = [await others.find(key) for key in ("c1", "c2")]
     await other.aclose()
 
     assert [None, None] == found
@@ -276,7 +275,7 @@ async def test_a_request_that_takes_long_keeps_its_place(
     limiter: RedisLimiter, store: Redis
 ):
     """
-    Longer than the deadline: the lease is renewed while its process lives.
+    Longer than the lease, which is renewed while its process lives.
     """
     async with limiter.slot("file"):
         await asyncio.sleep(0.9)
@@ -292,7 +291,7 @@ async def test_a_request_whose_place_is_lost_is_cancelled(
     """
     Somebody else has it by now, and two would be one too many.
     """
-    with pytest.raises(LimiterUnavailableError, match="to somebody else"):
+    with pytest.raises(LimiterUnavailableError, match="to another process"):
         async with limiter.slot("file"):
             await store.delete(*await store.keys("*:c:*"))
             await asyncio.sleep(10)
@@ -311,7 +310,7 @@ async def test_an_error_inside_comes_out_as_it_is(limiter: RedisLimiter):
 
 async def test_cancelling_leaves_no_place_taken(limiter: RedisLimiter, store: Redis):
     """
-    After a hundred cancellations everything is free once it has lingered.
+    After a hundred cancellations everything is free after the release delay.
     """
     for number in range(100):
         task = asyncio.create_task(request(limiter, "poll", 0.002))
@@ -371,11 +370,15 @@ async def test_an_outage_can_be_bridged_with_a_share(valkey: Valkey, store: Redi
     Once all the store knew is over, each process goes on with its part; when
     the store is back everybody waits until those starts are over, too.
     """
-    limits = Limits(exports=Rate(4, per=0.2), guard=0.01, linger=0.0, deadline=0.2)
+    limits = Limits(exports=Rate(4, per=0.2), clock_margin=0.01, release_delay=0.0)
     limiter = RedisLimiter.from_url(
-        valkey.url, app="app", limits=limits, on_outage="share", processes=2
+        valkey.url,
+        app="app",
+        limits=limits,
+        lease=0.2,
+        on_outage="share",
+        processes=2,
     )
-    limiter.bind("hash", local=LocalLimiter)
     await request(limiter, "poll")
     valkey.kill()
 
@@ -467,14 +470,13 @@ async def test_a_store_that_evicts_is_complained_of(
     assert "noeviction" in caplog.messages[0]
 
 
-async def test_the_fleet_has_tallies(valkey: Valkey, limiter: RedisLimiter):
+async def test_the_fleet_counts_together(valkey: Valkey, limiter: RedisLimiter):
     """
     What one process adds the others see.
     """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
-    assert isinstance(limiter, Tally)
-    await limiter.tally("2026-11:*", 2, until=NEXT_MONTH)
-    count = await other.tally("2026-11:*", -1, until=NEXT_MONTH)
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
+    await limiter.counter.add("2026-11:*", 2, until=NEXT_MONTH)
+    count = await other.counter.add("2026-11:*", -1, until=NEXT_MONTH)
     await other.aclose()
 
     assert 1 == count
@@ -506,7 +508,7 @@ def test_one_limiter_serves_one_run_after_another(valkey: Valkey):
     """
     Made once, used in several event loops.
     """
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
 
     async def run() -> None:
         await request(limiter, "poll")

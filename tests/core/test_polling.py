@@ -26,8 +26,8 @@ def test_the_first_question(polling: Polling, age: float, jitter: float) -> None
     """
     delay = first_delay(polling, age=age, jitter=jitter)
 
-    assert 0 <= delay <= polling.first * (1 + polling.spread) + 1e-6
-    assert 0 == first_delay(polling, age=2e4 + polling.first, jitter=jitter)
+    assert 0 <= delay <= polling.initial_delay * (1 + polling.jitter) + 1e-6
+    assert 0 == first_delay(polling, age=2e4 + polling.initial_delay, jitter=jitter)
     assert 0 == first_delay(polling, age=None, jitter=jitter)
 
 
@@ -47,7 +47,7 @@ def test_the_questions_after_it(
             assert left <= 0
             return
 
-        least = polling.every * (1 - polling.spread)
+        least = polling.interval * (1 - polling.jitter)
         assert delay == left or delay >= least - 1e-9
         left -= delay
         assert left >= 0

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.services
 
-QUICK = Limits(exports=Rate(4, per=0.2), guard=0.01, linger=0.1, deadline=1.0)
-EAGER = Polling(first=0.1, every=0.1)
+QUICK = Limits(exports=Rate(4, per=0.2), clock_margin=0.01, release_delay=0.1)
+EAGER = Polling(initial_delay=0.1, interval=0.1)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def member_of_fleet(
     """
     A client with a limiter, as each process of a fleet has its own.
     """
-    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK)
+    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK, lease=1.0)
 
     async with (
         aclosing(limiter),
