@@ -14,7 +14,7 @@ A limiter of your own is a subclass of `Limiter` with one method:
 """
 
 from ._io.clock import Clock
-from ._io.limits.base import Limiter, Permit, RunningJobs, Statistics
+from ._io.limits.base import Limiter, Permit, Statistics
 from ._io.limits.budget import SharedCounter
 from ._io.limits.limiter import LocalLimiter
 from .limits import Kind
@@ -25,7 +25,6 @@ __all__ = (
     "Limiter",
     "LocalLimiter",
     "Permit",
-    "RunningJobs",
     "SharedCounter",
     "Statistics",
 )

@@ -93,10 +93,10 @@ def test_retry_after_is_kept() -> None:
     retrying=st.builds(
         Retrying,
         attempts=st.integers(1, 50),
-        first=st.floats(0, 100),
-        most=st.floats(0, 100),
-        budget=st.floats(0, 1_000),
-        retry_after=st.floats(0, 1_000),
+        wait_initial=st.floats(0, 100),
+        wait_max=st.floats(0, 100),
+        timeout=st.floats(0, 1_000),
+        max_retry_after=st.floats(0, 1_000),
     ),
 )
 def test_an_end_is_certain(

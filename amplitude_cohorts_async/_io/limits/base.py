@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 from aiolimiter import AsyncLimiter
@@ -101,17 +101,6 @@ class Limiter(ABC):
     failed. Everything else works within this process unless it is overridden.
     """
 
-    _counter: SharedCounter
-    _cohort_locks: KeyedLock
-
-    # Not in __init__(), which a subclass may forget to call.
-    def __new__(cls, *_args: object, **_options: object) -> Self:
-        limiter = super().__new__(cls)
-        limiter._counter = LocalCounter()
-        limiter._cohort_locks = KeyedLock()
-
-        return limiter
-
     @property
     def limits(self) -> Limits | None:
         """
@@ -124,7 +113,11 @@ class Limiter(ABC):
         """
         Counts the exports of a month for all that this limiter serves.
         """
-        return self._counter
+        # Made at first use, because a subclass need not call our constructor; and
+        # in one step, because clients may live in several threads.
+        counter: SharedCounter = vars(self).setdefault("_counter", LocalCounter())
+
+        return counter
 
     @property
     def job_store(self) -> RunningJobs | None:
@@ -158,7 +151,9 @@ class Limiter(ABC):
 
         The service answers 429 to concurrent writes to one cohort.
         """
-        return self._cohort_locks.hold(cohort_id)
+        locks: KeyedLock = vars(self).setdefault("_cohort_locks", KeyedLock())
+
+        return locks.hold(cohort_id)
 
     def expected_starts(
         self, count: int, *, limits: Limits = DOCUMENTED
