@@ -14,8 +14,7 @@ A limiter of your own is a subclass of `Limiter` with one method:
 """
 
 from ._io.clock import Clock
-from ._io.limits.base import Limiter, Permit, Statistics
-from ._io.limits.budget import SharedCounter
+from ._io.limits.base import Limiter, Permit, SharedCounter, Statistics
 from ._io.limits.limiter import LocalLimiter
 from .limits import Kind
 

@@ -22,15 +22,8 @@ import anyio
 
 from .._core.pacing import Pace, Refusal
 from .._core.schedule import earliest_starts
-from .._io.limits.base import (
-    WITHHELD_FOR,
-    Admission,
-    Limiter,
-    LimitsKeeper,
-    Permit,
-    RunningJobs,
-)
-from .._io.limits.budget import SharedCounter
+from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
+from .._io.limits.keeper import WITHHELD_FOR, Admission, LimitsKeeper
 from .._io.limits.limiter import LocalLimiter
 from .._io.threads import to_the_end
 from ..errors import ConfigurationError, MissingExtraError, QuotaError

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._io.limits.budget import Budget, LocalCounter
+from amplitude_cohorts_async._io.limits.base import LocalCounter
+from amplitude_cohorts_async._io.limits.budget import Budget
 from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.errors import (
     ConfigurationError,

@@ -125,8 +125,8 @@ def test_a_limiter_without_limits_leaves_them_to_the_client() -> None:
     stating = CohortsClient(API_KEY, SECRET_KEY, limiter=Stating())
     plain = CohortsClient(API_KEY, SECRET_KEY)
 
-    assert LEAVE_ROOM == client._limits == stating._limits
-    assert DOCUMENTED == plain._limits
+    assert LEAVE_ROOM == client._config.limits == stating._config.limits
+    assert DOCUMENTED == plain._config.limits
 
 
 def test_something_else_is_no_limiter() -> None:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, time, timedelta
-from typing import Protocol
 
 import anyio
 import attrs
@@ -28,6 +26,7 @@ from ...errors import (
 )
 from ...models import Usage
 from ..clock import Clock
+from .base import LocalCounter, SharedCounter
 
 _log = logging.getLogger(__name__)
 
@@ -35,45 +34,6 @@ _ALL = "*"
 _ASK_EVERY = 20
 # Seconds to go on with what is known after the service could not be asked.
 _ASK_AGAIN = 60.0
-
-
-class SharedCounter(Protocol):
-    """
-    Named counters for all that share the limits of an app.
-    """
-
-    async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """
-        Add to a counter, which may be dropped after *until*.
-
-        Returns:
-            The counter's value.
-
-        Raises:
-            LimiterUnavailableError: It is unknown.
-        """
-        ...
-
-
-class LocalCounter:
-    """
-    Counters of this process, for any thread.
-    """
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._counts: dict[str, tuple[int, datetime]] = {}
-
-    async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """
-        Add to a counter and return its value; those that end earlier are dropped.
-        """
-        with self._mutex:
-            count = self._counts.get(name, (0, until))[0] + by
-            kept = {key: each for key, each in self._counts.items() if each[1] >= until}
-            self._counts = {**kept, name: (count, until)}
-
-        return count
 
 
 @attrs.define(eq=False)

@@ -25,9 +25,9 @@ from ..._core.pacing import Pace, Refusal
 from ..._core.schedule import earliest_starts, reuse_after
 from ...limits import DOCUMENTED, Kind, Limits, Rate
 from ..clock import Clock, SystemClock
-from .base import WITHHELD_FOR, Admission, LimitsKeeper, Permit, RunningJobs, Statistics
+from .base import LocalCounter, Permit, RunningJobs, SharedCounter, Statistics
 from .board import LocalBoard
-from .budget import LocalCounter, SharedCounter
+from .keeper import WITHHELD_FOR, Admission, LimitsKeeper
 from .rings import Place, PlacePool, SlotSemaphore, sleep_until
 from .turns import FifoLock
 
