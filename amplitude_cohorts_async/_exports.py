@@ -35,7 +35,6 @@ from .errors import (
 from .events import ExportRequested, QuotaWait
 from .models import Cohort, Region, Routes, SavedExport
 from .policies import Polling
-from .protocols import Foresight
 
 _logger = logging.getLogger(__name__)
 
@@ -318,12 +317,10 @@ class Exports:
             await self._session.board.put(key, job.token, seconds=_ON_BOARD)
 
     def _tell_wait(self, cohort_id: str) -> None:
-        limiter = self._session.limiter
+        (seconds,) = self._session.limiter.expected_starts(1)
 
-        if isinstance(limiter, Foresight):
-            (seconds,) = limiter.expected_starts(1)
-            if seconds >= 1:
-                self._session.emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
+        if seconds >= 1:
+            self._session.emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
     def _job(self, ticket: Ticket) -> ExportJob:
         return ExportJob(

@@ -144,10 +144,15 @@ async def test_a_lost_answer_is_not_asked_for_again(
     Nobody knows whether the export was spent, so it is not requested twice.
     """
     server.on(EXPORT, loss, ACCEPTED)
-    limits = Limits(deadline=0.3, exports=(), linger=0.0)
+    limits = Limits(exports=(), release_delay=0.0)
 
     async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=limits
+        API_KEY,
+        SECRET_KEY,
+        base_url=server.url,
+        clock=clock,
+        limits=limits,
+        timeout=0.3,
     ) as client:
         with pytest.raises((ConnectionFailedError, RequestTimeoutError)) as caught:
             await client.request_export(COHORT)

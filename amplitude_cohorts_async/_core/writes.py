@@ -147,6 +147,7 @@ def upload(spec: Upload, ids: Pieces) -> Request:
         operation="upload",
         method="POST",
         path=UPLOAD_PATH,
+        kind="write",
         body=_body(
             {name: field for name, field in fields.items() if field is not None},
             [ids],
@@ -186,6 +187,7 @@ def membership(
         operation="membership",
         method="POST",
         path=MEMBERSHIP_PATH,
+        kind="write",
         body=_body(fields, [ids for _, ids in changes]),
     )
 

@@ -14,8 +14,7 @@ import attrs
 import typer
 
 from .._client import CohortsClient
-from ..events import Event
-from ..protocols import EventHook
+from ..events import Event, EventHook
 from . import render
 from .progress import Narrator
 from .reporting import reported

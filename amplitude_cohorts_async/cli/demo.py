@@ -135,7 +135,7 @@ async def _connected(stage: _Stage, emulator: Emulator, to: Path) -> Facts:
         keys["AMPLITUDE_API_KEY"],
         keys["AMPLITUDE_SECRET_KEY"],
         base_url=emulator.base_url,
-        polling=Polling(first=0.5, every=0.5),
+        polling=Polling(initial_delay=0.5, interval=0.5),
         hook=tally,
     ) as client:
         cohort = await _look_around(stage, client)

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
-from amplitude_cohorts_async.limits import Limits, Rate
-from amplitude_cohorts_async.protocols import Kind
+from amplitude_cohorts_async.limits import Kind, Limits, Rate
 from support.counting import Counting, every_counting, most_in_any
 from support.virtual_loop import run_virtually
 

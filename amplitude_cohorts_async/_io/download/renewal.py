@@ -138,9 +138,9 @@ class Renewal:
 
         session = self._progress.session
         retrying = session.retrying
-        most = min(retrying.most, retrying.first * 2.0**self._fruitless)
+        most = min(retrying.wait_max, retrying.wait_initial * 2.0**self._fruitless)
 
-        return most * (0.5 + session.chance() / 2)
+        return most * (0.5 + session.rng() / 2)
 
     def _incomplete(self, reason: Interrupted) -> IncompleteDownloadError:
         progress = self._progress

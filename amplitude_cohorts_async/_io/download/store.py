@@ -119,6 +119,6 @@ async def _check(session: Session, answer: Answer) -> None:
     pause = None if answer.status in _SLOW_DOWN else 0.0
 
     if asked is not None:
-        pause = min(asked, session.retrying.retry_after)
+        pause = min(asked, session.retrying.max_retry_after)
 
     raise Interrupted(f"the store answered {answer.status}{said}", pause=pause)
