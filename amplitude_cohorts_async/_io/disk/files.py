@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from ...errors import InvalidInputError
+from .partfile import place_of
 
 
 class Format(Enum):
@@ -77,20 +78,23 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
 
 
 def _check_place(path: Path) -> None:
-    # Complains of names that no file can have.
+    # Complains of names that no file can have, and of links in a circle.
     with suppress(FileNotFoundError, NotADirectoryError):
-        path.lstat()
+        path.stat()
 
     if path.is_dir():
         raise InvalidInputError(
             f"{path} is a directory; name a file in it, as in {path / 'members.csv'}"
         )
 
-    # A rename onto a device or a pipe would replace it.
-    if path.exists() and not path.is_file():
+    place = place_of(path)
+
+    # A rename onto a device or a pipe would replace it. A link in /proc may also
+    # lead to an open file that has no name.
+    if path.exists() and not place.is_file():
         raise InvalidInputError(f"{path} is no regular file; name another one")
 
-    folder = path.absolute().parent
+    folder = place.absolute().parent
 
     if not folder.is_dir():
         raise InvalidInputError(f"{folder} is no directory; make it first")

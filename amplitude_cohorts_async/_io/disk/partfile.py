@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from .digest import FileDigest
+from .permissions import new_file_mode, set_permissions
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -26,6 +27,13 @@ class PartFile:
     """
     A file that gets its name when it is whole, and not before.
 
+    Until then only its owner may read it.
+
+    Args:
+        target: The file to make or replace; a link is written through.
+
+        mode: Of a new file; None for what the umask leaves.
+
     Attributes:
         part: Where it grows: hidden, beside the target, with a name of its own,
             so that two downloads of one target never meet.
@@ -35,13 +43,15 @@ class PartFile:
 
     digest: FileDigest
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, mode: int | None = None) -> None:
         self._target = target
+        self._place = place_of(target)
+        self._mode = new_file_mode(self._place.parent) if mode is None else mode
         # Short, lest it be too long where the target's own name is not.
-        name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
-        self.part = target.with_name(name)
+        name = f".{self._place.name[:48]}.{secrets.token_hex(4)}.part"
+        self.part = self._place.with_name(name)
         self._end = 0
-        self._file = os.open(self.part, _FLAGS, 0o666)
+        self._file = os.open(self.part, _FLAGS, 0o600)
         self._is_open = True
 
     def write(self, data: bytes | memoryview) -> None:
@@ -77,11 +87,12 @@ class PartFile:
         """
         Make the file durable, then give it its name.
         """
+        set_permissions(self._file, self._place, mode=self._mode)
         os.fsync(self._file)
         self.digest = FileDigest.of(self._target, os.fstat(self._file))
         self._close()
-        self.part.replace(self._target)
-        _sync_folder(self._target.absolute().parent)
+        self.part.replace(self._place)
+        _sync_folder(self._place.absolute().parent)
 
     def discard(self) -> None:
         """
@@ -94,6 +105,13 @@ class PartFile:
         if self._is_open:
             self._is_open = False
             os.close(self._file)
+
+
+def place_of(target: Path) -> Path:
+    """
+    Return the path of the file that a target names: where its links lead.
+    """
+    return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
 def _write(file: int, view: memoryview, start: int) -> int:
