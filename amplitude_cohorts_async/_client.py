@@ -79,6 +79,7 @@ class CohortsClient:
         routes: Routes = Routes.VENDOR,
         session: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
+        file_mode: int | None = None,
         hook: EventHook | None = None,
         clock: Clock | None = None,
         polling: Polling = Polling(),  # noqa: B008 - a frozen value
@@ -116,6 +117,9 @@ class CohortsClient:
 
             proxy: URL of a proxy for both Amplitude and its store.
 
+            file_mode: Permission bits of new files, as in 0o640; None for what
+                the umask leaves. A file that is replaced keeps its own.
+
             hook: Told of events as they happen; see `events`.
 
             clock: The time, for tests.
@@ -134,7 +138,12 @@ class CohortsClient:
             ConfigurationError: The client cannot work like this; the message says
                 why, and what to change.
         """
-        from ._config import checked_routes, checked_seconds, make_settings
+        from ._config import (
+            checked_file_mode,
+            checked_routes,
+            checked_seconds,
+            make_settings,
+        )
         from ._core.redact import Redactor
         from ._io.wire.transport import Transport
 
@@ -154,6 +163,7 @@ class CohortsClient:
         self._allowances = dict(allowances or {})
         self._clock = clock
         self._hook = hook
+        self._file_mode = checked_file_mode(file_mode)
         self._polling = polling
         self._retrying = retrying
         self._chance = chance
@@ -718,5 +728,6 @@ class CohortsClient:
             retrying=self._retrying,
             chance=self._chance,
             hook=self._hook,
+            file_mode=self._file_mode,
             origin=self._settings.origin,
         )

@@ -18,6 +18,7 @@ from .models import Region, Routes
 _WEB_APP = "analytics.amplitude.com"
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
+_ALL_BITS = 0o777
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +105,22 @@ def checked_seconds(seconds: float, name: str) -> float:
         )
 
     return seconds
+
+
+def checked_file_mode(mode: object) -> int | None:
+    """
+    Return *mode* if it is one that a file can have, or None.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if mode is None or (type(mode) is int and 0 <= mode <= _ALL_BITS):
+        return mode
+
+    raise ConfigurationError(
+        f"file_mode holds permission bits, as in 0o640, from 0 to 0o777; got "
+        f"{oct(mode) if isinstance(mode, int) else repr(mode)}"
+    )
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:

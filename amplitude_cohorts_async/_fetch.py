@@ -48,7 +48,14 @@ class Fetch:
         Bring the file to a target.
         """
         columns = partial(ParquetWriter, amplitude_id=amplitude_id)
-        delivery = Delivery(partial(Saving, target, never=self._never, columns=columns))
+        saving = partial(
+            Saving,
+            target,
+            never=self._never,
+            file_mode=self._session.file_mode,
+            columns=columns,
+        )
+        delivery = Delivery(saving)
         transfer = self._transfer(delivery, progress)
 
         with self._complaints.about_the_file(target.path):

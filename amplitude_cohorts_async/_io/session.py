@@ -79,12 +79,14 @@ class Session:
         chance: Callable[[], float],
         hook: EventHook | None,
         origin: str,
+        file_mode: int | None = None,
     ) -> None:
         self.limiter = limiter
         self.clock = clock
         self.chance = chance
         self.retrying = retrying
         self.transport = transport
+        self.file_mode = file_mode
         self._hook = hook
         self._origin = origin
         self._locks = Turns()

@@ -44,6 +44,7 @@ class Saving:
         target: Target,
         *,
         never: bytes,
+        file_mode: int | None,
         columns: Callable[[PartFile], Columns],
     ) -> None:
         self._target = target
@@ -52,7 +53,7 @@ class Saving:
         self._count: Columns | Count | None = None
         self._is_in_order = True
         self._sniff = Sniff(self._choose)
-        self.file = PartFile(target.path)
+        self.file = PartFile(target.path, mode=file_mode)
         self.rows: int | None = None
         self.is_light = False
 
