@@ -14,7 +14,7 @@ from ._core import requests
 from ._core.complaints import Complaints
 from ._core.tokens import Ticket, to_token
 from ._io.disk.files import Format, Target
-from ._io.disk.rowcount import RowCount
+from ._io.disk.saved_file import count_compressed_members, count_members
 from ._io.disk.saving import Saving
 from ._io.download.delivery import Delivery
 from ._io.download.pipe import Pipe
@@ -28,6 +28,8 @@ from .events import BytesReceived
 from .models import Routes, SavedExport
 
 Progress = Callable[[BytesReceived], None]
+
+_COUNT = {Format.CSV: count_members, Format.GZIP: count_compressed_members}
 
 
 class Fetch:
@@ -103,30 +105,23 @@ class Fetch:
         )
 
     def _saved(self, target: Target, saved: Saving, transfer: Transfer) -> SavedExport:
-        digest = attrs.evolve(saved.file.digest, request_id=self._ticket.request_id)
+        # The third-party description leaves open what is in a file of text.
+        is_known = target.format is Format.PARQUET or self._routes is Routes.VENDOR
+        file = attrs.evolve(
+            saved.saved,
+            request_id=self._ticket.request_id,
+            rows=saved.rows if is_known else None,
+            count=_COUNT.get(target.format) if is_known else None,
+        )
 
         return SavedExport(
             path=target.path,
-            size=digest.size,
-            sha256=digest,
-            rows=self._rows(target, saved),
+            size=file.size,
+            file=file,
             downloaded=transfer.progress.downloaded,
             links=transfer.progress.links,
             token=to_token(self._ticket),
         )
-
-    def _rows(self, target: Target, saved: Saving) -> int | RowCount | None:
-        if target.format is Format.PARQUET:
-            return saved.rows
-
-        # The third-party description leaves open what is in the file.
-        if self._routes is not Routes.VENDOR:
-            return None
-
-        if saved.rows is not None:
-            return saved.rows
-
-        return RowCount(saved.file.digest, is_gzip=target.format is Format.GZIP)
 
     @property
     def _never(self) -> bytes:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from .digest import FileDigest
 from .permissions import new_file_mode, set_permissions
+from .saved_file import NO_TIME, LocalFile
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -37,11 +38,7 @@ class PartFile:
     Attributes:
         part: Where it grows: hidden, beside the target, with a name of its own,
             so that two downloads of one target never meet.
-
-        digest: Knows the finished file again, and its SHA-256.
     """
-
-    digest: FileDigest
 
     def __init__(self, target: Path, *, mode: int | None = None) -> None:
         self._target = target
@@ -83,16 +80,33 @@ class PartFile:
         os.ftruncate(self._file, size)
         self._end = size
 
-    def finish(self) -> None:
+    def finish(self) -> LocalFile:
         """
         Make the file durable, then give it its name.
+
+        Returns:
+            What the file is known by from now on.
         """
         set_permissions(self._file, self._place, mode=self._mode)
+        written = os.fstat(self._file).st_mtime_ns
+
+        # A file that is written twice within a tick of the disk's clock keeps its
+        # time. That clock never shows the nanosecond before again, so every later
+        # write changes the time that is set here.
+        with suppress(OSError):
+            os.utime(self.part, ns=(written, written - 1))
+
         os.fsync(self._file)
-        self.digest = FileDigest.of(self._target, os.fstat(self._file))
+        found = os.fstat(self._file)
         self._close()
         self.part.replace(self._place)
         _sync_folder(self._place.absolute().parent)
+
+        return LocalFile(
+            path=self._target.absolute(),
+            size=found.st_size,
+            mtime_ns=found.st_mtime_ns if found.st_mtime_ns < written else NO_TIME,
+        )
 
     def discard(self) -> None:
         """

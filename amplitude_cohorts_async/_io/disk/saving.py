@@ -10,6 +10,7 @@ from typing import Protocol
 from .aside import Aside
 from .files import Format, Target
 from .partfile import TAKES_RANGES, PartFile
+from .saved_file import LocalFile
 from .stages import Both, Count, Deflate, Inflate, Sniff, Stage, TextCheck
 
 
@@ -33,11 +34,15 @@ class Saving:
     Attributes:
         file: What grows on disk.
 
+        saved: What the file is known by; there after `finish()`.
+
         rows: Members in it, if they were counted: they are few, or in columns.
 
         is_light: Whether bytes go to the file as they come; known only when
             the first ones are there.
     """
+
+    saved: LocalFile
 
     def __init__(
         self,
@@ -71,7 +76,7 @@ class Saving:
             is_delimited: Whether a cut would have been noticed on the wire.
         """
         self._sniff.finish(is_delimited=is_delimited)
-        self.file.finish()
+        self.saved = self.file.finish()
 
         if self._count is not None and self._is_in_order:
             self.rows = self._count.rows
