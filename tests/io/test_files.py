@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async._io.disk.files import Format, checked_target
+from amplitude_cohorts_async._io.disk.files import checked_target
 from amplitude_cohorts_async._io.disk.partfile import PartFile
 from amplitude_cohorts_async.errors import InvalidInputError
 from support.exporting import names_in
@@ -24,26 +24,34 @@ from support.exporting import names_in
 @pytest.mark.parametrize(
     ("name", "format_", "expected"),
     [
-        ("a.csv", None, Format.CSV),
-        ("a.CSV", None, Format.CSV),
-        ("a.csv.gz", None, Format.GZIP),
-        ("a.parquet", None, Format.PARQUET),
-        ("a.txt", "csv", Format.CSV),
-        ("a.csv", "csv.gz", Format.GZIP),
-        ("a", ".PARQUET", Format.PARQUET),
-        (".csv", None, Format.CSV),
+        ("a.csv", None, "csv"),
+        ("a.CSV", None, "csv"),
+        ("a.csv.gz", None, "csv.gz"),
+        ("a.parquet", None, "parquet"),
+        ("a.txt", "csv", "csv"),
+        ("a.csv", "csv.gz", "csv.gz"),
+        ("a", ".PARQUET", "parquet"),
+        (".csv", None, "csv"),
     ],
 )
-def test_formats(
-    tmp_path: Path, name: str, format_: str | None, expected: Format
-) -> None:
+def test_formats(tmp_path: Path, name: str, format_: str | None, expected: str) -> None:
     """
     The name tells the format, unless the caller does.
     """
     target = checked_target(tmp_path / name, format_)
 
-    assert (tmp_path / name, expected) == (target.path, target.format)
+    assert (tmp_path / name, expected) == (target.path, target.format.suffix)
     assert [] == names_in(tmp_path)
+
+
+def opened(target: Path, mode: int | None = None) -> PartFile:
+    """
+    Check a target, and open a part for it.
+    """
+    part = PartFile(checked_target(target, "csv").place, mode=mode)
+    part.open()
+
+    return part
 
 
 def linked(folder: Path, name: str, to: str | Path) -> Path:
@@ -64,7 +72,7 @@ def test_a_link_to_a_file_is_written_through(tmp_path: Path) -> None:
     near = linked(tmp_path, "near.csv", "far/link.csv")
     linked(tmp_path / "far", "link.csv", "a.csv")
 
-    part = PartFile(near)
+    part = opened(near)
     part.write(b"new")
     assert b"old" == near.read_bytes()
     part.finish()
@@ -81,7 +89,7 @@ def test_a_link_that_leads_nowhere_yet(tmp_path: Path) -> None:
     link = linked(tmp_path, "link.csv", "made.csv")
     assert link == checked_target(link, None).path
 
-    part = PartFile(link)
+    part = opened(link)
     part.finish()
 
     assert (tmp_path / "made.csv").is_file()
@@ -137,11 +145,37 @@ def test_an_open_file_without_a_name_is_refused(tmp_path: Path, is_pipe: bool) -
     assert [] == names_in(tmp_path)
 
 
+def test_a_part_that_was_never_opened(tmp_path: Path) -> None:
+    """
+    There is nothing to discard, and nothing to write to.
+    """
+    part = PartFile(tmp_path / "a.csv")
+    part.discard()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        part.write(b"x")
+    assert [] == names_in(tmp_path)
+
+
+def test_a_part_begins_anew(tmp_path: Path) -> None:
+    """
+    What is opened again is empty, whatever was written to it.
+    """
+    part = opened(tmp_path / "a.csv")
+    part.write(b"longer")
+    part.open()
+    part.write(b"new")
+    part.finish()
+
+    assert b"new" == (tmp_path / "a.csv").read_bytes()
+    assert ["a.csv"] == names_in(tmp_path)
+
+
 def test_what_became_of_the_target_meanwhile(tmp_path: Path) -> None:
     """
     A pipe that was put at the name while the file grew is not replaced.
     """
-    part = PartFile(tmp_path / "a.csv")
+    part = opened(tmp_path / "a.csv")
     os.mkfifo(tmp_path / "a.csv")
 
     with pytest.raises(FileExistsError, match="no regular file"):
@@ -158,7 +192,7 @@ def test_a_part_gets_its_name_at_the_end(tmp_path: Path) -> None:
     """
     target = tmp_path / "a.csv"
     target.write_bytes(b"old")
-    one, other = PartFile(target), PartFile(target)
+    one, other = opened(target), opened(target)
     one.write(b"ne")
     one.write(memoryview(b"w"))
     other.write(b"other")
@@ -197,7 +231,7 @@ def write_to(target: Path, mode: int | None = None) -> None:
     """
     Put a file at a target.
     """
-    part = PartFile(target, mode=mode)
+    part = opened(target, mode)
     part.write(b"new")
     part.finish()
 
@@ -253,7 +287,7 @@ def test_a_part_is_for_its_owner_only(
     An unfinished file of personal data is private, whatever the finished one is.
     """
     umask(0)
-    part = PartFile(tmp_path / "a.csv", mode=0o666)
+    part = opened(tmp_path / "a.csv", 0o666)
     modes = [mode_of(path) for path in tmp_path.iterdir()]
     part.discard()
 
@@ -329,7 +363,7 @@ def test_a_long_name_has_a_part(tmp_path: Path) -> None:
     A name as long as the disk allows is not too long for its part.
     """
     target = tmp_path / f"{'ü' * 125}.csv"
-    part = PartFile(target)
+    part = opened(target)
     part.finish()
 
     assert [target.name] == names_in(tmp_path)

@@ -20,10 +20,9 @@ import pytest
 from anyio import to_thread
 
 from amplitude_cohorts_async import CohortsClient, SavedExport
+from amplitude_cohorts_async._io.disk.files import checked_target
 from amplitude_cohorts_async._io.disk.partfile import PartFile
 from amplitude_cohorts_async._io.disk.saved_file import (
-    count_compressed_members,
-    count_members,
     from_record,
     to_record,
 )
@@ -39,11 +38,10 @@ def saved_at(path: Path, data: bytes = TEXT) -> SavedExport:
     Save a file of which nothing has been asked.
     """
     part = PartFile(path)
+    part.open()
     part.write(data)
-    is_gzip = path.suffix == ".gz"
-    file = attrs.evolve(
-        part.finish(), count=count_compressed_members if is_gzip else count_members
-    )
+    count = checked_target(path, None).format.count_rows
+    file = attrs.evolve(part.finish(), count=count)
 
     return SavedExport(
         path=path, size=file.size, file=file, downloaded=9, links=1, token="{}"

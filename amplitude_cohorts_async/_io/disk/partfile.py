@@ -18,6 +18,8 @@ from .saved_file import NO_TIME, LocalFile
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
+_CLOSED = -1
+
 TAKES_RANGES = sys.platform != "win32"
 """
 Whether files here can be written at a position without moving another writer.
@@ -28,10 +30,10 @@ class PartFile:
     """
     A file that gets its name when it is whole, and not before.
 
-    Until then only its owner may read it.
+    Until then only its owner may read it. It is there from `open()` on.
 
     Args:
-        target: The file to make or replace; a link is written through.
+        target: The file to make or replace; absolute, and no link.
 
         mode: Of a new file; None for what the umask leaves.
 
@@ -42,14 +44,25 @@ class PartFile:
 
     def __init__(self, target: Path, *, mode: int | None = None) -> None:
         self._target = target
-        self._place = place_of(target)
-        self._mode = new_file_mode(self._place.parent) if mode is None else mode
+        self._mode = mode
+        self._new_mode = 0
         # Short, lest it be too long where the target's own name is not.
-        name = f".{self._place.name[:48]}.{secrets.token_hex(4)}.part"
-        self.part = self._place.with_name(name)
+        name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
+        self.part = target.with_name(name)
         self._end = 0
+        self._file = _CLOSED
+
+    def open(self) -> None:
+        """
+        Make the file, empty; what was written before is removed.
+        """
+        self.discard()
+        self._end = 0
+
+        self._new_mode = (
+            new_file_mode(self._target.parent) if self._mode is None else self._mode
+        )
         self._file = os.open(self.part, _FLAGS, 0o600)
-        self._is_open = True
 
     def write(self, data: bytes | memoryview) -> None:
         """
@@ -87,7 +100,7 @@ class PartFile:
         Returns:
             What the file is known by from now on.
         """
-        set_permissions(self._file, self._place, mode=self._mode)
+        set_permissions(self._file, self._target, mode=self._new_mode)
         written = os.fstat(self._file).st_mtime_ns
 
         # A file that is written twice within a tick of the disk's clock keeps its
@@ -99,11 +112,11 @@ class PartFile:
         os.fsync(self._file)
         found = os.fstat(self._file)
         self._close()
-        self.part.replace(self._place)
-        _sync_folder(self._place.absolute().parent)
+        self.part.replace(self._target)
+        _sync_folder(self._target.parent)
 
         return LocalFile(
-            path=self._target.absolute(),
+            path=self._target,
             size=found.st_size,
             mtime_ns=found.st_mtime_ns if found.st_mtime_ns < written else NO_TIME,
         )
@@ -116,16 +129,10 @@ class PartFile:
         self.part.unlink(missing_ok=True)
 
     def _close(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            os.close(self._file)
+        file, self._file = self._file, _CLOSED
 
-
-def place_of(target: Path) -> Path:
-    """
-    Return the path of the file that a target names: where its links lead.
-    """
-    return Path(os.path.realpath(target)) if target.is_symlink() else target
+        if file != _CLOSED:
+            os.close(file)
 
 
 def _write(file: int, view: memoryview, start: int) -> int:

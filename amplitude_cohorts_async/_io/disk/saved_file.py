@@ -7,7 +7,6 @@ much as inflating: a file is read when one of them is asked for.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import stat
@@ -16,19 +15,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 import anyio
 import attrs
 
-from ..._core.csvblocks import RecordCounter
 from ...errors import StorageError
 from ...models import SavedExport
 from ..threads import in_thread
 
 T = TypeVar("T")
-
-_AT_ONCE = 1 << 20
 
 NO_TIME = -1
 """
@@ -130,25 +126,6 @@ class LocalFile:
             f"is moved or changed",
             request_id=self.request_id,
         )
-
-
-def count_members(file: BinaryIO) -> int:
-    """
-    Return how many members a file of text holds.
-    """
-    counter = RecordCounter()
-
-    while data := file.read(_AT_ONCE):
-        counter.feed(data)
-
-    return counter.rows
-
-
-def count_compressed_members(file: BinaryIO) -> int:
-    """
-    Return how many members a file of compressed text holds.
-    """
-    return count_members(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
 
 
 def to_record(saved: SavedExport) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import anyio
 import anyio.abc
 
 from ..._core.widening import Sample, Spans, Widening
 from ..threads import to_the_end
-from ..wire.feed import Disk, Feed
-from .delivery import AnyDelivery
-from .renewal import Changed, Interrupted, Progress, Renewal
+from ..wire.feed import Feed
+from .renewal import Changed, DownloadState, Interrupted, Renewal
 from .store import checked_part, pour, range_headers, stored
 
 _START = 0.005
@@ -43,57 +43,92 @@ Glances that a look takes once there are several: connections take a while to st
 """
 
 
+class RandomAccess(Protocol):
+    """
+    What a receiver can do that takes bytes in any order.
+    """
+
+    @property
+    def is_possible(self) -> bool:
+        """
+        Whether these bytes may come so; known after the first ones only.
+        """
+        ...
+
+    @property
+    def waited(self) -> float:
+        """
+        Seconds in which connections had to wait for the receiver, up to now.
+        """
+        ...
+
+    async def reserve(self, size: int) -> None:
+        """
+        Make ready for bytes in any order.
+
+        Args:
+            size: Bytes in all.
+        """
+        ...
+
+    def writer_at(self, start: int) -> Feed:
+        """
+        Return what takes bytes from a position on, beside others.
+        """
+        ...
+
+
 class Gauge:
     """
     Measures how a transfer goes, and how busy the loop's thread is with it.
     """
 
-    def __init__(self, progress: Progress, disk: Disk) -> None:
-        self._progress = progress
-        self._disk = disk
-        self._load = progress.session.transport.load
+    def __init__(self, state: DownloadState, access: RandomAccess) -> None:
+        self._state = state
+        self._access = access
+        self._load = state.session.transport.load
         self.reset()
 
     def reset(self) -> None:
         """
         Measure from now on.
         """
-        self._received = self._progress.received
+        self._received = self._state.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
         self._ours = self._load.seconds
-        self._waited = self._disk.waited
+        self._waited = self._access.waited
 
     def read(self) -> Sample:
         """
-        Tell how it went since then.
+        Return how it went since then.
         """
         seconds = time.perf_counter() - self._time
-        received = self._progress.received
+        received = self._state.received
 
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
             ours=(self._load.seconds - self._ours) / seconds,
-            waiting=(self._disk.waited - self._waited) / seconds,
-            left=(self._progress.total or received) - received,
+            waiting=(self._access.waited - self._waited) / seconds,
+            left=(self._state.total or received) - received,
         )
 
 
 async def throttled(
-    progress: Progress, receiver: AnyDelivery, widening: Widening
+    state: DownloadState, access: RandomAccess, widening: Widening
 ) -> None:
     """
     Return when one connection turns out to be too few.
     """
-    gauge = Gauge(progress, receiver.disk)
+    gauge = Gauge(state, access)
     await anyio.sleep(_START)
     gauge.reset()
 
     while True:
         await anyio.sleep(_GLANCE)
 
-        if receiver.spreads and widening.look(gauge.read()) > 1:
+        if access.is_possible and widening.look(gauge.read()) > 1:
             return
 
 
@@ -104,24 +139,24 @@ class Ranges:
 
     def __init__(
         self,
-        progress: Progress,
+        state: DownloadState,
         renewal: Renewal,
-        receiver: AnyDelivery,
+        access: RandomAccess,
         widening: Widening,
         *,
         etag: str,
         link: str,
         ask: Callable[[], Awaitable[str]],
     ) -> None:
-        self._progress = progress
+        self._state = state
         self._renewal = renewal
-        self._receiver = receiver
+        self._access = access
         self._widening = widening
         self._etag = etag
         self._link = link
         self._ask = ask
         self._asking = anyio.Lock()
-        self._spans = Spans(progress.received, progress.total or 0)
+        self._spans = Spans(state.received, state.total or 0)
         self._running = 0
         self._failure: Exception | None = None
 
@@ -144,7 +179,7 @@ class Ranges:
             raise self._failure
 
     async def _widen(self, group: anyio.abc.TaskGroup) -> None:
-        gauge = Gauge(self._progress, self._receiver.disk)
+        gauge = Gauge(self._state, self._access)
 
         while True:
             while self._running < self._widening.connections and self._spans.left:
@@ -172,42 +207,42 @@ class Ranges:
                 scope.cancel()
 
     async def _bring(self, start: int, end: int) -> None:
-        feed = self._receiver.window(start)
+        writer = self._access.writer_at(start)
 
-        def note(count: int) -> None:
+        def add(count: int) -> None:
             nonlocal start
             start += count
-            self._progress.note(count)
+            self._state.add(count)
 
         try:
             while start < end:
                 link = self._link
 
                 try:
-                    await self._bring_some(link, feed, start, end, note)
+                    await self._bring_some(link, writer, start, end, add)
                 except Changed:
                     raise
                 except Interrupted as reason:
                     await self._renew(link, reason)
 
-            await feed.flush()
+            await writer.flush()
         finally:
-            await to_the_end(feed.drop())
+            await to_the_end(writer.drop())
 
     async def _bring_some(
-        self, link: str, feed: Feed, start: int, end: int, note: Callable[[int], None]
+        self, link: str, writer: Feed, start: int, end: int, add: Callable[[int], None]
     ) -> None:
         headers = range_headers(self._etag, start, end)
 
-        async with stored(self._progress.session, link, headers) as answer:
+        async with stored(self._state.session, link, headers) as answer:
             part = checked_part(
-                answer, etag=self._etag, start=start, total=self._progress.total
+                answer, etag=self._etag, start=start, total=self._state.total
             )
 
             if part.length is None or part.length > end - start:
                 raise Changed("the store sent more than was asked for")
 
-            await pour(answer, feed, note)
+            await pour(answer, writer, add)
 
     async def _renew(self, link: str, reason: Interrupted) -> None:
         async with self._asking:

@@ -62,9 +62,7 @@ def range_headers(etag: str, start: int, end: int | None = None) -> dict[str, st
     return {"Range": f"bytes={start}-{last}", "If-Match": etag}
 
 
-def checked_part(
-    answer: Answer, *, etag: str | None, start: int, total: int | None
-) -> Part:
+def checked_part(answer: Answer, *, etag: str, start: int, total: int | None) -> Part:
     """
     Return which part of the object an answer holds: the one that was asked for.
 
@@ -77,7 +75,7 @@ def checked_part(
         answer.status != 206  # noqa: PLR2004 - all of it, to whom asked for less
         or part is None
         or part.start != start
-        or etag is None
+        or not etag
         or answer.headers.get("etag") != etag
         or (total is not None and part.total not in {total, None})
     ):
@@ -99,11 +97,11 @@ async def pour(answer: Answer, taker: Taker, tally: Callable[[int], None]) -> No
         raise Interrupted(str(error)) from None
 
 
-def strong(etag: str | None) -> str | None:
+def strong(etag: str | None) -> str:
     """
-    Return a tag that proves two objects the same, byte for byte, if it does.
+    Return a tag that proves two objects the same, byte for byte; "" for any other.
     """
-    return etag if etag is not None and etag.startswith('"') else None
+    return etag if etag is not None and etag.startswith('"') else ""
 
 
 async def _check(session: Session, answer: Answer) -> None:
