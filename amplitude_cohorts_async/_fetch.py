@@ -15,6 +15,7 @@ from ._core.complaints import Complaints
 from ._core.tokens import Ticket, to_token
 from ._io.disk.arrow import AmplitudeId
 from ._io.disk.files import Target
+from ._io.disk.formats import Options
 from ._io.disk.saved_file import LocalFile
 from ._io.disk.saving import FileSink
 from ._io.download.delivery import FileReceiver
@@ -46,13 +47,10 @@ class Fetch:
         """
         Bring the file to a target.
         """
-        sink = FileSink(
-            target,
-            file_mode=self._session.file_mode,
-            not_text=self._not_text,
-            amplitude_id=amplitude_id,
+        options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
+        receiver = FileReceiver(
+            FileSink(target, options=options, file_mode=self._session.file_mode)
         )
-        receiver = FileReceiver(sink)
         transfer = self._transfer(receiver, progress)
 
         with self._complaints.about_the_file(target.path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async._io.disk.formats import FORMATS, Chain, Content, Format
+from amplitude_cohorts_async._io.disk.formats import FORMATS, Chain, Format, Options
 from amplitude_cohorts_async._io.disk.stages import Count, Filter, Inflate, PassThrough
 from amplitude_cohorts_async.errors import InvalidInputError, MissingExtraError
 from amplitude_cohorts_async.testing import CohortsEmulator
@@ -27,15 +27,13 @@ class Loud(PassThrough):
         super().write(bytes(data).upper())
 
 
-def to_loud(file: Filter, content: Content) -> Chain:
+def to_loud(file: Filter, is_gzip: bool, options: Options) -> Chain:
     """
     Build the filters of the toy.
     """
     counter = Count(Loud(file))
 
-    return Chain(
-        first=Inflate(counter) if content.is_gzip else counter, counter=counter
-    )
+    return Chain(first=Inflate(counter) if is_gzip else counter, counter=counter)
 
 
 def missing() -> None:

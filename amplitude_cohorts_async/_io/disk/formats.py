@@ -21,19 +21,16 @@ _READ_SIZE = 1 << 20
 
 
 @attrs.frozen(kw_only=True)
-class Content:
+class Options:
     """
-    What the bytes are, and what is wanted of them.
+    How the bytes of a file are taken.
 
     Attributes:
-        is_gzip: Whether they are compressed.
-
-        not_text: What the first byte of their text cannot be.
+        not_text: What the first byte of text cannot be.
 
         amplitude_id: What Amplitude's ids become, where columns have types.
     """
 
-    is_gzip: bool
     not_text: bytes = b"<{["
     amplitude_id: AmplitudeId = "text"
 
@@ -74,7 +71,8 @@ class Format:
     Attributes:
         suffix: What its name ends in, and what it is called.
 
-        build_filters: Makes the filters in front of the one that is the file.
+        build_filters: Makes the filters in front of the one that is the file,
+            for bytes that are compressed or not.
 
         count_rows: Counts the members of a finished file of the service's own
             text; None where the filters always do.
@@ -83,7 +81,7 @@ class Format:
     """
 
     suffix: str
-    build_filters: Callable[[Filter, Content], Chain]
+    build_filters: Callable[[Filter, bool, Options], Chain]
     count_rows: Callable[[BinaryIO], int] | None = None
     require: Callable[[], None] = lambda: None
 
@@ -107,28 +105,28 @@ def count_csv_gz(file: BinaryIO) -> int:
     return count_csv(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
 
 
-def _to_csv(file: Filter, content: Content) -> Chain:
-    counter = Count(InThread(file) if content.is_gzip else file)
-    text = TextCheck(counter, not_text=content.not_text)
-    first = InThread(Inflate(text)) if content.is_gzip else text
+def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
+    counter = Count(InThread(file) if is_gzip else file)
+    text = TextCheck(counter, not_text=options.not_text)
+    first = InThread(Inflate(text)) if is_gzip else text
 
-    return Chain(first=first, counter=counter, is_verbatim=not content.is_gzip)
+    return Chain(first=first, counter=counter, is_verbatim=not is_gzip)
 
 
-def _to_csv_gz(file: Filter, content: Content) -> Chain:
+def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
     counter = Count()
-    text = TextCheck(counter, not_text=content.not_text)
+    text = TextCheck(counter, not_text=options.not_text)
     # Inflating what is stored compressed proves its check sum.
-    first = Tee(Inflate(text), file) if content.is_gzip else Tee(text, Deflate(file))
+    first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
     return Chain(first=first, counter=counter)
 
 
-def _to_parquet(file: Filter, content: Content) -> Chain:
-    writer = ParquetWriter(file, amplitude_id=content.amplitude_id)
-    text = TextCheck(writer, not_text=content.not_text)
+def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
+    writer = ParquetWriter(file, amplitude_id=options.amplitude_id)
+    text = TextCheck(writer, not_text=options.not_text)
 
-    return Chain(first=Inflate(text) if content.is_gzip else text, counter=writer)
+    return Chain(first=Inflate(text) if is_gzip else text, counter=writer)
 
 
 FORMATS: dict[str, Format] = {

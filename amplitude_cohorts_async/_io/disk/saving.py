@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import attrs
 
-from .arrow import AmplitudeId
 from .files import Target
-from .formats import Content, Counter
+from .formats import Counter, Options
 from .partfile import TAKES_RANGES, PartFile
 from .saved_file import LocalFile
 from .stages import DetectGzip, Filter, PassThrough
@@ -27,13 +26,11 @@ class FileSink:
         self,
         target: Target,
         *,
+        options: Options,
         file_mode: int | None,
-        not_text: bytes,
-        amplitude_id: AmplitudeId,
     ) -> None:
         self._target = target
-        self._not_text = not_text
-        self._amplitude_id: AmplitudeId = amplitude_id
+        self._options = options
         self._part = PartFile(target.place, mode=file_mode)
         self._detect = DetectGzip(self._choose)
         self._counter: Counter | None = None
@@ -108,10 +105,8 @@ class FileSink:
         return WriterAt(self._part, start)
 
     def _choose(self, is_gzip: bool) -> Filter:
-        content = Content(
-            is_gzip=is_gzip, not_text=self._not_text, amplitude_id=self._amplitude_id
-        )
-        chain = self._target.format.build_filters(_Append(self._part), content)
+        file = _Append(self._part)
+        chain = self._target.format.build_filters(file, is_gzip, self._options)
         self._counter = chain.counter
         self.is_light = chain.is_verbatim
 

@@ -12,32 +12,20 @@ from ..threads import in_thread, to_the_end
 from ..wire.feed import Disk, Feed
 
 
-class FileReceiver:
+class RandomAccess:
     """
-    A `Receiver` that writes while more bytes arrive, and takes them in any order.
-
-    One call of the sink at a time, so that it needs no locks.
-
-    Attributes:
-        feed: Where the bytes go, in order.
+    The ability of a `FileReceiver` to take bytes in any order.
     """
 
-    def __init__(self, sink: FileSink) -> None:
+    def __init__(self, sink: FileSink, disk: Disk, feed: Feed) -> None:
         self._sink = sink
-        self._disk = Disk()
-        self.feed = Feed(sink, self._disk)
-
-    @property
-    def random_access(self) -> FileReceiver:
-        """
-        The receiver itself.
-        """
-        return self
+        self._disk = disk
+        self._feed = feed
 
     @property
     def is_possible(self) -> bool:
         """
-        Whether bytes may come in any order; known after the first ones only.
+        Whether these bytes may come so; known after the first ones only.
         """
         return self._sink.takes_any_order
 
@@ -48,22 +36,11 @@ class FileReceiver:
         """
         return self._disk.waited
 
-    async def begin(self) -> None:
-        """
-        Expect the first byte next, and forget all that came before.
-        """
-        await self.feed.drop()
-        await in_thread(self._sink.begin, self._disk.thread)
-        self.feed = Feed(self._sink, self._disk)
-
     async def reserve(self, size: int) -> None:
         """
-        Make ready for bytes in any order.
-
-        Args:
-            size: Bytes in all.
+        Make ready for all bytes, *size* of them, in any order.
         """
-        await self.feed.flush()
+        await self._feed.flush()
         await in_thread(partial(self._sink.reserve, size), self._disk.thread)
 
     def writer_at(self, start: int) -> Feed:
@@ -71,6 +48,38 @@ class FileReceiver:
         Return what takes bytes from a position on, beside others.
         """
         return Feed(self._sink.writer_at(start), self._disk, is_one_of_many=True)
+
+
+class FileReceiver:
+    """
+    A `Receiver` that writes while more bytes arrive.
+
+    One call of the sink at a time, so that it needs no locks.
+
+    Attributes:
+        feed: Where the bytes go, in order.
+    """
+
+    def __init__(self, sink: FileSink) -> None:
+        self._sink = sink
+        self._disk = Disk()
+        self._thread = self._disk.thread
+        self.feed = Feed(sink, self._disk)
+
+    @property
+    def random_access(self) -> RandomAccess:
+        """
+        Its ability to take bytes in any order.
+        """
+        return RandomAccess(self._sink, self._disk, self.feed)
+
+    async def begin(self) -> None:
+        """
+        Expect the first byte next, and forget all that came before.
+        """
+        await self.feed.drop()
+        await in_thread(self._sink.begin, self._thread)
+        self.feed = Feed(self._sink, self._disk)
 
     def unbound(self) -> None:
         """
@@ -88,13 +97,13 @@ class FileReceiver:
         """
         await self.feed.flush()
         finish = partial(self._sink.finish, is_delimited=is_delimited)
-        await in_thread(finish, self._disk.thread)
+        await in_thread(finish, self._thread)
 
     async def publish(self) -> LocalFile:
         """
         Give the file its name, now that it is whole.
         """
-        return await in_thread(self._sink.publish, self._disk.thread)
+        return await in_thread(self._sink.publish, self._thread)
 
     async def discard(self) -> None:
         """
@@ -104,4 +113,4 @@ class FileReceiver:
 
     async def _discard(self) -> None:
         await self.feed.drop()
-        await in_thread(self._sink.discard, self._disk.thread)
+        await in_thread(self._sink.discard, self._thread)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -18,6 +17,7 @@ import anyio.abc
 from ..._core.widening import Sample, Spans, Widening
 from ..threads import to_the_end
 from ..wire.feed import Feed
+from .delivery import RandomAccess
 from .renewal import Changed, DownloadState, Interrupted, Renewal
 from .store import checked_part, pour, range_headers, stored
 
@@ -41,41 +41,6 @@ _SETTLING = 2
 """
 Glances that a look takes once there are several: connections take a while to start.
 """
-
-
-class RandomAccess(Protocol):
-    """
-    What a receiver can do that takes bytes in any order.
-    """
-
-    @property
-    def is_possible(self) -> bool:
-        """
-        Whether these bytes may come so; known after the first ones only.
-        """
-        ...
-
-    @property
-    def waited(self) -> float:
-        """
-        Seconds in which connections had to wait for the receiver, up to now.
-        """
-        ...
-
-    async def reserve(self, size: int) -> None:
-        """
-        Make ready for bytes in any order.
-
-        Args:
-            size: Bytes in all.
-        """
-        ...
-
-    def writer_at(self, start: int) -> Feed:
-        """
-        Return what takes bytes from a position on, beside others.
-        """
-        ...
 
 
 class Gauge:

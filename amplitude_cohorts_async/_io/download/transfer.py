@@ -24,7 +24,8 @@ from ..session import Session
 from ..threads import background
 from ..wire.answer import Answer
 from ..wire.feed import Taker
-from .ranges import RandomAccess, Ranges, throttled
+from .delivery import RandomAccess
+from .ranges import Ranges, throttled
 from .renewal import Changed, DownloadState, Interrupted, Renewal
 from .store import checked_part, pour, range_headers, stored, strong
 
