@@ -67,7 +67,7 @@ class ParquetWriter:
 
     def finish(self) -> None:
         """
-        Take note that this was all, and write the footer.
+        End: write what is left, and the footer.
 
         Raises:
             CsvError: The file is malformed, or ends too early.
@@ -117,7 +117,7 @@ def _open(file: io.BufferedIOBase, schema: Schema) -> Any:
     others = [name for name in schema.names if name not in _DISTINCT]
 
     # Ids are all different and in no order: a dictionary of them, and the
-    # least and greatest of a row group, cost half of the time and serve nobody.
+    # least and greatest of a row group, cost half of the time and help no reader.
     return parquet.ParquetWriter(
         file,
         schema,

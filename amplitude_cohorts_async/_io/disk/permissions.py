@@ -66,7 +66,7 @@ def _take_over(file: int, target: Path, replaced: os.stat_result) -> int:
     is_kept = _chown(file, replaced.st_uid, replaced.st_gid)
 
     if not is_kept and not _chown(file, -1, replaced.st_gid):
-        # What the old group might do, another one may only if everybody might.
+        # Another group than the old one may do what everyone else might, no more.
         return mode & (0o707 | (mode & 0o007) << 3)
 
     if sys.platform == "linux":

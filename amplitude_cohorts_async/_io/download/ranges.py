@@ -14,32 +14,33 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 
-from ..._core.widening import Sample, Spans, Widening
+from ..._core.widening import ParallelismController, RangeAllocator, Sample
 from ..threads import to_the_end
 from ..wire.feed import Feed
 from .delivery import RandomAccess
-from .renewal import Changed, DownloadState, Interrupted, Renewal
-from .store import checked_part, pour, range_headers, stored
+from .renewal import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
+from .store import checked_part, open_object, pour, range_headers
 
-_START = 0.005
+_WARM_UP = 0.005
 """
 Seconds in which a first connection gets going, and the loop is busy with that.
 """
 
-_GLANCE = 0.01
+_MEASURE_SECONDS = 0.01
 """
-Seconds between looks at how fast it goes.
+Seconds between two measurements.
 """
 
-_APART = 0.0005
+_CONNECT_SECONDS = 0.0005
 """
 Seconds between two connections that are opened: their handshakes take turns with
-everybody else.
+the other tasks.
 """
 
-_SETTLING = 2
+_SETTLE_MEASUREMENTS = 2
 """
-Glances that a look takes once there are several: connections take a while to start.
+Measurements before the last one counts, once there are several connections: they
+take a while to start.
 """
 
 
@@ -81,19 +82,19 @@ class Gauge:
 
 
 async def throttled(
-    state: DownloadState, access: RandomAccess, widening: Widening
+    state: DownloadState, access: RandomAccess, controller: ParallelismController
 ) -> None:
     """
     Return when one connection turns out to be too few.
     """
     gauge = Gauge(state, access)
-    await anyio.sleep(_START)
+    await anyio.sleep(_WARM_UP)
     gauge.reset()
 
     while True:
-        await anyio.sleep(_GLANCE)
+        await anyio.sleep(_MEASURE_SECONDS)
 
-        if access.is_possible and widening.look(gauge.read()) > 1:
+        if access.is_possible and controller.update(gauge.read()) > 1:
             return
 
 
@@ -105,23 +106,23 @@ class Ranges:
     def __init__(
         self,
         state: DownloadState,
-        renewal: Renewal,
+        refresh: LinkRefresh,
         access: RandomAccess,
-        widening: Widening,
+        controller: ParallelismController,
         *,
         etag: str,
         link: str,
         ask: Callable[[], Awaitable[str]],
     ) -> None:
         self._state = state
-        self._renewal = renewal
+        self._refresh = refresh
         self._access = access
-        self._widening = widening
+        self._controller = controller
         self._etag = etag
         self._link = link
         self._ask = ask
         self._asking = anyio.Lock()
-        self._spans = Spans(state.received, state.total or 0)
+        self._ranges = RangeAllocator(state.received, state.total or 0)
         self._running = 0
         self._failure: Exception | None = None
 
@@ -130,11 +131,11 @@ class Ranges:
         Bring all of it.
 
         Raises:
-            Changed: The object is another one by now.
+            ObjectChanged: The object is another one by now.
 
             IncompleteDownloadError: Several links in a row brought nothing new.
         """
-        if not self._spans.left:
+        if not self._ranges.left:
             return
 
         async with anyio.create_task_group() as group:
@@ -147,21 +148,21 @@ class Ranges:
         gauge = Gauge(self._state, self._access)
 
         while True:
-            while self._running < self._widening.connections and self._spans.left:
+            while self._running < self._controller.connections and self._ranges.left:
                 self._running += 1
                 group.start_soon(self._work, group.cancel_scope)
-                await anyio.sleep(_APART)
+                await anyio.sleep(_CONNECT_SECONDS)
 
-            for _ in range(_SETTLING):
+            for _ in range(_SETTLE_MEASUREMENTS):
                 gauge.reset()
-                await anyio.sleep(_GLANCE)
+                await anyio.sleep(_MEASURE_SECONDS)
 
-            self._widening.look(gauge.read())
+            self._controller.update(gauge.read())
 
     async def _work(self, scope: anyio.CancelScope) -> None:
         try:
-            while span := self._spans.claim(self._widening.connections):
-                await self._bring(*span)
+            while part := self._ranges.claim(self._controller.connections):
+                await self._bring(*part)
         except Exception as error:  # noqa: BLE001 - raised when all have ended
             self._failure = self._failure or error
             scope.cancel()
@@ -185,9 +186,9 @@ class Ranges:
 
                 try:
                     await self._bring_some(link, writer, start, end, add)
-                except Changed:
+                except ObjectChanged:
                     raise
-                except Interrupted as reason:
+                except LinkFailed as reason:
                     await self._renew(link, reason)
 
             await writer.flush()
@@ -199,19 +200,19 @@ class Ranges:
     ) -> None:
         headers = range_headers(self._etag, start, end)
 
-        async with stored(self._state.session, link, headers) as answer:
+        async with open_object(self._state.session, link, headers) as answer:
             part = checked_part(
                 answer, etag=self._etag, start=start, total=self._state.total
             )
 
             if part.length is None or part.length > end - start:
-                raise Changed("the store sent more than was asked for")
+                raise ObjectChanged("the store sent more than was asked for")
 
             await pour(answer, writer, add)
 
-    async def _renew(self, link: str, reason: Interrupted) -> None:
+    async def _renew(self, link: str, reason: LinkFailed) -> None:
         async with self._asking:
             # Another connection may have found out first.
             if link == self._link:
-                await self._renewal.after(reason)
+                await self._refresh.after(reason)
                 self._link = await self._ask()

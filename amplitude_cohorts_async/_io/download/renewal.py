@@ -20,7 +20,7 @@ _FRUITLESS_LINKS = 5
 _REPORT_EVERY = 1 << 20
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the next link may do
+class LinkFailed(Exception):  # noqa: N818 - no error: the next link may do
     """
     One link brought no more.
 
@@ -33,7 +33,7 @@ class Interrupted(Exception):  # noqa: N818 - no error: the next link may do
         self.pause = pause
 
 
-class Changed(Interrupted):
+class ObjectChanged(LinkFailed):
     """
     What is in the store is not, or not provably, what came before.
     """
@@ -82,7 +82,7 @@ class DownloadState:
 
     def report(self) -> None:
         """
-        Tell the hook and the callback how far it is.
+        Report to the hook and the callback how far it is.
         """
         self._reported = self.received
         event = BytesReceived(
@@ -94,7 +94,7 @@ class DownloadState:
             self.callback(event)
 
 
-class Renewal:
+class LinkRefresh:
     """
     Decides after each link that brought no more whether to ask for another.
     """
@@ -104,7 +104,7 @@ class Renewal:
         self._best = 0
         self._fruitless = 0
 
-    async def after(self, reason: Interrupted) -> None:
+    async def after(self, reason: LinkFailed) -> None:
         """
         Wait until another link may be asked for.
 
@@ -132,7 +132,7 @@ class Renewal:
         )
         await state.session.clock.sleep(self._pause(reason))
 
-    def _pause(self, reason: Interrupted) -> float:
+    def _pause(self, reason: LinkFailed) -> float:
         if reason.pause is not None:
             return reason.pause
 
@@ -142,7 +142,7 @@ class Renewal:
 
         return most * (0.5 + session.chance() / 2)
 
-    def _incomplete(self, reason: Interrupted) -> IncompleteDownloadError:
+    def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:
         state = self._state
         expected = "an unknown number" if state.total is None else state.total
         error = IncompleteDownloadError(

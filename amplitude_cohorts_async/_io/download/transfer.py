@@ -17,7 +17,7 @@ import anyio
 
 from ..._core.links import Part, part_of
 from ..._core.malformed import Malformed
-from ..._core.widening import Widening
+from ..._core.widening import ParallelismController
 from ..._core.wire import Request
 from ...events import BytesReceived
 from ..session import Session
@@ -26,8 +26,8 @@ from ..wire.answer import Answer
 from ..wire.feed import Taker
 from .delivery import RandomAccess
 from .ranges import Ranges, throttled
-from .renewal import Changed, DownloadState, Interrupted, Renewal
-from .store import checked_part, pour, range_headers, stored, strong
+from .renewal import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
+from .store import checked_part, open_object, pour, range_headers, strong
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
@@ -95,8 +95,8 @@ class Transfer:
         self._session = session
         self._request = request
         self._receiver = receiver
-        self._renewal = Renewal(self.state)
-        self._widening = Widening(session.transport.connections)
+        self._refresh = LinkRefresh(self.state)
+        self._controller = ParallelismController(session.transport.connections)
         # Proves that two objects are the same; empty where nothing does.
         self._etag = ""
 
@@ -116,11 +116,11 @@ class Transfer:
         while True:
             try:
                 await self._try()
-            except Interrupted as reason:
-                if isinstance(reason, Changed):
+            except LinkFailed as reason:
+                if isinstance(reason, ObjectChanged):
                     await self._start_over("")
 
-                await self._renewal.after(reason)
+                await self._refresh.after(reason)
             else:
                 self.state.report()
                 return
@@ -139,7 +139,7 @@ class Transfer:
         await self._take_link(answer)
 
     async def _take_link(self, link: str) -> None:
-        async with stored(self._session, link, await self._resumption()) as answer:
+        async with open_object(self._session, link, await self._resumption()) as answer:
             if answer.status == 200:  # noqa: PLR2004 - all of it, asked for or not
                 await self._start_over(strong(answer.headers.get("etag")))
             else:
@@ -167,7 +167,7 @@ class Transfer:
         received, total = self.state.received, self.state.total
 
         if not received:
-            raise Changed("the store sent a part, and was asked for all")
+            raise ObjectChanged("the store sent a part, and was asked for all")
 
         checked_part(answer, etag=self._etag, start=received, total=total)
 
@@ -190,10 +190,10 @@ class Transfer:
             return access
 
         if part.length is not None and state.received != part.start + part.length:
-            raise Interrupted("the body was shorter than announced")
+            raise LinkFailed("the body was shorter than announced")
 
         if state.total is not None and state.received != state.total:
-            raise Interrupted("the store sent less than the rest")
+            raise LinkFailed("the store sent less than the rest")
 
         return None
 
@@ -206,7 +206,7 @@ class Transfer:
             return None
 
         async def watch() -> None:
-            await throttled(self.state, access, self._widening)
+            await throttled(self.state, access, self._controller)
             scope.cancel()
 
         with anyio.CancelScope() as scope:
@@ -227,21 +227,21 @@ class Transfer:
         await access.reserve(self.state.total or 0)
         ranges = Ranges(
             self.state,
-            self._renewal,
+            self._refresh,
             access,
             # Should this fail, one connection brings it all.
-            widening=self._widening,
+            controller=self._controller,
             etag=self._etag,
             link=link,
             ask=self._ask,
         )
-        self._widening = Widening(1)
+        self._controller = ParallelismController(1)
         await ranges.run()
 
     async def _ask(self) -> str:
         async with self._session.file(self._request) as answer:
             if isinstance(answer, Answer):
-                raise Changed("the file came by itself, after links to it")
+                raise ObjectChanged("the file came by itself, after links to it")
 
         self.state.links += 1
 
