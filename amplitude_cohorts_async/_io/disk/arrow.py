@@ -27,7 +27,7 @@ AmplitudeId: TypeAlias = Literal["text", "int64"]
 What Amplitude's ids become: text, as everywhere else, or numbers.
 """
 
-_BATCH = 512 * 1024
+_BATCH_SIZE = 512 * 1024
 """
 Bytes of CSV for one record batch: below, pyarrow's fixed costs show (three
 times the time at 64 KiB); above, only more memory is taken.
@@ -123,7 +123,7 @@ class ArrowReader:
 
     def feed(self, data: Buffer) -> Iterator[RecordBatch]:
         """
-        Take bytes in, and hand out the batches they complete.
+        Take bytes in, and yield the batches they complete.
 
         Exhaust the iterator before feeding more.
 
@@ -134,7 +134,7 @@ class ArrowReader:
             for block in self._splitter.feed(data):
                 self._check(block)
 
-                if self._size >= _BATCH:
+                if self._size >= _BATCH_SIZE:
                     yield self._convert()
 
     def finish(self) -> Iterator[RecordBatch]:

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from ..._core.csvblocks import Buffer
 from .arrow import AmplitudeId, ArrowReader, RecordBatch, Schema, pool
 
-_ROW_GROUP = 4 * 1024 * 1024
+_ROW_GROUP_SIZE = 4 * 1024 * 1024
 """
 Bytes of columns gathered for one row group, some 100,000 members: as many are
 in memory, and about as many again while they are written.
 """
 
-_WRITE = 256 * 1024
+_BUFFER_SIZE = 256 * 1024
 
 
 class Writable(Protocol):
@@ -49,7 +49,7 @@ class ParquetWriter:
         self.rows: int = 0
         self._reader = ArrowReader(amplitude_id=amplitude_id)
         self._raw = _Raw(file)
-        self._file = io.BufferedWriter(self._raw, _WRITE)
+        self._file = io.BufferedWriter(self._raw, _BUFFER_SIZE)
         self._writer: Any = None
         self._batches: list[RecordBatch] = []
         self._size = 0
@@ -84,7 +84,7 @@ class ParquetWriter:
         Let go of what was not written yet; safe at any time.
         """
         # pyarrow writes a footer when its writer goes, wherever that leads.
-        self._raw.forget()
+        self._raw.detach_file()
         self._batches, self._size = [], 0
         self._writer = None
 
@@ -94,7 +94,7 @@ class ParquetWriter:
             self._size += batch.nbytes
             self.rows += batch.num_rows
 
-            if self._size >= _ROW_GROUP:
+            if self._size >= _ROW_GROUP_SIZE:
                 self._write_group()
 
     def _write_group(self) -> None:
@@ -138,7 +138,7 @@ class _Raw(io.RawIOBase):
         self._file: Writable | None = file
         self._written = 0
 
-    def forget(self) -> None:
+    def detach_file(self) -> None:
         self._file = None
 
     def writable(self) -> bool:
