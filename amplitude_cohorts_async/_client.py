@@ -76,6 +76,7 @@ class CohortsClient:
         routes: Routes = Routes.VENDOR,
         session: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
+        file_mode: int | None = None,
         hook: EventHook | None = None,
         clock: Clock | None = None,
         polling: Polling = Polling(),  # noqa: B008 - a frozen value
@@ -115,6 +116,9 @@ class CohortsClient:
 
             proxy: URL of a proxy for both Amplitude and its store.
 
+            file_mode: Permission bits of new files, as in 0o640; None for what
+                the umask leaves. A file that is replaced keeps its own.
+
             hook: Told of events as they happen; see `events`.
 
             clock: The time, for tests.
@@ -152,6 +156,7 @@ class CohortsClient:
             routes=routes,
             session=session,
             proxy=proxy,
+            file_mode=file_mode,
             hook=hook,
             clock=clock,
             polling=polling,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # each class costs half a millisecond
 _WEB_APP = "analytics.amplitude.com"
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
+_ALL_BITS = 0o777
 
 
 @attrs.frozen(kw_only=True)
@@ -131,6 +132,16 @@ def _checked_timeout(seconds: float) -> float:
     return checked_seconds(seconds, "timeout")
 
 
+def _checked_file_mode(mode: int | None) -> int | None:
+    if mode is None or (type(mode) is int and 0 <= mode <= _ALL_BITS):
+        return mode
+
+    raise ConfigurationError(
+        f"file_mode holds permission bits, as in 0o640, from 0 to 0o777; got "
+        f"{oct(mode) if isinstance(mode, int) else repr(mode)}"
+    )
+
+
 def _checked_stall_timeout(seconds: float) -> float:
     return checked_seconds(seconds, "stall_timeout")
 
@@ -148,6 +159,7 @@ class ClientConfig:
     routes: Routes = attrs.field(converter=checked_routes)
     session: aiohttp.ClientSession | None = attrs.field(converter=_checked_session)
     proxy: str | None = attrs.field(repr=False)
+    file_mode: int | None = attrs.field(converter=_checked_file_mode)
     hook: EventHook | None
     clock: Clock | None
     polling: Polling

@@ -5,7 +5,6 @@ Exports as a caller asks for them: none requested twice, none in vain.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -30,7 +29,6 @@ from .errors import (
     ExportError,
     InvalidInputError,
     LimiterUnavailableError,
-    StorageError,
 )
 from .events import ExportRequested, QuotaWait
 from .models import Cohort, Region, Routes, SavedExport
@@ -255,9 +253,7 @@ class Exports:
         if has_file(ticket, now=self._session.clock.utcnow()):
             with suppress(ExportError):
                 saved = await self._job(ticket).save(target, progress=progress)
-                # In a thread, because a copy needs the digest.
-                copy = partial(attrs.evolve, saved, unchanged=True)
-                return await in_thread(copy, self._thread)
+                return attrs.evolve(saved, unchanged=True)
 
         return None
 
@@ -339,19 +335,4 @@ async def _may_have_file(job: ExportJob) -> bool:
 
 def _is_intact(earlier: SavedExport, path: Path) -> bool:
     # In a worker thread.
-    if earlier.path.absolute() != path.absolute() or not path.is_file():
-        return False
-
-    if path.stat().st_size != earlier.size:
-        return False
-
-    try:
-        return _digest(path) == earlier.sha256
-    except StorageError:
-        # Changed before anybody asked for its digest.
-        return False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return earlier.path.absolute() == path.absolute() and earlier.file.is_intact()

@@ -17,11 +17,16 @@ from ._core.complaints import Complaints
 from ._core.snapshots import export_key
 from ._core.tokens import Ticket, to_token
 from ._fetch import Fetch, Progress
-from ._io.disk.files import Format, Target, checked_target
+from ._io.disk.arrow import (
+    AmplitudeId,
+    RecordBatch,
+    record_batches,
+    require_arrow,
+)
+from ._io.disk.files import Target, checked_target
 from ._io.download.rows import MemberStream
 from ._io.session import Session
 from ._watch import Watch
-from .contrib.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow
 from .errors import (
     ExportExpiredError,
     ExportFailedError,
@@ -47,23 +52,6 @@ def checked_timeout(timeout: float) -> float:
         )
 
     return timeout
-
-
-def checked_destination(to: str | os.PathLike[str], format: str | None) -> Target:  # noqa: A002
-    """
-    Tell where a download goes, before anything is spent on it; it blocks.
-
-    Raises:
-        InvalidInputError: The target cannot be written.
-
-        MissingExtraError: Its format needs an extra that is not installed.
-    """
-    target = checked_target(to, format)
-
-    if target.format is Format.PARQUET:
-        require_arrow()
-
-    return target
 
 
 class ExportJob:
@@ -171,7 +159,7 @@ class ExportJob:
 
             StorageError: The local disk refused.
         """
-        target = await anyio.to_thread.run_sync(checked_destination, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format)
 
         return await self.save(target, amplitude_id=amplitude_id, progress=progress)
 

@@ -27,7 +27,7 @@ from ._core.writes import Membership, Upload
 from ._exports import Exports
 from ._fetch import Progress
 from ._io.clock import SystemClock
-from ._io.disk.files import checked_format
+from ._io.disk.files import checked_format, checked_target
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
@@ -36,7 +36,7 @@ from ._io.slices import collected
 from ._io.wire.transport import Transport
 from ._io.writes.ids import IdSource
 from ._io.writes.writing import OnSkipped
-from ._job import ExportJob, checked_destination, checked_timeout
+from ._job import ExportJob, checked_timeout
 from ._many import ExportBatch, ManyOptions
 from ._membership import update_membership
 from ._plan import Known, make_plan
@@ -155,7 +155,7 @@ class Operations:
         Request an export, or join it, and save its file.
         """
         checked_timeout(timeout)
-        target = await anyio.to_thread.run_sync(checked_destination, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format)
         wanted = requests.checked_properties(properties)
 
         if if_changed_since is not None:
@@ -347,6 +347,7 @@ class Operations:
             retrying=config.retrying,
             rng=config.rng,
             hook=config.hook,
+            file_mode=config.file_mode,
             origin=config.settings.origin,
         )
 

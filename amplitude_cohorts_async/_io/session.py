@@ -70,12 +70,14 @@ class Session:
         rng: Callable[[], float],
         hook: EventHook | None,
         origin: str,
+        file_mode: int | None = None,
     ) -> None:
         self.limiter = limiter
         self.clock = clock
         self.rng = rng
         self.retrying = retrying
         self.transport = transport
+        self.file_mode = file_mode
         self._hook = hook
         self._origin = origin
         self._board = LocalBoard(clock)

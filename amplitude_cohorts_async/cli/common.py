@@ -101,12 +101,15 @@ class Connection(Output):
         work: Callable[[CohortsClient], Coroutine[object, object, T]],
         *,
         hook: EventHook | None = None,
+        file_mode: int | None = None,
     ) -> T:
         """
         Do *work* with a client, and show how it goes where somebody watches.
 
         Args:
             hook: Told of the client's events as well.
+
+            file_mode: Of the files that the client makes.
         """
         overrides = self._overrides()
 
@@ -123,7 +126,9 @@ class Connection(Output):
                 if hook is not None:
                     hook(event)
 
-            async with CohortsClient.from_env(hook=tell, **overrides) as client:
+            async with CohortsClient.from_env(
+                hook=tell, file_mode=file_mode, **overrides
+            ) as client:
                 return await work(client)
 
         with Narrator(quiet=self.quiet) as narrator:

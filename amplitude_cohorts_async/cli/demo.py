@@ -188,7 +188,8 @@ async def _download(stage: _Stage, job: ExportJob, to: Path) -> SavedExport:
     with stage.bar() as progress:
         saved = await job.download(to, progress=progress)
 
-    stage.say(f"The file is whole, and got its name only now. SHA-256 {saved.sha256}")
+    digest = await saved.digest()
+    stage.say(f"The file is whole, and got its name only now. SHA-256 {digest}")
 
     return saved
 

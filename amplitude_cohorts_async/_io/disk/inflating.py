@@ -23,7 +23,7 @@ class Inflater(Protocol):
     @property
     def eof(self) -> bool:
         """
-        Tell whether the member ended.
+        Whether the member ended.
         """
         ...
 
