@@ -9,11 +9,11 @@ from ..policies import Polling
 
 def first_delay(polling: Polling, *, age: float | None, jitter: float) -> float:
     """
-    Tell how long to wait before the first question.
+    Return the delay before the first question.
 
     Args:
-        age: Seconds since the export was requested; None when nobody knows,
-            and then the job may long be done.
+        age: Seconds since the export was requested; None when that is
+            unknown, and the job may long be done.
 
         jitter: Between 0 and 1.
     """
@@ -26,7 +26,7 @@ def first_delay(polling: Polling, *, age: float | None, jitter: float) -> float:
 
 def next_delay(polling: Polling, *, left: float, jitter: float) -> float | None:
     """
-    Tell how long to wait before one more question; None says give up.
+    Return the delay before one more question; None to give up.
 
     The last question falls on the deadline itself.
 
