@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ._version import VERSION
 
 if TYPE_CHECKING:
-    from . import errors, events, limits, models, policies, protocols, testing, types
+    from . import errors, events, limiters, limits, models, policies, testing, types
     from ._client import CohortsClient, export_cohort
     from ._io.download.rows import MemberStream
     from ._io.limits.limiter import LocalLimiter
@@ -62,10 +62,10 @@ __all__ = (
     "errors",
     "events",
     "export_cohort",
+    "limiters",
     "limits",
     "models",
     "policies",
-    "protocols",
     "read_ids",
     "testing",
     "types",
@@ -80,10 +80,10 @@ _MODULES = {
     "errors": ".errors",
     "events": ".events",
     "export_cohort": "._client",
+    "limiters": ".limiters",
     "limits": ".limits",
     "models": ".models",
     "policies": ".policies",
-    "protocols": ".protocols",
     "read_ids": "._writes.id_stream",
     "testing": ".testing",
     "types": ".types",

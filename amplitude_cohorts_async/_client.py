@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from ._config import ClientConfig, from_environment, make_settings
+from ._config import ClientConfig, agreed_limits, from_environment, make_settings
 from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import (
@@ -37,18 +37,19 @@ from .models import (
     Usage,
 )
 from .policies import Downloading, Polling, Retrying
-from .protocols import Clock, EventHook, KeepsLimits, Limiter
 
 # What the signatures name is little beside aiohttp; what does the work is half as
 # much again. `_operations` imports all of it, and is imported where it is first
 # used: in a thread, when a client is entered.
 if TYPE_CHECKING:
+    from ._io.clock import Clock
+    from ._io.limits.base import Limiter
     from ._job import ExportJob
     from ._many import ExportBatch
     from ._operations import Operations
     from ._writes.id_stream import IdSource
     from ._writes.writer import OnSkipped
-    from .events import BytesReceived
+    from .events import BytesReceived, EventHook
 
 
 class CohortsClient:
@@ -69,19 +70,21 @@ class CohortsClient:
         allow_http: bool = False,
         app_id: int | None = None,
         owner: str | None = None,
-        limits: Limits = DOCUMENTED,
+        limits: Limits | None = None,
         limiter: Limiter | None = None,
         allowances: Mapping[str, int] | None = None,
         routes: Routes = Routes.VENDOR,
         session: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
+        file_mode: int | None = None,
         hook: EventHook | None = None,
         clock: Clock | None = None,
         polling: Polling = Polling(),  # noqa: B008 - a frozen value
         retrying: Retrying = Retrying(),  # noqa: B008 - a frozen value
         downloading: Downloading = Downloading(),  # noqa: B008 - a frozen value
+        timeout: float = 30.0,
         stall_timeout: float = 30.0,
-        chance: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         """
         Check everything and connect to nothing.
@@ -97,7 +100,8 @@ class CohortsClient:
 
             owner: The login email of a cohort's owner, for uploads.
 
-            limits: What the project may do; see `limits`.
+            limits: What the project may do; see `limits`. None takes what the
+                service documents, or the limits that *limiter* states.
 
             limiter: Keeps them; None takes this process's own for the project.
 
@@ -112,6 +116,9 @@ class CohortsClient:
 
             proxy: URL of a proxy for both Amplitude and its store.
 
+            file_mode: Permission bits of new files, as in 0o640; None for what
+                the umask leaves. A file that is replaced keeps its own.
+
             hook: Told of events as they happen; see `events`.
 
             clock: The time, for tests.
@@ -122,9 +129,12 @@ class CohortsClient:
 
             downloading: How a file is brought.
 
+            timeout: Seconds that one HTTP request may take; four times as many
+                for the list of cohorts and for writes, whose bodies are long.
+
             stall_timeout: Seconds in which a file must bring a byte.
 
-            chance: Returns numbers from 0 to 1, for tests.
+            rng: Returns numbers from 0 to 1, for tests.
 
         Raises:
             ConfigurationError: The client cannot work like this; the message says
@@ -140,20 +150,21 @@ class CohortsClient:
                 app_id=app_id,
                 owner=owner,
             ),
-            # What keeps places for a request has to know how long it may take.
-            limits=limiter.limits if isinstance(limiter, KeepsLimits) else limits,
+            limits=agreed_limits(limits, limiter),
             limiter=limiter,
             allowances=dict(allowances or {}),
             routes=routes,
             session=session,
             proxy=proxy,
+            file_mode=file_mode,
             hook=hook,
             clock=clock,
             polling=polling,
             retrying=retrying,
             downloading=downloading,
+            timeout=timeout,
             stall_timeout=stall_timeout,
-            chance=chance,
+            rng=rng,
         )
         self._own_limiter: Limiter | None = None
         self._built: Operations | None = None
@@ -178,7 +189,9 @@ class CohortsClient:
         own: Limiter | None = None
 
         if url and keywords.get("limiter") is None:
-            own = keywords["limiter"] = _limiter_of_url(url, keywords.get("limits"))
+            # Its limits are the limiter's then, and stated once.
+            limits = keywords.pop("limits", None)
+            own = keywords["limiter"] = _limiter_of_url(url, limits)
 
         client = cls(**keywords)  # type: ignore[arg-type]
         client._own_limiter = own
@@ -300,10 +313,11 @@ class CohortsClient:
         """
         Request a cohort, wait for it and save it; spends one export.
 
-        If the same export is already running, anywhere the limiter reaches,
-        this joins it and spends none. Whatever fails after the request
-        raises an error with a ``token``: `resume_export()` goes on from it
-        without a second export.
+        If the same export is running, or was left undelivered in the last half
+        hour, anywhere the limiter reaches, this joins it and spends none.
+        Whatever fails after the request raises an error with a ``token``:
+        `resume_export()` goes on from it without a second export. A
+        cancellation has the token in a note.
 
         Args:
             to: See `ExportJob.download()`; checked before anything is spent.
@@ -354,7 +368,7 @@ class CohortsClient:
 
             timeout: Seconds that each job may take.
 
-            format: "csv", "csv.gz" or "parquet".
+            format: Of the files, by its suffix, as in "csv.gz".
 
             at_once: Exports that may be under way together.
 

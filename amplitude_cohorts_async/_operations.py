@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from ._config import ClientConfig, Settings
+from ._config import ClientConfig
 from ._core import converter, requests, responses
 from ._core.ids import checked_id
 from ._core.redact import Redactor
@@ -27,16 +27,16 @@ from ._core.writes import Membership, Upload
 from ._exports import Exports
 from ._fetch import Progress
 from ._io.clock import SystemClock
-from ._io.disk.files import checked_format
+from ._io.disk.files import checked_format, checked_target
+from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
-from ._io.limits.limiter import LocalLimiter
 from ._io.limits.registry import limiter_for
 from ._io.session import Session
 from ._io.slices import collected
 from ._io.wire.transport import Transport
-from ._job import ExportJob, checked_destination, checked_timeout
+from ._job import ExportJob, checked_timeout
 from ._many import ExportBatch, ManyOptions
-from ._plan import Known, make_plan, starts_of
+from ._plan import Known, make_plan
 from ._version import VERSION
 from ._writes.id_stream import IdSource
 from ._writes.membership import update_membership
@@ -56,7 +56,6 @@ from .models import (
     UploadReport,
     Usage,
 )
-from .protocols import BindsApp, Clock, Limiter, Tally
 
 
 class Operations:
@@ -156,7 +155,7 @@ class Operations:
         Request an export, or join it, and save its file.
         """
         checked_timeout(timeout)
-        target = await anyio.to_thread.run_sync(checked_destination, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format)
         wanted = requests.checked_properties(properties)
 
         if if_changed_since is not None:
@@ -219,7 +218,8 @@ class Operations:
         known = Known(
             cohorts=await self._exports.listed(), usage=await self.get_usage()
         )
-        starts = starts_of(len(ids), self.session.limiter, self._config.limits)
+        limiter = self.session.limiter
+        starts = limiter.expected_starts(len(ids), limits=self._config.limits)
         earlier = {str(from_token(saved.token).cohort_id): saved for saved in since}
 
         return make_plan(
@@ -344,24 +344,23 @@ class Operations:
 
         return Session(
             transport=_make_transport(config),
-            limiter=_shared_limiter(
-                config.limiter, config.settings, config.limits, config.clock
-            ),
+            limiter=_shared_limiter(config),
             clock=config.clock or SystemClock(),
             retrying=config.retrying,
-            chance=config.chance,
+            rng=config.rng,
             hook=config.hook,
+            file_mode=config.file_mode,
             origin=config.settings.origin,
         )
 
     def _make_budget(self) -> Budget:
-        limits, limiter = self._config.limits, self.session.limiter
+        limits = self._config.limits
         guards = limits.guard_month and self._routes is Routes.VENDOR
 
         return Budget(
             partial(_read_usage, self.session) if guards else _unknown_usage,
             clock=self.session.clock,
-            tally=limiter if isinstance(limiter, Tally) else None,
+            counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
             allowances=self._config.allowances,
         )
@@ -403,23 +402,19 @@ def _make_transport(config: ClientConfig) -> Transport:
         redactor=Redactor.of_keys(settings.api_key, settings.secret_key),
         session=config.session,
         proxy=config.proxy,
-        answer_seconds=config.limits.deadline,
+        answer_seconds=config.timeout,
         stall_seconds=config.stall_timeout,
-        connections=config.downloading.connections,
+        connections=config.downloading.max_connections,
     )
 
 
-def _shared_limiter(
-    limiter: Limiter | None, settings: Settings, limits: Limits, clock: Clock | None
-) -> Limiter:
-    if limiter is None:
-        return limiter_for(settings.app, limits, clock)
+def _shared_limiter(config: ClientConfig) -> Limiter:
+    if config.limiter is None:
+        return limiter_for(config.settings.app, config.limits, config.clock)
 
-    if isinstance(limiter, BindsApp):
-        # Its own one: this process's may have been made with wider limits.
-        limiter.bind(settings.app, local=partial(LocalLimiter, clock=clock))
+    config.limiter.bind(config.settings.app)
 
-    return limiter
+    return config.limiter
 
 
 async def _read_usage(session: Session) -> Usage:

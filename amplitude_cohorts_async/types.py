@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core.csvblocks import Buffer
     from ._fetch import Progress
+    from ._io.clock import Clock
+    from ._io.disk.arrow import AmplitudeId, RecordBatch
     from ._many import ExportBatch
     from ._writes.id_stream import IdFile, IdSource
     from ._writes.writer import OnSkipped
-    from .contrib.arrow import AmplitudeId, RecordBatch
-    from .protocols import Clock, EventHook
+    from .events import EventHook
 
 __all__ = (
     "AmplitudeId",
@@ -32,16 +33,16 @@ __all__ = (
 )
 
 _MODULES = {
-    "AmplitudeId": ".contrib.arrow",
+    "AmplitudeId": "._io.disk.arrow",
     "Buffer": "._core.csvblocks",
-    "Clock": ".protocols",
-    "EventHook": ".protocols",
+    "Clock": "._io.clock",
+    "EventHook": ".events",
     "ExportBatch": "._many",
     "IdFile": "._writes.id_stream",
     "IdSource": "._writes.id_stream",
     "OnSkipped": "._writes.writer",
     "Progress": "._fetch",
-    "RecordBatch": ".contrib.arrow",
+    "RecordBatch": "._io.disk.arrow",
 }
 
 

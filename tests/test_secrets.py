@@ -115,9 +115,10 @@ async def test_no_failure_shows_a_secret(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(deadline=0.2, linger=0.0, exports=()),
+        limits=Limits(release_delay=0.0, exports=()),
+        timeout=0.2,
         retrying=Retrying(attempts=2),
-        polling=Polling(first=0.0),
+        polling=Polling(initial_delay=0.0),
         stall_timeout=0.2,
         hook=heard.append,
     ) as client:

@@ -151,6 +151,7 @@ def upload(spec: Upload, ids: Pieces) -> Request:
         operation="upload",
         method="POST",
         path=UPLOAD_PATH,
+        kind="write",
         body=_body(
             {name: field for name, field in fields.items() if field is not None},
             [ids],
@@ -190,6 +191,7 @@ def membership(
         operation="membership",
         method="POST",
         path=MEMBERSHIP_PATH,
+        kind="write",
         body=_body(fields, [ids for _, ids in changes]),
     )
 

@@ -14,8 +14,7 @@ import attrs
 import typer
 
 from .. import CohortsClient
-from ..events import Event
-from ..protocols import EventHook
+from ..events import Event, EventHook
 from . import render
 from .progress import ProgressDisplay
 from .resume_hints import option_words
@@ -93,12 +92,15 @@ class Connection(Output):
         work: Callable[[CohortsClient], Coroutine[object, object, T]],
         *,
         hook: EventHook | None = None,
+        file_mode: int | None = None,
     ) -> T:
         """
         Do *work* with a client, and show its progress on a terminal.
 
         Args:
             hook: Called with the client's events as well.
+
+            file_mode: Of the files that the client makes.
         """
         overrides = self._overrides()
 
@@ -108,7 +110,9 @@ class Connection(Output):
                 if hook is not None:
                     hook(event)
 
-            async with CohortsClient.from_env(hook=on_event, **overrides) as client:
+            async with CohortsClient.from_env(
+                hook=on_event, file_mode=file_mode, **overrides
+            ) as client:
                 return await work(client)
 
         with ProgressDisplay(quiet=self.quiet) as display:

@@ -130,7 +130,7 @@ async def _connected(script: _Script, emulator: Emulator, to: Path) -> DemoResul
         keys["AMPLITUDE_API_KEY"],
         keys["AMPLITUDE_SECRET_KEY"],
         base_url=emulator.base_url,
-        polling=Polling(first=0.5, every=0.5),
+        polling=Polling(initial_delay=0.5, interval=0.5),
         hook=counter,
     ) as client:
         cohort = await _look_around(script, client)
@@ -185,7 +185,8 @@ async def _download(script: _Script, job: ExportJob, to: Path) -> SavedExport:
     with script.bar() as progress:
         saved = await job.download(to, progress=progress)
 
-    script.say(f"The file is whole, and got its name only now. SHA-256 {saved.sha256}")
+    digest = await saved.digest()
+    script.say(f"The file is whole, and got its name only now. SHA-256 {digest}")
 
     return saved
 

@@ -51,6 +51,25 @@ AllProperties = Annotated[
 ]
 
 
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no octal number; pass permission bits, as in 640"
+        ) from None
+
+
+FileMode = Annotated[
+    int | None,
+    typer.Option(
+        parser=_octal,
+        metavar="OCTAL",
+        help="Mode of new files, as in 640; by default as the umask says.",
+    ),
+]
+
+
 def export(
     connection: Connection,
     cohort_ids: Annotated[
@@ -69,6 +88,7 @@ def export(
     named: Properties = None,
     all_properties: AllProperties = False,
     format: Format = None,  # noqa: A002 - the word users know
+    file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
     at_once: Annotated[
         int,
@@ -102,6 +122,7 @@ def export(
         output=output,
         properties=wanted_properties(named, all_properties),
         format=format,
+        file_mode=file_mode,
         timeout=timeout,
         at_once=at_once,
         skip_unchanged=skip_unchanged,
@@ -127,6 +148,7 @@ def resume(
         typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
     ] = None,
     format: Format = None,  # noqa: A002 - the word users know
+    file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
 ) -> None:
     """
@@ -144,8 +166,12 @@ def resume(
         to = output or _file_named(resumed.cohort_id or resumed.request_id, format)
         return await resumed.download(to, format=format, timeout=timeout)
 
-    with resume_hints(lambda error: _resume(connection, jobs, error, to, format)):
-        saved = connection.run(work, hook=jobs)
+    with resume_hints(
+        lambda error: _resume(
+            connection, jobs, error, to=to, format=format, file_mode=file_mode
+        )
+    ):
+        saved = connection.run(work, hook=jobs, file_mode=file_mode)
 
     connection.print("export", saved, render.saved)
 
@@ -166,6 +192,7 @@ class _Order:
     output: Path | None
     properties: bool | list[str]
     format: str | None
+    file_mode: int | None
     timeout: float
     at_once: int
     skip_unchanged: bool
@@ -176,7 +203,16 @@ def _into_file(connection: Connection, order: _Order) -> None:
     to = order.output or _file_named(cohort_id, order.format)
     jobs = StartedJobs()
 
-    with resume_hints(lambda error: _resume(connection, jobs, error, to, order.format)):
+    with resume_hints(
+        lambda error: _resume(
+            connection,
+            jobs,
+            error,
+            to=to,
+            format=order.format,
+            file_mode=order.file_mode,
+        )
+    ):
         saved = connection.run(
             lambda client: client.export(
                 cohort_id,
@@ -186,6 +222,7 @@ def _into_file(connection: Connection, order: _Order) -> None:
                 format=order.format,
             ),
             hook=jobs,
+            file_mode=order.file_mode,
         )
 
     connection.print("export", saved, render.saved)
@@ -216,7 +253,7 @@ def _into_directory(connection: Connection, order: _Order) -> None:
             [_again(connection, order)] if isinstance(error, KeyboardInterrupt) else []
         )
     ):
-        outcomes = connection.run(work)
+        outcomes = connection.run(work, file_mode=order.file_mode)
 
     if connection.as_json:
         render.document("exports", outcomes)
@@ -232,10 +269,15 @@ def _resume(
     connection: Connection,
     jobs: StartedJobs,
     error: BaseException,
+    *,
     to: Path,
     format: str | None,  # noqa: A002
+    file_mode: int | None,
 ) -> list[str]:
-    options = [*option_words(format=format), *connection.arguments]
+    options = [
+        *option_words(format=format, file_mode=_octal_text(file_mode)),
+        *connection.arguments,
+    ]
 
     return [
         command_line("resume", request_id, "-o", str(to), *options)
@@ -248,11 +290,16 @@ def _again(connection: Connection, order: _Order) -> str:
         property=order.properties if isinstance(order.properties, list) else None,
         properties=order.properties is True,
         format=order.format,
+        file_mode=_octal_text(order.file_mode),
         skip_unchanged=order.skip_unchanged,
     )
     words = [*order.cohort_ids, "-o", str(order.output or Path()), *options]
 
     return command_line("export", *words, *connection.arguments)
+
+
+def _octal_text(file_mode: int | None) -> str | None:
+    return None if file_mode is None else f"{file_mode:o}"
 
 
 def _file_named(stem: str, format: str | None) -> Path:  # noqa: A002

@@ -126,8 +126,8 @@ async def told(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(in_flight=1, exports=(), linger=0.0),
-        polling=Polling(first=0.001, every=0.001),
+        limits=Limits(in_flight=1, exports=(), release_delay=0.0),
+        polling=Polling(initial_delay=0.001, interval=0.001),
         hook=heard.append,
     ) as client:
         yield client, heard
@@ -243,8 +243,8 @@ async def test_a_client_cancelled_anywhere(
             SECRET_KEY,
             base_url=server.url,
             clock=clock,
-            polling=Polling(first=0.001, every=0.001),
-            limits=Limits(exports=(), linger=0.0),
+            polling=Polling(initial_delay=0.001, interval=0.001),
+            limits=Limits(exports=(), release_delay=0.0),
         ) as client:
             await client.export(cohort_id, tmp_path / "members.csv")
 

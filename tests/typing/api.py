@@ -30,8 +30,8 @@ from amplitude_cohorts_async import (
     export_cohort,
     read_ids,
 )
+from amplitude_cohorts_async.limiters import Clock, Limiter
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
-from amplitude_cohorts_async.protocols import Clock, Limiter
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from amplitude_cohorts_async.types import IdFile, IdSource
 
