@@ -274,6 +274,9 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
             return
 
         async def everything() -> AsyncGenerator[Sequence[object]]:
+            """
+            Yield what was read already, then the rest.
+            """
             yield head
             async for part in slices:
                 yield part
@@ -287,6 +290,9 @@ async def is_members_file(path: Path) -> bool:
     """
 
     def look() -> bool:
+        """
+        Read the first line, which may be long in coming.
+        """
         with _open(path) as file:
             return _has_columns(file.readline(_BLOCK))
 

@@ -105,7 +105,13 @@ class Connection(Output):
         overrides = self._overrides()
 
         async def connected(display: ProgressDisplay) -> T:
+            """
+            Do the work with a client that shows its events.
+            """
             def on_event(event: Event) -> None:
+                """
+                Pass an event on to the display and the caller's hook.
+                """
                 display(event)
                 if hook is not None:
                     hook(event)

@@ -160,6 +160,9 @@ def resume(
     to = output or Path()
 
     async def work(client: CohortsClient) -> SavedExport:
+        """
+        Wait for the file, and save it.
+        """
         nonlocal to
         resumed = client.resume_export(job)
         jobs.request_ids.append(resumed.request_id)

@@ -131,10 +131,16 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
     file = await anyio.to_thread.run_sync(lambda: path.open("a", encoding="utf-8"))
 
     def append(ids: Sequence[str]) -> None:
+        """
+        Write the ids, one a line.
+        """
         file.writelines(f"{id_}\n" for id_ in ids)
         file.flush()
 
     async def append_in_thread(ids: Sequence[str]) -> None:
+        """
+        Write the ids without blocking the loop.
+        """
         await anyio.to_thread.run_sync(append, ids)
 
     try:

@@ -33,6 +33,9 @@ def run(work: Coroutine[object, object, T]) -> T:
     """
 
     async def reachable() -> T:
+        """
+        Let Ctrl-C through, now that there is a loop to handle it.
+        """
         _hold_ctrl_c(hold=False)
         return await work
 

@@ -66,6 +66,9 @@ def sync(
     source = id_source(connection, ids)
 
     async def work(client: CohortsClient) -> SyncReport:
+        """
+        Change the cohort, or report what would change.
+        """
         async with skipped_to(skipped) as on_skipped:
             return await client.sync_membership(
                 cohort_id,

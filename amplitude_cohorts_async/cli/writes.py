@@ -99,6 +99,9 @@ def upload(
         _confirm_replacement(replace, ids)
 
     async def work(client: CohortsClient) -> UploadReport:
+        """
+        Upload, and keep the ids that are skipped.
+        """
         async with skipped_to(skipped) as on_skipped:
             return await client.upload_cohort(
                 name,
