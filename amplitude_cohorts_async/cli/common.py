@@ -108,6 +108,7 @@ class Connection(Output):
             """
             Do the work with a client that shows its events.
             """
+
             def on_event(event: Event) -> None:
                 """
                 Pass an event on to the display and the caller's hook.
