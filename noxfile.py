@@ -185,7 +185,7 @@ def coverage(session: nox.Session) -> None:
     session.install(*group("tests", "services"), WITH_EXTRAS)
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
-    traced = (*WORKERS, "--timeout=120", "-m", "not big")
+    traced = (*WORKERS, "-m", "not big")
     pytest(session, *traced, under=("coverage", "run", "-m"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--fail-under=97")

@@ -353,7 +353,6 @@ async def test_the_pipe_makes_the_wire_wait(
 
 
 @pytest.mark.big
-@pytest.mark.timeout(120)
 async def test_memory_stays_flat(tmp_path: Path, clock: FakeClock) -> None:
     """
     Two million members are read, and saved, within a few MiB.

@@ -32,7 +32,7 @@ async def gateway(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
     An emulator that speaks the other description.
     """
     async with CohortsEmulator(
-        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, dialect="openapi"
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, routes="openapi"
     ) as emulator:
         emulator.add_cohort(COHORT, members=["ann", "bob"], job_seconds=40)
         yield emulator

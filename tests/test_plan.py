@@ -1,15 +1,17 @@
 """
-A plan costs nothing and tells what will happen.
+A plan costs nothing and says what will happen.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.events import Event, QuotaWait
+from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
 
@@ -21,7 +23,24 @@ def clock() -> FakeClock:
     """
     A clock that does not jump while a busy machine is slow to answer.
     """
-    return FakeClock(grace=0.05)
+    return FakeClock(grace=0.5)
+
+
+@pytest.fixture
+async def client(
+    emulator: CohortsEmulator, clock: FakeClock
+) -> AsyncIterator[CohortsClient]:
+    """
+    A client that asks once a job: each wait costs the clock's grace, in real time.
+    """
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        polling=Polling(first=41, spread=0),
+    ) as client:
+        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +67,7 @@ async def test_a_plan_spends_nothing(
     assert (1, 1) == (emulator.requests("list"), emulator.requests("usage"))
 
 
-async def test_a_plan_tells_what_then_happens(
+async def test_a_plan_agrees_with_the_run(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """

@@ -98,9 +98,9 @@ class Fault:
 
         headers: Headers of the answer to set, or with None to leave out.
 
-        ignored: Headers of the request that are not looked at.
+        ignored: Headers of the request that are ignored.
 
-        expired: The link that is handed out is too old.
+        expired: The link that is issued is too old.
 
         job: What becomes of the job from now on.
 
@@ -144,7 +144,7 @@ class Fault:
 
 class FaultQueue:
     """
-    The faults that wait at one step.
+    The faults queued for one step.
     """
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class FaultQueue:
 
     def __bool__(self) -> bool:
         """
-        Tell whether a fault waits.
+        Whether a fault waits.
         """
         return bool(self._next) or self._always is not None
 
@@ -168,7 +168,7 @@ class FaultQueue:
 
     def take(self) -> Fault:
         """
-        Take the next one.
+        Return the next one, and remove it.
         """
         if self._next:
             return self._next.popleft()
@@ -234,8 +234,8 @@ def hang(seconds: float = math.inf) -> Fault:
     """
     Take *seconds* more for the answer; without them, never answer.
 
-    What was asked for is done at once. The request counts as in flight all the while, whether or not its client
-    is still there.
+    What was asked for is done at once. The request counts as in flight all
+    the while, whether or not its client is still there.
     """
     return Fault(delay=seconds)
 
@@ -279,7 +279,7 @@ def corrupt(at: int = 0) -> Fault:
 
 def link_expired() -> Fault:
     """
-    Hand out a link that the store no longer takes.
+    Issue a link that the store no longer accepts.
     """
     return Fault(steps=frozenset({"file"}), expired=True)
 
@@ -293,7 +293,7 @@ def ignores_range() -> Fault:
 
 def ignores_conditions() -> Fault:
     """
-    Do not look at If-Match, If-None-Match and If-Range.
+    Ignore If-Match, If-None-Match and If-Range.
     """
     names = {"if-match", "if-none-match", "if-range"}
 
@@ -332,7 +332,7 @@ def edited(edit: Edit) -> Fault:
 
 def bad_rows(text: bytes = b'"356896327775"\n') -> Fault:
     """
-    Put *text* below the header of the file; a row of one field by default.
+    Insert *text* below the header of the file; a row of one field by default.
     """
     return edited(lambda csv: csv.replace(b"\n", b"\n" + text, 1))
 
@@ -376,7 +376,7 @@ def torn(at: int) -> Fault:
 
 def job_failed() -> Fault:
     """
-    Let the job fail: its status tells so from now on.
+    Let the job fail: its status says so from now on.
     """
     return Fault(steps=_JOB, job="failed")
 

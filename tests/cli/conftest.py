@@ -5,9 +5,11 @@ What the tests of the command share: a way to run it, here and as a process.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +70,25 @@ def command(
     return run
 
 
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """
+    Let children start with the default signals, whatever this process ignores.
+
+    A shell has its background jobs ignore SIGINT, and nohup SIGHUP. What a process
+    ignores, its children ignore as well; what it handles is the default to them.
+    """
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    ignored = [each for each in numbers if signal.getsignal(each) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture
 def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """
@@ -85,9 +106,10 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         # terminal's width is what the terminal says.
         for name in ("PYTHONUNBUFFERED", "COLUMNS", "LINES"):
             env.pop(name, None)
-        started.append(
-            subprocess.Popen(arguments, text=True, env=env, **{**pipes, **options})
-        )
+        with default_signals():
+            started.append(
+                subprocess.Popen(arguments, text=True, env=env, **{**pipes, **options})
+            )
         return started[-1]
 
     yield start

@@ -176,7 +176,7 @@ def test_the_secret_key_may_come_by_stdin(
     """
     monkeypatch.delenv("AMPLITUDE_SECRET_KEY")
     started = process("usage", "--secret-key-stdin", stdin=-1)
-    out, err = started.communicate(f"{SECRET_KEY}\n", timeout=15)
+    out, err = started.communicate(f"{SECRET_KEY}\n")
 
     assert (0, "") == (started.returncode, err)
     assert out.startswith("limit\t1\n")

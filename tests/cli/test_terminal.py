@@ -21,8 +21,6 @@ import pytest
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off, slow
 
-SECONDS = 10.0
-
 
 @pytest.fixture
 def cohorts_emulator_setup() -> CohortsEmulator:
@@ -70,7 +68,7 @@ def on_terminal(
         drawn += piece
 
     os.close(ours)
-    assert 0 == started.wait(SECONDS), drawn
+    assert 0 == started.wait(), drawn
 
     return drawn.decode()
 
@@ -163,7 +161,7 @@ def test_a_pipe_gets_the_result_and_nothing_else(process):
     Not even with FORCE_COLOR, which makes others draw into files.
     """
     started = process("export", "big", "--timeout", 0, env={"FORCE_COLOR": "1"})
-    out, err = started.communicate(timeout=SECONDS)
+    out, err = started.communicate()
 
     assert (0, "") == (started.returncode, err)
     assert out.startswith("big.csv: ")
@@ -183,7 +181,7 @@ def test_an_interrupted_export_says_how_to_go_on(
         time.sleep(0.01)
     time.sleep(0.2)
     started.send_signal(number)
-    out, err = started.communicate(timeout=SECONDS)
+    out, err = started.communicate()
     first, second = err.splitlines()
 
     assert (130, "") == (started.returncode, out)
@@ -204,12 +202,12 @@ def test_an_interrupted_download_leaves_nothing_half(
         time.sleep(0.01)
     time.sleep(0.5)
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=SECONDS)
+    _, err = started.communicate()
 
     assert 130 == started.returncode
     assert [] == list(Path().iterdir())
     words = err.splitlines()[-1].split()[4:]
-    assert 0 == process(*words, stdout=None).wait(SECONDS)
+    assert 0 == process(*words, stdout=None).wait()
     assert [Path("big.csv")] == list(Path().iterdir())
 
 
@@ -224,7 +222,7 @@ def test_many_that_are_interrupted_go_on_when_run_again(
     while not cohorts_emulator.requests("export"):
         time.sleep(0.01)
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=SECONDS)
+    _, err = started.communicate()
 
     assert 130 == started.returncode
     assert "To go on: amplitude-cohorts export long big -o ." == err.splitlines()[-1]
@@ -244,7 +242,7 @@ def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulat
         time.sleep(0.01)
     time.sleep(0.2)
     started.terminate()
-    _, err = started.communicate(timeout=SECONDS)
+    _, err = started.communicate()
 
     assert 130 == started.returncode
     assert err.splitlines()[-1].startswith("To go on: amplitude-cohorts resume ")
@@ -261,5 +259,5 @@ def test_a_reader_that_leaves_is_no_failure(process, cohorts_emulator: CohortsEm
     started.stdout.read(1)
     started.stdout.close()
 
-    assert 141 == started.wait(SECONDS)
+    assert 141 == started.wait()
     assert "" == started.stderr.read()

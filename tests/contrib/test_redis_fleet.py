@@ -24,7 +24,7 @@ from support.fleet import LIMITS, Watcher, Worker
 if TYPE_CHECKING:
     from support.valkey import Valkey
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.services
 
 SECONDS = 6.0
 NEW = b"the store is new or has lost its data; we wait\n"

@@ -25,7 +25,7 @@ DOCUMENTS = sorted(
     if "```python" in path.read_text()
 )
 
-pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.usefixtures("world")
 
 
 class AwaitingEvaluator(PythonEvaluator):

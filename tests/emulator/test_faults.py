@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import time
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
@@ -229,10 +228,8 @@ async def test_hang_for_ever(caller: Caller, emulator: CohortsEmulator) -> None:
     emulator.fail_next("list", faults.hang())
     task = asyncio.create_task(caller.raw(emulator.base_url + LIST))
     await asyncio.sleep(0.05)
-    began = time.monotonic()
     await emulator.__aexit__(None, None, None)
 
-    assert 1 > time.monotonic() - began
     assert b"" == await task
 
 

@@ -17,12 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
-from amplitude_cohorts_async.testing.csvfiles import Columns, csv_chunks
-from amplitude_cohorts_async.testing.generator import generated_object
-from amplitude_cohorts_async.testing.members import (
+from amplitude_cohorts_async.testing.cohorts import (
     GeneratedMembers,
     ListedMembers,
     amplitude_id_of,
+)
+from amplitude_cohorts_async.testing.files import (
+    Columns,
+    csv_chunks,
+    generated_object,
 )
 from amplitude_cohorts_async.testing.options import Compression
 from emulator.calling import Caller, calling

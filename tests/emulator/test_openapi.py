@@ -1,5 +1,5 @@
 """
-The dialect of the third-party description.
+The routes of the third-party description.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ REQUEST = "/api/5/cohorts/request/c1"
 @pytest.fixture
 async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
     """
-    An emulator that speaks it.
+    Run an emulator that follows it.
     """
     async with CohortsEmulator(
-        clock=clock, dialect="openapi", job_seconds=10
+        clock=clock, routes="openapi", job_seconds=10
     ) as emulator:
         emulator.add_cohort("c1", members=["ann"], owner="o@example.com")
         yield emulator
@@ -98,3 +98,11 @@ async def test_an_upload(caller: Caller, emulator: CohortsEmulator) -> None:
 
     assert 200 == reply.status
     assert {"ann"} == emulator.members_of(reply.json["cohort_id"])
+
+
+def test_unknown_routes_are_refused() -> None:
+    """
+    The error names those there are.
+    """
+    with pytest.raises(ValueError, match="'v9'; pass one of vendor, openapi"):
+        CohortsEmulator(routes="v9")  # type: ignore[arg-type]

@@ -162,7 +162,7 @@ def test_as_a_process_of_its_own(ending: str, tmp_path: Path) -> None:
         else:
             process.send_signal(signal.SIGTERM)
 
-        assert 0 == process.wait(10)
+        assert 0 == process.wait()
         assert b"" == process.stderr.read()
 
     assert ["demo2m01", "26umsb5", "9apg8e8f", "demogrp1"] == facts["cohorts"]

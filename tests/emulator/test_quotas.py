@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async.testing import Quotas
-from amplitude_cohorts_async.testing.quotas import WindowKind, counters
+from amplitude_cohorts_async.testing.quotas import WindowKind, window_counters
 
 GAPS = st.lists(st.floats(0, 100).map(lambda gap: round(gap, 3)), max_size=60)
 
@@ -18,12 +18,12 @@ def admitted(quotas: Quotas, starts: list[float]) -> list[float]:
     """
     Return the starts that one window lets through.
     """
-    (counter,) = counters(quotas)
+    (counter,) = window_counters(quotas)
     through = []
 
     for start in starts:
-        if counter.room(start):
-            counter.take(start)
+        if counter.has_room(start):
+            counter.count_start(start)
             through.append(start)
 
     return through
@@ -85,6 +85,6 @@ def test_unlimited_has_no_windows() -> None:
     """
     quotas = Quotas.unlimited()
 
-    assert [] == counters(quotas)
+    assert [] == window_counters(quotas)
     assert quotas.concurrent is None
     assert quotas.month is None

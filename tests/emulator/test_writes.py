@@ -18,7 +18,7 @@ from amplitude_cohorts_async.testing import (
     FakeClock,
     Quotas,
 )
-from amplitude_cohorts_async.testing.members import ListedMembers, amplitude_id_of
+from amplitude_cohorts_async.testing.cohorts import ListedMembers, amplitude_id_of
 from emulator.calling import Caller, Reply, calling
 
 UPLOAD = "/api/3/cohorts/upload"

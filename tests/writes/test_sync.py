@@ -383,7 +383,6 @@ async def test_crashes_converge_with_minimal_operations(
 
 
 @pytest.mark.big
-@pytest.mark.timeout(60)
 async def test_crashes_of_a_million_converge_with_minimal_operations(
     monkeypatch: pytest.MonkeyPatch,
 ):

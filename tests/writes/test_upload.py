@@ -481,7 +481,7 @@ async def test_the_other_description_is_served(
     """
     async with (
         CohortsEmulator(
-            api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, dialect="openapi"
+            api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, routes="openapi"
         ) as emulator,
         CohortsClient(
             API_KEY,

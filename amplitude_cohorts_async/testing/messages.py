@@ -1,27 +1,156 @@
 """
-The bodies of writes, read strictly: every documented field and its type.
+What goes over the wire, as values: the bodies of writes, read strictly, and
+answers in the shapes the live service sends.
 
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, TypeVar, cast
+from xml.sax.saxutils import escape
 
 import attrs
 
-from .answers import Refused
+__all__ = (
+    "Answer",
+    "FileBody",
+    "IdKind",
+    "Operation",
+    "Refused",
+    "Update",
+    "Upload",
+    "envelope",
+    "json_answer",
+    "parse_update",
+    "parse_upload",
+    "xml_answer",
+)
 
-__all__ = ("Operation", "Update", "Upload", "parse_update", "parse_upload")
+_JSON_HEADERS = {
+    "Content-Type": "application/json; charset=UTF-8",
+    "Cache-Control": "no-cache",
+    "Server-Timing": "dash;dur=42",
+    "Set-Cookie": "SERVERID=; Expires=Thu, 01-Jan-1970 00:00:01 GMT; path=/",
+}
 
-Named = Literal["name", "id"]
+
+@attrs.frozen
+class FileBody:
+    """
+    A part of a file on disk, to be sent without reading it here.
+    """
+
+    path: Path
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """
+        Count the bytes.
+        """
+        return self.stop - self.start
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """
+    One answer.
+
+    Attributes:
+        chunked: Whether it goes out in chunks, without a Content-Length.
+    """
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    body: bytes | FileBody = b""
+    chunked: bool = False
+
+
+class Refused(Exception):  # noqa: N818 - the service's word, not our error
+    """
+    The service says no.
+
+    Attributes:
+        details: The one informative text of the vendor's error envelope.
+
+        rule: The rule the client broke, if it broke one.
+
+        metadata: Further fields beside the details.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        details: str,
+        *,
+        rule: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(details)
+        self.status = status
+        self.details = details
+        self.rule = rule
+        self.metadata: Mapping[str, object] = metadata or {}
+
+
+def json_answer(value: object, *, status: int = 200) -> Answer:
+    """
+    Return *value* as the live service sends JSON: chunked, with a weak tag.
+    """
+    body = json.dumps(value, separators=(",", ":")).encode()
+    tag = hashlib.sha1(body, usedforsecurity=False).hexdigest()
+
+    return Answer(
+        status=status,
+        headers={**_JSON_HEADERS, "Etag": f'W/"{tag}"'},
+        body=body,
+        chunked=True,
+    )
+
+
+def envelope(
+    status: int, details: str, *, metadata: Mapping[str, object] | None = None
+) -> Answer:
+    """
+    Return the error envelope that all endpoints of the vendor share.
+    """
+    error = {
+        "http_code": status,
+        "type": "unspecified",
+        "message": "Unspecified Error",
+        "metadata": {"details": details, **(metadata or {})},
+    }
+
+    return json_answer({"error": error}, status=status)
+
+
+def xml_answer(status: int, code: str, message: str, **more: str) -> Answer:
+    """
+    Return an error of the store, in its XML.
+    """
+    parts = {"Code": code, "Message": message, **more, "RequestId": "4YHEP1F2R3J7D0AB"}
+    inner = "".join(f"<{name}>{escape(text)}</{name}>" for name, text in parts.items())
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'
+
+    return Answer(
+        status=status,
+        headers={"Content-Type": "application/xml", "Server": "AmazonS3"},
+        body=body.encode(),
+        chunked=True,
+    )
+
+
+IdKind = Literal["name", "id"]
 _T = TypeVar("_T")
 
-# Each endpoint has its own words for the two kinds of id.
-_UPLOAD_WORDS: Mapping[str, Named] = {"BY_USER_ID": "name", "BY_AMP_ID": "id"}
-_UPDATE_WORDS: Mapping[str, Named] = {"BY_NAME": "name", "BY_ID": "id"}
+# Each endpoint spells the two kinds of id in its own way.
+_UPLOAD_ID_KINDS: Mapping[str, IdKind] = {"BY_USER_ID": "name", "BY_AMP_ID": "id"}
+_UPDATE_ID_KINDS: Mapping[str, IdKind] = {"BY_NAME": "name", "BY_ID": "id"}
 
 _UPLOAD_REQUIRED = ("name", "app_id", "id_type", "ids", "owner", "published")
 _UPLOAD_OPTIONAL = ("cg", "skip_save", "skip_invalid_ids", "existing_cohort_id")
@@ -33,7 +162,7 @@ class Upload:
     The body of an upload.
 
     Attributes:
-        named: Whether ids are names (user ids) or Amplitude ids.
+        id_kind: Whether ids are names (user ids) or Amplitude ids.
 
         group: The count group; None for users.
 
@@ -42,7 +171,7 @@ class Upload:
 
     name: str
     app_id: int | None
-    named: Named
+    id_kind: IdKind
     ids: Sequence[str] = attrs.field(repr=False)
     owner: str
     published: bool
@@ -59,7 +188,7 @@ class Operation:
     """
 
     ids: Sequence[str] = attrs.field(repr=False)
-    named: Named
+    id_kind: IdKind
     id_type: str
     operation: str
 
@@ -77,25 +206,25 @@ class Update:
 
 
 def parse_upload(
-    body: bytes, *, most: int, required: Collection[str] = _UPLOAD_REQUIRED
+    body: bytes, *, max_ids: int, required: Collection[str] = _UPLOAD_REQUIRED
 ) -> Upload:
     """
     Read the body of an upload.
 
     Args:
-        most: Identifiers that one request may have.
+        max_ids: Identifiers that one request may have.
 
         required: The fields that must be there.
     """
     known = (*_UPLOAD_REQUIRED, *_UPLOAD_OPTIONAL)
     fields = _Fields(_object(body), required, known)
     ids = fields.ids()
-    _check_count(len(ids), most)
+    _check_count(len(ids), max_ids)
 
     return Upload(
         name=fields.text("name"),
         app_id=fields.get("app_id", int, None),
-        named=_UPLOAD_WORDS[fields.word("id_type", _UPLOAD_WORDS)],
+        id_kind=_UPLOAD_ID_KINDS[fields.choice("id_type", _UPLOAD_ID_KINDS)],
         ids=ids,
         owner=fields.text("owner"),
         published=fields.get("published", bool, True),
@@ -106,12 +235,12 @@ def parse_upload(
     )
 
 
-def parse_update(body: bytes, *, most: int) -> Update:
+def parse_update(body: bytes, *, max_ids: int) -> Update:
     """
     Read the body of an update of memberships.
 
     Args:
-        most: Identifiers that one request may have, all entries together.
+        max_ids: Identifiers that one request may have, all entries together.
     """
     required = ("cohort_id", "memberships")
     known = (*required, "count_group", "skip_invalid_ids")
@@ -122,7 +251,7 @@ def parse_update(body: bytes, *, most: int) -> Update:
         raise _bad("memberships is empty")
 
     operations = [_operation(entry) for entry in entries]
-    _check_count(sum(len(entry.ids) for entry in operations), most)
+    _check_count(sum(len(entry.ids) for entry in operations), max_ids)
 
     return Update(
         cohort_id=fields.text("cohort_id"),
@@ -134,7 +263,7 @@ def parse_update(body: bytes, *, most: int) -> Update:
 
 class _Fields:
     """
-    A JSON object of which nothing is taken on trust.
+    A JSON object, every field of which is checked.
     """
 
     def __init__(
@@ -176,17 +305,17 @@ class _Fields:
 
         return text
 
-    def word(self, name: str, words: Mapping[str, object]) -> str:
+    def choice(self, name: str, choices: Mapping[str, object]) -> str:
         """
-        Return one of *words*; the first of them if the field is not there.
+        Return one of *choices*; the first of them if the field is not there.
         """
-        first = next(iter(words))
-        word = self.get(name, str, first)
+        first = next(iter(choices))
+        choice = self.get(name, str, first)
 
-        if word not in words:
-            raise _bad(f"{name} must be one of {', '.join(words)}, not {word}")
+        if choice not in choices:
+            raise _bad(f"{name} must be one of {', '.join(choices)}, not {choice}")
 
-        return word
+        return choice
 
     def ids(self) -> list[str]:
         """
@@ -212,13 +341,13 @@ def _operation(entry: object) -> Operation:
 
     names = ("ids", "id_type", "operation")
     fields = _Fields(cast("dict[str, object]", entry), names, names)
-    id_type = fields.word("id_type", _UPDATE_WORDS)
+    id_type = fields.choice("id_type", _UPDATE_ID_KINDS)
 
     return Operation(
         ids=fields.ids(),
-        named=_UPDATE_WORDS[id_type],
+        id_kind=_UPDATE_ID_KINDS[id_type],
         id_type=id_type,
-        operation=fields.word("operation", {"ADD": None, "REMOVE": None}),
+        operation=fields.choice("operation", {"ADD": None, "REMOVE": None}),
     )
 
 
@@ -238,10 +367,10 @@ def _group(name: str) -> str | None:
     return None if name == "User" else name
 
 
-def _check_count(count: int, most: int) -> None:
-    if count > most:
+def _check_count(count: int, max_ids: int) -> None:
+    if count > max_ids:
         raise Refused(
-            413, f"{count} identifiers in one request; at most {most}", rule="ids"
+            413, f"{count} identifiers in one request; at most {max_ids}", rule="ids"
         )
 
 
