@@ -10,9 +10,10 @@ from functools import partial
 
 import attrs
 
-from ._core import requests
 from ._core.complaints import Complaints
+from ._core.requests import Endpoints
 from ._core.tokens import Ticket, to_token
+from ._io.cancellation import background
 from ._io.disk.arrow import AmplitudeId
 from ._io.disk.files import Target
 from ._io.disk.formats import Options
@@ -22,7 +23,6 @@ from ._io.download.delivery import FileReceiver
 from ._io.download.pipe import TextReceiver
 from ._io.download.transfer import Receiver, Transfer
 from ._io.session import Session
-from ._io.threads import background
 from .errors import NotFoundError
 from .events import BytesReceived
 from .models import Routes, SavedExport
@@ -35,10 +35,12 @@ class Fetch:
     Fetches the file of one job, as often as asked.
     """
 
-    def __init__(self, session: Session, ticket: Ticket, *, routes: Routes) -> None:
+    def __init__(
+        self, session: Session, ticket: Ticket, *, endpoints: Endpoints
+    ) -> None:
         self._session = session
         self._ticket = ticket
-        self._routes = routes
+        self._endpoints = endpoints
         self._complaints = Complaints(ticket)
 
     async def save(
@@ -49,7 +51,7 @@ class Fetch:
         """
         options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
         receiver = FileReceiver(
-            FileSink(target, options=options, file_mode=self._session.file_mode)
+            FileSink(target, options=options, file_mode=self._session.context.file_mode)
         )
         transfer = self._transfer(receiver, progress)
 
@@ -82,7 +84,7 @@ class Fetch:
         try:
             await transfer.run()
         except NotFoundError as error:
-            now = self._session.clock.utcnow()
+            now = self._session.context.clock.utcnow()
             raise self._complaints.expired(error.status, now=now) from error
 
     def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
@@ -90,7 +92,7 @@ class Fetch:
 
         return Transfer(
             self._session,
-            requests.export_file(ticket.request_id, ticket.cohort_id, self._routes),
+            self._endpoints.export_file(ticket),
             receiver,
             request_id=ticket.request_id,
             progress=progress,
@@ -101,7 +103,7 @@ class Fetch:
     ) -> SavedExport:
         count = target.format.count_rows
         # The third-party description leaves open what is in a file of text.
-        is_counted = count is None or self._routes is Routes.VENDOR
+        is_counted = count is None or self._endpoints.routes is Routes.VENDOR
         file = attrs.evolve(
             file,
             request_id=self._ticket.request_id,
@@ -121,4 +123,4 @@ class Fetch:
     @property
     def _not_text(self) -> bytes:
         # The third-party description has a JSON object in the file's place.
-        return b"<{[" if self._routes is Routes.VENDOR else b"<"
+        return b"<{[" if self._endpoints.routes is Routes.VENDOR else b"<"

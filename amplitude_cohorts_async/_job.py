@@ -9,12 +9,12 @@ import logging
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 
 import anyio.to_thread
 
 from ._core.complaints import Complaints
-from ._core.snapshots import export_key
+from ._core.requests import Endpoints
 from ._core.tokens import Ticket, to_token
 from ._fetch import Fetch, Progress
 from ._io.disk.arrow import (
@@ -26,14 +26,14 @@ from ._io.disk.arrow import (
 from ._io.disk.files import Target, checked_target
 from ._io.download.rows import MemberStream
 from ._io.session import Session
+from ._memory import ExportMemory
 from ._watch import Watch
 from .errors import (
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
-    LimiterUnavailableError,
 )
-from .models import ExportStatus, Routes, SavedExport
+from .models import ExportStatus, SavedExport
 from .policies import Polling
 
 _logger = logging.getLogger(__name__)
@@ -65,14 +65,20 @@ class ExportJob:
     """
 
     def __init__(
-        self, session: Session, ticket: Ticket, *, routes: Routes, polling: Polling
+        self,
+        session: Session,
+        ticket: Ticket,
+        *,
+        endpoints: Endpoints,
+        polling: Polling,
+        memory: ExportMemory,
     ) -> None:
         self.request_id: str = ticket.request_id
         self.cohort_id: str | None = ticket.cohort_id
         self._ticket = ticket
-        self._board = session.board
-        self._watch = Watch(session, ticket, routes=routes, polling=polling)
-        self._fetch = Fetch(session, ticket, routes=routes)
+        self._memory = memory
+        self._watch = Watch(session, ticket, endpoints=endpoints, polling=polling)
+        self._fetch = Fetch(session, ticket, endpoints=endpoints)
         self._complaints = Complaints(ticket)
 
     def __repr__(self) -> str:
@@ -97,7 +103,7 @@ class ExportJob:
             ExportExpiredError: The service does not know it, or has dropped it.
         """
         async with self._tracked():
-            return await self._watch.ask()
+            return await self._watch.poll()
 
     async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
         """
@@ -257,12 +263,9 @@ class ExportJob:
             raise
 
     async def _forget(self) -> None:
-        # An export whose file is not delivered is taken up by the next call, so
-        # this comes last. A store that is away forgets it after a while by itself.
+        # Last of all: an export that is not delivered is left to the next call.
         if self.cohort_id is not None:
-            with suppress(LimiterUnavailableError):
-                key = export_key(self.cohort_id, self._ticket.properties)
-                await self._board.remove(key, self.token)
+            await self._memory.forget(self._ticket)
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:

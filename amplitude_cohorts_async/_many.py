@@ -21,7 +21,7 @@ from ._exports import Begun, Exports, Wanted
 from ._io.disk.files import Target, checked_target
 from ._io.disk.formats import Format
 from ._io.ledger import Ledger, Past
-from ._job import ExportJob
+from ._memory import NoAttemptLog
 from .errors import (
     CohortsError,
     ExportExpiredError,
@@ -53,6 +53,22 @@ class ManyOptions:
     at_once: int
     skip_unchanged: bool
     allowance: str | None
+
+
+@attrs.frozen
+class _Log(NoAttemptLog):
+    """
+    What the record hears of one export.
+    """
+
+    _ledger: Ledger
+    _key: str
+
+    async def requested(self, token: str) -> None:
+        """
+        Record an export that was spent, or joined.
+        """
+        await self._ledger.requested(self._key, token)
 
 
 class ExportBatch:
@@ -157,7 +173,7 @@ class ExportBatch:
 
             if saved is None:
                 begun = await self._begun(cohort_id)
-                spent = int(begun.spent)
+                spent = int(begun.charged)
                 saved = await self._exports.finish(
                     begun.job, target, timeout=self._options.timeout, progress=None
                 )
@@ -200,15 +216,15 @@ class ExportBatch:
             except ExportExpiredError:
                 pass
             else:
-                return Begun(job, spent=False)
-
-        async def note(job: ExportJob) -> None:
-            await self._ledger.requested(key, job.token)
+                return Begun(job, charged=False)
 
         options = self._options
 
         return await self._exports.begin(
-            cohort_id, options.wanted, allowance=options.allowance, note=note
+            cohort_id,
+            options.wanted,
+            allowance=options.allowance,
+            record=_Log(self._ledger, key),
         )
 
     def _target(self, cohort_id: str) -> Target:

@@ -18,21 +18,23 @@ from pathlib import Path
 import anyio.to_thread
 
 from ._config import ClientConfig
-from ._core import converter, requests, responses
+from ._core import converter, responses
 from ._core.ids import checked_id
 from ._core.redact import Redactor
+from ._core.requests import Endpoints, checked_properties
 from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports import Exports
 from ._fetch import Progress
+from ._io.cancellation import collect_cooperatively
 from ._io.clock import SystemClock
+from ._io.context import Context
 from ._io.disk.files import checked_format, checked_target
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
 from ._io.session import Session
-from ._io.slices import collected
 from ._io.wire.transport import Transport
 from ._io.writes.ids import IdSource
 from ._io.writes.writing import OnSkipped
@@ -70,10 +72,11 @@ class Operations:
         self._config = config
         self._settings = config.settings
         self._routes = config.routes
+        self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
         self._exports = Exports(
             self.session,
-            routes=config.routes,
+            endpoints=self._endpoints,
             polling=config.polling,
             region=config.settings.region,
             list_cohorts=self.list_cohorts,
@@ -90,10 +93,10 @@ class Operations:
         """
         List all discoverable cohorts.
         """
-        request = requests.list_cohorts(include_sync_info=include_sync_info)
+        request = self._endpoints.list_cohorts(include_sync_info=include_sync_info)
         response = await self.session.send(request)
 
-        return await collected(responses.each_cohort(request, response))
+        return await collect_cooperatively(responses.each_cohort(request, response))
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """
@@ -115,7 +118,7 @@ class Operations:
         """
         Return the usage of the month.
         """
-        request = requests.usage(self._routes)
+        request = self._endpoints.usage()
 
         return responses.usage(request, await self.session.send(request))
 
@@ -129,7 +132,7 @@ class Operations:
         """
         Request an export; spends one.
         """
-        wanted = requests.checked_properties(properties)
+        wanted = checked_properties(properties)
 
         return await self._exports.request(cohort_id, wanted, allowance=allowance)
 
@@ -156,7 +159,7 @@ class Operations:
         """
         checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_target, to, format)
-        wanted = requests.checked_properties(properties)
+        wanted = checked_properties(properties)
 
         if if_changed_since is not None:
             listed = await self._exports.listed()
@@ -192,7 +195,7 @@ class Operations:
         Return an iterator over the outcomes of many exports.
         """
         options = ManyOptions(
-            wanted=requests.checked_properties(properties),
+            wanted=checked_properties(properties),
             format=checked_format(format),
             timeout=checked_timeout(timeout),
             at_once=at_once,
@@ -213,7 +216,7 @@ class Operations:
         """
         Return what exporting some cohorts would take.
         """
-        wanted = requests.checked_properties(properties)
+        wanted = checked_properties(properties)
         ids = list(cohort_ids)
         known = Known(
             cohorts=await self._exports.listed(), usage=await self.get_usage()
@@ -343,11 +346,13 @@ class Operations:
         return Session(
             transport=_make_transport(config),
             limiter=_shared_limiter(config),
-            clock=config.clock or SystemClock(),
-            retrying=config.retrying,
-            rng=config.rng,
-            hook=config.hook,
-            file_mode=config.file_mode,
+            context=Context(
+                clock=config.clock or SystemClock(),
+                rng=config.rng,
+                retrying=config.retrying,
+                file_mode=config.file_mode,
+                hook=config.hook,
+            ),
             origin=config.settings.origin,
         )
 
@@ -357,7 +362,7 @@ class Operations:
 
         return Budget(
             partial(_read_usage, self.session) if guards else _unknown_usage,
-            clock=self.session.clock,
+            clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
             allowances=self._config.allowances,
@@ -416,7 +421,7 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
 
 
 async def _read_usage(session: Session) -> Usage:
-    request = requests.usage(Routes.VENDOR)
+    request = Endpoints(Routes.VENDOR).usage()
     # An export must not wait long for a number that may be missing.
     response = await session.send(request, retrying=NO_RETRIES)
 

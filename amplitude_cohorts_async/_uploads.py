@@ -163,7 +163,7 @@ class _Run:
             return self._adopt(found)
 
         request = upload(self._spec, batch.pieces)
-        now = self._session.clock.utcnow()
+        now = self._session.context.clock.utcnow()
         await self._writer.journal.note(attempt_line(now))
         self._progress.attempted_at = now
 
@@ -183,7 +183,7 @@ class _Run:
         return UploadAnswer(cohort_id=cohort.id)
 
     async def _after_a_crash(self, attempted_at: datetime) -> Cohort | None:
-        age = self._session.clock.utcnow() - attempted_at
+        age = self._session.context.clock.utcnow() - attempted_at
 
         try:
             return await self._find(attempted_at, None)
@@ -202,7 +202,7 @@ class _Run:
         candidates: list[str] = []
 
         for seconds in _LOOKS:
-            await self._session.clock.sleep(seconds)
+            await self._session.context.clock.sleep(seconds)
 
             try:
                 cohorts = await self._list_cohorts()

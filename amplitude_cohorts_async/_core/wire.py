@@ -68,3 +68,10 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes = attrs.field(repr=False)
+
+    @property
+    def is_success(self) -> bool:
+        """
+        Whether the service did what it was asked for.
+        """
+        return 200 <= self.status < 300  # noqa: PLR2004

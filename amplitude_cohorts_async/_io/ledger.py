@@ -23,8 +23,8 @@ import attrs
 from .._core.shapes import mapping_of
 from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
+from .cancellation import in_thread
 from .disk.saved_file import from_record, to_record
-from .threads import in_thread
 
 _logger = logging.getLogger(__name__)
 

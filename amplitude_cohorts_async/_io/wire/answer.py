@@ -12,7 +12,7 @@ from functools import partial
 import aiohttp
 import anyio
 
-from ..threads import in_thread
+from ..cancellation import in_thread
 from .border import Border
 from .feed import Feed, Taker
 from .takeover import Load, Takeover, take_over

@@ -25,7 +25,7 @@ from ...errors import (
     RequestTimeoutError,
     TransportError,
 )
-from ..threads import to_the_end
+from ..cancellation import finish_despite_cancel
 from .answer import Answer
 from .border import Border
 from .connector import StoreConnector
@@ -228,7 +228,7 @@ class Transport:
         Close our own connections; a session given by the caller stays open.
         """
         self._is_closed = True
-        await to_the_end(self._close())
+        await finish_despite_cancel(self._close())
 
     async def _close(self) -> None:
         while self._own:
