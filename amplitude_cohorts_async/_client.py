@@ -4,6 +4,7 @@ The client: one method for each thing the service can do.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import (
@@ -17,11 +18,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 import aiohttp
 
 from ._core import requests
-from ._core.ids import checked_id
+from ._core.ids import checked_id, checked_ids
 from ._io.clock import SystemClock
 from ._version import VERSION
 from .errors import ConfigurationError, NotFoundError
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from ._io.writes.ids import IdSource
     from ._io.writes.writing import OnSkipped
     from ._job import ExportJob
-    from ._many import ExportBatch
+    from ._many import ExportBatch, ExportRun
     from .events import BytesReceived
 
 
@@ -172,6 +174,8 @@ class CohortsClient:
         self._own_limiter: Limiter | None = None
         self._made: Session | None = None
         self._made_exports: Exports | None = None
+        # A run is kept alive by its tasks.
+        self._runs: WeakSet[ExportRun] = WeakSet()
         self._is_closed = False
 
     @classmethod
@@ -221,9 +225,15 @@ class CohortsClient:
 
     async def aclose(self) -> None:
         """
-        Close the connections; calling it twice does no harm.
+        Stop what `export_many()` started, and close the connections.
+
+        Calling it twice does no harm.
         """
         self._is_closed = True
+
+        if runs := list(self._runs):
+            await asyncio.gather(*(run.close_with_client() for run in runs))
+
         closing = self._transport if self._made is None else self._made
         await closing.aclose()
 
@@ -386,7 +396,7 @@ class CohortsClient:
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
         format: str = "csv",  # noqa: A002 - the word users know
-        at_once: int = 8,
+        max_concurrency: int = 8,
         skip_unchanged: bool = False,
         allowance: str | None = None,
     ) -> ExportBatch:
@@ -405,7 +415,7 @@ class CohortsClient:
 
             format: "csv", "csv.gz" or "parquet".
 
-            at_once: Exports that may be under way together.
+            max_concurrency: Exports that may be under way together.
 
             skip_unchanged: Ask the list first, once for all, and leave alone
                 what did not change since its file was saved here.
@@ -417,18 +427,21 @@ class CohortsClient:
         """
         from ._io.disk.files import checked_format
         from ._job import checked_timeout
-        from ._many import ExportBatch, ManyOptions
+        from ._many import ExportBatch, ExportRun, ManyOptions
 
         options = ManyOptions(
             wanted=requests.checked_properties(properties),
             format=checked_format(format),
             timeout=checked_timeout(timeout),
-            at_once=at_once,
+            max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
             allowance=allowance,
         )
 
-        return ExportBatch(self._exports, cohort_ids, Path(directory), options)
+        run = ExportRun(self._exports, cohort_ids, Path(directory), options)
+        self._runs.add(run)
+
+        return ExportBatch(run)
 
     async def plan(
         self,
@@ -453,7 +466,7 @@ class CohortsClient:
         from ._plan import Known, make_plan, starts_of
 
         wanted = requests.checked_properties(properties)
-        ids = list(cohort_ids)
+        ids = checked_ids(cohort_ids, "cohort id")
         known = Known(
             cohorts=await self._exports.listed(), usage=await self.get_usage()
         )

@@ -21,6 +21,7 @@ from ._core.tokens import Ticket, from_token
 from ._core.wire import Response
 from ._fetch import Progress
 from ._io.disk.files import Target
+from ._io.ledger import AttemptLog
 from ._io.limits.budget import Budget
 from ._io.session import Session
 from ._io.threads import in_thread
@@ -45,7 +46,6 @@ Seconds after which an export that nobody took down counts as over.
 """
 
 Wanted = bool | tuple[str, ...]
-Note = Callable[[ExportJob], Awaitable[None]]
 
 
 @attrs.frozen
@@ -54,11 +54,11 @@ class Begun:
     A job to wait for.
 
     Attributes:
-        spent: Whether an export of the month was spent on it just now.
+        charged: Whether an export of the month was spent on it just now.
     """
 
     job: ExportJob
-    spent: bool
+    charged: bool
 
 
 class Exports:
@@ -90,7 +90,7 @@ class Exports:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        note: Note | None = None,
+        record: AttemptLog | None = None,
     ) -> ExportJob:
         """
         Spend one of the month's exports.
@@ -98,7 +98,7 @@ class Exports:
         Args:
             allowance: Whose part of the month it comes out of.
 
-            note: Told of the job at once, even if the caller is leaving.
+            record: Written to around each request.
 
         Raises:
             MonthlyQuotaError: The month, or the part, has no room for it.
@@ -116,15 +116,17 @@ class Exports:
             ticket = attrs.evolve(
                 ticket, as_of=responses.answered_at(response, now=now)
             )
+            if record is not None:
+                await record.requested(self._job(ticket).token)
             await self._announce(ticket)
-            if note is not None:
-                await note(self._job(ticket))
             return ticket
 
         self._tell_wait(cohort_id)
 
         async with self._budget.spend(allowance=allowance) as spend:
-            ticket = await self._session.buy(request, take, paying=spend.commit)
+            ticket = await self._session.buy(
+                request, take, paying=spend.commit, record=record
+            )
 
         return self._job(ticket)
 
@@ -148,45 +150,36 @@ class Exports:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        note: Note | None = None,
+        record: AttemptLog | None = None,
     ) -> Begun:
         """
         Join the export of the same that is running, or request one.
 
         Args:
-            note: Told of the job at once, even if the caller is leaving.
+            record: Written to around each request.
         """
         key = export_key(cohort_id, wanted)
         asked_at = self._session.clock.utcnow()
         job: ExportJob | None = None
-        spent: list[ExportJob] = []
-
-        async def keep(job: ExportJob) -> None:
-            """
-            Remember the job that was paid for, and pass it on.
-            """
-            spent.append(job)
-            if note is not None:
-                await note(job)
+        charged = False
 
         try:
             async with self._session.board.claim(key):
                 job = await self._running(key, asked_at)
                 if job is None:
-                    await self.request(
-                        cohort_id, wanted, allowance=allowance, note=keep
+                    job = await self.request(
+                        cohort_id, wanted, allowance=allowance, record=record
                     )
+                    charged = True
         except LimiterUnavailableError:
             # The turn was lost, but not what was bought in it.
-            if not spent:
+            if job is None:
                 raise
 
-        if job is None:
-            return Begun(spent[0], spent=True)
-        if note is not None:
-            await note(job)
+        if record is not None and not charged:
+            await record.requested(job.token)
 
-        return Begun(job, spent=False)
+        return Begun(job, charged=charged)
 
     async def finish(
         self,

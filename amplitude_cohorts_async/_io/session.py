@@ -45,6 +45,7 @@ from ..protocols import (
     Permit,
     SharesJobs,
 )
+from .ledger import AttemptLog
 from .limits.board import LocalBoard
 from .limits.turns import Turns
 from .rescue import brought_in
@@ -55,6 +56,11 @@ _logger = logging.getLogger(__name__)
 
 _TOO_MANY = 429
 _UNAVAILABLE = 503
+
+_SPENDS_NOTHING = frozenset({*range(400, 500), _UNAVAILABLE})
+"""
+Answers to a request for an export after which none is spent.
+"""
 
 _GRACE = 5.0
 """
@@ -155,6 +161,7 @@ class Session:
         take: Callable[[Response], Awaitable[T]],
         *,
         paying: Callable[[], None],
+        record: AttemptLog | None = None,
     ) -> T:
         """
         Send a request that costs something, and *take* its successful answer.
@@ -162,6 +169,9 @@ class Session:
         Calls *paying* when nothing is left to wait for. A caller that is cancelled
         while the request is under way hears of it when the answer has been taken,
         or after a few seconds.
+
+        Args:
+            record: Written to before and after each request.
 
         Raises:
             QuotaError: The limiter refused; nothing was sent.
@@ -172,7 +182,9 @@ class Session:
         """
 
         return await self._repeat(
-            request, partial(self._buy_once, request, take, paying), self.retrying
+            request,
+            partial(self._buy_once, request, take, paying, record),
+            self.retrying,
         )
 
     @asynccontextmanager
@@ -229,19 +241,22 @@ class Session:
         request: Request,
         take: Callable[[Response], Awaitable[T]],
         paying: Callable[[], None],
+        record: AttemptLog | None,
     ) -> T:
         answers: list[Response] = []
         bought: list[T] = []
 
         async def exchange_and_take(permit: Permit) -> None:
-            answers.append(await self._exchange(request, permit))
+            if record is not None:
+                await record.attempted()
+            paying()
+            answers.append(await self._exchange_on_record(request, permit, record))
             if _is_success(answers[0]):
                 bought.append(await take(answers[0]))
 
         try:
             # Waiting for the slot may be cancelled; what comes after may not.
             async with self.limiter.slot(request.kind) as permit:
-                paying()
                 with self._purchase():
                     await brought_in(exchange_and_take(permit), seconds=_GRACE)
         except LimiterUnavailableError:
@@ -252,6 +267,23 @@ class Session:
         self._accepted(request, answers[0])
 
         return bought[0]
+
+    async def _exchange_on_record(
+        self, request: Request, permit: Permit, record: AttemptLog | None
+    ) -> Response:
+        spent_nothing = False
+
+        try:
+            response = await self._exchange(request, permit)
+            spent_nothing = response.status in _SPENDS_NOTHING
+        except TransportError as error:
+            spent_nothing = not error.may_have_happened
+            raise
+        finally:
+            if record is not None and spent_nothing:
+                await record.refused()
+
+        return response
 
     @contextmanager
     def _purchase(self) -> Generator[None]:

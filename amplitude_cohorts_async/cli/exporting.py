@@ -76,7 +76,7 @@ def export(
     all_properties: AllProperties = False,
     format: Format = None,  # noqa: A002 - the word users know
     timeout: Timeout = _PATIENCE,
-    at_once: Annotated[
+    max_concurrency: Annotated[
         int,
         typer.Option(
             min=1,
@@ -109,7 +109,7 @@ def export(
         properties=wanted_properties(named, all_properties),
         format=format,
         timeout=timeout,
-        at_once=at_once,
+        max_concurrency=max_concurrency,
         skip_unchanged=skip_unchanged,
     )
 
@@ -175,7 +175,7 @@ class _Order:
     properties: bool | list[str]
     format: str | None
     timeout: float
-    at_once: int
+    max_concurrency: int
     skip_unchanged: bool
 
 
@@ -209,7 +209,7 @@ def _into_directory(connection: Connection, order: _Order) -> None:
             properties=order.properties,
             timeout=order.timeout,
             format=order.format or "csv",
-            at_once=order.at_once,
+            max_concurrency=order.max_concurrency,
             skip_unchanged=order.skip_unchanged,
         ) as batch:
             async for outcome in batch:

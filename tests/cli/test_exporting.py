@@ -210,7 +210,7 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
         ("c1", "-o", "missing/out.csv"),
         ("c1", "-o", "out"),
         ("c1", "--format", "xml"),
-        ("c1", "c2", "--at-once", "0"),
+        ("c1", "c2", "--max-concurrency", "0"),
         (),
     ],
 )
