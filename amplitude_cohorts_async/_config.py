@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
+import aiohttp
 import attrs
 
 from ._core.links import is_loopback
 from .errors import ConfigurationError
+from .limits import Limits
 from .models import Region, Routes
+from .policies import Downloading, Polling, Retrying
+from .protocols import Clock, EventHook, Limiter
 
 _WEB_APP = "analytics.amplitude.com"
 _LARGEST_APP_ID = 2**63
@@ -104,6 +108,44 @@ def checked_seconds(seconds: float, name: str) -> float:
         )
 
     return seconds
+
+
+def _checked_session(
+    session: aiohttp.ClientSession | None,
+) -> aiohttp.ClientSession | None:
+    if session is not None and session.auth is not None:
+        raise ConfigurationError(
+            "the session has credentials of its own (auth=), and the keys could not "
+            "be sent beside them; make it without"
+        )
+
+    return session
+
+
+def _checked_stall_timeout(seconds: float) -> float:
+    return checked_seconds(seconds, "stall_timeout")
+
+
+@attrs.frozen(kw_only=True)
+class ClientConfig:
+    """
+    What a client was made with, checked.
+    """
+
+    settings: Settings
+    limits: Limits
+    limiter: Limiter | None
+    allowances: Mapping[str, int]
+    routes: Routes = attrs.field(converter=checked_routes)
+    session: aiohttp.ClientSession | None = attrs.field(converter=_checked_session)
+    proxy: str | None = attrs.field(repr=False)
+    hook: EventHook | None
+    clock: Clock | None
+    polling: Polling
+    retrying: Retrying
+    downloading: Downloading
+    stall_timeout: float = attrs.field(converter=_checked_stall_timeout)
+    chance: Callable[[], float]
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:

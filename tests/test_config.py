@@ -139,7 +139,7 @@ def test_limits_belong_to_the_app() -> None:
     names = {
         (key, secret, region): client(
             api_key=key, secret_key=secret, region=region
-        )._settings.app
+        )._config.settings.app
         for key in ("key1", "key2")
         for secret in ("secret1", "secret2")
         for region in ("us", "eu")
@@ -179,7 +179,7 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "analytics.eu" in repr(CohortsClient.from_env())
     assert "https://amplitude.com" in repr(CohortsClient.from_env(region="us"))
-    assert 153957 == CohortsClient.from_env()._settings.app_id
+    assert 153957 == CohortsClient.from_env()._config.settings.app_id
     monkeypatch.setenv("AMPLITUDE_REGION", "mars")
     with pytest.raises(ConfigurationError, match="'mars'"):
         CohortsClient.from_env()

@@ -148,7 +148,7 @@ def check_nothing_left(client: CohortsClient, tasks: set[asyncio.Task[Any]]) -> 
     """
     Fail if a slot is taken, somebody waits for one, or a task of ours runs.
     """
-    statistics = client._session.limiter.statistics()
+    statistics = client._operations.session.limiter.statistics()
     ours = [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)]
 
     assert 0 == statistics["in_flight"] == statistics["waiting"]

@@ -57,7 +57,9 @@ async def test_the_pause_holds_for_other_jobs_of_the_client(
     """
     emulator.fail_next("usage", faults.throttled(60))
     first = asyncio.create_task(client.get_usage())
-    await until(lambda: client._session.limiter.statistics()["throttled"] > 0)
+    await until(
+        lambda: client._operations.session.limiter.statistics()["throttled"] > 0
+    )
     await client.list_cohorts()
 
     assert clock.now() >= 60
