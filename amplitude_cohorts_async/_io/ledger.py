@@ -129,10 +129,13 @@ class RunHistory:
 class RunRecord:
     """
     The record in one directory; several processes may write to it.
+
+    Attributes:
+        path: The hidden file.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / NAME
+        self.path = directory / NAME
         self._thread = anyio.CapacityLimiter(1)
 
     async def open(self) -> RunHistory:
@@ -175,30 +178,13 @@ class RunRecord:
         """
         await in_thread(lambda: self._write(line()), self._thread)
 
-    async def append_attempt(self, key: str) -> None:
-        """
-        Write durably that an export is about to be requested.
-
-        Raises:
-            StorageError: The line was not written.
-        """
-        try:
-            await self.append(lambda: {"key": key, "attempt": _VERSION})
-        except OSError as error:
-            raise StorageError(
-                f"the record of exports at {self._path} cannot be written "
-                f"({error.strerror or error}), so the export was not requested; fix "
-                f"this and call again: no export was spent",
-                request_id="",
-            ) from error
-
     def _open(self) -> RunHistory:
         try:
             history = self._load()
             self._write({"begun": _VERSION})
         except OSError as error:
             raise InvalidInputError(
-                f"no record of exports can be kept at {self._path} "
+                f"no record of exports can be kept at {self.path} "
                 f"({error.strerror or error}), and without one a run that dies would "
                 f"spend twice; fix this: no export was spent"
             ) from error
@@ -209,7 +195,7 @@ class RunRecord:
         history = RunHistory()
 
         with suppress(FileNotFoundError):
-            for text in self._path.read_bytes().splitlines():
+            for text in self.path.read_bytes().splitlines():
                 # A line that a crash cut short is no JSON.
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     history.read(mapping_of(json.loads(text)))
@@ -217,7 +203,7 @@ class RunRecord:
         return history
 
     def _write(self, line: Mapping[str, object]) -> None:
-        with _locked(self._path.parent), self._path.open("a+b") as file:
+        with _locked(self.path.parent), self.path.open("a+b") as file:
             # A line that a crash cut must not swallow the next one.
             start = b"" if _ends_in_newline(file) else b"\n"
             file.write(start + _encoded(line))
@@ -226,25 +212,25 @@ class RunRecord:
 
     def _compact(self) -> None:
         try:
-            with _locked(self._path.parent):
+            with _locked(self.path.parent):
                 # From the disk, because other processes write to it as well.
                 self._replace(self._load().lines())
         except OSError as error:
             raise StorageError(
-                f"{self._path} could not be written ({error.strerror or error}), so the "
+                f"{self.path} could not be written ({error.strerror or error}), so the "
                 f"next run will take this one for unfinished; fix this, or remove it",
                 request_id="",
             ) from error
 
     def _replace(self, lines: Iterable[Mapping[str, object]]) -> None:
-        part = self._path.with_suffix(".part")
+        part = self.path.with_suffix(".part")
 
         with part.open("wb") as file:
             file.writelines(map(_encoded, lines))
             file.flush()
             os.fsync(file.fileno())
 
-        part.replace(self._path)
+        part.replace(self.path)
 
 
 @attrs.frozen
@@ -264,11 +250,18 @@ class ExportRecord:
             StorageError: The line was not written; nothing must be sent.
         """
         try:
-            await self._record.append_attempt(self._key)
-        except BaseException:
+            await self._record.append(lambda: {"key": self._key, "attempt": _VERSION})
+        except BaseException as error:
             # The line may be on the disk all the same.
             await self.refused()
-            raise
+            if not isinstance(error, OSError):
+                raise
+            raise StorageError(
+                f"the record of exports at {self._record.path} cannot be written "
+                f"({error.strerror or error}), so the export was not requested; fix "
+                f"this and call again: no export was spent",
+                request_id="",
+            ) from error
 
     async def refused(self) -> None:
         """
