@@ -24,11 +24,12 @@ from ._core.wire import Request
 from ._fetch import Progress
 from ._io.cancellation import finish_despite_cancel, in_thread
 from ._io.disk.files import Target
+from ._io.ledger import AttemptLog
 from ._io.limits.base import Permit
 from ._io.limits.budget import Budget, Spend
 from ._io.session import GRACE, Session, out_of_attempts
 from ._job import ExportJob, keep_token
-from ._memory import NO_RECORD, AttemptLog, ExportMemory
+from ._memory import NO_RECORD, ExportMemory
 from .errors import (
     CohortsError,
     ExportError,

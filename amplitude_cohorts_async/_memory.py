@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Protocol
 
 from ._core.snapshots import export_key
 from ._core.tokens import Ticket, from_token, to_token
@@ -22,30 +21,6 @@ _RUNNING_TTL = 1800.0
 """
 Seconds in which an export that was not delivered is taken up by the next call.
 """
-
-
-class AttemptLog(Protocol):
-    """
-    What a run writes down of one export, around its request.
-    """
-
-    async def attempted(self) -> None:
-        """
-        Record that the request is sent next; if this raises, it is not sent.
-        """
-        ...
-
-    async def refused(self) -> None:
-        """
-        Record that the request surely spent no export.
-        """
-        ...
-
-    async def requested(self, token: str) -> None:
-        """
-        Record an export that was spent, or joined. Does not raise.
-        """
-        ...
 
 
 class NoAttemptLog:

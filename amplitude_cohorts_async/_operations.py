@@ -8,18 +8,20 @@ thread when a client is entered.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from weakref import WeakSet
 
 import anyio.to_thread
 
 from ._config import ClientConfig
 from ._core import converter, responses
-from ._core.ids import checked_id
+from ._core.ids import checked_id, checked_ids
 from ._core.redact import Redactor
 from ._core.requests import Endpoints, checked_properties
 from ._core.retrying import NO_RETRIES
@@ -39,7 +41,7 @@ from ._io.wire.transport import Transport
 from ._io.writes.ids import IdSource
 from ._io.writes.writing import OnSkipped
 from ._job import ExportJob, checked_timeout
-from ._many import ExportBatch, ManyOptions
+from ._many import ExportBatch, ExportRun, ManyOptions
 from ._membership import update_membership
 from ._plan import Known, make_plan
 from ._sync import Sync, sync_membership
@@ -82,11 +84,14 @@ class Operations:
             list_cohorts=self.list_cohorts,
             budget=self._make_budget(),
         )
+        # Weak: a run lives as long as its iterator, or its tasks.
+        self._runs: WeakSet[ExportRun] = WeakSet()
 
     async def aclose(self) -> None:
         """
-        Wait for the answers to purchases, then close the connections.
+        Stop the runs, wait for the answers to purchases, close the connections.
         """
+        await asyncio.gather(*(run.close_with_client() for run in list(self._runs)))
         await self.session.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
@@ -187,7 +192,7 @@ class Operations:
         properties: bool | Sequence[str],
         timeout: float,
         format: str,  # noqa: A002 - the word users know
-        at_once: int,
+        max_concurrency: int,
         skip_unchanged: bool,
         allowance: str | None,
     ) -> ExportBatch:
@@ -198,12 +203,15 @@ class Operations:
             wanted=checked_properties(properties),
             format=checked_format(format),
             timeout=checked_timeout(timeout),
-            at_once=at_once,
+            max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
             allowance=allowance,
         )
 
-        return ExportBatch(self._exports, cohort_ids, Path(directory), options)
+        run = ExportRun(self._exports, cohort_ids, Path(directory), options)
+        self._runs.add(run)
+
+        return ExportBatch(run)
 
     async def plan(
         self,
@@ -217,7 +225,7 @@ class Operations:
         Return what exporting some cohorts would take.
         """
         wanted = checked_properties(properties)
-        ids = list(cohort_ids)
+        ids = checked_ids(cohort_ids, "cohort id")
         known = Known(
             cohorts=await self._exports.listed(), usage=await self.get_usage()
         )
