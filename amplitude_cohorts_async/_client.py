@@ -370,7 +370,7 @@ class CohortsClient:
 
             timeout: Seconds that each job may take.
 
-            format: "csv", "csv.gz" or "parquet".
+            format: Of the files, by its suffix, as in "csv.gz".
 
             max_concurrency: Exports that may be under way together.
 

@@ -146,9 +146,10 @@ class ExportJob:
         Args:
             to: The target. Ends in ".csv" for decoded text, ".csv.gz" for the
                 bytes as served (compressed here, should they be served plain)
-                or ".parquet" for columns. A file of that name is replaced.
+                or ".parquet" for columns. A file of that name is replaced and passes
+                on its mode; a link is written through.
 
-            format: Needed when the name does not say it: "csv", "csv.gz", "parquet".
+            format: Needed when the name does not end in it, as in "csv.gz".
 
             amplitude_id: Whether a column of Amplitude's ids holds "text" or
                 "int64"; for ".parquet" only.

@@ -199,10 +199,12 @@ class RedisLimiter(LimitsKeeper):
 
         try:
             admitted = await self._ask(connection, kind)
-        finally:
+        except BaseException:
             self._count(waiting=-1)
+            raise
 
         if isinstance(admitted, Limiter):
+            self._count(waiting=-1)
             async with admitted.slot(kind) as permit:
                 yield permit
             return

@@ -94,14 +94,14 @@ def test_the_first_four_exports_start_at_once():
 
 def test_the_fifth_export_waits_for_a_window_after_the_first_one_ended():
     """
-    A place is free 60 s, a thousandth and a guard after its request's end.
+    A place is free 60 s, a thousandth and a margin after its request's end.
     """
     assert pytest.approx(0.5 + 60.06 + 0.25, abs=1e-3) == starts_of(5)[4]
 
 
 def test_two_hundred_exports_take_98_percent_of_the_best_schedule():
     """
-    What the guard and the latency cost is less than two per cent.
+    What the margin and the latency cost is less than two per cent.
     """
     best = (200 / 4 - 1) * 60.0
 

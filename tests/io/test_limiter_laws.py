@@ -177,7 +177,7 @@ def test_no_safe_client_is_much_faster(
     count: int, per: float, exports: int, latency: float
 ):
     """
-    The i-th start is as early as a window, a guard and the latency let it be.
+    The i-th start is as early as a window, a margin and the latency let it be.
     """
     limits = Limits(exports=Rate(count, per=per), in_flight=6)
     burst = [

@@ -29,7 +29,7 @@ def new_file_mode(folder: Path) -> int:
         probe.unlink()
 
 
-def set_permissions(file: int, target: Path, *, mode: int) -> None:
+def set_permissions(file: int, target: Path, *, mode: int | None = None) -> None:
     """
     Give an open file the permissions that it will have at its target.
 
@@ -37,9 +37,7 @@ def set_permissions(file: int, target: Path, *, mode: int) -> None:
     may set them, its owner and group.
 
     Args:
-        file: Readable by its owner only until now.
-
-        mode: For a new file.
+        mode: For a new file; None leaves it as it is.
 
     Raises:
         FileExistsError: Something at the target is no regular file.
@@ -47,7 +45,8 @@ def set_permissions(file: int, target: Path, *, mode: int) -> None:
     try:
         replaced = target.lstat()
     except FileNotFoundError:
-        _chmod(file, mode)
+        if mode is not None:
+            _chmod(file, mode)
         return
 
     if not stat.S_ISREG(replaced.st_mode):

@@ -75,7 +75,7 @@ class Pacer:
     Keeps the pace of one kind of request: a leaky bucket for each event loop.
 
     A bucket lets a burst through and then an even pace, which is what a rate of
-    our own means. It cannot keep a window that somebody else counts, see
+    our own means. It cannot keep a window that the service counts, see
     docs/limits.md. aiolimiter reads the time of its event loop and no other clock.
     """
 
@@ -162,7 +162,8 @@ class LimitsKeeper(Limiter):
                 self._counts[name] = self._counts.get(name, 0) + number
 
     def _count_start(self, kind: Kind, *, waited: float) -> None:
-        self._count(started=1, in_flight=+1, waited=waited, **{f"started.{kind}": 1})
+        started = {"started": 1, f"started.{kind}": 1, "waited": waited}
+        self._count(waiting=-1, in_flight=+1, **started)
 
     def _refuse_if_longer(self, seconds: float, kind: Kind) -> None:
         most = self._limits.max_wait

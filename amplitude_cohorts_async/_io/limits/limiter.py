@@ -187,8 +187,9 @@ class LocalLimiter(LimitsKeeper):
         try:
             await self._keep_pace(kind)
             permit = await self._admit(kind)
-        finally:
+        except BaseException:
             self._count(waiting=-1)
+            raise
 
         self._count_start(kind, waited=permit.sent_at - came_at)
 
