@@ -1,5 +1,5 @@
 """
-Exports as a caller asks for them: none requested twice, none in vain.
+Requests for exports: none sent twice, and none that is not needed.
 """
 
 from __future__ import annotations
@@ -121,17 +121,17 @@ class Exports:
         """
         Return the job of an export that was requested before.
         """
-        ticket = from_token(request_id_or_token)
+        ref = from_token(request_id_or_token)
 
-        if None not in {ticket.region, self._region} and ticket.region != self._region:
+        if None not in {ref.region, self._region} and ref.region != self._region:
             raise InvalidInputError(
-                f"export {ticket.request_id} belongs to another region than this "
+                f"export {ref.request_id} belongs to another region than this "
                 f"client; use a client of its region"
             )
 
-        return self._job(ticket)
+        return self._job(ref)
 
-    async def begin(
+    async def start(
         self,
         cohort_id: str,
         wanted: Wanted,
@@ -144,29 +144,29 @@ class Exports:
         """
         asked_at = self._clock.utcnow()
         key = export_key(cohort_id, wanted)
-        begun: Begun | None = None
+        started: Begun | None = None
 
         try:
             async with self._memory.lock(key):
                 job = await self._undelivered(key, asked_at)
                 if job is not None:
                     await record.requested(job.token)
-                    begun = Begun(job, charged=False)
+                    started = Begun(job, charged=False)
                 else:
                     job = await self.request(
                         cohort_id, wanted, allowance=allowance, record=record
                     )
-                    begun = Begun(job, charged=True)
+                    started = Begun(job, charged=True)
         except LimiterUnavailableError:
             # The lock was lost, but not what was bought under it.
-            if begun is None:
+            if started is None:
                 raise
         except asyncio.CancelledError as error:
-            if begun is not None:
-                keep_token(error, begun.job.token)
+            if started is not None:
+                keep_token(error, started.job.token)
             raise
 
-        return begun
+        return started
 
     async def finish(
         self,
@@ -208,12 +208,12 @@ class Exports:
             None when a new export is needed.
         """
         token = earlier if isinstance(earlier, str) else earlier.token
-        ticket = from_token(token)
+        ref = from_token(token)
 
         if (
             cohort is None
-            or (ticket.cohort_id, ticket.properties) != (cohort.id, wanted)
-            or not is_unchanged(cohort, ticket)
+            or (ref.cohort_id, ref.properties) != (cohort.id, wanted)
+            or not is_unchanged(cohort, ref)
         ):
             return None
 
@@ -222,9 +222,9 @@ class Exports:
             if saved is not None:
                 return saved
 
-        if has_file(ticket, now=self._clock.utcnow()):
+        if has_file(ref, now=self._clock.utcnow()):
             with suppress(ExportError):
-                saved = await self._job(ticket).save(target, progress=progress)
+                saved = await self._job(ref).save(target, progress=progress)
                 return attrs.evolve(saved, unchanged=True)
 
         return None
@@ -247,15 +247,15 @@ class Exports:
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
     async def _undelivered(self, key: str, asked_at: datetime) -> ExportJob | None:
-        ticket = await self._memory.find(key)
+        ref = await self._memory.find(key)
 
-        if ticket is None:
+        if ref is None:
             return None
 
-        job = self._job(ticket)
+        job = self._job(ref)
 
         # One that was requested while we waited for the lock need not be asked.
-        if ticket.requested_at is None or ticket.requested_at < asked_at:
+        if ref.requested_at is None or ref.requested_at < asked_at:
             try:
                 await job.poll()
             except ExportError:
@@ -318,20 +318,20 @@ class Exports:
             return refusal
 
         now = self._clock.utcnow()
-        ticket = attrs.evolve(
+        ref = attrs.evolve(
             order,
             request_id=responses.export_request_id(request, response),
             requested_at=now,
             as_of=responses.answered_at(response, now=now),
         )
-        self._announce(ticket)
-        await record.requested(to_token(ticket))
-        await self._memory.record(ticket)
+        self._announce(ref)
+        await record.requested(to_token(ref))
+        await self._memory.record(ref)
 
-        return self._job(ticket)
+        return self._job(ref)
 
-    def _announce(self, ticket: Ticket) -> None:
-        cohort_id, request_id = str(ticket.cohort_id), ticket.request_id
+    def _announce(self, ref: Ticket) -> None:
+        cohort_id, request_id = str(ref.cohort_id), ref.request_id
         facts = {"cohort_id": cohort_id, "request_id": request_id}
         _logger.info("export requested", extra=facts)
         self._emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
@@ -342,10 +342,10 @@ class Exports:
         if seconds >= 1:
             self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
-    def _job(self, ticket: Ticket) -> ExportJob:
+    def _job(self, ref: Ticket) -> ExportJob:
         return ExportJob(
             self._session,
-            ticket,
+            ref,
             endpoints=self._endpoints,
             polling=self._polling,
             memory=self._memory,

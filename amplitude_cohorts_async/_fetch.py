@@ -35,13 +35,11 @@ class Fetch:
     Fetches the file of one job, as often as asked.
     """
 
-    def __init__(
-        self, session: Session, ticket: Ticket, *, endpoints: Endpoints
-    ) -> None:
+    def __init__(self, session: Session, ref: Ticket, *, endpoints: Endpoints) -> None:
         self._session = session
-        self._ticket = ticket
+        self._ref = ref
         self._endpoints = endpoints
-        self._complaints = Complaints(ticket)
+        self._errors = Complaints(ref)
 
     async def save(
         self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
@@ -55,7 +53,7 @@ class Fetch:
         )
         transfer = self._transfer(receiver, progress)
 
-        with self._complaints.about_the_file(target.path):
+        with self._errors.about_the_file(target.path):
             try:
                 await self._run(transfer)
                 file = await receiver.publish()
@@ -69,14 +67,14 @@ class Fetch:
         """
         Open the file as text, while it arrives.
         """
-        pipe = TextReceiver(request_id=self._ticket.request_id, not_text=self._not_text)
+        pipe = TextReceiver(request_id=self._ref.request_id, not_text=self._not_text)
         transfer = self._transfer(pipe, None)
 
         async with background(pipe.fill(partial(self._run, transfer))):
             yield self._read(pipe)
 
     async def _read(self, pipe: TextReceiver) -> AsyncIterator[bytes]:
-        with self._complaints.with_token(), self._complaints.about_the_file():
+        with self._errors.with_token(), self._errors.about_the_file():
             async for text in pipe:
                 yield text
 
@@ -85,16 +83,16 @@ class Fetch:
             await transfer.run()
         except NotFoundError as error:
             now = self._session.context.clock.utcnow()
-            raise self._complaints.expired(error.status, now=now) from error
+            raise self._errors.expired(error.status, now=now) from error
 
     def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
-        ticket = self._ticket
+        ref = self._ref
 
         return Transfer(
             self._session,
-            self._endpoints.export_file(ticket),
+            self._endpoints.export_file(ref),
             receiver,
-            request_id=ticket.request_id,
+            request_id=ref.request_id,
             progress=progress,
         )
 
@@ -106,7 +104,7 @@ class Fetch:
         is_counted = count is None or self._endpoints.routes is Routes.VENDOR
         file = attrs.evolve(
             file,
-            request_id=self._ticket.request_id,
+            request_id=self._ref.request_id,
             rows=file.rows if is_counted else None,
             count=count if is_counted else None,
         )
@@ -117,7 +115,7 @@ class Fetch:
             file=file,
             downloaded=transfer.state.downloaded,
             links=transfer.state.links,
-            token=to_token(self._ticket),
+            token=to_token(self._ref),
         )
 
     @property

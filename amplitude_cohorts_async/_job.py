@@ -67,19 +67,19 @@ class ExportJob:
     def __init__(
         self,
         session: Session,
-        ticket: Ticket,
+        ref: Ticket,
         *,
         endpoints: Endpoints,
         polling: Polling,
         memory: ExportMemory,
     ) -> None:
-        self.request_id: str = ticket.request_id
-        self.cohort_id: str | None = ticket.cohort_id
-        self._ticket = ticket
+        self.request_id: str = ref.request_id
+        self.cohort_id: str | None = ref.cohort_id
+        self._ref = ref
         self._memory = memory
-        self._watch = Watch(session, ticket, endpoints=endpoints, polling=polling)
-        self._fetch = Fetch(session, ticket, endpoints=endpoints)
-        self._complaints = Complaints(ticket)
+        self._poller = Watch(session, ref, endpoints=endpoints, polling=polling)
+        self._downloader = Fetch(session, ref, endpoints=endpoints)
+        self._errors = Complaints(ref)
 
     def __repr__(self) -> str:
         return f"<ExportJob {self.request_id} of cohort {self.cohort_id}>"
@@ -91,7 +91,7 @@ class ExportJob:
 
         Hand it to ``CohortsClient.resume_export()`` in any process.
         """
-        return to_token(self._ticket)
+        return to_token(self._ref)
 
     async def poll(self) -> ExportStatus:
         """
@@ -103,7 +103,7 @@ class ExportJob:
             ExportExpiredError: The service does not know it, or has dropped it.
         """
         async with self._tracked():
-            return await self._watch.poll()
+            return await self._poller.poll()
 
     async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
         """
@@ -125,7 +125,7 @@ class ExportJob:
         checked_timeout(timeout)
 
         async with self._tracked():
-            await self._watch.wait(timeout)
+            await self._poller.wait(timeout)
 
         return self
 
@@ -183,7 +183,7 @@ class ExportJob:
         await self.wait()
 
         async with self._tracked():
-            saved = await self._fetch.save(
+            saved = await self._downloader.save(
                 target, amplitude_id=amplitude_id, progress=progress
             )
             await self._forget()
@@ -200,7 +200,7 @@ class ExportJob:
         """
         await self.wait()
 
-        async with self._tracked(), self._fetch.text() as text:
+        async with self._tracked(), self._downloader.text() as text:
             yield MemberStream(
                 self._delivered(text),
                 request_id=self.request_id,
@@ -230,7 +230,7 @@ class ExportJob:
 
         async with (
             self._tracked(),
-            self._fetch.text() as text,
+            self._downloader.text() as text,
             aclosing(self._batches(self._delivered(text), amplitude_id)) as batches,
         ):
             yield batches
@@ -238,7 +238,7 @@ class ExportJob:
     async def _batches(
         self, text: AsyncIterator[bytes], amplitude_id: AmplitudeId
     ) -> AsyncGenerator[RecordBatch]:
-        with self._complaints.with_token(), self._complaints.about_the_file():
+        with self._errors.with_token(), self._errors.about_the_file():
             async for batch in record_batches(text, amplitude_id=amplitude_id):
                 yield batch
 
@@ -254,7 +254,7 @@ class ExportJob:
         Give the token to whatever passes; forget a job that has no file.
         """
         try:
-            with self._complaints.with_token():
+            with self._errors.with_token():
                 yield
         except (ExportFailedError, ExportExpiredError):
             await self._forget()
@@ -266,7 +266,7 @@ class ExportJob:
     async def _forget(self) -> None:
         # Last of all: an export that is not delivered is left to the next call.
         if self.cohort_id is not None:
-            await self._memory.forget(self._ticket)
+            await self._memory.forget(self._ref)
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:

@@ -338,7 +338,7 @@ class ExportRun:
             await self._may_request.wait()
             request = _Request(
                 record,
-                lambda log: self._exports.begin(
+                lambda log: self._exports.start(
                     cohort_id, options.wanted, allowance=options.allowance, record=log
                 ),
             )

@@ -120,20 +120,20 @@ class ExportMemory:
 
         return None if token is None else from_token(token)
 
-    async def record(self, ticket: Ticket) -> None:
+    async def record(self, ref: Ticket) -> None:
         """
         Remember an export until it is delivered, or for half an hour.
         """
         with suppress(LimiterUnavailableError):
-            token = to_token(ticket)
-            await self._jobs.record(_key(ticket), token, seconds=_RUNNING_TTL)
+            token = to_token(ref)
+            await self._jobs.record(_key(ref), token, seconds=_RUNNING_TTL)
 
-    async def forget(self, ticket: Ticket) -> None:
+    async def forget(self, ref: Ticket) -> None:
         """
         Forget an export that was delivered, or that can never be.
         """
         with suppress(LimiterUnavailableError):
-            await self._jobs.forget(_key(ticket), to_token(ticket))
+            await self._jobs.forget(_key(ref), to_token(ref))
 
 
 def _job_store(limiter: Limiter, clock: Clock) -> RunningJobs:
@@ -147,5 +147,5 @@ def _job_store(limiter: Limiter, clock: Clock) -> RunningJobs:
     return jobs
 
 
-def _key(ticket: Ticket) -> str:
-    return export_key(str(ticket.cohort_id), ticket.properties)
+def _key(ref: Ticket) -> str:
+    return export_key(str(ref.cohort_id), ref.properties)

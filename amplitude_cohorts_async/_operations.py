@@ -178,10 +178,10 @@ class Operations:
             if saved is not None:
                 return saved
 
-        begun = await self._exports.begin(cohort_id, wanted, allowance=allowance)
+        started = await self._exports.start(cohort_id, wanted, allowance=allowance)
 
         return await self._exports.finish(
-            begun.job, target, timeout=timeout, progress=progress
+            started.job, target, timeout=timeout, progress=progress
         )
 
     def export_many(

@@ -38,17 +38,17 @@ class Watch:
     def __init__(
         self,
         session: Session,
-        ticket: Ticket,
+        ref: Ticket,
         *,
         endpoints: Endpoints,
         polling: Polling,
     ) -> None:
         self._session = session
         self._context = session.context
-        self._ticket = ticket
+        self._ref = ref
         self._request = endpoints.export_status
         self._polling = polling
-        self._complaints = Complaints(ticket)
+        self._errors = Complaints(ref)
         self._done: ExportStatus | None = None
 
     async def poll(self) -> ExportStatus:
@@ -63,7 +63,7 @@ class Watch:
         status = await self._ask(self._context.retrying)
 
         if isinstance(status, JobFailed):
-            raise self._complaints.failed(status.word)
+            raise self._errors.failed(status.word)
 
         return status
 
@@ -81,7 +81,7 @@ class Watch:
         clock = self._context.clock
         started = clock.now()
         deadline = started + timeout
-        age = age_of(self._ticket, now=clock.utcnow())
+        age = age_of(self._ref, now=clock.utcnow())
         state = JobState(age=age, status=self._done)
 
         while True:
@@ -97,9 +97,9 @@ class Watch:
                 case Download():
                     return
                 case Fail(word=word):
-                    raise self._complaints.failed(word)
+                    raise self._errors.failed(word)
                 case GiveUp():
-                    raise self._complaints.timed_out(timeout, state.word)
+                    raise self._errors.timed_out(timeout, state.word)
 
     async def _try(self, left: float) -> ExportStatus | JobFailed:
         """
@@ -116,19 +116,19 @@ class Watch:
                 reason = f" ({type(error).__name__})"
                 _logger.info(
                     "no status, polling again",
-                    extra={"request_id": self._ticket.request_id},
+                    extra={"request_id": self._ref.request_id},
                 )
 
         return ExportStatus(done=False, word=f"no answer{reason}")
 
     async def _ask(self, retrying: Retrying) -> ExportStatus | JobFailed:
-        request = self._request(self._ticket)
+        request = self._request(self._ref)
 
         try:
             response = await self._session.send(request, retrying=retrying)
         except NotFoundError as error:
             now = self._context.clock.utcnow()
-            raise self._complaints.expired(error.status, now=now) from error
+            raise self._errors.expired(error.status, now=now) from error
 
         status = responses.export_status(request, response)
 
@@ -144,7 +144,7 @@ class Watch:
 
         self._context.emit(
             StatusPolled(
-                request_id=self._ticket.request_id,
+                request_id=self._ref.request_id,
                 word=state.word,
                 elapsed=elapsed,
                 next_poll=step.after if isinstance(step, Poll) else None,

@@ -340,7 +340,7 @@ async def test_each_request_is_recorded_before_and_after(
     log = Log(server)
 
     with pytest.raises(ConnectionFailedError):
-        await patient._operations._exports.begin(COHORT, False, record=log)
+        await patient._operations._exports.start(COHORT, False, record=log)
 
     assert [
         ("attempted", 0),
@@ -348,7 +348,7 @@ async def test_each_request_is_recorded_before_and_after(
         ("attempted", 1),
     ] == log.heard
 
-    await patient._operations._exports.begin(COHORT, False, record=log)
+    await patient._operations._exports.start(COHORT, False, record=log)
     assert [("attempted", 2), ("requested", 3)] == log.heard[3:]
 
 
@@ -361,7 +361,7 @@ async def test_what_cannot_be_recorded_is_not_sent(
     log = Log(server, refuses=True)
 
     with pytest.raises(OSError, match="No space"):
-        await patient._operations._exports.begin(COHORT, False, record=log)
+        await patient._operations._exports.start(COHORT, False, record=log)
 
     assert [("attempted", 0)] == log.heard
     assert [] == server.seen
@@ -375,7 +375,7 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     """
     log = Log(server)
     log.may_write.clear()
-    begin = patient._operations._exports.begin(COHORT, False, record=log)
+    begin = patient._operations._exports.start(COHORT, False, record=log)
     task = asyncio.ensure_future(begin)
     await until(lambda: bool(log.heard))
     task.cancel()

@@ -98,7 +98,7 @@ class Endpoints:
 
 def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ...]:
     """
-    Return the caller's *properties* when they make sense.
+    Return the caller's *properties*, as a tuple of different names or a bool.
 
     Raises:
         InvalidInputError: They are one string, or hold something that cannot
