@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast, get_args, get_type_h
 
 from ..errors import UnexpectedResponseError
 from ..models import Cohort, CohortSync, Usage
+from .redact import redact_links, shorten
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -109,6 +110,7 @@ def _structure_in_detail(value: object, model: type[T], *, path: str) -> T:
         # each, as in "invalid type, expected int @ $.size".
         reasons = transform_error(error, path=path)
         reason, _, where = reasons[0].partition(" @ ")
+        reason = shorten(redact_links(reason))
         raise UnexpectedResponseError(
             f"the answer cannot be read: {reason} at {where or path}; if it "
             f"comes from Amplitude itself, please report it",

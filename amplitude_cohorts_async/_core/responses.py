@@ -28,13 +28,18 @@ from ..models import Cohort, ExportStatus, Usage
 from .converter import structure, structure_each
 from .elements import elements, opening_of
 from .ids import checked_id
-from .redact import redact_links
+from .redact import redact_links, shorten
 from .shapes import list_of, mapping_of, strings_of
 from .wire import Request, Response
 
 _SHOWN = 300
 """
 Characters of an unreadable answer that a message shows.
+"""
+
+_WORD = 100
+"""
+Characters of a word of the service's that are kept.
 """
 
 _LONG = 128 * 1024
@@ -88,7 +93,7 @@ def _listed(request: Request, response: Response) -> Iterator[object]:
     if not isinstance(listed, list):
         raise UnexpectedResponseError(
             f"the list of cohorts cannot be read: an array is due at $.cohorts, and "
-            f"there is {type(listed).__name__}: {_excerpt(response.body)!r}",
+            f"there is {type(listed).__name__}: {shorten(repr(_excerpt(response.body)), _SHOWN)}",
             path="$.cohorts",
         )
 
@@ -160,7 +165,7 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     """
     document = decode(request, response)
     told = document.get("async_status", document.get("status", ""))
-    word = "" if told is None else redact_links(str(told))
+    word = "" if told is None else shorten(redact_links(str(told)), _WORD)
     spoken = word.casefold()
 
     if any(part in spoken for part in _FAILED_WORDS):
@@ -178,18 +183,18 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
         return ExportStatus(done=True, word=word)
 
     raise UnexpectedResponseError(
-        f"the job was answered {response.status} with the status {word!r}, which "
+        f"the job was answered {response.status} with the status {shorten(repr(word), _WORD)}, which "
         f"means neither done nor running; look at it later with `resume_export()`",
         path="$.async_status",
     )
 
 
 def _unreadable(request: Request, response: Response) -> UnexpectedResponseError:
-    kind = response.headers.get("content-type", "no content type")
+    kind = shorten(response.headers.get("content-type", "no content type"), _WORD)
 
     return UnexpectedResponseError(
         f"{request.operation} was answered {response.status} with {kind} instead of "
-        f"a JSON object: {_excerpt(response.body)!r}; check the base URL and any "
+        f"a JSON object: {shorten(repr(_excerpt(response.body)), _SHOWN)}; check the base URL and any "
         f"proxy in between"
     )
 
@@ -209,7 +214,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
     error = kind(
         _message(request, response.status, details, kind),
         status=response.status,
-        type=str(envelope.get("type") or ""),
+        type=shorten(str(envelope.get("type") or ""), _WORD),
         details=details,
         metadata=metadata,
         retry_after=retry_after(response.headers, now=now),
@@ -282,7 +287,7 @@ def _details(
 def _excerpt(body: bytes) -> str:
     text = " ".join(body[: 4 * _SHOWN].decode("utf-8", "replace").split())
 
-    return redact_links(text)[:_SHOWN]
+    return shorten(redact_links(text), _SHOWN)
 
 
 def _class_of(
@@ -329,7 +334,7 @@ _NEXT: dict[type[ApiError], str] = {
 
 
 def _message(request: Request, status: int, details: str, kind: type[ApiError]) -> str:
-    said = f": {details}" if details else ""
+    said = f": {shorten(details, _SHOWN)}" if details else ""
 
     return (
         f"{request.operation} ({request.method} {request.path}) was answered "

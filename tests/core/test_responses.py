@@ -320,3 +320,56 @@ def test_a_long_list_that_breaks_off() -> None:
 
     with pytest.raises(UnexpectedResponseError, match="instead of a JSON object"):
         read_cohorts(request, answer(200, b'{"cohorts":[' + cohorts + b",{"))
+
+
+@pytest.mark.parametrize("text", ["?" * 20_000, "x " * 10_000, "\\" * 10_000])
+def test_long_texts_are_shown_in_part(text: str) -> None:
+    """
+    An error's message shows a few hundred characters, whatever came and wherever.
+    """
+    envelope = {"type": text, "message": text, "metadata": {"details": text}}
+    shown = [
+        responses.error_of(REQUEST, answer(400, body), now=NOW)
+        for body in (text.encode(), {"error": envelope}, {"message": text}, [text])
+    ]
+    shown.append(unread(answer(200, {"async_status": text})))
+    shown.append(unread(answer(200, text.encode(), content_type=text)))
+
+    assert 600 > max(len(str(error)) for error in shown)
+    assert 600 > max(len(getattr(error, "type", "")) for error in shown)
+
+
+def unread(response: Response) -> CohortsError:
+    """
+    Return why an answer about a job cannot be read.
+    """
+    with pytest.raises(UnexpectedResponseError) as caught:
+        responses.export_status(REQUEST, response)
+
+    return caught.value
+
+
+@pytest.mark.parametrize("word", ["FAIL", "RUNNING"])
+def test_a_long_word_is_shown_in_part(word: str) -> None:
+    """
+    The service's word for a job is a word, not a page.
+    """
+    status = responses.export_status(
+        REQUEST, answer(202, {"status": word + "?" * 9_999})
+    )
+
+    assert status.word.startswith(word)
+    assert 120 > len(status.word)
+
+
+def test_an_unreadable_list_is_shown_in_part() -> None:
+    """
+    What cannot be read as a time is not quoted at length.
+    """
+    body = {"cohorts": [{"id": "c", "name": "n", "createdAt": "z" * 10_000}]}
+
+    with pytest.raises(UnexpectedResponseError) as caught:
+        read_cohorts(REQUEST, answer(200, body))
+
+    assert 600 > len(str(caught.value))
+    assert "$.cohorts[0]" in str(caught.value)
