@@ -134,7 +134,13 @@ class CohortsClient:
             ConfigurationError: The client cannot work like this; the message says
                 why, and what to change.
         """
-        from ._config import checked_routes, checked_seconds, make_settings
+        from ._config import (
+            checked_proxy,
+            checked_routes,
+            checked_seconds,
+            make_settings,
+            proxy_secrets,
+        )
         from ._core.redact import Redactor
         from ._io.wire.transport import Transport
 
@@ -157,12 +163,13 @@ class CohortsClient:
         self._polling = polling
         self._retrying = retrying
         self._chance = chance
+        proxy = checked_proxy(proxy)
         self._transport = Transport(
             origin=self._settings.origin,
             api_key=self._settings.api_key,
             secret_key=self._settings.secret_key,
             user_agent=f"amplitude-cohorts-async/{VERSION}",
-            redactor=Redactor.of_keys(api_key, secret_key),
+            redactor=Redactor.of_keys(api_key, secret_key, *proxy_secrets(proxy)),
             session=session,
             proxy=proxy,
             answer_seconds=self._limits.deadline,

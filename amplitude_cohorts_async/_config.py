@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
@@ -106,6 +107,62 @@ def checked_seconds(seconds: float, name: str) -> float:
     return seconds
 
 
+def checked_proxy(proxy: object) -> str | None:
+    """
+    Return *proxy* if it is the URL of one; messages show no part of it.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if proxy is None:
+        return None
+
+    parts = _proxy_parts(proxy) if isinstance(proxy, str) else None
+
+    if parts is None:
+        raise ConfigurationError(
+            "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
+            "http://proxy.example.com:8080, with a user name and a password in front "
+            "of the host if it needs them, percent-encoded"
+        )
+
+    return parts.geturl()
+
+
+def proxy_secrets(proxy: str | None) -> Sequence[str]:
+    """
+    Return what no message may show of a checked proxy's URL, in each form.
+    """
+    parts = urlsplit(proxy or "")
+    password = parts.password
+
+    if not password:
+        return ()
+
+    pair = f"{unquote(parts.username or '')}:{unquote(password)}"
+
+    return password, unquote(password), pair, b64encode(pair.encode()).decode()
+
+
+def _proxy_parts(proxy: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(proxy)
+        has_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+
+    # A slash in a password that is not encoded makes the rest of it a path.
+    is_proxy = (
+        has_address
+        and parts.scheme in {"http", "https"}
+        and not (parts.path.strip("/") or parts.query or parts.fragment)
+        and proxy.isprintable()
+        and " " not in proxy
+    )
+
+    return parts if is_proxy else None
+
+
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
     Read the keywords of a client from variables; empty ones count as unset.
@@ -157,15 +214,18 @@ def _origin(base_url: object, allow_http: bool) -> str:
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"base_url is not a URL: {error}") from None
+    except ValueError:
+        # Its text would quote a part, and that may be of a password.
+        raise ConfigurationError(
+            "base_url is not a URL: its port is no number, or a bracket is not closed"
+        ) from None
 
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigurationError(
             "base_url needs a scheme and a host, as in https://amplitude.com"
         )
 
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    if parts.query or parts.fragment or "@" in base_url:
         raise ConfigurationError(
             "base_url may hold only scheme, host, port and path; pass the keys as "
             "api_key and secret_key"

@@ -26,10 +26,9 @@ from ..errors import (
 )
 from ..models import Cohort, ExportStatus, Usage
 from .converter import structure, structure_each
-from .elements import elements, opening_of
 from .ids import checked_id
+from .json_stream import elements, list_of, mapping_of, opening_of, strings_of
 from .redact import redact_links, shorten
-from .shapes import list_of, mapping_of, strings_of
 from .wire import Request, Response
 
 _SHOWN = 300

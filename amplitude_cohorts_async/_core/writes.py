@@ -19,8 +19,8 @@ import attrs
 from ..errors import InvalidInputError, UnexpectedResponseError
 from ..models import Cohort, IdType, Routes
 from .ids import checked_id
+from .json_stream import list_of, mapping_of, strings_of
 from .responses import decode
-from .shapes import list_of, mapping_of, strings_of
 from .wire import Replay, Request, Response
 
 UPLOAD_PATH = "/api/3/cohorts/upload"

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import anyio
 import attrs
 
-from .._core.shapes import mapping_of
+from .._core.json_stream import mapping_of
 from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
 from .threads import in_thread

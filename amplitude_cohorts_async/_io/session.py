@@ -287,7 +287,11 @@ class Session:
 
         if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect
             url = f"{self._origin}{request.path}"
-            return AsyncExitStack(), link_target(url, response.headers.get("location"))
+            location, show = (
+                response.headers.get("location"),
+                self.transport.redactor.url,
+            )
+            return AsyncExitStack(), link_target(url, location, show=show)
 
         self._accepted(request, response)
 

@@ -42,7 +42,11 @@ async def stored(
                     yield answer
                     return
 
-                link = link_target(link, answer.headers.get("location"))
+                location, show = (
+                    answer.headers.get("location"),
+                    session.transport.redactor.url,
+                )
+                link = link_target(link, location, show=show)
         except TransportError as error:
             raise Interrupted(str(error), pause=None) from None
 

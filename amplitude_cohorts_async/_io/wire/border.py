@@ -27,6 +27,14 @@ class Border:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, _FOREIGN):
-            # Their messages and attributes quote links and headers whole.
-            raise self._translate(error) from None
+        if not isinstance(error, _FOREIGN):
+            return
+
+        ours = self._translate(error)
+
+        # Their messages and attributes quote links and headers whole, so that they
+        # must not go on as the context of ours, either, which is set by raising.
+        try:
+            raise ours from None
+        finally:
+            ours.__context__ = None

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core import elements as module
-from amplitude_cohorts_async._core.elements import elements, opening_of
+from amplitude_cohorts_async._core import json_stream as module
+from amplitude_cohorts_async._core.json_stream import elements, opening_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -1,8 +1,9 @@
 """
-The elements of a long JSON list, decoded a few at a time.
+JSON that is long, cut, or of another shape than one hopes for.
 
-Decoding megabytes in one go keeps everybody else waiting for the interpreter,
-in a worker thread too; between two elements others can have their turn.
+A long list is decoded a few elements at a time: decoding megabytes in one go keeps
+everybody else waiting for the interpreter, in a worker thread too; between two
+elements others can have their turn.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import cast
 
 _PIECE = 64 * 1024
 
@@ -27,6 +29,62 @@ _BLANKS = f"[{_BLANK}]*"
 _BORDER = re.compile(rf'({_BLANKS},{_BLANKS})\{{{_BLANKS}"[^"\\]*"{_BLANKS}:')
 _NEXT = re.compile(rf"{_BLANKS}([,\]]){_BLANKS}")
 _MEMBER = re.compile(rf',{_BLANKS}"')
+
+# A string that the end of the text cuts off is matched to the end, or each quote
+# in it would be tried again. The pattern never gives back what it took.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
+_CLOSING = {"{": "}", "[": "]"}
+
+
+def mapping_of(value: object) -> Mapping[str, object]:
+    """
+    Return an object as it is, and an empty one for anything else.
+    """
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[object]:
+    """
+    Return an array as it is, and an empty one for anything else.
+    """
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def strings_of(value: object) -> list[str]:
+    """
+    Return an array's items as text, and nothing for anything else.
+    """
+    return [str(item) for item in list_of(value)]
+
+
+def whole_part(body: bytes) -> bytes:
+    """
+    Return the beginning of a document that was cut off, as a document.
+
+    What is not whole at the cut is left out; what is no JSON stays as it is.
+    """
+    text = body.decode("utf-8", "ignore")
+    end, closing, at_end = 0, "", ""
+
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case "{" | "[":
+                closing = _CLOSING[token[0]] + closing
+            case "}" | "]":
+                closing = closing[1:]
+            case ",":
+                end, at_end = token.start(), closing
+            case _:
+                pass
+
+    document = text[:end] + at_end
+
+    try:
+        json.loads(document)
+    except (ValueError, RecursionError):
+        return body
+
+    return document.encode()
 
 
 def opening_of(body: bytes, key: str) -> int | None:
