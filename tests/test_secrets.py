@@ -220,17 +220,22 @@ async def test_the_password_of_a_proxy_is_not_shown(
     assert [] == find_secrets(repr(heard))
 
 
-async def test_the_proxy_of_a_session_is_not_quoted(clock: FakeClock) -> None:
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("host", ["[::1:80", "127.0.0.1:port"])
+async def test_the_proxy_of_a_session_is_not_quoted(
+    clock: FakeClock, scheme: str, host: str
+) -> None:
     """
     What a session brings along is not quoted either when it is no URL.
     """
     async with (
-        aiohttp.ClientSession(proxy=f"http://user:{PASSWORD}@[::1:port") as session,
+        aiohttp.ClientSession(proxy=f"{scheme}user:{PASSWORD}@{host}") as session,
         CohortsClient(API_KEY, "another-key", session=session, clock=clock) as client,
     ):
-        with pytest.raises(errors.ConfigurationError) as caught:
+        with pytest.raises(errors.ConnectionFailedError) as caught:
             await client.get_usage()
 
+    assert not caught.value.may_have_happened
     assert [] == find_secrets(shown(caught.value))
 
 

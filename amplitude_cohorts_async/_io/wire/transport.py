@@ -468,7 +468,8 @@ class Transport:
             error,
             aiohttp.ClientConnectorError
             | aiohttp.ConnectionTimeoutError
-            | aiohttp.ClientHttpProxyError,
+            | aiohttp.ClientHttpProxyError
+            | aiohttp.InvalidURL,
         )
 
         if isinstance(error, TimeoutError):
@@ -491,13 +492,11 @@ def _own_credentials_only() -> Generator[None]:
     except CohortsError:
         raise
     except ValueError as error:
-        # A session with `trust_env` finds credentials in a netrc file as well. The
-        # session may have a proxy of its own, whose URL aiohttp quotes.
+        # A session with `trust_env` finds credentials in a netrc file as well.
         raise ConfigurationError(
             f"the session this client was given did not send the request "
-            f"({shorten(_USER.sub(HIDDEN, str(error)))}); make it without credentials, "
-            f"without trust_env if a netrc file has some for this host, and with a "
-            f"proxy that is a URL"
+            f"({_said(error)}); make it without credentials, and without trust_env if "
+            f"a netrc file has some for this host"
         ) from None
 
 
@@ -508,7 +507,8 @@ def _said(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return name
 
-    return f"{name}: {error}".rstrip(": ")
+    # A session of the caller's may have a proxy, and a password in its URL.
+    return f"{name}: {_USER.sub(HIDDEN, str(error))}".rstrip(": ")
 
 
 def _next_step(what: str, *, unsent: bool) -> str:
