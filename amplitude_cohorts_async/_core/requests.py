@@ -57,6 +57,7 @@ def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Reque
         query=_properties_query(properties),
         replay=Replay.COSTLY,
         kind="export",
+        cohort_id=cohort_id,
     )
 
 
@@ -73,7 +74,13 @@ def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Req
     else:
         path = f"{STATUS_PATH}/{_segment(request_id, 'request id')}"
 
-    return Request(operation="status", path=path, kind="poll")
+    return Request(
+        operation="status",
+        path=path,
+        kind="poll",
+        cohort_id=cohort_id,
+        request_id=request_id if routes is Routes.VENDOR else None,
+    )
 
 
 def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Request:

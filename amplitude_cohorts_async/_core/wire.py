@@ -43,6 +43,10 @@ class Request:
         query: Already percent-encoded, without the question mark.
 
         body: JSON, encoded.
+
+        cohort_id: The cohort that it is about; an answer about another is none.
+
+        request_id: The job that it is about, likewise.
     """
 
     operation: Operation
@@ -52,6 +56,8 @@ class Request:
     body: bytes | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.SAFE
     kind: Kind = "other"
+    cohort_id: str | None = None
+    request_id: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -145,14 +145,13 @@ class Renewal:
     def _incomplete(self, reason: Interrupted) -> IncompleteDownloadError:
         progress = self._progress
         expected = "an unknown number" if progress.total is None else progress.total
-        error = IncompleteDownloadError(
+
+        return IncompleteDownloadError(
             f"the file of export {progress.request_id} did not arrive: "
             f"{progress.received} of {expected} bytes came over {progress.links} "
             f"links, the last one given up because {redact_links(str(reason))}; the "
             f"file stays available for seven days, continue with `resume_export()`",
             request_id=progress.request_id,
+            received=progress.received,
+            expected=progress.total,
         )
-        error.received = progress.received
-        error.expected = progress.total
-
-        return error

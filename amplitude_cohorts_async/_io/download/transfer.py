@@ -16,7 +16,7 @@ from typing import Protocol, TypeGuard
 import anyio
 
 from ..._core.links import Part, part_of
-from ..._core.malformed import Malformed
+from ..._core.csvtext import Malformed
 from ..._core.widening import Widening
 from ..._core.wire import Request
 from ...events import BytesReceived
