@@ -57,7 +57,7 @@ def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Reque
         query=_properties_query(properties),
         replay=Replay.COSTLY,
         kind="export",
-        cohort_id=cohort_id,
+        subject={"cohort_id": [cohort_id]},
     )
 
 
@@ -69,17 +69,19 @@ def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Req
         cohort_id: Names the job in `Routes.OPENAPI`, where two jobs of one
             cohort cannot be told apart.
     """
+    subject = {} if cohort_id is None else {"cohort_id": [cohort_id]}
+
     if routes is Routes.OPENAPI:
         path = f"{EXPORT_PATH}/{_job_segment(cohort_id)}/status"
     else:
         path = f"{STATUS_PATH}/{_segment(request_id, 'request id')}"
+        subject["request_id"] = [request_id]
 
     return Request(
         operation="status",
         path=path,
         kind="poll",
-        cohort_id=cohort_id,
-        request_id=request_id if routes is Routes.VENDOR else None,
+        subject=subject,
     )
 
 

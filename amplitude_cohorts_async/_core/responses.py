@@ -1,14 +1,17 @@
 """
 What an answer means: a model, or the right error.
+
+An answer is structured into an attrs class by `converter`, and what it is about is
+compared with what was asked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import cast
+from typing import TypedDict, cast
 
 import attrs
 
@@ -25,9 +28,9 @@ from ..errors import (
     UnexpectedResponseError,
 )
 from ..models import Cohort, ExportStatus, Usage
-from .converter import structure, structure_each
+from .converter import Tolerant, structure, structure_each
 from .ids import checked_id
-from .json_stream import elements, list_of, mapping_of, opening_of, strings_of
+from .json_stream import elements, list_of, mapping_of, opening_of
 from .redact import redact_links, shorten
 from .wire import Request, Response
 
@@ -49,6 +52,34 @@ Bytes of a document that are decoded in one go: a millisecond's work.
 _FAILED_WORDS = ("fail", "error", "cancel", "abort", "expired")
 _DONE_WORDS = ("complete", "done", "success", "finished")
 _RUNNING_WORDS = ("progress", "queue", "comput", "pending", "running", "wait")
+
+
+@attrs.frozen(kw_only=True)
+class _ExportAnswer(Tolerant):
+    request_id: str | None = None
+    cohort_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _StatusAnswer(Tolerant):
+    request_id: str | None = None
+    cohort_id: str | None = None
+    # Whatever it is: a word that was not read must not pass for none.
+    async_status: object = None
+    status: object = None
+
+
+@attrs.frozen(kw_only=True)
+class _ErrorBody(Tolerant):
+    http_code: int | None = None
+    type: str = ""
+    message: str = ""
+    metadata: Mapping[str, object] = attrs.field(factory=dict[str, object])
+
+
+@attrs.frozen(kw_only=True)
+class _ErrorMetadata(Tolerant):
+    details: str = ""
 
 
 def decode(request: Request, response: Response) -> Mapping[str, object]:
@@ -113,14 +144,11 @@ def export_request_id(request: Request, response: Response) -> str:
     """
     Read which job was made.
     """
-    document = decode(request, response)
-    request_id = document.get("request_id", document.get("requestId"))
-
-    if isinstance(request_id, int) and not isinstance(request_id, bool):
-        return str(request_id)
+    answer = structure(decode(request, response), _ExportAnswer, path="$")
+    check_subject(request, answer, hint=f"; its request id is {answer.request_id!r}")
 
     try:
-        return checked_id(request_id, "request id")
+        return checked_id(answer.request_id, "request id")
     except InvalidInputError as error:
         raise UnexpectedResponseError(
             f"the export was accepted without a request id, so it cannot be followed "
@@ -162,8 +190,9 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     Raises:
         UnexpectedResponseError: 200 with a word nobody knows.
     """
-    document = decode(request, response)
-    told = document.get("async_status", document.get("status", ""))
+    answer = structure(decode(request, response), _StatusAnswer, path="$")
+    check_subject(request, answer)
+    told = answer.status if answer.async_status is None else answer.async_status
     word = "" if told is None else shorten(redact_links(str(told)), _WORD)
     spoken = word.casefold()
 
@@ -176,7 +205,7 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     if any(part in spoken for part in _RUNNING_WORDS):
         return ExportStatus(done=False, word=word)
 
-    is_silent = not word and "request_id" in document
+    is_silent = not word and answer.request_id is not None
 
     if is_silent or any(part in spoken for part in _DONE_WORDS):
         return ExportStatus(done=True, word=word)
@@ -186,6 +215,32 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
         f"means neither done nor running; look at it later with `resume_export()`",
         path="$.async_status",
     )
+
+
+def check_subject(request: Request, answer: object, *, hint: str = "") -> None:
+    """
+    Check that an answer is about what was asked, as far as it says so.
+
+    Args:
+        answer: Has an attribute, perhaps None, for what it says it is about.
+
+        hint: Is added to the message.
+
+    Raises:
+        UnexpectedResponseError: It is about something else.
+    """
+    for name, asked in request.subject.items():
+        answered = getattr(answer, name, None)
+
+        if answered is not None and answered not in asked:
+            what = name.removesuffix("_id")
+            shown = shorten(redact_links(repr(answered)), _WORD)
+            raise UnexpectedResponseError(
+                f"{request.operation} was answered for {what} {shown}, where "
+                f"{' or '.join(map(repr, asked))} was asked for{hint}; find out what "
+                f"was done before trying again",
+                path=f"$.{name}",
+            )
 
 
 def _unreadable(request: Request, response: Response) -> UnexpectedResponseError:
@@ -205,24 +260,25 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
     Args:
         now: Aware UTC; a ``Retry-After`` may name a date.
     """
-    envelope = _envelope(_without_links(response.body))
-    metadata = mapping_of(envelope.get("metadata"))
-    details = _details(envelope, metadata, response.body)
-    kind = _class_of(response.status, details, metadata)
-
-    error = kind(
-        _message(request, response.status, details, kind),
+    body = _error_body(_without_links(response.body))
+    details = _details(body, response.body)
+    parts = _ErrorParts(
         status=response.status,
-        type=shorten(str(envelope.get("type") or ""), _WORD),
+        type=shorten(body.type, _WORD),
         details=details,
-        metadata=metadata,
+        api_message=body.message,
+        http_code=body.http_code,
+        metadata=body.metadata,
         retry_after=retry_after(response.headers, now=now),
     )
 
-    if isinstance(error, InvalidIdsError):
-        error.sample = _skipped_ids(metadata)
+    if response.status == 400 and (ids := _ids_in(body.metadata)):  # noqa: PLR2004
+        message = _message(request, parts, InvalidIdsError)
+        return InvalidIdsError(message, sample=ids, **parts)
 
-    return error
+    kind = _class_of(response.status, details)
+
+    return kind(_message(request, parts, kind), **parts)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
@@ -261,26 +317,24 @@ def _without_links(body: bytes) -> bytes:
     return redact_links(text).encode("utf-8", "surrogateescape")
 
 
-def _envelope(body: bytes) -> Mapping[str, object]:
+def _error_body(body: bytes) -> _ErrorBody:
     try:
         document = mapping_of(json.loads(body))
     except (ValueError, RecursionError):
-        return {}
+        return _ErrorBody()
 
     error = document.get("error", document)
+    # The error may be an object, or one word beside its metadata.
+    envelope = mapping_of(error) or {**document, "message": error}
 
-    return mapping_of(error) or {**document, "message": error}
+    return structure(envelope, _ErrorBody, path="$.error")
 
 
-def _details(
-    envelope: Mapping[str, object], metadata: Mapping[str, object], body: bytes
-) -> str:
+def _details(error: _ErrorBody, body: bytes) -> str:
     # The useful text is in the metadata; "message" is mostly boilerplate.
-    for text in (metadata.get("details"), envelope.get("message")):
-        if isinstance(text, str) and text:
-            return text
+    details = structure(error.metadata, _ErrorMetadata, path="$.metadata").details
 
-    return _excerpt(body)
+    return details or error.message or _excerpt(body)
 
 
 def _excerpt(body: bytes) -> str:
@@ -289,15 +343,10 @@ def _excerpt(body: bytes) -> str:
     return shorten(redact_links(text), _SHOWN)
 
 
-def _class_of(
-    status: int, details: str, metadata: Mapping[str, object]
-) -> type[ApiError]:
+def _class_of(status: int, details: str) -> type[ApiError]:
     if status == 403:  # noqa: PLR2004 - wrong keys and a wrong plan look alike
         wrong_keys = "api key" in details.casefold() or "secret" in details.casefold()
         return AuthenticationError if wrong_keys else PermissionDeniedError
-
-    if status == 400 and _skipped_ids(metadata):  # noqa: PLR2004
-        return InvalidIdsError
 
     if status >= 500:  # noqa: PLR2004
         return ServerError
@@ -310,14 +359,26 @@ def _class_of(
     }.get(status, BadRequestError)
 
 
-def _skipped_ids(metadata: Mapping[str, object]) -> list[str]:
-    found = metadata.get("invalid_ids_sample") or metadata.get("skipped_ids")
-    sample = strings_of(found)
+def _ids_in(metadata: Mapping[str, object]) -> Sequence[str]:
+    # Wherever a list of ids stands, and whatever it is called. A stack, because a
+    # body may nest deeper than Python's own calls go.
+    found: list[str] = []
+    left: list[tuple[object, bool]] = [(metadata, False)]
 
-    for result in list_of(metadata.get("memberships_result")):
-        sample += strings_of(mapping_of(result).get("skipped_ids"))
+    while left:
+        value, are_ids = left.pop()
 
-    return sample
+        if are_ids and isinstance(value, str | int):
+            found.append(str(value))
+
+        inside = [(item, are_ids) for item in list_of(value)]
+        inside += [
+            (item, isinstance(item, list) and "ids" in key.casefold())
+            for key, item in mapping_of(value).items()
+        ]
+        left += reversed(inside)
+
+    return list(dict.fromkeys(found))
 
 
 _NEXT: dict[type[ApiError], str] = {
@@ -332,10 +393,22 @@ _NEXT: dict[type[ApiError], str] = {
 }
 
 
-def _message(request: Request, status: int, details: str, kind: type[ApiError]) -> str:
-    said = f": {shorten(details, _SHOWN)}" if details else ""
+class _ErrorParts(TypedDict):
+    status: int
+    type: str
+    details: str
+    api_message: str
+    http_code: int | None
+    metadata: Mapping[str, object]
+    retry_after: float | None
+
+
+def _message(request: Request, parts: _ErrorParts, kind: type[ApiError]) -> str:
+    status, code = parts["status"], parts["http_code"]
+    differing = "" if code in {None, status} else f" (its body says {code})"
+    said = f": {shorten(parts['details'], _SHOWN)}" if parts["details"] else ""
 
     return (
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{status}{said}; {_NEXT[kind]}"
+        f"{status}{differing}{said}; {_NEXT[kind]}"
     )

@@ -4,7 +4,7 @@ What goes out and what comes back, as values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Literal
 
@@ -44,9 +44,8 @@ class Request:
 
         body: JSON, encoded.
 
-        cohort_id: The cohort that it is about; an answer about another is none.
-
-        request_id: The job that it is about, likewise.
+        subject: What it is about, by the name that the answer has for it, as in
+            ``cohort_id``; an answer about something else is an error.
     """
 
     operation: Operation
@@ -56,8 +55,7 @@ class Request:
     body: bytes | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.SAFE
     kind: Kind = "other"
-    cohort_id: str | None = None
-    request_id: str | None = None
+    subject: Mapping[str, Collection[str]] = attrs.field(factory=dict[str, list[str]])
 
 
 @attrs.frozen(kw_only=True)

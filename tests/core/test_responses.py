@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core import responses
+from amplitude_cohorts_async._core import requests, responses
 from amplitude_cohorts_async._core.responses import JobFailed
 from amplitude_cohorts_async._core.wire import Request, Response
 from amplitude_cohorts_async.errors import (
@@ -27,7 +27,7 @@ from amplitude_cohorts_async.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from amplitude_cohorts_async.models import Cohort, ExportStatus
+from amplitude_cohorts_async.models import Cohort, ExportStatus, Routes
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 REQUEST = Request(operation="export", path="/api/5/cohorts/request/26umsb5")
@@ -163,6 +163,9 @@ def test_an_envelope_is_kept() -> None:
         {"invalid_ids_sample": ["x", 7]},
         {"skipped_ids": ["x", 7]},
         {"memberships_result": [{"skipped_ids": ["x"]}, {}, {"skipped_ids": [7]}]},
+        {"invalid_ids": ["x", 7]},
+        {"invalidIds": ["x"], "unknown_user_ids": [7, None, {}]},
+        {"by_type": {"BY_NAME": {"ids": ["x"]}}, "skipped_ids": ["x", 7]},
     ],
 )
 def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
@@ -373,3 +376,74 @@ def test_an_unreadable_list_is_shown_in_part() -> None:
 
     assert 600 > len(str(caught.value))
     assert "$.cohorts[0]" in str(caught.value)
+
+
+def test_what_an_envelope_says_beside_its_details() -> None:
+    """
+    Its message and its code are kept, and a code that contradicts is told.
+    """
+    error = {"http_code": 403, "message": "m", "metadata": {"details": "d"}}
+    made = responses.error_of(REQUEST, answer(400, {"error": error}), now=NOW)
+
+    assert ("d", "m", 403) == (made.details, made.api_message, made.http_code)
+    assert "says 403" in str(made)
+
+
+def test_lists_that_hold_no_ids() -> None:
+    """
+    Only a list that is called one of ids makes an error about ids.
+    """
+    body = {"error": {"metadata": {"details": "d", "fields": ["owner"]}}}
+
+    assert BadRequestError is type(
+        responses.error_of(REQUEST, answer(400, body), now=NOW)
+    )
+
+
+EXPORT = requests.request_export("26umsb5", properties=False)
+STATUS = requests.export_status("Sf7M9j", "26umsb5", Routes.VENDOR)
+
+
+@pytest.mark.parametrize(
+    ("request_", "read", "document", "told"),
+    [
+        (
+            EXPORT,
+            responses.export_request_id,
+            {"request_id": "Sf7M9j", "cohort_id": "other"},
+            "cohort 'other'",
+        ),
+        (
+            STATUS,
+            responses.export_status,
+            {"request_id": "other", "async_status": "JOB COMPLETED"},
+            "request 'other'",
+        ),
+        (
+            STATUS,
+            responses.export_status,
+            {"cohortId": 7, "async_status": "JOB COMPLETED"},
+            "cohort '7'",
+        ),
+    ],
+)
+def test_an_answer_about_something_else(
+    request_: Request, read: Any, document: object, told: str
+) -> None:
+    """
+    It is an error that says what was answered, and that something may have happened.
+    """
+    with pytest.raises(UnexpectedResponseError, match=told) as caught:
+        read(request_, answer(200, document))
+
+    assert caught.value.may_have_happened
+
+
+def test_a_strange_export_is_not_lost() -> None:
+    """
+    An export of another cohort was spent, and its request id is in the message.
+    """
+    document = {"request_id": "Sf7M9j", "cohort_id": "other"}
+
+    with pytest.raises(UnexpectedResponseError, match="Sf7M9j"):
+        responses.export_request_id(EXPORT, answer(202, document))

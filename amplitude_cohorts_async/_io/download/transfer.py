@@ -15,8 +15,8 @@ from typing import Protocol, TypeGuard
 
 import anyio
 
-from ..._core.links import Part, part_of
 from ..._core.csvtext import Malformed
+from ..._core.links import Part, part_of
 from ..._core.widening import Widening
 from ..._core.wire import Request
 from ...events import BytesReceived
