@@ -1,5 +1,5 @@
 """
-Keywords and environment into settings; complains before the first byte.
+Settings from keywords and environment, checked before the first byte.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Settings:
     @property
     def app(self) -> str:
         """
-        A name for the app that its limits are kept by; the key is not in it.
+        The name that the app's limits are kept by; the key is not in it.
         """
-        told = f"{self.origin}\n{self.api_key}".encode()
+        text = f"{self.origin}\n{self.api_key}".encode()
 
-        return hashlib.sha256(told).hexdigest()[:16]
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 def make_settings(
@@ -60,7 +60,7 @@ def make_settings(
     owner: object,
 ) -> Settings:
     """
-    Check what the caller gave.
+    Return the settings that the caller gave, checked.
 
     Raises:
         ConfigurationError: It cannot work; the message says what to do.
@@ -165,7 +165,7 @@ def _proxy_parts(proxy: str) -> SplitResult | None:
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
-    Read the keywords of a client from variables; empty ones count as unset.
+    Return the keywords of a client from variables; empty ones count as unset.
     """
     names = {
         "api_key": "AMPLITUDE_API_KEY",

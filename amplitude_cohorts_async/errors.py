@@ -212,7 +212,7 @@ class MonthlyQuotaError(QuotaError):
 
 class LimiterUnavailableError(QuotaError):
     """
-    A shared limiter cannot tell whether there is room, so nothing was sent.
+    A shared limiter does not know whether there is room, so nothing was sent.
 
     Trying again later is safe.
     """
@@ -496,7 +496,7 @@ class StorageError(DownloadError, OSError):
 
 class AmbiguousUploadError(CohortsError):
     """
-    The answer to a creating upload was lost, and nobody can tell what it did.
+    The answer to a creating upload was lost, and it is not known what it did.
 
     Attributes:
         name: The name the cohort was to have.

@@ -113,7 +113,8 @@ def generate() -> None:
     """
     Generate the readers now, or the first answer has to.
     """
-    _converter(is_detailed=False)
+    for model in (Cohort, Usage):
+        _converter(is_detailed=False).get_structure_hook(model)
 
 
 def _structure_in_detail(value: object, model: type[T], *, path: str) -> T:
@@ -153,9 +154,11 @@ def _converter(*, is_detailed: bool) -> Converter:
     )
 
     converter.register_structure_hook_func(lambda kind: kind is object, _to_object)
-    converter.register_structure_hook_factory(
-        attrs.has, lambda model: _reader_of(converter, model)
-    )
+
+    def reader_of(model: type[object]) -> Hook[object]:
+        return _reader_of(converter, model)
+
+    converter.register_structure_hook_factory(attrs.has, reader_of)
 
     return converter
 

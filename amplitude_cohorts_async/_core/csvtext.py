@@ -60,7 +60,7 @@ class CsvError(Malformed):
 
 def decode(block: bytes) -> str:
     """
-    Make text of whole records; a byte that is not UTF-8 becomes a surrogate.
+    Return the text of whole records; a byte that is not UTF-8 becomes a surrogate.
 
     So the records before it are judged first, and the error is the same
     however the file was cut.
@@ -73,7 +73,7 @@ def decode(block: bytes) -> str:
 
 def read_columns(block: bytes, width: int, *, line: int) -> list[Sequence[str]]:
     """
-    Read whole records into columns.
+    Return the columns of whole records.
 
     Args:
         block: Whole records; each ends in a newline, the last one, too.

@@ -1,9 +1,8 @@
 """
-JSON that is long, cut, or of another shape than one hopes for.
+JSON that is long, cut off, or of another shape than expected.
 
-A long list is decoded a few elements at a time: decoding megabytes in one go keeps
-everybody else waiting for the interpreter, in a worker thread too; between two
-elements others can have their turn.
+A long list is decoded a few elements at a time: decoding megabytes in one go holds
+the interpreter, in a worker thread too; between two elements other tasks can run.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def whole_part(body: bytes) -> bytes:
 
 def opening_of(body: bytes, key: str) -> int | None:
     """
-    Return where the list begins in a document that begins with it.
+    Return the position of the list in a document that begins with it.
 
     Returns:
         The position behind the bracket; None when the document has another

@@ -19,7 +19,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 def is_loopback(host: str | None) -> bool:
     """
-    Tell whether *host* is this machine.
+    Whether *host* is this machine.
     """
     if host is None:
         return False
@@ -121,7 +121,7 @@ class Part:
 
 def part_of(status: int, headers: dict[str, str]) -> Part | None:
     """
-    Read which part of the object an answer holds; None when it is unreadable.
+    Return which part of the object an answer holds; None when it is unreadable.
 
     Args:
         status: 200 or 206.

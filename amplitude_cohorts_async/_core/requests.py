@@ -24,7 +24,7 @@ STATUS_PATH = "/api/5/cohorts/request-status"
 
 def list_cohorts(*, include_sync_info: bool) -> Request:
     """
-    Ask for all discoverable cohorts.
+    Return the request for all discoverable cohorts.
     """
     query = "includeSyncInfo=true" if include_sync_info else ""
 
@@ -33,7 +33,7 @@ def list_cohorts(*, include_sync_info: bool) -> Request:
 
 def usage(routes: Routes) -> Request:
     """
-    Ask how many of the month's exports are spent.
+    Return the request for how many of the month's exports are spent.
     """
     if routes is Routes.OPENAPI:
         raise InvalidInputError(
@@ -45,7 +45,7 @@ def usage(routes: Routes) -> Request:
 
 def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Request:
     """
-    Ask for one cohort; this spends one of the month's exports.
+    Return the request for an export; sending it spends one of the month's exports.
 
     Args:
         properties: False for ids only, True for all user properties, or the
@@ -63,7 +63,7 @@ def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Reque
 
 def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Request:
     """
-    Ask how a job is.
+    Return the request for the status of a job.
 
     Args:
         cohort_id: Names the job in `Routes.OPENAPI`, where two jobs of one
@@ -87,7 +87,7 @@ def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Req
 
 def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Request:
     """
-    Ask for the file of a finished job, or a link to it.
+    Return the request for the file of a finished job, or a link to it.
     """
     if routes is Routes.OPENAPI:
         segment = _job_segment(cohort_id)

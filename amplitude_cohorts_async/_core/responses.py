@@ -84,7 +84,7 @@ class _ErrorMetadata(Tolerant):
 
 def decode(request: Request, response: Response) -> Mapping[str, object]:
     """
-    Read the JSON object of a success.
+    Return the JSON object of a success.
 
     Raises:
         UnexpectedResponseError: It is something else, as when a proxy or a
@@ -103,7 +103,7 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
 
 def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
     """
-    Read the list of cohorts, one at a time.
+    Return the listed cohorts, one at a time.
     """
     return structure_each(_listed(request, response), Cohort, path="$.cohorts")
 
@@ -132,7 +132,7 @@ def _listed(request: Request, response: Response) -> Iterator[object]:
 
 def usage(request: Request, response: Response) -> Usage:
     """
-    Read the month's usage.
+    Return the month's usage.
     """
     document = decode(request, response)
     counted = document.get("rest_download", document)
@@ -142,7 +142,7 @@ def usage(request: Request, response: Response) -> Usage:
 
 def export_request_id(request: Request, response: Response) -> str:
     """
-    Read which job was made.
+    Return the id of the job that was made.
     """
     answer = structure(decode(request, response), _ExportAnswer, path="$")
     check_subject(request, answer, hint=f"; its request id is {answer.request_id!r}")
@@ -159,14 +159,14 @@ def export_request_id(request: Request, response: Response) -> str:
 
 def answered_at(response: Response, *, now: datetime) -> datetime:
     """
-    Tell when an answer was made, by the earlier of the two clocks.
+    Return when an answer was made, by the earlier of the two clocks.
 
     Args:
         now: Aware UTC, by ours.
     """
-    told = _date(response.headers.get("date", ""))
+    header_date = _date(response.headers.get("date", ""))
 
-    return now if told is None else min(now, told)
+    return now if header_date is None else min(now, header_date)
 
 
 @attrs.frozen
@@ -180,34 +180,34 @@ class JobFailed:
 
 def export_status(request: Request, response: Response) -> ExportStatus | JobFailed:
     """
-    Read how a job is.
+    Return the status of a job.
 
     202 is running, whatever the word: the service documents two words, and
-    nobody knows the others. 200 is done if the word says so, or if there is
+    others are not known. 200 is done if the word says so, or if there is
     none. A word of failure is believed with either code. A third-party
     description answers 200 throughout and lets its word decide.
 
     Raises:
-        UnexpectedResponseError: 200 with a word nobody knows.
+        UnexpectedResponseError: 200 with a word that is not known.
     """
     answer = structure(decode(request, response), _StatusAnswer, path="$")
     check_subject(request, answer)
-    told = answer.status if answer.async_status is None else answer.async_status
-    word = "" if told is None else shorten(redact_links(str(told)), _WORD)
-    spoken = word.casefold()
+    status = answer.status if answer.async_status is None else answer.async_status
+    word = "" if status is None else shorten(redact_links(str(status)), _WORD)
+    lower_word = word.casefold()
 
-    if any(part in spoken for part in _FAILED_WORDS):
+    if any(part in lower_word for part in _FAILED_WORDS):
         return JobFailed(word)
 
     if response.status == 202:  # noqa: PLR2004 - accepted: still running
         return ExportStatus(done=False, word=word)
 
-    if any(part in spoken for part in _RUNNING_WORDS):
+    if any(part in lower_word for part in _RUNNING_WORDS):
         return ExportStatus(done=False, word=word)
 
     is_silent = not word and answer.request_id is not None
 
-    if is_silent or any(part in spoken for part in _DONE_WORDS):
+    if is_silent or any(part in lower_word for part in _DONE_WORDS):
         return ExportStatus(done=True, word=word)
 
     raise UnexpectedResponseError(
@@ -255,7 +255,7 @@ def _unreadable(request: Request, response: Response) -> UnexpectedResponseError
 
 def error_of(request: Request, response: Response, *, now: datetime) -> ApiError:
     """
-    Make the error an unsuccessful answer stands for.
+    Return the error that an unsuccessful answer stands for.
 
     Args:
         now: Aware UTC; a ``Retry-After`` may name a date.
@@ -283,7 +283,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
     """
-    Read how many seconds the service asks to wait; None when it does not.
+    Return how many seconds the service asks to wait; None when it does not.
     """
     text = headers.get("retry-after", "").strip()
 
@@ -304,11 +304,11 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
 
 def _date(text: str) -> datetime | None:
     try:
-        told = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
 
-    return told if told.tzinfo is not None else None
+    return moment if moment.tzinfo is not None else None
 
 
 def _without_links(body: bytes) -> bytes:
@@ -406,9 +406,9 @@ class _ErrorParts(TypedDict):
 def _message(request: Request, parts: _ErrorParts, kind: type[ApiError]) -> str:
     status, code = parts["status"], parts["http_code"]
     differing = "" if code in {None, status} else f" (its body says {code})"
-    said = f": {shorten(parts['details'], _SHOWN)}" if parts["details"] else ""
+    details = f": {shorten(parts['details'], _SHOWN)}" if parts["details"] else ""
 
     return (
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{status}{differing}{said}; {_NEXT[kind]}"
+        f"{status}{differing}{details}; {_NEXT[kind]}"
     )

@@ -129,7 +129,7 @@ class Membership:
 
 def upload(spec: Upload, ids: Pieces) -> Request:
     """
-    Ask for a cohort of these ids.
+    Return the request that makes or fills a cohort with these ids.
     """
     fields: dict[str, object] = {
         "name": spec.name,
@@ -161,7 +161,7 @@ def membership(
     cohort_id: str, spec: Membership, changes: Sequence[tuple[Change, Pieces]]
 ) -> Request:
     """
-    Ask to add and remove these ids.
+    Return the request that adds and removes these ids.
 
     Args:
         changes: What to do, and with which ids. The service takes several,
@@ -276,7 +276,7 @@ def skipped_ids(request: Request, response: Response) -> list[str]:
     Return the ids that a membership update skipped.
 
     Raises:
-        UnexpectedResponseError: It tells of an error, although it succeeded, or is
+        UnexpectedResponseError: It holds an error, although it succeeded, or is
             about another cohort or operation than was asked for.
     """
     document = structure(decode(request, response), _MembershipDocument, path="$")
@@ -326,7 +326,7 @@ def find_created(
     cohorts: Iterable[Cohort], spec: Upload, *, attempted_at: datetime
 ) -> Found:
     """
-    Look for the cohort that an upload may have created.
+    Return the listed cohorts that an upload may have created.
 
     Args:
         attempted_at: When the upload was about to be sent, aware UTC.
@@ -371,12 +371,12 @@ def _body(fields: Mapping[str, object], ids: Sequence[Pieces]) -> bytes:
 def _unclear(
     request: Request, response: Response, error: object, path: str
 ) -> UnexpectedResponseError:
-    told = shorten(redact_links(str(error)))
-    said = f", and tells of an error: {told}" if error else ""
+    shown = shorten(redact_links(str(error)))
+    reason = f", and with an error: {shown}" if error else ""
 
     return UnexpectedResponseError(
         f"{request.operation} was answered {response.status} without saying what was "
-        f"written{said}; look at the cohort before trying again",
+        f"written{reason}; look at the cohort before trying again",
         path=path,
     )
 
@@ -417,8 +417,8 @@ def _check_app_id(value: object) -> None:
 def _check_owner(value: object) -> None:
     if value is None:
         raise InvalidInputError(
-            "an upload needs an owner: pass owner= with the login email of somebody "
-            "in the project, give it to the client, or set AMPLITUDE_OWNER"
+            "an upload needs an owner: pass owner= with the login email of a "
+            "member of the project, give it to the client, or set AMPLITUDE_OWNER"
         )
 
     _check_text("owner", value)

@@ -320,7 +320,7 @@ def test_skipped_ids_are_read():
 
     assert ["a", "7", "b"] == skipped_ids(CHANGE_REQUEST, answer(document))
     assert [] == skipped_ids(CHANGE_REQUEST, answer({"cohort_id": "c"}))
-    with pytest.raises(UnexpectedResponseError, match="tells of an error"):
+    with pytest.raises(UnexpectedResponseError, match="with an error: no"):
         skipped_ids(CHANGE_REQUEST, answer({"error": "no"}))
 
 

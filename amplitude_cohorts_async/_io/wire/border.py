@@ -1,5 +1,5 @@
 """
-Where foreign exceptions become ours.
+Translation of foreign exceptions into ours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ _FOREIGN = (aiohttp.ClientError, OSError, UnicodeError)
 
 class Border:
     """
-    A context, as often as one likes, in which what the network does wrong becomes
-    an error of ours.
+    A reusable context in which aiohttp's and the system's errors become errors of ours.
 
     Args:
         translate: Makes the error of what was raised.

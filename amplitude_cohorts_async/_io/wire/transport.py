@@ -1,9 +1,9 @@
 """
-Requests onto the wire, answers off it; aiohttp stays behind this border.
+Sends requests and reads answers, with aiohttp.
 
-Amplitude and its store are two worlds. Credentials are added here, to each
-request for Amplitude's origin and to nothing else; the store is asked through
-a session of its own that has no credentials, no cookies and reads no netrc.
+Credentials are added here, to each request for Amplitude's origin and to nothing
+else; the store is asked through a session of its own that has no credentials, no
+cookies and reads no netrc.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LONG = frozenset({"list", "upload", "membership"})
 _LONGER = 4.0
 """
 How much longer an answer may take that is large, or that is about 100,000 ids: a
-write that is given up too early leaves nobody knowing what it did.
+write that is given up too early may or may not have been done.
 """
 _QUOTABLE = 1 << 16
 
@@ -77,7 +77,7 @@ class AnswerLost(aiohttp.ClientError):
 
 class InterimAnswersError(aiohttp.ClientError):
     """
-    Interim answers came, and no end of them.
+    Too many interim answers came before the answer itself.
     """
 
 
@@ -90,7 +90,7 @@ class _BoundedResponse(aiohttp.ClientResponse):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """
-        Read the head of the answer.
+        Read the head of the answer; return self.
         """
         protocol = connection.protocol
 
@@ -134,7 +134,7 @@ async def _once(
 
 class Transport:
     """
-    Two worlds, one door each: `open()` for Amplitude, `fetch()` for its store.
+    Talks to Amplitude with `open()` and `send()`, to its object store with `fetch()`.
 
     Attributes:
         connections: To the store for one file, at most.
@@ -190,7 +190,7 @@ class Transport:
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[Answer]:
         """
-        Send *request* to Amplitude and hand out its answer, unread.
+        Send *request* to Amplitude and yield its answer, unread.
 
         The body of a file comes as stored; any other is decoded.
 
@@ -209,7 +209,7 @@ class Transport:
         self, link: str, headers: Mapping[str, str]
     ) -> AsyncGenerator[Answer]:
         """
-        Follow *link* to the store, byte for byte and as a stranger.
+        Follow *link* to the store, byte for byte and without credentials.
 
         Raises:
             ConnectionFailedError: No answer, or not all of it.
@@ -236,7 +236,7 @@ class Transport:
 
     async def send(self, request: Request) -> Response:
         """
-        Send *request* to Amplitude and read its answer to the end.
+        Send *request* to Amplitude and return its answer, read to the end.
         """
         response, answer = await self._answer(request)
         is_write = request.operation in {"upload", "membership"}
@@ -250,7 +250,7 @@ class Transport:
         self, answer: Answer, *, most_of_error: int = _LONGEST_ERROR
     ) -> Response:
         """
-        Read an answer to its end, without our keys should it quote them.
+        Return an answer, read to its end, without our keys should it quote them.
 
         Args:
             most_of_error: Bytes after which an unsuccessful answer is left.
@@ -292,7 +292,7 @@ class Transport:
 
     async def glance(self, answer: Answer) -> bytes:
         """
-        Read the beginning of an answer, which tells why it is none of use.
+        Return the beginning of an answer, which says why it was refused.
         """
         return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
 
@@ -395,7 +395,7 @@ class Transport:
 
     @property
     def _patience(self) -> float | None:
-        # Whoever brought a session or a proxy may have changed how bytes come.
+        # A session or a proxy of the caller's may have changed how bytes come.
         is_ours = self._given is None and self._proxy is None
 
         return self._stall_seconds if is_ours else None
@@ -407,7 +407,7 @@ class Transport:
             return self._given
 
         # A kept connection may be closed by the service at the moment we use
-        # it, and nobody could tell whether the request was seen. What must not
+        # it, and then it is not known whether the request was seen. What must not
         # happen twice goes out on a fresh one.
         kept = replay is Replay.SAFE
 
