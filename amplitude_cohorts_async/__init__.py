@@ -14,12 +14,11 @@ from ._version import VERSION
 
 if TYPE_CHECKING:
     from . import errors, limits
-    from ._client import CohortsClient
+    from ._client import CohortsClient, export_cohort
     from ._io.download.rows import MemberStream
     from ._io.limits.limiter import LocalLimiter
     from ._io.writes.ids import read_ids
     from ._job import ExportJob
-    from ._oneshot import export_cohort
     from .models import (
         Cohort,
         ExportStatus,
@@ -70,7 +69,7 @@ _MODULES = {
     "LocalLimiter": "._io.limits.limiter",
     "MemberStream": "._io.download.rows",
     "errors": ".errors",
-    "export_cohort": "._oneshot",
+    "export_cohort": "._client",
     "limits": ".limits",
     "read_ids": "._io.writes.ids",
 }

@@ -368,15 +368,21 @@ class UnexpectedResponseError(CohortsError):
     Attributes:
         path: Where the answer broke, as in ``$.cohorts[3].size``.
 
+        request_id: What stands in the place of an export's id, if it was accepted
+            with one that cannot be followed, or for another cohort.
+
         may_have_happened: That the service may have acted on the request; it
             said so, and always may. As in ``TransportError``.
     """
 
     may_have_happened: bool = True
 
-    def __init__(self, message: str, *, path: str = "$") -> None:
+    def __init__(
+        self, message: str, *, path: str = "$", request_id: str | None = None
+    ) -> None:
         super().__init__(message)
         self.path = path
+        self.request_id = request_id
 
 
 class _JobError(CohortsError):

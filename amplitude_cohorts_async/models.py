@@ -6,12 +6,11 @@ Times are aware UTC. Ids are ``str``, even when they look like numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from types import MemberDescriptorType
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, Protocol
 
 import attrs
 
@@ -30,6 +29,7 @@ __all__ = (
     "Region",
     "Routes",
     "SavedExport",
+    "SavedFile",
     "SyncReport",
     "UploadReport",
     "Usage",
@@ -225,13 +225,43 @@ class Member:
     properties: Mapping[str, str] = NO_PROPERTIES
 
 
-def _text_or_promise(value: str | Callable[[], str]) -> str:
-    # See _OnDemand, which keeps the promise.
-    return cast("str", value)
+class SavedFile(Protocol):
+    """
+    The file of a `SavedExport`, which knows it again and reads it if need be.
+    """
 
+    @property
+    def mtime_ns(self) -> int:
+        """
+        When it was written last.
+        """
+        ...
 
-def _rows_or_promise(value: int | Callable[[], int | None] | None) -> int | None:
-    return cast("int | None", value)
+    @property
+    def sha256(self) -> str:
+        """
+        See `SavedExport`.
+        """
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """
+        See `SavedExport`.
+        """
+        ...
+
+    async def digest(self) -> str:
+        """
+        See `SavedExport`.
+        """
+        ...
+
+    def is_intact(self) -> bool:
+        """
+        Whether the file is what was saved; blocks.
+        """
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -239,17 +269,10 @@ class SavedExport:
     """
     A file that is whole.
 
+    Copying, comparing, pickling, or making a dict of one reads no file.
+
     Attributes:
         size: Bytes on disk.
-
-        sha256: Of the bytes on disk, in hex. The file is read when this is
-            asked for the first time, which takes most of a second for each
-            GB: in a service, ask in a worker thread. Raises `StorageError`
-            when the file was changed or moved before that.
-
-        rows: Members in the file. More than a MiB of text is read when this
-            is asked for the first time, like the digest. None when it was
-            changed or moved before that, and where nobody knows how to count.
 
         downloaded: Bytes on the wire.
 
@@ -259,45 +282,47 @@ class SavedExport:
 
         unchanged: Whether the cohort had not changed since an earlier export,
             so that none was spent.
+
+        file: What `sha256` and `rows` are read from.
     """
 
     path: Path
     size: int
-    sha256: str = attrs.field(converter=_text_or_promise, eq=False, repr=False)
     downloaded: int
     links: int
     token: str
-    rows: int | None = attrs.field(
-        default=None, converter=_rows_or_promise, eq=False, repr=False
-    )
     unchanged: bool = False
+    file: SavedFile = attrs.field(eq=False, repr=False)
 
+    @property
+    def sha256(self) -> str:
+        """
+        The digest of the bytes on disk, in hex.
 
-class _OnDemand:
-    """
-    A slot that may hold a promise of its value, kept when somebody looks.
-    """
+        The file is read when this is asked for the first time, which takes most
+        of a second for each GB: on an event loop, await `digest()` instead.
 
-    def __init__(self, slot: MemberDescriptorType) -> None:
-        self._slot = slot
+        Raises:
+            StorageError: The file was changed or moved before that.
+        """
+        return self.file.sha256
 
-    def __get__(self, saved: object, owner: type) -> object:
-        value = self._slot.__get__(saved, owner)
+    @property
+    def rows(self) -> int | None:
+        """
+        The members in the file.
 
-        if callable(value):
-            value = value()
-            self._slot.__set__(saved, value)
+        More than a MiB of text is read when this is asked for the first time.
+        None when the file was changed or moved before that, and where there is no
+        way to count.
+        """
+        return self.file.rows
 
-        return value
-
-    def __set__(self, saved: object, value: object) -> None:
-        self._slot.__set__(saved, value)
-
-
-# Put in afterwards, so that it stays a field like any other to attrs, to
-# `asdict()` and to pickle: those get the value.
-for _name in ("sha256", "rows"):
-    setattr(SavedExport, _name, _OnDemand(vars(SavedExport)[_name]))
+    async def digest(self) -> str:
+        """
+        Return `sha256` without blocking the event loop.
+        """
+        return await self.file.digest()
 
 
 @attrs.frozen(kw_only=True)

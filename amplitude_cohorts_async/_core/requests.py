@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ..errors import InvalidInputError
 from ..models import Routes
-from .ids import checked_id
+from .ids import checked_id, checked_request_id
 from .wire import Replay, Request
 
 LIST_PATH = "/api/3/cohorts"
@@ -43,7 +43,12 @@ def usage(routes: Routes) -> Request:
     return Request(operation="usage", path=USAGE_PATH)
 
 
-def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Request:
+def request_export(
+    cohort_id: str,
+    *,
+    properties: bool | Sequence[str],
+    routes: Routes = Routes.VENDOR,
+) -> Request:
     """
     Return the request for an export; sending it spends one of the month's exports.
 
@@ -57,7 +62,8 @@ def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Reque
         query=_properties_query(properties),
         replay=Replay.COSTLY,
         kind="export",
-        subject={"cohort_id": [cohort_id]},
+        # What is made from that description may answer with its own examples.
+        subject={"cohort_id": [cohort_id]} if routes is Routes.VENDOR else {},
     )
 
 
@@ -69,12 +75,12 @@ def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Req
         cohort_id: Names the job in `Routes.OPENAPI`, where two jobs of one
             cohort cannot be told apart.
     """
-    subject = {} if cohort_id is None else {"cohort_id": [cohort_id]}
+    subject: dict[str, list[str]] = {}
 
     if routes is Routes.OPENAPI:
         path = f"{EXPORT_PATH}/{_job_segment(cohort_id)}/status"
     else:
-        path = f"{STATUS_PATH}/{_segment(request_id, 'request id')}"
+        path = f"{STATUS_PATH}/{_request_segment(request_id)}"
         subject["request_id"] = [request_id]
 
     return Request(
@@ -92,7 +98,7 @@ def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Reque
     if routes is Routes.OPENAPI:
         segment = _job_segment(cohort_id)
     else:
-        segment = _segment(request_id, "request id")
+        segment = _request_segment(request_id)
 
     return Request(operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file")
 
@@ -146,6 +152,10 @@ def _properties_query(properties: bool | Sequence[str]) -> str:
 
 def _segment(value: str, what: str) -> str:
     return quote(checked_id(value, what), safe="")
+
+
+def _request_segment(request_id: str) -> str:
+    return quote(checked_request_id(request_id), safe="")
 
 
 def _job_segment(cohort_id: str | None) -> str:

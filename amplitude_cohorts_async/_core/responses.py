@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..models import Cohort, ExportStatus, Usage
 from .converter import Tolerant, structure, structure_each
-from .ids import checked_id
+from .ids import checked_request_id
 from .json_stream import elements, list_of, mapping_of, opening_of
 from .redact import redact_links, shorten
 from .wire import Request, Response
@@ -56,14 +56,14 @@ _RUNNING_WORDS = ("progress", "queue", "comput", "pending", "running", "wait")
 
 @attrs.frozen(kw_only=True)
 class _ExportAnswer(Tolerant):
-    request_id: str | None = None
+    # Whatever it is: it is kept where it cannot be followed.
+    request_id: object = None
     cohort_id: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class _StatusAnswer(Tolerant):
     request_id: str | None = None
-    cohort_id: str | None = None
     # Whatever it is: a word that was not read must not pass for none.
     async_status: object = None
     status: object = None
@@ -145,15 +145,20 @@ def export_request_id(request: Request, response: Response) -> str:
     Return the id of the job that was made.
     """
     answer = structure(decode(request, response), _ExportAnswer, path="$")
-    check_subject(request, answer, hint=f"; its request id is {answer.request_id!r}")
+    given = answer.request_id
+    request_id = str(given) if type(given) is int else given
+    check_subject(
+        request, answer, request_id=None if request_id is None else str(request_id)
+    )
 
     try:
-        return checked_id(answer.request_id, "request id")
+        return checked_request_id(request_id)
     except InvalidInputError as error:
         raise UnexpectedResponseError(
-            f"the export was accepted without a request id, so it cannot be followed "
+            f"the export was accepted without a request id that can be followed "
             f"({error}); see in `get_usage()` whether it was counted",
             path="$.request_id",
+            request_id=None if request_id is None else str(request_id),
         ) from None
 
 
@@ -217,14 +222,16 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     )
 
 
-def check_subject(request: Request, answer: object, *, hint: str = "") -> None:
+def check_subject(
+    request: Request, answer: object, *, request_id: str | None = None
+) -> None:
     """
     Check that an answer is about what was asked, as far as it says so.
 
     Args:
         answer: Has an attribute, perhaps None, for what it says it is about.
 
-        hint: Is added to the message.
+        request_id: The job that was made, for the error.
 
     Raises:
         UnexpectedResponseError: It is about something else.
@@ -235,11 +242,13 @@ def check_subject(request: Request, answer: object, *, hint: str = "") -> None:
         if answered is not None and answered not in asked:
             what = name.removesuffix("_id")
             shown = shorten(redact_links(repr(answered)), _WORD)
+            made = f"; the request id is {request_id!r}" if request_id else ""
             raise UnexpectedResponseError(
                 f"{request.operation} was answered for {what} {shown}, where "
-                f"{' or '.join(map(repr, asked))} was asked for{hint}; find out what "
+                f"{' or '.join(map(repr, asked))} was asked for{made}; find out what "
                 f"was done before trying again",
                 path=f"$.{name}",
+                request_id=request_id,
             )
 
 

@@ -148,13 +148,22 @@ def upload(spec: Upload, ids: Pieces) -> Request:
         operation="upload",
         method="POST",
         path=UPLOAD_PATH,
+        kind="write",
         body=_body(
             {name: field for name, field in fields.items() if field is not None},
             [ids],
         ),
         replay=Replay.UNSAFE if spec.creates else Replay.SAFE,
-        subject={} if spec.replace is None else {"cohort_id": [spec.replace]},
+        subject=_filled(spec),
     )
+
+
+def _filled(spec: Upload) -> Mapping[str, Sequence[str]]:
+    # What is made from the other description may answer with its own examples.
+    if spec.replace is None or spec.routes is Routes.OPENAPI:
+        return {}
+
+    return {"cohort_id": [spec.replace]}
 
 
 def membership(
@@ -188,6 +197,7 @@ def membership(
         operation="membership",
         method="POST",
         path=MEMBERSHIP_PATH,
+        kind="write",
         body=_body(fields, [ids for _, ids in changes]),
         subject={
             "cohort_id": [cohort_id],

@@ -14,8 +14,7 @@ import attrs
 import typer
 
 from .._client import CohortsClient
-from ..events import Event
-from ..protocols import EventHook
+from ..events import Event, EventHook
 from . import render
 from .progress import Narrator
 from .reporting import reported
@@ -102,12 +101,15 @@ class Connection(Output):
         work: Callable[[CohortsClient], Coroutine[object, object, T]],
         *,
         hook: EventHook | None = None,
+        file_mode: int | None = None,
     ) -> T:
         """
         Do *work* with a client, and show how it goes where somebody watches.
 
         Args:
             hook: Told of the client's events as well.
+
+            file_mode: Of the files that the client makes.
         """
         overrides = self._overrides()
 
@@ -124,7 +126,9 @@ class Connection(Output):
                 if hook is not None:
                     hook(event)
 
-            async with CohortsClient.from_env(hook=tell, **overrides) as client:
+            async with CohortsClient.from_env(
+                hook=tell, file_mode=file_mode, **overrides
+            ) as client:
                 return await work(client)
 
         with Narrator(quiet=self.quiet) as narrator:

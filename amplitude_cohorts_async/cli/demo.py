@@ -135,7 +135,7 @@ async def _connected(stage: _Stage, emulator: Emulator, to: Path) -> Facts:
         keys["AMPLITUDE_API_KEY"],
         keys["AMPLITUDE_SECRET_KEY"],
         base_url=emulator.base_url,
-        polling=Polling(first=0.5, every=0.5),
+        polling=Polling(initial_delay=0.5, interval=0.5),
         hook=tally,
     ) as client:
         cohort = await _look_around(stage, client)
@@ -188,7 +188,8 @@ async def _download(stage: _Stage, job: ExportJob, to: Path) -> SavedExport:
     with stage.bar() as progress:
         saved = await job.download(to, progress=progress)
 
-    stage.say(f"The file is whole, and got its name only now. SHA-256 {saved.sha256}")
+    digest = await saved.digest()
+    stage.say(f"The file is whole, and got its name only now. SHA-256 {digest}")
 
     return saved
 

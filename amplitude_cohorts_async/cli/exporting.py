@@ -49,6 +49,25 @@ AllProperties = Annotated[
 ]
 
 
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no octal number; pass permission bits, as in 640"
+        ) from None
+
+
+FileMode = Annotated[
+    int | None,
+    typer.Option(
+        parser=_octal,
+        metavar="OCTAL",
+        help="Mode of new files, as in 640; by default as the umask says.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """
     Add these commands.
@@ -75,6 +94,7 @@ def export(
     named: Properties = None,
     all_properties: AllProperties = False,
     format: Format = None,  # noqa: A002 - the word users know
+    file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
     at_once: Annotated[
         int,
@@ -108,6 +128,7 @@ def export(
         output=output,
         properties=wanted_properties(named, all_properties),
         format=format,
+        file_mode=file_mode,
         timeout=timeout,
         at_once=at_once,
         skip_unchanged=skip_unchanged,
@@ -133,6 +154,7 @@ def resume(
         typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
     ] = None,
     format: Format = None,  # noqa: A002 - the word users know
+    file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
 ) -> None:
     """
@@ -152,8 +174,8 @@ def resume(
         resumed = await client.resume_export(job).wait(timeout=timeout)
         return await resumed.save(target)
 
-    with saying_how_to_go_on(jobs, _resumption(connection, to, format)):
-        saved = connection.run(work, hook=jobs)
+    with saying_how_to_go_on(jobs, _resumption(connection, to, format, file_mode)):
+        saved = connection.run(work, hook=jobs, file_mode=file_mode)
 
     connection.print("export", saved, render.saved)
 
@@ -174,6 +196,7 @@ class _Order:
     output: Path | None
     properties: bool | list[str]
     format: str | None
+    file_mode: int | None
     timeout: float
     at_once: int
     skip_unchanged: bool
@@ -184,7 +207,9 @@ def _into_file(connection: Connection, order: _Order) -> None:
     to = order.output or _file_named(cohort_id, order.format)
     jobs = Jobs()
 
-    with saying_how_to_go_on(jobs, _resumption(connection, to, order.format)):
+    hint = _resumption(connection, to, order.format, order.file_mode)
+
+    with saying_how_to_go_on(jobs, hint):
         saved = connection.run(
             lambda client: client.export(
                 cohort_id,
@@ -194,6 +219,7 @@ def _into_file(connection: Connection, order: _Order) -> None:
                 format=order.format,
             ),
             hook=jobs,
+            file_mode=order.file_mode,
         )
 
     connection.print("export", saved, render.saved)
@@ -220,7 +246,7 @@ def _into_directory(connection: Connection, order: _Order) -> None:
         return outcomes
 
     try:
-        outcomes = connection.run(work)
+        outcomes = connection.run(work, file_mode=order.file_mode)
     except KeyboardInterrupt as stop:
         stop.add_note(_again(connection, order))
         raise
@@ -239,8 +265,10 @@ def _resumption(
     connection: Connection,
     to: Path,
     format: str | None,  # noqa: A002
+    file_mode: int | None,
 ) -> Callable[[str], str]:
     also = [] if format is None else ["--format", format]
+    also += _mode_words(file_mode)
 
     return lambda request_id: command_line(
         "resume", request_id, "-o", str(to), *also, *connection.arguments
@@ -255,10 +283,15 @@ def _again(connection: Connection, order: _Order) -> str:
         *(word for name in named for word in ("--property", name)),
         *(["--properties"] if order.properties is True else []),
         *([] if order.format is None else ["--format", order.format]),
+        *_mode_words(order.file_mode),
         *(["--skip-unchanged"] if order.skip_unchanged else []),
     ]
 
     return command_line("export", *words, *connection.arguments)
+
+
+def _mode_words(file_mode: int | None) -> list[str]:
+    return [] if file_mode is None else ["--file-mode", f"{file_mode:o}"]
 
 
 def _file_named(stem: str, format: str | None) -> Path:  # noqa: A002

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async import _client as client_module
+from amplitude_cohorts_async import _operations
 from amplitude_cohorts_async._io.writes import batches as batches_module
 from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
@@ -47,7 +47,7 @@ def no_waiting(
     """
     The command shares the emulator's clock, which jumps.
     """
-    monkeypatch.setattr(client_module, "SystemClock", lambda: cohorts_emulator.clock)
+    monkeypatch.setattr(_operations, "SystemClock", lambda: cohorts_emulator.clock)
 
 
 def run(capsys: Capture, *words: object) -> tuple[int, str, str]:

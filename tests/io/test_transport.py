@@ -24,7 +24,7 @@ from amplitude_cohorts_async.errors import (
     ServerError,
     TransportError,
 )
-from amplitude_cohorts_async.limits import UNLIMITED, Limits
+from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.models import IdType
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import FakeClock
@@ -374,8 +374,8 @@ DRIPS = {
 }
 FLOOD = Reply(raw=HINT * 2_000, then="drip", more=HINT)
 HURRIED = {
-    "limits": Limits(deadline=0.2, linger=0.0, exports=()),
-    "retrying": Retrying(attempts=1, first=0.0),
+    "timeout": 0.2,
+    "retrying": Retrying(attempts=1),
     "stall_timeout": 5.0,
 }
 
@@ -422,9 +422,7 @@ async def test_a_flood_of_interim_answers_is_an_error(
     Nobody waits for the end of it.
     """
     server.on(path, FLOOD)
-    patient = {**HURRIED, "limits": UNLIMITED}
-
-    async with client_of(server, clock, **patient) as client:
+    async with client_of(server, clock, **HURRIED | {"timeout": 30.0}) as client:
         calls = {
             LIST: client.list_cohorts,
             FILE: lambda: client.resume_export(REQUEST).download(tmp_path / "a.csv"),

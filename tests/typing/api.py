@@ -26,8 +26,8 @@ from amplitude_cohorts_async import (
     errors,
     export_cohort,
 )
+from amplitude_cohorts_async.limiters import Clock, Limiter
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
-from amplitude_cohorts_async.protocols import Clock, Limiter
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 
 

@@ -1,12 +1,14 @@
 """
-Signs in the store that all of a fleet's processes heed.
+State in the store that all processes of a fleet share.
 
-- ``pause``: nobody starts before it is gone.
-- ``epoch``: the store remembers. Without it the store is new or has lost its
-  data, leases included: whoever notices puts it back with ``epoch:wait``, and
-  nobody starts before every lease that may be lost would have run out.
+- ``pause``: nothing starts while it exists.
+- ``epoch``: marks that the store remembers. Without it the store is new or has
+  lost its data, leases included: the process that notices puts it back with
+  ``epoch:wait``, and nothing starts before every lease that may be lost would
+  have run out.
 - ``strict``: how far exports are spread out; ``space`` is the present gap.
 - ``counted``: polls and files count in the windows, too.
+- ``month:``, ``job:``: counters, and tokens of running exports.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockNotOwnedError, ResponseError
 
-from ._leases import in_time, somewhere
+from .leases import between, in_time
 
-# How long the service's complaints are heeded, in seconds.
+# Seconds for which a 429 of the service has an effect.
 _STRICT_FOR = 1_800
 _COUNTED_FOR = 30 * 86_400
 
 
 @attrs.frozen(kw_only=True)
-class Notice:
+class Snapshot:
     """
-    The signs at one moment.
+    The shared state at one moment.
 
     Attributes:
-        pause: Seconds nobody may start yet.
+        pause: Seconds until something may start.
 
         epoch: Names the store's present memory.
 
@@ -53,9 +55,9 @@ class Notice:
     counted: bool
 
 
-class Signs:
+class SharedState:
     """
-    Reads and sets the signs.
+    Reads and sets the state.
     """
 
     def __init__(self, redis: Redis, prefix: str, *, recovery: float) -> None:
@@ -63,9 +65,9 @@ class Signs:
         self._prefix = prefix
         self._recovery = recovery
 
-    async def look(self) -> Notice:
+    async def read(self) -> Snapshot:
         """
-        Read all signs in one round trip.
+        Return all of it, in one round trip.
         """
         async with in_time(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.pttl(self._key("pause"))
@@ -75,7 +77,7 @@ class Signs:
             pipeline.exists(self._key("counted"))
             pause, epoch, recovery, step, counted = await pipeline.execute()
 
-        return Notice(
+        return Snapshot(
             pause=max(0, cast("int", pause)) / 1000,
             epoch=cast("bytes | None", epoch),
             recovery=max(0, cast("int", recovery)) / 1000,
@@ -85,24 +87,24 @@ class Signs:
 
     async def policy(self) -> str | None:
         """
-        Tell what the store does when its memory is full; None if it keeps that.
+        Return what the store does when its memory is full; None if it hides that.
         """
         try:
             async with in_time():
-                told = await self._redis.config_get(  # pyright: ignore[reportUnknownMemberType]
+                answer = await self._redis.config_get(  # pyright: ignore[reportUnknownMemberType]
                     "maxmemory-policy"
                 )
         except ResponseError:
             return None
 
-        return cast("dict[str, str]", told).get("maxmemory-policy")
+        return cast("dict[str, str]", answer).get("maxmemory-policy")
 
     async def begin_epoch(self) -> bool:
         """
-        Put the epoch back, and have everybody wait out what may be lost.
+        Put the epoch back, and make all wait until lost leases would be over.
 
         Returns:
-            Whether nobody else did so first.
+            Whether no other process did so first.
         """
         # The wait comes first: an epoch without it would let all start at once.
         ms = int(self._recovery * 1000)
@@ -114,7 +116,7 @@ class Signs:
 
     async def pause(self, seconds: float) -> bool:
         """
-        Have everybody pause; tell whether nobody had ordered a pause yet.
+        Make all pause; return whether there was no pause yet.
         """
         ms = int(seconds * 1000)
         if ms <= 0:
@@ -129,7 +131,7 @@ class Signs:
 
     async def spread_out(self) -> None:
         """
-        Have exports keep a longer distance, for half an hour at least.
+        Make exports keep a longer distance, for half an hour at least.
         """
         async with in_time(), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.incr(self._key("strict"))
@@ -138,7 +140,7 @@ class Signs:
 
     async def count_all(self) -> None:
         """
-        Have polls and files count in the windows from now on.
+        Make polls and files count in the windows from now on.
         """
         async with in_time():
             await self._redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
@@ -156,11 +158,11 @@ class Signs:
                     return
                 left = await self._redis.pttl(key)
 
-            await anyio.sleep(max(0, left) / 1000 + somewhere(0.001, 0.01))
+            await anyio.sleep(max(0, left) / 1000 + between(0.001, 0.01))
 
-    async def tally(self, name: str, by: int, *, until: datetime) -> int:
+    async def add(self, name: str, by: int, *, until: datetime) -> int:
         """
-        Add to a counter.
+        Add to a counter and return its value.
         """
         key = self._key(f"month:{name}")
 
@@ -173,7 +175,7 @@ class Signs:
 
     async def find(self, name: str) -> str | None:
         """
-        Read a note.
+        Return a note, if there is one.
         """
         async with in_time():
             note = cast("bytes | None", await self._redis.get(self._key(name)))
@@ -189,7 +191,7 @@ class Signs:
 
     async def remove(self, name: str, note: str) -> None:
         """
-        Take a note away, unless it is another one by now.
+        Remove a note, unless it is another one by now.
         """
         # A note is what a lock is to redis-py: a key with its owner's token.
         lock = Lock(self._redis, self._key(name), thread_local=False)

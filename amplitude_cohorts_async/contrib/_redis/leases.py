@@ -1,5 +1,5 @@
 """
-Places in a store: n keys are n places, and who holds a key holds the place.
+Places in a store: n keys are n places, and the holder of a key holds the place.
 
 A lease is redis-py's own lock: `SET NX PX` takes it, the owner's token guards
 renewal and return, and the store's clock alone decides when it is over. A
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import cast
 from uuid import uuid4
@@ -21,9 +21,11 @@ from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
+from ..._io.threads import to_the_end
+
 # Seconds: a store that takes longer to answer is as good as away.
-_PATIENCE = 2.0
-# How long a place may be held before its request is sent, in deadlines.
+_STORE_TIMEOUT = 2.0
+# How long a place may be held before its request is sent, in leases.
 _RESERVE = 1 / 6
 
 
@@ -40,7 +42,7 @@ class Lease:
     lock: Lock
     good_until: float
 
-    async def put_back(self) -> None:
+    async def release_unused(self) -> None:
         """
         Return the place unused.
         """
@@ -52,7 +54,7 @@ class Lease:
         """
         await self.leases.end(self, clean=clean)
 
-    async def park(self, seconds: float) -> None:
+    async def withhold(self, seconds: float) -> None:
         """
         Leave the place taken for so long.
         """
@@ -63,9 +65,9 @@ class Lease:
         Take the place for another while.
 
         Raises:
-            LockError: It is somebody else's by now.
+            LockError: It has another holder by now.
 
-            RedisError: There is no telling.
+            RedisError: It is unknown who holds it.
         """
         now = asyncio.get_running_loop().time()
         async with in_time():
@@ -83,34 +85,35 @@ class Leases:
         redis: Redis,
         keys: Sequence[str],
         *,
-        deadline: float,
-        hold: float,
-        linger: float,
+        lease: float,
+        reuse_after: float,
+        release_delay: float,
     ) -> None:
         """
         Describe the places; nothing is sent.
 
         Args:
-            deadline: Seconds a request may take.
+            lease: Seconds a place is kept for a request without being renewed.
 
-            hold: Seconds a place stays taken once its request ended: the
-                window of a rate; zero for a limit on what is in flight.
+            reuse_after: Seconds a place stays taken once its request ended:
+                the window of a rate; zero for a limit on what is in flight.
 
-            linger: Seconds more after a request that was cancelled or failed.
+            release_delay: Seconds more after a request that was cancelled or
+                failed.
         """
         self._redis = redis
         self._keys = keys
-        self._hold = hold
-        self._linger = linger
-        self._turn = anyio.Lock()
-        self.good_for = deadline + max(_RESERVE * deadline, linger)
-        self.ttl = self.good_for + hold
+        self._reuse_after = reuse_after
+        self._release_delay = release_delay
+        self._line = anyio.Lock()
+        self.good_for = lease + max(_RESERVE * lease, release_delay)
+        self.ttl = self.good_for + reuse_after
 
     async def take(self) -> Lease:
         """
         Wait for a place. In this process first come, first served.
         """
-        async with self._turn:
+        async with self._line:
             while True:
                 left = await self.seconds_left()
                 free = [k for k, s in zip(self._keys, left, strict=True) if s is None]
@@ -127,16 +130,16 @@ class Leases:
         """
         Return the place of a request that ended.
         """
-        keep = self._hold + (0.0 if clean else self._linger)
+        keep = self._reuse_after + (0.0 if clean else self._release_delay)
 
         if keep:
-            await lease.park(keep)
+            await lease.withhold(keep)
         else:
-            await lease.put_back()
+            await lease.release_unused()
 
     async def seconds_left(self) -> list[float | None]:
         """
-        Tell for each place how long it is taken yet; None if it is free.
+        Return for each place how long it is taken yet; None if it is free.
         """
         async with in_time(), self._redis.pipeline(transaction=False) as pipeline:
             for key in self._keys:
@@ -147,10 +150,10 @@ class Leases:
 
     def free_in(self, seconds: float) -> float:
         """
-        Tell when a place with so long a lease may be free, at the earliest.
+        Return in how many seconds a place with so long a lease may be free.
         """
         # While its request runs the lease is longer than it will be after it.
-        return min(seconds, self._hold)
+        return min(seconds, self._reuse_after)
 
     async def _try(self, key: str) -> Lease | None:
         lock = Lock(self._redis, key, timeout=self.ttl, thread_local=False)
@@ -168,42 +171,27 @@ class Leases:
         return Lease(self, lock, good_until) if taken else None
 
     def _nap(self, left: Sequence[float]) -> float:
-        if not self._hold:
-            return somewhere(0.01, 0.03)
+        if not self._reuse_after:
+            return between(0.01, 0.03)
 
-        return min(self.free_in(seconds) for seconds in left) + somewhere(0, 0.003)
+        return min(self.free_in(seconds) for seconds in left) + between(0, 0.003)
 
 
 def in_time() -> asyncio.Timeout:
     """
-    Give the store two seconds.
+    Return a context that gives the store two seconds.
 
     redis-py's own `socket_timeout` goes through `asyncio.wait_for()`, which
     before Python 3.12 can swallow a cancellation.
     """
-    return asyncio.timeout(_PATIENCE)
+    return asyncio.timeout(_STORE_TIMEOUT)
 
 
-def somewhere(least: float, most: float) -> float:
+def between(least: float, most: float) -> float:
     """
-    Pick a number, so that processes do not ask in step.
+    Return a random number, so that processes do not ask in step.
     """
     return random.uniform(least, most)  # noqa: S311  no secret depends on it
-
-
-async def to_the_end(work: Coroutine[object, object, None]) -> None:
-    """
-    Await work that has to be done, even if the caller is cancelled meanwhile.
-    """
-    task = asyncio.create_task(work)
-
-    with anyio.CancelScope(shield=True):
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # A plain `task.cancel()` knows no shields of anyio's.
-            await asyncio.wait({task})
-            raise
 
 
 async def _quietly(act: Callable[[], Awaitable[object]]) -> None:
