@@ -33,6 +33,7 @@ _MEMBER = re.compile(rf',{_BLANKS}"')
 # in it would be tried again. The pattern never gives back what it took.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
+_DEEPEST = 200
 
 
 def mapping_of(value: object) -> Mapping[str, object]:
@@ -68,6 +69,9 @@ def whole_part(body: bytes) -> bytes:
     for token in _TOKEN.finditer(text):
         match token[0]:
             case "{" | "[":
+                # Copied at each bracket, and what is so deep cannot be read anyway.
+                if len(closing) >= _DEEPEST:
+                    return body
                 closing = _CLOSING[token[0]] + closing
             case "}" | "]":
                 closing = closing[1:]
