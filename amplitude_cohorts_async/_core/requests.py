@@ -75,20 +75,12 @@ def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Req
         cohort_id: Names the job in `Routes.OPENAPI`, where two jobs of one
             cohort cannot be told apart.
     """
-    subject: dict[str, list[str]] = {}
-
     if routes is Routes.OPENAPI:
         path = f"{EXPORT_PATH}/{_job_segment(cohort_id)}/status"
     else:
         path = f"{STATUS_PATH}/{_request_segment(request_id)}"
-        subject["request_id"] = [request_id]
 
-    return Request(
-        operation="status",
-        path=path,
-        kind="poll",
-        subject=subject,
-    )
+    return Request(operation="status", path=path, kind="poll")
 
 
 def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Request:

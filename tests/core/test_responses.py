@@ -438,7 +438,6 @@ def test_lists_that_hold_no_ids() -> None:
 
 
 EXPORT = requests.request_export("26umsb5", properties=False)
-STATUS = requests.export_status("Sf7M9j", "26umsb5", Routes.VENDOR)
 
 
 @pytest.mark.parametrize(
@@ -449,12 +448,6 @@ STATUS = requests.export_status("Sf7M9j", "26umsb5", Routes.VENDOR)
             responses.export_request_id,
             {"request_id": "Sf7M9j", "cohort_id": "other"},
             "cohort 'other'",
-        ),
-        (
-            STATUS,
-            responses.export_status,
-            {"request_id": "other", "async_status": "JOB COMPLETED"},
-            "request 'other'",
         ),
         (
             EXPORT,
@@ -494,7 +487,5 @@ def test_examples_of_the_other_description_are_no_contradiction() -> None:
     """
     document = {"request_id": "Sf7M9j", "cohort_id": "example_value"}
     export = requests.request_export("c", properties=False, routes=Routes.OPENAPI)
-    status = requests.export_status("other", "c", Routes.OPENAPI)
 
     assert "Sf7M9j" == responses.export_request_id(export, answer(202, document))
-    assert responses.export_status(status, answer(200, document))
