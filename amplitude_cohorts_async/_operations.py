@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 import anyio.to_thread
 
-from ._config import ClientConfig
+from ._config import ClientConfig, proxy_secrets
 from ._core import converter, responses
 from ._core.ids import checked_id, checked_ids
 from ._core.redact import Redactor
@@ -410,7 +410,9 @@ def _make_transport(config: ClientConfig) -> Transport:
         api_key=settings.api_key,
         secret_key=settings.secret_key,
         user_agent=f"amplitude-cohorts-async/{VERSION}",
-        redactor=Redactor.of_keys(settings.api_key, settings.secret_key),
+        redactor=Redactor.of_keys(
+            settings.api_key, settings.secret_key, *proxy_secrets(config.proxy)
+        ),
         session=config.session,
         proxy=config.proxy,
         answer_seconds=config.timeout,

@@ -102,6 +102,7 @@ class _Run:
         self._writer = writer
         self._session = writer.session
         self._progress = writer.progress
+        self._totals: int | None = None
         self._sample: list[str] = []
         self._skipped: list[str] = []
 
@@ -132,6 +133,7 @@ class _Run:
             )
         else:
             answer = await self._upload(batch)
+            self._totals = answer.totals
             skipped = list(answer.invalid_sample)
             self._sample += skipped
 
@@ -243,6 +245,7 @@ class _Run:
             cohort_id=self._progress.cohort_id,
             total=sum(each.count for each in written),
             matched=sum(matched) if len(matched) == len(written) else None,
+            totals=self._totals,
             invalid_sample=self._sample,
             skipped_ids=self._skipped,
             batches=len(written),

@@ -21,8 +21,7 @@ from ..errors import (
     MalformedFileError,
     StorageError,
 )
-from .csvtext import CsvError
-from .malformed import Malformed
+from .csvtext import CsvError, Malformed
 from .tokens import FILE_LIFE, Ticket, age_of, to_token
 
 E = TypeVar("E", bound=ExportError | DownloadError)

@@ -8,7 +8,7 @@ paths and two refusals, and `responses` reads its words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import attrs
@@ -71,6 +71,7 @@ class Endpoints:
             query=_properties_query(properties),
             replay=Replay.COSTLY,
             kind="export",
+            subject=self._subject(cohort_id),
         )
 
     def export_status(self, job: Ticket) -> Request:
@@ -94,6 +95,10 @@ class Endpoints:
         return Request(
             operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file"
         )
+
+    def _subject(self, cohort_id: str) -> Mapping[str, Sequence[str]]:
+        # What is made from the other description may answer with its own examples.
+        return {"cohort_id": [cohort_id]} if self.routes is Routes.VENDOR else {}
 
 
 def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ...]:

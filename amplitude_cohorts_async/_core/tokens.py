@@ -13,7 +13,7 @@ import attrs
 from ..errors import InvalidInputError
 from ..models import Region
 from .ids import checked_id, checked_request_id
-from .shapes import strings_of
+from .json_stream import strings_of
 
 VERSION = 1
 

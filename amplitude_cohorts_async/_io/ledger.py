@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 import anyio
 import attrs
 
-from .._core.shapes import mapping_of
+from .._core.json_stream import mapping_of
 from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
 from .cancellation import in_thread

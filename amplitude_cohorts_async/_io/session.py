@@ -267,7 +267,8 @@ class Session:
 
         if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect
             url = f"{self._origin}{request.path}"
-            return link_target(url, response.headers.get("location"))
+            location = response.headers.get("location")
+            return link_target(url, location, show=self.transport.redactor.url)
 
         if not response.is_success:
             raise self.refusal(request, response)

@@ -146,14 +146,13 @@ class LinkRefresh:
     def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:
         state = self._state
         expected = "an unknown number" if state.total is None else state.total
-        error = IncompleteDownloadError(
+
+        return IncompleteDownloadError(
             f"the file of export {state.request_id} did not arrive: "
             f"{state.received} of {expected} bytes came over {state.links} "
             f"links, the last one given up because {redact_links(str(reason))}; the "
             f"file stays available for seven days, continue with `resume_export()`",
             request_id=state.request_id,
+            received=state.received,
+            expected=state.total,
         )
-        error.received = state.received
-        error.expected = state.total
-
-        return error

@@ -41,7 +41,9 @@ async def open_object(
                     yield answer
                     return
 
-                link = link_target(link, answer.headers.get("location"))
+                location = answer.headers.get("location")
+                show = state.transport.redactor.url
+                link = link_target(link, location, show=show)
         except TransportError as error:
             raise LinkFailed(str(error), pause=None) from None
 

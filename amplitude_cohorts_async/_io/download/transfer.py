@@ -15,8 +15,8 @@ from typing import Protocol
 
 import anyio
 
+from ..._core.csvtext import Malformed
 from ..._core.links import Part, part_of
-from ..._core.malformed import Malformed
 from ..._core.widening import ParallelismController
 from ..._core.wire import Request
 from ...events import BytesReceived
