@@ -219,7 +219,9 @@ class CohortsClient:
 
     async def aclose(self) -> None:
         """
-        Close the connections; calling it twice does no harm.
+        Stop what `export_many()` started, and close the connections.
+
+        Calling it twice does no harm.
         """
         self._is_closed = True
 
@@ -351,7 +353,7 @@ class CohortsClient:
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
         format: str = "csv",  # noqa: A002 - the word users know
-        at_once: int = 8,
+        max_concurrency: int = 8,
         skip_unchanged: bool = False,
         allowance: str | None = None,
     ) -> ExportBatch:
@@ -370,7 +372,7 @@ class CohortsClient:
 
             format: Of the files, by its suffix, as in "csv.gz".
 
-            at_once: Exports that may be under way together.
+            max_concurrency: Exports that may be under way together.
 
             skip_unchanged: Ask the list first, once for all, and leave alone
                 what did not change since its file was saved here.
@@ -386,7 +388,7 @@ class CohortsClient:
             properties=properties,
             timeout=timeout,
             format=format,
-            at_once=at_once,
+            max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
             allowance=allowance,
         )

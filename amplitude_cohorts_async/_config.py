@@ -1,14 +1,15 @@
 """
-Keywords and environment into settings; complains before the first byte.
+Settings from keywords and environment, checked before the first byte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiohttp
 import attrs
@@ -51,11 +52,11 @@ class Settings:
     @property
     def app(self) -> str:
         """
-        A name for the app that its limits are kept by; the key is not in it.
+        The name that the app's limits are kept by; the key is not in it.
         """
-        told = f"{self.origin}\n{self.api_key}".encode()
+        text = f"{self.origin}\n{self.api_key}".encode()
 
-        return hashlib.sha256(told).hexdigest()[:16]
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 def make_settings(
@@ -69,7 +70,7 @@ def make_settings(
     owner: object,
 ) -> Settings:
     """
-    Check what the caller gave.
+    Return the settings that the caller gave, checked.
 
     Raises:
         ConfigurationError: It cannot work; the message says what to do.
@@ -116,6 +117,62 @@ def checked_seconds(seconds: float, name: str) -> float:
     return seconds
 
 
+def checked_proxy(proxy: object) -> str | None:
+    """
+    Return *proxy* if it is the URL of one; messages show no part of it.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if proxy is None:
+        return None
+
+    parts = _proxy_parts(proxy) if isinstance(proxy, str) else None
+
+    if parts is None:
+        raise ConfigurationError(
+            "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
+            "http://proxy.example.com:8080, with a user name and a password in front "
+            "of the host if it needs them, percent-encoded"
+        )
+
+    return parts.geturl()
+
+
+def proxy_secrets(proxy: str | None) -> Sequence[str]:
+    """
+    Return what no message may show of a checked proxy's URL, in each form.
+    """
+    parts = urlsplit(proxy or "")
+    password = parts.password
+
+    if not password:
+        return ()
+
+    pair = f"{unquote(parts.username or '')}:{unquote(password)}"
+
+    return password, unquote(password), pair, b64encode(pair.encode()).decode()
+
+
+def _proxy_parts(proxy: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(proxy)
+        has_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+
+    # A slash in a password that is not encoded makes the rest of it a path.
+    is_proxy = (
+        has_address
+        and parts.scheme in {"http", "https"}
+        and not (parts.path.strip("/") or parts.query or parts.fragment)
+        and proxy.isprintable()
+        and " " not in proxy
+    )
+
+    return parts if is_proxy else None
+
+
 def _checked_session(
     session: aiohttp.ClientSession | None,
 ) -> aiohttp.ClientSession | None:
@@ -158,7 +215,7 @@ class ClientConfig:
     allowances: Mapping[str, int]
     routes: Routes = attrs.field(converter=checked_routes)
     session: aiohttp.ClientSession | None = attrs.field(converter=_checked_session)
-    proxy: str | None = attrs.field(repr=False)
+    proxy: str | None = attrs.field(repr=False, converter=checked_proxy)
     file_mode: int | None = attrs.field(converter=_checked_file_mode)
     hook: EventHook | None
     clock: Clock | None
@@ -198,7 +255,7 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """
-    Read the keywords of a client from variables; empty ones count as unset.
+    Return the keywords of a client from variables; empty ones count as unset.
     """
     names = {
         "api_key": "AMPLITUDE_API_KEY",
@@ -247,15 +304,18 @@ def _origin(base_url: object, allow_http: bool) -> str:
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"base_url is not a URL: {error}") from None
+    except ValueError:
+        # Its text would quote a part, and that may be of a password.
+        raise ConfigurationError(
+            "base_url is not a URL: its port is no number, or a bracket is not closed"
+        ) from None
 
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigurationError(
             "base_url needs a scheme and a host, as in https://amplitude.com"
         )
 
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    if parts.query or parts.fragment or "@" in base_url:
         raise ConfigurationError(
             "base_url may hold only scheme, host, port and path; pass the keys as "
             "api_key and secret_key"

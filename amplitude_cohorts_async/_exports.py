@@ -1,5 +1,5 @@
 """
-Exports as a caller asks for them: none requested twice, none in vain.
+Requests for exports: none sent twice, and none that is not needed.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from pathlib import Path
 import anyio
 import attrs
 
-from ._core import requests, responses
+from ._core import responses
+from ._core.requests import Endpoints
+from ._core.retrying import was_refused
 from ._core.snapshots import export_key, has_file, is_unchanged
-from ._core.tokens import Ticket, from_token
-from ._core.wire import Response
+from ._core.tokens import Ticket, from_token, to_token
+from ._core.wire import Request
 from ._fetch import Progress
+from ._io.cancellation import finish_despite_cancel, in_thread
 from ._io.disk.files import Target
-from ._io.limits.budget import Budget
-from ._io.session import Session
-from ._io.threads import in_thread
+from ._io.ledger import AttemptLog
+from ._io.limits.base import Permit
+from ._io.limits.budget import Budget, Spend
+from ._io.session import GRACE, Session, out_of_attempts
 from ._job import ExportJob, keep_token
+from ._memory import NO_RECORD, ExportMemory
 from .errors import (
+    CohortsError,
     ExportError,
     InvalidInputError,
     LimiterUnavailableError,
+    TransportError,
 )
 from .events import ExportRequested, QuotaWait
-from .models import Cohort, Region, Routes, SavedExport
+from .models import Cohort, Region, SavedExport
 from .policies import Polling
 
 _logger = logging.getLogger(__name__)
 
-_ON_BOARD = 1800.0
-"""
-Seconds in which an export that was not delivered is taken up by the next call.
-"""
-
 Wanted = bool | tuple[str, ...]
-Note = Callable[[ExportJob], Awaitable[None]]
 
 
 @attrs.frozen
@@ -51,11 +52,11 @@ class Begun:
     A job to wait for.
 
     Attributes:
-        spent: Whether an export of the month was spent on it just now.
+        charged: Whether an export of the month was spent on it just now.
     """
 
     job: ExportJob
-    spent: bool
+    charged: bool
 
 
 class Exports:
@@ -67,15 +68,18 @@ class Exports:
         self,
         session: Session,
         *,
-        routes: Routes,
+        endpoints: Endpoints,
         polling: Polling,
         region: Region | None,
         list_cohorts: Callable[[], Awaitable[list[Cohort]]],
         budget: Budget,
     ) -> None:
         self._session = session
+        self._clock = session.context.clock
+        self._emit = session.context.emit
+        self._memory = ExportMemory(session.limiter, session.context.clock)
         self._budget = budget
-        self._routes = routes
+        self._endpoints = endpoints
         self._polling = polling
         self._region = region
         self._list_cohorts = list_cohorts
@@ -87,114 +91,82 @@ class Exports:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        note: Note | None = None,
+        record: AttemptLog = NO_RECORD,
     ) -> ExportJob:
         """
         Spend one of the month's exports.
 
         Args:
-            allowance: Whose part of the month it comes out of.
+            allowance: The part of the month it comes out of.
 
-            note: Told of the job at once, even if the caller is leaving.
+            record: Where each request is recorded, before and after.
 
         Raises:
-            MonthlyQuotaError: The month, or the part, has no room for it.
+            MonthlyQuotaError: The month, or the part, is exhausted.
         """
-        request = requests.request_export(cohort_id, properties=wanted)
-        taken: list[ExportJob] = []
+        request = self._endpoints.request_export(cohort_id, properties=wanted)
+        order = Ticket(
+            request_id="", cohort_id=cohort_id, properties=wanted, region=self._region
+        )
+        self._announce_wait(cohort_id)
 
-        async def take(response: Response) -> Ticket:
-            """
-            Note whose job the answer told of, before anybody can leave.
-            """
-            ticket = self._ticket(
-                cohort_id, wanted, responses.export_request_id(request, response)
-            )
-            now = self._session.clock.utcnow()
-            ticket = attrs.evolve(
-                ticket, as_of=responses.answered_at(response, now=now)
-            )
-            taken.append(self._job(ticket))
-            await self._announce(ticket)
-            if note is not None:
-                await note(self._job(ticket))
-            return ticket
+        async with self._budget.spend(allowance=allowance) as spend:
+            async for attempt in self._session.attempts(request):
+                with attempt:
+                    return await self._attempt(request, order, spend, record)
 
-        self._tell_wait(cohort_id)
-
-        try:
-            async with self._budget.spend(allowance=allowance) as spend:
-                await self._session.buy(request, take, paying=spend.commit)
-        except asyncio.CancelledError as error:
-            for job in taken:
-                keep_token(error, job.token)
-            raise
-
-        return taken[0]
+        raise out_of_attempts()
 
     def resume(self, request_id_or_token: str) -> ExportJob:
         """
-        Take up an export that was requested before.
+        Return the job of an export that was requested before.
         """
-        ticket = from_token(request_id_or_token)
+        ref = from_token(request_id_or_token)
 
-        if None not in {ticket.region, self._region} and ticket.region != self._region:
+        if None not in {ref.region, self._region} and ref.region != self._region:
             raise InvalidInputError(
-                f"export {ticket.request_id} belongs to another region than this "
+                f"export {ref.request_id} belongs to another region than this "
                 f"client; use a client of its region"
             )
 
-        return self._job(ticket)
+        return self._job(ref)
 
-    async def begin(
+    async def start(
         self,
         cohort_id: str,
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        note: Note | None = None,
+        record: AttemptLog = NO_RECORD,
     ) -> Begun:
         """
-        Join the export of the same that is running, or request one.
-
-        Args:
-            note: Told of the job at once, even if the caller is leaving.
+        Join an export of the same that is not delivered yet, or request one.
         """
+        asked_at = self._clock.utcnow()
         key = export_key(cohort_id, wanted)
-        asked_at = self._session.clock.utcnow()
-        job: ExportJob | None = None
-        spent: list[ExportJob] = []
-
-        async def keep(job: ExportJob) -> None:
-            """
-            Remember the job that was paid for, and pass it on.
-            """
-            spent.append(job)
-            if note is not None:
-                await note(job)
+        started: Begun | None = None
 
         try:
-            async with self._session.board.claim(key):
-                job = await self._running(key, asked_at)
-                if job is None:
-                    await self.request(
-                        cohort_id, wanted, allowance=allowance, note=keep
+            async with self._memory.lock(key):
+                job = await self._undelivered(key, asked_at)
+                if job is not None:
+                    await record.requested(job.token)
+                    started = Begun(job, charged=False)
+                else:
+                    job = await self.request(
+                        cohort_id, wanted, allowance=allowance, record=record
                     )
+                    started = Begun(job, charged=True)
         except LimiterUnavailableError:
-            # The turn was lost, but not what was bought in it.
-            if not spent:
+            # The lock was lost, but not what was bought under it.
+            if started is None:
                 raise
         except asyncio.CancelledError as error:
-            for bought in spent:
-                keep_token(error, bought.token)
+            if started is not None:
+                keep_token(error, started.job.token)
             raise
 
-        if job is None:
-            return Begun(spent[0], spent=True)
-        if note is not None:
-            await note(job)
-
-        return Begun(job, spent=False)
+        return started
 
     async def finish(
         self,
@@ -238,12 +210,12 @@ class Exports:
             None when a new export is needed.
         """
         token = earlier if isinstance(earlier, str) else earlier.token
-        ticket = from_token(token)
+        ref = from_token(token)
 
         if (
             cohort is None
-            or (ticket.cohort_id, ticket.properties) != (cohort.id, wanted)
-            or not is_unchanged(cohort, ticket)
+            or (ref.cohort_id, ref.properties) != (cohort.id, wanted)
+            or not is_unchanged(cohort, ref)
         ):
             return None
 
@@ -252,9 +224,9 @@ class Exports:
             if saved is not None:
                 return saved
 
-        if has_file(ticket, now=self._session.clock.utcnow()):
+        if has_file(ref, now=self._clock.utcnow()):
             with suppress(ExportError):
-                saved = await self._job(ticket).download(
+                saved = await self._job(ref).download(
                     target.path, format=target.format.suffix, progress=progress
                 )
                 return attrs.evolve(saved, unchanged=True)
@@ -272,69 +244,141 @@ class Exports:
 
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
 
-    async def _running(self, key: str, asked_at: datetime) -> ExportJob | None:
-        token = await self._session.board.find(key)
-
-        if token is None:
-            return None
-
-        job = self.resume(token)
-        requested_at = from_token(token).requested_at
-        # One that was requested while we waited here is fresh enough.
-        is_fresh = requested_at is not None and requested_at >= asked_at
-
-        return job if is_fresh or await _may_have_file(job) else None
-
     async def listed(self) -> Mapping[str, Cohort]:
         """
         List the cohorts, by id.
         """
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
-    def _ticket(self, cohort_id: str, wanted: Wanted, request_id: str) -> Ticket:
-        return Ticket(
-            request_id=request_id,
-            cohort_id=cohort_id,
-            properties=wanted,
-            requested_at=self._session.clock.utcnow(),
-            region=self._region,
-        )
+    async def _undelivered(self, key: str, asked_at: datetime) -> ExportJob | None:
+        ref = await self._memory.find(key)
 
-    async def _announce(self, ticket: Ticket) -> None:
-        job = self._job(ticket)
-        cohort_id = str(ticket.cohort_id)
-        _logger.info(
-            "export requested",
-            extra={"cohort_id": cohort_id, "request_id": ticket.request_id},
-        )
-        self._session.emit(
-            ExportRequested(cohort_id=cohort_id, request_id=ticket.request_id)
-        )
+        if ref is None:
+            return None
 
-        # The export is spent: a board that is away must not lose it.
-        with suppress(LimiterUnavailableError):
-            key = export_key(cohort_id, ticket.properties)
-            await self._session.board.put(key, job.token, seconds=_ON_BOARD)
+        job = self._job(ref)
 
-    def _tell_wait(self, cohort_id: str) -> None:
+        # One that was requested while we waited for the lock need not be asked.
+        if ref.requested_at is None or ref.requested_at < asked_at:
+            try:
+                await job.poll()
+            except ExportError:
+                return None
+
+        return job
+
+    async def _attempt(
+        self, request: Request, order: Ticket, spend: Spend, record: AttemptLog
+    ) -> ExportJob:
+        purchase: asyncio.Task[ExportJob | CohortsError] | None = None
+
+        try:
+            # Waiting for the slot may be cancelled, and so may the record of the
+            # attempt. Once the request is on its way, its answer is waited for.
+            async with self._session.limiter.slot(request.kind) as permit:
+                await _record_attempt(record)
+                spend.commit()
+                with self._session.purchase():
+                    purchase = asyncio.create_task(
+                        self._purchase(request, order, permit, record)
+                    )
+                    bought = await finish_despite_cancel(purchase, grace=GRACE)
+        except LimiterUnavailableError:
+            # The slot was lost, but not what was bought in it.
+            job = _job_of(purchase)
+            if job is None:
+                raise
+            bought = job
+        except asyncio.CancelledError as error:
+            job = _job_of(purchase)
+            if job is not None:
+                keep_token(error, job.token)
+            raise
+
+        # Outside of the slot, for which any answer is a clean end.
+        if isinstance(bought, CohortsError):
+            raise bought
+
+        return bought
+
+    async def _purchase(
+        self, request: Request, order: Ticket, permit: Permit, record: AttemptLog
+    ) -> ExportJob | CohortsError:
+        """
+        Send the one request that costs an export, and remember what it bought.
+
+        Returns:
+            The job, or the refusal.
+        """
+        try:
+            response = await self._session.exchange(request, permit)
+        except TransportError as error:
+            await _record_refusal(record, error)
+            raise
+
+        if not response.is_success:
+            refusal = self._session.refusal(request, response)
+            await _record_refusal(record, refusal)
+            return refusal
+
+        now = self._clock.utcnow()
+        ref = attrs.evolve(
+            order,
+            request_id=responses.export_request_id(request, response),
+            requested_at=now,
+            as_of=responses.answered_at(response, now=now),
+        )
+        self._announce(ref)
+        await record.requested(to_token(ref))
+        await self._memory.record(ref)
+
+        return self._job(ref)
+
+    def _announce(self, ref: Ticket) -> None:
+        cohort_id, request_id = str(ref.cohort_id), ref.request_id
+        facts = {"cohort_id": cohort_id, "request_id": request_id}
+        _logger.info("export requested", extra=facts)
+        self._emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
+
+    def _announce_wait(self, cohort_id: str) -> None:
         (seconds,) = self._session.limiter.expected_starts(1)
 
         if seconds >= 1:
-            self._session.emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
+            self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
-    def _job(self, ticket: Ticket) -> ExportJob:
+    def _job(self, ref: Ticket) -> ExportJob:
         return ExportJob(
-            self._session, ticket, routes=self._routes, polling=self._polling
+            self._session,
+            ref,
+            endpoints=self._endpoints,
+            polling=self._polling,
+            memory=self._memory,
         )
 
 
-async def _may_have_file(job: ExportJob) -> bool:
+async def _record_attempt(record: AttemptLog) -> None:
     try:
-        await job.poll()
-    except ExportError:
-        return False
+        await record.attempted()
+    except asyncio.CancelledError:
+        # It may be on disk by now, and nothing will be sent.
+        await finish_despite_cancel(record.refused())
+        raise
 
-    return True
+
+async def _record_refusal(record: AttemptLog, error: CohortsError) -> None:
+    if was_refused(error):
+        await record.refused()
+
+
+def _job_of(
+    purchase: asyncio.Task[ExportJob | CohortsError] | None,
+) -> ExportJob | None:
+    if purchase is None or not purchase.done() or purchase.cancelled():
+        return None
+
+    bought = purchase.exception() or purchase.result()
+
+    return bought if isinstance(bought, ExportJob) else None
 
 
 def _is_intact(earlier: SavedExport, path: Path) -> bool:

@@ -10,9 +10,10 @@ from functools import partial
 
 import attrs
 
-from ._core import requests
 from ._core.complaints import Complaints
+from ._core.requests import Endpoints
 from ._core.tokens import Ticket, to_token
+from ._io.cancellation import background
 from ._io.disk.arrow import AmplitudeId
 from ._io.disk.files import Target
 from ._io.disk.formats import Options
@@ -22,7 +23,6 @@ from ._io.download.delivery import FileReceiver
 from ._io.download.pipe import TextReceiver
 from ._io.download.transfer import Receiver, Transfer
 from ._io.session import Session
-from ._io.threads import background
 from .errors import NotFoundError
 from .events import BytesReceived
 from .models import Routes, SavedExport
@@ -35,11 +35,11 @@ class Fetch:
     Fetches the file of one job, as often as asked.
     """
 
-    def __init__(self, session: Session, ticket: Ticket, *, routes: Routes) -> None:
+    def __init__(self, session: Session, ref: Ticket, *, endpoints: Endpoints) -> None:
         self._session = session
-        self._ticket = ticket
-        self._routes = routes
-        self._complaints = Complaints(ticket)
+        self._ref = ref
+        self._endpoints = endpoints
+        self._errors = Complaints(ref)
 
     async def save(
         self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
@@ -49,11 +49,11 @@ class Fetch:
         """
         options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
         receiver = FileReceiver(
-            FileSink(target, options=options, file_mode=self._session.file_mode)
+            FileSink(target, options=options, file_mode=self._session.context.file_mode)
         )
         transfer = self._transfer(receiver, progress)
 
-        with self._complaints.about_the_file(target.path):
+        with self._errors.about_the_file(target.path):
             try:
                 await self._run(transfer)
                 file = await receiver.publish()
@@ -67,14 +67,14 @@ class Fetch:
         """
         Open the file as text, while it arrives.
         """
-        pipe = TextReceiver(request_id=self._ticket.request_id, not_text=self._not_text)
+        pipe = TextReceiver(request_id=self._ref.request_id, not_text=self._not_text)
         transfer = self._transfer(pipe, None)
 
         async with background(pipe.fill(partial(self._run, transfer))):
             yield self._read(pipe)
 
     async def _read(self, pipe: TextReceiver) -> AsyncIterator[bytes]:
-        with self._complaints.with_token(), self._complaints.about_the_file():
+        with self._errors.with_token(), self._errors.about_the_file():
             async for text in pipe:
                 yield text
 
@@ -82,17 +82,17 @@ class Fetch:
         try:
             await transfer.run()
         except NotFoundError as error:
-            now = self._session.clock.utcnow()
-            raise self._complaints.expired(error.status, now=now) from error
+            now = self._session.context.clock.utcnow()
+            raise self._errors.expired(error.status, now=now) from error
 
     def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
-        ticket = self._ticket
+        ref = self._ref
 
         return Transfer(
             self._session,
-            requests.export_file(ticket.request_id, ticket.cohort_id, self._routes),
+            self._endpoints.export_file(ref),
             receiver,
-            request_id=ticket.request_id,
+            request_id=ref.request_id,
             progress=progress,
         )
 
@@ -101,10 +101,10 @@ class Fetch:
     ) -> SavedExport:
         count = target.format.count_rows
         # The third-party description leaves open what is in a file of text.
-        is_counted = count is None or self._routes is Routes.VENDOR
+        is_counted = count is None or self._endpoints.routes is Routes.VENDOR
         file = attrs.evolve(
             file,
-            request_id=self._ticket.request_id,
+            request_id=self._ref.request_id,
             rows=file.rows if is_counted else None,
             count=count if is_counted else None,
         )
@@ -115,10 +115,10 @@ class Fetch:
             file=file,
             downloaded=transfer.state.downloaded,
             links=transfer.state.links,
-            token=to_token(self._ticket),
+            token=to_token(self._ref),
         )
 
     @property
     def _not_text(self) -> bytes:
         # The third-party description has a JSON object in the file's place.
-        return b"<{[" if self._routes is Routes.VENDOR else b"<"
+        return b"<{[" if self._endpoints.routes is Routes.VENDOR else b"<"

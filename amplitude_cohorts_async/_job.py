@@ -9,12 +9,12 @@ import logging
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 
 import anyio.to_thread
 
 from ._core.complaints import Complaints
-from ._core.snapshots import export_key
+from ._core.requests import Endpoints
 from ._core.tokens import Ticket, to_token
 from ._fetch import Fetch, Progress
 from ._io.disk.arrow import (
@@ -26,14 +26,14 @@ from ._io.disk.arrow import (
 from ._io.disk.files import checked_target
 from ._io.download.rows import MemberStream
 from ._io.session import Session
+from ._memory import ExportMemory
 from ._watch import Watch
 from .errors import (
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
-    LimiterUnavailableError,
 )
-from .models import ExportStatus, Routes, SavedExport
+from .models import ExportStatus, SavedExport
 from .policies import Polling
 
 _logger = logging.getLogger(__name__)
@@ -65,15 +65,21 @@ class ExportJob:
     """
 
     def __init__(
-        self, session: Session, ticket: Ticket, *, routes: Routes, polling: Polling
+        self,
+        session: Session,
+        ref: Ticket,
+        *,
+        endpoints: Endpoints,
+        polling: Polling,
+        memory: ExportMemory,
     ) -> None:
-        self.request_id: str = ticket.request_id
-        self.cohort_id: str | None = ticket.cohort_id
-        self._ticket = ticket
-        self._board = session.board
-        self._watch = Watch(session, ticket, routes=routes, polling=polling)
-        self._fetch = Fetch(session, ticket, routes=routes)
-        self._complaints = Complaints(ticket)
+        self.request_id: str = ref.request_id
+        self.cohort_id: str | None = ref.cohort_id
+        self._ref = ref
+        self._memory = memory
+        self._poller = Watch(session, ref, endpoints=endpoints, polling=polling)
+        self._downloader = Fetch(session, ref, endpoints=endpoints)
+        self._errors = Complaints(ref)
 
     def __repr__(self) -> str:
         return f"<ExportJob {self.request_id} of cohort {self.cohort_id}>"
@@ -85,7 +91,7 @@ class ExportJob:
 
         Hand it to ``CohortsClient.resume_export()`` in any process.
         """
-        return to_token(self._ticket)
+        return to_token(self._ref)
 
     async def poll(self) -> ExportStatus:
         """
@@ -97,7 +103,7 @@ class ExportJob:
             ExportExpiredError: The service does not know it, or has dropped it.
         """
         async with self._tracked():
-            return await self._watch.ask()
+            return await self._poller.poll()
 
     async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
         """
@@ -119,7 +125,7 @@ class ExportJob:
         checked_timeout(timeout)
 
         async with self._tracked():
-            await self._watch.wait(timeout)
+            await self._poller.wait(timeout)
 
         return self
 
@@ -167,7 +173,7 @@ class ExportJob:
         await self.wait(timeout=timeout)
 
         async with self._tracked():
-            saved = await self._fetch.save(
+            saved = await self._downloader.save(
                 target, amplitude_id=amplitude_id, progress=progress
             )
             await self._forget()
@@ -184,7 +190,7 @@ class ExportJob:
         """
         await self.wait()
 
-        async with self._tracked(), self._fetch.text() as text:
+        async with self._tracked(), self._downloader.text() as text:
             yield MemberStream(
                 self._delivered(text),
                 request_id=self.request_id,
@@ -214,7 +220,7 @@ class ExportJob:
 
         async with (
             self._tracked(),
-            self._fetch.text() as text,
+            self._downloader.text() as text,
             aclosing(self._batches(self._delivered(text), amplitude_id)) as batches,
         ):
             yield batches
@@ -222,7 +228,7 @@ class ExportJob:
     async def _batches(
         self, text: AsyncIterator[bytes], amplitude_id: AmplitudeId
     ) -> AsyncGenerator[RecordBatch]:
-        with self._complaints.with_token(), self._complaints.about_the_file():
+        with self._errors.with_token(), self._errors.about_the_file():
             async for batch in record_batches(text, amplitude_id=amplitude_id):
                 yield batch
 
@@ -238,7 +244,7 @@ class ExportJob:
         Give the token to whatever passes; forget a job that has no file.
         """
         try:
-            with self._complaints.with_token():
+            with self._errors.with_token():
                 yield
         except (ExportFailedError, ExportExpiredError):
             await self._forget()
@@ -248,12 +254,9 @@ class ExportJob:
             raise
 
     async def _forget(self) -> None:
-        # An export whose file is not delivered is taken up by the next call, so
-        # this comes last. A store that is away forgets it after a while by itself.
+        # Last of all: an export that is not delivered is left to the next call.
         if self.cohort_id is not None:
-            with suppress(LimiterUnavailableError):
-                key = export_key(self.cohort_id, self._ticket.properties)
-                await self._board.remove(key, self.token)
+            await self._memory.forget(self._ref)
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:

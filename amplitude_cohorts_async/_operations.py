@@ -8,34 +8,38 @@ thread when a client is entered.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from weakref import WeakSet
 
 import anyio.to_thread
 
-from ._config import ClientConfig
-from ._core import converter, requests, responses
-from ._core.ids import checked_id
+from ._config import ClientConfig, proxy_secrets
+from ._core import converter, responses
+from ._core.ids import checked_id, checked_ids
 from ._core.redact import Redactor
+from ._core.requests import Endpoints, checked_properties
 from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports import Exports
 from ._fetch import Progress
+from ._io.cancellation import collect_cooperatively
 from ._io.clock import SystemClock
+from ._io.context import Context
 from ._io.disk.files import checked_format, checked_target
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
 from ._io.session import Session
-from ._io.slices import collected
 from ._io.wire.transport import Transport
 from ._job import ExportJob, checked_timeout
-from ._many import ExportBatch, ManyOptions
+from ._many import ExportBatch, ExportRun, ManyOptions
 from ._plan import Known, make_plan
 from ._version import VERSION
 from ._writes.id_stream import IdSource
@@ -70,30 +74,34 @@ class Operations:
         self._config = config
         self._settings = config.settings
         self._routes = config.routes
+        self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
         self._exports = Exports(
             self.session,
-            routes=config.routes,
+            endpoints=self._endpoints,
             polling=config.polling,
             region=config.settings.region,
             list_cohorts=self.list_cohorts,
             budget=self._make_budget(),
         )
+        # Weak: a run lives as long as its iterator, or its tasks.
+        self._runs: WeakSet[ExportRun] = WeakSet()
 
     async def aclose(self) -> None:
         """
-        Wait for the answers to purchases, then close the connections.
+        Stop the runs, wait for the answers to purchases, close the connections.
         """
+        await asyncio.gather(*(run.close_with_client() for run in list(self._runs)))
         await self.session.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
         """
         List all discoverable cohorts.
         """
-        request = requests.list_cohorts(include_sync_info=include_sync_info)
+        request = self._endpoints.list_cohorts(include_sync_info=include_sync_info)
         response = await self.session.send(request)
 
-        return await collected(responses.each_cohort(request, response))
+        return await collect_cooperatively(responses.each_cohort(request, response))
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """
@@ -115,7 +123,7 @@ class Operations:
         """
         Return the usage of the month.
         """
-        request = requests.usage(self._routes)
+        request = self._endpoints.usage()
 
         return responses.usage(request, await self.session.send(request))
 
@@ -129,7 +137,7 @@ class Operations:
         """
         Request an export; spends one.
         """
-        wanted = requests.checked_properties(properties)
+        wanted = checked_properties(properties)
 
         return await self._exports.request(cohort_id, wanted, allowance=allowance)
 
@@ -156,7 +164,7 @@ class Operations:
         """
         checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_target, to, format)
-        wanted = requests.checked_properties(properties)
+        wanted = checked_properties(properties)
 
         if if_changed_since is not None:
             listed = await self._exports.listed()
@@ -170,10 +178,10 @@ class Operations:
             if saved is not None:
                 return saved
 
-        begun = await self._exports.begin(cohort_id, wanted, allowance=allowance)
+        started = await self._exports.start(cohort_id, wanted, allowance=allowance)
 
         return await self._exports.finish(
-            begun.job, target, timeout=timeout, progress=progress
+            started.job, target, timeout=timeout, progress=progress
         )
 
     def export_many(
@@ -184,7 +192,7 @@ class Operations:
         properties: bool | Sequence[str],
         timeout: float,
         format: str,  # noqa: A002 - the word users know
-        at_once: int,
+        max_concurrency: int,
         skip_unchanged: bool,
         allowance: str | None,
     ) -> ExportBatch:
@@ -192,15 +200,18 @@ class Operations:
         Return an iterator over the outcomes of many exports.
         """
         options = ManyOptions(
-            wanted=requests.checked_properties(properties),
+            wanted=checked_properties(properties),
             format=checked_format(format),
             timeout=checked_timeout(timeout),
-            at_once=at_once,
+            max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
             allowance=allowance,
         )
 
-        return ExportBatch(self._exports, cohort_ids, Path(directory), options)
+        run = ExportRun(self._exports, cohort_ids, Path(directory), options)
+        self._runs.add(run)
+
+        return ExportBatch(run)
 
     async def plan(
         self,
@@ -213,8 +224,8 @@ class Operations:
         """
         Return what exporting some cohorts would take.
         """
-        wanted = requests.checked_properties(properties)
-        ids = list(cohort_ids)
+        wanted = checked_properties(properties)
+        ids = checked_ids(cohort_ids, "cohort id")
         known = Known(
             cohorts=await self._exports.listed(), usage=await self.get_usage()
         )
@@ -345,11 +356,13 @@ class Operations:
         return Session(
             transport=_make_transport(config),
             limiter=_shared_limiter(config),
-            clock=config.clock or SystemClock(),
-            retrying=config.retrying,
-            rng=config.rng,
-            hook=config.hook,
-            file_mode=config.file_mode,
+            context=Context(
+                clock=config.clock or SystemClock(),
+                rng=config.rng,
+                retrying=config.retrying,
+                file_mode=config.file_mode,
+                hook=config.hook,
+            ),
             origin=config.settings.origin,
         )
 
@@ -359,7 +372,7 @@ class Operations:
 
         return Budget(
             partial(_read_usage, self.session) if guards else _unknown_usage,
-            clock=self.session.clock,
+            clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
             allowances=self._config.allowances,
@@ -399,7 +412,9 @@ def _make_transport(config: ClientConfig) -> Transport:
         api_key=settings.api_key,
         secret_key=settings.secret_key,
         user_agent=f"amplitude-cohorts-async/{VERSION}",
-        redactor=Redactor.of_keys(settings.api_key, settings.secret_key),
+        redactor=Redactor.of_keys(
+            settings.api_key, settings.secret_key, *proxy_secrets(config.proxy)
+        ),
         session=config.session,
         proxy=config.proxy,
         answer_seconds=config.timeout,
@@ -418,7 +433,7 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
 
 
 async def _read_usage(session: Session) -> Usage:
-    request = requests.usage(Routes.VENDOR)
+    request = Endpoints(Routes.VENDOR).usage()
     # An export must not wait long for a number that may be missing.
     response = await session.send(request, retrying=NO_RETRIES)
 

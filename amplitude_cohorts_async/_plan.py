@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from ._core.ids import checked_id
 from ._core.snapshots import is_unchanged
 from ._core.tokens import from_token
 from ._exports import Wanted
@@ -45,8 +44,7 @@ def make_plan(
 
         job_seconds: How long a job takes from its request to its file.
     """
-    ids = list(dict.fromkeys(checked_id(each, "cohort id") for each in cohort_ids))
-    listed = [known.cohorts[each] for each in ids if each in known.cohorts]
+    listed = [known.cohorts[each] for each in cohort_ids if each in known.cohorts]
     places = iter(starts)
     exports = [
         _planned(cohort, since.get(cohort.id), wanted, places, job_seconds)
@@ -61,7 +59,7 @@ def make_plan(
         needed=needed,
         left_after=None if remaining is None else remaining - needed,
         ends_in=max((export.ends_in or 0.0 for export in exports), default=0.0),
-        unknown=[each for each in ids if each not in known.cohorts],
+        unknown=[each for each in cohort_ids if each not in known.cohorts],
     )
 
 

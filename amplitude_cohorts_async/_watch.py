@@ -1,26 +1,26 @@
 """
-Asking how a job is, until it is done.
+The loop that polls a job until its file is ready.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
 
 import anyio
+import attrs
 
-from ._core import requests, responses
+from ._core import responses
 from ._core.complaints import Complaints
-from ._core.polling import first_delay, next_delay
-from ._core.retrying import NO_RETRIES
+from ._core.polling import Download, Fail, GiveUp, JobState, Poll, Step, next_step
+from ._core.requests import Endpoints
+from ._core.responses import JobFailed
+from ._core.retrying import NO_RETRIES, may_ask_again
 from ._core.tokens import Ticket, age_of
-from ._core.wire import Request, Response
 from ._io.session import Session
-from .errors import NotFoundError, RateLimitedError, ServerError, TransportError
+from .errors import CohortsError, NotFoundError
 from .events import StatusPolled
-from .models import ExportStatus, Routes
-from .policies import Polling
+from .models import ExportStatus
+from .policies import Polling, Retrying
 
 _logger = logging.getLogger(__name__)
 
@@ -32,103 +32,121 @@ Seconds a question that falls on the deadline may still take.
 
 class Watch:
     """
-    Watches one job.
-
-    Attributes:
-        is_done: Whether its file was seen to be ready.
+    Polls one job.
     """
 
     def __init__(
-        self, session: Session, ticket: Ticket, *, routes: Routes, polling: Polling
+        self,
+        session: Session,
+        ref: Ticket,
+        *,
+        endpoints: Endpoints,
+        polling: Polling,
     ) -> None:
-        self.is_done = False
         self._session = session
-        self._ticket = ticket
-        self._routes = routes
+        self._context = session.context
+        self._ref = ref
+        self._request = endpoints.export_status
         self._polling = polling
-        self._complaints = Complaints(ticket)
+        self._errors = Complaints(ref)
+        self._done: ExportStatus | None = None
 
-    async def ask(self) -> ExportStatus:
+    async def poll(self) -> ExportStatus:
         """
-        Ask once.
+        Ask for the status once.
 
         Raises:
             ExportFailedError: The service gave the job up.
 
             ExportExpiredError: The service does not know it.
         """
-        return await self._ask(partial(self._session.send, self._request))
+        status = await self._ask(self._context.retrying)
 
-    async def wait(self, timeout: float) -> None:
-        """
-        Ask until the job is done.
-
-        Raises:
-            ExportTimeoutError: It was still running after *timeout* seconds.
-        """
-        clock = self._session.clock
-        started = clock.now()
-        deadline = started + timeout
-        rng = self._session.rng
-        age = age_of(self._ticket, now=clock.utcnow())
-        delay = min(timeout, first_delay(self._polling, age=age, jitter=rng()))
-
-        while not self.is_done:
-            await clock.sleep(delay)
-            word = await self._glance(deadline)
-            left = deadline - clock.now()
-            upcoming = next_delay(self._polling, left=left, jitter=rng())
-            self._tell(word, clock.now() - started, upcoming)
-
-            if upcoming is not None:
-                delay = upcoming
-            elif not self.is_done:
-                raise self._complaints.timed_out(timeout, word)
-
-    async def _glance(self, deadline: float) -> str:
-        left = max(0.0, deadline - self._session.clock.now())
-        send = partial(self._session.send, self._request, retrying=NO_RETRIES)
-
-        with anyio.move_on_after(left + _LAST_POLL):
-            try:
-                return (await self._ask(send)).word
-            except (RateLimitedError, ServerError, TransportError) as weather:
-                _logger.info(
-                    "status not told, asking again",
-                    extra={"request_id": self._ticket.request_id},
-                )
-                return f"no answer ({type(weather).__name__})"
-
-        return "no answer"
-
-    async def _ask(self, send: Callable[[], Awaitable[Response]]) -> ExportStatus:
-        try:
-            response = await send()
-        except NotFoundError as error:
-            now = self._session.clock.utcnow()
-            raise self._complaints.expired(error.status, now=now) from error
-
-        status = responses.export_status(self._request, response)
-
-        if isinstance(status, responses.JobFailed):
-            raise self._complaints.failed(status.word)
-
-        self.is_done = self.is_done or status.done
+        if isinstance(status, JobFailed):
+            raise self._errors.failed(status.word)
 
         return status
 
-    def _tell(self, word: str, elapsed: float, upcoming: float | None) -> None:
-        self._session.emit(
+    async def wait(self, timeout: float) -> None:
+        """
+        Poll until the job is done.
+
+        Raises:
+            ExportTimeoutError: It was still running after *timeout* seconds.
+
+            ExportFailedError: The service gave the job up.
+
+            ExportExpiredError: The service does not know it.
+        """
+        clock = self._context.clock
+        started = clock.now()
+        deadline = started + timeout
+        age = age_of(self._ref, now=clock.utcnow())
+        state = JobState(age=age, status=self._done)
+
+        while True:
+            left, jitter = deadline - clock.now(), self._context.rng()
+            step = next_step(state, self._polling, left=left, jitter=jitter)
+            self._report(state, clock.now() - started, step)
+
+            match step:
+                case Poll(after=seconds):
+                    await clock.sleep(seconds)
+                    status = await self._try(deadline - clock.now())
+                    state = attrs.evolve(state, polls=state.polls + 1, status=status)
+                case Download():
+                    return
+                case Fail(word=word):
+                    raise self._errors.failed(word)
+                case GiveUp():
+                    raise self._errors.timed_out(timeout, state.word)
+
+    async def _try(self, left: float) -> ExportStatus | JobFailed:
+        """
+        Return the status; one of our own words if no answer came.
+        """
+        reason = ""
+
+        with anyio.move_on_after(max(0.0, left) + _LAST_POLL):
+            try:
+                return await self._ask(NO_RETRIES)
+            except CohortsError as error:
+                if not may_ask_again(error):
+                    raise
+                reason = f" ({type(error).__name__})"
+                _logger.info(
+                    "no status, polling again",
+                    extra={"request_id": self._ref.request_id},
+                )
+
+        return ExportStatus(done=False, word=f"no answer{reason}")
+
+    async def _ask(self, retrying: Retrying) -> ExportStatus | JobFailed:
+        request = self._request(self._ref)
+
+        try:
+            response = await self._session.send(request, retrying=retrying)
+        except NotFoundError as error:
+            now = self._context.clock.utcnow()
+            raise self._errors.expired(error.status, now=now) from error
+
+        status = responses.export_status(request, response)
+
+        # A file that was ready once stays so, whatever is answered later.
+        if isinstance(status, ExportStatus) and status.done:
+            self._done = status
+
+        return status
+
+    def _report(self, state: JobState, elapsed: float, step: Step) -> None:
+        if not state.polls or isinstance(step, Fail):
+            return
+
+        self._context.emit(
             StatusPolled(
-                request_id=self._ticket.request_id,
-                word=word,
+                request_id=self._ref.request_id,
+                word=state.word,
                 elapsed=elapsed,
-                next_poll=None if self.is_done else upcoming,
+                next_poll=step.after if isinstance(step, Poll) else None,
             )
         )
-
-    @property
-    def _request(self) -> Request:
-        ticket = self._ticket
-
-        return requests.export_status(ticket.request_id, ticket.cohort_id, self._routes)

@@ -156,6 +156,8 @@ class MissingExtraError(CohortsError, ImportError):
     An optional dependency is needed and not installed.
 
     Attributes:
+        feature: What needs it, as in "Arrow and Parquet".
+
         extra: The extra to install, as in ``amplitude-cohorts-async[redis]``.
     """
 
@@ -164,6 +166,7 @@ class MissingExtraError(CohortsError, ImportError):
             f"{feature} needs the extra {extra!r}; install it with "
             f"`pip install 'amplitude-cohorts-async[{extra}]'`"
         )
+        self.feature = feature
         self.extra = extra
 
 
@@ -215,7 +218,7 @@ class MonthlyQuotaError(QuotaError):
 
 class LimiterUnavailableError(QuotaError):
     """
-    A shared limiter cannot tell whether there is room, so nothing was sent.
+    A shared limiter does not know whether there is room, so nothing was sent.
 
     Trying again later is safe.
     """
@@ -259,6 +262,12 @@ class ApiError(CohortsError):
         details: The text that tells what was wrong, from
             ``error.metadata.details`` or ``error.message``; may be empty.
 
+        api_message: The service's ``error.message``; mostly says less than
+            ``details``.
+
+        http_code: The service's ``error.http_code``; the message says so where
+            it differs from ``status``.
+
         metadata: The service's ``error.metadata``, as sent.
 
         retry_after: Seconds the service asked to wait, if it did.
@@ -271,6 +280,8 @@ class ApiError(CohortsError):
         status: int,
         type: str = "",  # noqa: A002 - the service's name for it
         details: str = "",
+        api_message: str = "",
+        http_code: int | None = None,
         metadata: Mapping[str, object] | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -278,6 +289,8 @@ class ApiError(CohortsError):
         self.status = status
         self.type = type
         self.details = details
+        self.api_message = api_message
+        self.http_code = http_code
         self.metadata: dict[str, object] = dict(metadata or {})
         self.retry_after = retry_after
 
@@ -296,7 +309,30 @@ class InvalidIdsError(BadRequestError):
         sample: Ids the service named, perhaps not all of them.
     """
 
-    sample: Sequence[str] = ()
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str = "",  # noqa: A002 - the service's name for it
+        details: str = "",
+        api_message: str = "",
+        http_code: int | None = None,
+        metadata: Mapping[str, object] | None = None,
+        retry_after: float | None = None,
+        sample: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            message,
+            status=status,
+            type=type,
+            details=details,
+            api_message=api_message,
+            http_code=http_code,
+            metadata=metadata,
+            retry_after=retry_after,
+        )
+        self.sample: list[str] = list(sample)
 
 
 class AuthenticationError(ApiError):
@@ -339,7 +375,7 @@ class UnexpectedResponseError(CohortsError):
         path: Where the answer broke, as in ``$.cohorts[3].size``.
 
         request_id: What stands in the place of an export's id, if it was accepted
-            with one that cannot be followed.
+            with one that cannot be followed, or for another cohort.
 
         may_have_happened: That the service may have acted on the request; it
             said so, and always may. As in ``TransportError``.
@@ -424,8 +460,21 @@ class IncompleteDownloadError(DownloadError):
         expected: Bytes announced, if they were.
     """
 
-    received: int = 0
-    expected: int | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        cohort_id: str | None = None,
+        token: str | None = None,
+        received: int = 0,
+        expected: int | None = None,
+    ) -> None:
+        super().__init__(
+            message, request_id=request_id, cohort_id=cohort_id, token=token
+        )
+        self.received = received
+        self.expected = expected
 
 
 class MalformedFileError(DownloadError):
@@ -436,7 +485,19 @@ class MalformedFileError(DownloadError):
         line: The line of the CSV text, counted from 1, if it is about one.
     """
 
-    line: int | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        cohort_id: str | None = None,
+        token: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(
+            message, request_id=request_id, cohort_id=cohort_id, token=token
+        )
+        self.line = line
 
 
 class StorageError(DownloadError, OSError):
@@ -447,7 +508,7 @@ class StorageError(DownloadError, OSError):
 
 class AmbiguousUploadError(CohortsError):
     """
-    The answer to a creating upload was lost, and nobody can tell what it did.
+    The answer to a creating upload was lost, and it is not known what it did.
 
     Attributes:
         name: The name the cohort was to have.

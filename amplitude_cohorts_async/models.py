@@ -410,6 +410,9 @@ class UploadReport:
 
         matched: Ids the service knew; None when it did not say.
 
+        totals: What the service counted of the first request, at most 100,000
+            ids; None when it did not say, or an earlier run sent it.
+
         invalid_sample: Some of the ids that the first request skipped: the
             service names a sample there, and all of them in later requests.
 
@@ -427,6 +430,7 @@ class UploadReport:
     cohort_id: str | None
     total: int
     matched: int | None
+    totals: int | None = None
     invalid_sample: Sequence[str] = ()
     skipped_ids: Sequence[str] = ()
     batches: int = 1

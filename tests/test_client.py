@@ -288,8 +288,9 @@ async def test_the_documented_job(
     """
     The three steps, with the page's own answers, ask for the page's own paths.
     """
-    export = json.loads((DATA / "export.json").read_bytes())
-    server.on(EXPORT, reply(202, (DATA / "export.json").read_bytes()))
+    sample = (DATA / "export.json").read_bytes().replace(b"<cohort_id>", b"26umsb5")
+    export = json.loads(sample)
+    server.on(EXPORT, reply(202, sample))
     job = await exporter.request_export("26umsb5")
     status = STATUS.replace(
         "Sf7M9j", job.request_id.replace("<", "%3C").replace(">", "%3E")

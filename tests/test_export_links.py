@@ -8,6 +8,7 @@ import hashlib
 import itertools
 from pathlib import Path
 
+import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob
@@ -519,7 +520,8 @@ async def test_what_the_hook_and_the_caller_hear(
     """
     heard: list[Event] = []
     progress: list[BytesReceived] = []
-    exporter._operations.session._hook = heard.append
+    session = exporter._operations.session
+    session.context = attrs.evolve(session.context, hook=heard.append)
     server.on(OBJECT, cut(HALF), rest(HALF))
     job = exporter.resume_export("Sf7M9j")
     await job.download(tmp_path / "members.csv", progress=progress.append)

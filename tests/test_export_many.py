@@ -7,24 +7,28 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter
-from amplitude_cohorts_async._io.ledger import NAME
+from amplitude_cohorts_async._io.ledger import NAME, RunRecord
 from amplitude_cohorts_async.errors import (
+    ApiError,
+    ConnectionFailedError,
     ExportFailedError,
     ExportTimeoutError,
     InvalidInputError,
     NotFoundError,
     StorageError,
+    TransportError,
 )
 from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from amplitude_cohorts_async.testing.faults import Fault
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
 
@@ -120,7 +124,7 @@ async def test_no_more_are_under_way_than_allowed(
     """
     The next export is requested when an outcome was taken.
     """
-    async with client.export_many(IDS, tmp_path, at_once=2) as batch:
+    async with client.export_many(IDS, tmp_path, max_concurrency=2) as batch:
         first = await anext(batch)
 
         assert first.saved is not None
@@ -155,7 +159,7 @@ async def test_a_run_that_was_left_goes_on_without_spending_twice(
     """
     What was saved is not exported again, what was requested is resumed.
     """
-    async with client.export_many(IDS, tmp_path, at_once=3) as batch:
+    async with client.export_many(IDS, tmp_path, max_concurrency=3) as batch:
         await anext(batch)
         await anext(batch)
 
@@ -203,7 +207,7 @@ async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
     """
     The last line may be half a line.
     """
-    async with client.export_many(IDS, tmp_path, at_once=1) as batch:
+    async with client.export_many(IDS, tmp_path, max_concurrency=1) as batch:
         await anext(batch)
 
     record = tmp_path / ".amplitude-exports.jsonl"
@@ -230,7 +234,9 @@ async def test_an_id_cannot_leave_the_directory(
     assert tmp_path / "..%2Fc1.csv" == outcome.saved.path
 
 
-@pytest.mark.parametrize("problem", ["directory", "id", "format", "at once"])
+@pytest.mark.parametrize(
+    "problem", ["directory", "id", "one text", "format", "max concurrency"]
+)
 async def test_what_cannot_work_is_refused_before_anything_is_spent(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, problem: str
 ) -> None:
@@ -239,12 +245,15 @@ async def test_what_cannot_work_is_refused_before_anything_is_spent(
     """
     directory = tmp_path / "missing" if problem == "directory" else tmp_path
     ids = [*IDS, ""] if problem == "id" else IDS
+    ids = "26umsb5" if problem == "one text" else ids
     format_ = "xlsx" if problem == "format" else "csv"
-    at_once = 0 if problem == "at once" else 4
+    max_concurrency = 0 if problem == "max concurrency" else 4
 
     with pytest.raises(InvalidInputError):
         await collect(
-            client.export_many(ids, directory, format=format_, at_once=at_once)
+            client.export_many(
+                ids, directory, format=format_, max_concurrency=max_concurrency
+            )
         )
 
     assert [] == emulator.log
@@ -311,34 +320,128 @@ async def test_a_record_that_cannot_be_kept_is_told_before_anything_is_spent(
     """
     (tmp_path / NAME).mkdir()
 
-    with pytest.raises(InvalidInputError, match="nothing was spent"):
+    with pytest.raises(InvalidInputError, match="no export was spent"):
         await collect(client.export_many(IDS, tmp_path))
 
     assert 0 == emulator.spent
 
 
-async def test_a_disk_that_fills_up_costs_no_token(
+@pytest.fixture
+def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """
+    A function after which the record takes no line that holds a word.
+    """
+    fsync = os.fsync
+
+    def fill(word: str) -> None:
+        def full(file: int) -> None:
+            record = tmp_path / NAME
+            if os.path.samestat(os.fstat(file), record.stat()):
+                last_line = record.read_text().splitlines()[-1]
+                if word in last_line:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(file)
+
+        monkeypatch.setattr(os, "fsync", full)
+
+    return fill
+
+
+async def test_what_cannot_be_recorded_is_not_requested(
     client: CohortsClient,
     emulator: CohortsEmulator,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    full_disk: Callable[[str], None],
 ) -> None:
     """
-    A line that cannot be written is told in the log, and the outcome has all.
+    A disk that fills up costs no export, and the outcomes say so.
     """
-    batch = client.export_many(IDS[:1], tmp_path)
+    full_disk("attempt")
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    outcomes = await collect(client.export_many(IDS, tmp_path))
 
-    async with batch:
-        await batch._begin()
-        monkeypatch.setattr(os, "fsync", full)
-        outcome = await anext(batch)
+    assert 0 == emulator.spent == emulator.requests("export")
+    assert {StorageError} == {type(each.error) for each in outcomes.values()}
+    assert all("no export was spent" in str(each.error) for each in outcomes.values())
 
-    assert isinstance(outcome.error, StorageError)
-    assert outcome.error.token is not None
+
+async def test_an_export_goes_on_when_its_token_cannot_be_recorded(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    What was spent is downloaded, and the log has the token.
+    """
+    full_disk("token")
+
+    outcome = (await collect(client.export_many(IDS[:1], tmp_path)))["cohort0"]
+
+    assert outcome.saved is not None
+    assert outcome.saved.token in caplog.text
     assert (1, 1) == (outcome.spent, emulator.spent)
+
+
+async def test_a_lost_answer_is_told_by_the_next_run(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    The request was recorded before it was sent; the next run warns and goes on.
+    """
+    emulator.fail_next("export", faults.lost_answer())
+
+    first = await collect(client.export_many(IDS[:1], tmp_path))
+    await collect(client.export_many(["cohort1"], tmp_path))
+    second = await collect(client.export_many(IDS[:1], tmp_path))
+    third = await collect(client.export_many(IDS[:1], tmp_path))
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if "may have been spent" in record.getMessage()
+    ]
+
+    assert isinstance(first["cohort0"].error, TransportError)
+    assert second["cohort0"].saved is not None is not third["cohort0"].saved
+    assert 1 == len(warnings)
+    assert "cohort0" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.throttled(), faults.refused(400, "no"), faults.broken(503)]
+)
+async def test_a_request_that_was_refused_leaves_no_attempt_open(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, fault: Fault
+) -> None:
+    """
+    What surely spent nothing is not warned of.
+    """
+    emulator.fail_next("export", fault, times=None)
+
+    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+    history = await RunRecord(tmp_path).open()
+
+    assert isinstance(outcomes["cohort0"].error, ApiError)
+    assert set() == history.attempted
+
+
+async def test_a_request_that_was_never_sent_leaves_no_attempt_open(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    A service that cannot be reached has spent nothing.
+    """
+    async with stranger(emulator, clock) as client:
+        await emulator.__aexit__(None, None, None)
+        outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+    history = await RunRecord(tmp_path).open()
+
+    assert isinstance(outcomes["cohort0"].error, ConnectionFailedError)
+    assert set() == history.attempted
 
 
 @pytest.mark.parametrize("line", ["[]", "3", "null", '{"key": "k", "saved": {}}', ""])

@@ -13,6 +13,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.errors import (
+    ConnectionFailedError,
     ExportFailedError,
     ExportTimeoutError,
     StorageError,
@@ -21,6 +22,7 @@ from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import (
+    ACCEPTED,
     COHORT,
     COMPLETED,
     CSV,
@@ -31,7 +33,7 @@ from support.exporting import (
     until,
     whole,
 )
-from support.fault_server import FaultServer, Reply
+from support.fault_server import DROP, FaultServer, Reply, reply
 from support.stepping import Stepped
 
 HANG = Reply(raw=whole().raw[:9_000], then="hang")
@@ -289,3 +291,96 @@ async def test_a_stream_that_was_left_is_taken_up(
     saved = await client.export("c1", tmp_path / "c1.csv")
 
     assert (1, job.token) == (emulator.spent, saved.token)
+
+
+class Log:
+    """
+    An attempt log that only remembers what it heard, and what was sent by then.
+    """
+
+    def __init__(self, server: FaultServer, *, refuses: bool = False) -> None:
+        self.heard: list[tuple[str, int]] = []
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+        self._server = server
+        self._refuses = refuses
+
+    def _hear(self, what: str) -> None:
+        self.heard.append((what, len(self._server.requests(EXPORT))))
+
+    async def attempted(self) -> None:
+        """
+        Write before the request.
+        """
+        self._hear("attempted")
+        await self.may_write.wait()
+        if self._refuses:
+            raise OSError(28, "No space left on device")
+
+    async def refused(self) -> None:
+        """
+        Write that nothing was spent.
+        """
+        self._hear("refused")
+
+    async def requested(self, token: str) -> None:
+        """
+        Write what was spent.
+        """
+        self._hear("requested")
+
+
+async def test_each_request_is_recorded_before_and_after(
+    server: FaultServer, patient: CohortsClient
+) -> None:
+    """
+    A refusal closes the attempt, and so does the export.
+    """
+    server.on(EXPORT, reply(429, retry_after="1"), DROP, ACCEPTED)
+    log = Log(server)
+
+    with pytest.raises(ConnectionFailedError):
+        await patient._operations._exports.start(COHORT, False, record=log)
+
+    assert [
+        ("attempted", 0),
+        ("refused", 1),
+        ("attempted", 1),
+    ] == log.heard
+
+    await patient._operations._exports.start(COHORT, False, record=log)
+    assert [("attempted", 2), ("requested", 3)] == log.heard[3:]
+
+
+async def test_what_cannot_be_recorded_is_not_sent(
+    server: FaultServer, patient: CohortsClient
+) -> None:
+    """
+    An attempt that is not on disk would be forgotten by a crash.
+    """
+    log = Log(server, refuses=True)
+
+    with pytest.raises(OSError, match="No space"):
+        await patient._operations._exports.start(COHORT, False, record=log)
+
+    assert [("attempted", 0)] == log.heard
+    assert [] == server.seen
+
+
+async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
+    server: FaultServer, patient: CohortsClient
+) -> None:
+    """
+    The attempt may be on disk by then, so it is closed.
+    """
+    log = Log(server)
+    log.may_write.clear()
+    begin = patient._operations._exports.start(COHORT, False, record=log)
+    task = asyncio.ensure_future(begin)
+    await until(lambda: bool(log.heard))
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert [("attempted", 0), ("refused", 0)] == log.heard
+    assert [] == server.seen

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.errors import InvalidInputError
 from amplitude_cohorts_async.events import Event, QuotaWait
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
@@ -65,6 +66,18 @@ async def test_a_plan_spends_nothing(
     assert (9, 491) == (plan.needed, plan.left_after)
     assert 0 == emulator.spent
     assert (1, 1) == (emulator.requests("list"), emulator.requests("usage"))
+
+
+async def test_one_text_is_not_taken_apart(
+    client: CohortsClient, emulator: CohortsEmulator
+) -> None:
+    """
+    An id instead of a list of ids is an error, before anything is sent.
+    """
+    with pytest.raises(InvalidInputError, match="one text"):
+        await client.plan(IDS[0])
+
+    assert [] == emulator.log
 
 
 async def test_a_plan_agrees_with_the_run(

@@ -4,12 +4,14 @@ A secret is nowhere: a whole life of a client is searched for the suite's own ke
 
 from __future__ import annotations
 
+import base64
 import logging
 import pickle
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import attrs
 import pytest
 
@@ -30,6 +32,7 @@ from support.exporting import (
     OBJECT,
     RUNNING,
     STATUS,
+    USAGE,
     cut,
     rest,
     store_error,
@@ -46,6 +49,8 @@ from support.fault_server import (
     reply,
 )
 
+PAIR = base64.b64encode(f"{API_KEY}:{SECRET_KEY}".encode()).decode().rstrip("=")
+ECHO = f"text/html; {API_KEY} {SECRET_KEY} {PAIR}"
 QUOTED = f"{API_KEY} {SECRET_KEY} {BASIC} https://s3.example.com/a?{LINK}".encode()
 
 
@@ -74,6 +79,13 @@ FAILURES: dict[str, dict[str, Reply]] = {
     "export hangs": {EXPORT: HANG},
     "export is noise": {EXPORT: Reply(raw=b"HTTP/1.1 abc " + QUOTED + b"\r\n\r\n")},
     "export redirects": {EXPORT: redirect(f"https://s3.example.com/a?{LINK}")},
+    "export echoed": {EXPORT: reply(200, b"<p>", content_type=ECHO)},
+    "export refused with an echo": {EXPORT: reply(418, content_type=ECHO)},
+    "status echoed": {STATUS: reply(200, b"<p>", content_type=ECHO, etag=ECHO)},
+    "file leads to an echo": {FILE: redirect(f"http://s3.example.com/{PAIR}")},
+    "file leads to a user's echo": {FILE: redirect(f"https://a@b.c/{SECRET_KEY}")},
+    "store leads to an echo": {OBJECT: redirect(f"http://s3.example.com/{PAIR}")},
+    "store echoes": {OBJECT: reply(403, QUOTED, content_type=ECHO, etag=ECHO)},
     "status quoted": {STATUS: reply(403, QUOTED)},
     "status is unknown": {STATUS: json_reply({"async_status": QUOTED.decode()})},
     "status failed": {STATUS: json_reply({"async_status": f"FAIL {QUOTED.decode()}"})},
@@ -182,6 +194,79 @@ async def test_a_refused_connection_shows_no_secret(clock: FakeClock) -> None:
 
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert [] == find_secrets(shown(caught.value))
+
+
+PASSWORD = SECRET_KEY
+
+
+@pytest.mark.parametrize("reply_of_proxy", [HANG, DROP, reply(407), Reply(raw=b"?")])
+async def test_the_password_of_a_proxy_is_not_shown(
+    server: FaultServer, clock: FakeClock, reply_of_proxy: Reply
+) -> None:
+    """
+    Neither errors nor events of a proxy that fails have its password.
+    """
+    heard: list[Event] = []
+    server.on(USAGE, reply_of_proxy)
+    proxies = [server.url, "http://127.0.0.1:9"]
+
+    for proxy in proxies:
+        async with CohortsClient(
+            API_KEY,
+            "another-key",
+            base_url=server.url,
+            proxy=proxy.replace("//", f"//user:{PASSWORD}@"),
+            clock=clock,
+            timeout=0.2,
+            retrying=Retrying(attempts=2),
+            hook=heard.append,
+        ) as client:
+            with pytest.raises(errors.CohortsError) as caught:
+                await client.get_usage()
+
+            assert [] == find_secrets(shown(caught.value))
+
+    assert [] == find_secrets(repr(heard))
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("host", ["[::1:80", "127.0.0.1:port"])
+async def test_the_proxy_of_a_session_is_not_quoted(
+    clock: FakeClock, scheme: str, host: str
+) -> None:
+    """
+    What a session brings along is not quoted either when it is no URL.
+    """
+    async with (
+        aiohttp.ClientSession(proxy=f"{scheme}user:{PASSWORD}@{host}") as session,
+        CohortsClient(API_KEY, "another-key", session=session, clock=clock) as client,
+    ):
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            await client.get_usage()
+
+    assert not caught.value.may_have_happened
+    assert [] == find_secrets(shown(caught.value))
+
+
+async def test_no_foreign_error_is_chained(
+    server: FaultServer, clock: FakeClock
+) -> None:
+    """
+    aiohttp's errors hold the request with all its headers.
+    """
+    server.on(USAGE, Reply(raw=b"no HTTP\r\n\r\n"))
+
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=server.url, clock=clock
+    ) as client:
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            await client.get_usage()
+
+    chain: list[BaseException | None] = [caught.value]
+    while (last := chain[-1]) is not None:
+        chain.append(last.__cause__ or last.__context__)
+
+    assert [] == [each for each in chain if hasattr(each, "request_info")]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
-from amplitude_cohorts_async._io.limits.board import LocalBoard
+from amplitude_cohorts_async._io.clock import SystemClock
+from amplitude_cohorts_async._memory import LocalRunningJobs
 from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
 from amplitude_cohorts_async.limiters import Permit
 from amplitude_cohorts_async.limits import Kind
@@ -277,29 +278,41 @@ async def test_an_export_whose_place_was_lost_is_not(
     assert "ann" in (tmp_path / "c1.csv").read_text()
 
 
-class TurnLost(LocalBoard):
+class LockLost(LocalRunningJobs):
     """
-    A board whose store takes a turn back while its holder spends.
+    A store that takes a lock back while its holder spends.
     """
 
     @asynccontextmanager
-    async def claim(self, key: str) -> AsyncIterator[None]:
+    async def lock(self, key: str) -> AsyncIterator[None]:
         """
         Let the holder go on, and complain at the end.
         """
-        async with super().claim(key):
+        async with super().lock(key):
             yield
-        raise LimiterUnavailableError("the turn is somebody else's by now")
+        raise LimiterUnavailableError("the lock is another's by now")
 
 
-async def test_an_export_whose_turn_was_lost_is_not(
+class LockLosing(LocalLimiter):
+    """
+    A limiter that brings such a store.
+    """
+
+    @property
+    def job_store(self) -> LocalRunningJobs:
+        """
+        The store, made anew each time.
+        """
+        return LockLost(SystemClock())
+
+
+async def test_an_export_whose_lock_was_lost_is_not(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """
-    The board is there to save exports, not to lose them.
+    The lock is there to save exports, not to lose them.
     """
-    limiter = LocalLimiter(clock=clock)
-    limiter._board = TurnLost(clock)
+    limiter = LockLosing(clock=clock)
 
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limiter=limiter

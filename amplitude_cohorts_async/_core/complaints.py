@@ -1,5 +1,5 @@
 """
-What is said of a job that goes wrong: each error of one export, and its token.
+The errors of one export, each with its token.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from ..errors import (
     MalformedFileError,
     StorageError,
 )
-from .csvtext import CsvError
-from .malformed import Malformed
+from .csvtext import CsvError, Malformed
 from .tokens import FILE_LIFE, Ticket, age_of, to_token
 
 E = TypeVar("E", bound=ExportError | DownloadError)
@@ -31,27 +30,27 @@ E = TypeVar("E", bound=ExportError | DownloadError)
 @attrs.frozen
 class Complaints:
     """
-    Words for the misfortunes of one export.
+    Builds the errors of one export.
     """
 
-    _ticket: Ticket
+    _ref: Ticket
 
     @contextmanager
     def with_token(self) -> Generator[None]:
         """
-        Give the token to every error that passes and has none.
+        Add the token to every error that passes without one.
         """
         try:
             yield
         except CohortsError as error:
             if error.token is None:
-                error.token = to_token(self._ticket)
+                error.token = to_token(self._ref)
             raise
 
     @contextmanager
     def about_the_file(self, path: object = None) -> Generator[None]:
         """
-        Say of an error that passes which file it is about.
+        Translate an error that passes into one that names the export and its file.
 
         Args:
             path: The target, if one is written.
@@ -60,9 +59,9 @@ class Complaints:
             yield
         except CsvError as error:
             raise error.of_job(
-                self._ticket.request_id,
-                cohort_id=self._ticket.cohort_id,
-                token=to_token(self._ticket),
+                self._ref.request_id,
+                cohort_id=self._ref.cohort_id,
+                token=to_token(self._ref),
             ) from None
         except Malformed as error:
             raise self._malformed(error) from None
@@ -73,7 +72,7 @@ class Complaints:
 
     def failed(self, word: str) -> ExportFailedError:
         """
-        The service gave the job up.
+        Return the error for a job that the service gave up.
         """
         return self._error(
             ExportFailedError,
@@ -83,25 +82,25 @@ class Complaints:
 
     def timed_out(self, timeout: float, word: str) -> ExportTimeoutError:
         """
-        The job was still running at the deadline.
+        Return the error for a job that was still running at the deadline.
         """
         return self._error(
             ExportTimeoutError,
             f"{self._name} was still running after {timeout:g} s (last word: "
             f"{word!r}); its file stays available for seven days, continue with "
-            f'`resume_export("{self._ticket.request_id}")`',
+            f'`resume_export("{self._ref.request_id}")`',
         )
 
     def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
         """
-        The service does not know the job.
+        Return the error for a job that the service does not know.
         """
-        age = age_of(self._ticket, now=now)
+        age = age_of(self._ref, now=now)
         days = "" if age is None else f", and was requested {age / 86_400:.1f} days ago"
 
         return self._error(
             ExportExpiredError,
-            f"the service does not know export {self._ticket.request_id} ({status})"
+            f"the service does not know export {self._ref.request_id} ({status})"
             f"{days}; files live {FILE_LIFE.days} days and belong to one project: check "
             f"the keys and the region, or request the export again",
         )
@@ -109,7 +108,7 @@ class Complaints:
     def _malformed(self, error: Malformed) -> MalformedFileError:
         return self._error(
             MalformedFileError,
-            f"the file of export {self._ticket.request_id} cannot be used: {error}; "
+            f"the file of export {self._ref.request_id} cannot be used: {error}; "
             f"try once more, and report it to Amplitude if that does not help",
         )
 
@@ -123,10 +122,10 @@ class Complaints:
     def _error(self, kind: type[E], message: str) -> E:
         return kind(
             message,
-            request_id=self._ticket.request_id,
-            cohort_id=self._ticket.cohort_id,
+            request_id=self._ref.request_id,
+            cohort_id=self._ref.cohort_id,
         )
 
     @property
     def _name(self) -> str:
-        return f"export {self._ticket.request_id} of cohort {self._ticket.cohort_id}"
+        return f"export {self._ref.request_id} of cohort {self._ref.cohort_id}"

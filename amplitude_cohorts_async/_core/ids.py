@@ -4,6 +4,8 @@ Which texts can be ids in a URL.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import InvalidInputError
 
 _MOST_CHARACTERS = 256
@@ -79,3 +81,23 @@ def checked_request_id(value: object) -> str:
         )
 
     return value
+
+
+def checked_ids(values: Iterable[str], what: str) -> list[str]:
+    """
+    Return the ids of *values*, each of them once, in their order.
+
+    Raises:
+        InvalidInputError: One of them cannot be an id, or *values* is one text.
+    """
+    if isinstance(values, str | bytes):
+        raise InvalidInputError(
+            f"{what}s were given as one text; pass a list of them, for one as well"
+        )
+
+    if not isinstance(values, Iterable):
+        raise InvalidInputError(
+            f"{what}s were given as {type(values).__name__}; pass a list of them"
+        )
+
+    return list(dict.fromkeys(checked_id(value, what) for value in values))

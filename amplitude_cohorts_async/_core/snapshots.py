@@ -12,15 +12,14 @@ from ..models import Cohort
 from .tokens import FILE_LIFE, Ticket
 
 
-def is_unchanged(cohort: Cohort, ticket: Ticket) -> bool:
+def is_unchanged(cohort: Cohort, ref: Ticket) -> bool:
     """
-    Tell whether nothing happened to a cohort since an export was requested.
+    Whether a cohort did not change since an export was requested.
 
-    Both times are the service's: it tells them in whole seconds, and a change
-    in the second of the request counts as one after it. What it does not tell
-    counts as a change.
+    Both times are the service's, in whole seconds: a change in the second of the
+    request counts as one after it, and so does a time that is missing.
     """
-    if cohort.last_computed is None or ticket.as_of is None:
+    if cohort.last_computed is None or ref.as_of is None:
         return False
 
     changes = [cohort.last_computed]
@@ -28,25 +27,25 @@ def is_unchanged(cohort: Cohort, ticket: Ticket) -> bool:
     if cohort.last_modified is not None:
         changes.append(cohort.last_modified)
 
-    return max(changes) < ticket.as_of.replace(microsecond=0)
+    return max(changes) < ref.as_of.replace(microsecond=0)
 
 
-def has_file(ticket: Ticket, *, now: datetime) -> bool:
+def has_file(ref: Ticket, *, now: datetime) -> bool:
     """
-    Tell whether the service still keeps the file of an export.
+    Whether the service still keeps the file of an export.
     """
     margin = timedelta(minutes=5)
 
-    return ticket.requested_at is not None and (
-        now - ticket.requested_at < FILE_LIFE - margin
+    return ref.requested_at is not None and (
+        now - ref.requested_at < FILE_LIFE - margin
     )
 
 
 def export_key(cohort_id: str, properties: bool | tuple[str, ...]) -> str:
     """
-    Name what an export asks for; two that ask for the same have one name.
+    Return a name of what is asked for: the same for two exports of the same.
     """
     wanted = properties if isinstance(properties, bool) else sorted(properties)
-    told = json.dumps([cohort_id, wanted])
+    text = json.dumps([cohort_id, wanted])
 
-    return hashlib.sha256(told.encode()).hexdigest()[:24]
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -13,7 +13,7 @@ import attrs
 from ..errors import InvalidInputError
 from ..models import Region
 from .ids import checked_id, checked_request_id
-from .shapes import strings_of
+from .json_stream import strings_of
 
 VERSION = 1
 
@@ -34,7 +34,7 @@ class Ticket:
         requested_at: When, aware UTC and by our clock; None when only the id
             is known.
 
-        as_of: When, by the service's clock, as far as it told: what changed
+        as_of: When, by the service's clock where its answer had one: what changed
             later is not in the file.
 
         region: Where; None for a base URL of the caller's own.
@@ -48,19 +48,19 @@ class Ticket:
     region: Region | None = None
 
 
-def to_token(ticket: Ticket) -> str:
+def to_token(ref: Ticket) -> str:
     """
-    Write *ticket* as one line of JSON.
+    Return *ref* as one line of JSON.
     """
     return json.dumps(
         {
             "version": VERSION,
-            "request_id": ticket.request_id,
-            "cohort_id": ticket.cohort_id,
-            "properties": ticket.properties,
-            "requested_at": ticket.requested_at and ticket.requested_at.isoformat(),
-            "as_of": ticket.as_of and ticket.as_of.isoformat(),
-            "region": ticket.region and ticket.region.name,
+            "request_id": ref.request_id,
+            "cohort_id": ref.cohort_id,
+            "properties": ref.properties,
+            "requested_at": ref.requested_at and ref.requested_at.isoformat(),
+            "as_of": ref.as_of and ref.as_of.isoformat(),
+            "region": ref.region and ref.region.name,
         },
         separators=(",", ":"),
     )
@@ -68,7 +68,7 @@ def to_token(ticket: Ticket) -> str:
 
 def from_token(text: str) -> Ticket:
     """
-    Read a token, or take the text for a bare request id.
+    Return what a token holds; any other text is a bare request id.
 
     Raises:
         InvalidInputError: It is neither.
@@ -92,20 +92,20 @@ def from_token(text: str) -> Ticket:
             f"version {VERSION}; use the release that made it, or the request id"
         )
 
-    return _ticket(fields)
+    return _ref(fields)
 
 
-def age_of(ticket: Ticket, *, now: datetime) -> float | None:
+def age_of(ref: Ticket, *, now: datetime) -> float | None:
     """
-    Tell how many seconds ago an export was requested, if that is known.
+    Return how many seconds ago an export was requested; None if unknown.
     """
-    if ticket.requested_at is None:
+    if ref.requested_at is None:
         return None
 
-    return (now - ticket.requested_at).total_seconds()
+    return (now - ref.requested_at).total_seconds()
 
 
-def _ticket(fields: Mapping[str, object]) -> Ticket:
+def _ref(fields: Mapping[str, object]) -> Ticket:
     try:
         properties = fields.get("properties", False)
         requested_at = fields.get("requested_at")

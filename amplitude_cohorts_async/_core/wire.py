@@ -4,7 +4,7 @@ What goes out and what comes back, as values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Literal
 
@@ -43,6 +43,9 @@ class Request:
         query: Already percent-encoded, without the question mark.
 
         body: JSON, encoded.
+
+        subject: What it is about, by the name that the answer has for it, as in
+            ``cohort_id``; an answer about something else is an error.
     """
 
     operation: Operation
@@ -52,6 +55,7 @@ class Request:
     body: bytes | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.SAFE
     kind: Kind = "other"
+    subject: Mapping[str, Collection[str]] = attrs.field(factory=dict[str, list[str]])
 
 
 @attrs.frozen(kw_only=True)
@@ -68,3 +72,10 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes = attrs.field(repr=False)
+
+    @property
+    def is_success(self) -> bool:
+        """
+        Whether the service did what it was asked for.
+        """
+        return 200 <= self.status < 300  # noqa: PLR2004

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
 )
-from functools import partial
-from typing import TypeVar
+from types import TracebackType
+from typing import Self
 
 import anyio
 
@@ -26,19 +26,11 @@ from .._core.links import link_target
 from .._core.responses import error_of, retry_after
 from .._core.retrying import retry_delay
 from .._core.wire import Request, Response
-from ..errors import (
-    ApiError,
-    CohortsError,
-    LimiterUnavailableError,
-    TransportError,
-    UnexpectedResponseError,
-)
-from ..events import Event, EventHook, RequestSent, RetryScheduled
+from ..errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
+from ..events import RequestSent, RetryScheduled
 from ..policies import Retrying
-from .clock import Clock
-from .limits.base import Limiter, Permit, RunningJobs
-from .limits.board import LocalBoard
-from .rescue import brought_in
+from .context import Context
+from .limits.base import Limiter, Permit
 from .wire.answer import Answer
 from .wire.transport import Transport
 
@@ -47,17 +39,97 @@ _logger = logging.getLogger(__name__)
 _TOO_MANY = 429
 _UNAVAILABLE = 503
 
-_GRACE = 5.0
+GRACE = 5.0
 """
-Seconds a cancelled purchase waits for its receipt.
+Seconds a purchase goes on after its caller is cancelled, to learn what was bought.
 """
 
-T = TypeVar("T")
+
+class Attempts:
+    """
+    The attempts at one request; each ends well, or with another one, or raises.
+
+    As stamina has it::
+
+        async for attempt in session.attempts(request):
+            with attempt:
+                return await ...
+    """
+
+    def __init__(self, context: Context, request: Request, retrying: Retrying) -> None:
+        self._context = context
+        self._request = request
+        self._retrying = retrying
+        self._count = 0
+        self._waited = 0.0
+        self._delay: float | None = 0.0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Self:
+        if self._delay is None:
+            raise StopAsyncIteration
+
+        if self._count:
+            await self._context.clock.sleep(self._delay)
+
+        self._waited += self._delay
+        self._count += 1
+        self._delay = None
+
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, ApiError | TransportError):
+            return False
+
+        self._delay = retry_delay(
+            self._retrying,
+            self._request.replay,
+            error,
+            attempt=self._count,
+            waited=self._waited,
+            jitter=self._context.rng(),
+        )
+
+        if self._delay is None:
+            return False
+
+        self._announce_retry(self._delay, error)
+
+        return True
+
+    def _announce_retry(self, delay: float, error: CohortsError) -> None:
+        operation = self._request.operation
+        _logger.info(
+            "request failed, trying again",
+            extra={"operation": operation, "attempt": self._count},
+        )
+        self._context.emit(
+            RetryScheduled(
+                operation=operation,
+                attempt=self._count,
+                seconds=delay,
+                reason=str(error),
+            )
+        )
 
 
 class Session:
     """
     Sends requests as the limits allow, and again where that does no harm.
+
+    Attributes:
+        context: What this client carries everywhere.
     """
 
     def __init__(
@@ -65,33 +137,25 @@ class Session:
         *,
         transport: Transport,
         limiter: Limiter,
-        clock: Clock,
-        retrying: Retrying,
-        rng: Callable[[], float],
-        hook: EventHook | None,
+        context: Context,
         origin: str,
-        file_mode: int | None = None,
     ) -> None:
-        self.limiter = limiter
-        self.clock = clock
-        self.rng = rng
-        self.retrying = retrying
         self.transport = transport
-        self.file_mode = file_mode
-        self._hook = hook
+        self.limiter = limiter
+        self.context = context
         self._origin = origin
-        self._board = LocalBoard(clock)
         self._purchases = 0
         self._is_idle = asyncio.Event()
 
-    @property
-    def board(self) -> RunningJobs:
+    async def aclose(self) -> None:
         """
-        The running exports: of all that share the limiter, if it keeps them.
+        Close the connections, but wait for the answers to purchases first.
         """
-        shared = self.limiter.job_store
+        if self._purchases:
+            with anyio.move_on_after(GRACE):
+                await self._is_idle.wait()
 
-        return self._board if shared is None else shared
+        await self.transport.aclose()
 
     def writing_to(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
         """
@@ -99,17 +163,13 @@ class Session:
         """
         return self.limiter.cohort_lock(cohort_id)
 
-    def emit(self, event: Event) -> None:
+    def attempts(
+        self, request: Request, *, retrying: Retrying | None = None
+    ) -> Attempts:
         """
-        Tell the hook; a broken hook is logged and harms nobody.
+        Return the attempts at a request, for an ``async for`` loop.
         """
-        if self._hook is None:
-            return
-
-        try:
-            self._hook(event)
-        except Exception:
-            _logger.warning("event hook failed", exc_info=True)
+        return Attempts(self.context, request, retrying or self.context.retrying)
 
     async def send(
         self, request: Request, *, retrying: Retrying | None = None
@@ -124,45 +184,18 @@ class Session:
 
             TransportError: No usable answer came.
         """
-        send = partial(self._send_once, request)
+        async for attempt in self.attempts(request, retrying=retrying):
+            with attempt:
+                async with self.limiter.slot(request.kind) as permit:
+                    response = await self.exchange(request, permit)
 
-        return await self._repeat(request, send, retrying or self.retrying)
+                # Outside of the slot, for which any answer is a clean end.
+                if not response.is_success:
+                    raise self.refusal(request, response)
 
-    async def aclose(self) -> None:
-        """
-        Close the connections, but wait for the answers to purchases first.
-        """
-        if self._purchases:
-            with anyio.move_on_after(_GRACE):
-                await self._is_idle.wait()
+                return response
 
-        await self.transport.aclose()
-
-    async def buy(
-        self,
-        request: Request,
-        take: Callable[[Response], Awaitable[T]],
-        *,
-        paying: Callable[[], None],
-    ) -> T:
-        """
-        Send a request that costs something, and *take* its successful answer.
-
-        Calls *paying* when nothing is left to wait for. A caller that is cancelled
-        while the request is under way hears of it when the answer has been taken,
-        or after a few seconds.
-
-        Raises:
-            QuotaError: The limiter refused; nothing was sent.
-
-            ApiError: The service said no.
-
-            TransportError: No usable answer came.
-        """
-
-        return await self._repeat(
-            request, partial(self._buy_once, request, take, paying), self.retrying
-        )
+        raise out_of_attempts()
 
     @asynccontextmanager
     async def file(self, request: Request) -> AsyncGenerator[Answer | str]:
@@ -171,79 +204,36 @@ class Session:
 
         An answer holds a slot until the context is left; a link holds none.
         """
-        open_it = partial(self._open_once, request)
-        stack, answer = await self._repeat(request, open_it, self.retrying)
+        async with AsyncExitStack() as stack:
+            yield await self._open(request, stack)
 
-        async with stack:
-            yield answer
+    async def exchange(self, request: Request, permit: Permit) -> Response:
+        """
+        Send *request* in a slot that was waited for, and return any answer.
+        """
+        started = self.context.clock.now()
+        response = await self.transport.send(request)
+        self._report(request, response, permit, started)
 
-    async def _repeat(
-        self,
-        request: Request,
-        attempt: Callable[[], Awaitable[T]],
-        retrying: Retrying,
-    ) -> T:
-        count, waited = 0, 0.0
+        return response
 
-        while True:
-            count += 1
+    def refusal(self, request: Request, response: Response) -> CohortsError:
+        """
+        Return the error that an unsuccessful answer stands for.
+        """
+        if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
+            return UnexpectedResponseError(
+                f"{request.operation} was answered {response.status}, a redirect; "
+                f"check the base URL: the API is never at another place"
+            )
 
-            try:
-                return await attempt()
-            except (ApiError, TransportError) as failure:
-                delay = retry_delay(
-                    retrying,
-                    request.replay,
-                    failure,
-                    attempt=count,
-                    waited=waited,
-                    jitter=self.rng(),
-                )
-                if delay is None:
-                    raise
-                self._tell_retry(request, count, delay, failure)
-
-            await self.clock.sleep(delay)
-            waited += delay
-
-    async def _send_once(self, request: Request) -> Response:
-        async with self.limiter.slot(request.kind) as permit:
-            response = await self._exchange(request, permit)
-
-        # Raised out here: an answer is a clean end for the slot, whatever it says.
-        return self._accepted(request, response)
-
-    async def _buy_once(
-        self,
-        request: Request,
-        take: Callable[[Response], Awaitable[T]],
-        paying: Callable[[], None],
-    ) -> T:
-        answers: list[Response] = []
-        bought: list[T] = []
-
-        async def exchange_and_take(permit: Permit) -> None:
-            answers.append(await self._exchange(request, permit))
-            if _is_success(answers[0]):
-                bought.append(await take(answers[0]))
-
-        try:
-            # Waiting for the slot may be cancelled; what comes after may not.
-            async with self.limiter.slot(request.kind) as permit:
-                paying()
-                with self._purchase():
-                    await brought_in(exchange_and_take(permit), seconds=_GRACE)
-        except LimiterUnavailableError:
-            # The place was lost, but not what was bought in it.
-            if not bought:
-                raise
-
-        self._accepted(request, answers[0])
-
-        return bought[0]
+        return error_of(request, response, now=self.context.clock.utcnow())
 
     @contextmanager
-    def _purchase(self) -> Generator[None]:
+    def purchase(self) -> Generator[None]:
+        """
+        Let `aclose()` wait for what runs in this context.
+        """
         self._purchases += 1
         self._is_idle.clear()
 
@@ -254,54 +244,59 @@ class Session:
             if not self._purchases:
                 self._is_idle.set()
 
-    async def _exchange(self, request: Request, permit: Permit) -> Response:
-        started = self.clock.now()
-        response = await self.transport.send(request)
-        self._note(request, response, permit, started)
+    async def _open(self, request: Request, stack: AsyncExitStack) -> Answer | str:
+        async for attempt in self.attempts(request):
+            with attempt:
+                return await self._open_once(request, stack)
 
-        return response
+        raise out_of_attempts()
 
-    async def _open_once(self, request: Request) -> tuple[AsyncExitStack, Answer | str]:
-        async with AsyncExitStack() as stack:
-            permit = await stack.enter_async_context(self.limiter.slot(request.kind))
-            started = self.clock.now()
-            answer = await stack.enter_async_context(self.transport.open(request))
+    async def _open_once(self, request: Request, stack: AsyncExitStack) -> Answer | str:
+        async with AsyncExitStack() as attempt:
+            permit = await attempt.enter_async_context(self.limiter.slot(request.kind))
+            started = self.context.clock.now()
+            answer = await attempt.enter_async_context(self.transport.open(request))
 
             if answer.status == 200:  # noqa: PLR2004 - the file itself
-                self._note(request, answer, permit, started)
-                return stack.pop_all(), answer
+                self._report(request, answer, permit, started)
+                stack.push_async_exit(attempt.pop_all())
+                return answer
 
             response = await self.transport.read(answer)
-            self._note(request, response, permit, started)
+            self._report(request, response, permit, started)
 
         if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect
             url = f"{self._origin}{request.path}"
-            return AsyncExitStack(), link_target(url, response.headers.get("location"))
+            location = response.headers.get("location")
+            return link_target(url, location, show=self.transport.redactor.url)
 
-        self._accepted(request, response)
+        if not response.is_success:
+            raise self.refusal(request, response)
 
         raise UnexpectedResponseError(
             f"the file was answered {response.status} with neither a file nor a link; "
             f"wait for the job first, then try again"
         )
 
-    def _note(
+    def _report(
         self,
         request: Request,
         answer: Response | Answer,
         permit: Permit,
         started: float,
     ) -> None:
+        clock = self.context.clock
+
         if answer.status in {_TOO_MANY, _UNAVAILABLE}:
-            asked = retry_after(answer.headers, now=self.clock.utcnow())
+            asked = retry_after(answer.headers, now=clock.utcnow())
             if answer.status == _TOO_MANY or asked:
                 self._slow_down(request, answer, permit, asked)
 
-        self.emit(
+        self.context.emit(
             RequestSent(
                 operation=request.operation,
                 status=answer.status,
-                seconds=self.clock.now() - started,
+                seconds=clock.now() - started,
             )
         )
 
@@ -313,41 +308,18 @@ class Session:
         asked: float | None,
     ) -> None:
         if asked is not None:
-            asked = min(asked, self.retrying.max_retry_after)
+            asked = min(asked, self.context.retrying.max_retry_after)
 
         details = ""
         if isinstance(answer, Response):
-            details = error_of(request, answer, now=self.clock.utcnow()).details
+            error = error_of(request, answer, now=self.context.clock.utcnow())
+            details = error.details
 
         permit.throttled(asked, details=details)
 
-    def _accepted(self, request: Request, response: Response) -> Response:
-        if _is_success(response):
-            return response
 
-        if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
-            raise UnexpectedResponseError(
-                f"{request.operation} was answered {response.status}, a redirect; "
-                f"check the base URL: the API is never at another place"
-            )
-
-        raise error_of(request, response, now=self.clock.utcnow())
-
-    def _tell_retry(
-        self, request: Request, attempt: int, seconds: float, failure: CohortsError
-    ) -> None:
-        event = RetryScheduled(
-            operation=request.operation,
-            attempt=attempt,
-            seconds=seconds,
-            reason=str(failure),
-        )
-        _logger.info(
-            "request failed, trying again",
-            extra={"operation": request.operation, "attempt": attempt},
-        )
-        self.emit(event)
-
-
-def _is_success(response: Response) -> bool:
-    return 200 <= response.status < 300  # noqa: PLR2004
+def out_of_attempts() -> AssertionError:
+    """
+    Return what to raise behind a loop of attempts, which no attempt gets to.
+    """
+    return AssertionError("the last attempt returns or raises")

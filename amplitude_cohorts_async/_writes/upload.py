@@ -128,6 +128,7 @@ class _UploadRun:
         self._writer = writer
         self._session = writer.session
         self._progress = writer.progress
+        self._totals: int | None = None
         self._sample: list[str] = []
         self._skipped: list[str] = []
 
@@ -160,6 +161,7 @@ class _UploadRun:
             )
         else:
             answer = await self._upload(batch)
+            self._totals = answer.totals
             skipped = list(answer.invalid_sample)
             self._sample += skipped
 
@@ -203,7 +205,7 @@ class _UploadRun:
             return self._adopt(found)
 
         request = upload(self._spec, batch.pieces)
-        now = self._session.clock.utcnow()
+        now = self._session.context.clock.utcnow()
         await self._writer.journal.append(attempt_line(now))
         self._progress.attempted_at = now
 
@@ -223,7 +225,7 @@ class _UploadRun:
         return UploadAnswer(cohort_id=cohort.id)
 
     async def _after_a_crash(self, attempted_at: datetime) -> Cohort | None:
-        age = self._session.clock.utcnow() - attempted_at
+        age = self._session.context.clock.utcnow() - attempted_at
 
         try:
             return await self._find(attempted_at, None)
@@ -242,7 +244,7 @@ class _UploadRun:
         candidates: list[str] = []
 
         for seconds in _LIST_DELAYS:
-            await self._session.clock.sleep(seconds)
+            await self._session.context.clock.sleep(seconds)
 
             try:
                 cohorts = await self._list_cohorts()
@@ -283,6 +285,7 @@ class _UploadRun:
             cohort_id=self._progress.cohort_id,
             total=sum(each.count for each in written),
             matched=sum(matched) if len(matched) == len(written) else None,
+            totals=self._totals,
             invalid_sample=self._sample,
             skipped_ids=self._skipped,
             batches=len(written),

@@ -157,13 +157,13 @@ class Writer:
         ) from error
 
     def _emit_written(self, cohort_id: str, operation: str, batch: Batch) -> None:
-        self.session.emit(
+        self.session.context.emit(
             BatchWritten(
                 cohort_id=cohort_id,
                 operation=operation,
                 batch=batch.index,
                 ids=batch.count,
-                at=self.session.clock.utcnow(),
+                at=self.session.context.clock.utcnow(),
             )
         )
 

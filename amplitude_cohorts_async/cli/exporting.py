@@ -90,7 +90,7 @@ def export(
     format: Format = None,  # noqa: A002 - the word users know
     file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
-    at_once: Annotated[
+    max_concurrency: Annotated[
         int,
         typer.Option(
             min=1,
@@ -124,7 +124,7 @@ def export(
         format=format,
         file_mode=file_mode,
         timeout=timeout,
-        at_once=at_once,
+        max_concurrency=max_concurrency,
         skip_unchanged=skip_unchanged,
     )
 
@@ -197,7 +197,7 @@ class _Order:
     format: str | None
     file_mode: int | None
     timeout: float
-    at_once: int
+    max_concurrency: int
     skip_unchanged: bool
 
 
@@ -241,7 +241,7 @@ def _into_directory(connection: Connection, order: _Order) -> None:
             properties=order.properties,
             timeout=order.timeout,
             format=order.format or "csv",
-            at_once=order.at_once,
+            max_concurrency=order.max_concurrency,
             skip_unchanged=order.skip_unchanged,
         ) as batch:
             async for outcome in batch:

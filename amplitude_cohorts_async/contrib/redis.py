@@ -22,10 +22,10 @@ import anyio
 
 from .._core.pacing import Pace, Refusal
 from .._core.schedule import earliest_starts
+from .._io.cancellation import finish_despite_cancel
 from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
 from .._io.limits.keeper import WITHHELD_FOR, Admission, LimitsKeeper
 from .._io.limits.limiter import LocalLimiter
-from .._io.threads import to_the_end
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
 
@@ -218,7 +218,7 @@ class RedisLimiter(LimitsKeeper):
             clean = True
         finally:
             self._count(in_flight=-1)
-            await to_the_end(self._settle(connection, admitted, clean=clean))
+            await finish_despite_cancel(self._settle(connection, admitted, clean=clean))
 
     async def _ask(
         self, connection: Connection, kind: Kind
@@ -295,10 +295,10 @@ class RedisLimiter(LimitsKeeper):
                     return Admission(kind, held, slot, now)
             except BaseException:
                 # What was taken so far is known here, one by one.
-                await to_the_end(_release_unused(leases))
+                await finish_despite_cancel(_release_unused(leases))
                 raise
 
-            await to_the_end(_release_unused(leases))
+            await finish_despite_cancel(_release_unused(leases))
 
     async def _clear(self, connection: Connection, kind: Kind) -> Snapshot:
         """

@@ -233,7 +233,7 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
         ("c1", "--format", "xml"),
         ("c1", "--file-mode", "rw"),
         ("c1", "--file-mode", "1000"),
-        ("c1", "c2", "--at-once", "0"),
+        ("c1", "c2", "--max-concurrency", "0"),
         (),
     ],
 )

@@ -100,6 +100,7 @@ def test_upload_reads_stdin_and_prints_json(
         "invalid_sample": [],
         "skipped_ids": [],
         "batches": 1,
+        "totals": 2,
         "adopted": False,
         "resumed": 0,
     } == json.loads(out)["upload"]

@@ -262,13 +262,13 @@ async def test_the_fleet_finds_an_export_that_is_running(
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     jobs, others = limiter.job_store, other.job_store
 
-    async with jobs.claim("c1"):
+    async with jobs.lock("c1"):
         assert await jobs.find("c1") is None
-        await jobs.put("c1", "token-1", seconds=60)
-    await others.remove("c1", "token-2")
+        await jobs.record("c1", "token-1", seconds=60)
+    await others.forget("c1", "token-2")
     assert "token-1" == await others.find("c1")
-    await others.remove("c1", "token-1")
-    await jobs.put("c2", "token-3", seconds=0.05)
+    await others.forget("c1", "token-1")
+    await jobs.record("c2", "token-3", seconds=0.05)
     await asyncio.sleep(0.06)
     found = [await others.find(key) for key in ("c1", "c2")]
     await other.aclose()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from amplitude_cohorts_async._core.complaints import Complaints
-from amplitude_cohorts_async._core.malformed import Malformed
+from amplitude_cohorts_async._core.csvtext import Malformed
 from amplitude_cohorts_async._core.tokens import Ticket, to_token
 from amplitude_cohorts_async.errors import (
     MalformedFileError,

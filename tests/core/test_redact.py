@@ -146,3 +146,42 @@ def test_bodies_with_escapes_that_are_no_json() -> None:
 
     assert SECRET_KEY.encode() not in REDACTOR.body(body)
     assert b"and no JSON" in REDACTOR.body(body)
+
+
+@pytest.mark.parametrize(
+    "piece", ["?", "x-amz-", "?x-amz-", "basic ", "basic  ", "//", "?signature", "//a:"]
+)
+def test_redaction_is_linear(piece: str) -> None:
+    """
+    A million characters that almost begin a secret take no time worth naming.
+    """
+    text = piece * (1_000_000 // len(piece))
+
+    assert text == redact_links(text)
+
+
+def test_the_pair_in_other_alphabets() -> None:
+    """
+    Base64 may lack its padding, or use the alphabet of URLs.
+    """
+    api_key, secret_key = "k" * 16, "s?>~" * 8
+    redactor = Redactor.of_keys(api_key, secret_key)
+    pair = f"{api_key}:{secret_key}".encode()
+
+    for form in (base64.b64encode(pair), base64.urlsafe_b64encode(pair)):
+        bare = form.decode().rstrip("=")
+
+        assert bare != form.decode()
+        assert bare not in redactor.text(f"echo {bare}!")
+        assert bare.encode() not in redactor.body(b"echo " + form)
+
+
+def test_further_secrets_are_hidden() -> None:
+    """
+    The password of a proxy is hidden beside the keys.
+    """
+    redactor = Redactor.of_keys(API_KEY, SECRET_KEY, "pass word")
+
+    assert f"{HIDDEN} {HIDDEN} and a word" == redactor.text(
+        "pass word pass%20word and a word"
+    )

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core import responses
+from amplitude_cohorts_async._core.requests import Endpoints
 from amplitude_cohorts_async._core.responses import JobFailed
 from amplitude_cohorts_async._core.wire import Request, Response
 from amplitude_cohorts_async.errors import (
@@ -27,7 +28,7 @@ from amplitude_cohorts_async.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from amplitude_cohorts_async.models import Cohort, ExportStatus
+from amplitude_cohorts_async.models import Cohort, ExportStatus, Routes
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 REQUEST = Request(operation="export", path="/api/5/cohorts/request/26umsb5")
@@ -163,6 +164,9 @@ def test_an_envelope_is_kept() -> None:
         {"invalid_ids_sample": ["x", 7]},
         {"skipped_ids": ["x", 7]},
         {"memberships_result": [{"skipped_ids": ["x"]}, {}, {"skipped_ids": [7]}]},
+        {"invalid_ids": ["x", 7]},
+        {"invalidIds": ["x"], "unknown_user_ids": [7, None, {}]},
+        {"by_type": {"BY_NAME": {"ids": ["x"]}}, "skipped_ids": ["x", 7]},
     ],
 )
 def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
@@ -357,3 +361,132 @@ def test_a_long_list_that_breaks_off() -> None:
 
     with pytest.raises(UnexpectedResponseError, match="instead of a JSON object"):
         read_cohorts(request, answer(200, b'{"cohorts":[' + cohorts + b",{"))
+
+
+@pytest.mark.parametrize("text", ["?" * 20_000, "x " * 10_000, "\\" * 10_000])
+def test_long_texts_are_shown_in_part(text: str) -> None:
+    """
+    An error's message shows a few hundred characters, whatever came and wherever.
+    """
+    envelope = {"type": text, "message": text, "metadata": {"details": text}}
+    shown = [
+        responses.error_of(REQUEST, answer(400, body), now=NOW)
+        for body in (text.encode(), {"error": envelope}, {"message": text}, [text])
+    ]
+    shown.append(unread(answer(200, {"async_status": text})))
+    shown.append(unread(answer(200, text.encode(), content_type=text)))
+
+    assert 600 > max(len(str(error)) for error in shown)
+    assert 600 > max(len(getattr(error, "type", "")) for error in shown)
+
+
+def unread(response: Response) -> CohortsError:
+    """
+    Return why an answer about a job cannot be read.
+    """
+    with pytest.raises(UnexpectedResponseError) as caught:
+        responses.export_status(REQUEST, response)
+
+    return caught.value
+
+
+@pytest.mark.parametrize("word", ["FAIL", "RUNNING"])
+def test_a_long_word_is_shown_in_part(word: str) -> None:
+    """
+    The service's word for a job is a word, not a page.
+    """
+    status = responses.export_status(
+        REQUEST, answer(202, {"status": word + "?" * 9_999})
+    )
+
+    assert status.word.startswith(word)
+    assert 120 > len(status.word)
+
+
+def test_an_unreadable_list_is_shown_in_part() -> None:
+    """
+    What cannot be read as a time is not quoted at length.
+    """
+    body = {"cohorts": [{"id": "c", "name": "n", "createdAt": "z" * 10_000}]}
+
+    with pytest.raises(UnexpectedResponseError) as caught:
+        read_cohorts(REQUEST, answer(200, body))
+
+    assert 600 > len(str(caught.value))
+    assert "$.cohorts[0]" in str(caught.value)
+
+
+def test_what_an_envelope_says_beside_its_details() -> None:
+    """
+    Its message and its code are kept, and a code that contradicts is told.
+    """
+    error = {"http_code": 403, "message": "m", "metadata": {"details": "d"}}
+    made = responses.error_of(REQUEST, answer(400, {"error": error}), now=NOW)
+
+    assert ("d", "m", 403) == (made.details, made.api_message, made.http_code)
+    assert "says 403" in str(made)
+
+
+def test_lists_that_hold_no_ids() -> None:
+    """
+    Only a list that is called one of ids makes an error about ids.
+    """
+    body = {"error": {"metadata": {"details": "d", "fields": ["owner"]}}}
+
+    assert BadRequestError is type(
+        responses.error_of(REQUEST, answer(400, body), now=NOW)
+    )
+
+
+EXPORT = Endpoints().request_export("26umsb5", properties=False)
+
+
+@pytest.mark.parametrize(
+    ("request_", "read", "document", "told"),
+    [
+        (
+            EXPORT,
+            responses.export_request_id,
+            {"request_id": "Sf7M9j", "cohort_id": "other"},
+            "cohort 'other'",
+        ),
+        (
+            EXPORT,
+            responses.export_request_id,
+            {"requestId": "Sf7M9j", "cohortId": 7},
+            "cohort '7'",
+        ),
+    ],
+)
+def test_an_answer_about_something_else(
+    request_: Request, read: Any, document: object, told: str
+) -> None:
+    """
+    It is an error that says what was answered, and that something may have happened.
+    """
+    with pytest.raises(UnexpectedResponseError, match=told) as caught:
+        read(request_, answer(200, document))
+
+    assert caught.value.may_have_happened
+
+
+def test_a_strange_export_is_not_lost() -> None:
+    """
+    An export of another cohort was spent, and its request id is in the message.
+    """
+    document = {"request_id": "Sf7M9j", "cohort_id": "other"}
+
+    with pytest.raises(UnexpectedResponseError, match="Sf7M9j") as caught:
+        responses.export_request_id(EXPORT, answer(202, document))
+
+    assert "Sf7M9j" == caught.value.request_id
+
+
+def test_examples_of_the_other_description_are_no_contradiction() -> None:
+    """
+    A mock made from the third-party description answers with its own examples.
+    """
+    document = {"request_id": "Sf7M9j", "cohort_id": "example_value"}
+    export = Endpoints(Routes.OPENAPI).request_export("c", properties=False)
+
+    assert "Sf7M9j" == responses.export_request_id(export, answer(202, document))

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.retrying import (
     NO_RETRIES,
+    may_ask_again,
     may_repeat,
     retry_delay,
+    was_refused,
 )
 from amplitude_cohorts_async._core.wire import Replay
 from amplitude_cohorts_async.errors import (
@@ -51,6 +53,22 @@ def test_what_may_be_repeated(replay: Replay, repeated: list[CohortsError]) -> N
     The less a repetition may cost, the more failures are worth one.
     """
     assert repeated == [each for each in FAILURES if may_repeat(replay, each)]
+
+
+def test_what_surely_spent_no_export() -> None:
+    """
+    What was refused at the door, or never left.
+    """
+    assert [UNSENT, BUSY, LIMITED, WRONG] == [e for e in FAILURES if was_refused(e)]
+
+
+def test_what_leaves_a_status_open() -> None:
+    """
+    The next question comes anyway, unless the answer says that it is in vain.
+    """
+    asked_again = [SENT, UNSENT, TIMEOUT, BUSY, BROKEN, UNKNOWN, LIMITED]
+
+    assert asked_again == [e for e in FAILURES if may_ask_again(e)]
 
 
 def test_waits_grow() -> None:

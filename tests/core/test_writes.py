@@ -263,6 +263,7 @@ def test_the_documented_answer_is_read():
     expected = UploadAnswer(
         cohort_id="COHORT_ID",
         matched=1234,
+        totals=1232,
         invalid_sample=["INVALID_ID1", "INVALID_ID2"],
     )
     read = upload_answer(a_spec(), UPLOAD_REQUEST, answer(json.loads(UPLOADED)))
@@ -319,7 +320,7 @@ def test_skipped_ids_are_read():
 
     assert ["a", "7", "b"] == skipped_ids(CHANGE_REQUEST, answer(document))
     assert [] == skipped_ids(CHANGE_REQUEST, answer({"cohort_id": "c"}))
-    with pytest.raises(UnexpectedResponseError, match="tells of an error"):
+    with pytest.raises(UnexpectedResponseError, match="with an error: no"):
         skipped_ids(CHANGE_REQUEST, answer({"error": "no"}))
 
 
@@ -362,3 +363,46 @@ def test_a_doubtful_cohort_is_a_candidate(changes: dict[str, object]):
     found = find_created([doubtful], a_spec(), attempted_at=NOW)
 
     assert ([], [doubtful]) == (found.certain, found.possible)
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"cohort_id": "other"}, "cohort 'other'"),
+        ({"memberships_result": [{"operation": "REMOVE"}]}, "REMOVE"),
+        (
+            {"memberships_result": [{"operation": "ADD", "id_type": "BY_ID"}]},
+            "BY_ID",
+        ),
+    ],
+)
+def test_an_update_of_something_else_is_none(document: object, told: str):
+    """
+    It is an error that says what was answered, and that something may have happened.
+    """
+    with pytest.raises(UnexpectedResponseError, match=told) as caught:
+        skipped_ids(CHANGE_REQUEST, answer(document))
+
+    assert caught.value.may_have_happened
+
+
+def test_an_upload_into_another_cohort_is_told():
+    """
+    What was to be filled is named, and so is what the answer names.
+    """
+    spec = a_spec(replace="1a2bc3d")
+    request = upload(spec, [b'"a"'])
+
+    with pytest.raises(UnexpectedResponseError, match=r"'other'.*'1a2bc3d'"):
+        upload_answer(spec, request, answer({"cohortId": "other"}))
+
+
+def test_a_new_word_for_the_type_of_id_is_no_error():
+    """
+    Only the other of the two documented words says that ids were misread.
+    """
+    result = {"skipped_ids": ["a"], "operation": "add", "id_type": "BY_USER"}
+
+    assert ["a"] == skipped_ids(
+        CHANGE_REQUEST, answer({"cohort_id": "c", "memberships_result": [result]})
+    )

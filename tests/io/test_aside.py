@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from amplitude_cohorts_async._core.malformed import Malformed
+from amplitude_cohorts_async._core.csvtext import Malformed
 from amplitude_cohorts_async._io.disk import stages
 from amplitude_cohorts_async._io.disk.stages import InThread
 

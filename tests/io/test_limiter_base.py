@@ -163,5 +163,5 @@ async def test_the_default_limiter_is_at_the_root(clock: FakeClock) -> None:
     Without arguments it keeps the documented limits.
     """
     assert DOCUMENTED == LocalLimiter().limits
-    assert LocalLimiter().job_store is not None
+    assert LocalLimiter().job_store is None
     assert [0.0] == LocalLimiter(clock=clock).expected_starts(1)

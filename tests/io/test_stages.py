@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.malformed import Malformed
+from amplitude_cohorts_async._core.csvtext import Malformed
 from amplitude_cohorts_async._io.disk.stages import (
     Deflate,
     DetectGzip,

@@ -15,12 +15,18 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.errors import (
+    BadRequestError,
     ConfigurationError,
     ConnectionFailedError,
+    IncompleteDownloadError,
+    InvalidIdsError,
     NotFoundError,
     ServerError,
+    TransportError,
 )
 from amplitude_cohorts_async.limits import UNLIMITED
+from amplitude_cohorts_async.models import IdType
+from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import FakeClock
 from support.canary import API_KEY, BASIC, SECRET_KEY
 from support.exporting import (
@@ -320,3 +326,124 @@ async def test_a_session_that_finds_credentials_of_its_own_is_told(
             await client.list_cohorts()
 
     assert [] == server.seen
+
+
+async def test_an_error_is_read_in_part(server: FaultServer, clock: FakeClock) -> None:
+    """
+    A few KiB tell what was wrong; an error page without end is left unread.
+    """
+    server.on(LIST, reply(400, b"?" * 100_000, length=1 << 30, then="hang"))
+
+    async with client_of(server, clock) as client:
+        with pytest.raises(BadRequestError) as caught:
+            await client.list_cohorts()
+
+    assert 600 > len(str(caught.value))
+    assert 600 > len(caught.value.details)
+
+
+async def test_a_long_list_of_refused_ids_is_a_sample(
+    server: FaultServer, clock: FakeClock
+) -> None:
+    """
+    A strict write whose every id is unknown names the first of them, whole.
+    """
+    ids = [f"user-{number:06}" for number in range(50_000)]
+    result = {"skipped_ids": ids, "id_type": "BY_NAME", "operation": "ADD"}
+    metadata = {"cohort_id": "c", "memberships_result": [result]}
+    server.on(
+        "/api/3/cohorts/membership",
+        json_reply({"error": {"http_code": 400, "metadata": metadata}}, 400),
+    )
+
+    async with client_of(server, clock) as client:
+        with pytest.raises(InvalidIdsError) as caught:
+            await client.update_membership(
+                "c", add=ids, id_type=IdType.USER_ID, skip_invalid_ids=False
+            )
+
+    sample = list(caught.value.sample)
+    assert ids[: len(sample)] == sample
+    assert 1_000 < len(sample)
+
+
+HINT = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n"
+DRIPS = {
+    "header lines": Reply(raw=b"HTTP/1.1 200 OK\r\n", then="drip", more=b"a: b\r\n"),
+    "early hints": Reply(then="drip", more=HINT),
+}
+FLOOD = Reply(raw=HINT * 2_000, then="drip", more=HINT)
+HURRIED = {
+    "timeout": 0.2,
+    "retrying": Retrying(attempts=1),
+    "stall_timeout": 5.0,
+}
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+@pytest.mark.parametrize("path", [LIST, STATUS, FILE])
+async def test_an_answer_that_drips_is_given_up(
+    server: FaultServer, clock: FakeClock, tmp_path: Path, path: str, drip: str
+) -> None:
+    """
+    The head of an answer has its time, however lively it comes.
+    """
+    server.on(path, DRIPS[drip])
+
+    async with client_of(server, clock, **HURRIED) as client:
+        calls = {
+            LIST: client.list_cohorts,
+            STATUS: client.resume_export(REQUEST).poll,
+            FILE: lambda: client.resume_export(REQUEST).download(tmp_path / "a.csv"),
+        }
+        with pytest.raises(TransportError, match=r"not answered in time|interim"):
+            await calls[path]()
+
+
+@pytest.mark.parametrize("reply_of_store", [*DRIPS.values(), FLOOD])
+async def test_a_store_that_drips_is_given_up(
+    server: FaultServer, clock: FakeClock, tmp_path: Path, reply_of_store: Reply
+) -> None:
+    """
+    So has that of the store's answer; then another link is tried, and no more.
+    """
+    server.on(OBJECT, reply_of_store)
+
+    async with client_of(server, clock, **HURRIED) as client:
+        with pytest.raises(IncompleteDownloadError):
+            await client.resume_export(REQUEST).download(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("path", [LIST, FILE])
+async def test_a_flood_of_interim_answers_is_an_error(
+    server: FaultServer, clock: FakeClock, tmp_path: Path, path: str
+) -> None:
+    """
+    Nobody waits for the end of it.
+    """
+    server.on(path, FLOOD)
+    async with client_of(server, clock, **HURRIED | {"timeout": 30.0}) as client:
+        calls = {
+            LIST: client.list_cohorts,
+            FILE: lambda: client.resume_export(REQUEST).download(tmp_path / "a.csv"),
+        }
+        with pytest.raises(ConnectionFailedError, match="interim"):
+            await calls[path]()
+
+
+async def test_a_few_interim_answers_do_no_harm(
+    server: FaultServer, clock: FakeClock, tmp_path: Path
+) -> None:
+    """
+    What comes before an answer is left out, on connections that are kept, too.
+    """
+    redirected = redirect(f"{server.url}{OBJECT}?{LINK}")
+    server.on(STATUS, Reply(raw=HINT * 3 + COMPLETED.raw))
+    server.on(FILE, Reply(raw=HINT * 3 + redirected.raw))
+    server.on(OBJECT, Reply(raw=HINT * 3 + whole().raw))
+
+    async with client_of(server, clock) as client:
+        for _ in range(4):
+            job = client.resume_export(REQUEST)
+            saved = await job.download(tmp_path / "a.csv")
+            assert CSV == saved.path.read_bytes()

@@ -21,7 +21,7 @@ import attrs
 
 from .ports import GONE, LOOPBACK
 
-Ending = Literal["keep", "close", "reset", "hang"]
+Ending = Literal["keep", "close", "reset", "hang", "drip"]
 
 
 @attrs.frozen(kw_only=True)
@@ -34,11 +34,14 @@ class Reply:
 
         then: What becomes of the connection: "keep" waits for the next
             request, "close" ends it, "reset" breaks it, "hang" leaves it open
-            and silent.
+            and silent, "drip" goes on with `more` now and then.
+
+        more: What drips.
     """
 
     raw: bytes = b""
     then: Ending = "keep"
+    more: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
@@ -188,6 +191,10 @@ class FaultServer:
             if "reset" == answer.then:
                 _reset(writer)
                 return
+            while "drip" == answer.then:
+                await asyncio.sleep(0.02)
+                writer.write(answer.more)
+                await writer.drain()
             if "hang" == answer.then:
                 await reader.read()
                 return

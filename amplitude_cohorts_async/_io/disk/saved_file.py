@@ -22,7 +22,7 @@ import attrs
 
 from ...errors import StorageError
 from ...models import SavedExport
-from ..threads import in_thread
+from ..cancellation import in_thread
 
 T = TypeVar("T")
 

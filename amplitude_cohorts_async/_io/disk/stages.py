@@ -15,7 +15,7 @@ from queue import Queue
 from typing import Protocol
 
 from ..._core.csvblocks import RecordCounter
-from ..._core.malformed import Malformed
+from ..._core.csvtext import Malformed
 from .inflating import inflate_errors, inflater
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..cancellation import finish_despite_cancel, in_thread
 from ..disk.saved_file import LocalFile
 from ..disk.saving import FileSink
-from ..threads import in_thread, to_the_end
 from ..wire.feed import Disk, Feed
 
 
@@ -109,7 +109,7 @@ class FileReceiver:
         """
         Remove what was written, unless it has its name; safe at any time.
         """
-        await to_the_end(self._discard())
+        await finish_despite_cancel(self._discard())
 
     async def _discard(self) -> None:
         await self.feed.drop()

@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 
 from ..._core.widening import ParallelismController, RangeAllocator, Sample
-from ..threads import to_the_end
+from ..cancellation import finish_despite_cancel
 from ..wire.feed import Feed
 from .delivery import RandomAccess
 from .renewal import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
@@ -52,7 +52,7 @@ class Gauge:
     def __init__(self, state: DownloadState, access: RandomAccess) -> None:
         self._state = state
         self._access = access
-        self._load = state.session.transport.load
+        self._load = state.transport.load
         self.reset()
 
     def reset(self) -> None:
@@ -193,14 +193,14 @@ class Ranges:
 
             await writer.flush()
         finally:
-            await to_the_end(writer.drop())
+            await finish_despite_cancel(writer.drop())
 
     async def _bring_some(
         self, link: str, writer: Feed, start: int, end: int, add: Callable[[int], None]
     ) -> None:
         headers = range_headers(self._etag, start, end)
 
-        async with open_object(self._state.session, link, headers) as answer:
+        async with open_object(self._state, link, headers) as answer:
             part = checked_part(
                 answer, etag=self._etag, start=start, total=self._state.total
             )

@@ -10,9 +10,11 @@ from collections.abc import Callable
 import attrs
 
 from ..._core.redact import redact_links
+from ..._core.retrying import backoff
 from ...errors import IncompleteDownloadError
 from ...events import BytesReceived, LinkRenewed
-from ..session import Session
+from ..context import Context
+from ..wire.transport import Transport
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class ObjectChanged(LinkFailed):
 @attrs.define
 class DownloadState:
     """
-    What the parts of one download share: its session, and how far it is.
+    What the parts of one download share, and how far it is.
 
     Attributes:
         received: Bytes of the object, as stored, that are with the receiver.
@@ -55,7 +57,8 @@ class DownloadState:
         links: Links used.
     """
 
-    session: Session
+    context: Context
+    transport: Transport
     request_id: str
     callback: Callable[[BytesReceived], None] | None
     received: int = 0
@@ -88,7 +91,7 @@ class DownloadState:
         event = BytesReceived(
             request_id=self.request_id, received=self.received, total=self.total
         )
-        self.session.emit(event)
+        self.context.emit(event)
 
         if self.callback is not None:
             self.callback(event)
@@ -122,7 +125,7 @@ class LinkRefresh:
             raise self._incomplete(reason)
 
         _logger.info("link given up", extra={"request_id": state.request_id})
-        state.session.emit(
+        state.context.emit(
             LinkRenewed(
                 request_id=state.request_id,
                 links=state.links,
@@ -130,29 +133,26 @@ class LinkRefresh:
                 reason=redact_links(str(reason)),
             )
         )
-        await state.session.clock.sleep(self._pause(reason))
+        await state.context.clock.sleep(self._pause(reason))
 
     def _pause(self, reason: LinkFailed) -> float:
         if reason.pause is not None:
             return reason.pause
 
-        session = self._state.session
-        retrying = session.retrying
-        most = min(retrying.wait_max, retrying.wait_initial * 2.0**self._fruitless)
+        context = self._state.context
 
-        return most * (0.5 + session.rng() / 2)
+        return backoff(context.retrying, self._fruitless + 1, jitter=context.rng())
 
     def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:
         state = self._state
         expected = "an unknown number" if state.total is None else state.total
-        error = IncompleteDownloadError(
+
+        return IncompleteDownloadError(
             f"the file of export {state.request_id} did not arrive: "
             f"{state.received} of {expected} bytes came over {state.links} "
             f"links, the last one given up because {redact_links(str(reason))}; the "
             f"file stays available for seven days, continue with `resume_export()`",
             request_id=state.request_id,
+            received=state.received,
+            expected=state.total,
         )
-        error.received = state.received
-        error.expected = state.total
-
-        return error

@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 from ..._core.links import Part, link_target, part_of
 from ..._core.responses import retry_after
 from ...errors import TransportError
-from ..session import Session
 from ..wire.answer import Answer
 from ..wire.feed import Taker
-from .renewal import LinkFailed, ObjectChanged
+from .renewal import DownloadState, LinkFailed, ObjectChanged
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _REDIRECTS = 3
@@ -24,7 +23,7 @@ _STORE_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 @asynccontextmanager
 async def open_object(
-    session: Session, link: str, headers: dict[str, str]
+    state: DownloadState, link: str, headers: dict[str, str]
 ) -> AsyncGenerator[Answer]:
     """
     Follow a link to an answer with bytes of the object in it: 200 or 206.
@@ -36,13 +35,15 @@ async def open_object(
     """
     for _ in range(_REDIRECTS + 1):
         try:
-            async with session.transport.fetch(link, headers) as answer:
+            async with state.transport.fetch(link, headers) as answer:
                 if answer.status not in _MOVED:
-                    await _check(session, answer)
+                    await _check(state, answer)
                     yield answer
                     return
 
-                link = link_target(link, answer.headers.get("location"))
+                location = answer.headers.get("location")
+                show = state.transport.redactor.url
+                link = link_target(link, location, show=show)
         except TransportError as error:
             raise LinkFailed(str(error), pause=None) from None
 
@@ -104,19 +105,19 @@ def strong(etag: str | None) -> str:
     return etag if etag is not None and etag.startswith('"') else ""
 
 
-async def _check(session: Session, answer: Answer) -> None:
+async def _check(state: DownloadState, answer: Answer) -> None:
     if answer.status in {200, 206}:
         return
 
     if answer.status in {412, 416}:
         raise ObjectChanged("the file changed in the store")
 
-    code = _STORE_CODE.search(await session.transport.glance(answer))
+    code = _STORE_CODE.search(await state.transport.glance(answer))
     said = f" ({code[1].decode()})" if code else ""
-    asked = retry_after(answer.headers, now=session.clock.utcnow())
+    asked = retry_after(answer.headers, now=state.context.clock.utcnow())
     pause = None if answer.status in _SLOW_DOWN else 0.0
 
     if asked is not None:
-        pause = min(asked, session.retrying.max_retry_after)
+        pause = min(asked, state.context.retrying.max_retry_after)
 
     raise LinkFailed(f"the store answered {answer.status}{said}", pause=pause)

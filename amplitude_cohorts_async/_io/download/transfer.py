@@ -15,13 +15,13 @@ from typing import Protocol
 
 import anyio
 
+from ..._core.csvtext import Malformed
 from ..._core.links import Part, part_of
-from ..._core.malformed import Malformed
 from ..._core.widening import ParallelismController
 from ..._core.wire import Request
 from ...events import BytesReceived
+from ..cancellation import background
 from ..session import Session
-from ..threads import background
 from ..wire.answer import Answer
 from ..wire.feed import Taker
 from .delivery import RandomAccess
@@ -91,7 +91,9 @@ class Transfer:
         request_id: str,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> None:
-        self.state = DownloadState(session, request_id, progress)
+        self.state = DownloadState(
+            session.context, session.transport, request_id, progress
+        )
         self._session = session
         self._request = request
         self._receiver = receiver
@@ -139,7 +141,7 @@ class Transfer:
         await self._take_link(answer)
 
     async def _take_link(self, link: str) -> None:
-        async with open_object(self._session, link, await self._resumption()) as answer:
+        async with open_object(self.state, link, await self._resumption()) as answer:
             if answer.status == 200:  # noqa: PLR2004 - all of it, asked for or not
                 await self._start_over(strong(answer.headers.get("etag")))
             else:
@@ -217,7 +219,7 @@ class Transfer:
 
     def _may_spread(self, answer: Answer) -> bool:
         return (
-            self._session.transport.connections > 1
+            self.state.transport.connections > 1
             and self._etag != ""
             and self.state.total is not None
             and answer.headers.get("accept-ranges") == "bytes"

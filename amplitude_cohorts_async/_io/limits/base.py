@@ -65,7 +65,7 @@ class RunningJobs(Protocol):
     An index of running exports, so that one asked for twice is requested once.
     """
 
-    def claim(self, key: str) -> AbstractAsyncContextManager[None]:
+    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """
         Wait until no other caller is about to request this export.
         """
@@ -77,7 +77,7 @@ class RunningJobs(Protocol):
         """
         ...
 
-    async def put(self, key: str, token: str, *, seconds: float) -> None:
+    async def record(self, key: str, token: str, *, seconds: float) -> None:
         """
         Record an export that is running now.
 
@@ -86,9 +86,9 @@ class RunningJobs(Protocol):
         """
         ...
 
-    async def remove(self, key: str, token: str) -> None:
+    async def forget(self, key: str, token: str) -> None:
         """
-        Remove an export that is over, unless another one is recorded by now.
+        Forget an export that is over, unless another one is recorded by now.
         """
         ...
 

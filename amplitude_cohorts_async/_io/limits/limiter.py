@@ -25,8 +25,7 @@ from ..._core.pacing import Pace, Refusal
 from ..._core.schedule import earliest_starts, reuse_after
 from ...limits import DOCUMENTED, Kind, Limits, Rate
 from ..clock import Clock, SystemClock
-from .base import LocalCounter, Permit, RunningJobs, SharedCounter, Statistics
-from .board import LocalBoard
+from .base import LocalCounter, Permit, SharedCounter, Statistics
 from .keeper import WITHHELD_FOR, Admission, LimitsKeeper
 from .rings import Place, PlacePool, SlotSemaphore, sleep_until
 from .turns import FifoLock
@@ -130,7 +129,6 @@ class LocalLimiter(LimitsKeeper):
             for rate in sorted(limits.exports, key=lambda rate: -rate.per)
         }
         self._last_start = -math.inf
-        self._board = LocalBoard(self._clock)
 
     @property
     def counter(self) -> SharedCounter:
@@ -138,13 +136,6 @@ class LocalLimiter(LimitsKeeper):
         Counts the exports of a month for this process.
         """
         return self._state.counter
-
-    @property
-    def job_store(self) -> RunningJobs:
-        """
-        The running exports of this process.
-        """
-        return self._board
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
         """

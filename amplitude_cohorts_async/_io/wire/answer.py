@@ -12,7 +12,7 @@ from functools import partial
 import aiohttp
 import anyio
 
-from ..threads import in_thread
+from ..cancellation import in_thread
 from .border import Border
 from .feed import Feed, Taker
 from .takeover import Load, Takeover, take_over
@@ -57,7 +57,7 @@ class Answer:
     @property
     def is_delimited(self) -> bool:
         """
-        Whether the body's end can be told from a cut.
+        Whether the end of the body can be distinguished from a cut.
         """
         return "content-length" in self.headers or (
             "chunked" in self.headers.get("transfer-encoding", "").lower()
@@ -65,7 +65,7 @@ class Answer:
 
     async def read(self, *, most: int, seconds: float) -> bytes:
         """
-        Read the body to its end, or *most* bytes of it and the rest of a piece.
+        Return the body, or *most* bytes of it and the rest of a piece.
 
         Args:
             seconds: To do it in; a byte now and then is not enough.

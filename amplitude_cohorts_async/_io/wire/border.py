@@ -1,5 +1,5 @@
 """
-Where foreign exceptions become ours.
+Translation of foreign exceptions into ours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ _FOREIGN = (aiohttp.ClientError, OSError, UnicodeError)
 
 class Border:
     """
-    A context, as often as one likes, in which what the network does wrong becomes
-    an error of ours.
+    A reusable context in which aiohttp's and the system's errors become errors of ours.
 
     Args:
         translate: Makes the error of what was raised.
@@ -27,6 +26,14 @@ class Border:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, _FOREIGN):
-            # Their messages and attributes quote links and headers whole.
-            raise self._translate(error) from None
+        if not isinstance(error, _FOREIGN):
+            return
+
+        ours = self._translate(error)
+
+        # Their messages and attributes quote links and headers whole, so that they
+        # must not go on as the context of ours, either, which is set by raising.
+        try:
+            raise ours from None
+        finally:
+            ours.__context__ = None

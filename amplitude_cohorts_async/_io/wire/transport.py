@@ -1,22 +1,26 @@
 """
-Requests onto the wire, answers off it; aiohttp stays behind this border.
+Sends requests and reads answers, with aiohttp.
 
-Amplitude and its store are two worlds. Credentials are added here, to each
-request for Amplitude's origin and to nothing else; the store is asked through
-a session of its own that has no credentials, no cookies and reads no netrc.
+Credentials are added here, to each request for Amplitude's origin and to nothing
+else; the store is asked through a session of its own that has no credentials, no
+cookies and reads no netrc.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import re
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import aiohttp
 from yarl import URL
 
-from ..._core.redact import Redactor, redact_url
+from ..._core.json_stream import whole_part
+from ..._core.redact import HIDDEN, Redactor, shorten
 from ..._core.wire import Operation, Replay, Request, Response
 from ...errors import (
     CohortsError,
@@ -25,11 +29,15 @@ from ...errors import (
     RequestTimeoutError,
     TransportError,
 )
-from ..threads import to_the_end
+from ..cancellation import finish_despite_cancel
 from .answer import Answer
 from .border import Border
 from .connector import StoreConnector
 from .takeover import Load
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from aiohttp.http import RawResponseMessage
 
 _CONNECT_SECONDS = 15.0
 
@@ -37,15 +45,27 @@ _LONG = frozenset({"list", "upload", "membership"})
 _LONGER = 4.0
 """
 How much longer an answer may take that is large, or that is about 100,000 ids: a
-write that is given up too early leaves nobody knowing what it did.
+write that is given up too early may or may not have been done.
 """
 _QUOTABLE = 1 << 16
 
+_USER = re.compile(r"\S*@")
+
 _LONGEST = 1 << 27
-_LONGEST_ERROR = 1 << 24
 """
 Bytes of an answer in memory: whatever a server sends, it ends here. Ten thousand
 cohorts with long definitions are half of it.
+"""
+
+_LONGEST_ERROR = 1 << 13
+_LONGEST_REFUSAL = 1 << 16
+"""
+Bytes that are read of an error, and of one that may list the ids of a write.
+"""
+
+_INTERIM_ANSWERS = 8
+"""
+Answers of the kind 1xx that may come before the answer itself.
 """
 
 
@@ -53,6 +73,50 @@ class AnswerLost(aiohttp.ClientError):
     """
     The connection ended before there was an answer.
     """
+
+
+class InterimAnswersError(aiohttp.ClientError):
+    """
+    Too many interim answers came before the answer itself.
+    """
+
+
+class _BoundedResponse(aiohttp.ClientResponse):
+    """
+    A response that waits for its head through a few interim answers only.
+
+    aiohttp leaves out any number of them in a loop that does not yield.
+    """
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """
+        Read the head of the answer; return self.
+        """
+        protocol = connection.protocol
+
+        if protocol is None:
+            return await super().start(connection)
+
+        read, heads = protocol.read, 0
+
+        async def read_counted() -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+            nonlocal heads
+            heads += 1
+
+            if heads > _INTERIM_ANSWERS + 1:
+                raise InterimAnswersError(
+                    f"more than {_INTERIM_ANSWERS} interim answers came"
+                )
+
+            return await read()
+
+        # aiohttp has no hook here; `read()` is the one step that it takes for each.
+        protocol.read = read_counted  # type: ignore[method-assign]
+
+        try:
+            return await super().start(connection)
+        finally:
+            del protocol.read  # the instance's own; the class's is left
 
 
 async def _once(
@@ -70,12 +134,14 @@ async def _once(
 
 class Transport:
     """
-    Two worlds, one door each: `open()` for Amplitude, `fetch()` for its store.
+    Talks to Amplitude with `open()` and `send()`, to its object store with `fetch()`.
 
     Attributes:
         connections: To the store for one file, at most.
 
         load: What receiving files from the store has cost.
+
+        redactor: Hides the keys and the password of the proxy.
     """
 
     def __init__(
@@ -99,7 +165,7 @@ class Transport:
         self._origin = origin
         self._authorization = f"Basic {pair}"
         self._user_agent = user_agent
-        self._redactor = redactor
+        self.redactor = redactor
         self._given = session
         self._proxy = proxy
         self._answer_seconds = answer_seconds
@@ -124,7 +190,7 @@ class Transport:
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[Answer]:
         """
-        Send *request* to Amplitude and hand out its answer, unread.
+        Send *request* to Amplitude and yield its answer, unread.
 
         The body of a file comes as stored; any other is decoded.
 
@@ -143,7 +209,7 @@ class Transport:
         self, link: str, headers: Mapping[str, str]
     ) -> AsyncGenerator[Answer]:
         """
-        Follow *link* to the store, byte for byte and as a stranger.
+        Follow *link* to the store, byte for byte and without credentials.
 
         Raises:
             ConnectionFailedError: No answer, or not all of it.
@@ -151,50 +217,55 @@ class Transport:
             RequestTimeoutError: Nothing came for too long.
         """
         border = self._border("the file's link", link)
-
-        with border:
-            response = await self._store().request(
-                "GET",
-                URL(link, encoded=True),
-                headers={
-                    # What a proxy would compress could not be resumed.
-                    "Accept-Encoding": "identity",
-                    "User-Agent": self._user_agent,
-                    **headers,
-                },
-                allow_redirects=False,
-                auto_decompress=False,
-                middlewares=(_once,),
-                proxy=self._proxy,
-                raise_for_status=False,
-                timeout=self._timeout("file"),
-            )
+        response = await self._head(
+            self._store(),
+            "GET",
+            link,
+            border=border,
+            operation="file",
+            headers={
+                # What a proxy would compress could not be resumed.
+                "Accept-Encoding": "identity",
+                "User-Agent": self._user_agent,
+                **headers,
+            },
+        )
 
         async with response:
             yield Answer(response, border, patience=self._patience, load=self.load)
 
     async def send(self, request: Request) -> Response:
         """
-        Send *request* to Amplitude and read its answer to the end.
+        Send *request* to Amplitude and return its answer, read to the end.
         """
         response, answer = await self._answer(request)
+        is_write = request.operation in {"upload", "membership"}
 
         async with response:
-            return await self.read(answer)
+            return await self.read(
+                answer, most_of_error=_LONGEST_REFUSAL if is_write else _LONGEST_ERROR
+            )
 
-    async def read(self, answer: Answer) -> Response:
+    async def read(
+        self, answer: Answer, *, most_of_error: int = _LONGEST_ERROR
+    ) -> Response:
         """
-        Read an answer to its end, without our keys should it quote them.
+        Return an answer, read to its end, without our keys should it quote them.
+
+        Args:
+            most_of_error: Bytes after which an unsuccessful answer is left.
 
         Raises:
             ConnectionFailedError: It does not end.
         """
         is_error = answer.status >= 400  # noqa: PLR2004
-        most = _LONGEST_ERROR if is_error else _LONGEST
+        most = most_of_error if is_error else _LONGEST
         seconds = self._answer_seconds * _LONGER
         body = await answer.read(most=most, seconds=seconds)
 
-        if len(body) >= _LONGEST:
+        if is_error and len(body) > most:
+            body = whole_part(body[:most])
+        elif len(body) >= _LONGEST:
             raise ConnectionFailedError(
                 f"an answer of more than {_LONGEST >> 20} MiB was given up; no answer "
                 f"of Amplitude is so long, look for a proxy in between",
@@ -202,24 +273,26 @@ class Transport:
             )
 
         # Long lists of cohorts are no part of any message; all else may be.
-        is_list = len(body) > _QUOTABLE and body.startswith(b"{")
-
-        if is_error or not is_list:
-            body = self._redactor.body(body)
+        if is_error or len(body) <= _QUOTABLE or not body.startswith(b"{"):
+            body = self.redactor.body(body)
         else:
             # Should it be no list after all, its beginning is quoted.
             quotable = body[:_QUOTABLE]
-            shown = self._redactor.body(quotable)
+            shown = self.redactor.body(quotable)
 
             # Megabytes are not copied for nothing.
             if shown != quotable:
                 body = shown + body[_QUOTABLE:]
 
-        return Response(status=answer.status, headers=answer.headers, body=body)
+        return Response(
+            status=answer.status,
+            headers=self._without_secrets(answer.headers),
+            body=body,
+        )
 
     async def glance(self, answer: Answer) -> bytes:
         """
-        Read the beginning of an answer, which tells why it is none of use.
+        Return the beginning of an answer, which says why it was refused.
         """
         return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
 
@@ -228,7 +301,7 @@ class Transport:
         Close our own connections; a session given by the caller stays open.
         """
         self._is_closed = True
-        await to_the_end(self._close())
+        await finish_despite_cancel(self._close())
 
     async def _close(self) -> None:
         while self._own:
@@ -237,27 +310,66 @@ class Transport:
 
     async def _answer(self, request: Request) -> tuple[aiohttp.ClientResponse, Answer]:
         # The response has to be left, whatever becomes of the answer.
-        is_file = request.operation == "file"
         url = f"{self._origin}{request.path}"
         url += f"?{request.query}" if request.query else ""
         border = self._border(request.operation, url)
 
-        with _own_credentials_only(), border:
-            response = await self._amplitude(request.replay).request(
+        with _own_credentials_only():
+            response = await self._head(
+                self._amplitude(request.replay),
                 request.method,
-                URL(url, encoded=True),
+                url,
+                border=border,
+                operation=request.operation,
+                headers=self._headers(request),
                 # As a file it is sent in pieces, with turns for others between.
                 data=None if request.body is None else BytesIO(request.body),
-                headers=self._headers(request),
-                allow_redirects=False,
-                auto_decompress=not is_file,
-                middlewares=(_once,),
-                proxy=self._proxy,
-                raise_for_status=False,
-                timeout=self._timeout(request.operation),
             )
 
         return response, Answer(response, border)
+
+    async def _head(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        *,
+        border: Border,
+        operation: Operation,
+        headers: Mapping[str, str],
+        data: BytesIO | None = None,
+    ) -> aiohttp.ClientResponse:
+        is_file = operation == "file"
+
+        # A file has all the time it needs, and aiohttp would let its head have it,
+        # too: a line now and then is enough. Anything else has a total.
+        with border:
+            async with asyncio.timeout(self._answer_seconds if is_file else None):
+                return await session.request(
+                    method,
+                    URL(url, encoded=True),
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                    auto_decompress=not is_file,
+                    middlewares=(_once,),
+                    proxy=self._proxy,
+                    raise_for_status=False,
+                    timeout=self._timeout(operation),
+                )
+
+    def _without_secrets(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        # Nearly always there are none, and one search tells it of all of them.
+        together = "\n".join(headers.values())
+
+        if self.redactor.text(together) == together:
+            return headers
+
+        # A link is followed byte for byte; what shows it hides what it must.
+        return {
+            name: text if name == "location" else self.redactor.text(text)
+            for name, text in headers.items()
+        }
 
     def _headers(self, request: Request) -> dict[str, str]:
         headers = {
@@ -283,7 +395,7 @@ class Transport:
 
     @property
     def _patience(self) -> float | None:
-        # Whoever brought a session or a proxy may have changed how bytes come.
+        # A session or a proxy of the caller's may have changed how bytes come.
         is_ours = self._given is None and self._proxy is None
 
         return self._stall_seconds if is_ours else None
@@ -295,7 +407,7 @@ class Transport:
             return self._given
 
         # A kept connection may be closed by the service at the moment we use
-        # it, and nobody could tell whether the request was seen. What must not
+        # it, and then it is not known whether the request was seen. What must not
         # happen twice goes out on a fresh one.
         kept = replay is Replay.SAFE
 
@@ -320,6 +432,7 @@ class Transport:
                 connector=self._given.connector,
                 connector_owner=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                response_class=_BoundedResponse,
             )
 
         return self._own["store"]
@@ -339,20 +452,24 @@ class Transport:
             self._own[name] = aiohttp.ClientSession(
                 connector=connector(limit=0, force_close=force_close),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                response_class=_BoundedResponse,
             )
 
         return self._own[name]
 
     def _border(self, what: str, url: str) -> Border:
-        return Border(lambda error: self._translated(what, redact_url(url), error))
+        return Border(
+            lambda error: self._translated(what, self.redactor.url(url), error)
+        )
 
     def _translated(self, what: str, address: str, error: Exception) -> TransportError:
-        reason = self._redactor.text(_said(error))
+        reason = shorten(self.redactor.text(_said(error)))
         unsent = isinstance(
             error,
             aiohttp.ClientConnectorError
             | aiohttp.ConnectionTimeoutError
-            | aiohttp.ClientHttpProxyError,
+            | aiohttp.ClientHttpProxyError
+            | aiohttp.InvalidURL,
         )
 
         if isinstance(error, TimeoutError):
@@ -377,9 +494,9 @@ def _own_credentials_only() -> Generator[None]:
     except ValueError as error:
         # A session with `trust_env` finds credentials in a netrc file as well.
         raise ConfigurationError(
-            f"the session this client was given did not send the request ({error}); "
-            f"make it without credentials, and without trust_env if a netrc file has "
-            f"some for this host"
+            f"the session this client was given did not send the request "
+            f"({_said(error)}); make it without credentials, and without trust_env if "
+            f"a netrc file has some for this host"
         ) from None
 
 
@@ -390,7 +507,8 @@ def _said(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return name
 
-    return f"{name}: {error}".rstrip(": ")
+    # A session of the caller's may have a proxy, and a password in its URL.
+    return f"{name}: {_USER.sub(HIDDEN, str(error))}".rstrip(": ")
 
 
 def _next_step(what: str, *, unsent: bool) -> str:

@@ -21,7 +21,7 @@ from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
-from ..._io.threads import to_the_end
+from ..._io.cancellation import finish_despite_cancel
 
 # Seconds: a store that takes longer to answer is as good as away.
 _STORE_TIMEOUT = 2.0
@@ -165,7 +165,9 @@ class Leases:
                 taken = await lock.acquire(blocking=False, token=token)
         except BaseException:
             # The store may have done it all the same.
-            await to_the_end(_quietly(lambda: lock.do_release(token.encode())))
+            await finish_despite_cancel(
+                _quietly(lambda: lock.do_release(token.encode()))
+            )
             raise
 
         return Lease(self, lock, good_until) if taken else None

@@ -25,7 +25,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import LockError, RedisError
 
 from ..._core.schedule import binding_rates, reuse_after
-from ..._io.threads import background, to_the_end
+from ..._io.cancellation import background, finish_despite_cancel
 from ...errors import ConfigurationError, LimiterUnavailableError
 from ...limits import Limits
 from .leases import Lease, Leases
@@ -149,7 +149,7 @@ class Store:
             async with self.kept([lease]):
                 yield
         finally:
-            await to_the_end(lease.end(clean=True))
+            await finish_despite_cancel(lease.end(clean=True))
 
     @asynccontextmanager
     async def kept(self, leases: Sequence[Lease]) -> AsyncGenerator[None]:
@@ -217,7 +217,7 @@ class FleetMemory:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def claim(self, key: str) -> AbstractAsyncContextManager[None]:
+    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """
         Wait until no other process is about to request this export.
         """
@@ -230,16 +230,16 @@ class FleetMemory:
         with self._store.translated():
             return await self._state.find(hashed("job", key))
 
-    async def put(self, key: str, token: str, *, seconds: float) -> None:
+    async def record(self, key: str, token: str, *, seconds: float) -> None:
         """
         Record an export that is running now.
         """
         with self._store.translated():
             await self._state.put(hashed("job", key), token, seconds=seconds)
 
-    async def remove(self, key: str, token: str) -> None:
+    async def forget(self, key: str, token: str) -> None:
         """
-        Remove an export that is over.
+        Forget an export that is over.
         """
         with self._store.translated():
             await self._state.remove(hashed("job", key), token)

@@ -14,8 +14,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from amplitude_cohorts_async._io import slices
-from amplitude_cohorts_async._io.slices import collected
+from amplitude_cohorts_async._io import cancellation
+from amplitude_cohorts_async._io.cancellation import collect_cooperatively
 
 
 def containers(number: int) -> Iterator[list[list[int]]]:
@@ -49,7 +49,7 @@ async def test_all_is_collected_in_order() -> None:
     """
     What comes out is what the iterator made.
     """
-    assert list(containers(100)) == await collected(containers(100))
+    assert list(containers(100)) == await collect_cooperatively(containers(100))
 
 
 async def test_the_old_are_left_alone() -> None:
@@ -57,7 +57,7 @@ async def test_the_old_are_left_alone() -> None:
     However much is made, the whole program's heap is never gone through.
     """
     with generations() as seen:
-        found = await collected(containers(5_000))
+        found = await collect_cooperatively(containers(5_000))
 
     assert 5_000 == len(found)
     assert {0} == seen
@@ -71,7 +71,7 @@ async def test_a_collector_that_is_off_stays_off() -> None:
 
     try:
         with generations() as seen:
-            await collected(containers(1_000))
+            await collect_cooperatively(containers(1_000))
     finally:
         gc.enable()
 
@@ -84,7 +84,7 @@ async def test_others_have_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     now = count(step=0.0005)
     clock = SimpleNamespace(perf_counter=lambda: next(now))
-    monkeypatch.setattr(slices, "time", clock)
+    monkeypatch.setattr(cancellation, "time", clock)
     turns = 0
 
     async def take_turns() -> None:
@@ -95,7 +95,7 @@ async def test_others_have_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async with anyio.create_task_group() as group:
         group.start_soon(take_turns)
-        await collected(iter(range(100)))
+        await collect_cooperatively(iter(range(100)))
         group.cancel_scope.cancel()
 
     assert 30 <= turns

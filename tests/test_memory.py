@@ -1,5 +1,5 @@
 """
-The board of one process, which may have several threads.
+The running exports of one process, which may have several threads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 from amplitude_cohorts_async._io.clock import SystemClock
-from amplitude_cohorts_async._io.limits.board import LocalBoard
+from amplitude_cohorts_async._memory import LocalRunningJobs
 
 
 @pytest.fixture
@@ -34,17 +34,17 @@ def hasty() -> Iterator[Executor]:
 
 def test_no_thread_loses_the_export_of_another(hasty: Executor) -> None:
     """
-    Whoever put a token up finds it, whatever others do meanwhile.
+    What was recorded is found, whatever others do meanwhile.
     """
-    board = LocalBoard(SystemClock())
+    jobs = LocalRunningJobs(SystemClock())
 
     async def lost(thread: int) -> int:
         missing = 0
 
         for number in range(1_500):
             key = f"{thread}-{number % 300}"
-            await board.put(key, "token", seconds=1_000)
-            missing += await board.find(key) != "token"
+            await jobs.record(key, "token", seconds=1_000)
+            missing += await jobs.find(key) != "token"
 
         return missing
 

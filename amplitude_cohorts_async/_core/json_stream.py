@@ -1,8 +1,8 @@
 """
-The elements of a long JSON list, decoded a few at a time.
+JSON that is long, cut off, or of another shape than expected.
 
-Decoding megabytes in one go keeps everybody else waiting for the interpreter,
-in a worker thread too; between two elements others can have their turn.
+A long list is decoded a few elements at a time: decoding megabytes in one go holds
+the interpreter, in a worker thread too; between two elements other tasks can run.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import cast
 
 _PIECE = 64 * 1024
 
@@ -28,10 +29,70 @@ _BORDER = re.compile(rf'({_BLANKS},{_BLANKS})\{{{_BLANKS}"[^"\\]*"{_BLANKS}:')
 _NEXT = re.compile(rf"{_BLANKS}([,\]]){_BLANKS}")
 _MEMBER = re.compile(rf',{_BLANKS}"')
 
+# A string that the end of the text cuts off is matched to the end, or each quote
+# in it would be tried again. The pattern never gives back what it took.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
+_CLOSING = {"{": "}", "[": "]"}
+_DEEPEST = 200
+
+
+def mapping_of(value: object) -> Mapping[str, object]:
+    """
+    Return an object as it is, and an empty one for anything else.
+    """
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[object]:
+    """
+    Return an array as it is, and an empty one for anything else.
+    """
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def strings_of(value: object) -> list[str]:
+    """
+    Return an array's items as text, and nothing for anything else.
+    """
+    return [str(item) for item in list_of(value)]
+
+
+def whole_part(body: bytes) -> bytes:
+    """
+    Return the beginning of a document that was cut off, as a document.
+
+    What is not whole at the cut is left out; what is no JSON stays as it is.
+    """
+    text = body.decode("utf-8", "ignore")
+    end, closing, at_end = 0, "", ""
+
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case "{" | "[":
+                # Copied at each bracket, and what is so deep cannot be read anyway.
+                if len(closing) >= _DEEPEST:
+                    return body
+                closing = _CLOSING[token[0]] + closing
+            case "}" | "]":
+                closing = closing[1:]
+            case ",":
+                end, at_end = token.start(), closing
+            case _:
+                pass
+
+    document = text[:end] + at_end
+
+    try:
+        json.loads(document)
+    except (ValueError, RecursionError):
+        return body
+
+    return document.encode()
+
 
 def opening_of(body: bytes, key: str) -> int | None:
     """
-    Return where the list begins in a document that begins with it.
+    Return the position of the list in a document that begins with it.
 
     Returns:
         The position behind the bracket; None when the document has another

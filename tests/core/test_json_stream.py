@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core import elements as module
-from amplitude_cohorts_async._core.elements import elements, opening_of
+from amplitude_cohorts_async._core import json_stream as module
+from amplitude_cohorts_async._core.json_stream import elements, opening_of, whole_part
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -189,3 +189,38 @@ def test_other_documents_are_not_begun(body: bytes):
     A document of another shape is left to be decoded as a whole.
     """
     assert opening_of(body, "cohorts") is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+    st.data(),
+)
+def test_a_document_that_is_cut_off(document: object, data: st.DataObject) -> None:
+    """
+    Wherever it is cut: the part is a document, or stays as it is.
+    """
+    body = json.dumps(document).encode()
+    cut = body[: data.draw(st.integers(0, len(body)))]
+    part = whole_part(cut)
+
+    assert part == cut or json.loads(part) is not None
+
+
+def test_the_whole_part_of_a_list() -> None:
+    """
+    What is whole at the cut is kept, and no more.
+    """
+    cut = b'{"error": {"metadata": {"ids": ["a", "b,", "c'
+
+    assert {"error": {"metadata": {"ids": ["a", "b,"]}}} == json.loads(whole_part(cut))
+
+
+@pytest.mark.parametrize("piece", [b'"', b'\\"', b"[", b"{", b'"\\', b","])
+def test_hostile_cuts_take_no_time(piece: bytes) -> None:
+    """
+    Quotes and brackets without end stay as they are, at once.
+    """
+    assert piece * 60_000 == whole_part(piece * 60_000)
