@@ -168,6 +168,7 @@ class CohortsClient:
             answer_seconds=self._limits.deadline,
             stall_seconds=checked_seconds(stall_timeout, "stall_timeout"),
             connections=downloading.connections,
+            fast=downloading.fast,
         )
         self._own_limiter: Limiter | None = None
         self._made: Session | None = None

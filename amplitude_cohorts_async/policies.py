@@ -84,9 +84,14 @@ class Downloading:
             opened only while a large file is held up by what the store gives
             to each, and only when it goes to disk as it is served. One turns
             that off.
+
+        fast: Whether to receive files on the shortest way there is; see
+            `docs/design.md`. Environment variable AMPLITUDE_FAST=0 switches it off
+            as well.
     """
 
     connections: int = 16
+    fast: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.connections < 1:

@@ -10,7 +10,7 @@ import inspect
 import ipaddress
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 
 import pytest
@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     parser.addoption(
         "--uvloop", action="store_true", help="run asynchronous tests on uvloop"
+    )
+    parser.addoption(
+        "--aiofastnet",
+        action="store_true",
+        help="let aiofastnet open all connections of the event loop",
     )
 
 
@@ -71,11 +76,19 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """
-    We are asyncio only, as aiohttp is; the loop may be uvloop.
+    We are asyncio only, as aiohttp is; the loop may be uvloop, or aiofastnet's.
     """
-    return "asyncio", {"use_uvloop": request.config.getoption("--uvloop")}
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+    if request.config.getoption("--uvloop"):
+        make_loop = import_module("uvloop").new_event_loop
+
+    if request.config.getoption("--aiofastnet"):
+        make_loop = import_module("aiofastnet").loop_factory(make_loop)
+
+    return "asyncio", {"loop_factory": make_loop}
 
 
 @pytest.fixture(scope="session", autouse=True)

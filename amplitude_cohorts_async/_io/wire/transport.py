@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from ..._core.redact import Redactor, redact_url
@@ -25,11 +26,10 @@ from ...errors import (
     RequestTimeoutError,
     TransportError,
 )
+from ..fast import FastPath
 from ..threads import to_the_end
 from .answer import Answer
 from .border import Border
-from .connector import StoreConnector
-from .takeover import Load
 
 _CONNECT_SECONDS = 15.0
 
@@ -47,6 +47,24 @@ _LONGEST_ERROR = 1 << 24
 Bytes of an answer in memory: whatever a server sends, it ends here. Ten thousand
 cohorts with long definitions are half of it.
 """
+
+
+@attrs.define
+class Load:
+    """
+    What receiving has cost so far.
+
+    Attributes:
+        seconds: In which it kept the loop's thread at work.
+    """
+
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """
+        Add what one piece has cost.
+        """
+        self.seconds += seconds
 
 
 class AnswerLost(aiohttp.ClientError):
@@ -91,11 +109,17 @@ class Transport:
         answer_seconds: float,
         stall_seconds: float,
         connections: int = 1,
+        fast: bool = True,
     ) -> None:
         pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
 
         self.connections = connections
         self.load: Load = Load()
+        self._fast = FastPath(
+            stall_seconds=stall_seconds,
+            off=_reason_for_ordinary_path(session, proxy, fast=fast),
+            on_work=self.load.add,
+        )
         self._origin = origin
         self._authorization = f"Basic {pair}"
         self._user_agent = user_agent
@@ -171,7 +195,7 @@ class Transport:
             )
 
         async with response:
-            yield Answer(response, border, patience=self._patience, load=self.load)
+            yield Answer(response, border, fast=self._fast)
 
     async def send(self, request: Request) -> Response:
         """
@@ -281,13 +305,6 @@ class Transport:
 
         return self._long_timeout if operation in _LONG else self._short_timeout
 
-    @property
-    def _patience(self) -> float | None:
-        # Whoever brought a session or a proxy may have changed how bytes come.
-        is_ours = self._given is None and self._proxy is None
-
-        return self._stall_seconds if is_ours else None
-
     def _amplitude(self, replay: Replay) -> aiohttp.ClientSession:
         self._check_open()
 
@@ -307,11 +324,7 @@ class Transport:
         self._check_open()
 
         if self._given is None or self._given.connector is None:
-            # A proxy's TLS may have to hold another one's inside.
-            direct = self._proxy is None
-            connector = StoreConnector if direct else aiohttp.TCPConnector
-
-            return self._session("store", connector, force_close=False)
+            return self._session("store", self._fast.connector_type, force_close=False)
 
         # The caller's TLS settings and resolver serve the store as well; the
         # caller's headers, cookies and credentials do not.
@@ -366,6 +379,20 @@ class Transport:
             f"{what} at {address} got no whole answer ({reason}); {_next_step(what, unsent=unsent)}",
             may_have_happened=not unsent,
         )
+
+
+def _reason_for_ordinary_path(
+    session: aiohttp.ClientSession | None, proxy: str | None, *, fast: bool
+) -> str | None:
+    if not fast:
+        return "Downloading(fast=False) switches it off"
+
+    # A caller's session or a proxy may change how bytes come, and a proxy's TLS may have
+    # to hold another one's inside.
+    if session is not None:
+        return "the session is the caller's"
+
+    return None if proxy is None else "there is a proxy"
 
 
 @contextmanager
