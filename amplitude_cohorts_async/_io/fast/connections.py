@@ -55,28 +55,38 @@ class FastConnector(aiohttp.TCPConnector):
         key = keywords["req"].connection_key
 
         async with asyncio.timeout(keywords["timeout"].sock_connect):
-            plain, _ = await connect(_Waiting, **keywords)
-            handler = args[0]()
+            waiting, handler = _Waiting(), args[0]()
+            plain, _ = await connect(lambda: waiting, **keywords)
 
             try:
-                transport = await _with_tls(fastnet, plain, handler, context, hostname)
+                _check_silent(plain, waiting)
+                transport = await fastnet.start_tls(
+                    asyncio.get_running_loop(),
+                    *(plain, handler, context),
+                    server_hostname=hostname,
+                )
             except ssl.SSLCertVerificationError as error:
-                raise aiohttp.ClientConnectorCertificateError(key, error) from error
+                failed = aiohttp.ClientConnectorCertificateError
+                raise failed(key, _with_text(error)) from error
             except ssl.SSLError as error:
-                raise aiohttp.ClientConnectorSSLError(key, error) from error
+                raise aiohttp.ClientConnectorSSLError(key, _with_text(error)) from error
             except OSError as error:
                 failed = keywords.get("client_error", aiohttp.ClientConnectorError)
                 raise failed(key, error) from error
+
+        handler.connection_made(transport)
 
         return transport, handler
 
 
 class _Waiting(asyncio.Protocol):
-    # Keeps a connection until TLS takes it over: what a server sends unasked is left
-    # for TLS to refuse.
+    # Holds a connection until TLS takes it over.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).pause_reading()
+    def __init__(self) -> None:
+        self.is_spoken_to = False
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - none of it is TLS
+        self.is_spoken_to = True
 
 
 @cache
@@ -98,23 +108,21 @@ def aiofastnet() -> ModuleType | None:
     return None
 
 
-async def _with_tls(
-    fastnet: ModuleType,
-    plain: asyncio.Transport,
-    handler: ResponseHandler,
-    context: ssl.SSLContext,
-    hostname: str | None,
-) -> asyncio.Transport:
-    # Nothing would ever answer on a connection that is gone already.
+def _check_silent(plain: asyncio.Transport, waiting: _Waiting) -> None:
+    # A handshake on a connection that is gone would wait for ever.
     if plain.is_closing():
         raise ConnectionResetError("the connection was closed before the handshake")
 
-    transport = await fastnet.start_tls(
-        asyncio.get_running_loop(), plain, handler, context, server_hostname=hostname
-    )
-    handler.connection_made(transport)
+    if waiting.is_spoken_to:
+        plain.abort()
+        raise ssl.SSLError(1, "the server spoke before the handshake, so it has no TLS")
 
-    return cast("asyncio.Transport", transport)
+
+def _with_text(error: ssl.SSLError) -> ssl.SSLError:
+    # aiohttp quotes the arguments, and aiofastnet's errors have none.
+    error.args = error.args or (1, str(error))
+
+    return error
 
 
 def _is_known(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
