@@ -420,6 +420,7 @@ def _make_transport(config: ClientConfig) -> Transport:
         answer_seconds=config.timeout,
         stall_seconds=config.stall_timeout,
         connections=config.downloading.max_connections,
+        fast=config.downloading.fast,
     )
 
 

@@ -85,9 +85,14 @@ class Downloading:
         max_connections: To the store for one file. More than one are opened
             only while a large file is held up by what the store gives to each,
             and only when it goes to disk as it is served. One turns that off.
+
+        fast: Whether to receive files on the shortest way there is; see
+            `docs/design.md`. Environment variable AMPLITUDE_FAST=0 switches it off
+            as well.
     """
 
     max_connections: int = 16
+    fast: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.max_connections < 1:

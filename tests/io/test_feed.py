@@ -48,15 +48,15 @@ async def fill(feed: Feed, size: int, bite: int = 100_000) -> int:
     Receive bytes into lent buffers, and return how often it had to wait.
     """
     waits = 0
-    room = await feed.room()
+    room = await feed.get_buffer()
 
     while size:
         count = min(size, bite, len(room))
         size -= count
-        next_room = feed.filled(count)
+        next_room = feed.buffer_filled(count)
         if next_room is None:
             waits += 1
-            next_room = await feed.room()
+            next_room = await feed.get_buffer()
         room = next_room
 
     return waits
@@ -102,11 +102,11 @@ async def test_rooms_are_never_small():
     A loop that finds little room when a connection ends would lose bytes.
     """
     feed = feeding(Disk())
-    room = await feed.room()
+    room = await feed.get_buffer()
 
     for _ in range(1000):
         assert len(room) >= 256 * 1024
-        room = feed.filled(77_777) or await feed.room()
+        room = feed.buffer_filled(77_777) or await feed.get_buffer()
 
     await feed.drop()
 
@@ -122,9 +122,9 @@ async def test_pieces_and_lent_bytes_keep_their_order():
 
     for number in range(50):
         await feed.take(b"%05d" % number * 1000)
-        room = await feed.room()
+        room = await feed.get_buffer()
         room[:5000] = b"%05d" % (number + 50_000) * 1000
-        feed.filled(5000)
+        feed.buffer_filled(5000)
 
     await feed.flush()
 

@@ -10,7 +10,8 @@ import inspect
 import ipaddress
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -31,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     parser.addoption(
         "--uvloop", action="store_true", help="run asynchronous tests on uvloop"
+    )
+    parser.addoption(
+        "--aiofastnet",
+        action="store_true",
+        help="let aiofastnet open all connections of the event loop",
     )
 
 
@@ -73,11 +79,31 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """
-    We are asyncio only, as aiohttp is; the loop may be uvloop.
+    We are asyncio only, as aiohttp is; the loop may be uvloop, or aiofastnet's.
     """
-    return "asyncio", {"use_uvloop": request.config.getoption("--uvloop")}
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+    if request.config.getoption("--uvloop"):
+        make_loop = import_module("uvloop").new_event_loop
+
+    if request.config.getoption("--aiofastnet"):
+        make_loop = partial(_patched_loop, make_loop)
+
+    return "asyncio", {"loop_factory": make_loop}
+
+
+def _patched_loop(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> asyncio.AbstractEventLoop:
+    loop = import_module("aiofastnet").loop_factory(make_loop)()
+    # What the emulator serves is for the loop's own transports: a writer of asyncio's
+    # streams asks its transport something when it is collected, in whichever thread that
+    # happens, and aiofastnet's refuse that.
+    del loop.create_server
+
+    return loop
 
 
 @pytest.fixture(scope="session", autouse=True)

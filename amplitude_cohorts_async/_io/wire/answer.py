@@ -13,9 +13,9 @@ import aiohttp
 import anyio
 
 from ..cancellation import in_thread
+from ..fast import BodyProtocol, FastPath
 from .border import Border
 from .feed import Feed, Taker
-from .takeover import Load, Takeover, take_over
 
 _LARGE = 1 << 20
 """
@@ -28,10 +28,7 @@ class Answer:
     Status and headers of an answer, and its body as it comes.
 
     Args:
-        patience: Seconds in which a byte has to come, if the connection is
-            ours to take over; None when it is not.
-
-        load: Where to add what receiving the body costs.
+        fast: Takes the body over, where that is possible.
 
     Attributes:
         headers: By lower-case name; the last of a repeated name.
@@ -42,13 +39,11 @@ class Answer:
         response: aiohttp.ClientResponse,
         border: Border,
         *,
-        patience: float | None = None,
-        load: Load | None = None,
+        fast: FastPath | None = None,
     ) -> None:
         self._response = response
         self._border = border
-        self._patience = patience
-        self._load = load or Load()
+        self._fast = fast
         self.status: int = response.status
         self.headers: dict[str, str] = {
             name.lower(): text for name, text in response.headers.items()
@@ -97,19 +92,19 @@ class Answer:
         Args:
             tally: Told how many more bytes are with the taker.
         """
-        early, takeover = self._take_over(taker)
+        early, body = self._take_over(taker)
 
         try:
             for piece in early:
                 await taker.take(piece)
                 tally(len(piece))
 
-            if takeover is not None and isinstance(taker, Feed):
-                await takeover.run(taker, tally, self._border)
+            if body is not None and isinstance(taker, Feed):
+                await body.run(taker, tally, self._border)
                 return
         finally:
-            if takeover is not None:
-                takeover.abandon()
+            if body is not None:
+                body.detach()
 
         while chunk := await self._next():
             await taker.take(chunk)
@@ -120,21 +115,9 @@ class Answer:
         with self._border:
             return await self._response.content.readany()
 
-    def _take_over(self, taker: Taker) -> tuple[list[bytes], Takeover | None]:
-        length = self.headers.get("content-length", "")
-
-        if (
-            self._patience is None
-            or not length.isdecimal()
-            or "transfer-encoding" in self.headers
-            or not isinstance(taker, Feed)
-        ):
+    def _take_over(self, taker: Taker) -> tuple[list[bytes], BodyProtocol | None]:
+        if self._fast is None or not isinstance(taker, Feed):
             return [], None
 
         with self._border:
-            return take_over(
-                self._response,
-                length=int(length),
-                stall_seconds=self._patience,
-                load=self._load,
-            )
+            return self._fast.receive(self._response)

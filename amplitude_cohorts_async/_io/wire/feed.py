@@ -162,7 +162,7 @@ class Feed:
         while self._queued >= _QUEUED:
             await self._settle()
 
-    async def room(self) -> memoryview:
+    async def get_buffer(self) -> memoryview:
         """
         Lend a buffer for the next bytes; waits while none is free.
         """
@@ -174,12 +174,12 @@ class Feed:
 
         return room
 
-    def filled(self, count: int) -> memoryview | None:
+    def buffer_filled(self, count: int) -> memoryview | None:
         """
         Take the next bytes, which are in the lent buffer.
 
         Returns:
-            Where the bytes after these go; None when `room()` has to be asked.
+            Where the bytes after these go; None when `get_buffer()` has to be asked.
         """
         self._fill += count
 

@@ -17,6 +17,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from ..._core.json_stream import whole_part
@@ -30,10 +31,9 @@ from ...errors import (
     TransportError,
 )
 from ..cancellation import finish_despite_cancel
+from ..fast import FastPath
 from .answer import Answer
 from .border import Border
-from .connector import StoreConnector
-from .takeover import Load
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -67,6 +67,24 @@ _INTERIM_ANSWERS = 8
 """
 Answers of the kind 1xx that may come before the answer itself.
 """
+
+
+@attrs.define
+class Load:
+    """
+    What receiving has cost so far.
+
+    Attributes:
+        seconds: In which it kept the loop's thread at work.
+    """
+
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """
+        Add what one piece has cost.
+        """
+        self.seconds += seconds
 
 
 class AnswerLost(aiohttp.ClientError):
@@ -157,11 +175,17 @@ class Transport:
         answer_seconds: float,
         stall_seconds: float,
         connections: int = 1,
+        fast: bool = True,
     ) -> None:
         pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
 
         self.connections = connections
         self.load: Load = Load()
+        self._fast = FastPath(
+            stall_seconds=stall_seconds,
+            off=_reason_for_ordinary_path(session, proxy, fast=fast),
+            on_work=self.load.add,
+        )
         self._origin = origin
         self._authorization = f"Basic {pair}"
         self._user_agent = user_agent
@@ -232,7 +256,7 @@ class Transport:
         )
 
         async with response:
-            yield Answer(response, border, patience=self._patience, load=self.load)
+            yield Answer(response, border, fast=self._fast)
 
     async def send(self, request: Request) -> Response:
         """
@@ -393,13 +417,6 @@ class Transport:
 
         return self._long_timeout if operation in _LONG else self._short_timeout
 
-    @property
-    def _patience(self) -> float | None:
-        # A session or a proxy of the caller's may have changed how bytes come.
-        is_ours = self._given is None and self._proxy is None
-
-        return self._stall_seconds if is_ours else None
-
     def _amplitude(self, replay: Replay) -> aiohttp.ClientSession:
         self._check_open()
 
@@ -419,11 +436,7 @@ class Transport:
         self._check_open()
 
         if self._given is None or self._given.connector is None:
-            # A proxy's TLS may have to hold another one's inside.
-            direct = self._proxy is None
-            connector = StoreConnector if direct else aiohttp.TCPConnector
-
-            return self._session("store", connector, force_close=False)
+            return self._session("store", self._fast.connector_type, force_close=False)
 
         # The caller's TLS settings and resolver serve the store as well; the
         # caller's headers, cookies and credentials do not.
@@ -483,6 +496,20 @@ class Transport:
             f"{what} at {address} got no whole answer ({reason}); {_next_step(what, unsent=unsent)}",
             may_have_happened=not unsent,
         )
+
+
+def _reason_for_ordinary_path(
+    session: aiohttp.ClientSession | None, proxy: str | None, *, fast: bool
+) -> str | None:
+    if not fast:
+        return "Downloading(fast=False) switches it off"
+
+    # A caller's session or a proxy may change how bytes come, and a proxy's TLS may have
+    # to hold another one's inside.
+    if session is not None:
+        return "the session is the caller's"
+
+    return None if proxy is None else "there is a proxy"
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from amplitude_cohorts_async._io.wire import takeover
+from amplitude_cohorts_async._io import fast
+from amplitude_cohorts_async._io.fast import FastPath, body_protocol
+from amplitude_cohorts_async._io.fast.connections import FastConnector
 from amplitude_cohorts_async._io.wire.answer import Answer
 from amplitude_cohorts_async._io.wire.border import Border
-from amplitude_cohorts_async._io.wire.connector import StoreConnector
 from amplitude_cohorts_async._io.wire.feed import Disk, Feed
 from support.exporting import until
 from support.pieces import PieceServer
@@ -68,7 +69,7 @@ class Ends(NamedTuple):
 
     server: ssl.SSLContext | None = None
     client: ssl.SSLContext | None = None
-    connector: type[aiohttp.TCPConnector] = StoreConnector
+    connector: type[aiohttp.TCPConnector] = FastConnector
 
 
 @asynccontextmanager
@@ -79,6 +80,13 @@ async def session(ends: Ends = Ends()) -> AsyncIterator[aiohttp.ClientSession]: 
     connector = ends.connector(ssl=ends.client if ends.client is not None else True)
     async with aiohttp.ClientSession(connector=connector) as made:
         yield made
+
+
+def fast_path(patience: float = 5.0) -> FastPath:
+    """
+    The fast path of a client.
+    """
+    return FastPath(stall_seconds=patience, on_work=lambda _: None)
 
 
 def feeding(sink: Collected) -> Feed:
@@ -103,7 +111,7 @@ async def pour(
     feed = feeding(sink)
     try:
         async with made.get(url) as response:
-            await Answer(response, border, patience=patience).pour(feed, tally)
+            await Answer(response, border, fast=fast_path(patience)).pour(feed, tally)
             await feed.flush()
     finally:
         await feed.drop()
@@ -117,20 +125,20 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     For each body that is taken over, how many bytes aiohttp had already.
     """
     seen: list[int] = []
-    real = takeover.take_over
+    real = fast.take_over
 
     def watched(*args: object, **kwargs: object) -> object:
         early, made = real(*args, **kwargs)  # type: ignore[arg-type]
-        if made is not None:
+        if not isinstance(made, str):
             seen.append(sum(map(len, early)))
         return early, made
 
-    monkeypatch.setattr("amplitude_cohorts_async._io.wire.answer.take_over", watched)
+    monkeypatch.setattr("amplitude_cohorts_async._io.fast.take_over", watched)
 
     return seen
 
 
-@pytest.fixture(params=["plain", "asyncio's tls", "own tls"])
+@pytest.fixture(params=["plain", "the loop's tls", "aiofastnet's tls"])
 def ends(request: pytest.FixtureRequest) -> Ends:
     """
     Every way in which bytes come.
@@ -141,12 +149,15 @@ def ends(request: pytest.FixtureRequest) -> Ends:
     certificates: tuple[Path, Path] = request.getfixturevalue("certificates")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificates[0])
-    is_own = request.param == "own tls"
+    is_fast = request.param == "aiofastnet's tls"
+
+    if is_fast:
+        pytest.importorskip("aiofastnet", reason="the extra speed is not installed")
 
     return Ends(
         server,
         request.getfixturevalue("trust"),
-        StoreConnector if is_own else aiohttp.TCPConnector,
+        FastConnector if is_fast else aiohttp.TCPConnector,
     )
 
 
@@ -194,7 +205,7 @@ async def test_bytes_that_wait_while_reading_is_paused_are_kept(
         feed = feeding(sink)
         async with made.get(server.url, read_bufsize=2**14) as response:
             await asyncio.sleep(0.1)
-            answer = Answer(response, border, patience=5.0)
+            answer = Answer(response, border, fast=fast_path())
             await answer.pour(feed, lambda _: None)
             await feed.flush()
         await feed.drop()
@@ -223,7 +234,7 @@ async def test_a_cut_connection_is_told_after_what_came(
         feed = feeding(sink)
         counts: list[int] = []
         async with made.get(server.url) as response:
-            answer = Answer(response, border, patience=5.0)
+            answer = Answer(response, border, fast=fast_path())
             with pytest.raises(ForeignError, match="ClientPayloadError"):
                 await answer.pour(feed, counts.append)
         await feed.flush()
@@ -335,7 +346,7 @@ async def test_a_broken_sink_is_told_as_it_is(taken: list[int]) -> None:
     [
         ("_TRANSPORT", ("set_protocol", "one_that_is_no_more")),
         ("_HANDLER", ("read_timeout", "one_that_is_no_more")),
-        ("_LEAST", 1 << 30),
+        ("_SMALLEST", 1 << 30),
     ],
     ids=["transport", "handler", "small"],
 )
@@ -345,7 +356,7 @@ async def test_what_is_not_as_expected_goes_the_ordinary_way(
     """
     Another aiohttp than we know is left to itself, and the body is the same.
     """
-    monkeypatch.setattr(takeover, *change)
+    monkeypatch.setattr(body_protocol, *change)
 
     async with PieceServer(WHOLE) as server, session() as made:
         sink = Collected()
