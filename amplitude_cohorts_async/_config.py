@@ -6,18 +6,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import aiohttp
 import attrs
 
 from ._core.links import is_loopback
+from ._io.limits.base import Limiter
 from .errors import ConfigurationError
+from .limits import DOCUMENTED, Limits
 from .models import Region, Routes
+from .policies import Downloading, Polling, Retrying
+
+if TYPE_CHECKING:  # each class costs half a millisecond
+    from ._io.clock import Clock
+    from .events import EventHook
 
 _WEB_APP = "analytics.amplitude.com"
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
+_ALL_BITS = 0o777
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +114,86 @@ def checked_seconds(seconds: float, name: str) -> float:
         )
 
     return seconds
+
+
+def _checked_session(
+    session: aiohttp.ClientSession | None,
+) -> aiohttp.ClientSession | None:
+    if session is not None and session.auth is not None:
+        raise ConfigurationError(
+            "the session has credentials of its own (auth=), and the keys could not "
+            "be sent beside them; make it without"
+        )
+
+    return session
+
+
+def _checked_timeout(seconds: float) -> float:
+    return checked_seconds(seconds, "timeout")
+
+
+def _checked_file_mode(mode: int | None) -> int | None:
+    if mode is None or (type(mode) is int and 0 <= mode <= _ALL_BITS):
+        return mode
+
+    raise ConfigurationError(
+        f"file_mode holds permission bits, as in 0o640, from 0 to 0o777; got "
+        f"{oct(mode) if isinstance(mode, int) else repr(mode)}"
+    )
+
+
+def _checked_stall_timeout(seconds: float) -> float:
+    return checked_seconds(seconds, "stall_timeout")
+
+
+@attrs.frozen(kw_only=True)
+class ClientConfig:
+    """
+    What a client was made with, checked.
+    """
+
+    settings: Settings
+    limits: Limits
+    limiter: Limiter | None
+    allowances: Mapping[str, int]
+    routes: Routes = attrs.field(converter=checked_routes)
+    session: aiohttp.ClientSession | None = attrs.field(converter=_checked_session)
+    proxy: str | None = attrs.field(repr=False)
+    file_mode: int | None = attrs.field(converter=_checked_file_mode)
+    hook: EventHook | None
+    clock: Clock | None
+    polling: Polling
+    retrying: Retrying
+    downloading: Downloading
+    timeout: float = attrs.field(converter=_checked_timeout)
+    stall_timeout: float = attrs.field(converter=_checked_stall_timeout)
+    rng: Callable[[], float]
+
+
+def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
+    """
+    Return the limits of a client: its own, or those that its limiter states.
+
+    Raises:
+        ConfigurationError: Both are stated, or the limiter is none.
+    """
+    if limiter is None:
+        return limits or DOCUMENTED
+
+    if not isinstance(limiter, Limiter):
+        raise ConfigurationError(
+            f"limiter is {limiter!r}; pass a LocalLimiter, a RedisLimiter or an "
+            f"instance of your own subclass of limiters.Limiter"
+        )
+
+    stated = limiter.limits
+    if limits is not None and stated is not None:
+        raise ConfigurationError(
+            f"limits= and a {type(limiter).__name__} with limits of its own exclude "
+            f"each other; pass the limits to the limiter alone"
+        )
+
+    return stated or limits or DOCUMENTED
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:

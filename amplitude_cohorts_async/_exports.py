@@ -4,7 +4,7 @@ Exports as a caller asks for them: none requested twice, none in vain.
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -24,24 +24,21 @@ from ._io.disk.files import Target
 from ._io.limits.budget import Budget
 from ._io.session import Session
 from ._io.threads import in_thread
-from ._job import ExportJob
+from ._job import ExportJob, keep_token
 from .errors import (
     ExportError,
-    ExportTimeoutError,
     InvalidInputError,
     LimiterUnavailableError,
-    StorageError,
 )
 from .events import ExportRequested, QuotaWait
 from .models import Cohort, Region, Routes, SavedExport
 from .policies import Polling
-from .protocols import Foresight
 
 _logger = logging.getLogger(__name__)
 
 _ON_BOARD = 1800.0
 """
-Seconds after which an export that nobody took down counts as over.
+Seconds in which an export that was not delivered is taken up by the next call.
 """
 
 Wanted = bool | tuple[str, ...]
@@ -104,6 +101,7 @@ class Exports:
             MonthlyQuotaError: The month, or the part, has no room for it.
         """
         request = requests.request_export(cohort_id, properties=wanted)
+        taken: list[ExportJob] = []
 
         async def take(response: Response) -> Ticket:
             """
@@ -116,6 +114,7 @@ class Exports:
             ticket = attrs.evolve(
                 ticket, as_of=responses.answered_at(response, now=now)
             )
+            taken.append(self._job(ticket))
             await self._announce(ticket)
             if note is not None:
                 await note(self._job(ticket))
@@ -123,10 +122,15 @@ class Exports:
 
         self._tell_wait(cohort_id)
 
-        async with self._budget.spend(allowance=allowance) as spend:
-            ticket = await self._session.buy(request, take, paying=spend.commit)
+        try:
+            async with self._budget.spend(allowance=allowance) as spend:
+                await self._session.buy(request, take, paying=spend.commit)
+        except asyncio.CancelledError as error:
+            for job in taken:
+                keep_token(error, job.token)
+            raise
 
-        return self._job(ticket)
+        return taken[0]
 
     def resume(self, request_id_or_token: str) -> ExportJob:
         """
@@ -180,6 +184,10 @@ class Exports:
             # The turn was lost, but not what was bought in it.
             if not spent:
                 raise
+        except asyncio.CancelledError as error:
+            for bought in spent:
+                keep_token(error, bought.token)
+            raise
 
         if job is None:
             return Begun(spent[0], spent=True)
@@ -199,18 +207,11 @@ class Exports:
         """
         Wait for a job and save its file.
         """
-        try:
-            await job.wait(timeout=timeout)
-        except ExportTimeoutError:
-            # Still running: whoever asks next joins it.
-            raise
-        except ExportError:
-            await self._take_down(job)
-            raise
+        await job.wait(timeout=timeout)
 
-        await self._take_down(job)
-
-        return await job.save(target, progress=progress)
+        return await job.download(
+            target.path, format=target.format.suffix, progress=progress
+        )
 
     async def unchanged(
         self,
@@ -253,10 +254,10 @@ class Exports:
 
         if has_file(ticket, now=self._session.clock.utcnow()):
             with suppress(ExportError):
-                saved = await self._job(ticket).save(target, progress=progress)
-                # In a thread, because a copy needs the digest.
-                copy = partial(attrs.evolve, saved, unchanged=True)
-                return await in_thread(copy, self._thread)
+                saved = await self._job(ticket).download(
+                    target.path, format=target.format.suffix, progress=progress
+                )
+                return attrs.evolve(saved, unchanged=True)
 
         return None
 
@@ -282,7 +283,7 @@ class Exports:
         # One that was requested while we waited here is fresh enough.
         is_fresh = requested_at is not None and requested_at >= asked_at
 
-        return job if is_fresh or await _is_running(job) else None
+        return job if is_fresh or await _may_have_file(job) else None
 
     async def listed(self) -> Mapping[str, Cohort]:
         """
@@ -316,20 +317,10 @@ class Exports:
             await self._session.board.put(key, job.token, seconds=_ON_BOARD)
 
     def _tell_wait(self, cohort_id: str) -> None:
-        limiter = self._session.limiter
+        (seconds,) = self._session.limiter.expected_starts(1)
 
-        if isinstance(limiter, Foresight):
-            (seconds,) = limiter.expected_starts(1)
-            if seconds >= 1:
-                self._session.emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
-
-    async def _take_down(self, job: ExportJob) -> None:
-        ticket = from_token(job.token)
-
-        if ticket.cohort_id is not None:
-            with suppress(LimiterUnavailableError):
-                key = export_key(ticket.cohort_id, ticket.properties)
-                await self._session.board.remove(key, job.token)
+        if seconds >= 1:
+            self._session.emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
     def _job(self, ticket: Ticket) -> ExportJob:
         return ExportJob(
@@ -337,28 +328,15 @@ class Exports:
         )
 
 
-async def _is_running(job: ExportJob) -> bool:
+async def _may_have_file(job: ExportJob) -> bool:
     try:
-        return not (await job.poll()).done
+        await job.poll()
     except ExportError:
         return False
+
+    return True
 
 
 def _is_intact(earlier: SavedExport, path: Path) -> bool:
     # In a worker thread.
-    if earlier.path.absolute() != path.absolute() or not path.is_file():
-        return False
-
-    if path.stat().st_size != earlier.size:
-        return False
-
-    try:
-        return _digest(path) == earlier.sha256
-    except StorageError:
-        # Changed before anybody asked for its digest.
-        return False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return earlier.path.absolute() == path.absolute() and earlier.file.is_intact()

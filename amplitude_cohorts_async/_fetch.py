@@ -1,5 +1,5 @@
 """
-A finished job's file: onto the disk, or as text for whoever reads it.
+A finished job's file: onto the disk, or as text for a reader.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import attrs
 from ._core import requests
 from ._core.complaints import Complaints
 from ._core.tokens import Ticket, to_token
-from ._io.disk.files import Format, Target
-from ._io.disk.rowcount import RowCount
-from ._io.disk.saving import Saving
-from ._io.download.delivery import Delivery
-from ._io.download.pipe import Pipe
-from ._io.download.transfer import Transfer
+from ._io.disk.arrow import AmplitudeId
+from ._io.disk.files import Target
+from ._io.disk.formats import Options
+from ._io.disk.saved_file import LocalFile
+from ._io.disk.saving import FileSink
+from ._io.download.delivery import FileReceiver
+from ._io.download.pipe import TextReceiver
+from ._io.download.transfer import Receiver, Transfer
 from ._io.session import Session
 from ._io.threads import background
-from .contrib.arrow import AmplitudeId
-from .contrib.parquet import ParquetWriter
 from .errors import NotFoundError
 from .events import BytesReceived
 from .models import Routes, SavedExport
@@ -47,30 +47,33 @@ class Fetch:
         """
         Bring the file to a target.
         """
-        columns = partial(ParquetWriter, amplitude_id=amplitude_id)
-        delivery = Delivery(partial(Saving, target, never=self._never, columns=columns))
-        transfer = self._transfer(delivery, progress)
+        options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
+        receiver = FileReceiver(
+            FileSink(target, options=options, file_mode=self._session.file_mode)
+        )
+        transfer = self._transfer(receiver, progress)
 
         with self._complaints.about_the_file(target.path):
             try:
                 await self._run(transfer)
+                file = await receiver.publish()
             finally:
-                await delivery.discard()
+                await receiver.discard()
 
-        return self._saved(target, delivery.stage, transfer)
+        return self._saved(target, file, transfer)
 
     @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
         """
         Open the file as text, while it arrives.
         """
-        pipe = Pipe(request_id=self._ticket.request_id, never=self._never)
+        pipe = TextReceiver(request_id=self._ticket.request_id, not_text=self._not_text)
         transfer = self._transfer(pipe, None)
 
         async with background(pipe.fill(partial(self._run, transfer))):
             yield self._read(pipe)
 
-    async def _read(self, pipe: Pipe) -> AsyncIterator[bytes]:
+    async def _read(self, pipe: TextReceiver) -> AsyncIterator[bytes]:
         with self._complaints.with_token(), self._complaints.about_the_file():
             async for text in pipe:
                 yield text
@@ -82,9 +85,7 @@ class Fetch:
             now = self._session.clock.utcnow()
             raise self._complaints.expired(error.status, now=now) from error
 
-    def _transfer(
-        self, receiver: Delivery[Saving] | Pipe, progress: Progress | None
-    ) -> Transfer:
+    def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
         ticket = self._ticket
 
         return Transfer(
@@ -95,33 +96,29 @@ class Fetch:
             progress=progress,
         )
 
-    def _saved(self, target: Target, saved: Saving, transfer: Transfer) -> SavedExport:
-        digest = attrs.evolve(saved.file.digest, request_id=self._ticket.request_id)
+    def _saved(
+        self, target: Target, file: LocalFile, transfer: Transfer
+    ) -> SavedExport:
+        count = target.format.count_rows
+        # The third-party description leaves open what is in a file of text.
+        is_counted = count is None or self._routes is Routes.VENDOR
+        file = attrs.evolve(
+            file,
+            request_id=self._ticket.request_id,
+            rows=file.rows if is_counted else None,
+            count=count if is_counted else None,
+        )
 
         return SavedExport(
             path=target.path,
-            size=digest.size,
-            sha256=digest,
-            rows=self._rows(target, saved),
-            downloaded=transfer.progress.downloaded,
-            links=transfer.progress.links,
+            size=file.size,
+            file=file,
+            downloaded=transfer.state.downloaded,
+            links=transfer.state.links,
             token=to_token(self._ticket),
         )
 
-    def _rows(self, target: Target, saved: Saving) -> int | RowCount | None:
-        if target.format is Format.PARQUET:
-            return saved.rows
-
-        # The third-party description leaves open what is in the file.
-        if self._routes is not Routes.VENDOR:
-            return None
-
-        if saved.rows is not None:
-            return saved.rows
-
-        return RowCount(saved.file.digest, is_gzip=target.format is Format.GZIP)
-
     @property
-    def _never(self) -> bytes:
+    def _not_text(self) -> bytes:
         # The third-party description has a JSON object in the file's place.
         return b"<{[" if self._routes is Routes.VENDOR else b"<"

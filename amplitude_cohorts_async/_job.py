@@ -4,24 +4,39 @@ One export, from its request to its file; it outlives the process.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import anyio.to_thread
 
 from ._core.complaints import Complaints
+from ._core.snapshots import export_key
 from ._core.tokens import Ticket, to_token
 from ._fetch import Fetch, Progress
-from ._io.disk.files import Format, Target, checked_target
+from ._io.disk.arrow import (
+    AmplitudeId,
+    RecordBatch,
+    record_batches,
+    require_arrow,
+)
+from ._io.disk.files import checked_target
 from ._io.download.rows import MemberStream
 from ._io.session import Session
 from ._watch import Watch
-from .contrib.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow
-from .errors import InvalidInputError
+from .errors import (
+    ExportExpiredError,
+    ExportFailedError,
+    InvalidInputError,
+    LimiterUnavailableError,
+)
 from .models import ExportStatus, Routes, SavedExport
 from .policies import Polling
+
+_logger = logging.getLogger(__name__)
 
 
 def checked_timeout(timeout: float) -> float:
@@ -37,23 +52,6 @@ def checked_timeout(timeout: float) -> float:
         )
 
     return timeout
-
-
-def checked_destination(to: str | os.PathLike[str], format: str | None) -> Target:  # noqa: A002
-    """
-    Tell where a download goes, before anything is spent on it; it blocks.
-
-    Raises:
-        InvalidInputError: The target cannot be written.
-
-        MissingExtraError: Its format needs an extra that is not installed.
-    """
-    target = checked_target(to, format)
-
-    if target.format is Format.PARQUET:
-        require_arrow()
-
-    return target
 
 
 class ExportJob:
@@ -72,6 +70,7 @@ class ExportJob:
         self.request_id: str = ticket.request_id
         self.cohort_id: str | None = ticket.cohort_id
         self._ticket = ticket
+        self._board = session.board
         self._watch = Watch(session, ticket, routes=routes, polling=polling)
         self._fetch = Fetch(session, ticket, routes=routes)
         self._complaints = Complaints(ticket)
@@ -97,7 +96,7 @@ class ExportJob:
 
             ExportExpiredError: The service does not know it, or has dropped it.
         """
-        with self._complaints.with_token():
+        async with self._tracked():
             return await self._watch.ask()
 
     async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
@@ -119,7 +118,7 @@ class ExportJob:
         """
         checked_timeout(timeout)
 
-        with self._complaints.with_token():
+        async with self._tracked():
             await self._watch.wait(timeout)
 
         return self
@@ -130,6 +129,7 @@ class ExportJob:
         *,
         format: str | None = None,  # noqa: A002 - the word users know
         amplitude_id: AmplitudeId = "text",
+        timeout: float = 1800.0,
         progress: Progress | None = None,
     ) -> SavedExport:
         """
@@ -141,12 +141,15 @@ class ExportJob:
         Args:
             to: The target. Ends in ".csv" for decoded text, ".csv.gz" for the
                 bytes as served (compressed here, should they be served plain)
-                or ".parquet" for columns. A file of that name is replaced.
+                or ".parquet" for columns. A file of that name is replaced and passes
+                on its mode; a link is written through.
 
-            format: Needed when the name does not say it: "csv", "csv.gz", "parquet".
+            format: Needed when the name does not end in it, as in "csv.gz".
 
             amplitude_id: Whether a column of Amplitude's ids holds "text" or
                 "int64"; for ".parquet" only.
+
+            timeout: Seconds to wait for the job, as for `wait()`.
 
             progress: Told of the bytes received, about once for each MiB. May
                 go back when the download starts over.
@@ -160,26 +163,16 @@ class ExportJob:
 
             StorageError: The local disk refused.
         """
-        target = await anyio.to_thread.run_sync(checked_destination, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        await self.wait(timeout=timeout)
 
-        return await self.save(target, amplitude_id=amplitude_id, progress=progress)
-
-    async def save(
-        self,
-        target: Target,
-        *,
-        amplitude_id: AmplitudeId = "text",
-        progress: Progress | None = None,
-    ) -> SavedExport:
-        """
-        Save the file to a target that was checked before.
-        """
-        await self.wait()
-
-        with self._complaints.with_token():
-            return await self._fetch.save(
+        async with self._tracked():
+            saved = await self._fetch.save(
                 target, amplitude_id=amplitude_id, progress=progress
             )
+            await self._forget()
+
+        return saved
 
     @asynccontextmanager
     async def members(self) -> AsyncGenerator[MemberStream]:
@@ -191,9 +184,9 @@ class ExportJob:
         """
         await self.wait()
 
-        async with self._fetch.text() as text:
+        async with self._tracked(), self._fetch.text() as text:
             yield MemberStream(
-                text,
+                self._delivered(text),
                 request_id=self.request_id,
                 cohort_id=self.cohort_id,
                 token=self.token,
@@ -220,8 +213,9 @@ class ExportJob:
         await self.wait()
 
         async with (
+            self._tracked(),
             self._fetch.text() as text,
-            aclosing(self._batches(text, amplitude_id)) as batches,
+            aclosing(self._batches(self._delivered(text), amplitude_id)) as batches,
         ):
             yield batches
 
@@ -231,3 +225,43 @@ class ExportJob:
         with self._complaints.with_token(), self._complaints.about_the_file():
             async for batch in record_batches(text, amplitude_id=amplitude_id):
                 yield batch
+
+    async def _delivered(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for block in text:
+            yield block
+
+        await self._forget()
+
+    @asynccontextmanager
+    async def _tracked(self) -> AsyncGenerator[None]:
+        """
+        Give the token to whatever passes; forget a job that has no file.
+        """
+        try:
+            with self._complaints.with_token():
+                yield
+        except (ExportFailedError, ExportExpiredError):
+            await self._forget()
+            raise
+        except asyncio.CancelledError as error:
+            keep_token(error, self.token)
+            raise
+
+    async def _forget(self) -> None:
+        # An export whose file is not delivered is taken up by the next call, so
+        # this comes last. A store that is away forgets it after a while by itself.
+        if self.cohort_id is not None:
+            with suppress(LimiterUnavailableError):
+                key = export_key(self.cohort_id, self._ticket.properties)
+                await self._board.remove(key, self.token)
+
+
+def keep_token(error: asyncio.CancelledError, token: str) -> None:
+    """
+    Add the token of a spent export to the cancellation that leaves it behind.
+    """
+    note = f"an export was requested; resume_export() goes on with it: {token}"
+
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+        _logger.info("cancelled; %s", note)

@@ -18,9 +18,10 @@ import attrs
 from ._core.ids import checked_id
 from ._core.snapshots import export_key
 from ._exports import Begun, Exports, Wanted
-from ._io.disk.files import Format, Target
+from ._io.disk.files import Target, checked_target
+from ._io.disk.formats import Format
 from ._io.ledger import Ledger, Past
-from ._job import ExportJob, checked_destination
+from ._job import ExportJob
 from .errors import (
     CohortsError,
     ExportExpiredError,
@@ -212,11 +213,11 @@ class ExportBatch:
 
     def _target(self, cohort_id: str) -> Target:
         # Quoted, an id cannot leave the directory.
-        name = f"{quote(cohort_id, safe='')}.{self._options.format.value}"
+        name = f"{quote(cohort_id, safe='')}.{self._options.format.suffix}"
 
-        return checked_destination(self._directory / name, None)
+        return checked_target(self._directory / name, None)
 
     def _key(self, cohort_id: str) -> str:
         wanted = export_key(cohort_id, self._options.wanted)
 
-        return f"{wanted}.{self._options.format.value}"
+        return f"{wanted}.{self._options.format.suffix}"

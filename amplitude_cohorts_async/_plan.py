@@ -9,13 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from ._core.ids import checked_id
-from ._core.schedule import earliest_starts
 from ._core.snapshots import is_unchanged
 from ._core.tokens import from_token
 from ._exports import Wanted
-from .limits import Limits
 from .models import Cohort, ExportPlan, PlannedExport, SavedExport, Usage
-from .protocols import Foresight, Limiter
 
 
 @attrs.frozen(kw_only=True)
@@ -66,16 +63,6 @@ def make_plan(
         ends_in=max((export.ends_in or 0.0 for export in exports), default=0.0),
         unknown=[each for each in ids if each not in known.cohorts],
     )
-
-
-def starts_of(count: int, limiter: Limiter, limits: Limits) -> Sequence[float]:
-    """
-    Tell in how many seconds each of the next exports may start.
-    """
-    if isinstance(limiter, Foresight):
-        return limiter.expected_starts(count)
-
-    return earliest_starts(count, limits)
 
 
 def _planned(

@@ -69,15 +69,15 @@ class Watch:
         clock = self._session.clock
         started = clock.now()
         deadline = started + timeout
-        chance = self._session.chance
+        rng = self._session.rng
         age = age_of(self._ticket, now=clock.utcnow())
-        delay = min(timeout, first_delay(self._polling, age=age, jitter=chance()))
+        delay = min(timeout, first_delay(self._polling, age=age, jitter=rng()))
 
         while not self.is_done:
             await clock.sleep(delay)
             word = await self._glance(deadline)
             left = deadline - clock.now()
-            upcoming = next_delay(self._polling, left=left, jitter=chance())
+            upcoming = next_delay(self._polling, left=left, jitter=rng())
             self._tell(word, clock.now() - started, upcoming)
 
             if upcoming is not None:

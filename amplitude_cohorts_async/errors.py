@@ -33,7 +33,7 @@ A leaf exists where a caller would write another ``except`` body::
     │   ├── MalformedFileError
     │   └── StorageError (OSError)
     ├── AmbiguousUploadError
-    └── PartialUploadError
+    └── PartialWriteError
 
 All of them survive pickling with their attributes. None holds a key or the
 query string of a presigned link. An error raised after an export was
@@ -67,7 +67,7 @@ __all__ = (
     "MissingExtraError",
     "MonthlyQuotaError",
     "NotFoundError",
-    "PartialUploadError",
+    "PartialWriteError",
     "PermissionDeniedError",
     "QuotaError",
     "QuotaWaitError",
@@ -126,18 +126,24 @@ class InvalidInputError(CohortsError, ValueError):
 
 class RemovalGuardError(InvalidInputError):
     """
-    A sync would remove more of the cohort than it may; nothing was written.
+    More of a cohort would be removed than may be; nothing was written.
 
     Attributes:
-        removed: Members that would have been removed.
+        removed: Members that would have been removed, at least; None if unknown.
 
-        current: Members the cohort has, of those the sync can name.
+        current: Members the cohort has: for a sync, those it can name; for a
+            replacement, the size in the list, or None if it shows none.
 
         max_removed: The share of them that may be removed.
     """
 
     def __init__(
-        self, message: str, *, removed: int, current: int, max_removed: float
+        self,
+        message: str,
+        *,
+        removed: int | None,
+        current: int | None,
+        max_removed: float,
     ) -> None:
         super().__init__(message)
         self.removed = removed
@@ -332,15 +338,21 @@ class UnexpectedResponseError(CohortsError):
     Attributes:
         path: Where the answer broke, as in ``$.cohorts[3].size``.
 
+        request_id: What stands in the place of an export's id, if it was accepted
+            with one that cannot be followed.
+
         may_have_happened: That the service may have acted on the request; it
             said so, and always may. As in ``TransportError``.
     """
 
     may_have_happened: bool = True
 
-    def __init__(self, message: str, *, path: str = "$") -> None:
+    def __init__(
+        self, message: str, *, path: str = "$", request_id: str | None = None
+    ) -> None:
         super().__init__(message)
         self.path = path
+        self.request_id = request_id
 
 
 class _JobError(CohortsError):
@@ -449,7 +461,7 @@ class AmbiguousUploadError(CohortsError):
         self.candidates: list[str] = list(candidates)
 
 
-class PartialUploadError(CohortsError):
+class PartialWriteError(CohortsError):
     """
     Some batches of a write were accepted, then one failed.
 

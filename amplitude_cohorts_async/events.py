@@ -7,7 +7,7 @@ New kinds of event and new attributes may come with any release.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 
@@ -15,6 +15,7 @@ __all__ = (
     "BatchWritten",
     "BytesReceived",
     "Event",
+    "EventHook",
     "ExportRequested",
     "LinkRenewed",
     "QuotaWait",
@@ -171,3 +172,15 @@ Event: TypeAlias = (
     | BytesReceived
     | BatchWritten
 )
+
+
+class EventHook(Protocol):
+    """
+    Receives events as they happen; must return at once.
+    """
+
+    def __call__(self, event: Event, /) -> None:
+        """
+        Handle *event*.
+        """
+        ...

@@ -45,7 +45,7 @@ async def main() -> None:
             report = await client.upload_cohort(
                 "Buyers", buyers(), id_type=IdType.USER_ID, journal=JOURNAL
             )
-        except errors.PartialUploadError as error:
+        except errors.PartialWriteError as error:
             print(f"{error.next_batch} batches are safe; start me again: {error}")
             return
 

@@ -69,6 +69,10 @@ def client(**options: object) -> CohortsClient:
         ({"owner": ""}, "email"),
         ({"owner": 7}, "email"),
         ({"routes": "elsewhere"}, "Routes"),
+        ({"file_mode": 640}, "as in 0o640.* got 0o1200"),
+        ({"file_mode": -1}, "file_mode"),
+        ({"file_mode": "640"}, "file_mode.* got '640'"),
+        ({"file_mode": True}, "file_mode"),
         ({"stall_timeout": 0}, "stall_timeout"),
         ({"stall_timeout": -1.0}, "stall_timeout"),
         ({"stall_timeout": float("nan")}, "stall_timeout"),
@@ -139,7 +143,7 @@ def test_limits_belong_to_the_app() -> None:
     names = {
         (key, secret, region): client(
             api_key=key, secret_key=secret, region=region
-        )._settings.app
+        )._config.settings.app
         for key in ("key1", "key2")
         for secret in ("secret1", "secret2")
         for region in ("us", "eu")
@@ -179,7 +183,7 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "analytics.eu" in repr(CohortsClient.from_env())
     assert "https://amplitude.com" in repr(CohortsClient.from_env(region="us"))
-    assert 153957 == CohortsClient.from_env()._settings.app_id
+    assert 153957 == CohortsClient.from_env()._config.settings.app_id
     monkeypatch.setenv("AMPLITUDE_REGION", "mars")
     with pytest.raises(ConfigurationError, match="'mars'"):
         CohortsClient.from_env()
@@ -191,11 +195,11 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"first": -1.0},
-        {"every": 0.0},
-        {"spread": 1.0},
-        {"spread": -0.1},
-        {"first": float("nan")},
+        {"initial_delay": -1.0},
+        {"interval": 0.0},
+        {"jitter": 1.0},
+        {"jitter": -0.1},
+        {"initial_delay": float("nan")},
     ],
 )
 def test_impossible_polling(options: dict[str, float]) -> None:
@@ -210,11 +214,11 @@ def test_impossible_polling(options: dict[str, float]) -> None:
     "options",
     [
         {"attempts": 0},
-        {"first": -1.0},
-        {"most": -1.0},
-        {"budget": -1.0},
-        {"retry_after": -1.0},
-        {"first": float("nan")},
+        {"wait_initial": -1.0},
+        {"wait_max": -1.0},
+        {"timeout": -1.0},
+        {"max_retry_after": -1.0},
+        {"wait_initial": float("nan")},
     ],
 )
 def test_impossible_retrying(options: dict[str, int]) -> None:

@@ -519,7 +519,7 @@ async def test_what_the_hook_and_the_caller_hear(
     """
     heard: list[Event] = []
     progress: list[BytesReceived] = []
-    exporter._hook = heard.append
+    exporter._operations.session._hook = heard.append
     server.on(OBJECT, cut(HALF), rest(HALF))
     job = exporter.resume_export("Sf7M9j")
     await job.download(tmp_path / "members.csv", progress=progress.append)

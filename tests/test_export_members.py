@@ -243,7 +243,7 @@ async def test_leaving_early(
         pass
 
     assert first_members(COUNT) == await all_members(job)
-    assert 0 == exporter._session.limiter.statistics()["in_flight"]
+    assert 0 == exporter._operations.session.limiter.statistics()["in_flight"]
 
 
 async def test_leaving_early_while_more_comes(
@@ -265,7 +265,7 @@ async def test_leaving_early_while_more_comes(
     async with job.members() as stream:
         await anext(aiter(stream))
 
-    assert 0 == exporter._session.limiter.statistics()["in_flight"]
+    assert 0 == exporter._operations.session.limiter.statistics()["in_flight"]
 
 
 async def test_two_streams_of_one_job(server: FaultServer, job: ExportJob) -> None:
@@ -425,7 +425,7 @@ async def test_a_reader_that_is_cancelled(
     await asyncio.wait([reading])
 
     assert reading.cancelled()
-    assert 0 == exporter._session.limiter.statistics()["in_flight"]
+    assert 0 == exporter._operations.session.limiter.statistics()["in_flight"]
     server.on(OBJECT, whole())
     assert COUNT == len(await all_members(job))
 

@@ -5,6 +5,7 @@ One of the month's exports: what is sent for it, and that it is sent once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -27,7 +28,7 @@ from amplitude_cohorts_async.limits import UNLIMITED, Limits
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, BASIC, SECRET_KEY
-from support.exporting import ACCEPTED, COHORT, EXPORT, REQUEST
+from support.exporting import ACCEPTED, COHORT, COMPLETED, EXPORT, REQUEST, whole
 from support.fault_server import (
     DROP,
     HANG,
@@ -103,6 +104,23 @@ async def test_an_id_is_one_segment_of_the_path(
     )
 
 
+async def test_an_export_with_an_odd_name_is_followed(
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path
+) -> None:
+    """
+    The service may call an export what it likes: the name is percent-encoded.
+    """
+    server.on(EXPORT, json_reply({"request_id": "a b/\n"}, 202))
+    path = "/api/5/cohorts/request-status/a%20b%2F%0A"
+    server.on(path, COMPLETED)
+    server.on("/api/5/cohorts/request/a%20b%2F%0A/file", whole())
+
+    saved = await exporter.export(COHORT, tmp_path / "c1.csv")
+
+    assert 1 == len(server.requests(path))
+    assert "a b/\n" == exporter.resume_export(saved.token).request_id
+
+
 @pytest.mark.parametrize("status", [200, 201, 202])
 @pytest.mark.parametrize("name", ["request_id", "requestId"])
 async def test_any_success_with_a_request_id(
@@ -126,10 +144,15 @@ async def test_a_lost_answer_is_not_asked_for_again(
     Nobody knows whether the export was spent, so it is not requested twice.
     """
     server.on(EXPORT, loss, ACCEPTED)
-    limits = Limits(deadline=0.3, exports=(), linger=0.0)
+    limits = Limits(exports=(), release_delay=0.0)
 
     async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=limits
+        API_KEY,
+        SECRET_KEY,
+        base_url=server.url,
+        clock=clock,
+        limits=limits,
+        timeout=0.3,
     ) as client:
         with pytest.raises((ConnectionFailedError, RequestTimeoutError)) as caught:
             await client.request_export(COHORT)
@@ -279,7 +302,7 @@ def refusal(status: int, details: str) -> Reply:
         (json_reply({"cohort_id": COHORT}, 202), UnexpectedResponseError, "get_usage"),
         (json_reply({"request_id": None}, 202), UnexpectedResponseError, "get_usage"),
         (json_reply({"request_id": True}, 202), UnexpectedResponseError, "get_usage"),
-        (json_reply({"request_id": "a b"}, 202), UnexpectedResponseError, "get_usage"),
+        (json_reply({"request_id": ".."}, 202), UnexpectedResponseError, "get_usage"),
         (redirect("/login"), UnexpectedResponseError, "base URL"),
     ],
 )
@@ -307,7 +330,7 @@ async def test_every_refusal_has_its_error(
     [
         reply(202, b"accepted"),
         json_reply({"cohort_id": COHORT}, 202),
-        json_reply({"request_id": "a b"}, 202),
+        json_reply({"request_id": ".."}, 202),
     ],
 )
 async def test_a_job_without_a_name_may_have_been_spent(

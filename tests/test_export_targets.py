@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 import subprocess
 import tempfile
 import threading
@@ -33,6 +34,7 @@ def bad_targets(folder: Path) -> Iterator[tuple[object, str | None, str]]:
     (folder / "there.csv").mkdir()
     (folder / "file").touch()
     os.mkfifo(folder / "pipe.csv")
+    (folder / "link.csv").symlink_to("pipe.csv")
     yield folder, None, "does not say its format"
     yield folder, "csv", "is a directory"
     yield folder / "there.csv", None, "is a directory"
@@ -43,6 +45,7 @@ def bad_targets(folder: Path) -> Iterator[tuple[object, str | None, str]]:
     yield folder / "members.gz", None, "does not say its format"
     yield folder / "members.csv", "xlsx", "is no format"
     yield folder / "pipe.csv", None, "no regular file"
+    yield folder / "link.csv", None, "no regular file"
     yield "/dev/null", "csv", "no regular file"
     yield folder / "a\0b.csv", None, "a.*b"
     yield folder / f"{'x' * 252}.csv", None, "too long"
@@ -52,7 +55,7 @@ def bad_targets(folder: Path) -> Iterator[tuple[object, str | None, str]]:
     yield "/proc/members.csv", None, "/proc"
 
 
-@pytest.mark.parametrize("index", range(17))
+@pytest.mark.parametrize("index", range(18))
 async def test_a_bad_target_spends_nothing(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path, index: int
 ) -> None:
@@ -137,6 +140,35 @@ async def test_a_relative_target(
     saved = await job.download("members.csv")
 
     assert CSV == (tmp_path / saved.path).read_bytes()
+
+
+async def test_a_link_is_written_through(job: ExportJob, tmp_path: Path) -> None:
+    """
+    The result names the link; what it leads to is the file, with its old mode.
+    """
+    (tmp_path / "far.csv").touch(mode=0o600)
+    (tmp_path / "near.csv").symlink_to("far.csv")
+    saved = await job.download(tmp_path / "near.csv")
+
+    assert tmp_path / "near.csv" == saved.path
+    assert saved.path.is_symlink()
+    assert CSV == (tmp_path / "far.csv").read_bytes()
+    assert 0o600 == stat.S_IMODE(saved.path.stat().st_mode)
+    assert await asyncio.to_thread(saved.file.is_intact)
+
+
+async def test_a_link_that_leads_elsewhere_is_no_longer_the_file(
+    job: ExportJob, tmp_path: Path
+) -> None:
+    """
+    What a link led to when the file was saved does not count.
+    """
+    (tmp_path / "near.csv").symlink_to("far.csv")
+    saved = await job.download(tmp_path / "near.csv")
+    (tmp_path / "near.csv").unlink()
+    (tmp_path / "near.csv").symlink_to("other.csv")
+
+    assert not await asyncio.to_thread(saved.file.is_intact)
 
 
 async def test_a_target_is_replaced_when_the_new_one_is_whole(

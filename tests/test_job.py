@@ -25,7 +25,7 @@ from amplitude_cohorts_async.errors import (
     UnexpectedResponseError,
 )
 from amplitude_cohorts_async.events import Event, StatusPolled
-from amplitude_cohorts_async.limits import UNLIMITED
+from amplitude_cohorts_async.limits import UNLIMITED, Limits
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY, find_secrets
@@ -61,7 +61,7 @@ async def test_when_a_new_job_is_asked(
         SECRET_KEY,
         base_url=emulator.base_url,
         clock=clock,
-        chance=lambda: 0.5,
+        rng=lambda: 0.5,
     ) as client:
         job = await client.request_export(COHORT)
         assert job is await job.wait()
@@ -71,10 +71,10 @@ async def test_when_a_new_job_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("chance", "moments"), [(0.0, [8, 12, 16]), (1.0, [12, 18, 24])]
+    ("share", "moments"), [(0.0, [8, 12, 16]), (1.0, [12, 18, 24])]
 )
 async def test_waits_vary_by_chance(
-    emulator: CohortsEmulator, clock: FakeClock, chance: float, moments: list[float]
+    emulator: CohortsEmulator, clock: FakeClock, share: float, moments: list[float]
 ) -> None:
     """
     Many jobs do not ask at once: each wait varies by a fifth, both ways.
@@ -86,7 +86,7 @@ async def test_waits_vary_by_chance(
         SECRET_KEY,
         base_url=emulator.base_url,
         clock=clock,
-        chance=lambda: chance,
+        rng=lambda: share,
     ) as client:
         await (await client.request_export(COHORT)).wait()
 
@@ -107,7 +107,7 @@ async def test_a_schedule_of_ones_own(
         SECRET_KEY,
         base_url=emulator.base_url,
         clock=clock,
-        polling=Polling(first=1.0, every=2.0, spread=0.0),
+        polling=Polling(initial_delay=1.0, interval=2.0, jitter=0.0),
     ) as client:
         await (await client.request_export(COHORT)).wait()
 
@@ -187,6 +187,19 @@ async def test_a_deadline_of_now(server: FaultServer, job: ExportJob) -> None:
     await job.wait(timeout=0)
 
     assert 2 == len(server.seen)
+
+
+async def test_a_download_waits_as_long_as_it_is_told(
+    server: FaultServer, job: ExportJob, tmp_path: Path
+) -> None:
+    """
+    The job's time is up before its file is there.
+    """
+    server.on(STATUS, RUNNING)
+    with pytest.raises(ExportTimeoutError):
+        await job.download(tmp_path / "members.csv", timeout=0)
+
+    assert 1 == len(server.seen)
 
 
 @pytest.mark.parametrize("timeout", [-1, float("inf"), float("nan"), None])
@@ -396,8 +409,6 @@ async def test_a_question_without_an_answer(
     """
     A status that hangs is given up, and the job asked again.
     """
-    from amplitude_cohorts_async.limits import Limits  # noqa: PLC0415
-
     server.on(STATUS, HANG, COMPLETED)
 
     async with CohortsClient(
@@ -405,7 +416,8 @@ async def test_a_question_without_an_answer(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(deadline=0.1, linger=0.0),
+        limits=Limits(release_delay=0.0),
+        timeout=0.1,
     ) as client:
         await client.resume_export(REQUEST).wait()
 
@@ -426,7 +438,7 @@ async def test_what_the_hook_hears(server: FaultServer, clock: FakeClock) -> Non
         clock=clock,
         limits=UNLIMITED,
         hook=heard.append,
-        chance=lambda: 0.5,
+        rng=lambda: 0.5,
     ) as client:
         await client.resume_export(REQUEST).wait()
 

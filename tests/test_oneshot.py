@@ -20,7 +20,8 @@ async def test_a_cohort_is_exported_with_the_environments_keys(
     Two lines of a program are a whole export.
     """
     monkeypatch.setattr(
-        "amplitude_cohorts_async._client.SystemClock", lambda: cohorts_emulator.clock
+        "amplitude_cohorts_async._operations.SystemClock",
+        lambda: cohorts_emulator.clock,
     )
     cohorts_emulator.add_cohort("c1", members=["ann", "bob"])
 

@@ -115,9 +115,10 @@ async def test_no_failure_shows_a_secret(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(deadline=0.2, linger=0.0, exports=()),
+        limits=Limits(release_delay=0.0, exports=()),
+        timeout=0.2,
         retrying=Retrying(attempts=2),
-        polling=Polling(first=0.0),
+        polling=Polling(initial_delay=0.0),
         stall_timeout=0.2,
         hook=heard.append,
     ) as client:
@@ -129,7 +130,11 @@ async def test_no_failure_shows_a_secret(
 
         records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
         seen = [shown(caught.value), *map(repr, heard), *records, repr(client)]
-        seen += [repr(vars(client)), repr(client._transport), str(caught.value.token)]
+        seen += [
+            repr(vars(client)),
+            repr(client._operations.session.transport),
+            str(caught.value.token),
+        ]
         seen += [repr(attrs.asdict(event)) for event in heard]
 
     assert [] == find_secrets("\n".join(seen))
@@ -151,7 +156,11 @@ async def test_no_success_shows_a_secret(
         job = await client.request_export(COHORT)
         saved = await job.download(tmp_path / "members.csv")
         shown = [repr(client), repr(job), repr(saved), job.token, *map(repr, heard)]
-        shown += [repr(client._settings), repr(client._session), repr(vars(job))]
+        shown += [
+            repr(client._config),
+            repr(client._operations.session),
+            repr(vars(job)),
+        ]
 
     assert [] == find_secrets("\n".join(shown))
 

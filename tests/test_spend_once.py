@@ -17,7 +17,8 @@ import pytest
 from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
 from amplitude_cohorts_async._io.limits.board import LocalBoard
 from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
-from amplitude_cohorts_async.protocols import Kind, Permit
+from amplitude_cohorts_async.limiters import Permit
+from amplitude_cohorts_async.limits import Kind
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
 

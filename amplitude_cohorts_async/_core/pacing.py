@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..limits import Rate
-from ..protocols import Kind
+from ..limits import Kind, Rate
 
 # No Retry-After was ever seen from the service: our own pauses start with
 # 15 s and double up to ten minutes, the longest window it documents. A poll that
@@ -105,7 +104,7 @@ class Pace:
 
     def spacing(self, rates: Sequence[Rate]) -> float:
         """
-        Tell the least seconds between two starts that count.
+        Return the least seconds between two starts that count.
         """
         if not rates:
             return 0.0

@@ -9,11 +9,11 @@ from ..policies import Polling
 
 def first_delay(polling: Polling, *, age: float | None, jitter: float) -> float:
     """
-    Tell how long to wait before the first question.
+    Return the delay before the first question.
 
     Args:
-        age: Seconds since the export was requested; None when nobody knows,
-            and then the job may long be done.
+        age: Seconds since the export was requested; None when that is
+            unknown, and the job may long be done.
 
         jitter: Between 0 and 1.
     """
@@ -21,12 +21,12 @@ def first_delay(polling: Polling, *, age: float | None, jitter: float) -> float:
         return 0.0
 
     # Clocks differ: a request of the future was made just now.
-    return max(0.0, _vary(polling.first, polling, jitter) - max(0.0, age))
+    return max(0.0, _vary(polling.initial_delay, polling, jitter) - max(0.0, age))
 
 
 def next_delay(polling: Polling, *, left: float, jitter: float) -> float | None:
     """
-    Tell how long to wait before one more question; None says give up.
+    Return the delay before one more question; None to give up.
 
     The last question falls on the deadline itself.
 
@@ -38,8 +38,8 @@ def next_delay(polling: Polling, *, left: float, jitter: float) -> float | None:
     if left <= 0:
         return None
 
-    return min(_vary(polling.every, polling, jitter), left)
+    return min(_vary(polling.interval, polling, jitter), left)
 
 
 def _vary(seconds: float, polling: Polling, jitter: float) -> float:
-    return seconds * (1 + polling.spread * (2 * jitter - 1))
+    return seconds * (1 + polling.jitter * (2 * jitter - 1))

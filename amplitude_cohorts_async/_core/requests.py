@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ..errors import InvalidInputError
 from ..models import Routes
-from .ids import checked_id
+from .ids import checked_id, checked_request_id
 from .wire import Replay, Request
 
 LIST_PATH = "/api/3/cohorts"
@@ -71,7 +71,7 @@ def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Req
     if routes is Routes.OPENAPI:
         path = f"{EXPORT_PATH}/{_job_segment(cohort_id)}/status"
     else:
-        path = f"{STATUS_PATH}/{_segment(request_id, 'request id')}"
+        path = f"{STATUS_PATH}/{_request_segment(request_id)}"
 
     return Request(operation="status", path=path, kind="poll")
 
@@ -83,7 +83,7 @@ def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Reque
     if routes is Routes.OPENAPI:
         segment = _job_segment(cohort_id)
     else:
-        segment = _segment(request_id, "request id")
+        segment = _request_segment(request_id)
 
     return Request(operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file")
 
@@ -137,6 +137,10 @@ def _properties_query(properties: bool | Sequence[str]) -> str:
 
 def _segment(value: str, what: str) -> str:
     return quote(checked_id(value, what), safe="")
+
+
+def _request_segment(request_id: str) -> str:
+    return quote(checked_request_id(request_id), safe="")
 
 
 def _job_segment(cohort_id: str | None) -> str:

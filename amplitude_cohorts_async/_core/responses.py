@@ -27,7 +27,7 @@ from ..errors import (
 from ..models import Cohort, ExportStatus, Usage
 from .converter import structure, structure_each
 from .elements import elements, opening_of
-from .ids import checked_id
+from .ids import checked_request_id
 from .redact import redact_links
 from .shapes import list_of, mapping_of, strings_of
 from .wire import Request, Response
@@ -116,12 +116,13 @@ def export_request_id(request: Request, response: Response) -> str:
         return str(request_id)
 
     try:
-        return checked_id(request_id, "request id")
+        return checked_request_id(request_id)
     except InvalidInputError as error:
         raise UnexpectedResponseError(
-            f"the export was accepted without a request id, so it cannot be followed "
+            f"the export was accepted without a request id that can be followed "
             f"({error}); see in `get_usage()` whether it was counted",
             path="$.request_id",
+            request_id=None if request_id is None else str(request_id),
         ) from None
 
 

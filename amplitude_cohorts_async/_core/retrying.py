@@ -49,15 +49,17 @@ def retry_delay(
     if attempt >= retrying.attempts or not may_repeat(replay, failure):
         return None
 
-    backoff = min(retrying.most, retrying.first * 2.0 ** min(attempt - 1, _DOUBLINGS))
+    backoff = min(
+        retrying.wait_max, retrying.wait_initial * 2.0 ** min(attempt - 1, _DOUBLINGS)
+    )
     delay = backoff * (0.5 + jitter / 2)
 
     if isinstance(failure, RateLimitedError | ServerError) and failure.retry_after:
-        if failure.retry_after > retrying.retry_after:
+        if failure.retry_after > retrying.max_retry_after:
             return None
         delay += failure.retry_after
 
-    return delay if waited + delay <= retrying.budget else None
+    return delay if waited + delay <= retrying.timeout else None
 
 
 def may_repeat(replay: Replay, failure: CohortsError) -> bool:

@@ -12,7 +12,7 @@ import attrs
 
 from ..errors import InvalidInputError
 from ..models import Region
-from .ids import checked_id
+from .ids import checked_id, checked_request_id
 from .shapes import strings_of
 
 VERSION = 1
@@ -74,7 +74,8 @@ def from_token(text: str) -> Ticket:
         InvalidInputError: It is neither.
     """
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
-        return Ticket(request_id=checked_id(text, "request id"))
+        bare = text.strip() if isinstance(text, str) else text
+        return Ticket(request_id=checked_request_id(bare))
 
     try:
         fields = json.loads(text)
@@ -113,7 +114,7 @@ def _ticket(fields: Mapping[str, object]) -> Ticket:
         cohort_id = fields.get("cohort_id")
 
         return Ticket(
-            request_id=checked_id(fields.get("request_id"), "request id"),
+            request_id=checked_request_id(fields.get("request_id")),
             cohort_id=None if cohort_id is None else checked_id(cohort_id, "cohort id"),
             properties=properties
             if isinstance(properties, bool)

@@ -45,7 +45,7 @@ class Sample:
         busy: Share of the time in which the event loop's thread was at work.
 
         ours: Share of the time in which it was at work for files, this one and
-            others; 0 when nobody knows.
+            others; 0 when unknown.
 
         waiting: Seconds that the wire waited for the disk, for each second;
             of several connections, each may have waited.
@@ -60,7 +60,7 @@ class Sample:
     left: int
 
 
-class Widening:
+class ParallelismController:
     """
     Opens connections as long as that pays.
 
@@ -74,9 +74,9 @@ class Widening:
         self._rate = 0.0
         self._from = 1
 
-    def look(self, sample: Sample) -> int:
+    def update(self, sample: Sample) -> int:
         """
-        Decide anew how many connections there should be.
+        Return how many connections there should be from now on.
 
         Args:
             sample: Taken since the number changed last.
@@ -106,7 +106,7 @@ class Widening:
         return int(self.connections * (_BUSY - others) / ours)
 
 
-class Spans:
+class RangeAllocator:
     """
     The bytes that are missing, handed out from the front.
     """
@@ -124,7 +124,7 @@ class Spans:
 
     def claim(self, connections: int) -> tuple[int, int] | None:
         """
-        Hand out the next part; None when there is none.
+        Return the next part, now handed out; None when there is none.
 
         The parts get smaller, so that all connections end at about the same
         time, and few requests are made.

@@ -10,7 +10,7 @@ from typing import Literal
 
 import attrs
 
-from ..protocols import Kind
+from ..limits import Kind
 
 Operation = Literal["list", "usage", "export", "status", "file", "upload", "membership"]
 

@@ -1,11 +1,36 @@
 """
-The real time.
+The time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """
+    The time: to read it and to wait for it.
+    """
+
+    def now(self) -> float:
+        """
+        Return the time in seconds on a clock that never goes back.
+        """
+        ...
+
+    def utcnow(self) -> datetime:
+        """
+        Return the date and time, aware and in UTC.
+        """
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """
+        Return after *seconds*; zero or less only lets other tasks run.
+        """
+        ...
 
 
 class SystemClock:
@@ -15,13 +40,13 @@ class SystemClock:
 
     def now(self) -> float:
         """
-        Tell the loop's time in seconds; it never goes back.
+        Return the loop's time in seconds; it never goes back.
         """
         return asyncio.get_running_loop().time()
 
     def utcnow(self) -> datetime:
         """
-        Tell the date and time, aware and in UTC.
+        Return the date and time, aware and in UTC.
         """
         return datetime.now(UTC)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import anyio
 import attrs
@@ -23,6 +23,7 @@ import attrs
 from .._core.shapes import mapping_of
 from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
+from .disk.saved_file import from_record, to_record
 from .threads import in_thread
 
 _logger = logging.getLogger(__name__)
@@ -204,8 +205,8 @@ def _alone(folder: Path) -> Generator[None]:
 
 
 def _line(key: str, saved: SavedExport) -> dict[str, object]:
-    # In a worker thread: a digest nobody asked for yet is worked out here.
-    return {"key": key, "saved": attrs.asdict(saved) | {"path": str(saved.path)}}
+    # In a worker thread: the digest may have to be worked out.
+    return {"key": key, "saved": to_record(saved)}
 
 
 def _read(line: Mapping[str, object], past: Past) -> None:
@@ -220,9 +221,7 @@ def _read(line: Mapping[str, object], past: Past) -> None:
     elif isinstance(token, str):
         past.requested[key] = token
     elif saved := mapping_of(line.get("saved")):
-        attributes: dict[str, Any] = {**saved}
-        attributes["path"] = Path(attributes["path"])
-        past.saved[key] = SavedExport(**attributes)
+        past.saved[key] = from_record(saved)
         past.requested.pop(key, None)
         past.in_run.add(key)
 

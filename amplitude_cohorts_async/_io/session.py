@@ -33,20 +33,11 @@ from ..errors import (
     TransportError,
     UnexpectedResponseError,
 )
-from ..events import Event, RequestSent, RetryScheduled
+from ..events import Event, EventHook, RequestSent, RetryScheduled
 from ..policies import Retrying
-from ..protocols import (
-    Clock,
-    CohortLocks,
-    EventHook,
-    ExplainedPermit,
-    JobBoard,
-    Limiter,
-    Permit,
-    SharesJobs,
-)
+from .clock import Clock
+from .limits.base import Limiter, Permit, RunningJobs
 from .limits.board import LocalBoard
-from .limits.turns import Turns
 from .rescue import brought_in
 from .wire.answer import Answer
 from .wire.transport import Transport
@@ -76,39 +67,37 @@ class Session:
         limiter: Limiter,
         clock: Clock,
         retrying: Retrying,
-        chance: Callable[[], float],
+        rng: Callable[[], float],
         hook: EventHook | None,
         origin: str,
+        file_mode: int | None = None,
     ) -> None:
         self.limiter = limiter
         self.clock = clock
-        self.chance = chance
+        self.rng = rng
         self.retrying = retrying
         self.transport = transport
+        self.file_mode = file_mode
         self._hook = hook
         self._origin = origin
-        self._locks = Turns()
         self._board = LocalBoard(clock)
         self._purchases = 0
         self._is_idle = asyncio.Event()
 
     @property
-    def board(self) -> JobBoard:
+    def board(self) -> RunningJobs:
         """
-        Where those who want the same export find each other.
+        The running exports: of all that share the limiter, if it keeps them.
         """
-        limiter = self.limiter
+        shared = self.limiter.job_store
 
-        return limiter.board if isinstance(limiter, SharesJobs) else self._board
+        return self._board if shared is None else shared
 
     def writing_to(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
         """
-        Wait until nobody else writes to this cohort.
+        Wait until no other task writes to this cohort.
         """
-        if isinstance(self.limiter, CohortLocks):
-            return self.limiter.cohort(cohort_id)
-
-        return self._locks.of(cohort_id)
+        return self.limiter.cohort_lock(cohort_id)
 
     def emit(self, event: Event) -> None:
         """
@@ -208,7 +197,7 @@ class Session:
                     failure,
                     attempt=count,
                     waited=waited,
-                    jitter=self.chance(),
+                    jitter=self.rng(),
                 )
                 if delay is None:
                     raise
@@ -324,13 +313,13 @@ class Session:
         asked: float | None,
     ) -> None:
         if asked is not None:
-            asked = min(asked, self.retrying.retry_after)
+            asked = min(asked, self.retrying.max_retry_after)
 
-        if isinstance(permit, ExplainedPermit) and isinstance(answer, Response):
-            error = error_of(request, answer, now=self.clock.utcnow())
-            permit.refused(error.details, asked)
-        else:
-            permit.throttled(asked)
+        details = ""
+        if isinstance(answer, Response):
+            details = error_of(request, answer, now=self.clock.utcnow()).details
+
+        permit.throttled(asked, details=details)
 
     def _accepted(self, request: Request, response: Response) -> Response:
         if _is_success(response):

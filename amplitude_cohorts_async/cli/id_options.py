@@ -14,10 +14,9 @@ import anyio.to_thread
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._io.writes.ids import IdSource, each_of, ids_of_stream
-from .._io.writes.writing import OnSkipped
+from .. import CohortsClient, read_ids
 from ..models import IdType, MembershipReport, OperationReport
+from ..types import IdSource, OnSkipped
 from . import render
 from .common import Connection
 
@@ -25,9 +24,11 @@ __all__ = (
     "CountGroup",
     "Ids",
     "Kind",
+    "MaxRemoved",
     "MembershipChange",
     "Skipped",
     "Strict",
+    "Yes",
     "id_source",
     "show_members",
     "skipped_to",
@@ -53,6 +54,16 @@ CountGroup: TypeAlias = Annotated[
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Fail on ids the service does not know.")
 ]
+MaxRemoved: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="The largest share of the members to remove.",
+    ),
+]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Skipped: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append the ids that were skipped to this file."),
@@ -105,13 +116,13 @@ def id_source(connection: Connection, ids: Path) -> IdSource:
     if connection.secret_key_stdin:
         raise typer.BadParameter("stdin cannot hold both the secret key and the ids")
 
-    return each_of(ids_of_stream(sys.stdin.buffer, "standard input"))
+    return read_ids(sys.stdin.buffer)
 
 
 @asynccontextmanager
 async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
     """
-    Open a file for the ids that are skipped; None keeps them nowhere.
+    Open a file for the ids that are skipped; None discards them.
     """
     if path is None:
         yield None
@@ -126,14 +137,14 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
         file.writelines(f"{id_}\n" for id_ in ids)
         file.flush()
 
-    async def tell(ids: Sequence[str]) -> None:
+    async def append_in_thread(ids: Sequence[str]) -> None:
         """
-        Write them where it holds up nobody.
+        Write the ids without blocking the loop.
         """
         await anyio.to_thread.run_sync(append, ids)
 
     try:
-        yield tell
+        yield append_in_thread
     finally:
         file.close()
 

@@ -1,5 +1,5 @@
 """
-How an export goes, on stderr, for whoever watches: a terminal, or nobody.
+The progress of exports and writes, on stderr, where that is a terminal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..events import (
 )
 from .render import printable
 
-__all__ = ("Narrator", "bars", "watched_terminal")
+__all__ = ("ProgressDisplay", "bars", "watched_terminal")
 
 _NARROW = 60
 """
@@ -43,7 +43,7 @@ Columns of a terminal below which speed and time have no room.
 """
 
 
-class Narrator:
+class ProgressDisplay:
     """
     An event hook that draws a bar for each job; silent without a terminal.
     """

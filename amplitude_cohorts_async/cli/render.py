@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import cast
@@ -37,6 +37,12 @@ __all__ = (
     "table",
     "usage",
 )
+
+_ALSO: Mapping[type, Sequence[str]] = {
+    # Users of the JSON should not have to subtract.
+    Usage: ["remaining"],
+    SavedExport: ["sha256", "rows"],
+}
 
 JSON_VERSION = 1
 """
@@ -264,9 +270,8 @@ def _plain(value: object) -> object:
     kind = type(value)
 
     if attrs.has(kind):
-        names = [field.name for field in attrs.fields(kind)]
-        # Users of the JSON should not have to subtract.
-        names += ["remaining"] if isinstance(value, Usage) else []
+        names = [field.name for field in attrs.fields(kind) if field.name != "file"]
+        names += _ALSO.get(kind, ())
         return {name: getattr(value, name) for name in names}
 
     if isinstance(value, BaseException):

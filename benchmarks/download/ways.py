@@ -102,7 +102,7 @@ async def ours(url: str, out: Path, **keywords: object) -> None:
         "secret-key",
         base_url=f"http://127.0.0.1:{port}",
         limits=UNLIMITED,
-        polling=Polling(first=0.0, every=0.01),
+        polling=Polling(initial_delay=0.0, interval=0.01),
         **keywords,  # type: ignore[arg-type]
     ) as client:
         job = await client.resume_export("Sf7M9j").wait()
@@ -120,7 +120,7 @@ async def one_connection(url: str, out: Path) -> None:
     """
     from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
 
-    await ours(url, out, downloading=Downloading(connections=1))
+    await ours(url, out, downloading=Downloading(max_connections=1))
 
 
 async def ordinary(url: str, out: Path) -> None:

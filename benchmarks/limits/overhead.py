@@ -16,12 +16,14 @@ from aiolimiter import AsyncLimiter
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
-from amplitude_cohorts_async.limits import Limits, Rate
-from amplitude_cohorts_async.protocols import Kind
+from amplitude_cohorts_async.limits import Kind, Limits, Rate
 
 TIMES = 5_000
-# The documented shape, with windows that never fill.
-ROOMY = Limits(exports=[Rate(20_000, per=60), Rate(200_000, per=600)])
+# The documented shape, with windows and buckets that never fill.
+ROOMY = Limits(
+    exports=[Rate(20_000, per=60), Rate(200_000, per=600)],
+    polls=Rate(1_000_000, per=1),
+)
 
 
 async def slot(kind: Kind) -> list[float]:
@@ -57,6 +59,7 @@ async def main() -> None:
     """
     ways = {
         "two aiolimiter buckets and a semaphore": bare,
+        "slot('file')": lambda: slot("file"),
         "slot('poll')": lambda: slot("poll"),
         "slot('export')": lambda: slot("export"),
     }

@@ -43,7 +43,7 @@ CODES = {
     "MissingExtraError": 2,
     "MonthlyQuotaError": 6,
     "NotFoundError": 4,
-    "PartialUploadError": 7,
+    "PartialWriteError": 7,
     "PermissionDeniedError": 3,
     "QuotaError": 6,
     "QuotaWaitError": 6,

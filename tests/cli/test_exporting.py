@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import stat
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,26 @@ def test_resume_checks_its_target_before_it_waits(command, cohorts_emulator):
     assert [] == cohorts_emulator.log
 
 
+def test_new_files_have_the_mode_that_was_asked_for(command, cohorts_emulator):
+    """
+    --file-mode is octal, for one file, for many, and for the command that goes on.
+    """
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    command("export", "c1", "--file-mode", "640")
+    command("export", "c1", "c2", "-o", ".", "--file-mode", "0604")
+    words = shlex.split(
+        command("export", "slow", "--file-mode", 400, "--timeout", 20)
+        .err.splitlines()[-1]
+        .removeprefix("To go on: amplitude-cohorts ")
+    )
+    command(*words)
+
+    assert [0o640, 0o604, 0o400] == [
+        stat.S_IMODE(Path(f"{name}.csv").stat().st_mode)
+        for name in ("c1", "c2", "slow")
+    ]
+
+
 def test_many_go_into_a_directory(command):
     """
     Several cohorts, one file and one line each.
@@ -210,6 +231,8 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
         ("c1", "-o", "missing/out.csv"),
         ("c1", "-o", "out"),
         ("c1", "--format", "xml"),
+        ("c1", "--file-mode", "rw"),
+        ("c1", "--file-mode", "1000"),
         ("c1", "c2", "--at-once", "0"),
         (),
     ],

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async import _client as client_module
-from amplitude_cohorts_async._io.writes import batches as batches_module
+from amplitude_cohorts_async import _operations
+from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import refused, works
@@ -47,7 +47,7 @@ def no_waiting(
     """
     The command shares the emulator's clock, which jumps.
     """
-    monkeypatch.setattr(client_module, "SystemClock", lambda: cohorts_emulator.clock)
+    monkeypatch.setattr(_operations, "SystemClock", lambda: cohorts_emulator.clock)
 
 
 def run(capsys: Capture, *words: object) -> tuple[int, str, str]:
@@ -193,12 +193,60 @@ def test_upload_has_an_option_for_every_parameter(
 
     assert "none, validated only" in run(capsys, *words, "--validate-only")[1]
     assert {"old"} == cohorts_emulator.members_of("1a2bc3d")
-    assert 0 == run(capsys, *words, "--replace", "1a2bc3d")[0]
+    assert 0 == run(capsys, *words, "--replace", "1a2bc3d", "--yes")[0]
     assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
     assert 1 == run(capsys, *words, "--strict")[0]
     assert ["1a2bc3d"] == cohorts_emulator.cohort_ids
     assert 0 == run(capsys, *words, "--unpublished", "--group", "company")[0]
     assert 2 == len(cohorts_emulator.cohort_ids)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_replacement_asks_and_takes_no_for_an_answer(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """
+    With no terminal to ask at, it refuses.
+    """
+    cohorts_emulator.add_cohort("1a2bc3d", members=["old"])
+    words = ("upload", "Buyers", ids, "--id-type", "user", "--replace", "1a2bc3d")
+    code, _, err = run(capsys, *words)
+
+    assert (2, True) == (code, "pass --yes" in err)
+    assert [] == cohorts_emulator.log
+
+    for answer, code, expected in (("n", 1, {"old"}), ("y", 0, {"ann", "bob"})):
+        stdin = io.StringIO(f"{answer}\n")
+        monkeypatch.setattr(stdin, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        assert code == run(capsys, *words)[0]
+        assert expected == cohorts_emulator.members_of("1a2bc3d")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_replacement_is_guarded(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
+):
+    """
+    It removes half of the members at most, unless told otherwise.
+    """
+    members = [f"user-{number}" for number in range(100)]
+    cohorts_emulator.add_cohort("1a2bc3d", members=members)
+    words = ("upload", "Buyers", ids, "--id-type", "user", "--replace", "1a2bc3d")
+    words = (*words, "--yes", "--journal", tmp_path / "journal")
+    code, _, err = run(capsys, *words)
+
+    assert (2, True) == (code, "at least 97" in err)
+    assert "To go on" not in err
+    assert 100 == len(cohorts_emulator.members_of("1a2bc3d"))
+
+    words = (*words[:-2], "--max-removed", 1)
+    assert 0 == run(capsys, *words)[0]
+    assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
 
 
 def test_members_are_added_and_removed(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.csvparse import MemberReader
 from amplitude_cohorts_async._core.csvtext import CsvError
-from amplitude_cohorts_async.contrib import arrow
+from amplitude_cohorts_async._io.disk import arrow
 from amplitude_cohorts_async.contrib.arrow import ArrowReader, record_batches
 from amplitude_cohorts_async.contrib.parquet import ParquetWriter
 from amplitude_cohorts_async.errors import InvalidInputError, MissingExtraError

@@ -18,6 +18,7 @@ import pytest
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
+from amplitude_cohorts_async._core.schedule import reuse_after
 from support.fleet import LIMITS, Watcher, Worker
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
         async with fleet(worker) as processes:
             await finish(processes)
 
-    permitted = 4 / (LIMITS.hold(LIMITS.exports[0]) + (worker.least + worker.most) / 2)
+    permitted = 4 / (
+        reuse_after(LIMITS.exports[0], LIMITS) + (worker.least + worker.most) / 2
+    )
     assert 4 == watcher.most_in_a_window
     assert 5 == watcher.most_in_flight
     assert watcher.per_second >= 0.95 * permitted

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import compress
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,6 @@ from amplitude_cohorts_async._core.batching import (
     MOST_MEMBERS,
     Batch,
     Batcher,
-    Distinct,
     checked_ids,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
@@ -106,32 +104,6 @@ def test_digest_is_that_of_the_ids_as_lines():
     (batch,) = batches_of([["ann", "böb"]], 10)
 
     assert hashlib.sha256("ann\nböb\n".encode()).hexdigest() == batch.digest
-
-
-@given(st.lists(st.lists(IDS, max_size=9), max_size=9))
-def test_each_id_is_new_once(slices: list[list[str]]):
-    """
-    What the flags let through is each id once, at its first place.
-    """
-    distinct = Distinct()
-    fresh = [id_ for ids in slices for id_ in compress(ids, distinct.flags(ids))]
-    ids = [id_ for part in slices for id_ in part]
-
-    assert list(dict.fromkeys(ids)) == fresh
-    assert len(fresh) == distinct.count
-    assert ids == distinct.known(ids)
-    assert [] == distinct.known(["never seen before"])
-
-
-def test_more_ids_than_a_cohort_holds_are_refused():
-    """
-    The one too many is noticed, with the number in the message.
-    """
-    distinct = Distinct(most=3)
-    distinct.flags(["a", "b", "c", "a"])
-
-    with pytest.raises(InvalidInputError, match="more than 3 different ids"):
-        distinct.flags(["d"])
 
 
 @given(st.lists(IDS | st.integers()))

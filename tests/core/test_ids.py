@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.ids import checked_id
+from amplitude_cohorts_async._core.ids import checked_id, checked_request_id
 from amplitude_cohorts_async.errors import InvalidInputError
 
 
@@ -46,3 +46,15 @@ def test_an_id_is_one_segment(value: str) -> None:
     url = urlsplit(f"https://example.com/a/{quote(value, safe='')}/file")
     assert ["", "a", value, "file"] == [unquote(part) for part in url.path.split("/")]
     assert "" == url.query == url.fragment
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_a_request_id_is_one_segment(value: str) -> None:
+    """
+    Any text that the service gives arrives at its side as the segment it was.
+    """
+    assume(value not in {".", ".."})
+    checked_request_id(value)
+
+    url = urlsplit(f"https://example.com/a/{quote(value, safe='')}/file")
+    assert ["", "a", value, "file"] == [unquote(part) for part in url.path.split("/")]

@@ -8,6 +8,7 @@ import math
 
 import pytest
 
+from amplitude_cohorts_async._core.schedule import reuse_after
 from amplitude_cohorts_async.errors import ConfigurationError
 from amplitude_cohorts_async.limits import (
     DOCUMENTED,
@@ -52,9 +53,9 @@ def test_one_rate_needs_no_brackets():
 
 def test_a_place_is_held_a_little_longer_than_the_window():
     """
-    A thousandth for the clock's drift, and the guard.
+    A thousandth for the clock's drift, and the margin.
     """
-    assert pytest.approx(60.31) == DOCUMENTED.hold(Rate(4, per=60))
+    assert pytest.approx(60.31) == reuse_after(Rate(4, per=60), DOCUMENTED)
 
 
 def test_shares_add_up_to_no_more_than_the_whole():
@@ -65,6 +66,7 @@ def test_shares_add_up_to_no_more_than_the_whole():
 
     assert 2 == share.in_flight
     assert (Rate(2, per=60), Rate(30, per=600)) == share.exports
+    assert Rate(3, per=2) == share.polls == share.writes
     assert DOCUMENTED == DOCUMENTED.share(1)
 
 
@@ -85,10 +87,11 @@ def test_there_are_only_so_many_shares(processes: int, says: str):
         ("in_flight", True),
         ("exports", ["4/60"]),
         ("monthly_reserve", -1),
-        ("guard", -0.1),
-        ("linger", math.inf),
-        ("linger", math.nan),
-        ("deadline", 0),
+        ("polls", 3),
+        ("writes", "3/1"),
+        ("clock_margin", -0.1),
+        ("release_delay", math.inf),
+        ("release_delay", math.nan),
         ("max_wait", -1.0),
         ("max_wait", "1"),
     ],

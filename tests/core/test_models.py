@@ -49,7 +49,7 @@ def test_a_download_needs_a_connection():
     """
     One is the least, and turns further ones off.
     """
-    assert 1 == Downloading(connections=1).connections
+    assert 1 == Downloading(max_connections=1).max_connections
 
     with pytest.raises(ConfigurationError, match="connections >= 1, got 0"):
-        Downloading(connections=0)
+        Downloading(max_connections=0)

@@ -208,6 +208,43 @@ def test_no_bytes_break_the_reader(body: bytes) -> None:
             read(REQUEST, answer(200, body))
 
 
+@pytest.mark.parametrize(
+    "request_id", ["Sf7M9j", 7, "a b", "\n", "../..", "ü", "x" * 999]
+)
+def test_any_text_names_an_export(request_id: object) -> None:
+    """
+    What can be percent-encoded can be followed, whatever it looks like.
+    """
+    body = answer(202, {"request_id": request_id})
+
+    assert str(request_id) == responses.export_request_id(REQUEST, body)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "kept"),
+    [
+        (None, None),
+        ("", ""),
+        ("..", ".."),
+        ("\ud800", "\ud800"),
+        ("x" * 9_999, "x" * 9_999),
+        (1.5, "1.5"),
+        (["a"], "['a']"),
+    ],
+)
+def test_an_id_that_cannot_be_followed_is_kept(
+    request_id: object, kept: str | None
+) -> None:
+    """
+    The export is spent: what there is of its name is an attribute of the error.
+    """
+    with pytest.raises(UnexpectedResponseError, match="get_usage") as caught:
+        responses.export_request_id(REQUEST, answer(202, {"request_id": request_id}))
+
+    assert kept == caught.value.request_id
+    assert "$.request_id" == caught.value.path
+
+
 @given(st.dictionaries(st.sampled_from(["cohorts", "rest_download", "usage"]), JSON))
 def test_no_json_breaks_the_reader(body: dict[str, Any]) -> None:
     """

@@ -57,7 +57,7 @@ def test_waits_grow() -> None:
     """
     Each wait is about twice the last, up to a most.
     """
-    retrying = Retrying(attempts=20, first=1.0, most=8.0)
+    retrying = Retrying(attempts=20, wait_initial=1.0, wait_max=8.0)
     waits = [
         retry_delay(retrying, Replay.SAFE, SENT, attempt=n, waited=0.0, jitter=1.0)
         for n in range(1, 7)
@@ -93,10 +93,10 @@ def test_retry_after_is_kept() -> None:
     retrying=st.builds(
         Retrying,
         attempts=st.integers(1, 50),
-        first=st.floats(0, 100),
-        most=st.floats(0, 100),
-        budget=st.floats(0, 1_000),
-        retry_after=st.floats(0, 1_000),
+        wait_initial=st.floats(0, 100),
+        wait_max=st.floats(0, 100),
+        timeout=st.floats(0, 1_000),
+        max_retry_after=st.floats(0, 1_000),
     ),
 )
 def test_an_end_is_certain(
@@ -116,7 +116,7 @@ def test_an_end_is_certain(
         attempt, waited = attempt + 1, waited + wait
 
     assert attempt <= retrying.attempts
-    assert waited <= retrying.budget
+    assert waited <= retrying.timeout
 
 
 @given(
@@ -159,4 +159,4 @@ def test_many_attempts_do_not_overflow(attempt: int) -> None:
     )
 
     assert wait is not None
-    assert wait <= retrying.most
+    assert wait <= retrying.wait_max

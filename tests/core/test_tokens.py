@@ -19,6 +19,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 IDS = st.text(
     st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=40
 ).filter(lambda text: text.isprintable() and text not in {".", ".."})
+REQUEST_IDS = TEXT.filter(lambda text: text not in {"", ".", ".."})
 MOMENTS = st.none() | st.datetimes(
     min_value=datetime(1971, 1, 1),  # noqa: DTZ001 - the zone comes with the strategy
     max_value=datetime(2999, 1, 1),  # noqa: DTZ001
@@ -26,7 +27,7 @@ MOMENTS = st.none() | st.datetimes(
 )
 TICKETS = st.builds(
     Ticket,
-    request_id=IDS.filter(lambda text: not text.startswith("{")),
+    request_id=REQUEST_IDS,
     cohort_id=st.none() | IDS,
     properties=st.booleans() | st.lists(TEXT).map(tuple),
     requested_at=MOMENTS,
@@ -90,7 +91,9 @@ def test_any_other_text_is_a_request_id(text: str) -> None:
     [
         "",
         " ",
-        "two words",
+        ".",
+        "\ud800",
+        "x" * 1_025,
         None,
         7,
         b"Sf7M9j",
@@ -100,6 +103,7 @@ def test_any_other_text_is_a_request_id(text: str) -> None:
         '{"version":"1","request_id":"a"}',
         '{"version":1}',
         '{"version":1,"request_id":""}',
+        '{"version":1,"request_id":".."}',
         '{"version":1,"request_id":"a","region":"MARS"}',
         '{"version":1,"request_id":"a","requested_at":"then"}',
         '{"version":1,"request_id":"a","requested_at":"2026-06-15T12:00:00"}',

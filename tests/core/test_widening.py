@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.widening import Sample, Spans, Widening
+from amplitude_cohorts_async._core.widening import (
+    ParallelismController,
+    RangeAllocator,
+    Sample,
+)
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -27,11 +31,11 @@ def grown(rates: dict[int, float], *, most: int = 16, others: float = 0.05) -> i
     """
     Look ten times at a store that gives so many bytes a second to so many.
     """
-    widening = Widening(most)
+    controller = ParallelismController(most)
     for _ in range(10):
-        widening.look(sample(rates[widening.connections], others=others))
+        controller.update(sample(rates[controller.connections], others=others))
 
-    return widening.connections
+    return controller.connections
 
 
 def test_a_throttled_store_gets_all_there_may_be():
@@ -53,31 +57,31 @@ def test_a_busy_moment_is_not_for_ever():
     """
     Where the loop allowed one more connection only, that one's share is enough.
     """
-    widening = Widening(16)
-    assert 2 == widening.look(sample(40e6, others=0.8))
-    assert 16 == widening.look(sample(75e6))
+    controller = ParallelismController(16)
+    assert 2 == controller.update(sample(40e6, others=0.8))
+    assert 16 == controller.update(sample(75e6))
 
 
 def test_what_a_store_sends_ahead_is_not_expected_for_ever():
     """
     New connections bring more at first; later ones are held against the first.
     """
-    widening = Widening(16)
-    assert 11 == widening.look(sample(40e6, others=0.46))
-    assert 11 == widening.look(sample(570e6, others=0.4))
-    assert 16 == widening.look(sample(440e6))
+    controller = ParallelismController(16)
+    assert 11 == controller.update(sample(40e6, others=0.46))
+    assert 11 == controller.update(sample(570e6, others=0.4))
+    assert 16 == controller.update(sample(440e6))
 
 
 def test_other_files_are_received_as_well():
     """
     Five at a time share what there is: each sees what all of them cost.
     """
-    files = [Widening(16) for _ in range(5)]
+    files = [ParallelismController(16) for _ in range(5)]
     for _ in range(10):
         rates = [30e6 * file.connections for file in files]
         ours = 1e-9 * sum(rates)
         for file, rate in zip(files, rates, strict=True):
-            file.look(Sample(rate=rate, busy=0.05 + ours, ours=ours, left=GIB))
+            file.update(Sample(rate=rate, busy=0.05 + ours, ours=ours, left=GIB))
 
     assert 0.7 < 30e6 * 1e-9 * sum(file.connections for file in files) < 0.9
 
@@ -86,18 +90,18 @@ def test_a_slow_machine_gets_fewer():
     """
     What receiving costs here is measured, not known.
     """
-    widening = Widening(16)
+    controller = ParallelismController(16)
 
-    assert 2 == widening.look(sample(100e6, cost=3e-9))
+    assert 2 == controller.update(sample(100e6, cost=3e-9))
 
 
 def test_where_nobody_measured_all_work_counts():
     """
     As on the ordinary path, whose cost is spread over others' code.
     """
-    widening = Widening(16)
+    controller = ParallelismController(16)
 
-    assert 3 == widening.look(Sample(rate=40e6, busy=0.3, left=GIB))
+    assert 3 == controller.update(Sample(rate=40e6, busy=0.3, left=GIB))
 
 
 def test_a_fast_store_and_a_busy_loop_get_one():
@@ -120,14 +124,14 @@ def test_what_is_nearly_there_gets_no_more(left: int):
     """
     A few megabytes are here before another connection is.
     """
-    assert 1 == Widening(16).look(Sample(rate=1e6, busy=0.0, left=left))
+    assert 1 == ParallelismController(16).update(Sample(rate=1e6, busy=0.0, left=left))
 
 
 def test_a_store_that_is_silent_gets_no_more():
     """
     No byte says nothing about connections.
     """
-    assert 1 == Widening(16).look(Sample(rate=0.0, busy=0.0, left=GIB))
+    assert 1 == ParallelismController(16).update(Sample(rate=0.0, busy=0.0, left=GIB))
 
 
 @given(
@@ -137,7 +141,7 @@ def test_parts_are_all_bytes_once_in_order(start: int, size: int, counts: list[i
     """
     The parts touch, begin at the start and end at the end; none is empty.
     """
-    spans = Spans(start, start + size)
+    spans = RangeAllocator(start, start + size)
     at = start
 
     for number in range(100_000):

@@ -1,5 +1,5 @@
 """
-Stages that work at the same time.
+Filters that work at the same time.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import threading
 import pytest
 
 from amplitude_cohorts_async._core.malformed import Malformed
-from amplitude_cohorts_async._io.disk import aside
-from amplitude_cohorts_async._io.disk.aside import Aside
+from amplitude_cohorts_async._io.disk import stages
+from amplitude_cohorts_async._io.disk.stages import InThread
 
 
 class Collected:
     """
-    A stage that remembers, and may be held up or broken.
+    A filter that remembers, and may be held up or broken.
     """
 
     def __init__(self, *, error: BaseException | None = None) -> None:
@@ -56,14 +56,14 @@ def test_all_arrives_in_order_in_another_thread() -> None:
     What is handed over in a buffer that is used again arrives as it was.
     """
     then = Collected()
-    stage = Aside(then)
+    chain = InThread(then)
     room = bytearray(4)
 
     for number in range(1000):
         room[:] = b"%04d" % number
-        stage.write(memoryview(room))
+        chain.write(memoryview(room))
 
-    stage.finish()
+    chain.finish()
 
     assert then.data == b"".join(b"%04d" % number for number in range(1000))
     assert ["finished"] == then.ends
@@ -76,38 +76,38 @@ def test_nothing_written_needs_no_thread() -> None:
     An end without bytes is passed on as well.
     """
     then = Collected()
-    Aside(then).finish()
+    InThread(then).finish()
 
     assert ["finished"] == then.ends
 
 
 def test_few_pieces_wait() -> None:
     """
-    The faster stage waits for the slower one: memory has a bound.
+    The faster chain waits for the slower one: memory has a bound.
     """
     then = Collected()
     then.may_go_on.clear()
-    stage = Aside(then)
+    chain = InThread(then)
     written = 0
 
     def write() -> None:
         nonlocal written
         for _ in range(100):
-            stage.write(b"x")
+            chain.write(b"x")
             written += 1
 
     before = set(threading.enumerate())
     writer = threading.Thread(target=write)
     writer.start()
     # One is in the other's hands.
-    while written <= aside._WAITING:
+    while written <= stages._QUEUE_SIZE:
         writer.join(0.01)
     writer.join(0.05)
-    assert aside._WAITING + 1 == written
+    assert stages._QUEUE_SIZE + 1 == written
 
     then.may_go_on.set()
     writer.join()
-    stage.finish()
+    chain.finish()
 
     assert 100 == len(then.data)
     assert set(threading.enumerate()) <= before
@@ -118,25 +118,25 @@ def test_an_error_is_raised_by_a_later_call() -> None:
     Whoever writes on, or ends, hears of it, and never waits in vain.
     """
     error = Malformed("no text of members")
-    stage = Aside(Collected(error=error))
+    chain = InThread(Collected(error=error))
 
     with pytest.raises(Malformed, match="no text of members"):
         for _ in range(100_000):
-            stage.write(b"x")
+            chain.write(b"x")
 
     with pytest.raises(Malformed, match="no text of members"):
-        stage.finish()
+        chain.finish()
 
 
 def test_whatever_ends_the_other_thread_is_told() -> None:
     """
     Also what is no error: a piece that was not taken is never forgotten.
     """
-    stage = Aside(Collected(error=SystemExit("enough")))
-    stage.write(b"x")
+    chain = InThread(Collected(error=SystemExit("enough")))
+    chain.write(b"x")
 
     with pytest.raises(SystemExit, match="enough"):
-        stage.finish()
+        chain.finish()
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
@@ -147,15 +147,15 @@ def test_what_is_discarded_is_not_written_on(is_broken: bool) -> None:
     then = Collected(error=OSError(28, "No space left") if is_broken else None)
     then.may_go_on.clear()
     before = set(threading.enumerate())
-    stage = Aside(then)
+    chain = InThread(then)
 
-    for _ in range(aside._WAITING):
-        stage.write(b"x")
+    for _ in range(stages._QUEUE_SIZE):
+        chain.write(b"x")
 
     helper = threading.Timer(0.05, then.may_go_on.set)
     helper.start()
-    stage.discard()
-    stage.discard()
+    chain.discard()
+    chain.discard()
     helper.join()
 
     assert len(then.data) <= 1
@@ -168,10 +168,10 @@ def test_a_discarded_end_is_kept() -> None:
     Discarding after the end changes nothing of what was written.
     """
     then = Collected()
-    stage = Aside(then)
-    stage.write(b"x")
-    stage.finish()
-    stage.discard()
+    chain = InThread(then)
+    chain.write(b"x")
+    chain.finish()
+    chain.discard()
 
     assert b"x" == then.data
     assert ["finished", "discarded"] == then.ends

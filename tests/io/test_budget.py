@@ -12,16 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._io.limits.base import LocalCounter
 from amplitude_cohorts_async._io.limits.budget import Budget
 from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
-from amplitude_cohorts_async._io.limits.tally import OwnTally
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
     MonthlyQuotaError,
     ServerError,
 )
 from amplitude_cohorts_async.models import Usage
-from amplitude_cohorts_async.protocols import Tally
 from amplitude_cohorts_async.testing.clock import FakeClock
 from support.virtual_loop import run_virtually
 
@@ -260,11 +259,13 @@ async def test_an_unknown_allowance_is_an_error():
 
 async def test_clients_of_an_app_count_together():
     """
-    The limiter's tally is seen by every client that shares the limiter.
+    The limiter's counter is seen by every client that shares the limiter.
     """
     service, limiter = Service(limit=3), LocalLimiter()
-    assert isinstance(limiter, Tally)
-    budgets = [Budget(service.usage, clock=november(), tally=limiter) for _ in range(2)]
+    budgets = [
+        Budget(service.usage, clock=november(), counter=limiter.counter)
+        for _ in range(2)
+    ]
     await budgets[0].left()
     await budgets[1].left()
 
@@ -281,11 +282,11 @@ async def test_an_old_months_counters_are_dropped():
     """
     A process that runs for years keeps one month's.
     """
-    tally = OwnTally()
-    await tally.tally("old", 1, until=datetime(2026, 12, 8, tzinfo=UTC))
-    await tally.tally("new", 1, until=DECEMBER.replace(year=2027))
+    counter = LocalCounter()
+    await counter.add("old", 1, until=datetime(2026, 12, 8, tzinfo=UTC))
+    await counter.add("new", 1, until=DECEMBER.replace(year=2027))
 
-    assert ["new"] == list(tally._counts)
+    assert ["new"] == list(counter._counts)
 
 
 @settings(max_examples=50, deadline=None)

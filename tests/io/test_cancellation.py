@@ -126,8 +126,8 @@ async def told(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(in_flight=1, exports=(), linger=0.0),
-        polling=Polling(first=0.001, every=0.001),
+        limits=Limits(in_flight=1, exports=(), release_delay=0.0),
+        polling=Polling(initial_delay=0.001, interval=0.001),
         hook=heard.append,
     ) as client:
         yield client, heard
@@ -148,7 +148,7 @@ def check_nothing_left(client: CohortsClient, tasks: set[asyncio.Task[Any]]) -> 
     """
     Fail if a slot is taken, somebody waits for one, or a task of ours runs.
     """
-    statistics = client._session.limiter.statistics()
+    statistics = client._operations.session.limiter.statistics()
     ours = [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)]
 
     assert 0 == statistics["in_flight"] == statistics["waiting"]
@@ -243,8 +243,8 @@ async def test_a_client_cancelled_anywhere(
             SECRET_KEY,
             base_url=server.url,
             clock=clock,
-            polling=Polling(first=0.001, every=0.001),
-            limits=Limits(exports=(), linger=0.0),
+            polling=Polling(initial_delay=0.001, interval=0.001),
+            limits=Limits(exports=(), release_delay=0.0),
         ) as client:
             await client.export(cohort_id, tmp_path / "members.csv")
 

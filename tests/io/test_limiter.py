@@ -14,8 +14,13 @@ import pytest
 
 from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
 from amplitude_cohorts_async.errors import QuotaWaitError
-from amplitude_cohorts_async.limits import DOCUMENTED, LEAVE_ROOM, UNLIMITED, Limits
-from amplitude_cohorts_async.protocols import Kind
+from amplitude_cohorts_async.limits import (
+    DOCUMENTED,
+    LEAVE_ROOM,
+    UNLIMITED,
+    Kind,
+    Limits,
+)
 from amplitude_cohorts_async.testing.clock import FakeClock
 from support.counting import most_in_any
 from support.virtual_loop import run_virtually
@@ -55,7 +60,7 @@ async def refuse(
     Let one request be answered 429.
     """
     async with limiter.slot(kind) as permit:
-        permit.refused(details, retry_after)
+        permit.throttled(retry_after, details=details)
 
 
 def starts_of(count: int, *, limits: Limits = DOCUMENTED) -> list[float]:
@@ -89,14 +94,14 @@ def test_the_first_four_exports_start_at_once():
 
 def test_the_fifth_export_waits_for_a_window_after_the_first_one_ended():
     """
-    A place is free 60 s, a thousandth and a guard after its request's end.
+    A place is free 60 s, a thousandth and a margin after its request's end.
     """
     assert pytest.approx(0.5 + 60.06 + 0.25, abs=1e-3) == starts_of(5)[4]
 
 
 def test_two_hundred_exports_take_98_percent_of_the_best_schedule():
     """
-    What the guard and the latency cost is less than two per cent.
+    What the margin and the latency cost is less than two per cent.
     """
     best = (200 / 4 - 1) * 60.0
 
@@ -216,7 +221,7 @@ def test_cancelling_loses_no_place():
             for _ in range(4):
                 group.create_task(request(limiter, starts=after))
             for _ in range(5):
-                group.create_task(request(limiter, "poll", starts=after))
+                group.create_task(request(limiter, "file", starts=after))
         return starts, [start - asked for start in after]
 
     starts, after = run_virtually(main())
@@ -226,7 +231,7 @@ def test_cancelling_loses_no_place():
     assert [0.0] * 5 + [0.5] * 4 == after
 
 
-def test_a_place_lingers_after_a_cancelled_request():
+def test_a_place_is_released_late_after_a_cancelled_request():
     """
     The service may still be busy with what we gave up: one second longer.
     """
@@ -242,13 +247,13 @@ def test_a_place_lingers_after_a_cancelled_request():
     assert pytest.approx(3.0, abs=1e-3) == run_virtually(main())
 
 
-def test_a_place_that_lingers_does_not_hold_up_one_that_comes_back():
+def test_a_place_released_late_does_not_hold_up_another():
     """
     Who waits takes the first place that is free, whichever it is.
     """
 
     async def main() -> float:
-        limiter = LocalLimiter(Limits(in_flight=2, linger=50))
+        limiter = LocalLimiter(Limits(in_flight=2, release_delay=50))
         given_up = asyncio.create_task(request(limiter, "poll", seconds=10))
         other = asyncio.create_task(request(limiter, "poll", seconds=5))
         await asyncio.sleep(2)
@@ -399,7 +404,7 @@ def test_exports_keep_their_spacing():
     assert pytest.approx([15.0, 30.0, 45.0], abs=1e-3) == run_virtually(main())
 
 
-def test_a_429_for_concurrency_parks_a_place():
+def test_a_429_for_concurrency_withholds_a_place():
     """
     Somebody else uses the app: for ten minutes one place is theirs.
     """
@@ -412,22 +417,22 @@ def test_a_429_for_concurrency_parks_a_place():
         async with asyncio.TaskGroup() as group:
             for _ in range(3):
                 group.create_task(request(limiter, "poll", seconds=1, starts=starts))
-        parked = limiter.statistics()["parked"]
+        withheld = limiter.statistics()["withheld"]
         await asyncio.sleep(600)
         asked = now()
         async with asyncio.TaskGroup() as group:
             for _ in range(2):
                 group.create_task(request(limiter, "poll", seconds=1))
-        return parked, starts, now() - asked
+        return withheld, starts, now() - asked
 
-    parked, starts, seconds = run_virtually(main())
+    withheld, starts, seconds = run_virtually(main())
 
-    assert 1 == parked
+    assert 1 == withheld
     assert pytest.approx([2.0, 3.0, 4.0], abs=1e-3) == starts
     assert 1.0 == seconds
 
 
-def test_the_last_place_is_never_parked():
+def test_the_last_place_is_never_withheld():
     """
     One request at a time always goes through.
     """
@@ -516,7 +521,7 @@ def test_writers_of_one_cohort_take_turns_and_leave_nothing_behind():
         limiter, log = LocalLimiter(), list[tuple[float, str]]()
 
         async def write(cohort_id: str, name: str) -> None:
-            async with limiter.cohort(cohort_id):
+            async with limiter.cohort_lock(cohort_id):
                 log.append((now(), name))
                 await asyncio.sleep(1)
 
@@ -524,7 +529,7 @@ def test_writers_of_one_cohort_take_turns_and_leave_nothing_behind():
             for name in "abc":
                 group.create_task(write("one", name))
             group.create_task(write("two", "d"))
-        return log, len(limiter._cohorts)
+        return log, len(vars(limiter)["_cohort_locks"])
 
     log, kept = run_virtually(main())
 
@@ -541,7 +546,7 @@ def test_a_cancelled_writer_loses_nobodys_turn():
         limiter = LocalLimiter()
 
         async def write() -> None:
-            async with limiter.cohort("one"):
+            async with limiter.cohort_lock("one"):
                 await asyncio.sleep(1)
 
         tasks = [asyncio.create_task(write()) for _ in range(4)]
@@ -549,7 +554,7 @@ def test_a_cancelled_writer_loses_nobodys_turn():
         tasks[1].cancel()
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return now(), len(limiter._cohorts)
+        return now(), len(vars(limiter)["_cohort_locks"])
 
     assert (2.5, 0) == run_virtually(main())
 
@@ -568,12 +573,12 @@ async def test_a_clock_of_the_callers_is_the_only_one_waited_on():
     assert pytest.approx(2 * 60.31 + 0.5 + 2.5, abs=2.0) == clock.now()
 
 
-async def test_lingering_and_returning_race_on_the_callers_clock_too():
+async def test_late_release_works_on_the_callers_clock_too():
     """
     The first free place is taken, on whichever clock.
     """
     clock = FakeClock()
-    limiter = LocalLimiter(Limits(in_flight=1, linger=7), clock=clock)
+    limiter = LocalLimiter(Limits(in_flight=1, release_delay=7), clock=clock)
 
     with pytest.raises(ZeroDivisionError):
         async with limiter.slot("poll"):
@@ -608,7 +613,7 @@ def test_statistics_tell_what_happened():
         "waiting": 0,
         "waited": pytest.approx(3.0),
         "throttled": 1,
-        "parked": 0,
+        "withheld": 0,
         "spacing": 0.0,
     }
     assert expected == run_virtually(main())

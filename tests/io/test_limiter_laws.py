@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
-from amplitude_cohorts_async.limits import Limits, Rate
-from amplitude_cohorts_async.protocols import Kind
+from amplitude_cohorts_async.limits import Kind, Limits, Rate
 from support.counting import Counting, every_counting, most_in_any
 from support.virtual_loop import run_virtually
 
@@ -178,7 +177,7 @@ def test_no_safe_client_is_much_faster(
     count: int, per: float, exports: int, latency: float
 ):
     """
-    The i-th start is as early as a window, a guard and the latency let it be.
+    The i-th start is as early as a window, a margin and the latency let it be.
     """
     limits = Limits(exports=Rate(count, per=per), in_flight=6)
     burst = [

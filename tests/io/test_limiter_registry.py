@@ -20,7 +20,9 @@ from amplitude_cohorts_async.testing.clock import FakeClock
 from support.counting import most_in_any
 from support.virtual_loop import run_virtually
 
-QUICK = Limits(exports=Rate(2, per=0.3), in_flight=2, guard=0.02, linger=0.05)
+QUICK = Limits(
+    exports=Rate(2, per=0.3), in_flight=2, clock_margin=0.02, release_delay=0.05
+)
 
 
 @pytest.fixture
@@ -150,12 +152,12 @@ def test_an_app_is_forgotten_when_nothing_matters_any_more(
     """
     asyncio.run(export(app, 1, []))
     gc.collect()
-    assert app in registry._pasts
+    assert app in registry._states
 
     monkeypatch.setattr(registry, "_FORGOTTEN_AFTER", 0.0)
     other = limiter_for(app + "2", QUICK)
 
-    assert app not in registry._pasts
+    assert app not in registry._states
     assert other.limits == QUICK
 
 

@@ -57,7 +57,7 @@ async def made(server: FaultServer, clock: FakeClock) -> AsyncIterator[Made]:
             base_url=server.url,
             clock=clock,
             limits=UNLIMITED,
-            downloading=Downloading(connections=connections),
+            downloading=Downloading(max_connections=connections),
             hook=hook,
         )
         clients.append(client)

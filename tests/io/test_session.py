@@ -57,7 +57,9 @@ async def test_the_pause_holds_for_other_jobs_of_the_client(
     """
     emulator.fail_next("usage", faults.throttled(60))
     first = asyncio.create_task(client.get_usage())
-    await until(lambda: client._session.limiter.statistics()["throttled"] > 0)
+    await until(
+        lambda: client._operations.session.limiter.statistics()["throttled"] > 0
+    )
     await client.list_cohorts()
 
     assert clock.now() >= 60
@@ -130,7 +132,7 @@ async def test_the_waits_have_a_budget(server: FaultServer, clock: FakeClock) ->
     However many attempts are left, the waits of one request end with the budget.
     """
     server.on(USAGE, reply(503, retry_after="20"))
-    retrying = Retrying(attempts=1_000, budget=70.0)
+    retrying = Retrying(attempts=1_000, timeout=70.0)
 
     async with CohortsClient(
         API_KEY,
@@ -237,7 +239,7 @@ async def test_a_store_holds_no_slot(
     standing = Reply(raw=whole().raw[:-99], then="hang")
     server.on(OBJECT, *[standing] * 5, whole())
     server.on(USAGE, USED)
-    limits = Limits(in_flight=2, exports=(), linger=0.0)
+    limits = Limits(in_flight=2, exports=(), release_delay=0.0)
 
     async with CohortsClient(
         API_KEY,
@@ -266,7 +268,7 @@ async def test_a_file_in_the_answer_holds_a_slot(
     """
     server.on(FILE, Reply(raw=whole(CSV * 99).raw[:-1], then="hang"))
     server.on(USAGE, USED)
-    limits = Limits(in_flight=1, exports=(), linger=0.0)
+    limits = Limits(in_flight=1, exports=(), release_delay=0.0)
 
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=limits

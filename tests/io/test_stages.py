@@ -1,5 +1,5 @@
 """
-The stages that file bytes pass: the same result for any split of the bytes.
+The filters that file bytes pass: the same result for any split of the bytes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.malformed import Malformed
 from amplitude_cohorts_async._io.disk.stages import (
-    Both,
     Deflate,
+    DetectGzip,
+    Filter,
     Inflate,
-    Sniff,
-    Stage,
+    Tee,
     TextCheck,
 )
 
@@ -26,7 +26,7 @@ TEXTS = st.lists(st.binary(max_size=200), max_size=4)
 
 class Heap:
     """
-    The last stage: keeps all, and remembers the largest piece.
+    The last filter: keeps all, and remembers the largest piece.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Heap:
 
 
 def write_split(
-    stage: Stage | Sniff, data: bytes, *, pieces: int, seed: int = 0
+    chain: Filter | DetectGzip, data: bytes, *, pieces: int, seed: int = 0
 ) -> None:
     """
     Write *data* cut at random, from a buffer that is used again.
@@ -59,7 +59,7 @@ def write_split(
 
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
         buffer[: end - start] = data[start:end]
-        stage.write(memoryview(buffer)[: end - start])
+        chain.write(memoryview(buffer)[: end - start])
         buffer[: end - start] = b"?" * (end - start)
 
 
@@ -69,10 +69,10 @@ def test_gzip_in_any_split(texts: list[bytes], pieces: int, seed: int) -> None:
     Members of gzip, one after another, are one text, wherever the bytes are cut.
     """
     heap = Heap()
-    stage = Inflate(heap)
+    chain = Inflate(heap)
     data = b"".join(map(gzip.compress, texts)) or gzip.compress(b"")
-    write_split(stage, data, pieces=pieces, seed=seed)
-    stage.finish()
+    write_split(chain, data, pieces=pieces, seed=seed)
+    chain.finish()
 
     assert b"".join(texts) == heap.data
     assert heap.is_finished
@@ -94,11 +94,11 @@ def test_a_torn_or_damaged_gzip_never_finishes_as_another(
         whole[at] ^= data.draw(st.integers(1, 255))
 
     heap = Heap()
-    stage = Inflate(heap)
+    chain = Inflate(heap)
 
     try:
-        stage.write(bytes(whole))
-        stage.finish()
+        chain.write(bytes(whole))
+        chain.finish()
     except Malformed:
         assert not heap.is_finished
     else:
@@ -110,9 +110,9 @@ def test_a_bomb_comes_in_pieces() -> None:
     A thousandfold text is handed on in pieces of a bounded size.
     """
     heap = Heap()
-    stage = Inflate(heap)
-    stage.write(gzip.compress(bytes(16 << 20)))
-    stage.finish()
+    chain = Inflate(heap)
+    chain.write(gzip.compress(bytes(16 << 20)))
+    chain.finish()
 
     assert 16 << 20 == len(heap.data)
     assert 1 << 20 >= heap.largest
@@ -124,9 +124,9 @@ def test_deflate_undoes_inflate(text: bytes, pieces: int, seed: int) -> None:
     What is compressed here is the text again.
     """
     heap = Heap()
-    stage = Deflate(heap)
-    write_split(stage, text, pieces=pieces, seed=seed)
-    stage.finish()
+    chain = Deflate(heap)
+    write_split(chain, text, pieces=pieces, seed=seed)
+    chain.finish()
 
     assert text == gzip.decompress(heap.data)
 
@@ -141,14 +141,14 @@ def test_bytes_tell_what_they_are(
     heap = Heap()
     chosen: list[bool] = []
 
-    def choose(is_gzip: bool) -> Stage:
+    def choose(is_gzip: bool) -> Filter:
         chosen.append(is_gzip)
         return heap
 
-    stage = Sniff(choose)
+    chain = DetectGzip(choose)
     data = gzip.compress(text) if is_gzip else b"a" + text
-    write_split(stage, data, pieces=pieces, seed=seed)
-    stage.finish()
+    write_split(chain, data, pieces=pieces, seed=seed)
+    chain.finish()
 
     assert [is_gzip] == chosen
     assert data == heap.data
@@ -161,11 +161,11 @@ def test_plain_bytes_need_an_end(data: bytes) -> None:
     Plain bytes that came without a length may be a part of any longer text.
     """
     heap = Heap()
-    stage = Sniff(lambda _: heap)
-    stage.write(data)
+    chain = DetectGzip(lambda _: heap)
+    chain.write(data)
 
     with pytest.raises(Malformed, match="without a length"):
-        stage.finish(is_delimited=False)
+        chain.finish(is_delimited=False)
     assert not heap.is_finished
 
 
@@ -177,13 +177,13 @@ def test_what_is_no_text_of_members(blank: bytes, start: bytes, size: int) -> No
     A page, JSON, or something still compressed is known below any blank lines.
     """
     heap = Heap()
-    stage = TextCheck(heap)
+    chain = TextCheck(heap)
     data = blank + start
 
     with pytest.raises(Malformed):
         for at in range(0, len(data), size):
-            stage.write(data[at : at + size])
-        stage.finish()
+            chain.write(data[at : at + size])
+        chain.finish()
     assert not heap.is_finished
 
 
@@ -193,9 +193,9 @@ def test_text_passes_unchanged(text: bytes, pieces: int, seed: int) -> None:
     What may be members goes on byte for byte; nothing at all does not.
     """
     heap = Heap()
-    stage = TextCheck(heap)
-    write_split(stage, b'"' + text, pieces=pieces, seed=seed)
-    stage.finish()
+    chain = TextCheck(heap)
+    write_split(chain, b'"' + text, pieces=pieces, seed=seed)
+    chain.finish()
     assert b'"' + text == heap.data
 
     with pytest.raises(Malformed, match="empty"):
@@ -204,10 +204,10 @@ def test_text_passes_unchanged(text: bytes, pieces: int, seed: int) -> None:
 
 def test_both_finish_in_order() -> None:
     """
-    The second stage does not finish when the first one finds fault.
+    The second filter does not finish when the first one finds fault.
     """
     heap = Heap()
-    both = Both(Inflate(TextCheck()), heap)
+    both = Tee(Inflate(TextCheck()), heap)
     both.write(gzip.compress(b"text")[:-1])
 
     with pytest.raises(Malformed):
@@ -221,18 +221,18 @@ def test_both_finish_in_order() -> None:
         Inflate,
         Deflate,
         TextCheck,
-        lambda heap: Both(TextCheck(), heap),
-        lambda heap: Both(heap, TextCheck()),
+        lambda heap: Tee(TextCheck(), heap),
+        lambda heap: Tee(heap, TextCheck()),
     ],
 )
 def test_discarding_reaches_the_last(build: object) -> None:
     """
-    Whoever gives up tells the last stage, at any time, and more than once.
+    Whoever gives up tells the last filter, at any time, and more than once.
     """
     heap = Heap()
-    stage = build(heap)  # type: ignore[operator]
-    stage.discard()
-    stage.discard()
+    chain = build(heap)  # type: ignore[operator]
+    chain.discard()
+    chain.discard()
 
     assert heap.is_discarded
 
@@ -241,4 +241,4 @@ def test_sniffing_nothing_can_be_discarded() -> None:
     """
     Before the first byte there is nothing to tell.
     """
-    Sniff(lambda _: Heap()).discard()
+    DetectGzip(lambda _: Heap()).discard()

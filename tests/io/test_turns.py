@@ -1,48 +1,48 @@
 """
-Waiting in line, in any event loop.
+Locks for any event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from amplitude_cohorts_async._io.limits.turns import Turn, Turns
+from amplitude_cohorts_async._io.limits.turns import FifoLock, KeyedLock
 
 
-async def test_who_is_cancelled_when_the_turn_comes_passes_it_on():
+async def test_a_waiter_cancelled_at_the_handover_passes_it_on():
     """
-    Between being called and waking up a waiter may be cancelled.
+    Between being woken and running a waiter may be cancelled.
     """
-    turn, order = Turn(), list[str]()
+    lock, order = FifoLock(), list[str]()
 
     async def take(name: str) -> None:
-        async with turn:
+        async with lock:
             order.append(name)
 
-    async with turn:
+    async with lock:
         unlucky = asyncio.create_task(take("unlucky"))
         lucky = asyncio.create_task(take("lucky"))
         await asyncio.sleep(0)
-        assert 3 == turn.ahead
-    # The turn is handed over by now, and nobody has run since.
+        assert 3 == lock.ahead
+    # The lock is handed over by now, and no task has run since.
     unlucky.cancel()
     await asyncio.gather(unlucky, lucky, return_exceptions=True)
 
     assert ["lucky"] == order
-    assert 0 == turn.ahead
+    assert 0 == lock.ahead
 
 
-async def test_who_was_cancelled_before_is_passed_over():
+async def test_a_waiter_cancelled_before_is_passed_over():
     """
-    A place in line that nobody stands in is skipped.
+    A waiter that is gone is skipped.
     """
-    turn, order = Turn(), list[int]()
+    lock, order = FifoLock(), list[int]()
 
     async def take(number: int) -> None:
-        async with turn:
+        async with lock:
             order.append(number)
 
-    async with turn:
+    async with lock:
         tasks = [asyncio.create_task(take(number)) for number in range(4)]
         await asyncio.sleep(0)
         for task in tasks[:2]:
@@ -53,13 +53,13 @@ async def test_who_was_cancelled_before_is_passed_over():
     assert [2, 3] == order
 
 
-async def test_names_that_nobody_wants_cost_nothing():
+async def test_a_key_not_in_use_takes_no_memory():
     """
-    The last one to leave takes the name along.
+    The last holder to leave removes the key.
     """
-    turns = Turns()
+    locks = KeyedLock()
 
-    async with turns.of("one"), turns.of("two"):
-        assert 2 == len(turns)
+    async with locks.hold("one"), locks.hold("two"):
+        assert 2 == len(locks)
 
-    assert 0 == len(turns)
+    assert 0 == len(locks)

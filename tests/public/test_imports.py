@@ -110,7 +110,7 @@ def test_the_client_comes_without_the_parts_that_work() -> None:
     """
     What a name costs is its signatures: neither the parts nor cattrs come along.
     """
-    parts = {f"{ROOT}.{name}" for name in ("_exports", "_uploads", "_io.session")}
+    parts = {f"{ROOT}.{name}" for name in ("_exports", "_writes.upload", "_io.session")}
 
     result = run(f"import sys; from {ROOT} import CohortsClient; print(*sys.modules)")
 

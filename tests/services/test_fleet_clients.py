@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import LimiterUnavailableError, MonthlyQuotaError
-from amplitude_cohorts_async.limits import Limits, Rate
+from amplitude_cohorts_async.limits import LEAVE_ROOM, Limits, Rate
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
 from support.canary import API_KEY, SECRET_KEY
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.services
 
-QUICK = Limits(exports=Rate(4, per=0.2), guard=0.01, linger=0.1, deadline=1.0)
-EAGER = Polling(first=0.1, every=0.1)
+QUICK = Limits(exports=Rate(4, per=0.2), clock_margin=0.01, release_delay=0.1)
+EAGER = Polling(initial_delay=0.1, interval=0.1)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def member_of_fleet(
     """
     A client with a limiter, as each process of a fleet has its own.
     """
-    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK)
+    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK, lease=1.0)
 
     async with (
         aclosing(limiter),
@@ -140,6 +140,22 @@ async def test_one_variable_makes_a_fleet(
         valkey.start()
 
     assert [] == emulator.log
+
+
+async def test_the_limits_of_a_client_are_those_of_its_variable(
+    emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    They go to the limiter, which states them for both.
+    """
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", "redis://localhost")
+
+    client = CohortsClient.from_env(limits=LEAVE_ROOM)
+
+    assert client._config.limiter is not None
+    assert LEAVE_ROOM == client._config.limits == client._config.limiter.limits
 
 
 async def test_no_key_is_in_the_store(

@@ -73,7 +73,7 @@ async def exporter(
         clock=clock,
         limits=UNLIMITED,
         stall_timeout=0.2,
-        chance=lambda: 0.5,
+        rng=lambda: 0.5,
     ) as client:
         yield client
 

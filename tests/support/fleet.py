@@ -24,7 +24,10 @@ from .counting import most_in_any
 from .ports import LOOPBACK
 
 # The documented limits, a minute being a second.
-LIMITS = Limits(exports=Rate(4, per=1.0), guard=0.02, linger=0.2, deadline=2.0)
+LIMITS = Limits(
+    exports=Rate(4, per=1.0), clock_margin=0.02, release_delay=0.2, polls=None
+)
+LEASE = 2.0
 TESTS = Path(__file__).parents[1]
 
 
@@ -162,7 +165,9 @@ class Worker:
         """
         Send requests until the time is over; tell how often a caller gave up.
         """
-        limiter = RedisLimiter.from_url(self.url, app="fleet", limits=LIMITS)
+        limiter = RedisLimiter.from_url(
+            self.url, app="fleet", limits=LIMITS, lease=LEASE
+        )
         callers = _Callers(limiter)
         # A new store is waited out first.
         async with limiter.slot("other"):
@@ -173,7 +178,7 @@ class Worker:
         ]
         await asyncio.sleep(self.seconds)
         # What the server works on has to end well: it would work on for longer
-        # than a place lingers.
+        # than a place stays taken.
         while callers.sending and not self.cancels:
             for task in set(tasks) - callers.sending:
                 task.cancel()

@@ -88,7 +88,7 @@ def nothing_blocks() -> Iterator[None]:
     The emulator is exempt: it stands for somebody else's machine.
     """
     # A client imports its parts when it is entered; many here never are.
-    import_module(f"{PACKAGE}._wiring")
+    import_module(f"{PACKAGE}._operations")
 
     guard = BlockBuster(PACKAGE, excluded_modules=[f"{PACKAGE}.testing"])
     for function in guard.functions.values():

@@ -16,7 +16,10 @@ from enum import Enum
 from types import ModuleType
 
 ROOT = "amplitude_cohorts_async"
-PUBLIC = ("errors", "events", "limits", "models", "policies", "protocols", "testing")
+PUBLIC = (
+    *("errors", "events", "limiters", "limits", "models", "policies", "testing"),
+    "types",
+)
 
 
 class _Source(str):

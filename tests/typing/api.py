@@ -4,6 +4,7 @@ What a user writes, as a type checker sees it. Checked, never run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import assert_type
@@ -16,6 +17,7 @@ from amplitude_cohorts_async import (
     IdType,
     LocalLimiter,
     Member,
+    MembershipDiff,
     MembershipReport,
     MemberStream,
     Region,
@@ -23,12 +25,15 @@ from amplitude_cohorts_async import (
     SyncReport,
     UploadReport,
     Usage,
+    diff_ids,
     errors,
     export_cohort,
+    read_ids,
 )
+from amplitude_cohorts_async.limiters import Clock, Limiter
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
-from amplitude_cohorts_async.protocols import Clock, Limiter
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from amplitude_cohorts_async.types import IdFile, IdSource
 
 
 async def reading(client: CohortsClient) -> None:
@@ -77,6 +82,11 @@ async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
         MembershipReport,
     )
     assert_type(await client.sync_membership("c1", ["ann"], dry_run=True), SyncReport)
+    assert_type(read_ids("ids.txt"), IdFile)
+    assert_type(await diff_ids(Path("a.csv"), read_ids("ids.txt")), MembershipDiff)
+
+    source: IdSource = read_ids(sys.stdin.buffer)
+    await client.update_membership("c1", add=source, on_skipped=print)
 
 
 async def building(clock: FakeClock) -> None:

@@ -17,29 +17,12 @@ _GZIP_BITS = 31
 
 class Inflater(Protocol):
     """
-    One gzip member being inflated, as the standard library does it.
+    One gzip member being inflated, as `zlib.decompressobj()` does it.
     """
 
-    @property
-    def eof(self) -> bool:
-        """
-        Tell whether the member ended.
-        """
-        ...
-
-    @property
-    def unused_data(self) -> bytes:
-        """
-        Return what followed the member.
-        """
-        ...
-
-    @property
-    def unconsumed_tail(self) -> bytes:
-        """
-        Return the input that found no room in the output.
-        """
-        ...
+    eof: bool
+    unused_data: bytes
+    unconsumed_tail: bytes
 
     def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes:
         """

@@ -1,40 +1,23 @@
 """
-Which stages a file passes on its way to a target.
+A download on its way to a target, on the side that blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import attrs
 
-from .aside import Aside
-from .files import Format, Target
+from .files import Target
+from .formats import Counter, Options
 from .partfile import TAKES_RANGES, PartFile
-from .stages import Both, Count, Deflate, Inflate, Sniff, Stage, TextCheck
+from .saved_file import LocalFile
+from .stages import DetectGzip, Filter, PassThrough
 
 
-class Columns(Stage, Protocol):
+class FileSink:
     """
-    The stage that makes columns of text.
-    """
-
-    @property
-    def rows(self) -> int:
-        """
-        Members taken so far.
-        """
-        ...
-
-
-class Saving:
-    """
-    The chain of stages for one attempt at one target.
+    Takes bytes as served, and writes them to a target in its format.
 
     Attributes:
-        file: What grows on disk.
-
-        rows: Members in it, if they were counted: they are few, or in columns.
-
         is_light: Whether bytes go to the file as they come; known only when
             the first ones are there.
     """
@@ -43,102 +26,106 @@ class Saving:
         self,
         target: Target,
         *,
-        never: bytes,
-        columns: Callable[[PartFile], Columns],
+        options: Options,
+        file_mode: int | None,
     ) -> None:
         self._target = target
-        self._never = never
-        self._make_columns = columns
-        self._count: Columns | Count | None = None
-        self._is_in_order = True
-        self._sniff = Sniff(self._choose)
-        self.file = PartFile(target.path)
-        self.rows: int | None = None
+        self._options = options
+        self._part = PartFile(target.place, mode=file_mode)
+        self._detect = DetectGzip(self._choose)
+        self._counter: Counter | None = None
+        self.is_light = False
+
+    def begin(self) -> None:
+        """
+        Open a part file, and forget what an earlier one holds.
+        """
+        self.discard()
+        self._part.open()
+        self._detect = DetectGzip(self._choose)
+        self._counter = None
         self.is_light = False
 
     def write(self, data: bytes | memoryview) -> None:
         """
         Take the next bytes, as served.
         """
-        self._sniff.write(data)
+        self._detect.write(data)
 
     def finish(self, *, is_delimited: bool) -> None:
         """
-        Check that this was all, and give the file its name.
+        Check that this was all.
 
         Args:
             is_delimited: Whether a cut would have been noticed on the wire.
         """
-        self._sniff.finish(is_delimited=is_delimited)
-        self.file.finish()
+        self._detect.finish(is_delimited=is_delimited)
 
-        if self._count is not None and self._is_in_order:
-            self.rows = self._count.rows
+    def publish(self) -> LocalFile:
+        """
+        Give the file its name.
+
+        Returns:
+            The file, with its members if they were counted: they are few, or the
+            format counts them.
+        """
+        return attrs.evolve(
+            self._part.finish(),
+            # Not the part's own: a link may lead elsewhere later.
+            path=self._target.path.absolute(),
+            rows=None if self._counter is None else self._counter.rows,
+        )
 
     def discard(self) -> None:
         """
-        Remove what was written, unless it has its name.
+        Remove what was written, unless it has its name; safe at any time.
         """
-        self._sniff.discard()
-        self.file.discard()
+        self._detect.discard()
+        self._part.discard()
 
-    def window(self, start: int) -> Window | None:
+    @property
+    def takes_any_order(self) -> bool:
         """
-        Return another place to write to, if the file may grow in any order.
+        Whether bytes may come in any order; known after the first ones only.
         """
-        if self.is_light and TAKES_RANGES:
-            return Window(self.file, start)
-
-        return None
+        return self.is_light and TAKES_RANGES
 
     def reserve(self, size: int) -> None:
         """
         Give the file its final length, to be filled in any order.
         """
-        self._is_in_order = False
-        self.file.reserve(size)
+        # What the filters do not see, they do not count.
+        self._counter = None
+        self._part.reserve(size)
 
-    def _choose(self, is_gzip: bool) -> Stage:
-        if self._target.format is Format.PARQUET:
-            self._count = columns = self._make_columns(self.file)
-            text = TextCheck(columns, never=self._never)
-            return Inflate(text) if is_gzip else text
+    def writer_at(self, start: int) -> WriterAt:
+        """
+        Return what writes from a position on, beside others.
+        """
+        return WriterAt(self._part, start)
 
-        if self._target.format is Format.CSV:
-            self.is_light = not is_gzip
-            file = _Append(self.file)
-            self._count = count = Count(Aside(file) if is_gzip else file)
-            text = TextCheck(count, never=self._never)
-            return Aside(Inflate(text)) if is_gzip else text
+    def _choose(self, is_gzip: bool) -> Filter:
+        file = _Append(self._part)
+        chain = self._target.format.build_filters(file, is_gzip, self._options)
+        self._counter = chain.counter
+        self.is_light = chain.is_verbatim
 
-        self._count = count = Count()
-        check = TextCheck(count, never=self._never)
-
-        # Inflating what is stored compressed proves its check sum.
-        if is_gzip:
-            return Both(Inflate(check), _Append(self.file))
-
-        return Both(check, Deflate(_Append(self.file)))
+        return chain.first
 
 
-class _Append:
-    """
-    The last stage of a chain; the file itself is finished by its owner.
-    """
-
+class _Append(PassThrough):
+    # The end of a chain; the file itself is finished by its owner.
     def __init__(self, file: PartFile) -> None:
-        self.write = file.write
+        super().__init__()
+        self._file = file
 
-    def finish(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        pass
+    def write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
 
 
-class Window:
+class WriterAt:
     """
-    A part of a file that a connection of its own fills, in order.
+    Writes a range of a file, in order.
     """
 
     is_light = True

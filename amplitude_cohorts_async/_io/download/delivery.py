@@ -1,161 +1,116 @@
 """
-A file's bytes from the event loop to stages that block.
+A file's bytes from the event loop to a disk that may block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from ..disk.saved_file import LocalFile
+from ..disk.saving import FileSink
 from ..threads import in_thread, to_the_end
-from ..wire.feed import Disk, Feed, Writes
+from ..wire.feed import Disk, Feed
 
 
-class Sink(Writes, Protocol):
+class RandomAccess:
     """
-    The first of the stages: takes bytes as served.
+    The ability of a `FileReceiver` to take bytes in any order.
     """
 
-    def finish(self, *, is_delimited: bool) -> None:
-        """
-        Take note that this was all.
-        """
-        ...
+    def __init__(self, sink: FileSink, disk: Disk, feed: Feed) -> None:
+        self._sink = sink
+        self._disk = disk
+        self._feed = feed
 
-    def discard(self) -> None:
+    @property
+    def is_possible(self) -> bool:
         """
-        Forget everything; safe at any time, also after `finish()`.
+        Whether these bytes may come so; known after the first ones only.
         """
-        ...
+        return self._sink.takes_any_order
 
-    def window(self, start: int) -> Writes | None:
+    @property
+    def waited(self) -> float:
         """
-        Return another place to write to, if bytes may come in any order.
-
-        Known after the first bytes only.
+        Seconds in which connections had to wait for the disk, up to now.
         """
-        ...
+        return self._disk.waited
 
-    def reserve(self, size: int) -> None:
+    async def reserve(self, size: int) -> None:
         """
-        Make ready for all bytes, in any order.
+        Make ready for all bytes, *size* of them, in any order.
         """
-        ...
+        await self._feed.flush()
+        await in_thread(partial(self._sink.reserve, size), self._disk.thread)
+
+    def writer_at(self, start: int) -> Feed:
+        """
+        Return what takes bytes from a position on, beside others.
+        """
+        return Feed(self._sink.writer_at(start), self._disk, is_one_of_many=True)
 
 
-S_co = TypeVar("S_co", bound=Sink, covariant=True)
-
-
-class Delivery(Generic[S_co]):
+class FileReceiver:
     """
-    A `Receiver` that feeds stages while more bytes arrive.
+    A `Receiver` that writes while more bytes arrive.
 
-    One call at a time, so the stages need no locks.
+    One call of the sink at a time, so that it needs no locks.
 
     Attributes:
-        disk: What all of its feeds share.
+        feed: Where the bytes go, in order.
     """
 
-    def __init__(self, build: Callable[[], S_co]) -> None:
-        self._build = build
-        self._stage: S_co | None = None
-        self._feed: Feed | None = None
-        self.disk = Disk()
+    def __init__(self, sink: FileSink) -> None:
+        self._sink = sink
+        self._disk = Disk()
+        self._thread = self._disk.thread
+        self.feed = Feed(sink, self._disk)
 
     @property
-    def stage(self) -> S_co:
+    def random_access(self) -> RandomAccess:
         """
-        The first of the stages.
+        Its ability to take bytes in any order.
         """
-        if self._stage is None:
-            raise RuntimeError("nothing has begun yet")
-
-        return self._stage
-
-    @property
-    def feed(self) -> Feed:
-        """
-        Where the bytes go, in order.
-        """
-        if self._feed is None:
-            raise RuntimeError("nothing has begun yet")
-
-        return self._feed
+        return RandomAccess(self._sink, self._disk, self.feed)
 
     async def begin(self) -> None:
         """
         Expect the first byte next, and forget all that came before.
         """
-        await self.discard()
-        await in_thread(self._begin, self.disk.thread)
-        self._feed = Feed(self.stage, self.disk)
+        await self.feed.drop()
+        await in_thread(self._sink.begin, self._thread)
+        self.feed = Feed(self._sink, self._disk)
 
-    @property
-    def spreads(self) -> bool:
+    def unbound(self) -> None:
         """
-        Whether bytes may come in any order; known after the first ones only.
-        """
-        return self.stage.window(0) is not None
-
-    async def spread(self, size: int) -> None:
-        """
-        Make ready for bytes in any order.
-
-        Args:
-            size: Bytes in all.
-        """
-        await self.feed.flush()
-        await in_thread(partial(self.stage.reserve, size), self.disk.thread)
-
-    def window(self, start: int) -> Feed:
-        """
-        Take bytes from a position on, beside others; see `spread()`.
-        """
-        window = self.stage.window(start)
-
-        if window is None:
-            raise RuntimeError("bytes have to come in order here")
-
-        return Feed(window, self.disk, is_one_of_many=True)
-
-    def hurry(self) -> None:
-        """
-        Nothing to change: nobody but the disk is waited for.
+        Do nothing: the sender waits for no reader here, only for the disk.
         """
 
     async def end(self, *, is_delimited: bool) -> None:
         """
-        Let the stages finish with what they have.
+        Check that the bytes were all.
 
         Raises:
-            Malformed: This cannot have been all.
+            Malformed: They cannot have been.
 
             OSError: The disk refused.
         """
         await self.feed.flush()
-        finish = partial(self.stage.finish, is_delimited=is_delimited)
-        await in_thread(finish, self.disk.thread)
+        finish = partial(self._sink.finish, is_delimited=is_delimited)
+        await in_thread(finish, self._thread)
+
+    async def publish(self) -> LocalFile:
+        """
+        Give the file its name, now that it is whole.
+        """
+        return await in_thread(self._sink.publish, self._thread)
 
     async def discard(self) -> None:
         """
-        Let the stages forget; safe at any time, also after the end.
+        Remove what was written, unless it has its name; safe at any time.
         """
         await to_the_end(self._discard())
 
-    def _begin(self) -> None:
-        # In the thread, so that a cancelled caller still finds it to discard.
-        self._stage = self._build()
-
     async def _discard(self) -> None:
-        if self._feed is not None:
-            await self._feed.drop()
-
-        if self._stage is not None:
-            await in_thread(self._stage.discard, self.disk.thread)
-
-
-AnyDelivery: TypeAlias = Delivery[Sink]
-"""
-Where it does not matter what the stages are.
-"""
+        await self.feed.drop()
+        await in_thread(self._sink.discard, self._thread)

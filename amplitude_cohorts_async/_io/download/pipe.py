@@ -1,5 +1,5 @@
 """
-A file's bytes on their way to somebody who reads rows.
+A file's bytes from the network to a reader of text.
 """
 
 from __future__ import annotations
@@ -11,50 +11,52 @@ from typing import Self
 import anyio.to_thread
 
 from ...errors import IncompleteDownloadError
-from ..disk.stages import Inflate, Sniff, TextCheck
+from ..disk.stages import DetectGzip, Filter, Inflate, PassThrough, TextCheck
 
-_PIECE = 64 * 1024
+_PIECE_SIZE = 64 * 1024
 """
 Bytes of a piece at most: the network brings more at once when it is fast.
 """
 
-_PIECES = 16
+_QUEUE_SIZE = 16
 """
 Pieces that may wait; then the network waits for the reader.
 """
 
-_HURRIED = 1024
+_UNBOUND_QUEUE_SIZE = 1024
 """
 The same while the sender holds one of the five slots: a reader that calls the
 API between rows would otherwise wait for itself.
 """
 
-_AT_ONCE = 4
+_DECODED_AT_ONCE = 4
 """
 Pieces decoded in one visit to the worker thread.
 """
 
 
-class Pipe:
+class TextReceiver:
     """
-    A `Receiver` on one side, decoded text on the other.
+    A `Receiver` on one side, an iterator of decoded text on the other.
 
     What was read cannot be unread: a transfer that has to start over after
     that fails instead of mixing two files.
     """
 
-    def __init__(self, *, request_id: str, never: bytes) -> None:
+    random_access = None
+
+    def __init__(self, *, request_id: str, not_text: bytes) -> None:
         self._request_id = request_id
-        self._never = never
+        self._not_text = not_text
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._room = _PIECES
+        self._queue_size = _QUEUE_SIZE
         self._taken = asyncio.Event()
         self._failure: Exception | None = None
         self._is_read = False
         self._is_over = False
         self._is_delimited = True
         self._text = _Text()
-        self._stage = Sniff(self._choose)
+        self._filters = DetectGzip(self._choose)
 
     @property
     def feed(self) -> Self:
@@ -82,32 +84,32 @@ class Pipe:
         while not self._pieces.empty():
             self._pieces.get_nowait()
 
-    def hurry(self) -> None:
+    def unbound(self) -> None:
         """
         Let the sender run ahead of the reader, because it holds a slot.
         """
-        self._room = _HURRIED
+        self._queue_size = _UNBOUND_QUEUE_SIZE
 
     async def take(self, data: bytes) -> None:
         """
         Take the next bytes; waits while the reader is behind.
         """
-        for start in range(0, len(data), _PIECE):
-            while self._pieces.qsize() >= self._room:
+        for start in range(0, len(data), _PIECE_SIZE):
+            while self._pieces.qsize() >= self._queue_size:
                 self._taken.clear()
                 await self._taken.wait()
 
-            self._pieces.put_nowait(data[start : start + _PIECE])
+            self._pieces.put_nowait(data[start : start + _PIECE_SIZE])
 
     async def end(self, *, is_delimited: bool) -> None:
         """
-        Let the reader come to the end.
+        End: the reader gets what is left.
         """
         self._is_delimited = is_delimited
 
     async def fill(self, transfer: Callable[[], Awaitable[None]]) -> None:
         """
-        Run the transfer that fills the pipe; its reader hears how it ended.
+        Run the transfer; what it raises is raised where the text is read.
         """
         try:
             await transfer()
@@ -121,7 +123,7 @@ class Pipe:
 
     async def __anext__(self) -> bytes:
         """
-        Hand out the next text.
+        Return the next text.
 
         Raises:
             Malformed: The file is no gzip, or no text, or not whole.
@@ -143,7 +145,7 @@ class Pipe:
         # What waits already saves a visit to the worker thread.
         pieces = [piece]
 
-        while len(pieces) < _AT_ONCE and not self._pieces.empty():
+        while len(pieces) < _DECODED_AT_ONCE and not self._pieces.empty():
             pieces.append(self._pieces.get_nowait())
 
         self._taken.set()
@@ -153,38 +155,30 @@ class Pipe:
     def _decode(self, pieces: list[bytes | None]) -> bytes:
         for piece in pieces:
             if piece is not None:
-                self._stage.write(piece)
+                self._filters.write(piece)
                 continue
 
             self._is_over = True
 
             if self._failure is None:
-                self._stage.finish(is_delimited=self._is_delimited)
+                self._filters.finish(is_delimited=self._is_delimited)
 
         return self._text.collect()
 
-    def _choose(self, is_gzip: bool) -> Inflate | TextCheck:
-        checked = TextCheck(self._text, never=self._never)
+    def _choose(self, is_gzip: bool) -> Filter:
+        checked = TextCheck(self._text, not_text=self._not_text)
 
         return Inflate(checked) if is_gzip else checked
 
 
-class _Text:
-    """
-    The last stage: keeps text until it is asked for.
-    """
-
+class _Text(PassThrough):
+    # The end of the filters: keeps text until it is asked for.
     def __init__(self) -> None:
+        super().__init__()
         self._pieces: list[bytes | memoryview] = []
 
     def write(self, data: bytes | memoryview) -> None:
         self._pieces.append(data)
-
-    def finish(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        self._pieces.clear()
 
     def collect(self) -> bytes:
         text = b"".join(self._pieces)

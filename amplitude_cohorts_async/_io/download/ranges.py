@@ -14,32 +14,33 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 
-from ..._core.widening import Sample, Spans, Widening
+from ..._core.widening import ParallelismController, RangeAllocator, Sample
 from ..threads import to_the_end
-from ..wire.feed import Disk, Feed
-from .delivery import AnyDelivery
-from .renewal import Changed, Interrupted, Progress, Renewal
-from .store import checked_part, pour, range_headers, stored
+from ..wire.feed import Feed
+from .delivery import RandomAccess
+from .renewal import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
+from .store import checked_part, open_object, pour, range_headers
 
-_START = 0.005
+_WARM_UP = 0.005
 """
 Seconds in which a first connection gets going, and the loop is busy with that.
 """
 
-_GLANCE = 0.01
+_MEASURE_SECONDS = 0.01
 """
-Seconds between looks at how fast it goes.
+Seconds between two measurements.
 """
 
-_APART = 0.0005
+_CONNECT_SECONDS = 0.0005
 """
 Seconds between two connections that are opened: their handshakes take turns with
-everybody else.
+the other tasks.
 """
 
-_SETTLING = 2
+_SETTLE_MEASUREMENTS = 2
 """
-Glances that a look takes once there are several: connections take a while to start.
+Measurements before the last one counts, once there are several connections: they
+take a while to start.
 """
 
 
@@ -48,52 +49,52 @@ class Gauge:
     Measures how a transfer goes, and how busy the loop's thread is with it.
     """
 
-    def __init__(self, progress: Progress, disk: Disk) -> None:
-        self._progress = progress
-        self._disk = disk
-        self._load = progress.session.transport.load
+    def __init__(self, state: DownloadState, access: RandomAccess) -> None:
+        self._state = state
+        self._access = access
+        self._load = state.session.transport.load
         self.reset()
 
     def reset(self) -> None:
         """
         Measure from now on.
         """
-        self._received = self._progress.received
+        self._received = self._state.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
         self._ours = self._load.seconds
-        self._waited = self._disk.waited
+        self._waited = self._access.waited
 
     def read(self) -> Sample:
         """
-        Tell how it went since then.
+        Return how it went since then.
         """
         seconds = time.perf_counter() - self._time
-        received = self._progress.received
+        received = self._state.received
 
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
             ours=(self._load.seconds - self._ours) / seconds,
-            waiting=(self._disk.waited - self._waited) / seconds,
-            left=(self._progress.total or received) - received,
+            waiting=(self._access.waited - self._waited) / seconds,
+            left=(self._state.total or received) - received,
         )
 
 
 async def throttled(
-    progress: Progress, receiver: AnyDelivery, widening: Widening
+    state: DownloadState, access: RandomAccess, controller: ParallelismController
 ) -> None:
     """
     Return when one connection turns out to be too few.
     """
-    gauge = Gauge(progress, receiver.disk)
-    await anyio.sleep(_START)
+    gauge = Gauge(state, access)
+    await anyio.sleep(_WARM_UP)
     gauge.reset()
 
     while True:
-        await anyio.sleep(_GLANCE)
+        await anyio.sleep(_MEASURE_SECONDS)
 
-        if receiver.spreads and widening.look(gauge.read()) > 1:
+        if access.is_possible and controller.update(gauge.read()) > 1:
             return
 
 
@@ -104,24 +105,24 @@ class Ranges:
 
     def __init__(
         self,
-        progress: Progress,
-        renewal: Renewal,
-        receiver: AnyDelivery,
-        widening: Widening,
+        state: DownloadState,
+        refresh: LinkRefresh,
+        access: RandomAccess,
+        controller: ParallelismController,
         *,
         etag: str,
         link: str,
         ask: Callable[[], Awaitable[str]],
     ) -> None:
-        self._progress = progress
-        self._renewal = renewal
-        self._receiver = receiver
-        self._widening = widening
+        self._state = state
+        self._refresh = refresh
+        self._access = access
+        self._controller = controller
         self._etag = etag
         self._link = link
         self._ask = ask
         self._asking = anyio.Lock()
-        self._spans = Spans(progress.received, progress.total or 0)
+        self._ranges = RangeAllocator(state.received, state.total or 0)
         self._running = 0
         self._failure: Exception | None = None
 
@@ -130,11 +131,11 @@ class Ranges:
         Bring all of it.
 
         Raises:
-            Changed: The object is another one by now.
+            ObjectChanged: The object is another one by now.
 
             IncompleteDownloadError: Several links in a row brought nothing new.
         """
-        if not self._spans.left:
+        if not self._ranges.left:
             return
 
         async with anyio.create_task_group() as group:
@@ -144,24 +145,24 @@ class Ranges:
             raise self._failure
 
     async def _widen(self, group: anyio.abc.TaskGroup) -> None:
-        gauge = Gauge(self._progress, self._receiver.disk)
+        gauge = Gauge(self._state, self._access)
 
         while True:
-            while self._running < self._widening.connections and self._spans.left:
+            while self._running < self._controller.connections and self._ranges.left:
                 self._running += 1
                 group.start_soon(self._work, group.cancel_scope)
-                await anyio.sleep(_APART)
+                await anyio.sleep(_CONNECT_SECONDS)
 
-            for _ in range(_SETTLING):
+            for _ in range(_SETTLE_MEASUREMENTS):
                 gauge.reset()
-                await anyio.sleep(_GLANCE)
+                await anyio.sleep(_MEASURE_SECONDS)
 
-            self._widening.look(gauge.read())
+            self._controller.update(gauge.read())
 
     async def _work(self, scope: anyio.CancelScope) -> None:
         try:
-            while span := self._spans.claim(self._widening.connections):
-                await self._bring(*span)
+            while part := self._ranges.claim(self._controller.connections):
+                await self._bring(*part)
         except Exception as error:  # noqa: BLE001 - raised when all have ended
             self._failure = self._failure or error
             scope.cancel()
@@ -172,46 +173,46 @@ class Ranges:
                 scope.cancel()
 
     async def _bring(self, start: int, end: int) -> None:
-        feed = self._receiver.window(start)
+        writer = self._access.writer_at(start)
 
-        def note(count: int) -> None:
+        def add(count: int) -> None:
             nonlocal start
             start += count
-            self._progress.note(count)
+            self._state.add(count)
 
         try:
             while start < end:
                 link = self._link
 
                 try:
-                    await self._bring_some(link, feed, start, end, note)
-                except Changed:
+                    await self._bring_some(link, writer, start, end, add)
+                except ObjectChanged:
                     raise
-                except Interrupted as reason:
+                except LinkFailed as reason:
                     await self._renew(link, reason)
 
-            await feed.flush()
+            await writer.flush()
         finally:
-            await to_the_end(feed.drop())
+            await to_the_end(writer.drop())
 
     async def _bring_some(
-        self, link: str, feed: Feed, start: int, end: int, note: Callable[[int], None]
+        self, link: str, writer: Feed, start: int, end: int, add: Callable[[int], None]
     ) -> None:
         headers = range_headers(self._etag, start, end)
 
-        async with stored(self._progress.session, link, headers) as answer:
+        async with open_object(self._state.session, link, headers) as answer:
             part = checked_part(
-                answer, etag=self._etag, start=start, total=self._progress.total
+                answer, etag=self._etag, start=start, total=self._state.total
             )
 
             if part.length is None or part.length > end - start:
-                raise Changed("the store sent more than was asked for")
+                raise ObjectChanged("the store sent more than was asked for")
 
-            await pour(answer, feed, note)
+            await pour(answer, writer, add)
 
-    async def _renew(self, link: str, reason: Interrupted) -> None:
+    async def _renew(self, link: str, reason: LinkFailed) -> None:
         async with self._asking:
             # Another connection may have found out first.
             if link == self._link:
-                await self._renewal.after(reason)
+                await self._refresh.after(reason)
                 self._link = await self._ask()

@@ -20,7 +20,7 @@ _FRUITLESS_LINKS = 5
 _REPORT_EVERY = 1 << 20
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the next link may do
+class LinkFailed(Exception):  # noqa: N818 - no error: the next link may do
     """
     One link brought no more.
 
@@ -33,16 +33,16 @@ class Interrupted(Exception):  # noqa: N818 - no error: the next link may do
         self.pause = pause
 
 
-class Changed(Interrupted):
+class ObjectChanged(LinkFailed):
     """
     What is in the store is not, or not provably, what came before.
     """
 
 
 @attrs.define
-class Progress:
+class DownloadState:
     """
-    How far the transfer of one file is.
+    What the parts of one download share: its session, and how far it is.
 
     Attributes:
         received: Bytes of the object, as stored, that are with the receiver.
@@ -50,23 +50,23 @@ class Progress:
         downloaded: Bytes that came over the wire, those of voided beginnings
             included.
 
-        total: Bytes of the object, if anybody said.
+        total: Bytes of the object, if known.
 
         links: Links used.
     """
 
     session: Session
     request_id: str
-    told: Callable[[BytesReceived], None] | None
+    callback: Callable[[BytesReceived], None] | None
     received: int = 0
     downloaded: int = 0
     total: int | None = None
     links: int = 0
     _reported: int = 0
 
-    def note(self, count: int) -> None:
+    def add(self, count: int) -> None:
         """
-        Take note of more bytes.
+        Count more bytes.
         """
         self.received += count
         self.downloaded += count
@@ -76,13 +76,13 @@ class Progress:
 
     def reset(self) -> None:
         """
-        Take note that all received bytes are void.
+        Start over: all received bytes are void.
         """
         self.received, self.total, self._reported = 0, None, 0
 
     def report(self) -> None:
         """
-        Tell whoever wants to know.
+        Report to the hook and the callback how far it is.
         """
         self._reported = self.received
         event = BytesReceived(
@@ -90,69 +90,69 @@ class Progress:
         )
         self.session.emit(event)
 
-        if self.told is not None:
-            self.told(event)
+        if self.callback is not None:
+            self.callback(event)
 
 
-class Renewal:
+class LinkRefresh:
     """
     Decides after each link that brought no more whether to ask for another.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, state: DownloadState) -> None:
+        self._state = state
         self._best = 0
         self._fruitless = 0
 
-    async def after(self, reason: Interrupted) -> None:
+    async def after(self, reason: LinkFailed) -> None:
         """
         Wait until another link may be asked for.
 
         Raises:
             IncompleteDownloadError: Several links in a row brought nothing new.
         """
-        progress = self._progress
+        state = self._state
 
-        if progress.received > self._best:
-            self._best, self._fruitless = progress.received, 0
+        if state.received > self._best:
+            self._best, self._fruitless = state.received, 0
 
         self._fruitless += 1
 
         if self._fruitless > _FRUITLESS_LINKS:
             raise self._incomplete(reason)
 
-        _logger.info("link given up", extra={"request_id": progress.request_id})
-        progress.session.emit(
+        _logger.info("link given up", extra={"request_id": state.request_id})
+        state.session.emit(
             LinkRenewed(
-                request_id=progress.request_id,
-                links=progress.links,
-                received=progress.received,
+                request_id=state.request_id,
+                links=state.links,
+                received=state.received,
                 reason=redact_links(str(reason)),
             )
         )
-        await progress.session.clock.sleep(self._pause(reason))
+        await state.session.clock.sleep(self._pause(reason))
 
-    def _pause(self, reason: Interrupted) -> float:
+    def _pause(self, reason: LinkFailed) -> float:
         if reason.pause is not None:
             return reason.pause
 
-        session = self._progress.session
+        session = self._state.session
         retrying = session.retrying
-        most = min(retrying.most, retrying.first * 2.0**self._fruitless)
+        most = min(retrying.wait_max, retrying.wait_initial * 2.0**self._fruitless)
 
-        return most * (0.5 + session.chance() / 2)
+        return most * (0.5 + session.rng() / 2)
 
-    def _incomplete(self, reason: Interrupted) -> IncompleteDownloadError:
-        progress = self._progress
-        expected = "an unknown number" if progress.total is None else progress.total
+    def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:
+        state = self._state
+        expected = "an unknown number" if state.total is None else state.total
         error = IncompleteDownloadError(
-            f"the file of export {progress.request_id} did not arrive: "
-            f"{progress.received} of {expected} bytes came over {progress.links} "
+            f"the file of export {state.request_id} did not arrive: "
+            f"{state.received} of {expected} bytes came over {state.links} "
             f"links, the last one given up because {redact_links(str(reason))}; the "
             f"file stays available for seven days, continue with `resume_export()`",
-            request_id=progress.request_id,
+            request_id=state.request_id,
         )
-        error.received = progress.received
-        error.expected = progress.total
+        error.received = state.received
+        error.expected = state.total
 
         return error

@@ -19,7 +19,7 @@ from ..._core.csvtext import CsvError
 from ...errors import InvalidInputError
 from ...models import Member
 
-_GULP = 384 * 1024
+_BLOCK_SIZE = 384 * 1024
 """
 Bytes decoded in one visit to the worker thread: some ten thousand members.
 
@@ -27,12 +27,12 @@ Fewer, and the visits cost; more, and letting go of a batch holds the loop.
 """
 
 
-_TURN = 0.001
+_YIELD_SECONDS = 0.001
 """
 Seconds for which the worker thread keeps the interpreter.
 """
 
-_ROWS = 1_000
+_CHECKPOINT_ROWS = 1_000
 """
 Members handed out one by one before other tasks have their turn.
 """
@@ -67,7 +67,7 @@ class MemberStream:
         self._row: Iterator[Member] = iter(())
         self._rest: Iterator[Member] = iter(())
         self._text = bytearray()
-        self._is_over = False
+        self._is_at_end = False
         self._is_broken = False
         # One thread, and not one of the forty that the rest of the program
         # shares: a program that blocks all of those would block us, too.
@@ -90,7 +90,7 @@ class MemberStream:
 
         # A loop over rows does not wait by itself: let others run.
         await checkpoint()
-        self._row = iter(await self._take(_ROWS))
+        self._row = iter(await self._take(_CHECKPOINT_ROWS))
 
         for member in self._row:
             return member
@@ -99,7 +99,7 @@ class MemberStream:
 
     async def batches(self, size: int = 10_000) -> AsyncIterator[list[Member]]:
         """
-        Hand out lists of *size* members; the last one may be shorter.
+        Yield lists of *size* members; the last one may be shorter.
 
         Raises:
             MalformedFileError: The file is not CSV of a cohort's members; its
@@ -118,13 +118,13 @@ class MemberStream:
         with self._guard:
             batch = list(islice(chain(self._row, self._rest), size))
 
-            while len(batch) < size and (decoded := await self._more()):
+            while len(batch) < size and (decoded := await self._decode_next()):
                 self._rest = iter(decoded)
                 batch += islice(self._rest, size - len(batch))
 
             return batch
 
-    async def _more(self) -> list[Member]:
+    async def _decode_next(self) -> list[Member]:
         if self._is_broken:
             raise InvalidInputError(
                 f"reading the members of export {self._request_id} was cut short; "
@@ -134,41 +134,41 @@ class MemberStream:
         self._is_broken = True
         decoded: list[Member] = []
 
-        while not decoded and not self._is_over:
-            gulp = await self._gulp()
+        while not decoded and not self._is_at_end:
+            block = await self._next_block()
             decoded = await anyio.to_thread.run_sync(
-                self._decode, gulp, limiter=self._thread
+                self._decode, block, limiter=self._thread
             )
 
         self._is_broken = False
 
         return decoded
 
-    async def _gulp(self) -> bytearray:
-        if len(self._text) < _GULP:
+    async def _next_block(self) -> bytearray:
+        if len(self._text) < _BLOCK_SIZE:
             async for piece in self._source:
                 # A copy, because the source may use its buffers again.
                 self._text += piece
 
-                if len(self._text) >= _GULP:
+                if len(self._text) >= _BLOCK_SIZE:
                     break
             else:
-                self._is_over = len(self._text) <= _GULP
+                self._is_at_end = len(self._text) <= _BLOCK_SIZE
 
-        gulp = self._text[:_GULP]
-        del self._text[:_GULP]
+        block = self._text[:_BLOCK_SIZE]
+        del self._text[:_BLOCK_SIZE]
 
-        return gulp
+        return block
 
-    def _decode(self, gulp: bytearray) -> list[Member]:
+    def _decode(self, block: bytearray) -> list[Member]:
         # In the worker thread, which shares the interpreter with the loop.
         decoded: list[Member] = []
         since = time.perf_counter()
 
         try:
-            for members in self._slices(gulp):
+            for members in self._slices(block):
                 decoded += members
-                since = _let_others_run(since)
+                since = _yield_interpreter(since)
         except CsvError as error:
             raise error.of_job(
                 self._request_id, cohort_id=self._cohort_id, token=self._token
@@ -176,14 +176,14 @@ class MemberStream:
 
         return decoded
 
-    def _slices(self, gulp: bytearray) -> Iterator[list[Member]]:
-        yield from self._reader.feed(gulp)
+    def _slices(self, block: bytearray) -> Iterator[list[Member]]:
+        yield from self._reader.feed(block)
 
-        if self._is_over:
+        if self._is_at_end:
             yield from self._reader.finish()
 
 
-def _let_others_run(since: float) -> float:
+def _yield_interpreter(since: float) -> float:
     # Both measured with two million members beside a 1 ms ticker (stall p50,
     # p99 and max in ms).
     #
@@ -195,7 +195,7 @@ def _let_others_run(since: float) -> float:
 
     # Unasked, the loop gets the interpreter when the switch interval of 5 ms
     # is over (5.6, 11.0, 13.8). Asking takes a tenth of a millisecond.
-    if time.perf_counter() - since < _TURN:
+    if time.perf_counter() - since < _YIELD_SECONDS:
         return since
 
     time.sleep(0)

@@ -14,7 +14,7 @@ from ...errors import TransportError
 from ..session import Session
 from ..wire.answer import Answer
 from ..wire.feed import Taker
-from .renewal import Changed, Interrupted
+from .renewal import LinkFailed, ObjectChanged
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _REDIRECTS = 3
@@ -23,16 +23,16 @@ _STORE_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 
 @asynccontextmanager
-async def stored(
+async def open_object(
     session: Session, link: str, headers: dict[str, str]
 ) -> AsyncGenerator[Answer]:
     """
     Follow a link to an answer with bytes of the object in it: 200 or 206.
 
     Raises:
-        Changed: The object is not the one that the headers ask for.
+        ObjectChanged: The object is not the one that the headers ask for.
 
-        Interrupted: The store refuses, or cannot be reached.
+        LinkFailed: The store refuses, or cannot be reached.
     """
     for _ in range(_REDIRECTS + 1):
         try:
@@ -44,9 +44,9 @@ async def stored(
 
                 link = link_target(link, answer.headers.get("location"))
         except TransportError as error:
-            raise Interrupted(str(error), pause=None) from None
+            raise LinkFailed(str(error), pause=None) from None
 
-    raise Interrupted("the store redirects in circles", pause=None)
+    raise LinkFailed("the store redirects in circles", pause=None)
 
 
 def range_headers(etag: str, start: int, end: int | None = None) -> dict[str, str]:
@@ -62,14 +62,12 @@ def range_headers(etag: str, start: int, end: int | None = None) -> dict[str, st
     return {"Range": f"bytes={start}-{last}", "If-Match": etag}
 
 
-def checked_part(
-    answer: Answer, *, etag: str | None, start: int, total: int | None
-) -> Part:
+def checked_part(answer: Answer, *, etag: str, start: int, total: int | None) -> Part:
     """
     Return which part of the object an answer holds: the one that was asked for.
 
     Raises:
-        Changed: It is another part, or of another object.
+        ObjectChanged: It is another part, or of another object.
     """
     part = part_of(answer.status, answer.headers)
 
@@ -77,11 +75,11 @@ def checked_part(
         answer.status != 206  # noqa: PLR2004 - all of it, to whom asked for less
         or part is None
         or part.start != start
-        or etag is None
+        or not etag
         or answer.headers.get("etag") != etag
         or (total is not None and part.total not in {total, None})
     ):
-        raise Changed("the store sent another part, or another file")
+        raise ObjectChanged("the store sent another part, or another file")
 
     return part
 
@@ -91,19 +89,19 @@ async def pour(answer: Answer, taker: Taker, tally: Callable[[int], None]) -> No
     Give the body of an answer to a taker.
 
     Raises:
-        Interrupted: The connection broke, or stood still for too long.
+        LinkFailed: The connection broke, or stood still for too long.
     """
     try:
         await answer.pour(taker, tally)
     except TransportError as error:
-        raise Interrupted(str(error)) from None
+        raise LinkFailed(str(error)) from None
 
 
-def strong(etag: str | None) -> str | None:
+def strong(etag: str | None) -> str:
     """
-    Return a tag that proves two objects the same, byte for byte, if it does.
+    Return a tag that proves two objects the same, byte for byte; "" for any other.
     """
-    return etag if etag is not None and etag.startswith('"') else None
+    return etag if etag is not None and etag.startswith('"') else ""
 
 
 async def _check(session: Session, answer: Answer) -> None:
@@ -111,7 +109,7 @@ async def _check(session: Session, answer: Answer) -> None:
         return
 
     if answer.status in {412, 416}:
-        raise Changed("the file changed in the store")
+        raise ObjectChanged("the file changed in the store")
 
     code = _STORE_CODE.search(await session.transport.glance(answer))
     said = f" ({code[1].decode()})" if code else ""
@@ -119,6 +117,6 @@ async def _check(session: Session, answer: Answer) -> None:
     pause = None if answer.status in _SLOW_DOWN else 0.0
 
     if asked is not None:
-        pause = min(asked, session.retrying.retry_after)
+        pause = min(asked, session.retrying.max_retry_after)
 
-    raise Interrupted(f"the store answered {answer.status}{said}", pause=pause)
+    raise LinkFailed(f"the store answered {answer.status}{said}", pause=pause)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractAsyncContextManager
 
-from ...protocols import Clock
-from .turns import Turns
+from ..clock import Clock
+from .turns import KeyedLock
 
 
 class LocalBoard:
     """
-    A `JobBoard` for the clients of one app in one process.
+    The `RunningJobs` of the clients of one app in one process.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._claims = Turns()
+        self._claims = KeyedLock()
         # Clients of one app may live in several threads.
         self._mutex = threading.Lock()
         self._jobs: dict[str, tuple[str, float]] = {}
@@ -29,7 +29,7 @@ class LocalBoard:
         """
         Wait until nobody else is about to request this export.
         """
-        return self._claims.of(key)
+        return self._claims.hold(key)
 
     async def find(self, key: str) -> str | None:
         """

@@ -1,16 +1,14 @@
 """
-Rings: n places, each taken by one request at a time, the oldest first.
+Pools of places, each held by one request at a time, the longest free first.
 
 A place is free again at a moment that is set when its request has *ended*. If
-that moment is a window's length later, the ring admits n starts in any window,
+that moment is a window's length later, the pool admits n starts in any window,
 whatever the latency and however the service counts; see docs/limits.md for
-the proof. If it is the end itself, the ring is a semaphore, whose places can
-stay taken a little longer when the service may still be busy.
+the proof. If it is the end itself, the pool is a semaphore.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -18,13 +16,12 @@ from heapq import heapify, heappop, heappush
 
 import anyio
 import attrs
-from aiolimiter import AsyncLimiter
 
-from ...protocols import Clock
-from .turns import Bell, Turn
+from ..clock import Clock
+from .turns import FifoLock, Wakeup
 
 # A timer may fire a hair early, and `now + (then - now)` may miss *then* by a
-# bit: aim past the moment, lest we ask again and again at its very edge.
+# bit: aim past the moment, or we would ask again and again at its very edge.
 EDGE = 1e-6
 
 
@@ -39,21 +36,19 @@ async def sleep_until(clock: Clock, moment: float) -> None:
 @attrs.define(eq=False)
 class Place:
     """
-    One place of a ring.
+    One place of a pool.
 
     Attributes:
-        free_at: When the next request may have it, on the ring's clock.
+        free_at: When the next request may have it, on the pool's clock.
     """
 
     free_at: float = -math.inf
-    bucket: AsyncLimiter | None = None
-    loop: asyncio.AbstractEventLoop | None = None
 
     def __lt__(self, other: Place) -> bool:
         return self.free_at < other.free_at
 
 
-class Ring:
+class PlacePool:
     """
     Places for requests; first come, first served.
 
@@ -65,39 +60,30 @@ class Ring:
         size: int,
         *,
         clock: Clock,
-        hold: float = 0.0,
-        window: float | None = None,
+        reuse_after: float = 0.0,
         ended_at: Iterable[float] = (),
     ) -> None:
         """
-        Lay out the ring.
+        Make the places.
 
         Args:
-            size: How many places.
-
-            hold: Seconds a place stays taken once its request ended.
-
-            window: Seconds of the rate the ring keeps, less than *hold*. Each
-                place then has an aiolimiter bucket of one token that drains in
-                a window. None for a ring that keeps no rate, and for a clock
-                that is not the loop's: aiolimiter knows no other.
+            reuse_after: Seconds a place stays taken once its request ended.
 
             ended_at: When earlier requests ended.
         """
         last = sorted(ended_at)[-size:]
         self._clock = clock
-        self._hold = hold
-        self._window = window
-        self._turn = Turn()
+        self._reuse_after = reuse_after
+        self._line = FifoLock()
         self._mutex = threading.Lock()
-        self._bell: Bell | None = None
-        self._idle = [Place(moment + hold) for moment in last]
+        self._wakeup: Wakeup | None = None
+        self._idle = [Place(moment + reuse_after) for moment in last]
         self._idle += [Place() for _ in range(size - len(last))]
         heapify(self._idle)
 
     def free_at(self) -> list[float]:
         """
-        Tell when each place that is not in use is free.
+        Return when each place that is not in use is free.
         """
         with self._mutex:
             return [place.free_at for place in self._idle]
@@ -106,44 +92,29 @@ class Ring:
         """
         Wait for a place.
         """
-        async with self._turn:
+        async with self._line:
             while (place := self._pop_free()) is None:
                 await self._change()
 
-            try:
-                await self._pour(place)
-            except BaseException:
-                self.put_back(place)
-                raise
-
             return place
 
-    def put_back(self, place: Place) -> None:
+    def release_unused(self, place: Place) -> None:
         """
         Return a place that was not used; it is free as before.
         """
-        place.bucket = None
-        self._return(place)
-
-    async def end(self, place: Place, *, at: float) -> None:
-        """
-        Return a place whose request ended at that moment; never waits.
-        """
-        place.free_at = at + self._hold
-        place.bucket = None
-
-        try:
-            await self._pour(place)
-        finally:
-            self._return(place)
-
-    def _return(self, place: Place) -> None:
         with self._mutex:
             heappush(self._idle, place)
-            bell, self._bell = self._bell, None
+            wakeup, self._wakeup = self._wakeup, None
 
-        if bell is not None:
-            bell.ring()
+        if wakeup is not None:
+            wakeup.set()
+
+    def release(self, place: Place, *, at: float) -> None:
+        """
+        Return a place whose request ended at that moment, past or to come.
+        """
+        place.free_at = at + self._reuse_after
+        self.release_unused(place)
 
     def _pop_free(self) -> Place | None:
         with self._mutex:
@@ -152,28 +123,62 @@ class Ring:
 
         return None
 
-    async def _pour(self, place: Place) -> None:
-        # The bucket drains in a window and `free_at` lies a guard beyond it, so
-        # it never makes us wait: asked at the very edge it would spin on
-        # rounding errors wherever time stands still between timers.
-        if self._window is None:
-            return
-
-        loop = asyncio.get_running_loop()
-        if place.bucket is None or place.loop is not loop:
-            place.bucket, place.loop = AsyncLimiter(1, self._window), loop
-
-        await place.bucket.acquire()
-
     async def _change(self) -> None:
         with self._mutex:
-            bell = self._bell = Bell()
+            wakeup = self._wakeup = Wakeup()
             first = self._idle[0].free_at if self._idle else None
 
         if first is None:
-            await bell.wait()
+            await wakeup.wait()
         else:
-            await _either(bell.wait, lambda: sleep_until(self._clock, first))
+            await _either(wakeup.wait, lambda: sleep_until(self._clock, first))
+
+
+class SlotSemaphore(PlacePool):
+    """
+    The semaphore for requests in flight.
+
+    Ours, because those of asyncio and anyio belong to one event loop and this one
+    serves all threads, is first come, first served, can release a place late,
+    when the service may still be busy with its request, and can withhold one.
+    """
+
+    def __init__(
+        self, size: int, *, clock: Clock, released_at: Iterable[float] = ()
+    ) -> None:
+        """
+        Make the places.
+
+        Args:
+            released_at: Until when places are taken without a request.
+        """
+        super().__init__(size, clock=clock, ended_at=released_at)
+        self._size = size
+        self._withheld_until: list[float] = []
+
+    @property
+    def withheld(self) -> int:
+        """
+        How many places have been withheld, as of the last time.
+        """
+        return len(self._withheld_until)
+
+    def may_withhold(self, *, until: float) -> bool:
+        """
+        Count one more place as withheld, unless it is the last one.
+
+        Returns:
+            Whether it counts; then release it at that moment.
+        """
+        now = self._clock.now()
+
+        with self._mutex:
+            current = [moment for moment in self._withheld_until if moment > now]
+            if may := len(current) + 1 < self._size:
+                current.append(until)
+            self._withheld_until = current
+
+        return may
 
 
 async def _either(

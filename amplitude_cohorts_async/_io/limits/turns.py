@@ -1,9 +1,9 @@
 """
-Waiting in line, for tasks of any event loop in any thread.
+Locks for tasks of any event loop in any thread, first come, first served.
 
-anyio's and asyncio's locks belong to one loop; the limits of an app belong to
-the whole process. So who waits here waits on a future of its own loop, and
-whoever leaves hands over by name.
+The locks of anyio and asyncio belong to one loop; the limits of an app belong
+to the whole process. So a waiter here waits on a future of its own loop, and
+the lock is handed over to the next waiter by name.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 
 
-class Bell:
+class Wakeup:
     """
-    Wakes one waiter, once, in whichever loop it waits.
+    Wakes one waiter, once, in any loop.
     """
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
 
-    def ring(self) -> bool:
+    def set(self) -> bool:
         """
-        Wake the waiter; False says that it had gone.
+        Wake the waiter; False if it has stopped waiting.
         """
         if not self._future.set_running_or_notify_cancel():
             return False
@@ -37,42 +37,42 @@ class Bell:
 
     async def wait(self) -> None:
         """
-        Return when the bell has rung.
+        Return once it is set.
         """
         await asyncio.wrap_future(self._future)
 
-    def leave(self) -> bool:
+    def cancel(self) -> bool:
         """
-        Stop waiting; False says that it is too late, the bell has rung.
+        Stop waiting; False if it is too late because it was set.
         """
         return self._future.cancel()
 
 
-class Turn:
+class FifoLock:
     """
-    A lock whose holders follow each other in the order they came.
+    A lock that is given to its waiters in the order they came.
     """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._taken = False
-        self._line: deque[Bell] = deque()
+        self._is_held = False
+        self._waiters: deque[Wakeup] = deque()
 
     async def __aenter__(self) -> None:
         with self._mutex:
-            if not self._taken:
-                self._taken = True
+            if not self._is_held:
+                self._is_held = True
                 return
 
-            place = Bell()
-            self._line.append(place)
+            wakeup = Wakeup()
+            self._waiters.append(wakeup)
 
         try:
-            await place.wait()
+            await wakeup.wait()
         except BaseException:
-            # Cancelled in the moment the turn came: it goes to the next.
-            if not place.leave():
-                self._pass_on()
+            # Cancelled in the moment it was handed over: it goes to the next.
+            if not wakeup.cancel():
+                self._release()
             raise
 
     async def __aexit__(
@@ -81,51 +81,51 @@ class Turn:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pass_on()
+        self._release()
 
     @property
     def ahead(self) -> int:
         """
-        How many a newcomer would have to let go first.
+        How many holders and waiters are ahead of a newcomer.
         """
         with self._mutex:
-            return len(self._line) + self._taken
+            return len(self._waiters) + self._is_held
 
-    def _pass_on(self) -> None:
+    def _release(self) -> None:
         with self._mutex:
-            while self._line:
-                if self._line.popleft().ring():
+            while self._waiters:
+                if self._waiters.popleft().set():
                     return
 
-            self._taken = False
+            self._is_held = False
 
 
-class Turns:
+class KeyedLock:
     """
-    A turn for each name; a name that nobody wants costs nothing.
+    A lock for each key; a key that is not in use takes no memory.
     """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._turns: dict[str, tuple[Turn, int]] = {}
+        self._locks: dict[str, tuple[FifoLock, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._locks)
 
     @asynccontextmanager
-    async def of(self, name: str) -> AsyncGenerator[None]:
+    async def hold(self, key: str) -> AsyncGenerator[None]:
         """
-        Wait until nobody else has this name's turn.
+        Wait for the lock of this key.
         """
         with self._mutex:
-            turn, users = self._turns.get(name, (Turn(), 0))
-            self._turns[name] = turn, users + 1
+            lock, users = self._locks.get(key, (FifoLock(), 0))
+            self._locks[key] = lock, users + 1
 
         try:
-            async with turn:
+            async with lock:
                 yield
         finally:
             with self._mutex:
-                turn, users = self._turns.pop(name)
+                lock, users = self._locks.pop(key)
                 if users > 1:
-                    self._turns[name] = turn, users - 1
+                    self._locks[key] = lock, users - 1

@@ -1,0 +1,3 @@
+"""
+Writes: ids, however many, as batches that can be resumed.
+"""

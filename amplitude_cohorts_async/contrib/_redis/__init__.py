@@ -1,0 +1,3 @@
+"""
+The parts of the limiter that a fleet shares.
+"""
