@@ -8,8 +8,8 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import anyio.to_thread
 
@@ -190,13 +190,14 @@ class ExportJob:
         """
         await self.wait()
 
-        async with self._tracked(), self._downloader.text() as text:
-            yield MemberStream(
-                self._delivered(text),
-                request_id=self.request_id,
-                cohort_id=self.cohort_id,
-                token=self.token,
-            )
+        with self._token_on_cancel():
+            async with self._downloader.text() as text:
+                yield MemberStream(
+                    self._delivered(text),
+                    request_id=self.request_id,
+                    cohort_id=self.cohort_id,
+                    token=self.token,
+                )
 
     @asynccontextmanager
     async def record_batches(
@@ -218,12 +219,12 @@ class ExportJob:
         require_arrow()
         await self.wait()
 
-        async with (
-            self._tracked(),
-            self._downloader.text() as text,
-            aclosing(self._batches(self._delivered(text), amplitude_id)) as batches,
-        ):
-            yield batches
+        with self._token_on_cancel():
+            async with (
+                self._downloader.text() as text,
+                aclosing(self._batches(self._delivered(text), amplitude_id)) as batches,
+            ):
+                yield batches
 
     async def _batches(
         self, text: AsyncIterator[bytes], amplitude_id: AmplitudeId
@@ -233,22 +234,28 @@ class ExportJob:
                 yield batch
 
     async def _delivered(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for block in text:
-            yield block
+        async with self._tracked():
+            async for block in text:
+                yield block
 
-        await self._forget()
+            await self._forget()
 
     @asynccontextmanager
     async def _tracked(self) -> AsyncGenerator[None]:
         """
-        Give the token to whatever passes; forget a job that has no file.
+        Add the token to what passes; forget a job that will never have a file.
         """
         try:
-            with self._errors.with_token():
+            with self._errors.with_token(), self._token_on_cancel():
                 yield
         except (ExportFailedError, ExportExpiredError):
             await self._forget()
             raise
+
+    @contextmanager
+    def _token_on_cancel(self) -> Generator[None]:
+        try:
+            yield
         except asyncio.CancelledError as error:
             keep_token(error, self.token)
             raise

@@ -384,3 +384,21 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     assert task.cancelled()
     assert [("attempted", 0), ("refused", 0)] == log.heard
     assert [] == server.seen
+
+
+async def test_an_error_of_another_job_is_none_of_this_one(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
+) -> None:
+    """
+    What fails while members are read may be something else.
+    """
+    job = await client.request_export("c1")
+    other = ExportFailedError("another job failed", request_id="other")
+
+    with pytest.raises(ExportFailedError) as caught:
+        async with job.members():
+            raise other
+
+    saved = await client.export("c1", tmp_path / "c1.csv")
+    assert caught.value.token is None
+    assert (1, job.token) == (emulator.spent, saved.token)

@@ -5,15 +5,15 @@ The figures in docs/limits.md are those of the code.
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import pytest
 
 
-def test_the_table_is_current():
+def test_the_table_is_current(pytestconfig: pytest.Config):
     """
     `python benchmarks/limits/schedule.py --write` would change nothing.
     """
-    table = runpy.run_path(str(ROOT / "benchmarks" / "limits" / "schedule.py"))["table"]
+    root = pytestconfig.rootpath
+    benchmark = runpy.run_path(str(root / "benchmarks" / "limits" / "schedule.py"))
 
-    assert table() in (ROOT / "docs" / "limits.md").read_text()
+    assert benchmark["table"]() in (root / "docs" / "limits.md").read_text()
