@@ -15,9 +15,9 @@ from ._version import VERSION
 if TYPE_CHECKING:
     from . import errors, events, limiters, limits, models, policies, testing, types
     from ._client import CohortsClient, export_cohort
-    from ._io.download.rows import MemberStream
-    from ._io.limits.limiter import LocalLimiter
-    from ._job import ExportJob
+    from ._exports.job import ExportJob
+    from ._io.download.member_stream import MemberStream
+    from ._io.limits.local import LocalLimiter
     from ._writes.compare import diff_ids
     from ._writes.id_stream import read_ids
     from .models import (
@@ -73,9 +73,9 @@ __all__ = (
 
 _MODULES = {
     "CohortsClient": "._client",
-    "ExportJob": "._job",
-    "LocalLimiter": "._io.limits.limiter",
-    "MemberStream": "._io.download.rows",
+    "ExportJob": "._exports.job",
+    "LocalLimiter": "._io.limits.local",
+    "MemberStream": "._io.download.member_stream",
     "diff_ids": "._writes.compare",
     "errors": ".errors",
     "events": ".events",

@@ -42,10 +42,10 @@ from .policies import Downloading, Polling, Retrying
 # much again. `_operations` imports all of it, and is imported where it is first
 # used: in a thread, when a client is entered.
 if TYPE_CHECKING:
+    from ._exports.job import ExportJob
+    from ._exports.many import ExportBatch
     from ._io.clock import Clock
     from ._io.limits.base import Limiter
-    from ._job import ExportJob
-    from ._many import ExportBatch
     from ._operations import Operations
     from ._writes.id_stream import IdSource
     from ._writes.writer import OnSkipped

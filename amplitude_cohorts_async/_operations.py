@@ -27,20 +27,20 @@ from ._core.requests import Endpoints, checked_properties
 from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
-from ._exports import Exports
-from ._fetch import Progress
+from ._exports.downloader import Progress
+from ._exports.job import ExportJob, checked_timeout
+from ._exports.many import ExportBatch, ExportRun, ManyOptions
+from ._exports.plan import Known, make_plan
+from ._exports.requester import ExportRequester
 from ._io.cancellation import collect_cooperatively
 from ._io.clock import SystemClock
 from ._io.context import Context
-from ._io.disk.files import checked_format, checked_target
+from ._io.http.session import Session
+from ._io.http.transport import Transport
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
-from ._io.session import Session
-from ._io.wire.transport import Transport
-from ._job import ExportJob, checked_timeout
-from ._many import ExportBatch, ExportRun, ManyOptions
-from ._plan import Known, make_plan
+from ._io.sinks.target import checked_format, checked_target
 from ._version import VERSION
 from ._writes.id_stream import IdSource
 from ._writes.membership import update_membership
@@ -76,7 +76,7 @@ class Operations:
         self._routes = config.routes
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
-        self._exports = Exports(
+        self._exports = ExportRequester(
             self.session,
             endpoints=self._endpoints,
             polling=config.polling,

@@ -15,7 +15,7 @@ A limiter of your own is a subclass of `Limiter` with one method:
 
 from ._io.clock import Clock
 from ._io.limits.base import Limiter, Permit, SharedCounter, Statistics
-from ._io.limits.limiter import LocalLimiter
+from ._io.limits.local import LocalLimiter
 from .limits import Kind
 
 __all__ = (

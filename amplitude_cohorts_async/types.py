@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._core.csvblocks import Buffer
-    from ._fetch import Progress
+    from ._exports.downloader import Progress
+    from ._exports.many import ExportBatch
     from ._io.clock import Clock
-    from ._io.disk.arrow import AmplitudeId, RecordBatch
-    from ._many import ExportBatch
+    from ._io.sinks.arrow import AmplitudeId, RecordBatch
     from ._writes.id_stream import IdFile, IdSource
     from ._writes.writer import OnSkipped
     from .events import EventHook
@@ -33,16 +33,16 @@ __all__ = (
 )
 
 _MODULES = {
-    "AmplitudeId": "._io.disk.arrow",
+    "AmplitudeId": "._io.sinks.arrow",
     "Buffer": "._core.csvblocks",
     "Clock": "._io.clock",
     "EventHook": ".events",
-    "ExportBatch": "._many",
+    "ExportBatch": "._exports.many",
     "IdFile": "._writes.id_stream",
     "IdSource": "._writes.id_stream",
     "OnSkipped": "._writes.writer",
-    "Progress": "._fetch",
-    "RecordBatch": "._io.disk.arrow",
+    "Progress": "._exports.downloader",
+    "RecordBatch": "._io.sinks.arrow",
 }
 
 

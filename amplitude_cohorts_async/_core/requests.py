@@ -16,8 +16,8 @@ import attrs
 from ..errors import InvalidInputError
 from ..models import Routes
 from .ids import checked_id, checked_request_id
-from .tokens import Ticket
-from .wire import Replay, Request
+from .messages import Replay, Request
+from .tokens import ExportRef
 
 LIST_PATH = "/api/3/cohorts"
 USAGE_PATH = "/api/3/cohorts/usage"
@@ -74,7 +74,7 @@ class Endpoints:
             subject=self._subject(cohort_id),
         )
 
-    def export_status(self, job: Ticket) -> Request:
+    def export_status(self, job: ExportRef) -> Request:
         """
         Return the request for a job's status.
         """
@@ -85,7 +85,7 @@ class Endpoints:
 
         return Request(operation="status", path=path, kind="poll")
 
-    def export_file(self, job: Ticket) -> Request:
+    def export_file(self, job: ExportRef) -> Request:
         """
         Return the request for the file of a finished job, or a link to it.
         """
@@ -152,11 +152,11 @@ def _segment(cohort_id: str) -> str:
     return quote(checked_id(cohort_id, "cohort id"), safe="")
 
 
-def _request_of(job: Ticket) -> str:
+def _request_of(job: ExportRef) -> str:
     return quote(checked_request_id(job.request_id), safe="")
 
 
-def _cohort_of(job: Ticket) -> str:
+def _cohort_of(job: ExportRef) -> str:
     # Where jobs are named by their cohort, two of one cohort are not told apart.
     if job.cohort_id is None:
         raise InvalidInputError(

@@ -31,8 +31,8 @@ from ..models import Cohort, ExportStatus, Usage
 from .converter import Tolerant, structure, structure_each
 from .ids import checked_request_id
 from .json_stream import elements, list_of, mapping_of, opening_of
+from .messages import Request, Response
 from .redact import redact_links, shorten
-from .wire import Request, Response
 
 _SHOWN = 300
 """

@@ -30,7 +30,7 @@ from ..errors import (
     TransportError,
 )
 from ..policies import Retrying
-from .wire import Replay
+from .messages import Replay
 
 _DOUBLINGS = 60
 """

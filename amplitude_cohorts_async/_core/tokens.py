@@ -26,7 +26,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 
 
 @attrs.frozen(kw_only=True)
-class Ticket:
+class ExportRef:
     """
     One export that was requested.
 
@@ -48,7 +48,7 @@ class Ticket:
     region: Region | None = None
 
 
-def to_token(ref: Ticket) -> str:
+def to_token(ref: ExportRef) -> str:
     """
     Return *ref* as one line of JSON.
     """
@@ -66,7 +66,7 @@ def to_token(ref: Ticket) -> str:
     )
 
 
-def from_token(text: str) -> Ticket:
+def from_token(text: str) -> ExportRef:
     """
     Return what a token holds; any other text is a bare request id.
 
@@ -75,7 +75,7 @@ def from_token(text: str) -> Ticket:
     """
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
         bare = text.strip() if isinstance(text, str) else text
-        return Ticket(request_id=checked_request_id(bare))
+        return ExportRef(request_id=checked_request_id(bare))
 
     try:
         fields = json.loads(text)
@@ -95,7 +95,7 @@ def from_token(text: str) -> Ticket:
     return _ref(fields)
 
 
-def age_of(ref: Ticket, *, now: datetime) -> float | None:
+def age_of(ref: ExportRef, *, now: datetime) -> float | None:
     """
     Return how many seconds ago an export was requested; None if unknown.
     """
@@ -105,7 +105,7 @@ def age_of(ref: Ticket, *, now: datetime) -> float | None:
     return (now - ref.requested_at).total_seconds()
 
 
-def _ref(fields: Mapping[str, object]) -> Ticket:
+def _ref(fields: Mapping[str, object]) -> ExportRef:
     try:
         properties = fields.get("properties", False)
         requested_at = fields.get("requested_at")
@@ -113,7 +113,7 @@ def _ref(fields: Mapping[str, object]) -> Ticket:
         region = fields.get("region")
         cohort_id = fields.get("cohort_id")
 
-        return Ticket(
+        return ExportRef(
             request_id=checked_request_id(fields.get("request_id")),
             cohort_id=None if cohort_id is None else checked_id(cohort_id, "cohort id"),
             properties=properties

@@ -16,17 +16,13 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from ..errors import (
-    InvalidInputError,
-    RemovalGuardError,
-    UnexpectedResponseError,
-)
+from ..errors import InvalidInputError, RemovalGuardError, UnexpectedResponseError
 from ..models import Cohort, IdType, Routes
 from .converter import Tolerant, structure
 from .ids import checked_id
+from .messages import Replay, Request, Response
 from .redact import redact_links, shorten
 from .responses import check_subject, decode
-from .wire import Replay, Request, Response
 
 UPLOAD_PATH = "/api/3/cohorts/upload"
 MEMBERSHIP_PATH = "/api/3/cohorts/membership"

@@ -14,7 +14,7 @@ from .._core.batching import MOST_MEMBERS
 from .._core.id_sets import SeenIds
 from .._core.ids import checked_id
 from .._core.writes import Change, Membership
-from .._io.session import Session
+from .._io.http.session import Session
 from ..errors import InvalidInputError
 from ..models import MembershipReport, OperationReport
 from .batches import Source, prescan, release

@@ -20,8 +20,8 @@ import attrs
 from .._core.batching import MOST_MEMBERS
 from .._core.ids import checked_id
 from .._core.writes import Membership, checked_share
-from .._io.session import Session
-from .._job import ExportJob
+from .._exports.job import ExportJob
+from .._io.http.session import Session
 from ..errors import CohortsError, InvalidInputError
 from ..models import Member, MembershipDiff, SyncReport
 from .batches import Source, release

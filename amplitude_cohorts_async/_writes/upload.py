@@ -27,7 +27,7 @@ from .._core.writes import (
     upload,
     upload_answer,
 )
-from .._io.session import Session
+from .._io.http.session import Session
 from ..errors import (
     AmbiguousUploadError,
     CohortsError,

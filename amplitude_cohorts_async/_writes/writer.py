@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from .._core.batching import Batch
 from .._core.journal import WrittenBatch, batch_line, done_line
-from .._core.wire import Request, Response
+from .._core.messages import Request, Response
 from .._core.writes import Change, Membership, membership, skipped_ids
-from .._io.session import Session
+from .._io.http.session import Session
 from ..errors import InvalidInputError, PartialWriteError
 from ..events import BatchWritten
 from .id_stream import Ids

@@ -16,12 +16,7 @@ from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import Connection
 from .exits import Exit, exit_of
-from .resume_hints import (
-    StartedJobs,
-    command_line,
-    option_words,
-    resume_hints,
-)
+from .resume_hints import StartedJobs, command_line, option_words, resume_hints
 
 __all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 

@@ -4,7 +4,7 @@ Members as Arrow record batches; needs the extra ``parquet``.
 
 from __future__ import annotations
 
-from .._io.disk.arrow import (
+from .._io.sinks.arrow import (
     AmplitudeId,
     ArrowReader,
     RecordBatch,

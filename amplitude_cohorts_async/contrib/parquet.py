@@ -4,6 +4,6 @@ Members as a Parquet file, written while they arrive; needs the extra ``parquet`
 
 from __future__ import annotations
 
-from .._io.disk.parquet import ParquetWriter, Writable
+from .._io.sinks.parquet import ParquetWriter, Writable
 
 __all__ = ("ParquetWriter", "Writable")

@@ -25,7 +25,7 @@ from .._core.schedule import earliest_starts
 from .._io.cancellation import finish_despite_cancel
 from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
 from .._io.limits.keeper import WITHHELD_FOR, Admission, LimitsKeeper
-from .._io.limits.limiter import LocalLimiter
+from .._io.limits.local import LocalLimiter
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
 

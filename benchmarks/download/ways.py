@@ -26,7 +26,7 @@ CLI = {
 }
 
 
-class Watch:
+class JobPoller:
     """
     What a download takes, from its start to its stop.
     """
@@ -71,7 +71,7 @@ def _most_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-watch = Watch()
+watch = JobPoller()
 
 
 async def ours(url: str, out: Path, **keywords: object) -> None:
@@ -127,7 +127,7 @@ async def ordinary(url: str, out: Path) -> None:
     """
     Download with the fast path switched off.
     """
-    from amplitude_cohorts_async._io.wire import takeover  # noqa: PLC0415
+    from amplitude_cohorts_async._io.http import takeover  # noqa: PLC0415
 
     takeover._LEAST = 1 << 60  # noqa: SLF001
     await ours(url, out)
@@ -197,7 +197,7 @@ async def bare_inflate(url: str, out: Path) -> None:
     """
     import aiohttp  # noqa: PLC0415
 
-    from amplitude_cohorts_async._io.disk.inflating import inflater  # noqa: PLC0415
+    from amplitude_cohorts_async._io.sinks.gzip_backend import inflater  # noqa: PLC0415
 
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         body = await response.read()

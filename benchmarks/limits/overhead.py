@@ -15,7 +15,7 @@ from aiolimiter import AsyncLimiter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
+from amplitude_cohorts_async._io.limits.local import LocalLimiter
 from amplitude_cohorts_async.limits import Kind, Limits, Rate
 
 TIMES = 5_000

@@ -21,7 +21,7 @@ from aiolimiter import AsyncLimiter
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from amplitude_cohorts_async._io.limits.limiter import LocalLimiter  # noqa: E402
+from amplitude_cohorts_async._io.limits.local import LocalLimiter  # noqa: E402
 from support.counting import Counting, every_counting, most_in_any  # noqa: E402
 from support.virtual_loop import run_virtually  # noqa: E402
 

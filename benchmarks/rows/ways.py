@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from amplitude_cohorts_async._io.download.rows import MemberStream
+from amplitude_cohorts_async._io.download.member_stream import MemberStream
 from amplitude_cohorts_async.models import Member
 
 PIECE = 64 * 1024

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.messages import Replay, Request
 from amplitude_cohorts_async._core.requests import Endpoints
-from amplitude_cohorts_async._core.tokens import Ticket
-from amplitude_cohorts_async._core.wire import Replay, Request
+from amplitude_cohorts_async._core.tokens import ExportRef
 from amplitude_cohorts_async.errors import InvalidInputError
 from amplitude_cohorts_async.models import Routes
 
@@ -53,19 +53,19 @@ def target(request: Request) -> str:
             ),
         ),
         (
-            VENDOR.export_status(Ticket(request_id="qfaZya")),
+            VENDOR.export_status(ExportRef(request_id="qfaZya")),
             "GET /api/5/cohorts/request-status/qfaZya",
         ),
         (
-            VENDOR.export_file(Ticket(request_id="Sf7M9j")),
+            VENDOR.export_file(ExportRef(request_id="Sf7M9j")),
             "GET /api/5/cohorts/request/Sf7M9j/file",
         ),
         (
-            OPENAPI.export_status(Ticket(request_id="qfaZya", cohort_id="26umsb5")),
+            OPENAPI.export_status(ExportRef(request_id="qfaZya", cohort_id="26umsb5")),
             "GET /api/5/cohorts/request/26umsb5/status",
         ),
         (
-            OPENAPI.export_file(Ticket(request_id="qfaZya", cohort_id="26umsb5")),
+            OPENAPI.export_file(ExportRef(request_id="qfaZya", cohort_id="26umsb5")),
             "GET /api/5/cohorts/request/26umsb5/file",
         ),
     ],
@@ -86,8 +86,8 @@ def test_what_a_request_costs() -> None:
     others = [
         VENDOR.list_cohorts(include_sync_info=False),
         VENDOR.usage(),
-        VENDOR.export_status(Ticket(request_id="id")),
-        VENDOR.export_file(Ticket(request_id="id")),
+        VENDOR.export_status(ExportRef(request_id="id")),
+        VENDOR.export_file(ExportRef(request_id="id")),
     ]
 
     assert ("export", Replay.COSTLY) == (export.kind, export.replay)
@@ -116,12 +116,12 @@ def test_a_job_of_no_cohort(routes: Routes) -> None:
     endpoints = Endpoints(routes)
 
     if routes is Routes.VENDOR:
-        assert endpoints.export_status(Ticket(request_id="a"))
+        assert endpoints.export_status(ExportRef(request_id="a"))
         return
 
     for make in (endpoints.export_status, endpoints.export_file):
         with pytest.raises(InvalidInputError, match="token"):
-            make(Ticket(request_id="a"))
+            make(ExportRef(request_id="a"))
 
 
 @pytest.mark.parametrize("name", ["", None, 7, "\ud800"])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.messages import Replay
 from amplitude_cohorts_async._core.retrying import (
     NO_RETRIES,
     may_ask_again,
@@ -15,7 +16,6 @@ from amplitude_cohorts_async._core.retrying import (
     retry_delay,
     was_refused,
 )
-from amplitude_cohorts_async._core.wire import Replay
 from amplitude_cohorts_async.errors import (
     BadRequestError,
     CohortsError,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.tokens import Ticket, from_token, to_token
+from amplitude_cohorts_async._core.tokens import ExportRef, from_token, to_token
 from amplitude_cohorts_async.errors import InvalidInputError
 from amplitude_cohorts_async.models import Region
 
@@ -26,7 +26,7 @@ MOMENTS = st.none() | st.datetimes(
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))]),
 )
 TICKETS = st.builds(
-    Ticket,
+    ExportRef,
     request_id=REQUEST_IDS,
     cohort_id=st.none() | IDS,
     properties=st.booleans() | st.lists(TEXT).map(tuple),
@@ -37,7 +37,7 @@ TICKETS = st.builds(
 
 
 @given(TICKETS)
-def test_a_token_is_its_ticket(ticket: Ticket) -> None:
+def test_a_token_is_its_ticket(ticket: ExportRef) -> None:
     """
     What is written is what is read, in one line of ASCII.
     """
@@ -50,7 +50,7 @@ def test_a_token_is_its_ticket(ticket: Ticket) -> None:
 
 
 @given(TICKETS, st.text(max_size=5))
-def test_a_token_is_pretty_or_has_news(ticket: Ticket, name: str) -> None:
+def test_a_token_is_pretty_or_has_news(ticket: ExportRef, name: str) -> None:
     """
     A token that was printed with spaces, or holds more than we know, is still read.
     """
@@ -60,7 +60,9 @@ def test_a_token_is_pretty_or_has_news(ticket: Ticket, name: str) -> None:
 
 
 @given(TICKETS, st.data())
-def test_a_damaged_token_is_said_to_be_one(ticket: Ticket, data: st.DataObject) -> None:
+def test_a_damaged_token_is_said_to_be_one(
+    ticket: ExportRef, data: st.DataObject
+) -> None:
     """
     A cut token, or one with other values, is refused or read: no other exception.
     """
@@ -83,7 +85,7 @@ def test_any_other_text_is_a_request_id(text: str) -> None:
     """
     What is no JSON object is taken for the id itself.
     """
-    assert Ticket(request_id=text) == from_token(text)
+    assert ExportRef(request_id=text) == from_token(text)
 
 
 @pytest.mark.parametrize(

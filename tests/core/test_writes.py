@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.wire import Replay, Request, Response
+from amplitude_cohorts_async._core.messages import Replay, Request, Response
 from amplitude_cohorts_async._core.writes import (
     Membership,
     Upload,

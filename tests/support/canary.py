@@ -30,7 +30,7 @@ def find_secrets(text: str) -> list[str]:
     return [f"{found[:16]}..." for found in SECRET.findall(text)]
 
 
-class Watch(logging.Handler):
+class JobPoller(logging.Handler):
     """
     Read all log records, with everything that travels in their `extra`.
     """
@@ -54,7 +54,7 @@ def nothing_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """
     Fail a test during which a secret was logged, at any level, by anybody.
     """
-    watch = Watch()
+    watch = JobPoller()
     root = logging.getLogger()
     root.addHandler(watch)
     with caplog.at_level(logging.DEBUG):

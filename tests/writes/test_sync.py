@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors, read_ids
-from amplitude_cohorts_async._io.wire.transport import Transport
+from amplitude_cohorts_async._io.http.transport import Transport
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import compare as compare_module
 from amplitude_cohorts_async._writes import sync as sync_module

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient, errors
-from amplitude_cohorts_async._io.wire.transport import Transport
+from amplitude_cohorts_async._io.http.transport import Transport
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async._writes import upload as upload_module

@@ -17,17 +17,17 @@ import anyio
 
 from ..._core.csvtext import Malformed
 from ..._core.links import Part, part_of
-from ..._core.widening import ParallelismController
-from ..._core.wire import Request
+from ..._core.messages import Request
+from ..._core.parallelism import ParallelismController
 from ...events import BytesReceived
 from ..cancellation import background
-from ..session import Session
-from ..wire.answer import Answer
-from ..wire.feed import Taker
-from .delivery import RandomAccess
-from .ranges import Ranges, throttled
-from .renewal import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
-from .store import checked_part, open_object, pour, range_headers, strong
+from ..http.session import Session
+from ..http.streamed_response import StreamedResponse
+from ..sinks.disk_writer import Taker
+from .link_refresh import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
+from .object_store import checked_part, open_object, pour, range_headers, strong
+from .parallel_ranges import Ranges, throttled
+from .to_file import RandomAccess
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
@@ -130,7 +130,7 @@ class Transfer:
     async def _try(self) -> None:
         async with self._session.file(self._request) as answer:
             # A link leaves the context at once: nothing here holds its slot.
-            if isinstance(answer, Answer):
+            if isinstance(answer, StreamedResponse):
                 await self._start_over("")
                 self._receiver.unbound()
                 await self._take(answer)
@@ -165,7 +165,7 @@ class Transfer:
 
         return range_headers(self._etag, self.state.received)
 
-    def _check_continues(self, answer: Answer) -> None:
+    def _check_continues(self, answer: StreamedResponse) -> None:
         received, total = self.state.received, self.state.total
 
         if not received:
@@ -173,7 +173,7 @@ class Transfer:
 
         checked_part(answer, etag=self._etag, start=received, total=total)
 
-    async def _take(self, answer: Answer) -> RandomAccess | None:
+    async def _take(self, answer: StreamedResponse) -> RandomAccess | None:
         """
         Take what an answer brings.
 
@@ -199,7 +199,7 @@ class Transfer:
 
         return None
 
-    async def _pour(self, answer: Answer) -> RandomAccess | None:
+    async def _pour(self, answer: StreamedResponse) -> RandomAccess | None:
         access = self._receiver.random_access
         pouring = pour(answer, self._receiver.feed, self.state.add)
 
@@ -217,7 +217,7 @@ class Transfer:
 
         return access if scope.cancelled_caught else None
 
-    def _may_spread(self, answer: Answer) -> bool:
+    def _may_spread(self, answer: StreamedResponse) -> bool:
         return (
             self.state.transport.connections > 1
             and self._etag != ""
@@ -242,7 +242,7 @@ class Transfer:
 
     async def _ask(self) -> str:
         async with self._session.file(self._request) as answer:
-            if isinstance(answer, Answer):
+            if isinstance(answer, StreamedResponse):
                 raise ObjectChanged("the file came by itself, after links to it")
 
         self.state.links += 1

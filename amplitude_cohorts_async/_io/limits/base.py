@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..._core.schedule import earliest_starts
 from ...limits import DOCUMENTED, Kind, Limits
-from .turns import KeyedLock
+from .fifo_lock import KeyedLock
 
 Statistics = Mapping[str, float]
 """

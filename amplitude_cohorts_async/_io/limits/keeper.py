@@ -17,8 +17,8 @@ from ..._core.pacing import Pace, Refusal
 from ...errors import QuotaWaitError
 from ...limits import Kind, Limits, Rate
 from .base import Limiter, Permit, Statistics
-from .rings import EDGE
-from .turns import FifoLock
+from .fifo_lock import FifoLock
+from .window import EDGE
 
 _log = logging.getLogger(__name__)
 

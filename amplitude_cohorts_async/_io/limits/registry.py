@@ -27,7 +27,7 @@ from anyio.lowlevel import RunVar
 
 from ...limits import Limits
 from ..clock import Clock
-from .limiter import LimiterState, LocalLimiter
+from .local import LimiterState, LocalLimiter
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,3 @@
+"""
+One export, from its request to its file.
+"""
