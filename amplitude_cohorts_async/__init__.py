@@ -88,9 +88,7 @@ _MODULES = {
     "testing": ".testing",
     "types": ".types",
 }
-"""
-Where the names are that `models` has not.
-"""
+"""Where the names are that `models` has not."""
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,4 @@
-"""
-The client: one method for each thing the service can do.
-"""
+"""The client: one method for each thing the service can do."""
 
 from __future__ import annotations
 
@@ -250,9 +248,7 @@ class CohortsClient:
         return await self._operations.get_cohort(cohort_id)
 
     async def get_usage(self) -> Usage:
-        """
-        Tell how many of this month's exports are spent.
-        """
+        """Tell how many of this month's exports are spent."""
         return await self._operations.get_usage()
 
     async def request_export(

@@ -1,6 +1,4 @@
-"""
-Settings from keywords and environment, checked before the first byte.
-"""
+"""Settings from keywords and environment, checked before the first byte."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ class Settings:
 
     @property
     def app(self) -> str:
-        """
-        The name that the app's limits are kept by; the key is not in it.
-        """
+        """The name that the app's limits are kept by; the key is not in it."""
         text = f"{self.origin}\n{self.api_key}".encode()
 
         return hashlib.sha256(text).hexdigest()[:16]
@@ -140,9 +136,7 @@ def checked_proxy(proxy: object) -> str | None:
 
 
 def proxy_secrets(proxy: str | None) -> Sequence[str]:
-    """
-    Return what no message may show of a checked proxy's URL, in each form.
-    """
+    """Return what no message may show of a checked proxy's URL, in each form."""
     parts = urlsplit(proxy or "")
     password = parts.password
 
@@ -205,9 +199,7 @@ def _checked_stall_timeout(seconds: float) -> float:
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """
-    What a client was made with, checked.
-    """
+    """What a client was made with, checked."""
 
     settings: Settings
     limits: Limits
@@ -254,9 +246,7 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """
-    Return the keywords of a client from variables; empty ones count as unset.
-    """
+    """Return the keywords of a client from variables; empty ones count as unset."""
     names = {
         "api_key": "AMPLITUDE_API_KEY",
         "secret_key": "AMPLITUDE_SECRET_KEY",

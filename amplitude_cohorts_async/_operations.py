@@ -88,25 +88,19 @@ class Operations:
         self._runs: WeakSet[ExportRun] = WeakSet()
 
     async def aclose(self) -> None:
-        """
-        Stop the runs, wait for the answers to purchases, close the connections.
-        """
+        """Stop the runs, wait for the answers to purchases, close the connections."""
         await asyncio.gather(*(run.close_with_client() for run in list(self._runs)))
         await self.session.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
-        """
-        List all discoverable cohorts.
-        """
+        """List all discoverable cohorts."""
         request = self._endpoints.list_cohorts(include_sync_info=include_sync_info)
         response = await self.session.send(request)
 
         return await collect_cooperatively(responses.each_cohort(request, response))
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
-        """
-        Look up one cohort in the list.
-        """
+        """Look up one cohort in the list."""
         checked_id(cohort_id, "cohort id")
 
         for cohort in await self.list_cohorts():
@@ -120,9 +114,7 @@ class Operations:
         )
 
     async def get_usage(self) -> Usage:
-        """
-        Return the usage of the month.
-        """
+        """Return the usage of the month."""
         request = self._endpoints.usage()
 
         return responses.usage(request, await self.session.send(request))
@@ -134,17 +126,13 @@ class Operations:
         properties: bool | Sequence[str] = False,
         allowance: str | None = None,
     ) -> ExportJob:
-        """
-        Request an export; spends one.
-        """
+        """Request an export; spends one."""
         wanted = checked_properties(properties)
 
         return await self._exports.request(cohort_id, wanted, allowance=allowance)
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
-        """
-        Return the job of an export that was requested before.
-        """
+        """Return the job of an export that was requested before."""
         return self._exports.resume(request_id_or_token)
 
     async def export(
@@ -159,9 +147,7 @@ class Operations:
         allowance: str | None,
         progress: Progress | None,
     ) -> SavedExport:
-        """
-        Request an export, or join it, and save its file.
-        """
+        """Request an export, or join it, and save its file."""
         checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_target, to, format)
         wanted = checked_properties(properties)
@@ -196,9 +182,7 @@ class Operations:
         skip_unchanged: bool,
         allowance: str | None,
     ) -> ExportBatch:
-        """
-        Return an iterator over the outcomes of many exports.
-        """
+        """Return an iterator over the outcomes of many exports."""
         options = ManyOptions(
             wanted=checked_properties(properties),
             format=checked_format(format),
@@ -221,9 +205,7 @@ class Operations:
         since: Iterable[SavedExport],
         job_seconds: float,
     ) -> ExportPlan:
-        """
-        Return what exporting some cohorts would take.
-        """
+        """Return what exporting some cohorts would take."""
         wanted = checked_properties(properties)
         ids = checked_ids(cohort_ids, "cohort id")
         known = Known(
@@ -254,9 +236,7 @@ class Operations:
         journal: str | os.PathLike[str] | None,
         on_skipped: OnSkipped | None,
     ) -> UploadReport:
-        """
-        Make a cohort, or fill one.
-        """
+        """Make a cohort, or fill one."""
         spec = Upload(
             name=name,
             id_type=id_type,
@@ -292,9 +272,7 @@ class Operations:
         journal: str | os.PathLike[str] | None,
         on_skipped: OnSkipped | None,
     ) -> MembershipReport:
-        """
-        Add ids to a cohort and remove others.
-        """
+        """Add ids to a cohort and remove others."""
         return await update_membership(
             self.session,
             cohort_id,
@@ -319,9 +297,7 @@ class Operations:
         journal: str | os.PathLike[str] | None,
         on_skipped: OnSkipped | None,
     ) -> SyncReport:
-        """
-        Make a cohort's members equal to a set.
-        """
+        """Make a cohort's members equal to a set."""
         sync = Sync(
             membership=self._membership(id_type, count_group),
             dry_run=dry_run,

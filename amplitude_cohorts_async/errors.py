@@ -113,15 +113,11 @@ def _revive(
 
 
 class ConfigurationError(CohortsError, ValueError):
-    """
-    The client cannot be built like this; no byte was sent.
-    """
+    """The client cannot be built like this; no byte was sent."""
 
 
 class InvalidInputError(CohortsError, ValueError):
-    """
-    The call makes no sense as written; no byte was sent.
-    """
+    """The call makes no sense as written; no byte was sent."""
 
 
 class RemovalGuardError(InvalidInputError):
@@ -171,9 +167,7 @@ class MissingExtraError(CohortsError, ImportError):
 
 
 class QuotaError(CohortsError):
-    """
-    We refused, so that the service need not; nothing was sent.
-    """
+    """We refused, so that the service need not; nothing was sent."""
 
 
 class QuotaWaitError(QuotaError, TimeoutError):
@@ -239,15 +233,11 @@ class TransportError(CohortsError):
 
 
 class ConnectionFailedError(TransportError):
-    """
-    The connection was refused, cut, or could not be made.
-    """
+    """The connection was refused, cut, or could not be made."""
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """
-    The service did not answer in time.
-    """
+    """The service did not answer in time."""
 
 
 class ApiError(CohortsError):
@@ -296,9 +286,7 @@ class ApiError(CohortsError):
 
 
 class BadRequestError(ApiError):
-    """
-    Status 400, or another 4xx without a class of its own.
-    """
+    """Status 400, or another 4xx without a class of its own."""
 
 
 class InvalidIdsError(BadRequestError):
@@ -344,27 +332,19 @@ class AuthenticationError(ApiError):
 
 
 class PermissionDeniedError(ApiError):
-    """
-    Status 403: the keys are fine, the plan or project does not allow this.
-    """
+    """Status 403: the keys are fine, the plan or project does not allow this."""
 
 
 class NotFoundError(ApiError):
-    """
-    Status 404 or 410, or a cohort that is not in the list.
-    """
+    """Status 404 or 410, or a cohort that is not in the list."""
 
 
 class RateLimitedError(ApiError):
-    """
-    Status 429, still after all retries.
-    """
+    """Status 429, still after all retries."""
 
 
 class ServerError(ApiError):
-    """
-    Status 5xx, still after all retries.
-    """
+    """Status 5xx, still after all retries."""
 
 
 class UnexpectedResponseError(CohortsError):
@@ -420,21 +400,15 @@ class ExportError(_JobError):
 
 
 class ExportTimeoutError(ExportError, TimeoutError):
-    """
-    The job was still running at the caller's deadline; it goes on without us.
-    """
+    """The job was still running at the caller's deadline; it goes on without us."""
 
 
 class ExportFailedError(ExportError):
-    """
-    The service gave the job up; only a new export can help.
-    """
+    """The service gave the job up; only a new export can help."""
 
 
 class ExportExpiredError(ExportError):
-    """
-    The job is unknown to the service, or older than seven days.
-    """
+    """The job is unknown to the service, or older than seven days."""
 
 
 class DownloadError(_JobError):
@@ -501,9 +475,7 @@ class MalformedFileError(DownloadError):
 
 
 class StorageError(DownloadError, OSError):
-    """
-    The local disk refused: full, read-only, or gone.
-    """
+    """The local disk refused: full, read-only, or gone."""
 
 
 class AmbiguousUploadError(CohortsError):

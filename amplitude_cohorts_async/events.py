@@ -80,9 +80,7 @@ class RetryScheduled:
 
 @attrs.frozen(kw_only=True)
 class ExportRequested:
-    """
-    One of the month's exports was spent.
-    """
+    """One of the month's exports was spent."""
 
     cohort_id: str
     request_id: str
@@ -175,12 +173,8 @@ Event: TypeAlias = (
 
 
 class EventHook(Protocol):
-    """
-    Receives events as they happen; must return at once.
-    """
+    """Receives events as they happen; must return at once."""
 
     def __call__(self, event: Event, /) -> None:
-        """
-        Handle *event*.
-        """
+        """Handle *event*."""
         ...

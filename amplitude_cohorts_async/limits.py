@@ -73,9 +73,7 @@ def _positive_seconds(
 
 @attrs.frozen
 class Rate:
-    """
-    At most *count* starts in any *per* seconds.
-    """
+    """At most *count* starts in any *per* seconds."""
 
     count: int = attrs.field(validator=_at_least_one)
     per: float = attrs.field(kw_only=True, validator=_positive_seconds)
@@ -191,14 +189,10 @@ def _slower(rate: Rate | None, times: int) -> Rate | None:
 
 
 DOCUMENTED = Limits()
-"""
-What the service documents: 5 at once, 4 exports a minute, 60 in ten minutes.
-"""
+"""What the service documents: 5 at once, 4 exports a minute, 60 in ten minutes."""
 
 LEAVE_ROOM = Limits(in_flight=4)
-"""
-As documented, but one of the five places stays free for people's dashboards.
-"""
+"""As documented, but one of the five places stays free for people's dashboards."""
 
 UNLIMITED = Limits(
     in_flight=1_000,
@@ -209,6 +203,4 @@ UNLIMITED = Limits(
     clock_margin=0.0,
     release_delay=0.0,
 )
-"""
-Nothing to wait for, and no count of the month. For tests, never for the service.
-"""
+"""Nothing to wait for, and no count of the month. For tests, never for the service."""

@@ -39,9 +39,7 @@ __all__ = (
 
 
 class Region(Enum):
-    """
-    Where the project's data lives; keys work in their own region only.
-    """
+    """Where the project's data lives; keys work in their own region only."""
 
     US = "https://amplitude.com"
     EU = "https://analytics.eu.amplitude.com"
@@ -63,9 +61,7 @@ class Routes(Enum):
 
 
 class IdType(Enum):
-    """
-    What an id names. Each endpoint has its own word for it; we translate.
-    """
+    """What an id names. Each endpoint has its own word for it; we translate."""
 
     USER_ID = "user"
     AMPLITUDE_ID = "amplitude"
@@ -157,9 +153,7 @@ class Usage:
 
     @property
     def remaining(self) -> int | None:
-        """
-        Requests left; None when the plan has no limit.
-        """
+        """Requests left; None when the plan has no limit."""
         return None if self.limit is None else max(0, self.limit - self.used)
 
 
@@ -228,41 +222,29 @@ class Member:
 
 
 class SavedFile(Protocol):
-    """
-    The file of a `SavedExport`, which knows it again and reads it if need be.
-    """
+    """The file of a `SavedExport`, which knows it again and reads it if need be."""
 
     @property
     def mtime_ns(self) -> int:
-        """
-        When it was written last.
-        """
+        """When it was written last."""
         ...
 
     @property
     def sha256(self) -> str:
-        """
-        See `SavedExport`.
-        """
+        """See `SavedExport`."""
         ...
 
     @property
     def rows(self) -> int | None:
-        """
-        See `SavedExport`.
-        """
+        """See `SavedExport`."""
         ...
 
     async def digest(self) -> str:
-        """
-        See `SavedExport`.
-        """
+        """See `SavedExport`."""
         ...
 
     def is_intact(self) -> bool:
-        """
-        Whether the file is what was saved; blocks.
-        """
+        """Whether the file is what was saved; blocks."""
         ...
 
 
@@ -321,9 +303,7 @@ class SavedExport:
         return self.file.rows
 
     async def digest(self) -> str:
-        """
-        Return `sha256` without blocking the event loop.
-        """
+        """Return `sha256` without blocking the event loop."""
         return await self.file.digest()
 
 
@@ -462,9 +442,7 @@ class OperationReport:
 
 @attrs.frozen(kw_only=True)
 class MembershipReport:
-    """
-    What a membership update did.
-    """
+    """What a membership update did."""
 
     cohort_id: str
     added: OperationReport = attrs.field(factory=OperationReport)

@@ -1,6 +1,4 @@
-"""
-How patient a client is: values to pass to `CohortsClient`.
-"""
+"""How patient a client is: values to pass to `CohortsClient`."""
 
 from __future__ import annotations
 

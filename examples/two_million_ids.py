@@ -29,17 +29,13 @@ async def buyers() -> AsyncIterator[str]:
 
 
 def tell(event: Event) -> None:
-    """
-    Show each batch as it is accepted.
-    """
+    """Show each batch as it is accepted."""
     if isinstance(event, BatchWritten):
         print(f"batch {event.batch}: {event.ids:,} ids to cohort {event.cohort_id}")
 
 
 async def main() -> None:
-    """
-    Make the cohort, or finish making it.
-    """
+    """Make the cohort, or finish making it."""
     async with CohortsClient.from_env(hook=tell) as client:
         try:
             report = await client.upload_cohort(

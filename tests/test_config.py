@@ -1,6 +1,4 @@
-"""
-A client that cannot work is refused before it exists, with what to do about it.
-"""
+"""A client that cannot work is refused before it exists, with what to do about it."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ VARIABLES = (
 
 
 def client(**options: object) -> CohortsClient:
-    """
-    Build a client, and nothing else.
-    """
+    """Build a client, and nothing else."""
     keys = {"api_key": API_KEY, "secret_key": SECRET_KEY}
 
     return CohortsClient(**{**keys, **options})  # type: ignore[arg-type]
@@ -92,9 +88,7 @@ def client(**options: object) -> CohortsClient:
     ],
 )
 def test_what_cannot_work(options: dict[str, object], words: str) -> None:
-    """
-    The message says what is wrong, and shows no key.
-    """
+    """The message says what is wrong, and shows no key."""
     with pytest.raises(ConfigurationError, match=words) as caught:
         client(**options)
 
@@ -125,16 +119,12 @@ def test_what_cannot_work(options: dict[str, object], words: str) -> None:
     ],
 )
 def test_what_works(options: dict[str, object], origin: str) -> None:
-    """
-    A region is a host; a base URL of the caller's own comes before it.
-    """
+    """A region is a host; a base URL of the caller's own comes before it."""
     assert f"<CohortsClient of {origin}>" == repr(client(**options))
 
 
 def test_keys_are_not_in_settings_that_are_shown() -> None:
-    """
-    Neither the settings nor the name that limits are kept by tell the keys.
-    """
+    """Neither the settings nor the name that limits are kept by tell the keys."""
     settings = make_settings(
         API_KEY,
         SECRET_KEY,
@@ -150,9 +140,7 @@ def test_keys_are_not_in_settings_that_are_shown() -> None:
 
 
 def test_limits_belong_to_the_app() -> None:
-    """
-    The same API key at the same place is one app, whatever its secret.
-    """
+    """The same API key at the same place is one app, whatever its secret."""
     names = {
         (key, secret, region): client(
             api_key=key, secret_key=secret, region=region
@@ -167,9 +155,7 @@ def test_limits_belong_to_the_app() -> None:
 
 
 def test_the_environment() -> None:
-    """
-    Every variable has its keyword; an empty one counts as unset.
-    """
+    """Every variable has its keyword; an empty one counts as unset."""
     environ = {name: name.lower() for name in VARIABLES} | {"AMPLITUDE_OTHER": "x"}
 
     assert {
@@ -184,9 +170,7 @@ def test_the_environment() -> None:
 
 
 def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Keywords win over variables; a number in a variable is a number.
-    """
+    """Keywords win over variables; a number in a variable is a number."""
     for name, value in zip(
         VARIABLES,
         (API_KEY, SECRET_KEY, "eu", "", "153957", "ann@example.com"),
@@ -216,9 +200,7 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_impossible_polling(options: dict[str, float]) -> None:
-    """
-    A schedule that never asks, or always, is none.
-    """
+    """A schedule that never asks, or always, is none."""
     with pytest.raises(ConfigurationError):
         Polling(**options)
 
@@ -235,17 +217,13 @@ def test_impossible_polling(options: dict[str, float]) -> None:
     ],
 )
 def test_impossible_retrying(options: dict[str, int]) -> None:
-    """
-    No attempt at all, or a wait into the past, is no policy.
-    """
+    """No attempt at all, or a wait into the past, is no policy."""
     with pytest.raises(ConfigurationError):
         Retrying(**options)
 
 
 def test_a_token_of_another_region() -> None:
-    """
-    A job belongs to its region; a base URL of one's own may stand for any.
-    """
+    """A job belongs to its region; a base URL of one's own may stand for any."""
     token = '{"version":1,"request_id":"Sf7M9j","region":"EU"}'
 
     assert "Sf7M9j" == client(region="eu").resume_export(token).request_id

@@ -1,6 +1,4 @@
-"""
-All of it in one call.
-"""
+"""All of it in one call."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from amplitude_cohorts_async.testing import CohortsEmulator
 async def test_a_cohort_is_exported_with_the_environments_keys(
     cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Two lines of a program are a whole export.
-    """
+    """Two lines of a program are a whole export."""
     monkeypatch.setattr(
         "amplitude_cohorts_async._operations.SystemClock",
         lambda: cohorts_emulator.clock,
@@ -34,9 +30,7 @@ async def test_a_cohort_is_exported_with_the_environments_keys(
 async def test_without_keys_nothing_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The message names the variable to set.
-    """
+    """The message names the variable to set."""
     monkeypatch.delenv("AMPLITUDE_API_KEY", raising=False)
 
     with pytest.raises(ConfigurationError, match="AMPLITUDE_API_KEY"):

@@ -55,9 +55,7 @@ QUOTED = f"{API_KEY} {SECRET_KEY} {BASIC} https://s3.example.com/a?{LINK}".encod
 
 
 def shown(error: BaseException) -> str:
-    """
-    Write down all that a careless program may show of an error.
-    """
+    """Write down all that a careless program may show of an error."""
     parts = [str(error), repr(error), *map(str, error.args)]
     parts += traceback.format_exception(error)
     parts += [repr(vars(error)), repr(pickle.loads(pickle.dumps(error)))]
@@ -114,9 +112,7 @@ async def test_no_failure_shows_a_secret(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    """
-    Nothing that fails, logs, tells or is pickled has a key or a signature in it.
-    """
+    """Nothing that fails, logs, tells or is pickled has a key or a signature in it."""
     heard: list[Event] = []
 
     for path, answer in FAILURES[name].items():
@@ -156,9 +152,7 @@ async def test_no_failure_shows_a_secret(
 async def test_no_success_shows_a_secret(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Neither does a job that ends well over two links.
-    """
+    """Neither does a job that ends well over two links."""
     heard: list[Event] = []
     server.on(OBJECT, cut(7_000), rest(7_000))
 
@@ -178,9 +172,7 @@ async def test_no_success_shows_a_secret(
 
 
 async def test_a_refused_connection_shows_no_secret(clock: FakeClock) -> None:
-    """
-    The message of a refused connection names the address only.
-    """
+    """The message of a refused connection names the address only."""
     with closed_port() as port:
         async with CohortsClient(
             API_KEY,
@@ -203,9 +195,7 @@ PASSWORD = SECRET_KEY
 async def test_the_password_of_a_proxy_is_not_shown(
     server: FaultServer, clock: FakeClock, reply_of_proxy: Reply
 ) -> None:
-    """
-    Neither errors nor events of a proxy that fails have its password.
-    """
+    """Neither errors nor events of a proxy that fails have its password."""
     heard: list[Event] = []
     server.on(USAGE, reply_of_proxy)
     proxies = [server.url, "http://127.0.0.1:9"]
@@ -234,9 +224,7 @@ async def test_the_password_of_a_proxy_is_not_shown(
 async def test_the_proxy_of_a_session_is_not_quoted(
     clock: FakeClock, scheme: str, host: str
 ) -> None:
-    """
-    What a session brings along is not quoted either when it is no URL.
-    """
+    """What a session brings along is not quoted either when it is no URL."""
     async with (
         aiohttp.ClientSession(proxy=f"{scheme}user:{PASSWORD}@{host}") as session,
         CohortsClient(API_KEY, "another-key", session=session, clock=clock) as client,
@@ -251,9 +239,7 @@ async def test_the_proxy_of_a_session_is_not_quoted(
 async def test_no_foreign_error_is_chained(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    aiohttp's errors hold the request with all its headers.
-    """
+    """aiohttp's errors hold the request with all its headers."""
     server.on(USAGE, Reply(raw=b"no HTTP\r\n\r\n"))
 
     async with CohortsClient(
@@ -280,9 +266,7 @@ async def test_no_foreign_error_is_chained(
     ],
 )
 def test_a_client_that_cannot_be_shows_no_secret(build: Callable[[], object]) -> None:
-    """
-    A key with a typing error is still a key, wherever it was put.
-    """
+    """A key with a typing error is still a key, wherever it was put."""
     with pytest.raises(errors.ConfigurationError) as caught:
         build()
 
@@ -292,9 +276,7 @@ def test_a_client_that_cannot_be_shows_no_secret(build: Callable[[], object]) ->
 async def test_an_answer_that_breaks_inside_shows_no_secret(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    A cut in the middle of Amplitude's own answers is told without their content.
-    """
+    """A cut in the middle of Amplitude's own answers is told without their content."""
     cut_off = Reply(raw=ACCEPTED.raw[:-3], then="close")
     server.on(EXPORT, cut_off)
     server.on(STATUS, Reply(raw=COMPLETED.raw[:-3], then="close"))
@@ -311,9 +293,7 @@ async def test_an_answer_that_breaks_inside_shows_no_secret(
 
 
 def in_escapes(text: str) -> str:
-    """
-    Write every character as JSON's escape of it.
-    """
+    """Write every character as JSON's escape of it."""
     return "".join(f"\\u{ord(character):04x}" for character in text)
 
 
@@ -321,9 +301,7 @@ def in_escapes(text: str) -> str:
 async def test_a_key_in_escapes_is_a_key(
     server: FaultServer, exporter: CohortsClient, status: int
 ) -> None:
-    """
-    JSON may write any character as an escape, and readers undo that.
-    """
+    """JSON may write any character as an escape, and readers undo that."""
     quoted = in_escapes(QUOTED.decode())
     body = f'{{"async_status": "{quoted}", "message": "{quoted}"}}'.encode()
     server.on(STATUS, reply(status, body))
@@ -338,9 +316,7 @@ async def test_a_key_in_escapes_is_a_key(
 async def test_a_long_page_that_begins_like_a_list_shows_no_secret(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    Only what is a list of cohorts is too long to be searched.
-    """
+    """Only what is a list of cohorts is too long to be searched."""
     server.on(LIST, reply(200, b"{" + QUOTED + b"x" * 99_999))
 
     with pytest.raises(errors.UnexpectedResponseError) as caught:

@@ -35,9 +35,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 MOST_CHARACTERS = 1_024
 
 SLICE = 500
-"""
-Ids handled in one go: a millisecond of work.
-"""
+"""Ids handled in one go: a millisecond of work."""
 
 _SHOWN = 40
 _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -149,9 +147,7 @@ def _check(text: str, position: int) -> None:
 
 
 class Batcher:
-    """
-    Cuts a stream of ids into batches, encoding as it goes.
-    """
+    """Cuts a stream of ids into batches, encoding as it goes."""
 
     def __init__(self, *, size: int) -> None:
         self._size = size
@@ -159,9 +155,7 @@ class Batcher:
         self._begin()
 
     def feed(self, ids: Sequence[str]) -> Iterator[Batch]:
-        """
-        Yield the batches that more ids fill.
-        """
+        """Yield the batches that more ids fill."""
         while ids:
             room = self._size - self._count
             self._take(ids[:room])
@@ -171,9 +165,7 @@ class Batcher:
                 yield self._end()
 
     def flush(self) -> Iterator[Batch]:
-        """
-        Yield the last batch, if any id is left.
-        """
+        """Yield the last batch, if any id is left."""
         if self._count:
             yield self._end()
 

@@ -56,9 +56,7 @@ _KEYS: Mapping[type, Mapping[str, str]] = {
     Cohort: _COHORT_KEYS,
     Usage: {"usage": "used"},
 }
-"""
-Keys that are neither an attribute's name nor that in camel case.
-"""
+"""Keys that are neither an attribute's name nor that in camel case."""
 
 
 class Tolerant:
@@ -110,9 +108,7 @@ def structure_each(
 
 
 def generate() -> None:
-    """
-    Generate the readers now, or the first answer has to.
-    """
+    """Generate the readers now, or the first answer has to."""
     for model in (Cohort, Usage):
         _converter(is_detailed=False).get_structure_hook(model)
 

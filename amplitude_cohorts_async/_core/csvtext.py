@@ -45,9 +45,7 @@ class CsvError(Malformed):
     def of_job(
         self, request_id: str, *, cohort_id: str | None, token: str | None
     ) -> MalformedFileError:
-        """
-        Return the error that users see, about the file of one export.
-        """
+        """Return the error that users see, about the file of one export."""
         return MalformedFileError(
             f"the file of export {request_id} is malformed: {self}; download it "
             "to a name that ends in .csv.gz to have it as it was served",

@@ -1,6 +1,4 @@
-"""
-The errors of one export, each with its token.
-"""
+"""The errors of one export, each with its token."""
 
 from __future__ import annotations
 
@@ -29,17 +27,13 @@ E = TypeVar("E", bound=ExportError | DownloadError)
 
 @attrs.frozen
 class ExportErrors:
-    """
-    Builds the errors of one export.
-    """
+    """Builds the errors of one export."""
 
     _ref: ExportRef
 
     @contextmanager
     def with_token(self) -> Generator[None]:
-        """
-        Add the token to every error that passes without one.
-        """
+        """Add the token to every error that passes without one."""
         try:
             yield
         except CohortsError as error:
@@ -71,9 +65,7 @@ class ExportErrors:
             raise self._not_written(path, error) from error
 
     def failed(self, word: str) -> ExportFailedError:
-        """
-        Return the error for a job that the service gave up.
-        """
+        """Return the error for a job that the service gave up."""
         return self._error(
             ExportFailedError,
             f"{self._name} failed: the service says {word!r}; request it again, which "
@@ -81,9 +73,7 @@ class ExportErrors:
         )
 
     def timed_out(self, timeout: float, word: str) -> ExportTimeoutError:
-        """
-        Return the error for a job that was still running at the deadline.
-        """
+        """Return the error for a job that was still running at the deadline."""
         return self._error(
             ExportTimeoutError,
             f"{self._name} was still running after {timeout:g} s (last word: "
@@ -92,9 +82,7 @@ class ExportErrors:
         )
 
     def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
-        """
-        Return the error for a job that the service does not know.
-        """
+        """Return the error for a job that the service does not know."""
         age = age_of(self._ref, now=now)
         days = "" if age is None else f", and was requested {age / 86_400:.1f} days ago"
 

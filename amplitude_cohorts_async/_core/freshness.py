@@ -1,6 +1,4 @@
-"""
-Whether a cohort is still what an earlier export of it holds.
-"""
+"""Whether a cohort is still what an earlier export of it holds."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def is_unchanged(cohort: Cohort, ref: ExportRef) -> bool:
 
 
 def has_file(ref: ExportRef, *, now: datetime) -> bool:
-    """
-    Whether the service still keeps the file of an export.
-    """
+    """Whether the service still keeps the file of an export."""
     margin = timedelta(minutes=5)
 
     return ref.requested_at is not None and (
@@ -42,9 +38,7 @@ def has_file(ref: ExportRef, *, now: datetime) -> bool:
 
 
 def export_key(cohort_id: str, properties: bool | tuple[str, ...]) -> str:
-    """
-    Return a name of what is asked for: the same for two exports of the same.
-    """
+    """Return a name of what is asked for: the same for two exports of the same."""
     wanted = properties if isinstance(properties, bool) else sorted(properties)
     text = json.dumps([cohort_id, wanted])
 

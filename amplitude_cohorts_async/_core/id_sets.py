@@ -25,17 +25,13 @@ _SHARDS = 512
 
 
 class ShardedSet(list[Table]):
-    """
-    The small tables; an id is in ``shards[hash(id_) >> 20 & _SHARDS - 1]``.
-    """
+    """The small tables; an id is in ``shards[hash(id_) >> 20 & _SHARDS - 1]``."""
 
     def __init__(self, table: Callable[[], Table]) -> None:
         super().__init__(table() for _ in range(_SHARDS))
 
     def release(self) -> Iterator[None]:
-        """
-        Free all ids, some thousand at each step.
-        """
+        """Free all ids, some thousand at each step."""
         for shard in self:
             shard.clear()
             yield
@@ -86,9 +82,7 @@ class SeenIds:
         return bytes(flags)
 
     def among(self, ids: Sequence[str]) -> list[str]:
-        """
-        Return those of *ids* that have come before; none is added.
-        """
+        """Return those of *ids* that have come before; none is added."""
         shards = self._shards
         found: list[str] = []
 
@@ -100,9 +94,7 @@ class SeenIds:
         return found
 
     def release(self) -> Iterator[None]:
-        """
-        Free all ids step by step; the count stays.
-        """
+        """Free all ids step by step; the count stays."""
         return self._shards.release()
 
 
@@ -129,22 +121,16 @@ class Diff:
 
     @property
     def wanted(self) -> int:
-        """
-        How many different ids are wanted.
-        """
+        """How many different ids are wanted."""
         return len(self._wanted.order)
 
     def want(self, ids: Sequence[str]) -> None:
-        """
-        Add ids that are to be members.
-        """
+        """Add ids that are to be members."""
         for id_ in ids:
             self._wanted.add(id_)
 
     def see(self, ids: Sequence[str]) -> None:
-        """
-        Add ids that are members.
-        """
+        """Add ids that are members."""
         for id_ in ids:
             seen = self._wanted.mark(id_)
 
@@ -154,27 +140,19 @@ class Diff:
                 self.kept += 1
 
     def added(self) -> Iterator[list[str]]:
-        """
-        Yield what is wanted and not there, in the order it was wanted.
-        """
+        """Yield what is wanted and not there, in the order it was wanted."""
         return self._wanted.slices(marked=False)
 
     def unchanged(self) -> Iterator[list[str]]:
-        """
-        Yield what is wanted and there, in the order it was wanted.
-        """
+        """Yield what is wanted and there, in the order it was wanted."""
         return self._wanted.slices(marked=True)
 
     def removed(self) -> Iterator[list[str]]:
-        """
-        Yield what is there and not wanted, in the order it was seen.
-        """
+        """Yield what is there and not wanted, in the order it was seen."""
         return self._unwanted.slices(marked=False)
 
     def release(self) -> Iterator[None]:
-        """
-        Free all ids step by step.
-        """
+        """Free all ids step by step."""
         yield from self._wanted.release()
         yield from self._unwanted.release()
 
@@ -192,9 +170,7 @@ class _MarkedIds:
             self.order.append(id_)
 
     def mark(self, id_: str) -> bool | None:
-        """
-        Mark an id, and return whether it was marked; None when it is not here.
-        """
+        """Mark an id, and return whether it was marked; None when it is not here."""
         shard = self._shards[hash(id_) >> 20 & _SHARDS - 1]
         marked = shard.get(id_)
 
@@ -223,9 +199,7 @@ class _MarkedIds:
 
 
 def id_attribute(id_type: IdType, count_group: str) -> str:
-    """
-    Return which attribute of a `Member` is its id.
-    """
+    """Return which attribute of a `Member` is its id."""
     if id_type is IdType.AMPLITUDE_ID:
         return "amplitude_id"
 

@@ -1,6 +1,4 @@
-"""
-Which texts can be ids in a URL.
-"""
+"""Which texts can be ids in a URL."""
 
 from __future__ import annotations
 

@@ -26,9 +26,7 @@ class InlineWritePolicy:
         self._penance = _PENANCE[0]
 
     def note(self, seconds: float) -> None:
-        """
-        Take note of how long one write took.
-        """
+        """Take note of how long one write took."""
         if seconds > _BRIEF:
             if self.holds:
                 # It held up the loop. A disk that does so again and again has

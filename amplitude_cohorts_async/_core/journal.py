@@ -80,9 +80,7 @@ class WriteProgress:
         return True
 
     def check_end(self, batches: int) -> None:
-        """
-        Make sure that the ids did not end before what was written of them.
-        """
+        """Make sure that the ids did not end before what was written of them."""
         if batches < len(self.written):
             raise _other_ids(batches)
 
@@ -96,37 +94,27 @@ def _other_ids(index: int) -> InvalidInputError:
 
 
 def start_line(kind: str, parameters: Mapping[str, object]) -> bytes:
-    """
-    Return the first line of a journal.
-    """
+    """Return the first line of a journal."""
     return _line({"journal": VERSION, "kind": kind, "parameters": dict(parameters)})
 
 
 def attempt_line(moment: datetime) -> bytes:
-    """
-    Return the line for a cohort that is about to be created.
-    """
+    """Return the line for a cohort that is about to be created."""
     return _line({"attempt": moment.isoformat()})
 
 
 def refused_line() -> bytes:
-    """
-    Return the line for an attempt that certainly created nothing.
-    """
+    """Return the line for an attempt that certainly created nothing."""
     return _line({"attempt": None})
 
 
 def batch_line(cohort_id: str | None, written: WrittenBatch, *, adopted: bool) -> bytes:
-    """
-    Return the line for a batch that was accepted.
-    """
+    """Return the line for a batch that was accepted."""
     return _line({"cohort": cohort_id, "adopted": adopted, **attrs.asdict(written)})
 
 
 def done_line() -> bytes:
-    """
-    Return the line for the end: all batches were accepted.
-    """
+    """Return the line for the end: all batches were accepted."""
     return _line({"done": True})
 
 

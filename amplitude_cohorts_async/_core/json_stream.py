@@ -37,23 +37,17 @@ _DEEPEST = 200
 
 
 def mapping_of(value: object) -> Mapping[str, object]:
-    """
-    Return an object as it is, and an empty one for anything else.
-    """
+    """Return an object as it is, and an empty one for anything else."""
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
 def list_of(value: object) -> list[object]:
-    """
-    Return an array as it is, and an empty one for anything else.
-    """
+    """Return an array as it is, and an empty one for anything else."""
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def strings_of(value: object) -> list[str]:
-    """
-    Return an array's items as text, and nothing for anything else.
-    """
+    """Return an array's items as text, and nothing for anything else."""
     return [str(item) for item in list_of(value)]
 
 
@@ -120,9 +114,7 @@ def elements(body: bytes, start: int) -> Iterator[object]:
 
 
 class _Window:
-    """
-    A part of the text, long enough for the element at hand.
-    """
+    """A part of the text, long enough for the element at hand."""
 
     def __init__(self, body: bytes, start: int) -> None:
         self._body = body

@@ -1,6 +1,4 @@
-"""
-Which link may be followed, and what the store's answer is a part of.
-"""
+"""Which link may be followed, and what the store's answer is a part of."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 def is_loopback(host: str | None) -> bool:
-    """
-    Whether *host* is this machine.
-    """
+    """Whether *host* is this machine."""
     if host is None:
         return False
 

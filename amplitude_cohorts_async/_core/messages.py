@@ -1,6 +1,4 @@
-"""
-What goes out and what comes back, as values.
-"""
+"""What goes out and what comes back, as values."""
 
 from __future__ import annotations
 
@@ -75,7 +73,5 @@ class Response:
 
     @property
     def is_success(self) -> bool:
-        """
-        Whether the service did what it was asked for.
-        """
+        """Whether the service did what it was asked for."""
         return 200 <= self.status < 300  # noqa: PLR2004

@@ -12,9 +12,7 @@ import attrs
 _LEAST_LEFT = 16 * 1024 * 1024
 _LEAST_SECONDS = 0.5
 _FAST = 160e6
-"""
-Bytes a second that no store gives a connection which it throttles.
-"""
+"""Bytes a second that no store gives a connection which it throttles."""
 
 _BUSY = 0.9
 """
@@ -107,9 +105,7 @@ class ParallelismController:
 
 
 class RangeAllocator:
-    """
-    The bytes that are missing, handed out from the front.
-    """
+    """The bytes that are missing, handed out from the front."""
 
     def __init__(self, start: int, end: int) -> None:
         self._start = start
@@ -117,9 +113,7 @@ class RangeAllocator:
 
     @property
     def left(self) -> int:
-        """
-        Bytes not handed out yet.
-        """
+        """Bytes not handed out yet."""
         return self._end - self._start
 
     def claim(self, connections: int) -> tuple[int, int] | None:

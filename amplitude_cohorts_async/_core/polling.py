@@ -36,40 +36,30 @@ class JobState:
 
     @property
     def word(self) -> str:
-        """
-        The service's word for the status, or ours.
-        """
+        """The service's word for the status, or ours."""
         return "" if self.status is None else self.status.word
 
 
 @attrs.frozen
 class Poll:
-    """
-    Ask for the status, after so many seconds.
-    """
+    """Ask for the status, after so many seconds."""
 
     after: float
 
 
 @attrs.frozen
 class Download:
-    """
-    The file is ready.
-    """
+    """The file is ready."""
 
 
 @attrs.frozen
 class GiveUp:
-    """
-    The caller's deadline is over; the job goes on.
-    """
+    """The caller's deadline is over; the job goes on."""
 
 
 @attrs.frozen
 class Fail:
-    """
-    The job ended without a file.
-    """
+    """The job ended without a file."""
 
     word: str
 

@@ -1,6 +1,4 @@
-"""
-What may be shown: never a key, never the query of a presigned link.
-"""
+"""What may be shown: never a key, never the query of a presigned link."""
 
 from __future__ import annotations
 
@@ -24,15 +22,11 @@ _SIGNED_PAIR = re.compile(
 
 
 _LEAST = 8
-"""
-Characters of a key that cannot stand in a text by chance; real ones have 32.
-"""
+"""Characters of a key that cannot stand in a text by chance; real ones have 32."""
 
 
 def redact_url(url: str) -> str:
-    """
-    Return *url* without its query, fragment and user name.
-    """
+    """Return *url* without its query, fragment and user name."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -45,9 +39,7 @@ def redact_url(url: str) -> str:
 
 
 def redact_links(text: str) -> str:
-    """
-    Return *text* without credentials that can be told by their form.
-    """
+    """Return *text* without credentials that can be told by their form."""
     # A query is matched whole first and searched then: one expression for both
     # would try each question mark of a run against all that follows it.
     text = _QUERY.sub(_without_signature, text)
@@ -58,9 +50,7 @@ def redact_links(text: str) -> str:
 
 
 def shorten(text: str, most: int = 300) -> str:
-    """
-    Return as much of *text* as a message should show.
-    """
+    """Return as much of *text* as a message should show."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -70,17 +60,13 @@ def _without_signature(query: re.Match[str]) -> str:
 
 @attrs.frozen
 class Redactor:
-    """
-    Hides one pair of keys and other secrets, in every form a header gives them.
-    """
+    """Hides one pair of keys and other secrets, in every form a header gives them."""
 
     _secrets: tuple[str, ...] = attrs.field(repr=False)
 
     @classmethod
     def of_keys(cls, api_key: str, secret_key: str, *others: str) -> Redactor:
-        """
-        Return one that hides these keys, and what else is secret.
-        """
+        """Return one that hides these keys, and what else is secret."""
         pair = f"{api_key}:{secret_key}"
         forms = {api_key, secret_key, pair, *others}
 
@@ -95,18 +81,14 @@ class Redactor:
         return cls(tuple(sorted(filter(None, forms), key=len, reverse=True)))
 
     def text(self, text: str) -> str:
-        """
-        Return *text* without the keys and without signed queries.
-        """
+        """Return *text* without the keys and without signed queries."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
 
         return redact_links(text)
 
     def url(self, url: str) -> str:
-        """
-        Return *url* as a message may show it: see `redact_url()`.
-        """
+        """Return *url* as a message may show it: see `redact_url()`."""
         return shorten(self.text(redact_url(url)))
 
     def body(self, body: bytes) -> bytes:

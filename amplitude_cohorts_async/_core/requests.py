@@ -37,17 +37,13 @@ class Endpoints:
     routes: Routes = Routes.VENDOR
 
     def list_cohorts(self, *, include_sync_info: bool = False) -> Request:
-        """
-        Return the request for all discoverable cohorts.
-        """
+        """Return the request for all discoverable cohorts."""
         query = "includeSyncInfo=true" if include_sync_info else ""
 
         return Request(operation="list", path=LIST_PATH, query=query)
 
     def usage(self) -> Request:
-        """
-        Return the request for how many of the month's exports are spent.
-        """
+        """Return the request for how many of the month's exports are spent."""
         if self.routes is Routes.OPENAPI:
             raise InvalidInputError(
                 "Routes.OPENAPI describes no usage endpoint; use Routes.VENDOR"
@@ -75,9 +71,7 @@ class Endpoints:
         )
 
     def export_status(self, job: ExportRef) -> Request:
-        """
-        Return the request for a job's status.
-        """
+        """Return the request for a job's status."""
         if self.routes is Routes.OPENAPI:
             path = f"{EXPORT_PATH}/{_cohort_of(job)}/status"
         else:
@@ -86,9 +80,7 @@ class Endpoints:
         return Request(operation="status", path=path, kind="poll")
 
     def export_file(self, job: ExportRef) -> Request:
-        """
-        Return the request for the file of a finished job, or a link to it.
-        """
+        """Return the request for the file of a finished job, or a link to it."""
         is_other = self.routes is Routes.OPENAPI
         segment = _cohort_of(job) if is_other else _request_of(job)
 

@@ -35,19 +35,13 @@ from .messages import Request, Response
 from .redact import redact_links, shorten
 
 _SHOWN = 300
-"""
-Characters of an unreadable answer that a message shows.
-"""
+"""Characters of an unreadable answer that a message shows."""
 
 _WORD = 100
-"""
-Characters of a word of the service's that are kept.
-"""
+"""Characters of a word of the service's that are kept."""
 
 _LONG = 128 * 1024
-"""
-Bytes of a document that are decoded in one go: a millisecond's work.
-"""
+"""Bytes of a document that are decoded in one go: a millisecond's work."""
 
 _FAILED_WORDS = ("fail", "error", "cancel", "abort", "expired")
 _DONE_WORDS = ("complete", "done", "success", "finished")
@@ -102,9 +96,7 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
 
 
 def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
-    """
-    Return the listed cohorts, one at a time.
-    """
+    """Return the listed cohorts, one at a time."""
     return structure_each(_listed(request, response), Cohort, path="$.cohorts")
 
 
@@ -131,9 +123,7 @@ def _listed(request: Request, response: Response) -> Iterator[object]:
 
 
 def usage(request: Request, response: Response) -> Usage:
-    """
-    Return the month's usage.
-    """
+    """Return the month's usage."""
     document = decode(request, response)
     counted = document.get("rest_download", document)
 
@@ -141,9 +131,7 @@ def usage(request: Request, response: Response) -> Usage:
 
 
 def export_request_id(request: Request, response: Response) -> str:
-    """
-    Return the id of the job that was made.
-    """
+    """Return the id of the job that was made."""
     answer = structure(decode(request, response), _ExportAnswer, path="$")
     given = answer.request_id
     request_id = str(given) if type(given) is int else given
@@ -176,9 +164,7 @@ def answered_at(response: Response, *, now: datetime) -> datetime:
 
 @attrs.frozen
 class JobFailed:
-    """
-    The service said that a job ended without a file.
-    """
+    """The service said that a job ended without a file."""
 
     word: str
 
@@ -290,9 +276,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """
-    Return how many seconds the service asks to wait; None when it does not.
-    """
+    """Return how many seconds the service asks to wait; None when it does not."""
     text = headers.get("retry-after", "").strip()
 
     if not text:

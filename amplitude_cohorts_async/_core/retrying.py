@@ -33,9 +33,7 @@ from ..policies import Retrying
 from .messages import Replay
 
 _DOUBLINGS = 60
-"""
-More of them wait no longer than the longest anyway, and overflow in the end.
-"""
+"""More of them wait no longer than the longest anyway, and overflow in the end."""
 
 _NOT_IMPLEMENTED = 501
 _UNAVAILABLE = 503
@@ -93,9 +91,7 @@ def retry_delay(
 
 
 def may_repeat(replay: Replay, failure: CohortsError) -> bool:
-    """
-    Whether sending a request again can do no harm.
-    """
+    """Whether sending a request again can do no harm."""
     match failure:
         case RateLimitedError():
             # Refused at the door: nothing was done.
@@ -111,16 +107,12 @@ def may_repeat(replay: Replay, failure: CohortsError) -> bool:
 
 
 def may_ask_again(failure: CohortsError) -> bool:
-    """
-    Whether a failed question about a job leaves its answer open.
-    """
+    """Whether a failed question about a job leaves its answer open."""
     return isinstance(failure, RateLimitedError | ServerError | TransportError)
 
 
 def was_refused(failure: CohortsError) -> bool:
-    """
-    Whether a request for an export surely spent none.
-    """
+    """Whether a request for an export surely spent none."""
     if isinstance(failure, ApiError) and not isinstance(failure, ServerError):
         return True
 

@@ -1,6 +1,4 @@
-"""
-A job as text: what another process needs to go on with it. No secrets.
-"""
+"""A job as text: what another process needs to go on with it. No secrets."""
 
 from __future__ import annotations
 
@@ -49,9 +47,7 @@ class ExportRef:
 
 
 def to_token(ref: ExportRef) -> str:
-    """
-    Return *ref* as one line of JSON.
-    """
+    """Return *ref* as one line of JSON."""
     return json.dumps(
         {
             "version": VERSION,
@@ -96,9 +92,7 @@ def from_token(text: str) -> ExportRef:
 
 
 def age_of(ref: ExportRef, *, now: datetime) -> float | None:
-    """
-    Return how many seconds ago an export was requested; None if unknown.
-    """
+    """Return how many seconds ago an export was requested; None if unknown."""
     if ref.requested_at is None:
         return None
 

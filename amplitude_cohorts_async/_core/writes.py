@@ -28,17 +28,13 @@ UPLOAD_PATH = "/api/3/cohorts/upload"
 MEMBERSHIP_PATH = "/api/3/cohorts/membership"
 
 USERS = "User"
-"""
-The count group of cohorts that hold users, not groups.
-"""
+"""The count group of cohorts that hold users, not groups."""
 
 Change: TypeAlias = Literal["ADD", "REMOVE"]
 Pieces: TypeAlias = Sequence[bytes]
 
 _SKEW = timedelta(seconds=1)
-"""
-How far the service's clock may be behind ours; more makes doubt, no harm.
-"""
+"""How far the service's clock may be behind ours; more makes doubt, no harm."""
 
 _UPLOAD_WORDS = {IdType.USER_ID: "BY_USER_ID", IdType.AMPLITUDE_ID: "BY_AMP_ID"}
 _MEMBERSHIP_WORDS = {IdType.USER_ID: "BY_NAME", IdType.AMPLITUDE_ID: "BY_ID"}
@@ -89,16 +85,12 @@ class Upload:
 
     @property
     def creates(self) -> bool:
-        """
-        Whether a cohort comes into being, one more with each repetition.
-        """
+        """Whether a cohort comes into being, one more with each repetition."""
         return self.replace is None and not self.validate_only
 
     @property
     def rest(self) -> Membership:
-        """
-        How the ids beyond the first request are added.
-        """
+        """How the ids beyond the first request are added."""
         return Membership(
             id_type=self.id_type,
             count_group=self.group or USERS,
@@ -128,9 +120,7 @@ class Membership:
 
 
 def upload(spec: Upload, ids: Pieces) -> Request:
-    """
-    Return the request that makes or fills a cohort with these ids.
-    """
+    """Return the request that makes or fills a cohort with these ids."""
     fields: dict[str, object] = {
         "name": spec.name,
         "app_id": spec.app_id,

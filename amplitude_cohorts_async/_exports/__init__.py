@@ -1,3 +1,1 @@
-"""
-One export, from its request to its file.
-"""
+"""One export, from its request to its file."""

@@ -1,6 +1,4 @@
-"""
-A finished job's file: onto the disk, or as text for a reader.
-"""
+"""A finished job's file: onto the disk, or as text for a reader."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ Progress = Callable[[BytesReceived], None]
 
 
 class FileDownloader:
-    """
-    Fetches the file of one job, as often as asked.
-    """
+    """Fetches the file of one job, as often as asked."""
 
     def __init__(
         self, session: Session, ref: ExportRef, *, endpoints: Endpoints
@@ -46,9 +42,7 @@ class FileDownloader:
     async def save(
         self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
     ) -> SavedExport:
-        """
-        Bring the file to a target.
-        """
+        """Bring the file to a target."""
         options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
         receiver = FileReceiver(
             FileSink(target, options=options, file_mode=self._session.context.file_mode)
@@ -66,9 +60,7 @@ class FileDownloader:
 
     @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """
-        Open the file as text, while it arrives.
-        """
+        """Open the file as text, while it arrives."""
         pipe = TextReceiver(request_id=self._ref.request_id, not_text=self._not_text)
         transfer = self._transfer(pipe, None)
 

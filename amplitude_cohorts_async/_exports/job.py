@@ -1,6 +1,4 @@
-"""
-One export, from its request to its file; it outlives the process.
-"""
+"""One export, from its request to its file; it outlives the process."""
 
 from __future__ import annotations
 
@@ -233,9 +231,7 @@ class ExportJob:
 
     @asynccontextmanager
     async def _tracked(self) -> AsyncGenerator[None]:
-        """
-        Add the token to what passes; forget a job that will never have a file.
-        """
+        """Add the token to what passes; forget a job that will never have a file."""
         try:
             with self._errors.with_token(), self._token_on_cancel():
                 yield
@@ -258,9 +254,7 @@ class ExportJob:
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:
-    """
-    Add the token of a spent export to the cancellation that leaves it behind.
-    """
+    """Add the token of a spent export to the cancellation that leaves it behind."""
     note = f"an export was requested; resume_export() goes on with it: {token}"
 
     if note not in getattr(error, "__notes__", ()):

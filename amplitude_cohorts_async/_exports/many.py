@@ -1,6 +1,4 @@
-"""
-Many exports into one directory, each outcome as it comes.
-"""
+"""Many exports into one directory, each outcome as it comes."""
 
 from __future__ import annotations
 
@@ -105,9 +103,7 @@ class ExportBatch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """
-        Stop what is under way; calling it twice does no harm.
-        """
+        """Stop what is under way; calling it twice does no harm."""
         await self._run.aclose()
 
 
@@ -171,9 +167,7 @@ class ExportRun:
             raise
 
     async def aclose(self) -> None:
-        """
-        Stop what is under way, and wait for its end.
-        """
+        """Stop what is under way, and wait for its end."""
         self._stop()
 
         if self._tasks:
@@ -181,16 +175,12 @@ class ExportRun:
             self._tasks.clear()
 
     async def close_with_client(self) -> None:
-        """
-        Stop because the client is closed: the steps that follow raise.
-        """
+        """Stop because the client is closed: the steps that follow raise."""
         self._is_client_closed = not self._is_over
         await self.aclose()
 
     def abandon(self) -> None:
-        """
-        Stop what is under way; may be called in any thread.
-        """
+        """Stop what is under way; may be called in any thread."""
         if self._loop is not None:
             # A loop that is closed has nothing under way.
             with suppress(RuntimeError):
@@ -382,9 +372,7 @@ class _Request:
         self.task = asyncio.create_task(begin(self))
 
     def withdraw(self) -> None:
-        """
-        Send nothing more; what was sent is left to come to its end.
-        """
+        """Send nothing more; what was sent is left to come to its end."""
         self.is_withdrawn = True
 
         if not self._is_sent:
@@ -398,9 +386,7 @@ class _Request:
         self._is_sent = True
 
     async def refused(self) -> None:
-        """
-        Write that the request spent nothing; it may be withdrawn again.
-        """
+        """Write that the request spent nothing; it may be withdrawn again."""
         self._is_sent = False
         await self._record.refused()
 
@@ -408,9 +394,7 @@ class _Request:
             self.task.cancel()
 
     async def requested(self, token: str) -> None:
-        """
-        Write what was spent, or joined.
-        """
+        """Write what was spent, or joined."""
         await self._record.requested(token)
 
 

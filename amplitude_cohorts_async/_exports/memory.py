@@ -18,39 +18,27 @@ from .._io.limits.fifo_lock import KeyedLock
 from ..errors import LimiterUnavailableError
 
 _RUNNING_TTL = 1800.0
-"""
-Seconds in which an export that was not delivered is taken up by the next call.
-"""
+"""Seconds in which an export that was not delivered is taken up by the next call."""
 
 
 class NoAttemptLog:
-    """
-    An `AttemptLog` for exports that belong to no run.
-    """
+    """An `AttemptLog` for exports that belong to no run."""
 
     async def attempted(self) -> None:
-        """
-        Write nothing.
-        """
+        """Write nothing."""
 
     async def refused(self) -> None:
-        """
-        Write nothing.
-        """
+        """Write nothing."""
 
     async def requested(self, token: str) -> None:
-        """
-        Write nothing.
-        """
+        """Write nothing."""
 
 
 NO_RECORD = NoAttemptLog()
 
 
 class LocalRunningJobs:
-    """
-    The `RunningJobs` of the clients of one app in one process.
-    """
+    """The `RunningJobs` of the clients of one app in one process."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -60,23 +48,17 @@ class LocalRunningJobs:
         self._jobs: dict[str, tuple[str, float]] = {}
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """
-        Wait until no other caller is about to request this export.
-        """
+        """Wait until no other caller is about to request this export."""
         return self._locks.hold(key)
 
     async def find(self, key: str) -> str | None:
-        """
-        Return the token of the running export, if there is one.
-        """
+        """Return the token of the running export, if there is one."""
         token, until = self._jobs.get(key, ("", 0.0))
 
         return token if self._clock.now() < until else None
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """
-        Record an export that is running now, for so long at most.
-        """
+        """Record an export that is running now, for so long at most."""
         now = self._clock.now()
 
         with self._mutex:
@@ -84,9 +66,7 @@ class LocalRunningJobs:
             self._jobs[key] = token, now + seconds
 
     async def forget(self, key: str, token: str) -> None:
-        """
-        Forget an export that is over, unless another one is recorded by now.
-        """
+        """Forget an export that is over, unless another one is recorded by now."""
         with self._mutex:
             if self._jobs.get(key, ("", 0.0))[0] == token:
                 del self._jobs[key]
@@ -113,25 +93,19 @@ class ExportMemory:
         return self._jobs.lock(key)
 
     async def find(self, key: str) -> ExportRef | None:
-        """
-        Return an export of the same that was not delivered, if there is one.
-        """
+        """Return an export of the same that was not delivered, if there is one."""
         token = await self._jobs.find(key)
 
         return None if token is None else from_token(token)
 
     async def record(self, ref: ExportRef) -> None:
-        """
-        Remember an export until it is delivered, or for half an hour.
-        """
+        """Remember an export until it is delivered, or for half an hour."""
         with suppress(LimiterUnavailableError):
             token = to_token(ref)
             await self._jobs.record(_key(ref), token, seconds=_RUNNING_TTL)
 
     async def forget(self, ref: ExportRef) -> None:
-        """
-        Forget an export that was delivered, or that can never be.
-        """
+        """Forget an export that was delivered, or that can never be."""
         with suppress(LimiterUnavailableError):
             await self._jobs.forget(_key(ref), to_token(ref))
 

@@ -1,6 +1,4 @@
-"""
-What exporting some cohorts would take, before anything is spent.
-"""
+"""What exporting some cohorts would take, before anything is spent."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from .requester import Wanted
 
 @attrs.frozen(kw_only=True)
 class Known:
-    """
-    What the service told when a plan was asked for.
-    """
+    """What the service told when a plan was asked for."""
 
     cohorts: Mapping[str, Cohort]
     usage: Usage

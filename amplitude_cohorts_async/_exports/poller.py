@@ -1,6 +1,4 @@
-"""
-The loop that polls a job until its file is ready.
-"""
+"""The loop that polls a job until its file is ready."""
 
 from __future__ import annotations
 
@@ -25,15 +23,11 @@ from ..policies import Polling, Retrying
 _logger = logging.getLogger(__name__)
 
 _LAST_POLL = 10.0
-"""
-Seconds a question that falls on the deadline may still take.
-"""
+"""Seconds a question that falls on the deadline may still take."""
 
 
 class JobPoller:
-    """
-    Polls one job.
-    """
+    """Polls one job."""
 
     def __init__(
         self,
@@ -102,9 +96,7 @@ class JobPoller:
                     raise self._errors.timed_out(timeout, state.word)
 
     async def _try(self, left: float) -> ExportStatus | JobFailed:
-        """
-        Return the status; one of our own words if no answer came.
-        """
+        """Return the status; one of our own words if no answer came."""
         reason = ""
 
         with anyio.move_on_after(max(0.0, left) + _LAST_POLL):

@@ -1,6 +1,4 @@
-"""
-Requests for exports: none sent twice, and none that is not needed.
-"""
+"""Requests for exports: none sent twice, and none that is not needed."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ class StartedExport:
 
 
 class ExportRequester:
-    """
-    Requests exports, joins those that run, and skips those that need not be.
-    """
+    """Requests exports, joins those that run, and skips those that need not be."""
 
     def __init__(
         self,
@@ -118,9 +114,7 @@ class ExportRequester:
         raise out_of_attempts()
 
     def resume(self, request_id_or_token: str) -> ExportJob:
-        """
-        Return the job of an export that was requested before.
-        """
+        """Return the job of an export that was requested before."""
         ref = from_token(request_id_or_token)
 
         if None not in {ref.region, self._region} and ref.region != self._region:
@@ -139,9 +133,7 @@ class ExportRequester:
         allowance: str | None = None,
         record: AttemptLog = NO_RECORD,
     ) -> StartedExport:
-        """
-        Join an export of the same that is not delivered yet, or request one.
-        """
+        """Join an export of the same that is not delivered yet, or request one."""
         asked_at = self._clock.utcnow()
         key = export_key(cohort_id, wanted)
         started: StartedExport | None = None
@@ -176,9 +168,7 @@ class ExportRequester:
         timeout: float,
         progress: Progress | None,
     ) -> SavedExport:
-        """
-        Wait for a job and save its file.
-        """
+        """Wait for a job and save its file."""
         await job.wait(timeout=timeout)
 
         return await job.download(
@@ -234,9 +224,7 @@ class ExportRequester:
         return None
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
-        """
-        Return an earlier export whose file is still at a target as it was.
-        """
+        """Return an earlier export whose file is still at a target as it was."""
         intact = partial(_is_intact, earlier, target.path)
 
         if not await in_thread(intact, self._thread):
@@ -245,9 +233,7 @@ class ExportRequester:
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
 
     async def listed(self) -> Mapping[str, Cohort]:
-        """
-        List the cohorts, by id.
-        """
+        """List the cohorts, by id."""
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
     async def _undelivered(self, key: str, asked_at: datetime) -> ExportJob | None:

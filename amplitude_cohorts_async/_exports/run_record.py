@@ -32,9 +32,7 @@ _VERSION = 1
 
 _LOCK_ATTEMPTS = 50
 _LOCK_INTERVAL = 0.02
-"""
-How often to try to lock the record, and seconds between.
-"""
+"""How often to try to lock the record, and seconds between."""
 
 
 class AttemptLog(Protocol):
@@ -56,15 +54,11 @@ class AttemptLog(Protocol):
         ...
 
     async def refused(self) -> None:
-        """
-        Write that the last request spent nothing.
-        """
+        """Write that the last request spent nothing."""
         ...
 
     async def requested(self, token: str) -> None:
-        """
-        Write the token of the export that was spent, or joined; never raises.
-        """
+        """Write the token of the export that was spent, or joined; never raises."""
         ...
 
 
@@ -89,9 +83,7 @@ class RunHistory:
     in_run: set[str] = attrs.field(factory=set[str])
 
     def read(self, line: Mapping[str, object]) -> None:
-        """
-        Add what one line says.
-        """
+        """Add what one line says."""
         key, token = line.get("key"), line.get("token")
 
         if "finished" in line:
@@ -113,9 +105,7 @@ class RunHistory:
             self.in_run.add(key)
 
     def lines(self) -> Sequence[Mapping[str, object]]:
-        """
-        Return the lines that say the same to the next run.
-        """
+        """Return the lines that say the same to the next run."""
         saved = [_saved_line(key, saved) for key, saved in self.saved.items()]
         requested = [{"key": k, "token": token} for k, token in self.requested.items()]
         attempted = [{"key": key, "attempt": _VERSION} for key in self.attempted]
@@ -151,9 +141,7 @@ class RunRecord:
         return await in_thread(self._open, self._thread)
 
     def of(self, key: str) -> ExportRecord:
-        """
-        Return the part of the record that is about one export.
-        """
+        """Return the part of the record that is about one export."""
         return ExportRecord(self, key)
 
     async def close(self) -> None:
@@ -236,9 +224,7 @@ class RunRecord:
 
 @attrs.frozen
 class ExportRecord:
-    """
-    The `AttemptLog` of one export, and what became of its file.
-    """
+    """The `AttemptLog` of one export, and what became of its file."""
 
     _record: RunRecord
     _key: str
@@ -265,29 +251,21 @@ class ExportRecord:
             ) from error
 
     async def refused(self) -> None:
-        """
-        Write that the last request spent nothing.
-        """
+        """Write that the last request spent nothing."""
         await self._append(lambda: {"key": self._key, "refused": True})
 
     async def requested(self, token: str) -> None:
-        """
-        Write the token of an export that was spent, or joined; never raises.
-        """
+        """Write the token of an export that was spent, or joined; never raises."""
         # The export goes on: its outcome has the token as well.
         if not await self._append(lambda: {"key": self._key, "token": token}):
             _logger.warning("export not on record, its token is %s", token)
 
     async def over(self) -> None:
-        """
-        Write that an export that was spent will never have a file.
-        """
+        """Write that an export that was spent will never have a file."""
         await self._append(lambda: {"key": self._key, "over": True})
 
     async def saved(self, saved: SavedExport) -> None:
-        """
-        Write that a file is whole.
-        """
+        """Write that a file is whole."""
         await self._append(lambda: _saved_line(self._key, saved))
 
     async def _append(self, line: Callable[[], Mapping[str, object]]) -> bool:
@@ -304,9 +282,7 @@ class ExportRecord:
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """
-    Keep other processes from this folder's record for a moment.
-    """
+    """Keep other processes from this folder's record for a moment."""
     try:
         import fcntl  # noqa: PLC0415 - not everywhere
     except ImportError:  # pragma: no cover - Windows has no such lock

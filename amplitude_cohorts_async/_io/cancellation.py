@@ -21,9 +21,7 @@ import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 _SLICE = 0.001
-"""
-Seconds of work between two turns for the other tasks.
-"""
+"""Seconds of work between two turns for the other tasks."""
 
 T = TypeVar("T")
 
@@ -82,9 +80,7 @@ async def in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
 
 @asynccontextmanager
 async def background(work: Awaitable[None]) -> AsyncGenerator[None]:
-    """
-    Run *work* while the context is entered; leaving it cancels the work.
-    """
+    """Run *work* while the context is entered; leaving it cancels the work."""
     task = asyncio.ensure_future(work)
 
     try:

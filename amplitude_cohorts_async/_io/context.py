@@ -1,6 +1,4 @@
-"""
-What every part of one client carries, whatever it is asked for.
-"""
+"""What every part of one client carries, whatever it is asked for."""
 
 from __future__ import annotations
 

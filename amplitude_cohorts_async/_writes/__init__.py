@@ -1,3 +1,1 @@
-"""
-Writes: ids, however many, as batches that can be resumed.
-"""
+"""Writes: ids, however many, as batches that can be resumed."""

@@ -61,9 +61,7 @@ class Source:
 
     @property
     def is_empty(self) -> bool:
-        """
-        Whether it is known that there are no ids.
-        """
+        """Whether it is known that there are no ids."""
         return self.prescan is not None and not self.prescan.total
 
     async def batches(self) -> AsyncGenerator[Batch]:
@@ -150,9 +148,7 @@ async def prescan(
 
 
 async def release(ids: SeenIds | Diff) -> None:
-    """
-    Free millions of ids without holding the loop.
-    """
+    """Free millions of ids without holding the loop."""
     for _ in ids.release():
         await anyio.lowlevel.checkpoint()
 

@@ -1,6 +1,4 @@
-"""
-Two sets of ids compared as streams, in memory or on disk.
-"""
+"""Two sets of ids compared as streams, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -106,9 +104,7 @@ class MemberIds:
         )
 
     async def of_source(self, source: IdSource) -> Slices:
-        """
-        Yield ids, or the ids in a file of members.
-        """
+        """Yield ids, or the ids in a file of members."""
         if isinstance(source, IdFile):
             source = source.path
 
@@ -122,9 +118,7 @@ class MemberIds:
                 yield ids
 
     async def of_members(self, batches: AsyncIterator[Sequence[Member]]) -> Slices:
-        """
-        Yield the ids of members, at most `SLICE` at a time.
-        """
+        """Yield the ids of members, at most `SLICE` at a time."""
         async for batch in batches:
             for start in range(0, len(batch), SLICE):
                 members = batch[start : start + SLICE]
@@ -150,9 +144,7 @@ def _is_sendable(id_: str) -> bool:
 
 
 class CountedIdFile(IdFile):
-    """
-    An `IdFile` that knows how many ids it holds.
-    """
+    """An `IdFile` that knows how many ids it holds."""
 
     def __init__(self, path: Path, count: int) -> None:
         super().__init__(path)
@@ -222,9 +214,7 @@ async def compare_on_disk(
 
 
 async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipDiff:
-    """
-    Write what was compared in memory as the same three files, in its order.
-    """
+    """Write what was compared in memory as the same three files, in its order."""
     place = Path(folder)
 
     async with _workspace(place) as workspace, _diff_files(workspace) as files:
@@ -240,9 +230,7 @@ async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipD
 
 
 async def in_lists(diff: Diff) -> MembershipDiff:
-    """
-    Return lists of what was compared in memory, without holding the loop.
-    """
+    """Return lists of what was compared in memory, without holding the loop."""
     return MembershipDiff(
         add=await _joined(diff.added()),
         remove=await _joined(diff.removed()),

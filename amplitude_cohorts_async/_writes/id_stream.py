@@ -232,9 +232,7 @@ def _refuse_lookalikes(source: object) -> None:
 
 
 def ids_of_stream(file: BinaryIO) -> Ids:
-    """
-    Return the ids of an open file, one a line, as a stream.
-    """
+    """Return the ids of an open file, one a line, as a stream."""
     name = Path(str(getattr(file, "name", "the stream of ids")))
 
     return Ids(open=lambda: _lines(file, name, endless=True), again=False)
@@ -274,9 +272,7 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
             return
 
         async def everything() -> AsyncGenerator[Sequence[object]]:
-            """
-            Yield what was read already, then the rest.
-            """
+            """Yield what was read already, then the rest."""
             yield head
             async for part in slices:
                 yield part
@@ -285,14 +281,10 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
 
 
 async def is_members_file(path: Path) -> bool:
-    """
-    Whether a file holds members, as an export does, and not ids, one a line.
-    """
+    """Whether a file holds members, as an export does, and not ids, one a line."""
 
     def look() -> bool:
-        """
-        Read the first line, which may be long in coming.
-        """
+        """Read the first line, which may be long in coming."""
         with _open(path) as file:
             return _has_columns(file.readline(_BLOCK))
 
@@ -404,9 +396,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 class _OwningGzip(gzip.GzipFile):
-    """
-    Closes the file beneath as well.
-    """
+    """Closes the file beneath as well."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(fileobj=file)

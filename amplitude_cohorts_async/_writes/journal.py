@@ -1,6 +1,4 @@
-"""
-A journal on disk: each step is durable before the next one begins.
-"""
+"""A journal on disk: each step is durable before the next one begins."""
 
 from __future__ import annotations
 
@@ -18,18 +16,14 @@ from ..errors import InvalidInputError
 
 
 class Journal:
-    """
-    The progress of one write, and its journal if it has one.
-    """
+    """The progress of one write, and its journal if it has one."""
 
     def __init__(self, progress: WriteProgress, file: FileIO | None = None) -> None:
         self.progress = progress
         self._file = file
 
     async def append(self, line: bytes) -> None:
-        """
-        Append a line and wait until the disk has it.
-        """
+        """Append a line and wait until the disk has it."""
         file = self._file
 
         if file is None:

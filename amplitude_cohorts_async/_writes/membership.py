@@ -1,6 +1,4 @@
-"""
-Members in and out, in batches.
-"""
+"""Members in and out, in batches."""
 
 from __future__ import annotations
 

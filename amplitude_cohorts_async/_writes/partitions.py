@@ -25,9 +25,7 @@ few milliseconds, and all of one side's can be open at once.
 
 
 class Partitions:
-    """
-    One side's partitions, open for writing.
-    """
+    """One side's partitions, open for writing."""
 
     def __init__(self, folder: Path, side: str) -> None:
         self._stack = ExitStack()
@@ -37,23 +35,17 @@ class Partitions:
         ]
 
     def add(self, ids: Iterable[str]) -> None:
-        """
-        Write each id to its partition.
-        """
+        """Write each id to its partition."""
         for id_ in ids:
             self._files[crc32(id_.encode()) % PARTITIONS].write(f"{id_}\n")
 
     def close(self) -> None:
-        """
-        Flush and close the files.
-        """
+        """Flush and close the files."""
         self._stack.close()
 
 
 class DiffFiles:
-    """
-    The files ``entering.txt``, ``exiting.txt`` and ``existing.txt``.
-    """
+    """The files ``entering.txt``, ``exiting.txt`` and ``existing.txt``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -65,23 +57,17 @@ class DiffFiles:
         }
 
     def add(self, name: str, ids: Iterable[str]) -> None:
-        """
-        Append ids to one of the files.
-        """
+        """Append ids to one of the files."""
         for id_ in ids:
             self._files[name].write(f"{id_}\n")
             self.counts[name] += 1
 
     def close(self) -> None:
-        """
-        Close the files.
-        """
+        """Close the files."""
         self._stack.close()
 
     def publish(self, folder: Path) -> Mapping[str, int]:
-        """
-        Move the files, now whole, to *folder*; return how many ids each has.
-        """
+        """Move the files, now whole, to *folder*; return how many ids each has."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -95,16 +81,12 @@ class DiffFiles:
 
 
 def count_distinct(folder: Path, side: str) -> int:
-    """
-    Return how many different ids one side has.
-    """
+    """Return how many different ids one side has."""
     return sum(len(_ids(folder / f"{side}.{index}")) for index in range(PARTITIONS))
 
 
 def compare_partition(folder: Path, index: int, files: DiffFiles) -> None:
-    """
-    Compare the partitions of one number.
-    """
+    """Compare the partitions of one number."""
     wanted = _ids(folder / f"wanted.{index}")
     current = _ids(folder / f"current.{index}")
 

@@ -1,6 +1,4 @@
-"""
-Make a cohort equal to a set, with as few changes as possible.
-"""
+"""Make a cohort equal to a set, with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ from .membership import write_membership
 from .writer import OnSkipped, check_resumable
 
 RequestExport: TypeAlias = Callable[[str], Awaitable[ExportJob]]
-"""
-Requests the export of a cohort; spends one of the month's.
-"""
+"""Requests the export of a cohort; spends one of the month's."""
 
 _MEMBERS_AT_ONCE = 1_000
 
@@ -113,9 +109,7 @@ async def sync_membership(
 
 
 class _Export:
-    """
-    Spends one export on a cohort's members, and remembers which it was.
-    """
+    """Spends one export on a cohort's members, and remembers which it was."""
 
     def __init__(self, cohort_id: str, request_export: RequestExport) -> None:
         self._cohort_id = cohort_id
@@ -140,9 +134,7 @@ class _Export:
 
 
 class _Comparison:
-    """
-    Reads what is wanted first, so that a mistake in it spends no export.
-    """
+    """Reads what is wanted first, so that a mistake in it spends no export."""
 
     def __init__(
         self,

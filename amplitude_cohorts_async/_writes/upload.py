@@ -50,9 +50,7 @@ Seconds before each request for the list: a new cohort may take a moment to appe
 """
 
 _REQUEST_LIFE = timedelta(minutes=15)
-"""
-No request takes this long: a cohort that is not listed by then was not created.
-"""
+"""No request takes this long: a cohort that is not listed by then was not created."""
 
 
 async def upload_cohort(

@@ -1,6 +1,4 @@
-"""
-Sends batches, one at a time for each cohort, and keeps the record of them.
-"""
+"""Sends batches, one at a time for each cohort, and keeps the record of them."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from .id_stream import Ids
 from .journal import Journal
 
 OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
-"""
-Called with the ids that a batch skipped, as soon as they are known; may be async.
-"""
+"""Called with the ids that a batch skipped, as soon as they are known; may be async."""
 
 
 class Writer:
@@ -67,9 +63,7 @@ class Writer:
     async def send_batch(
         self, cohort_id: str, spec: Membership, change: Change, batch: Batch
     ) -> list[str]:
-        """
-        Add or remove the ids of a batch; return those the service skipped.
-        """
+        """Add or remove the ids of a batch; return those the service skipped."""
         request = membership(cohort_id, spec, [(change, batch.pieces)])
 
         return skipped_ids(request, await self.send(cohort_id, request))
@@ -83,9 +77,7 @@ class Writer:
         matched: int | None,
         skipped: Sequence[str] = (),
     ) -> None:
-        """
-        Record a batch that was written, and announce it.
-        """
+        """Record a batch that was written, and announce it."""
         written = WrittenBatch(
             operation=operation,
             count=batch.count,
@@ -123,9 +115,7 @@ class Writer:
             await self.journal.append(done_line())
 
     def resumed(self, operation: str) -> int:
-        """
-        Return how many batches an earlier run had written.
-        """
+        """Return how many batches an earlier run had written."""
         earlier = self.progress.written[: self._resumed]
 
         return sum(1 for written in earlier if written.operation == operation)

@@ -1,6 +1,4 @@
-"""
-The command and the part of it that only reads: list, show, usage, plan.
-"""
+"""The command and the part of it that only reads: list, show, usage, plan."""
 
 from __future__ import annotations
 
@@ -52,9 +50,7 @@ def list_cohorts(
         typer.Option("--sync-info", help="Also show where each cohort is synced to."),
     ] = False,
 ) -> None:
-    """
-    List the discoverable cohorts.
-    """
+    """List the discoverable cohorts."""
     found = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
@@ -65,17 +61,13 @@ def show(
     connection: Connection,
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
 ) -> None:
-    """
-    Show one cohort, as it is in the list; --json adds its definition.
-    """
+    """Show one cohort, as it is in the list; --json adds its definition."""
     found = connection.run(lambda client: client.get_cohort(cohort_id))
     connection.print("cohort", found, render.cohort)
 
 
 def usage(connection: Connection) -> None:
-    """
-    Show how many of this month's exports are spent.
-    """
+    """Show how many of this month's exports are spent."""
     found = connection.run(CohortsClient.get_usage)
     connection.print("usage", found, render.usage)
 
@@ -92,9 +84,7 @@ def plan(
         float, typer.Option(metavar="SECONDS", min=0, help="How long a job takes.")
     ] = 45.0,
 ) -> None:
-    """
-    Show what exporting cohorts would take; spends nothing.
-    """
+    """Show what exporting cohorts would take; spends nothing."""
     found = connection.run(
         lambda client: client.plan(
             cohort_ids,
@@ -129,9 +119,7 @@ app.add_typer(_MEMBERS, name="members")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command with these arguments and return its exit code.
-    """
+    """Run the command with these arguments and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
 
     for stream in (sys.stdout, sys.stderr):

@@ -1,6 +1,4 @@
-"""
-What all commands share: options, and how a command is made of a function.
-"""
+"""What all commands share: options, and how a command is made of a function."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Output:
-    """
-    The options of every command.
-    """
+    """The options of every command."""
 
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, errors included.")
@@ -39,18 +35,14 @@ class Output:
     )
 
     def print(self, name: str, value: T, show: Callable[[T], None]) -> None:
-        """
-        Print *value* on stdout: under its *name* as JSON, or as *show* does.
-        """
+        """Print *value* on stdout: under its *name* as JSON, or as *show* does."""
         if self.as_json:
             render.document(name, value)
         else:
             show(value)
 
     def note(self, text: str) -> None:
-        """
-        Print *text* on stderr, if it is a terminal.
-        """
+        """Print *text* on stderr, if it is a terminal."""
         if not self.quiet and sys.stderr.isatty():
             sys.stderr.write(f"{text}\n")
 
@@ -82,9 +74,7 @@ class Connection(Output):
 
     @property
     def arguments(self) -> list[str]:
-        """
-        The options that another command needs to ask the same service.
-        """
+        """The options that another command needs to ask the same service."""
         return option_words(region=self.region, base_url=self.base_url)
 
     def run(
@@ -105,14 +95,10 @@ class Connection(Output):
         overrides = self._overrides()
 
         async def connected(display: ProgressDisplay) -> T:
-            """
-            Do the work with a client that shows its events.
-            """
+            """Do the work with a client that shows its events."""
 
             def on_event(event: Event) -> None:
-                """
-                Pass an event on to the display and the caller's hook.
-                """
+                """Pass an event on to the display and the caller's hook."""
                 display(event)
                 if hook is not None:
                     hook(event)

@@ -1,6 +1,4 @@
-"""
-``demo``: an export of two million users, without an account.
-"""
+"""``demo``: an export of two million users, without an account."""
 
 from __future__ import annotations
 
@@ -88,9 +86,7 @@ def demo(
         int, typer.Option("--users", min=1_000, help="Users in the cohort.")
     ] = _USERS,
 ) -> None:
-    """
-    Export two million users from an emulator on this machine; no account needed.
-    """
+    """Export two million users from an emulator on this machine; no account needed."""
     script = _Script(
         Console(stderr=shared.as_json, quiet=shared.quiet, highlight=False)
     )
@@ -210,32 +206,24 @@ async def _count(script: _Script, job: ExportJob) -> tuple[int, int]:
 
 
 class _Script:
-    """
-    Prints the steps of the demo.
-    """
+    """Prints the steps of the demo."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._steps = 0
 
     def step(self, words: str) -> None:
-        """
-        Begin the next step.
-        """
+        """Begin the next step."""
         self._steps += 1
         self._print(Text(f"{self._steps}. {words}", style="bold"))
 
     def say(self, words: str) -> None:
-        """
-        Print a remark on this step.
-        """
+        """Print a remark on this step."""
         self._print(Text(f"   {words}"))
 
     @contextmanager
     def bar(self) -> Generator[Callable[[BytesReceived], None]]:
-        """
-        Draw the progress of a download, on a terminal.
-        """
+        """Draw the progress of a download, on a terminal."""
         shown = bars(self.console)
         shown.disable = not self.console.is_terminal
         task = shown.add_task("  ", total=None)
@@ -296,9 +284,7 @@ def _summary(result: DemoResult) -> None:
 
 
 def _peak_memory() -> int | None:
-    """
-    Return the most bytes this process ever had in memory; None if unknown.
-    """
+    """Return the most bytes this process ever had in memory; None if unknown."""
     # Linux passes the peak of getrusage() on from parent to child, so that a
     # small program begun by a large one seems large. This one it does not.
     status = Path("/proc/self/status")

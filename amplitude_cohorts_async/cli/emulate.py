@@ -1,6 +1,4 @@
-"""
-``emulate``: Amplitude's API on this machine, for anybody's client.
-"""
+"""``emulate``: Amplitude's API on this machine, for anybody's client."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-The command's exit codes.
-"""
+"""The command's exit codes."""
 
 from __future__ import annotations
 
@@ -79,9 +77,7 @@ _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
 
 
 def exit_of(error: BaseException) -> Exit:
-    """
-    Return the exit code for an error.
-    """
+    """Return the exit code for an error."""
     # A question that Ctrl-C or the end of stdin answers is typer's Abort.
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Exit.INTERRUPTED

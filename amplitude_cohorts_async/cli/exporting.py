@@ -1,6 +1,4 @@
-"""
-The part of the command that brings files: export, resume.
-"""
+"""The part of the command that brings files: export, resume."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ from .resume_hints import StartedJobs, command_line, option_words, resume_hints
 __all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 
 _PATIENCE = 1800.0
-"""
-Seconds to wait for a job.
-"""
+"""Seconds to wait for a job."""
 
 Format = Annotated[
     str | None,
@@ -155,9 +151,7 @@ def resume(
     to = output or Path()
 
     async def work(client: CohortsClient) -> SavedExport:
-        """
-        Wait for the file, and save it.
-        """
+        """Wait for the file, and save it."""
         nonlocal to
         resumed = client.resume_export(job)
         jobs.request_ids.append(resumed.request_id)
@@ -175,9 +169,7 @@ def resume(
 
 
 def wanted_properties(named: list[str] | None, every: bool) -> bool | list[str]:
-    """
-    Return what the two options about properties ask for.
-    """
+    """Return what the two options about properties ask for."""
     if named and every:
         raise typer.BadParameter("pass either --property or --properties")
 

@@ -1,6 +1,4 @@
-"""
-What the writing commands share: where ids come from, and where the skipped go.
-"""
+"""What the writing commands share: where ids come from, and where the skipped go."""
 
 from __future__ import annotations
 
@@ -72,9 +70,7 @@ Skipped: TypeAlias = Annotated[
 
 @attrs.frozen
 class MembershipChange:
-    """
-    What the options say about a change of a cohort's members.
-    """
+    """What the options say about a change of a cohort's members."""
 
     cohort_id: str
     id_type: IdType
@@ -90,9 +86,7 @@ class MembershipChange:
         remove: IdSource = (),
         journal: Path | None = None,
     ) -> MembershipReport:
-        """
-        Make the change.
-        """
+        """Make the change."""
         async with skipped_to(self.skipped) as on_skipped:
             return await client.update_membership(
                 self.cohort_id,
@@ -107,9 +101,7 @@ class MembershipChange:
 
 
 def id_source(connection: Connection, ids: Path) -> IdSource:
-    """
-    Return the ids of a file, or of stdin.
-    """
+    """Return the ids of a file, or of stdin."""
     if str(ids) != "-":
         return ids
 
@@ -121,9 +113,7 @@ def id_source(connection: Connection, ids: Path) -> IdSource:
 
 @asynccontextmanager
 async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
-    """
-    Open a file for the ids that are skipped; None discards them.
-    """
+    """Open a file for the ids that are skipped; None discards them."""
     if path is None:
         yield None
         return
@@ -131,16 +121,12 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
     file = await anyio.to_thread.run_sync(lambda: path.open("a", encoding="utf-8"))
 
     def append(ids: Sequence[str]) -> None:
-        """
-        Write the ids, one a line.
-        """
+        """Write the ids, one a line."""
         file.writelines(f"{id_}\n" for id_ in ids)
         file.flush()
 
     async def append_in_thread(ids: Sequence[str]) -> None:
-        """
-        Write the ids without blocking the loop.
-        """
+        """Write the ids without blocking the loop."""
         await anyio.to_thread.run_sync(append, ids)
 
     try:
@@ -150,9 +136,7 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
 
 
 def show_members(report: MembershipReport) -> None:
-    """
-    Print what was added and removed.
-    """
+    """Print what was added and removed."""
     for word, operation in (("added", report.added), ("removed", report.removed)):
         if operation.batches:
             render.table(None, _rows(word, operation))

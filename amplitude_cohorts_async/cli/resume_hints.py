@@ -1,6 +1,4 @@
-"""
-Which command goes on with what was left: a spent export is never spent twice.
-"""
+"""Which command goes on with what was left: a spent export is never spent twice."""
 
 from __future__ import annotations
 
@@ -27,24 +25,18 @@ OptionValue: TypeAlias = str | float | Path | list[str] | None
 
 
 class StartedJobs:
-    """
-    An event hook that remembers which jobs were requested.
-    """
+    """An event hook that remembers which jobs were requested."""
 
     def __init__(self) -> None:
         self.request_ids: list[str] = []
 
     def __call__(self, event: Event, /) -> None:
-        """
-        Remember the job, if the event is about a new one.
-        """
+        """Remember the job, if the event is about a new one."""
         if isinstance(event, ExportRequested):
             self.request_ids.append(event.request_id)
 
     def left_by(self, error: BaseException) -> list[str]:
-        """
-        Return the request ids of the jobs that can go on after an error.
-        """
+        """Return the request ids of the jobs that can go on after an error."""
         if isinstance(error, KeyboardInterrupt):
             return self.request_ids
 
@@ -73,9 +65,7 @@ def resume_hints(commands: Callable[[BaseException], Iterable[str]]) -> Generato
 
 
 def option_words(**options: OptionValue) -> list[str]:
-    """
-    Return options as words; None, False and empty lists are left out.
-    """
+    """Return options as words; None, False and empty lists are left out."""
     words: list[str] = []
 
     for name, value in options.items():
@@ -92,7 +82,5 @@ def option_words(**options: OptionValue) -> list[str]:
 
 
 def command_line(*words: str) -> str:
-    """
-    Return our command with these arguments, quoted for a shell.
-    """
+    """Return our command with these arguments, quoted for a shell."""
     return shlex.join(["amplitude-cohorts", *words])

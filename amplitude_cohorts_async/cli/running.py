@@ -1,6 +1,4 @@
-"""
-How the command runs and ends: Ctrl-C, SIGTERM, errors and exit codes.
-"""
+"""How the command runs and ends: Ctrl-C, SIGTERM, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ def run(work: Coroutine[object, object, T]) -> T:
     """
 
     async def reachable() -> T:
-        """
-        Let Ctrl-C through, now that there is a loop to handle it.
-        """
+        """Let Ctrl-C through, now that there is a loop to handle it."""
         _hold_ctrl_c(hold=False)
         return await work
 
@@ -55,9 +51,7 @@ def _hold_ctrl_c(*, hold: bool) -> None:
 
 @contextmanager
 def reported(*, as_json: bool) -> Generator[None]:
-    """
-    Print what goes wrong inside as a paragraph, and exit with its code.
-    """
+    """Print what goes wrong inside as a paragraph, and exit with its code."""
     try:
         with _sigterm_as_ctrl_c():
             yield

@@ -1,6 +1,4 @@
-"""
-The part of the command that compares: sync, diff.
-"""
+"""The part of the command that compares: sync, diff."""
 
 from __future__ import annotations
 
@@ -57,18 +55,14 @@ def sync(
     ] = None,
     skipped: Skipped = None,
 ) -> None:
-    """
-    Make a cohort's members equal to the ids of a file; spends one export.
-    """
+    """Make a cohort's members equal to the ids of a file; spends one export."""
     if not (yes or dry_run or sys.stdin.isatty()):
         raise typer.BadParameter("no terminal to ask at: pass --yes or --dry-run")
 
     source = id_source(connection, ids)
 
     async def work(client: CohortsClient) -> SyncReport:
-        """
-        Change the cohort, or report what would change.
-        """
+        """Change the cohort, or report what would change."""
         async with skipped_to(skipped) as on_skipped:
             return await client.sync_membership(
                 cohort_id,

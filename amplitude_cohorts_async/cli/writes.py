@@ -1,6 +1,4 @@
-"""
-The commands that write ids: upload, members.
-"""
+"""The commands that write ids: upload, members."""
 
 from __future__ import annotations
 
@@ -99,9 +97,7 @@ def upload(
         _confirm_replacement(replace, ids)
 
     async def work(client: CohortsClient) -> UploadReport:
-        """
-        Upload, and keep the ids that are skipped.
-        """
+        """Upload, and keep the ids that are skipped."""
         async with skipped_to(skipped) as on_skipped:
             return await client.upload_cohort(
                 name,
@@ -151,9 +147,7 @@ def add(
     journal: Journal = None,
     resume: Resume = None,
 ) -> None:
-    """
-    Add ids to a cohort.
-    """
+    """Add ids to a cohort."""
     change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
     _update(connection, "add", change, ids, _journal(journal, resume))
 
@@ -170,9 +164,7 @@ def remove(
     journal: Journal = None,
     resume: Resume = None,
 ) -> None:
-    """
-    Remove ids from a cohort.
-    """
+    """Remove ids from a cohort."""
     change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
     _update(connection, "remove", change, ids, _journal(journal, resume))
 

@@ -1,6 +1,4 @@
-"""
-Members as Arrow record batches; needs the extra ``parquet``.
-"""
+"""Members as Arrow record batches; needs the extra ``parquet``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""
-Members as a Parquet file, written while they arrive; needs the extra ``parquet``.
-"""
+"""Members as a Parquet file, written while they arrive; needs the extra ``parquet``."""
 
 from __future__ import annotations
 

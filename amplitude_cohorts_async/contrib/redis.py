@@ -63,9 +63,7 @@ class RedisLimiter(LimitsKeeper):
         on_outage: Literal["share"] | None = None,
         processes: int | None = None,
     ) -> None:
-        """
-        Same as `from_url()`.
-        """
+        """Same as `from_url()`."""
         if (on_outage is None) != (processes is None):
             raise ConfigurationError(
                 "on_outage='share' and processes go together: say among how many "
@@ -152,16 +150,12 @@ class RedisLimiter(LimitsKeeper):
 
     @property
     def counter(self) -> SharedCounter:
-        """
-        Counts the exports of a month for the fleet.
-        """
+        """Counts the exports of a month for the fleet."""
         return self._memory
 
     @property
     def job_store(self) -> RunningJobs:
-        """
-        The running exports of the fleet.
-        """
+        """The running exports of the fleet."""
         return self._memory
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
@@ -186,9 +180,7 @@ class RedisLimiter(LimitsKeeper):
         return self._store.lock(hashed("cohort", cohort_id))
 
     async def aclose(self) -> None:
-        """
-        Close the connections of the running loop; calling it twice does no harm.
-        """
+        """Close the connections of the running loop; calling it twice does no harm."""
         await self._store.aclose()
 
     @asynccontextmanager
@@ -223,9 +215,7 @@ class RedisLimiter(LimitsKeeper):
     async def _ask(
         self, connection: Connection, kind: Kind
     ) -> Admission[Lease] | Limiter:
-        """
-        Return a permit of the store, or our own share to ask while it is away.
-        """
+        """Return a permit of the store, or our own share to ask while it is away."""
         now = asyncio.get_running_loop().time
 
         try:
@@ -266,9 +256,7 @@ class RedisLimiter(LimitsKeeper):
     async def _take(
         self, connection: Connection, kind: Kind, *, counts: bool
     ) -> Admission[Lease] | None:
-        """
-        Take all places, the slot last; None if the kind counts by now.
-        """
+        """Take all places, the slot last; None if the kind counts by now."""
         windows = connection.windows.values() if counts else ()
         pacer = self._pacers.get(kind)
 
@@ -376,9 +364,7 @@ class RedisLimiter(LimitsKeeper):
             self._pace = self._pace.answered(permit.kind, sent_at=permit.sent_at)
 
     async def _publish(self, connection: Connection, refusal: Refusal) -> bool:
-        """
-        Share a 429 with the fleet; return whether to withhold the place.
-        """
+        """Share a 429 with the fleet; return whether to withhold the place."""
         before, after = self._pace, self._pace.refused(refusal)
         self._pace = after
         self._note_slowdown(refusal, before, after)

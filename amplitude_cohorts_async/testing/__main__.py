@@ -25,9 +25,7 @@ __all__ = ("main",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run until SIGTERM, SIGINT, or the end of stdin if asked for.
-    """
+    """Run until SIGTERM, SIGINT, or the end of stdin if asked for."""
     options = _parser().parse_args(arguments)
     emulator = CohortsEmulator(
         routes=options.routes,

@@ -50,9 +50,7 @@ Handler = Callable[[Call], Reply]
 
 
 class VendorApi:
-    """
-    The seven endpoints of the vendor's page.
-    """
+    """The seven endpoints of the vendor's page."""
 
     routes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "list": ("GET", r"/api/3/cohorts"),
@@ -80,9 +78,7 @@ class VendorApi:
         }
 
     def step_of(self, path: str) -> tuple[str, str]:
-        """
-        Return the step that a path asks for, and the variable part of it.
-        """
+        """Return the step that a path asks for, and the variable part of it."""
         for step, (_, pattern) in self.routes.items():
             if match := re.fullmatch(pattern, path):
                 return step, unquote(match[1]) if match.groups() else ""
@@ -123,9 +119,7 @@ class VendorApi:
     # -- The endpoints -----------------------------------------------------
 
     def list(self, call: Call) -> Reply:
-        """
-        Get all cohorts: those that are discoverable.
-        """
+        """Get all cohorts: those that are discoverable."""
         sync_info = _choice(call, "includeSyncInfo", ("false", "true")) == "true"
 
         return json_answer(
@@ -137,9 +131,7 @@ class VendorApi:
         )
 
     def usage(self, call: Call) -> Reply:
-        """
-        Get usage.
-        """
+        """Get usage."""
         _allow(call)
         resets_at = self.service.resets_at().replace(tzinfo=None)
 
@@ -154,9 +146,7 @@ class VendorApi:
         )
 
     def export(self, call: Call) -> Reply:
-        """
-        Get one cohort, the first of three steps.
-        """
+        """Get one cohort, the first of three steps."""
         job = self.start(call)
 
         return json_answer(
@@ -164,9 +154,7 @@ class VendorApi:
         )
 
     def status(self, call: Call) -> Reply:
-        """
-        Get request status, the second step.
-        """
+        """Get request status, the second step."""
         _allow(call)
         job = self.service.find_job(call.argument)
         job.apply(call.fault)
@@ -186,9 +174,7 @@ class VendorApi:
         )
 
     def file(self, call: Call) -> Reply:
-        """
-        Download cohort, the third step: the file, or a link to it.
-        """
+        """Download cohort, the third step: the file, or a link to it."""
         _allow(call)
         job = self.service.find_job(call.argument)
         self.service.check_ready(job)
@@ -209,9 +195,7 @@ class VendorApi:
         )
 
     def upload(self, call: Call) -> Reply:
-        """
-        Upload cohort.
-        """
+        """Upload cohort."""
         _allow(call)
         _check_json(call)
         body = parse_upload(call.body, max_ids=self.service.options.quotas.ids)
@@ -220,9 +204,7 @@ class VendorApi:
         return self._uploaded(upload(self.service, body, call.record))
 
     def membership(self, call: Call) -> Reply:
-        """
-        Update cohort membership.
-        """
+        """Update cohort membership."""
         _allow(call)
         _check_json(call)
         body = parse_update(call.body, max_ids=self.service.options.quotas.ids)
@@ -236,15 +218,11 @@ class VendorApi:
     # -- Parts -------------------------------------------------------------
 
     def shown(self) -> Sequence[CohortRecord]:
-        """
-        Return the cohorts that the list shows.
-        """
+        """Return the cohorts that the list shows."""
         return [cohort for cohort in self.service.cohorts.values() if cohort.published]
 
     def start(self, call: Call) -> Job:
-        """
-        Start an export.
-        """
+        """Start an export."""
         _allow(call, "props", "propKeys", "lastComputed")
         wanted = _choice(call, "props", ("0", "1")) == "1"
         keys = [value for name, value in call.query if name == "propKeys"]
@@ -358,25 +336,19 @@ class OpenApi(VendorApi):
     unauthorized: ClassVar[int] = 401
 
     def list(self, call: Call) -> Reply:
-        """
-        Retrieve a list of all cohorts.
-        """
+        """Retrieve a list of all cohorts."""
         del call
 
         return json_answer({"cohorts": list(map(openapi_cohort_json, self.shown()))})
 
     def export(self, call: Call) -> Reply:
-        """
-        Request an export: 200, not 202.
-        """
+        """Request an export: 200, not 202."""
         job = self.start(call)
 
         return json_answer({"request_id": job.request_id, "cohort_id": job.cohort_id})
 
     def status(self, call: Call) -> Reply:
-        """
-        Return the state of a cohort's latest export.
-        """
+        """Return the state of a cohort's latest export."""
         job = self._latest(call)
         job.apply(call.fault)
 
@@ -385,9 +357,7 @@ class OpenApi(VendorApi):
         )
 
     def file(self, call: Call) -> Reply:
-        """
-        Send the file of a cohort's latest export; there are no links.
-        """
+        """Send the file of a cohort's latest export; there are no links."""
         job = self._latest(call)
         self.service.check_ready(job)
         job.apply(call.fault)
@@ -395,9 +365,7 @@ class OpenApi(VendorApi):
         return job
 
     def upload(self, call: Call) -> Reply:
-        """
-        Create or update a cohort; only a name and ids are required.
-        """
+        """Create or update a cohort; only a name and ids are required."""
         body = parse_upload(
             call.body, max_ids=self.service.options.quotas.ids, required=("name", "ids")
         )

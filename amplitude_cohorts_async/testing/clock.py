@@ -1,6 +1,4 @@
-"""
-Time for tests: a clock that jumps instead of waiting, and the real one.
-"""
+"""Time for tests: a clock that jumps instead of waiting, and the real one."""
 
 from __future__ import annotations
 
@@ -23,58 +21,40 @@ _MAX_STOP = 1.0
 
 
 class Clock(Protocol):
-    """
-    The time: to read it and to wait for it.
-    """
+    """The time: to read it and to wait for it."""
 
     def now(self) -> float:
-        """
-        Return the time in seconds on a clock that never goes back.
-        """
+        """Return the time in seconds on a clock that never goes back."""
         ...
 
     def utcnow(self) -> datetime:
-        """
-        Return the date and time, aware and in UTC.
-        """
+        """Return the date and time, aware and in UTC."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds*; zero or less only lets other tasks run.
-        """
+        """Return after *seconds*; zero or less only lets other tasks run."""
         ...
 
 
 class SystemClock:
-    """
-    The real time.
-    """
+    """The real time."""
 
     def now(self) -> float:
-        """
-        Return the time in seconds on a clock that never goes back.
-        """
+        """Return the time in seconds on a clock that never goes back."""
         return time.monotonic()
 
     def utcnow(self) -> datetime:
-        """
-        Return the date and time, aware and in UTC.
-        """
+        """Return the date and time, aware and in UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds*.
-        """
+        """Return after *seconds*."""
         await asyncio.sleep(max(0.0, seconds))
 
 
 @attrs.define(eq=False)
 class _Sleeper:
-    """
-    One task that waits, and the loop to wake it in.
-    """
+    """One task that waits, and the loop to wake it in."""
 
     deadline: float
     loop: asyncio.AbstractEventLoop
@@ -134,24 +114,18 @@ class FakeClock:
         self._active_at = time.monotonic()
 
     def now(self) -> float:
-        """
-        Return the time in seconds on a clock that never goes back.
-        """
+        """Return the time in seconds on a clock that never goes back."""
         if self._started is None:
             return self._offset
 
         return self._offset + time.monotonic() - self._started
 
     def utcnow(self) -> datetime:
-        """
-        Return the date and time, aware and in UTC.
-        """
+        """Return the date and time, aware and in UTC."""
         return self._zero + timedelta(seconds=self.now())
 
     def advance(self, seconds: float) -> None:
-        """
-        Let *seconds* pass at once, and wake the tasks that are due then.
-        """
+        """Let *seconds* pass at once, and wake the tasks that are due then."""
         if seconds < 0:
             msg = f"time does not go back: {seconds} s"
             raise ValueError(msg)
@@ -162,9 +136,7 @@ class FakeClock:
             self._wake_head()
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return when *seconds* have passed on this clock.
-        """
+        """Return when *seconds* have passed on this clock."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -198,9 +170,7 @@ class FakeClock:
 
     @contextmanager
     def idle(self) -> Generator[None]:
-        """
-        Within `busy()`: let time go on meanwhile.
-        """
+        """Within `busy()`: let time go on meanwhile."""
         self._count_busy(-1)
 
         try:
@@ -276,14 +246,10 @@ class FakeClock:
 
 
 def busy(clock: Clock) -> AbstractContextManager[None]:
-    """
-    Stop a fake clock meanwhile; a real one goes on.
-    """
+    """Stop a fake clock meanwhile; a real one goes on."""
     return clock.busy() if isinstance(clock, FakeClock) else nullcontext()
 
 
 def idle(clock: Clock) -> AbstractContextManager[None]:
-    """
-    Within `busy()`: let a fake clock go on meanwhile.
-    """
+    """Within `busy()`: let a fake clock go on meanwhile."""
     return clock.idle() if isinstance(clock, FakeClock) else nullcontext()

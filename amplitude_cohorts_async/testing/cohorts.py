@@ -36,9 +36,7 @@ a cohort of groups the second is the group.
 MemberInput = (
     str | tuple[str | int, str | None] | tuple[str | int, str | None, Mapping[str, str]]
 )
-"""
-A user id, or (amplitude id, user id or None), or the same with properties.
-"""
+"""A user id, or (amplitude id, user id or None), or the same with properties."""
 
 _NO_PROPERTIES: Mapping[str, str] = {}
 _FIRST_ID = 100_000_000_000
@@ -48,29 +46,21 @@ _STRIDE = 618_033_988_741
 
 
 def amplitude_id_of(name: str) -> str:
-    """
-    Return the Amplitude id that a user id or a group stands for here.
-    """
+    """Return the Amplitude id that a user id or a group stands for here."""
     digest = hashlib.blake2b(name.encode(), digest_size=6).digest()
 
     return str(_FIRST_ID + int.from_bytes(digest, "big"))
 
 
 class Members(Protocol):
-    """
-    The members of one cohort.
-    """
+    """The members of one cohort."""
 
     def __len__(self) -> int:
-        """
-        Return their number.
-        """
+        """Return their number."""
         ...
 
     def rows(self) -> Iterator[Row]:
-        """
-        Yield them, in the order of the file.
-        """
+        """Yield them, in the order of the file."""
         ...
 
 
@@ -94,22 +84,16 @@ class GeneratedMembers:
     )
 
     def __len__(self) -> int:
-        """
-        Return their number.
-        """
+        """Return their number."""
         return self.size
 
     def rows(self) -> Iterator[Row]:
-        """
-        Yield them.
-        """
+        """Yield them."""
         for number, (amplitude_id, name) in enumerate(self.ids(0, self.size)):
             yield amplitude_id, name, self.properties_of(number)
 
     def ids(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
-        """
-        Return the ids of members *start* to *stop*.
-        """
+        """Return the ids of members *start* to *stop*."""
         numbers = range(start, min(stop, self.size))
         shift = self.seed * 7_368_787
         amplitude_ids = (
@@ -120,9 +104,7 @@ class GeneratedMembers:
         return zip(amplitude_ids, map(self._name, numbers), strict=True)
 
     def properties_of(self, number: int) -> dict[str, str]:
-        """
-        Return the properties of one member.
-        """
+        """Return the properties of one member."""
         return {
             name: values[number % len(values)]
             for name, values in self.properties.items()
@@ -155,49 +137,37 @@ class ListedMembers:
         self._names_by_id: dict[str, str] | None = None
 
     def __len__(self) -> int:
-        """
-        Return their number.
-        """
+        """Return their number."""
         return len(self._rows)
 
     def copy(self) -> ListedMembers:
-        """
-        Return the same members, to be kept as they are now.
-        """
+        """Return the same members, to be kept as they are now."""
         copied = ListedMembers()
         copied._rows = self._rows.copy()
 
         return copied
 
     def rows(self) -> Iterator[Row]:
-        """
-        Yield them, in the order they came.
-        """
+        """Yield them, in the order they came."""
         for key, row in self._rows.items():
             yield row or _derived_row(key)
 
     def add_names(self, names: Iterable[str]) -> None:
-        """
-        Add users by user id, or groups by name.
-        """
+        """Add users by user id, or groups by name."""
         self._names_by_id = None
 
         for name in names:
             self._rows.setdefault(name, None)
 
     def remove_names(self, names: Iterable[str]) -> None:
-        """
-        Remove users by user id, or groups by name.
-        """
+        """Remove users by user id, or groups by name."""
         self._names_by_id = None
 
         for name in names:
             self._rows.pop(name, None)
 
     def add_ids(self, ids: Iterable[str]) -> None:
-        """
-        Add users by Amplitude id, or groups by id.
-        """
+        """Add users by Amplitude id, or groups by id."""
         known = self._names()
 
         for amplitude_id in ids:
@@ -205,9 +175,7 @@ class ListedMembers:
                 self._rows.setdefault("\0" + amplitude_id, None)
 
     def remove_ids(self, ids: Iterable[str]) -> None:
-        """
-        Remove users by Amplitude id, or groups by id.
-        """
+        """Remove users by Amplitude id, or groups by id."""
         known = self._names()
 
         for amplitude_id in ids:
@@ -246,9 +214,7 @@ def listed_members(
 
 
 def property_names(members: Members, offered: Iterable[str]) -> list[str]:
-    """
-    Return the properties that members have, in the order they first appear.
-    """
+    """Return the properties that members have, in the order they first appear."""
     # A dict, because a set has no order.
     names = dict.fromkeys(offered)
 
@@ -352,9 +318,7 @@ def cohort_json(cohort: CohortRecord, *, sync_info: bool = False) -> dict[str, o
 
 
 def openapi_cohort_json(cohort: CohortRecord) -> dict[str, object]:
-    """
-    Return a cohort in the shape of the third-party OpenAPI description.
-    """
+    """Return a cohort in the shape of the third-party OpenAPI description."""
     computed = cohort.computed_at
 
     return {

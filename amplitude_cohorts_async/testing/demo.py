@@ -1,6 +1,4 @@
-"""
-An emulator to look at: a few cohorts, and a function that runs it.
-"""
+"""An emulator to look at: a few cohorts, and a function that runs it."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ _PROPERTIES = {
 
 
 def add_demo_cohorts(emulator: CohortsEmulator, *, size: int = 2_000_000) -> None:
-    """
-    Add cohorts worth looking at; the largest, `DEMO_COHORT`, has *size* users.
-    """
+    """Add cohorts worth looking at; the largest, `DEMO_COHORT`, has *size* users."""
     emulator.add_cohort(
         DEMO_COHORT,
         size=size,

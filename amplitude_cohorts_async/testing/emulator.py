@@ -38,9 +38,7 @@ _APIS = {"vendor": VendorApi, "openapi": OpenApi}
 
 
 def knows_user(name: str) -> bool:
-    """
-    Whether the project has this user: all but ``unknown-...``.
-    """
+    """Whether the project has this user: all but ``unknown-...``."""
     return not name.startswith("unknown-")
 
 
@@ -162,9 +160,7 @@ class CohortsEmulator:
     # -- Life --------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """
-        Listen.
-        """
+        """Listen."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._cache.aclose)
             await self._store.listen(stack, self._host, self._store_port)
@@ -179,18 +175,14 @@ class CohortsEmulator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """
-        Stop listening, and close all connections.
-        """
+        """Stop listening, and close all connections."""
         stack, self._open = self._open, None
 
         if stack:
             await stack.aclose()
 
     def __enter__(self) -> Self:
-        """
-        Listen in a thread with an event loop of its own.
-        """
+        """Listen in a thread with an event loop of its own."""
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal("asyncio"))
             stack.enter_context(portal.wrap_async_context_manager(self))
@@ -204,9 +196,7 @@ class CohortsEmulator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """
-        Stop listening, and end the thread.
-        """
+        """Stop listening, and end the thread."""
         stack, self._thread = self._thread, None
 
         if stack:
@@ -216,36 +206,26 @@ class CohortsEmulator:
 
     @property
     def base_url(self) -> str:
-        """
-        The origin of the API.
-        """
+        """The origin of the API."""
         return self._api.url
 
     @property
     def store_url(self) -> str:
-        """
-        The origin of the store.
-        """
+        """The origin of the store."""
         return self._store.url
 
     @property
     def api_key(self) -> str:
-        """
-        The key that is good here.
-        """
+        """The key that is good here."""
         return self.options.api_key
 
     @property
     def secret_key(self) -> str:
-        """
-        The secret that goes with it.
-        """
+        """The secret that goes with it."""
         return self.options.secret_key
 
     def environment(self) -> dict[str, str]:
-        """
-        Return the variables that point a client here.
-        """
+        """Return the variables that point a client here."""
         return {
             "AMPLITUDE_API_KEY": self.api_key,
             "AMPLITUDE_SECRET_KEY": self.secret_key,
@@ -384,9 +364,7 @@ class CohortsEmulator:
 
     @property
     def cohort_ids(self) -> list[str]:
-        """
-        The cohorts there are, uploaded ones included, oldest first.
-        """
+        """The cohorts there are, uploaded ones included, oldest first."""
         with self._lock:
             return list(self._service.cohorts)
 
@@ -424,53 +402,39 @@ class CohortsEmulator:
     # -- What has happened -------------------------------------------------
 
     def requests(self, step: Step) -> int:
-        """
-        Return the number of requests of a step, refused ones included.
-        """
+        """Return the number of requests of a step, refused ones included."""
         with self._lock:
             return self._service.log.counts[step]
 
     @property
     def log(self) -> list[RequestRecord]:
-        """
-        All requests, in the order of their arrival.
-        """
+        """All requests, in the order of their arrival."""
         with self._lock:
             return list(self._service.log.requests)
 
     @property
     def violations(self) -> list[Violation]:
-        """
-        All rules that requests broke; empty for a good client.
-        """
+        """All rules that requests broke; empty for a good client."""
         with self._lock:
             return list(self._service.log.violations)
 
     @property
     def max_in_flight(self) -> int:
-        """
-        The most requests of the API that were in flight at once.
-        """
+        """The most requests of the API that were in flight at once."""
         return self._service.log.max_in_flight
 
     @property
     def in_flight(self) -> int:
-        """
-        The requests of the API that are in flight now.
-        """
+        """The requests of the API that are in flight now."""
         return self._service.log.in_flight
 
     @property
     def spent(self) -> int:
-        """
-        The exports counted this month.
-        """
+        """The exports counted this month."""
         with self._lock:
             return self._service.spent
 
     @property
     def links(self) -> int:
-        """
-        The links into the store that were issued.
-        """
+        """The links into the store that were issued."""
         return len(self._service.links)

@@ -68,9 +68,7 @@ class StoredObject:
     etag: str
 
     def part(self, start: int, stop: int) -> bytes | FileBody:
-        """
-        Return the bytes from *start* to *stop*.
-        """
+        """Return the bytes from *start* to *stop*."""
         if isinstance(self.content, Path):
             return FileBody(self.content, start, stop)
 
@@ -78,18 +76,14 @@ class StoredObject:
 
 
 def in_memory(data: bytes) -> StoredObject:
-    """
-    Return *data* as an object; its tag is its MD5, as in the store.
-    """
+    """Return *data* as an object; its tag is its MD5, as in the store."""
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     return StoredObject(content=data, size=len(data), etag=f'"{digest}"')
 
 
 def compressed(chunks: Iterable[bytes]) -> bytes:
-    """
-    Return the gzip form of *chunks*, the same for the same text.
-    """
+    """Return the gzip form of *chunks*, the same for the same text."""
     target = BytesIO()
 
     with gzip.GzipFile(fileobj=target, mode="wb", compresslevel=1, mtime=0) as file:
@@ -100,9 +94,7 @@ def compressed(chunks: Iterable[bytes]) -> bytes:
 
 
 def _header(columns: Columns) -> bytes:
-    """
-    Return the first line.
-    """
+    """Return the first line."""
     ids = ["amplitude_id", "user_id"]
 
     if columns.group_header is not None:
@@ -143,18 +135,14 @@ def _fields(row: Row, columns: Columns) -> list[str]:
 
 
 def _line(fields: Iterable[str]) -> str:
-    """
-    Return one line.
-    """
+    """Return one line."""
     quoted = ('"' + field.replace('"', '""') + '"' for field in fields)
 
     return ",".join(quoted) + "\n"
 
 
 def default_cache_dir() -> Path:
-    """
-    Return this user's own folder below the system's one for temporary files.
-    """
+    """Return this user's own folder below the system's one for temporary files."""
     user = str(os.getuid()) if hasattr(os, "getuid") else "user"
 
     return Path(tempfile.gettempdir()) / f"amplitude-cohorts-emulator-{user}"

@@ -73,9 +73,7 @@ class Exchange:
     wait_until_gone: Callable[[], Awaitable[None]]
 
     def hang_up(self) -> None:
-        """
-        Close the connection once all that was written is sent.
-        """
+        """Close the connection once all that was written is sent."""
         if self.request.transport is not None:
             self.request.transport.close()
 
@@ -108,33 +106,23 @@ class Origin(ABC):
 
     @abstractmethod
     def reply(self, exchange: Exchange, fault: Fault) -> Answer | Job:
-        """
-        Return the answer, or the job whose file it is; the lock is held.
-        """
+        """Return the answer, or the job whose file it is; the lock is held."""
 
     @abstractmethod
     async def file_answer(self, exchange: Exchange, job: Job, fault: Fault) -> Answer:
-        """
-        Return the answer with the file of a job.
-        """
+        """Return the answer with the file of a job."""
 
     def admit(self) -> None:  # noqa: B027 - by default all requests are admitted
-        """
-        Refuse a request at its arrival; the lock is held.
-        """
+        """Refuse a request at its arrival; the lock is held."""
 
     def latency_of(self, record: RequestRecord) -> float:
-        """
-        Return the seconds that the answer to a request takes.
-        """
+        """Return the seconds that the answer to a request takes."""
         del record
 
         return 0.0
 
     async def listen(self, stack: AsyncExitStack, host: str, port: int) -> None:
-        """
-        Listen until *stack* is closed.
-        """
+        """Listen until *stack* is closed."""
         self._closing = False
         runner = web.ServerRunner(
             web.Server(self._serve, access_log=None), shutdown_timeout=_SHUTDOWN_SECONDS
@@ -222,9 +210,7 @@ class Origin(ABC):
         return await _send(exchange, reply, fault)
 
     def refuse(self, record: RequestRecord, refusal: Refused) -> Answer:
-        """
-        Return the answer to a refused request; the lock is held.
-        """
+        """Return the answer to a refused request; the lock is held."""
         if refusal.rule:
             self._service.log.add_violation(record, refusal.rule, refusal.details)
 
@@ -261,9 +247,7 @@ class Origin(ABC):
 
 
 class ApiOrigin(Origin):
-    """
-    The API, for five requests at a time.
-    """
+    """The API, for five requests at a time."""
 
     def __init__(
         self, service: Service, api: VendorApi, *, cache: ObjectCache, lock: RLock
@@ -278,23 +262,17 @@ class ApiOrigin(Origin):
         return self._api.step_of(request.raw_path.partition("?")[0])[0]
 
     def admit(self) -> None:
-        """
-        Refuse a request beyond the number allowed at once.
-        """
+        """Refuse a request beyond the number allowed at once."""
         self._service.admit()
 
     def latency_of(self, record: RequestRecord) -> float:
-        """
-        Return the seconds that the answer to a request takes.
-        """
+        """Return the seconds that the answer to a request takes."""
         latency = self._options.latency
 
         return latency(record) if callable(latency) else latency
 
     def reply(self, exchange: Exchange, fault: Fault) -> Answer | Job:
-        """
-        Return the answer, or the job whose file it is; the lock is held.
-        """
+        """Return the answer, or the job whose file it is; the lock is held."""
         if refusal := fault.refusal:
             error = envelope(refusal.status, refusal.details)
             return _refusal_answer(refusal, error)
@@ -310,9 +288,7 @@ class ApiOrigin(Origin):
             return self.refuse(exchange.record, refused)
 
     async def file_answer(self, exchange: Exchange, job: Job, fault: Fault) -> Answer:
-        """
-        Return the file itself; unlike the store, as Accept-Encoding says.
-        """
+        """Return the file itself; unlike the store, as Accept-Encoding says."""
         del fault
         accepted = "gzip" in exchange.request.headers.get("Accept-Encoding", "")
         compress = self._options.compress is not None and accepted
@@ -326,22 +302,16 @@ class ApiOrigin(Origin):
 
 
 class StoreOrigin(Origin):
-    """
-    The store: serves objects to clients with a link; no accounts, no limits.
-    """
+    """The store: serves objects to clients with a link; no accounts, no limits."""
 
     def step_of(self, request: web.BaseRequest) -> str:
-        """
-        Return the only step here.
-        """
+        """Return the only step here."""
         del request
 
         return "store"
 
     def reply(self, exchange: Exchange, fault: Fault) -> Answer | Job:
-        """
-        Return the answer, or the job whose file it is; the lock is held.
-        """
+        """Return the answer, or the job whose file it is; the lock is held."""
         asked = _store_request(exchange.request, fault)
 
         if broken := check_request(asked):
@@ -370,9 +340,7 @@ class StoreOrigin(Origin):
         return link.job
 
     async def file_answer(self, exchange: Exchange, job: Job, fault: Fault) -> Answer:
-        """
-        Return the object, the part of it that was asked for, or why not.
-        """
+        """Return the object, the part of it that was asked for, or why not."""
         compress = self._options.compress is not None
         stored = await self._cache.get(job, compress=compress)
         asked = _store_request(exchange.request, fault)
@@ -422,9 +390,7 @@ def _store_error(refusal: Refusal) -> Answer:
 
 
 async def _send(exchange: Exchange, answer: Answer, fault: Fault) -> web.StreamResponse:
-    """
-    Send an answer, and what a fault leaves of its body.
-    """
+    """Send an answer, and what a fault leaves of its body."""
     answer = _with_headers(answer, fault)
     effects = (fault.cut_at, fault.stall_at, fault.flip_at, fault.rate)
     intact = all(effect is None for effect in effects)
@@ -521,9 +487,7 @@ def _with_flipped_bit(piece: bytes, fault: Fault, *, end: int) -> bytes:
 
 
 class _Bytes:
-    """
-    A body in memory.
-    """
+    """A body in memory."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -538,9 +502,7 @@ class _Bytes:
 
 
 class _File:
-    """
-    A body on disk; never read on the event loop.
-    """
+    """A body on disk; never read on the event loop."""
 
     def __init__(self, file: BinaryIO, body: FileBody) -> None:
         self._file = file

@@ -41,18 +41,14 @@ _JSON_HEADERS = {
 
 @attrs.frozen
 class FileBody:
-    """
-    A part of a file on disk, to be sent without reading it here.
-    """
+    """A part of a file on disk, to be sent without reading it here."""
 
     path: Path
     start: int
     stop: int
 
     def __len__(self) -> int:
-        """
-        Count the bytes.
-        """
+        """Count the bytes."""
         return self.stop - self.start
 
 
@@ -99,9 +95,7 @@ class Refused(Exception):  # noqa: N818 - the service's word, not our error
 
 
 def json_answer(value: object, *, status: int = 200) -> Answer:
-    """
-    Return *value* as the live service sends JSON: chunked, with a weak tag.
-    """
+    """Return *value* as the live service sends JSON: chunked, with a weak tag."""
     body = json.dumps(value, separators=(",", ":")).encode()
     tag = hashlib.sha1(body, usedforsecurity=False).hexdigest()
 
@@ -116,9 +110,7 @@ def json_answer(value: object, *, status: int = 200) -> Answer:
 def envelope(
     status: int, details: str, *, metadata: Mapping[str, object] | None = None
 ) -> Answer:
-    """
-    Return the error envelope that all endpoints of the vendor share.
-    """
+    """Return the error envelope that all endpoints of the vendor share."""
     error = {
         "http_code": status,
         "type": "unspecified",
@@ -130,9 +122,7 @@ def envelope(
 
 
 def xml_answer(status: int, code: str, message: str, **more: str) -> Answer:
-    """
-    Return an error of the store, in its XML.
-    """
+    """Return an error of the store, in its XML."""
     parts = {"Code": code, "Message": message, **more, "RequestId": "4YHEP1F2R3J7D0AB"}
     inner = "".join(f"<{name}>{escape(text)}</{name}>" for name, text in parts.items())
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inner}</Error>'
@@ -183,9 +173,7 @@ class Upload:
 
 @attrs.frozen(kw_only=True)
 class Operation:
-    """
-    One entry of an update.
-    """
+    """One entry of an update."""
 
     ids: Sequence[str] = attrs.field(repr=False)
     id_kind: IdKind
@@ -195,9 +183,7 @@ class Operation:
 
 @attrs.frozen(kw_only=True)
 class Update:
-    """
-    The body of an update of memberships.
-    """
+    """The body of an update of memberships."""
 
     cohort_id: str
     group: str | None
@@ -262,9 +248,7 @@ def parse_update(body: bytes, *, max_ids: int) -> Update:
 
 
 class _Fields:
-    """
-    A JSON object, every field of which is checked.
-    """
+    """A JSON object, every field of which is checked."""
 
     def __init__(
         self,
@@ -281,9 +265,7 @@ class _Fields:
         self._values = values
 
     def get(self, name: str, kind: type, default: _T) -> _T:
-        """
-        Return a field of exactly this type: true is no integer here.
-        """
+        """Return a field of exactly this type: true is no integer here."""
         if name not in self._values:
             return default
 
@@ -295,9 +277,7 @@ class _Fields:
         return cast("_T", value)
 
     def text(self, name: str) -> str:
-        """
-        Return a text that is not empty, if it is there at all.
-        """
+        """Return a text that is not empty, if it is there at all."""
         text = self.get(name, str, "")
 
         if name in self._values and not text:
@@ -306,9 +286,7 @@ class _Fields:
         return text
 
     def choice(self, name: str, choices: Mapping[str, object]) -> str:
-        """
-        Return one of *choices*; the first of them if the field is not there.
-        """
+        """Return one of *choices*; the first of them if the field is not there."""
         first = next(iter(choices))
         choice = self.get(name, str, first)
 
@@ -318,9 +296,7 @@ class _Fields:
         return choice
 
     def ids(self) -> list[str]:
-        """
-        Return the identifiers; at least one.
-        """
+        """Return the identifiers; at least one."""
         ids: list[str] = self.get("ids", list, [])
 
         if not ids:

@@ -84,9 +84,7 @@ class Job:
     stored_edits: tuple[Edit, ...] = attrs.field(default=(), repr=False)
 
     def apply(self, fault: Fault) -> None:
-        """
-        Apply what a fault does to this job from now on.
-        """
+        """Apply what a fault does to this job from now on."""
         if fault.job == "endless":
             self.ready_at = math.inf
 
@@ -96,9 +94,7 @@ class Job:
 
 
 def _build_object(job: Job, *, compress: bool, cache_dir: Path) -> StoredObject:
-    """
-    Make the file of a job as the store holds it; may take seconds.
-    """
+    """Make the file of a job as the store holds it; may take seconds."""
     edited = job.edits or job.stored_edits
 
     if isinstance(job.members, GeneratedMembers) and not edited:
@@ -137,9 +133,7 @@ class Link:
 
 
 class LinkTable:
-    """
-    Issues signed links, and finds them again.
-    """
+    """Issues signed links, and finds them again."""
 
     def __init__(self, *, secret: str, seconds: float) -> None:
         self._secret = secret.encode()
@@ -147,17 +141,13 @@ class LinkTable:
         self._links: dict[str, Link] = {}
 
     def __len__(self) -> int:
-        """
-        Return the number of links issued.
-        """
+        """Return the number of links issued."""
         return len(self._links)
 
     def issue(
         self, job: Job, *, now: float, utcnow: datetime, expired: bool = False
     ) -> Link:
-        """
-        Issue one more link to the file of *job*.
-        """
+        """Issue one more link to the file of *job*."""
         age = self._seconds + 1 if expired else 0.0
         issued_on = utcnow - timedelta(seconds=age)
         target = f"{_path(job)}?{self._query(issued_on)}"
@@ -218,18 +208,14 @@ def _path(job: Job) -> str:
 
 
 class ObjectCache:
-    """
-    Makes the files of jobs, in threads, and keeps them.
-    """
+    """Makes the files of jobs, in threads, and keeps them."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._objects: dict[tuple[str, int, bool], asyncio.Future[StoredObject]] = {}
 
     async def get(self, job: Job, *, compress: bool) -> StoredObject:
-        """
-        Return the object of a job, as its faults have left it.
-        """
+        """Return the object of a job, as its faults have left it."""
         key = (job.request_id, len(job.edits) + len(job.stored_edits), compress)
 
         if key not in self._objects:
@@ -239,9 +225,7 @@ class ObjectCache:
         return await asyncio.shield(self._objects[key])
 
     async def aclose(self) -> None:
-        """
-        Cancel the making of files.
-        """
+        """Cancel the making of files."""
         objects, self._objects = list(self._objects.values()), {}
 
         for future in objects:
@@ -269,9 +253,7 @@ class StoreRequest:
 
 
 def check_request(request: StoreRequest) -> tuple[str, Answer] | None:
-    """
-    Return the rule that a request breaks, and the answer to that.
-    """
+    """Return the rule that a request breaks, and the answer to that."""
     if "authorization" in request.headers:
         message = (
             "Only one auth mechanism allowed; only the X-Amz-Algorithm query "
@@ -295,9 +277,7 @@ def check_request(request: StoreRequest) -> tuple[str, Answer] | None:
 
 
 def check_age(link: Link, *, now: float, utcnow: datetime) -> Answer | None:
-    """
-    Return the refusal of a link that is no longer good.
-    """
+    """Return the refusal of a link that is no longer good."""
     if now < link.expires_at:
         return None
 
@@ -344,9 +324,7 @@ def answer_object(
 
 
 def object_headers(modified: datetime, *, encoding: str | None) -> dict[str, str]:
-    """
-    Return the headers that do not depend on the request.
-    """
+    """Return the headers that do not depend on the request."""
     headers = {
         "Content-Type": "binary/octet-stream",
         "Last-Modified": format_datetime(modified, usegmt=True),
@@ -359,9 +337,7 @@ def object_headers(modified: datetime, *, encoding: str | None) -> dict[str, str
 
 
 def signature_mismatch() -> Answer:
-    """
-    Return the refusal of a request that is not, byte for byte, as signed.
-    """
+    """Return the refusal of a request that is not, byte for byte, as signed."""
     return xml_answer(
         403,
         "SignatureDoesNotMatch",

@@ -1,6 +1,4 @@
-"""
-How an emulator is set up, and what it assumes where the vendor is silent.
-"""
+"""How an emulator is set up, and what it assumes where the vendor is silent."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ class Assumptions:
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """
-    All that `CohortsEmulator` is given; see there.
-    """
+    """All that `CohortsEmulator` is given; see there."""
 
     api_key: str
     secret_key: str = attrs.field(repr=False)

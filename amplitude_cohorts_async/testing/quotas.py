@@ -63,34 +63,24 @@ class Quotas:
 
     @classmethod
     def unlimited(cls) -> Quotas:
-        """
-        Return quotas that let any number of requests through.
-        """
+        """Return quotas that let any number of requests through."""
         return cls(concurrent=None, windows=(), month=None)
 
 
 class WindowCounter(Protocol):
-    """
-    Counts starts against one window.
-    """
+    """Counts starts against one window."""
 
     def has_room(self, now: float) -> bool:
-        """
-        Whether one more may start.
-        """
+        """Whether one more may start."""
         ...
 
     def count_start(self, now: float) -> None:
-        """
-        Count a start.
-        """
+        """Count a start."""
         ...
 
 
 class _Log:
-    """
-    At most `count` starts in any window.
-    """
+    """At most `count` starts in any window."""
 
     def __init__(self, count: int, per: float) -> None:
         self._count = count
@@ -108,9 +98,7 @@ class _Log:
 
 
 class _Fixed:
-    """
-    At most `count` starts in each period of the clock.
-    """
+    """At most `count` starts in each period of the clock."""
 
     def __init__(self, count: int, per: float) -> None:
         self._count = count
@@ -132,9 +120,7 @@ class _Fixed:
 
 
 class _Bucket:
-    """
-    A bucket of `count` tokens that refills evenly.
-    """
+    """A bucket of `count` tokens that refills evenly."""
 
     def __init__(self, count: int, per: float) -> None:
         self._count = count
@@ -155,9 +141,7 @@ class _Bucket:
 
 
 def window_counters(quotas: Quotas) -> list[WindowCounter]:
-    """
-    Return a fresh counter for each window.
-    """
+    """Return a fresh counter for each window."""
     kinds: dict[WindowKind, Callable[[int, float], WindowCounter]] = {
         "log": _Log,
         "fixed": _Fixed,
@@ -227,9 +211,7 @@ class Violation:
 
 
 class RequestLog:
-    """
-    Records requests and violations. Not locked: its owner is.
-    """
+    """Records requests and violations. Not locked: its owner is."""
 
     def __init__(self) -> None:
         self.requests: list[RequestRecord] = []
@@ -251,9 +233,7 @@ class RequestLog:
         *,
         at: float,
     ) -> RequestRecord:
-        """
-        Record the arrival of a request.
-        """
+        """Record the arrival of a request."""
         record = RequestRecord(
             step=step,
             method=method,
@@ -272,9 +252,7 @@ class RequestLog:
         return record
 
     def end(self, record: RequestRecord, status: int | None, *, at: float) -> None:
-        """
-        Record the end of a request; only the first one counts.
-        """
+        """Record the end of a request; only the first one counts."""
         if record.ended is not None:
             return
 
@@ -284,9 +262,7 @@ class RequestLog:
             self.in_flight -= 1
 
     def add_violation(self, record: RequestRecord, rule: str, details: str) -> None:
-        """
-        Record that a request broke a rule.
-        """
+        """Record that a request broke a rule."""
         self.violations.append(Violation(rule=rule, details=details, request=record))
 
 

@@ -29,9 +29,7 @@ _SAMPLE = 10
 
 
 class Service:
-    """
-    The state behind the API.
-    """
+    """The state behind the API."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -53,9 +51,7 @@ class Service:
     # -- Quotas ------------------------------------------------------------
 
     def admit(self) -> None:
-        """
-        Refuse a request beyond the number allowed at once.
-        """
+        """Refuse a request beyond the number allowed at once."""
         limit = self.options.quotas.concurrent
 
         if limit is not None and self.log.in_flight > limit:
@@ -67,18 +63,14 @@ class Service:
 
     @property
     def spent(self) -> int:
-        """
-        The exports of this month.
-        """
+        """The exports of this month."""
         if self._month != self._this_month():
             self._month, self._spent = self._this_month(), 0
 
         return self._spent
 
     def resets_at(self) -> datetime:
-        """
-        Return the first of next month.
-        """
+        """Return the first of next month."""
         year, month = self._this_month()
         years, month = divmod(month, 12)
 
@@ -116,9 +108,7 @@ class Service:
     # -- Exports -----------------------------------------------------------
 
     def find(self, cohort_id: str) -> CohortRecord:
-        """
-        Return a cohort.
-        """
+        """Return a cohort."""
         if cohort := self.cohorts.get(cohort_id):
             return cohort
 
@@ -159,9 +149,7 @@ class Service:
         return job
 
     def find_job(self, request_id: str) -> Job:
-        """
-        Return a job that is known and not too old.
-        """
+        """Return a job that is known and not too old."""
         job = self.jobs.get(request_id)
 
         if job is None:
@@ -174,9 +162,7 @@ class Service:
         return job
 
     def check_ready(self, job: Job) -> None:
-        """
-        Refuse the file of a job that has none.
-        """
+        """Refuse the file of a job that has none."""
         if job.outcome == "failed":
             raise Refused(404, f"Request failed, it has no file: {job.request_id}")
 
@@ -197,17 +183,13 @@ class Service:
         return not needs_store and len(job.members) < self.options.inline_below
 
     def issue_link(self, job: Job, *, expired: bool) -> Link:
-        """
-        Issue a link to the file of a job.
-        """
+        """Issue a link to the file of a job."""
         return self.links.issue(
             job, now=self.clock.now(), utcnow=self.clock.utcnow(), expired=expired
         )
 
     def columns(self, cohort: CohortRecord, keys: Sequence[str] | None) -> Columns:
-        """
-        Return the columns of a cohort's file.
-        """
+        """Return the columns of a cohort's file."""
         header = self.options.assumptions.group_header
 
         return Columns(
@@ -232,9 +214,7 @@ class Service:
             self._writers[cohort] = writer
 
     def new_id(self, letters: str, length: int) -> str:
-        """
-        Return an id that is free.
-        """
+        """Return an id that is free."""
         while True:
             name = "".join(self._random.choices(letters, k=length))
 
@@ -285,9 +265,7 @@ class Uploaded:
 
 
 def upload(service: Service, body: Upload, record: RequestRecord) -> Uploaded:
-    """
-    Create a cohort from an upload, or replace the members of an existing one.
-    """
+    """Create a cohort from an upload, or replace the members of an existing one."""
     valid, invalid = _split_known(body.ids, service.options.known_users)
     sample = invalid[:_SAMPLE]
     _check_app(service, body)
@@ -348,9 +326,7 @@ def update(
 def results_json(
     results: Sequence[tuple[Operation, list[str]]],
 ) -> list[dict[str, object]]:
-    """
-    Return the documented `memberships_result`.
-    """
+    """Return the documented `memberships_result`."""
     return [
         {
             "skipped_ids": skipped,
@@ -433,9 +409,7 @@ def _added(body: Update) -> int:
 
 
 def _editable(cohort: CohortRecord, limit: int) -> ListedMembers:
-    """
-    Return members that may be changed: a copy, if that may have to be undone.
-    """
+    """Return members that may be changed: a copy, if that may have to be undone."""
     members = cohort.members
 
     if not isinstance(members, ListedMembers):

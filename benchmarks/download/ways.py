@@ -27,26 +27,20 @@ CLI = {
 
 
 class JobPoller:
-    """
-    What a download takes, from its start to its stop.
-    """
+    """What a download takes, from its start to its stop."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
         self.found: dict[str, float] = {}
 
     def start(self) -> None:
-        """
-        Begin anew.
-        """
+        """Begin anew."""
         self.late.clear()
         self._memory = _most_memory()
         self._cpu, self._started = time.process_time(), time.perf_counter()
 
     def stop(self) -> None:
-        """
-        Sum up; a second time changes nothing.
-        """
+        """Sum up; a second time changes nothing."""
         if self.found:
             return
 
@@ -75,9 +69,7 @@ watch = JobPoller()
 
 
 async def ours(url: str, out: Path, **keywords: object) -> None:
-    """
-    Download as a user does: from the client, its job and a link to the store.
-    """
+    """Download as a user does: from the client, its job and a link to the store."""
     from amplitude_cohorts_async import CohortsClient  # noqa: PLC0415  its cost is its own
     from amplitude_cohorts_async.limits import UNLIMITED  # noqa: PLC0415
     from amplitude_cohorts_async.policies import Polling  # noqa: PLC0415
@@ -115,18 +107,14 @@ async def ours(url: str, out: Path, **keywords: object) -> None:
 
 
 async def one_connection(url: str, out: Path) -> None:
-    """
-    Download with parallel ranges switched off.
-    """
+    """Download with parallel ranges switched off."""
     from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
 
     await ours(url, out, downloading=Downloading(max_connections=1))
 
 
 async def ordinary(url: str, out: Path) -> None:
-    """
-    Download with the fast path switched off.
-    """
+    """Download with the fast path switched off."""
     from amplitude_cohorts_async._io.http import takeover  # noqa: PLC0415
 
     takeover._LEAST = 1 << 60  # noqa: SLF001
@@ -134,9 +122,7 @@ async def ordinary(url: str, out: Path) -> None:
 
 
 async def slow_disk(url: str, out: Path) -> None:
-    """
-    Download to a disk on which each write takes twenty milliseconds.
-    """
+    """Download to a disk on which each write takes twenty milliseconds."""
     real = os.pwrite
 
     def slow(file: int, data: memoryview, start: int) -> int:
@@ -148,9 +134,7 @@ async def slow_disk(url: str, out: Path) -> None:
 
 
 async def aiohttp_chunks(url: str, out: Path) -> None:
-    """
-    Do what the tutorials say: 64 KiB at a time, written on the loop.
-    """
+    """Do what the tutorials say: 64 KiB at a time, written on the loop."""
     import aiohttp  # noqa: PLC0415
 
     async with aiohttp.ClientSession() as session, session.get(url) as response:
@@ -160,9 +144,7 @@ async def aiohttp_chunks(url: str, out: Path) -> None:
 
 
 async def httpx_stream(url: str, out: Path) -> None:
-    """
-    Stream with httpx.
-    """
+    """Stream with httpx."""
     import ssl  # noqa: PLC0415
 
     import httpx  # noqa: PLC0415
@@ -178,9 +160,7 @@ async def httpx_stream(url: str, out: Path) -> None:
 
 
 async def obstore_stream(url: str, out: Path) -> None:
-    """
-    Stream with obstore, which is Rust.
-    """
+    """Stream with obstore, which is Rust."""
     from obstore.store import HTTPStore  # noqa: PLC0415
 
     base, _, name = url.rpartition("/")
@@ -192,9 +172,7 @@ async def obstore_stream(url: str, out: Path) -> None:
 
 
 async def bare_inflate(url: str, out: Path) -> None:
-    """
-    Inflate a body that is in memory already, and write nothing.
-    """
+    """Inflate a body that is in memory already, and write nothing."""
     import aiohttp  # noqa: PLC0415
 
     from amplitude_cohorts_async._io.sinks.gzip_backend import inflater  # noqa: PLC0415
@@ -255,9 +233,7 @@ def _commanded(way: str, url: str, out: Path) -> dict[str, float]:
 
 
 def main(way: str, url: str, out: str) -> None:
-    """
-    Download once and print what it took.
-    """
+    """Download once and print what it took."""
     if way in CLI:
         found = _commanded(way, url, Path(out))
     else:

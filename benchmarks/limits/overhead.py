@@ -1,6 +1,4 @@
-"""
-What a slot costs when nobody else wants it, in microseconds.
-"""
+"""What a slot costs when nobody else wants it, in microseconds."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ ROOMY = Limits(
 
 
 async def slot(kind: Kind) -> list[float]:
-    """
-    Time the default limiter.
-    """
+    """Time the default limiter."""
     limiter, seconds = LocalLimiter(ROOMY), list[float]()
     for _ in range(TIMES):
         begin = time.perf_counter()
@@ -40,9 +36,7 @@ async def slot(kind: Kind) -> list[float]:
 
 
 async def bare() -> list[float]:
-    """
-    Time two buckets and a semaphore.
-    """
+    """Time two buckets and a semaphore."""
     minute, ten_minutes = AsyncLimiter(20_000, 60), AsyncLimiter(200_000, 600)
     places, seconds = anyio.Semaphore(5), list[float]()
     for _ in range(TIMES):
@@ -54,9 +48,7 @@ async def bare() -> list[float]:
 
 
 async def main() -> None:
-    """
-    Measure in turns, and print the medians of five rounds.
-    """
+    """Measure in turns, and print the medians of five rounds."""
     ways = {
         "two aiolimiter buckets and a semaphore": bare,
         "slot('file')": lambda: slot("file"),

@@ -31,9 +31,7 @@ SECONDS = 20.0
 async def scene(
     name: str, *, kills: int = 0, restarts: int = 0, **options: object
 ) -> None:
-    """
-    Run the fleet, disturb it, and print what the server saw.
-    """
+    """Run the fleet, disturb it, and print what the server saw."""
     with Valkey() as valkey:
         async with Watcher().running() as watcher:
             worker = Worker(
@@ -63,9 +61,7 @@ async def scene(
 
 
 async def cost() -> None:
-    """
-    Time an uncontended place.
-    """
+    """Time an uncontended place."""
     with Valkey() as valkey:
         limiter = RedisLimiter.from_url(
             valkey.url, app="cost", limits=LIMITS, lease=LEASE
@@ -89,9 +85,7 @@ async def cost() -> None:
 
 
 async def main() -> None:
-    """
-    Print both tables.
-    """
+    """Print both tables."""
     permitted = 4 / (reuse_after(LIMITS.exports[0], LIMITS) + 0.04)
     print(f"permitted with 40 ms a request: {permitted:.2f} exports/s\n")
     print("| scene | exports/s | most in 1 s | most in flight | cancelled |")

@@ -1,6 +1,4 @@
-"""
-What the tests of the command share: a way to run it, here and as a process.
-"""
+"""What the tests of the command share: a way to run it, here and as a process."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ collect_ignore = [
 
 
 class Result(NamedTuple):
-    """
-    How the command ended, and what it printed.
-    """
+    """How the command ended, and what it printed."""
 
     code: int
     out: str
@@ -45,9 +41,7 @@ class Result(NamedTuple):
 def no_waiting(
     cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The command shares the emulator's clock, which jumps.
-    """
+    """The command shares the emulator's clock, which jumps."""
     original = CohortsClient.from_env
     clock = cohorts_emulator.clock
     monkeypatch.setattr(
@@ -59,9 +53,7 @@ def no_waiting(
 def command(
     capsys: pytest.CaptureFixture[str], no_waiting: None
 ) -> Callable[..., Result]:
-    """
-    Run the command in this process, without waiting for anything.
-    """
+    """Run the command in this process, without waiting for anything."""
 
     def run(*words: object) -> Result:
         code = main([str(word) for word in words])
@@ -91,9 +83,7 @@ def default_signals() -> Iterator[None]:
 
 @pytest.fixture
 def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """
-    Start the command as a process of its own, ended with the test.
-    """
+    """Start the command as a process of its own, ended with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: object, **options: object) -> subprocess.Popen[str]:

@@ -1,6 +1,4 @@
-"""
-What the command draws, where, and how it stops.
-"""
+"""What the command draws, where, and how it stops."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ from amplitude_cohorts_async.testing.faults import cut_off, slow
 
 @pytest.fixture
 def cohorts_emulator_setup() -> CohortsEmulator:
-    """
-    A service on the real time, as its clients are processes of their own.
-    """
+    """A service on the real time, as its clients are processes of their own."""
     return CohortsEmulator(job_seconds=0)
 
 
@@ -34,9 +30,7 @@ def cohorts_emulator_setup() -> CohortsEmulator:
 def cohorts(
     cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A cohort whose file is two megabytes, and an empty folder to be in.
-    """
+    """A cohort whose file is two megabytes, and an empty folder to be in."""
     cohorts_emulator.add_cohort("big", size=200_000)
     cohorts_emulator.generate()
     monkeypatch.chdir(tmp_path)
@@ -48,9 +42,7 @@ def on_terminal(
     columns: int = 90,
     **env: str,
 ) -> str:
-    """
-    Run the command on a terminal; return what was drawn there.
-    """
+    """Run the command on a terminal; return what was drawn there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {"TERM": "xterm-256color", **env}
@@ -74,9 +66,7 @@ def on_terminal(
 
 
 def test_a_terminal_gets_a_bar(process, cohorts_emulator: CohortsEmulator):
-    """
-    With the bytes, the speed and the time that is left.
-    """
+    """With the bytes, the speed and the time that is left."""
     cohorts_emulator.fail_next("store", slow(2_000_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0)
 
@@ -90,9 +80,7 @@ def test_a_terminal_gets_a_bar(process, cohorts_emulator: CohortsEmulator):
 def test_a_narrow_terminal_gets_a_shorter_bar(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    Below 60 columns there is no room for speed and time.
-    """
+    """Below 60 columns there is no room for speed and time."""
     cohorts_emulator.fail_next("store", slow(2_000_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0, columns=50)
 
@@ -103,9 +91,7 @@ def test_a_narrow_terminal_gets_a_shorter_bar(
 def test_a_renewed_link_is_told_on_a_terminal(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    Whoever watches reads why it took longer; the link's secrets are not shown.
-    """
+    """Whoever watches reads why it took longer; the link's secrets are not shown."""
     cohorts_emulator.fail_next("store", cut_off(at=1_500_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0, columns=300)
 
@@ -115,9 +101,7 @@ def test_a_renewed_link_is_told_on_a_terminal(
 
 @pytest.mark.parametrize("option", ["-q", "--quiet"])
 def test_quiet_draws_nothing(process, option: str):
-    """
-    The result is a line, on a terminal as well.
-    """
+    """The result is a line, on a terminal as well."""
     drawn = on_terminal(process, "export", "big", "--timeout", 0, option, columns=300)
 
     assert drawn.startswith("big.csv: ")
@@ -125,9 +109,7 @@ def test_quiet_draws_nothing(process, option: str):
 
 
 def test_a_dumb_terminal_gets_no_bar(process):
-    """
-    TERM=dumb cannot draw.
-    """
+    """TERM=dumb cannot draw."""
     drawn = on_terminal(
         process, "export", "big", "--timeout", 0, columns=300, TERM="dumb"
     )
@@ -136,9 +118,7 @@ def test_a_dumb_terminal_gets_no_bar(process):
 
 
 def test_no_color_is_honoured(process):
-    """
-    With NO_COLOR a table has no colours, nor has help.
-    """
+    """With NO_COLOR a table has no colours, nor has help."""
     colours = re.compile("\x1b\\[[0-9;]*3[0-7]m")
 
     assert colours.search(on_terminal(process, "list", "--help"))
@@ -147,9 +127,7 @@ def test_no_color_is_honoured(process):
 
 
 def test_a_terminal_gets_a_table(process):
-    """
-    With a header, aligned.
-    """
+    """With a header, aligned."""
     drawn = on_terminal(process, "list", NO_COLOR="1")
     header, row = re.sub("\x1b\\[[0-9;]*m", "", drawn).splitlines()
 
@@ -157,9 +135,7 @@ def test_a_terminal_gets_a_table(process):
 
 
 def test_a_pipe_gets_the_result_and_nothing_else(process):
-    """
-    Not even with FORCE_COLOR, which makes others draw into files.
-    """
+    """Not even with FORCE_COLOR, which makes others draw into files."""
     started = process("export", "big", "--timeout", 0, env={"FORCE_COLOR": "1"})
     out, err = started.communicate()
 
@@ -172,9 +148,7 @@ def test_a_pipe_gets_the_result_and_nothing_else(process):
 def test_an_interrupted_export_says_how_to_go_on(
     process, cohorts_emulator: CohortsEmulator, number: signal.Signals
 ):
-    """
-    Ctrl-C leaves code 130, no file, no traceback, and a command to type.
-    """
+    """Ctrl-C leaves code 130, no file, no traceback, and a command to type."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
     started = process("export", "long", "-o", "out.csv")
     while not cohorts_emulator.requests("export"):
@@ -193,9 +167,7 @@ def test_an_interrupted_export_says_how_to_go_on(
 def test_an_interrupted_download_leaves_nothing_half(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    The final name does not appear, and what was typed to go on brings it.
-    """
+    """The final name does not appear, and what was typed to go on brings it."""
     cohorts_emulator.fail_next("store", slow(200_000))
     started = process("export", "big", "--timeout", 0)
     while not cohorts_emulator.requests("store"):
@@ -214,9 +186,7 @@ def test_an_interrupted_download_leaves_nothing_half(
 def test_many_that_are_interrupted_go_on_when_run_again(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    The command to type is the same one.
-    """
+    """The command to type is the same one."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
     started = process("export", "long", "big")
     while not cohorts_emulator.requests("export"):
@@ -229,9 +199,7 @@ def test_many_that_are_interrupted_go_on_when_run_again(
 
 
 def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulator):
-    """
-    A shell's background job ignores Ctrl-C; SIGTERM still ends it in order.
-    """
+    """A shell's background job ignores Ctrl-C; SIGTERM still ends it in order."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
     started = process(
         "export",
@@ -249,9 +217,7 @@ def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulat
 
 
 def test_a_reader_that_leaves_is_no_failure(process, cohorts_emulator: CohortsEmulator):
-    """
-    `| head` ends the command in silence.
-    """
+    """`| head` ends the command in silence."""
     for number in range(2_000):
         cohorts_emulator.add_cohort(f"c{number}", members=["ann"])
 

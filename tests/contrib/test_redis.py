@@ -1,6 +1,4 @@
-"""
-The limiter of a fleet, one process of it, on a real Valkey.
-"""
+"""The limiter of a fleet, one process of it, on a real Valkey."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
 
 @pytest.fixture
 async def store(valkey: Valkey) -> AsyncIterator[Redis]:
-    """
-    A connection to the store, which has been in use for a while.
-    """
+    """A connection to the store, which has been in use for a while."""
     redis = Redis.from_url(valkey.url)
     await redis.set("cohorts:{app}:epoch", "old")
     yield redis
@@ -58,9 +54,7 @@ async def store(valkey: Valkey) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def limiter(valkey: Valkey, store: Redis) -> AsyncIterator[RedisLimiter]:
-    """
-    A limiter on that store.
-    """
+    """A limiter on that store."""
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     yield limiter
     await limiter.aclose()
@@ -70,9 +64,7 @@ async def limiter(valkey: Valkey, store: Redis) -> AsyncIterator[RedisLimiter]:
 async def request(
     limiter: RedisLimiter, kind: Kind = "export", seconds: float = 0.0
 ) -> float:
-    """
-    Hold a slot for so long; tell when it began.
-    """
+    """Hold a slot for so long; tell when it began."""
     async with limiter.slot(kind):
         start = time.monotonic()
         await asyncio.sleep(seconds)
@@ -87,17 +79,13 @@ async def refuse(
     retry_after: float | None = None,
     details: str = "",
 ) -> None:
-    """
-    Let one request be answered 429.
-    """
+    """Let one request be answered 429."""
     async with limiter.slot(kind) as permit:
         permit.throttled(retry_after, details=details)
 
 
 async def test_the_fifth_export_waits_for_a_window(limiter: RedisLimiter):
-    """
-    Four at once, the fifth when a window after the first one's end is over.
-    """
+    """Four at once, the fifth when a window after the first one's end is over."""
     starts = await asyncio.gather(*(request(limiter) for _ in range(5)))
     first = min(starts)
 
@@ -106,9 +94,7 @@ async def test_the_fifth_export_waits_for_a_window(limiter: RedisLimiter):
 
 
 async def test_exports_of_a_process_start_in_order(valkey: Valkey, store: Redis):
-    """
-    Inside a process first come, first served.
-    """
+    """Inside a process first come, first served."""
     # Who has a place and cannot use it in time goes to the end of the line: a
     # lease that a busy machine keeps.
 
@@ -123,9 +109,7 @@ async def test_exports_of_a_process_start_in_order(valkey: Valkey, store: Redis)
 
 
 async def test_a_new_store_is_waited_out(valkey: Valkey):
-    """
-    It may have lost its data: a request may be running, a window may be full.
-    """
+    """It may have lost its data: a request may be running, a window may be full."""
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     started = time.monotonic()
     poll, export = await asyncio.gather(
@@ -138,9 +122,7 @@ async def test_a_new_store_is_waited_out(valkey: Valkey):
 
 
 async def test_keys_tell_nothing_but_the_app(limiter: RedisLimiter, store: Redis):
-    """
-    All of them share one hash tag, so that a cluster keeps them together.
-    """
+    """All of them share one hash tag, so that a cluster keeps them together."""
     async with limiter.slot("export"), limiter.cohort_lock("secret-cohort"):
         keys = [key.decode() for key in await store.keys("*")]
 
@@ -150,9 +132,7 @@ async def test_keys_tell_nothing_but_the_app(limiter: RedisLimiter, store: Redis
 
 
 async def test_every_place_has_an_end(limiter: RedisLimiter, store: Redis):
-    """
-    A process that dies gives back what it held, when its lease is over.
-    """
+    """A process that dies gives back what it held, when its lease is over."""
     async with limiter.slot("export"):
         left = {
             key.decode()[14:]: await store.pttl(key)
@@ -166,9 +146,7 @@ async def test_every_place_has_an_end(limiter: RedisLimiter, store: Redis):
 
 
 async def test_a_pause_is_everybodys(valkey: Valkey, limiter: RedisLimiter):
-    """
-    Another process's request waits until the moment the service named.
-    """
+    """Another process's request waits until the moment the service named."""
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     started = time.monotonic()
@@ -182,9 +160,7 @@ async def test_a_pause_is_everybodys(valkey: Valkey, limiter: RedisLimiter):
 async def test_429s_spread_exports_out_for_everybody(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    After one refused export they take their turns an eighth of a second apart.
-    """
+    """After one refused export they take their turns an eighth of a second apart."""
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     await refuse(limiter, "export", retry_after=0.01)
@@ -202,9 +178,7 @@ async def test_429s_spread_exports_out_for_everybody(
 async def test_a_429_for_concurrency_withholds_a_place(
     valkey: Valkey, limiter: RedisLimiter, store: Redis
 ):
-    """
-    One place stays taken for ten minutes, but never the last one.
-    """
+    """One place stays taken for ten minutes, but never the last one."""
     await refuse(limiter, "poll", details="Exceeded concurrent limit", retry_after=0.01)
     left = [await store.pttl(f"cohorts:{{app}}:c:{number}") for number in range(5)]
 
@@ -220,9 +194,7 @@ async def test_a_429_for_concurrency_withholds_a_place(
 async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    The fleet learns it at once.
-    """
+    """The fleet learns it at once."""
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     details = "Exceeded rate limit with query of cost 1"
@@ -234,9 +206,7 @@ async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
 
 
 async def test_writers_of_one_cohort_take_turns(valkey: Valkey, limiter: RedisLimiter):
-    """
-    Across processes; another cohort's writers do not wait.
-    """
+    """Across processes; another cohort's writers do not wait."""
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     log: list[str] = []
 
@@ -256,9 +226,7 @@ async def test_writers_of_one_cohort_take_turns(valkey: Valkey, limiter: RedisLi
 async def test_the_fleet_finds_an_export_that_is_running(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    A note is found until it is removed by whoever left it, or its time is over.
-    """
+    """A note is found until it is removed by whoever left it, or its time is over."""
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     jobs, others = limiter.job_store, other.job_store
 
@@ -279,9 +247,7 @@ async def test_the_fleet_finds_an_export_that_is_running(
 async def test_a_request_that_takes_long_keeps_its_place(
     limiter: RedisLimiter, store: Redis
 ):
-    """
-    Longer than the lease, which is renewed while its process lives.
-    """
+    """Longer than the lease, which is renewed while its process lives."""
     async with limiter.slot("file"):
         await asyncio.sleep(0.9)
         keys = await store.keys("*:c:*")
@@ -293,9 +259,7 @@ async def test_a_request_that_takes_long_keeps_its_place(
 async def test_a_request_whose_place_is_lost_is_cancelled(
     limiter: RedisLimiter, store: Redis
 ):
-    """
-    Somebody else has it by now, and two would be one too many.
-    """
+    """Somebody else has it by now, and two would be one too many."""
     with pytest.raises(LimiterUnavailableError, match="to another process"):
         async with limiter.slot("file"):
             await store.delete(*await store.keys("*:c:*"))
@@ -303,9 +267,7 @@ async def test_a_request_whose_place_is_lost_is_cancelled(
 
 
 async def test_an_error_inside_comes_out_as_it_is(limiter: RedisLimiter):
-    """
-    No group, no other class; and the place is free a moment later.
-    """
+    """No group, no other class; and the place is free a moment later."""
     with pytest.raises(ZeroDivisionError):
         async with limiter.slot("poll"):
             raise ZeroDivisionError
@@ -314,9 +276,7 @@ async def test_an_error_inside_comes_out_as_it_is(limiter: RedisLimiter):
 
 
 async def test_cancelling_leaves_no_place_taken(limiter: RedisLimiter, store: Redis):
-    """
-    After a hundred cancellations everything is free after the release delay.
-    """
+    """After a hundred cancellations everything is free after the release delay."""
     for number in range(100):
         task = asyncio.create_task(request(limiter, "poll", 0.002))
         await asyncio.sleep(number / 20_000)
@@ -334,9 +294,7 @@ async def test_cancelling_leaves_no_place_taken(limiter: RedisLimiter, store: Re
 async def test_nothing_is_sent_while_the_store_is_away(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    LimiterUnavailableError names the store, not its password; then all is well.
-    """
+    """LimiterUnavailableError names the store, not its password; then all is well."""
     await request(limiter, "poll")
     valkey.kill()
     with pytest.raises(LimiterUnavailableError, match=r"the store at 127\.0\.0\.1:"):
@@ -348,9 +306,7 @@ async def test_nothing_is_sent_while_the_store_is_away(
 async def test_a_request_that_runs_while_the_store_goes_ends_well(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    Its answer is not thrown away; its place runs out by itself.
-    """
+    """Its answer is not thrown away; its place runs out by itself."""
     async with limiter.slot("poll"):
         valkey.kill()
 
@@ -358,9 +314,7 @@ async def test_a_request_that_runs_while_the_store_goes_ends_well(
 
 
 async def test_a_password_is_never_shown():
-    """
-    Neither in the repr nor in an error.
-    """
+    """Neither in the repr nor in an error."""
     limiter = RedisLimiter.from_url("redis://me:hunter2@127.0.0.1:1/0", app="app")
 
     with pytest.raises(LimiterUnavailableError) as caught:
@@ -401,9 +355,7 @@ async def test_an_outage_can_be_bridged_with_a_share(valkey: Valkey, store: Redi
 
 
 async def test_the_share_needs_the_number_of_processes():
-    """
-    And no more of them than there are places.
-    """
+    """And no more of them than there are places."""
     with pytest.raises(ConfigurationError, match="go together"):
         RedisLimiter.from_url("redis://localhost", on_outage="share")
     with pytest.raises(ConfigurationError, match="among 4 at most"):
@@ -411,9 +363,7 @@ async def test_the_share_needs_the_number_of_processes():
 
 
 async def test_its_limits_are_its_own():
-    """
-    A client that is given others is refused; a lease lasts for seconds.
-    """
+    """A client that is given others is refused; a lease lasts for seconds."""
     limiter = RedisLimiter.from_url("redis://localhost")
 
     with pytest.raises(ConfigurationError, match="pass the limits to the limiter"):
@@ -424,9 +374,7 @@ async def test_its_limits_are_its_own():
 
 
 async def test_polls_keep_their_pace_in_each_process(valkey: Valkey, store: Redis):
-    """
-    A burst of two, then ten a second.
-    """
+    """A burst of two, then ten a second."""
     limits = attrs.evolve(QUICK, polls=Rate(2, per=0.2))
 
     async with aclosing(
@@ -438,9 +386,7 @@ async def test_polls_keep_their_pace_in_each_process(valkey: Valkey, store: Redi
 
 
 async def test_a_limiter_serves_one_app():
-    """
-    The client binds it; a client of another app is refused.
-    """
+    """The client binds it; a client of another app is refused."""
     limiter = RedisLimiter.from_url("redis://localhost")
     with pytest.raises(ConfigurationError, match="does not know its app"):
         await request(limiter)
@@ -456,9 +402,7 @@ async def test_a_limiter_serves_one_app():
 async def test_a_wait_longer_than_the_callers_is_refused_at_once(
     valkey: Valkey, store: Redis
 ):
-    """
-    For a window and for a pause.
-    """
+    """For a window and for a pause."""
     limits = Limits(exports=Rate(2, per=60), max_wait=5)
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=limits)
     await request(limiter)
@@ -475,9 +419,7 @@ async def test_a_wait_longer_than_the_callers_is_refused_at_once(
 
 
 async def test_only_rates_that_bind_have_keys(valkey: Valkey, store: Redis):
-    """
-    Four a minute keep sixty in ten minutes; nobody asks for sixty keys.
-    """
+    """Four a minute keep sixty in ten minutes; nobody asks for sixty keys."""
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=DOCUMENTED)
     await request(limiter)
     windows = await store.keys("*:w*")
@@ -490,9 +432,7 @@ async def test_only_rates_that_bind_have_keys(valkey: Valkey, store: Redis):
 async def test_a_store_that_evicts_is_complained_of(
     limiter: RedisLimiter, store: Redis, caplog: pytest.LogCaptureFixture
 ):
-    """
-    Places in use must not be thrown out to make room.
-    """
+    """Places in use must not be thrown out to make room."""
     await store.config_set("maxmemory-policy", "volatile-lru")
     with caplog.at_level(logging.WARNING):
         await request(limiter, "poll")
@@ -503,9 +443,7 @@ async def test_a_store_that_evicts_is_complained_of(
 
 
 async def test_the_fleet_counts_together(valkey: Valkey, limiter: RedisLimiter):
-    """
-    What one process adds the others see.
-    """
+    """What one process adds the others see."""
     other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await limiter.counter.add("2026-11:*", 2, until=NEXT_MONTH)
     count = await other.counter.add("2026-11:*", -1, until=NEXT_MONTH)
@@ -517,9 +455,7 @@ async def test_the_fleet_counts_together(valkey: Valkey, limiter: RedisLimiter):
 async def test_a_place_costs_three_round_trips_and_one_to_return_it(
     limiter: RedisLimiter, store: Redis, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Uncontended; what that takes in time is in docs/limits.md.
-    """
+    """Uncontended; what that takes in time is in docs/limits.md."""
     send, sent = Connection.send_packed_command, list[float]()
 
     async def counted(connection: Connection, *args: object, **options: object) -> None:
@@ -535,9 +471,7 @@ async def test_a_place_costs_three_round_trips_and_one_to_return_it(
 
 
 def test_one_limiter_serves_one_run_after_another(valkey: Valkey):
-    """
-    Made once, used in several event loops.
-    """
+    """Made once, used in several event loops."""
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
 
     async def run() -> None:
@@ -551,9 +485,7 @@ def test_one_limiter_serves_one_run_after_another(valkey: Valkey):
 
 
 def test_without_redis_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    """
-    MissingExtraError says what to install.
-    """
+    """MissingExtraError says what to install."""
     monkeypatch.setitem(sys.modules, "redis.exceptions", None)
     monkeypatch.delitem(sys.modules, RedisLimiter.__module__)
 

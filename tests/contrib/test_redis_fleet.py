@@ -34,9 +34,7 @@ NEW = b"the store is new or has lost its data; we wait\n"
 async def fleet(
     worker: Worker, *, size: int = 4
 ) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """
-    Have so many processes at work, their clocks 300 ms apart; end them all.
-    """
+    """Have so many processes at work, their clocks 300 ms apart; end them all."""
     processes = [
         await attrs.evolve(worker, skew=0.3 * number).start() for number in range(size)
     ]
@@ -51,9 +49,7 @@ async def fleet(
 
 
 async def finish(processes: list[asyncio.subprocess.Process]) -> int:
-    """
-    Await the end of all that live; tell how often callers gave up.
-    """
+    """Await the end of all that live; tell how often callers gave up."""
     given_up = 0
 
     for process in processes:
@@ -66,9 +62,7 @@ async def finish(processes: list[asyncio.subprocess.Process]) -> int:
 
 
 async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
-    """
-    Never over, at least 95 % of what is permitted, clocks 300 ms apart.
-    """
+    """Never over, at least 95 % of what is permitted, clocks 300 ms apart."""
     async with Watcher().running() as watcher:
         worker = Worker(url=valkey.url, port=watcher.port, seconds=SECONDS)
         async with fleet(worker) as processes:
@@ -83,9 +77,7 @@ async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
 
 
 async def test_processes_killed_in_mid_request_break_no_limit(valkey: Valkey):
-    """
-    What the server goes on working on still has its place.
-    """
+    """What the server goes on working on still has its place."""
     async with Watcher().running() as watcher:
         worker = Worker(
             url=valkey.url, port=watcher.port, seconds=SECONDS, least=0.3, most=0.9
@@ -107,9 +99,7 @@ async def test_processes_killed_in_mid_request_break_no_limit(valkey: Valkey):
 
 
 async def test_five_hundred_cancellations_break_no_limit(valkey: Valkey):
-    """
-    Callers give up anywhere: in line, while a place is taken, in mid request.
-    """
+    """Callers give up anywhere: in line, while a place is taken, in mid request."""
     async with Watcher().running() as watcher:
         worker = Worker(
             url=valkey.url,
@@ -129,9 +119,7 @@ async def test_five_hundred_cancellations_break_no_limit(valkey: Valkey):
 
 
 async def test_a_store_that_lost_its_data_breaks_no_limit(valkey: Valkey):
-    """
-    Nobody starts before all that was lost would have been over.
-    """
+    """Nobody starts before all that was lost would have been over."""
     async with Watcher().running() as watcher:
         worker = Worker(
             url=valkey.url, port=watcher.port, seconds=SECONDS + 5, least=0.2, most=0.7

@@ -1,6 +1,4 @@
-"""
-What is said of a job that goes wrong.
-"""
+"""What is said of a job that goes wrong."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ TICKET = ExportRef(request_id="Sf7M9j", cohort_id="26umsb5")
 
 
 def test_what_the_disk_says_is_about_the_target():
-    """
-    An error of the system becomes one that names the file and what to do.
-    """
+    """An error of the system becomes one that names the file and what to do."""
     with (
         pytest.raises(StorageError, match=r"members\.csv .* No space left"),
         ExportErrors(TICKET).about_the_file("members.csv"),
@@ -30,17 +26,13 @@ def test_what_the_disk_says_is_about_the_target():
 
 
 def test_what_the_disk_says_is_passed_on_where_no_file_is_written():
-    """
-    Without a target the error is not ours to name.
-    """
+    """Without a target the error is not ours to name."""
     with pytest.raises(PermissionError), ExportErrors(TICKET).about_the_file():
         raise PermissionError(13, "Permission denied")
 
 
 def test_a_time_out_is_no_error_of_the_disk():
-    """
-    Python counts time-outs among the errors of the system; ours keep their class.
-    """
+    """Python counts time-outs among the errors of the system; ours keep their class."""
     with (
         pytest.raises(RequestTimeoutError) as caught,
         ExportErrors(TICKET).with_token(),
@@ -52,9 +44,7 @@ def test_a_time_out_is_no_error_of_the_disk():
 
 
 def test_a_malformed_file_names_its_export():
-    """
-    The pure part says what is wrong, and this of which export.
-    """
+    """The pure part says what is wrong, and this of which export."""
     with (
         pytest.raises(MalformedFileError, match=r"Sf7M9j .* it is empty"),
         ExportErrors(TICKET).about_the_file(),

@@ -1,6 +1,4 @@
-"""
-Sets of ids: what came before, and what makes one set into another.
-"""
+"""Sets of ids: what came before, and what makes one set into another."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ SLICES = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), max_size=6)
 
 @given(SLICES)
 def test_each_id_is_new_once(slices: list[list[str]]):
-    """
-    What the flags let through is each id once, at its first place.
-    """
+    """What the flags let through is each id once, at its first place."""
     seen = SeenIds()
     fresh = [id_ for ids in slices for id_ in compress(ids, seen.add(ids))]
     ids = [id_ for part in slices for id_ in part]
@@ -33,9 +29,7 @@ def test_each_id_is_new_once(slices: list[list[str]]):
 
 
 def test_more_ids_than_a_cohort_holds_are_refused():
-    """
-    The one too many is noticed, with the number in the message.
-    """
+    """The one too many is noticed, with the number in the message."""
     seen = SeenIds(most=3)
     seen.add(["a", "b", "c", "a"])
 
@@ -44,9 +38,7 @@ def test_more_ids_than_a_cohort_holds_are_refused():
 
 
 def in_order(slices: list[list[str]]) -> list[str]:
-    """
-    Each id once, at its first place.
-    """
+    """Each id once, at its first place."""
     return list(dict.fromkeys(id_ for ids in slices for id_ in ids))
 
 
@@ -54,9 +46,7 @@ def in_order(slices: list[list[str]]) -> list[str]:
 def test_a_diff_is_three_differences_of_sets(
     wanted: list[list[str]], current: list[list[str]]
 ):
-    """
-    Ids enter, exit or exist; in order, each once, however often they came.
-    """
+    """Ids enter, exit or exist; in order, each once, however often they came."""
     diff = Diff()
 
     for ids in wanted:
@@ -75,9 +65,7 @@ def test_a_diff_is_three_differences_of_sets(
 
 
 def test_slices_are_small():
-    """
-    No slice is longer than a millisecond's work.
-    """
+    """No slice is longer than a millisecond's work."""
     diff = Diff()
     diff.want([str(number) for number in range(2_500)])
 
@@ -93,7 +81,5 @@ def test_slices_are_small():
     ],
 )
 def test_the_id_of_a_member(id_type: IdType, count_group: str, attribute: str):
-    """
-    A user's id is its user id, a group's its name.
-    """
+    """A user's id is its user id, a group's its name."""
     assert attribute == id_attribute(id_type, count_group)

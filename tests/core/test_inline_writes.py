@@ -1,6 +1,4 @@
-"""
-When the loop may write by itself.
-"""
+"""When the loop may write by itself."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ LONG = 0.05
 
 
 def test_nobody_is_trusted_unseen():
-    """
-    The first write is not the loop's; one brief write makes the next one so.
-    """
+    """The first write is not the loop's; one brief write makes the next one so."""
     trust = InlineWritePolicy()
     assert not trust.holds
 
@@ -25,9 +21,7 @@ def test_nobody_is_trusted_unseen():
 
 
 def test_a_slow_disk_is_never_trusted():
-    """
-    Writes that are slow each time are never made on the loop.
-    """
+    """Writes that are slow each time are never made on the loop."""
     trust = InlineWritePolicy()
     for _ in range(1000):
         trust.note(LONG)
@@ -36,9 +30,7 @@ def test_a_slow_disk_is_never_trusted():
 
 @given(st.integers(2, 40))
 def test_a_disk_that_stalls_now_and_then_holds_up_ever_more_rarely(period: int):
-    """
-    One slow write in every few: fewer and fewer of them happen on the loop.
-    """
+    """One slow write in every few: fewer and fewer of them happen on the loop."""
     trust = InlineWritePolicy()
     on_the_loop = [0, 0]
 

@@ -1,6 +1,4 @@
-"""
-What a journal says about a write that was cut off.
-"""
+"""What a journal says about a write that was cut off."""
 
 from __future__ import annotations
 
@@ -37,16 +35,12 @@ LINES = [
 
 
 def a_batch(digest: str) -> Batch:
-    """
-    A batch of one id.
-    """
+    """A batch of one id."""
     return Batch(index=0, count=1, digest=digest, pieces=[b"1"])
 
 
 def test_a_whole_journal_is_read():
-    """
-    All that was noted comes back.
-    """
+    """All that was noted comes back."""
     reading = parse(b"".join(LINES))
 
     assert ("upload", {"name": "n"}) == (reading.kind, reading.parameters)
@@ -58,9 +52,7 @@ def test_a_whole_journal_is_read():
 
 @given(st.integers(0, len(b"".join(LINES))))
 def test_a_journal_may_be_cut_anywhere(cut: int):
-    """
-    Whole lines count, the torn one does not, and its start is told.
-    """
+    """Whole lines count, the torn one does not, and its start is told."""
     reading = parse(b"".join(LINES)[:cut])
     whole = b"".join(LINES)[: reading.good]
 
@@ -70,16 +62,12 @@ def test_a_journal_may_be_cut_anywhere(cut: int):
 
 
 def ends() -> list[int]:
-    """
-    Where the lines end.
-    """
+    """Where the lines end."""
     return [len(b"".join(LINES[: number + 1])) for number in range(len(LINES))]
 
 
 def test_an_attempt_is_open_until_it_is_answered():
-    """
-    A refusal closes it, and so does the first batch.
-    """
+    """A refusal closes it, and so does the first batch."""
     assert NOW == parse(b"".join(LINES[:2])).progress.attempted_at
     assert parse(b"".join([*LINES[:2], refused_line()])).progress.attempted_at is None
     assert parse(b"".join(LINES[:3])).progress.attempted_at is None
@@ -90,25 +78,19 @@ def test_an_attempt_is_open_until_it_is_answered():
     [b"ann", b"ann\nbob\n", b"{}\n", b'{"journal":2,"kind":"x","parameters":{}}\n'],
 )
 def test_another_file_is_no_journal(content: bytes):
-    """
-    A file of ids given by mistake is refused, so that nobody cuts it.
-    """
+    """A file of ids given by mistake is refused, so that nobody cuts it."""
     with pytest.raises(InvalidInputError, match="not a journal"):
         parse(content)
 
 
 def test_damage_is_told_with_its_line():
-    """
-    Rubbish before the end is no torn line.
-    """
+    """Rubbish before the end is no torn line."""
     with pytest.raises(InvalidInputError, match="at line 2"):
         parse(LINES[0] + b"rubbish\n" + LINES[1])
 
 
 def test_other_parameters_are_refused():
-    """
-    The message names the one that differs, then and now.
-    """
+    """The message names the one that differs, then and now."""
     reading = parse(LINES[0])
 
     assert WriteProgress() == check_same(reading, "upload", {"name": "n"})
@@ -120,9 +102,7 @@ def test_other_parameters_are_refused():
 
 
 def test_other_ids_are_refused():
-    """
-    Another digest, another operation, fewer or more batches: all are told.
-    """
+    """Another digest, another operation, fewer or more batches: all are told."""
     progress = WriteProgress(written=[FIRST, SECOND])
 
     assert progress.has("upload", a_batch("d1"), index=0)

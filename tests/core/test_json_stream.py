@@ -1,6 +1,4 @@
-"""
-Long JSON lists, element by element.
-"""
+"""Long JSON lists, element by element."""
 
 from __future__ import annotations
 
@@ -24,16 +22,12 @@ STYLES = [{"separators": (",", ":")}, {}, {"indent": 2}]
 
 @pytest.fixture(params=[1, 7, 65_536])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Windows of any size, so that everything is cut everywhere.
-    """
+    """Windows of any size, so that everything is cut everywhere."""
     monkeypatch.setattr(module, "_PIECE", request.param)
 
 
 def read(body: bytes) -> list[object]:
-    """
-    Read the list of a document that has one.
-    """
+    """Read the list of a document that has one."""
     start = opening_of(body, "cohorts")
     assert start is not None
 
@@ -44,9 +38,7 @@ def read(body: bytes) -> list[object]:
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: bool):
-    """
-    However the text is cut into windows, the elements are the same.
-    """
+    """However the text is cut into windows, the elements are the same."""
 
     @settings(max_examples=25, deadline=None)
     @given(st.lists(VALUES), st.dictionaries(st.text(), VALUES, max_size=2))
@@ -68,9 +60,7 @@ def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: 
 def test_elements_that_begin_alike(
     few: int, style: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    What looks like the border of two elements, and is none, changes nothing.
-    """
+    """What looks like the border of two elements, and is none, changes nothing."""
     monkeypatch.setattr(module, "_FEW", few)
     alike = st.recursive(
         st.sampled_from(["", ',{"a":', ', {"a": ', '"}],{"a":', 1, None]),
@@ -93,9 +83,7 @@ def test_elements_that_begin_alike(
 def test_elements_that_begin_alike_are_decoded_together(
     style: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Whatever stands between them, most are not decoded one by one.
-    """
+    """Whatever stands between them, most are not decoded one by one."""
     window = module._Window
     one_by_one = 0
     next_element = window._next_element
@@ -123,9 +111,7 @@ def test_elements_that_begin_alike_are_decoded_together(
     ],
 )
 def test_what_is_nearly_json_is_refused(text: str):
-    """
-    Where the decoder does not look, the grammar is the same.
-    """
+    """Where the decoder does not look, the grammar is the same."""
     with pytest.raises(ValueError):
         json.loads(text)
     with pytest.raises(ValueError):
@@ -135,9 +121,7 @@ def test_what_is_nearly_json_is_refused(text: str):
 def test_a_long_element_is_not_begun_again_for_each_piece(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """
-    The more there is of it, the more is added before the next attempt.
-    """
+    """The more there is of it, the more is added before the next attempt."""
     pieces = 0
     lengthen = module._Window._lengthen
 
@@ -154,9 +138,7 @@ def test_a_long_element_is_not_begun_again_for_each_piece(
 
 
 def test_what_is_broken_among_many_is_refused():
-    """
-    A fault behind elements that could be decoded together is found.
-    """
+    """A fault behind elements that could be decoded together is found."""
     body = json.dumps(
         {"cohorts": [{"id": n} for n in range(50)]}, separators=(",", ":")
     )
@@ -168,9 +150,7 @@ def test_what_is_broken_among_many_is_refused():
 
 @pytest.mark.usefixtures("piece")
 def test_a_cut_document_is_refused_wherever_it_is_cut():
-    """
-    No part of a document passes for the whole of it.
-    """
+    """No part of a document passes for the whole of it."""
     body = json.dumps({"cohorts": [{"id": "ä"}, 12, [True]], "more": 1}).encode()
     start = opening_of(body, "cohorts")
     assert start is not None
@@ -185,9 +165,7 @@ def test_a_cut_document_is_refused_wherever_it_is_cut():
     [b"[]", b'{"other": []}', b'{"cohorts": {}}', b'{"a": 1, "cohorts": []}', b""],
 )
 def test_other_documents_are_not_begun(body: bytes):
-    """
-    A document of another shape is left to be decoded as a whole.
-    """
+    """A document of another shape is left to be decoded as a whole."""
     assert opening_of(body, "cohorts") is None
 
 
@@ -199,9 +177,7 @@ def test_other_documents_are_not_begun(body: bytes):
     st.data(),
 )
 def test_a_document_that_is_cut_off(document: object, data: st.DataObject) -> None:
-    """
-    Wherever it is cut: the part is a document, or stays as it is.
-    """
+    """Wherever it is cut: the part is a document, or stays as it is."""
     body = json.dumps(document).encode()
     cut = body[: data.draw(st.integers(0, len(body)))]
     part = whole_part(cut)
@@ -210,9 +186,7 @@ def test_a_document_that_is_cut_off(document: object, data: st.DataObject) -> No
 
 
 def test_the_whole_part_of_a_list() -> None:
-    """
-    What is whole at the cut is kept, and no more.
-    """
+    """What is whole at the cut is kept, and no more."""
     cut = b'{"error": {"metadata": {"ids": ["a", "b,", "c'
 
     assert {"error": {"metadata": {"ids": ["a", "b,"]}}} == json.loads(whole_part(cut))
@@ -220,7 +194,5 @@ def test_the_whole_part_of_a_list() -> None:
 
 @pytest.mark.parametrize("piece", [b'"', b'\\"', b"[", b"{", b'"\\', b","])
 def test_hostile_cuts_take_no_time(piece: bytes) -> None:
-    """
-    Quotes and brackets without end stay as they are, at once.
-    """
+    """Quotes and brackets without end stay as they are, at once."""
     assert piece * 60_000 == whole_part(piece * 60_000)

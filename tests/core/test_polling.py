@@ -1,6 +1,4 @@
-"""
-What to do next about a job, and when.
-"""
+"""What to do next about a job, and when."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ READY = ExportStatus(done=True, word="JOB COMPLETED")
 
 
 def first(polling: Polling, age: float | None, jitter: float) -> float:
-    """
-    Return the delay before the first question.
-    """
+    """Return the delay before the first question."""
     step = next_step(JobState(age=age), polling, left=1e9, jitter=jitter)
     assert isinstance(step, Poll)
 
@@ -80,9 +76,7 @@ def test_the_questions_after_it(
 
 
 def test_the_defaults() -> None:
-    """
-    Ten seconds to the first question, five to each other, a fifth up or down.
-    """
+    """Ten seconds to the first question, five to each other, a fifth up or down."""
     polling, asked = Polling(), JobState(age=0.0, polls=1)
 
     assert [8.0, 10.0, 12.0] == [
@@ -108,7 +102,5 @@ def test_the_defaults() -> None:
     ],
 )
 def test_the_step_at_the_deadline(state: JobState, step: Step) -> None:
-    """
-    What is known decides first; a job that nobody asked yet is asked once.
-    """
+    """What is known decides first; a job that nobody asked yet is asked once."""
     assert step == next_step(state, Polling(), left=0.0, jitter=0.5)

@@ -1,6 +1,4 @@
-"""
-What would be sent, byte for byte as on the vendor's page.
-"""
+"""What would be sent, byte for byte as on the vendor's page."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ VENDOR, OPENAPI = Endpoints(Routes.VENDOR), Endpoints(Routes.OPENAPI)
 
 
 def target(request: Request) -> str:
-    """
-    Return what stands in the first line of a request.
-    """
+    """Return what stands in the first line of a request."""
     query = f"?{request.query}" if request.query else ""
 
     return f"{request.method} {request.path}{query}"
@@ -71,9 +67,7 @@ def target(request: Request) -> str:
     ],
 )
 def test_the_documented_lines(request_: Request, line: str) -> None:
-    """
-    The first line of each request is that of its description.
-    """
+    """The first line of each request is that of its description."""
     assert line == target(request_)
     assert request_.body is None
 
@@ -97,9 +91,7 @@ def test_what_a_request_costs() -> None:
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1)))
 def test_property_names_survive(names: list[str]) -> None:
-    """
-    Whatever a property is called, its name arrives, in order and once.
-    """
+    """Whatever a property is called, its name arrives, in order and once."""
     query = VENDOR.request_export("id", properties=names).query
     pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     wanted = [("propKeys", name) for name in dict.fromkeys(names)]
@@ -110,9 +102,7 @@ def test_property_names_survive(names: list[str]) -> None:
 
 @pytest.mark.parametrize("routes", Routes)
 def test_a_job_of_no_cohort(routes: Routes) -> None:
-    """
-    Where a job is named by its cohort, a bare request id is not enough.
-    """
+    """Where a job is named by its cohort, a bare request id is not enough."""
     endpoints = Endpoints(routes)
 
     if routes is Routes.VENDOR:
@@ -126,8 +116,6 @@ def test_a_job_of_no_cohort(routes: Routes) -> None:
 
 @pytest.mark.parametrize("name", ["", None, 7, "\ud800"])
 def test_what_is_no_property(name: str) -> None:
-    """
-    A property has a name that can be sent.
-    """
+    """A property has a name that can be sent."""
     with pytest.raises(InvalidInputError):
         VENDOR.request_export("id", properties=[name])

@@ -1,6 +1,4 @@
-"""
-Again, or not.
-"""
+"""Again, or not."""
 
 from __future__ import annotations
 
@@ -49,32 +47,24 @@ FAILURES = [SENT, UNSENT, TIMEOUT, BUSY, BROKEN, UNKNOWN, LIMITED, WRONG, STRANG
     ],
 )
 def test_what_may_be_repeated(replay: Replay, repeated: list[CohortsError]) -> None:
-    """
-    The less a repetition may cost, the more failures are worth one.
-    """
+    """The less a repetition may cost, the more failures are worth one."""
     assert repeated == [each for each in FAILURES if may_repeat(replay, each)]
 
 
 def test_what_surely_spent_no_export() -> None:
-    """
-    What was refused at the door, or never left.
-    """
+    """What was refused at the door, or never left."""
     assert [UNSENT, BUSY, LIMITED, WRONG] == [e for e in FAILURES if was_refused(e)]
 
 
 def test_what_leaves_a_status_open() -> None:
-    """
-    The next question comes anyway, unless the answer says that it is in vain.
-    """
+    """The next question comes anyway, unless the answer says that it is in vain."""
     asked_again = [SENT, UNSENT, TIMEOUT, BUSY, BROKEN, UNKNOWN, LIMITED]
 
     assert asked_again == [e for e in FAILURES if may_ask_again(e)]
 
 
 def test_waits_grow() -> None:
-    """
-    Each wait is about twice the last, up to a most.
-    """
+    """Each wait is about twice the last, up to a most."""
     retrying = Retrying(attempts=20, wait_initial=1.0, wait_max=8.0)
     waits = [
         retry_delay(retrying, Replay.SAFE, SENT, attempt=n, waited=0.0, jitter=1.0)
@@ -157,9 +147,7 @@ def test_nothing_costly_is_repeated_in_doubt(
 
 
 def test_no_retries() -> None:
-    """
-    The policy of a single attempt has no second one.
-    """
+    """The policy of a single attempt has no second one."""
     assert (
         retry_delay(NO_RETRIES, Replay.SAFE, SENT, attempt=1, waited=0.0, jitter=0.5)
         is None
@@ -168,9 +156,7 @@ def test_no_retries() -> None:
 
 @given(attempt=st.integers(1, 5_000))
 def test_many_attempts_do_not_overflow(attempt: int) -> None:
-    """
-    The backoff of the thousandth attempt is the longest one, not an error.
-    """
+    """The backoff of the thousandth attempt is the longest one, not an error."""
     retrying = Retrying(attempts=10_000)
     wait = retry_delay(
         retrying, Replay.SAFE, SENT, attempt=attempt, waited=0.0, jitter=1.0

@@ -1,6 +1,4 @@
-"""
-A job as text.
-"""
+"""A job as text."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ TICKETS = st.builds(
 
 @given(TICKETS)
 def test_a_token_is_its_ticket(ticket: ExportRef) -> None:
-    """
-    What is written is what is read, in one line of ASCII.
-    """
+    """What is written is what is read, in one line of ASCII."""
     token = to_token(ticket)
 
     assert ticket == from_token(token)
@@ -63,9 +59,7 @@ def test_a_token_is_pretty_or_has_news(ticket: ExportRef, name: str) -> None:
 def test_a_damaged_token_is_said_to_be_one(
     ticket: ExportRef, data: st.DataObject
 ) -> None:
-    """
-    A cut token, or one with other values, is refused or read: no other exception.
-    """
+    """A cut token, or one with other values, is refused or read: no other exception."""
     fields = json.loads(to_token(ticket))
     field = data.draw(st.sampled_from(sorted(fields)))
     fields[field] = data.draw(
@@ -82,9 +76,7 @@ def test_a_damaged_token_is_said_to_be_one(
 
 @given(IDS.filter(lambda text: not text.startswith("{")))
 def test_any_other_text_is_a_request_id(text: str) -> None:
-    """
-    What is no JSON object is taken for the id itself.
-    """
+    """What is no JSON object is taken for the id itself."""
     assert ExportRef(request_id=text) == from_token(text)
 
 
@@ -114,8 +106,6 @@ def test_any_other_text_is_a_request_id(text: str) -> None:
     ],
 )
 def test_what_is_no_token(text: str) -> None:
-    """
-    The message says what to pass instead.
-    """
+    """The message says what to pass instead."""
     with pytest.raises(InvalidInputError):
         from_token(text)

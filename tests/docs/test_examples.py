@@ -1,6 +1,4 @@
-"""
-Every program in `examples` runs as it stands.
-"""
+"""Every program in `examples` runs as it stands."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ pytestmark = pytest.mark.usefixtures("world")
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_program_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A program finds its keys in the environment and ends without an error.
-    """
+    """A program finds its keys in the environment and ends without an error."""
     monkeypatch.setattr("sys.argv", [path.name])
 
     names = runpy.run_path(str(path))

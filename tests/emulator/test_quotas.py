@@ -1,6 +1,4 @@
-"""
-The three ways to count starts.
-"""
+"""The three ways to count starts."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ GAPS = st.lists(st.floats(0, 100).map(lambda gap: round(gap, 3)), max_size=60)
 
 
 def admitted(quotas: Quotas, starts: list[float]) -> list[float]:
-    """
-    Return the starts that one window lets through.
-    """
+    """Return the starts that one window lets through."""
     (counter,) = window_counters(quotas)
     through = []
 
@@ -30,17 +26,13 @@ def admitted(quotas: Quotas, starts: list[float]) -> list[float]:
 
 
 def times(gaps: list[float]) -> list[float]:
-    """
-    Return the moments that lie these gaps apart.
-    """
+    """Return the moments that lie these gaps apart."""
     return [sum(gaps[: number + 1]) for number in range(len(gaps))]
 
 
 @given(GAPS)
 def test_a_log_admits_no_more_than_its_count_in_any_window(gaps: list[float]) -> None:
-    """
-    Four in any sixty seconds, wherever they begin; and it refuses no other.
-    """
+    """Four in any sixty seconds, wherever they begin; and it refuses no other."""
     starts = times(gaps)
     through = admitted(Quotas(windows=((4, 60),)), starts)
 
@@ -54,9 +46,7 @@ def test_a_log_admits_no_more_than_its_count_in_any_window(gaps: list[float]) ->
 def test_a_fixed_window_admits_its_count_between_two_strokes(
     gaps: list[float],
 ) -> None:
-    """
-    The count starts anew with every period.
-    """
+    """The count starts anew with every period."""
     through = admitted(Quotas(windows=((4, 60),), window="fixed"), times(gaps))
 
     for period in {int(one // 60) for one in through}:
@@ -70,9 +60,7 @@ def test_a_fixed_window_admits_its_count_between_two_strokes(
 def test_the_kinds_differ_in_what_a_minute_admits(
     window: WindowKind, most: int
 ) -> None:
-    """
-    From second 56 on, a log admits four, two fixed windows eight, a bucket 2n-1.
-    """
+    """From second 56 on, a log admits four, two fixed windows eight, a bucket 2n-1."""
     starts = [56 + number / 10 for number in range(599)]
     through = admitted(Quotas(windows=((4, 60),), window=window), starts)
 
@@ -80,9 +68,7 @@ def test_the_kinds_differ_in_what_a_minute_admits(
 
 
 def test_unlimited_has_no_windows() -> None:
-    """
-    Without limits, nothing is counted.
-    """
+    """Without limits, nothing is counted."""
     quotas = Quotas.unlimited()
 
     assert [] == window_counters(quotas)

@@ -1,6 +1,4 @@
-"""
-What a file may consist of, and what it may not: over real sockets.
-"""
+"""What a file may consist of, and what it may not: over real sockets."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ JSON = b'{"error": {"http_code": 500}}'
 
 
 def undelimited(body: bytes) -> Reply:
-    """
-    Write an answer that says its end by closing the connection only.
-    """
+    """Write an answer that says its end by closing the connection only."""
     return reply(200, body, content_length=None, then="close", connection="close")
 
 
@@ -67,9 +63,7 @@ async def test_what_is_served_comes_as_text(
     text: bytes,
     inline: bool,
 ) -> None:
-    """
-    The bytes tell whether they are compressed, whatever the headers say.
-    """
+    """The bytes tell whether they are compressed, whatever the headers say."""
     server.on(FILE if inline else OBJECT, answer)
     saved = await job.download(tmp_path / "members.csv")
 
@@ -82,9 +76,7 @@ async def test_what_is_served_comes_as_text(
 async def test_compressed_bytes_are_kept_as_served(
     server: FaultServer, job: ExportJob, tmp_path: Path, answer: Reply
 ) -> None:
-    """
-    A target that is compressed gets the very bytes that came.
-    """
+    """A target that is compressed gets the very bytes that came."""
     server.on(OBJECT, answer)
     saved = await job.download(tmp_path / "members.csv.gz")
 
@@ -96,9 +88,7 @@ async def test_compressed_bytes_are_kept_as_served(
 async def test_plain_text_is_compressed_for_a_compressed_target(
     server: FaultServer, job: ExportJob, tmp_path: Path, text: bytes
 ) -> None:
-    """
-    What is served plain is compressed here when the name says so.
-    """
+    """What is served plain is compressed here when the name says so."""
     server.on(OBJECT, whole(text))
     saved = await job.download(tmp_path / "members.csv.gz")
 
@@ -106,9 +96,7 @@ async def test_plain_text_is_compressed_for_a_compressed_target(
 
 
 def flipped(at: int) -> bytes:
-    """
-    Return the compressed file with one wrong bit.
-    """
+    """Return the compressed file with one wrong bit."""
     body = bytearray(GZIP)
     body[at] ^= 0x10
 
@@ -174,9 +162,7 @@ async def test_what_is_no_file_of_members_gets_no_name(
 async def test_what_is_no_file_of_members_has_no_members(
     server: FaultServer, job: ExportJob, answer: Reply, reason: str
 ) -> None:
-    """
-    The same holds for a stream: it ends with the error, and never quietly.
-    """
+    """The same holds for a stream: it ends with the error, and never quietly."""
     server.on(OBJECT, answer)
 
     with pytest.raises(MalformedFileError) as caught:
@@ -190,9 +176,7 @@ async def test_what_is_no_file_of_members_has_no_members(
 async def test_a_page_in_the_place_of_the_file(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    A login page that the service itself answers with is no cohort either.
-    """
+    """A login page that the service itself answers with is no cohort either."""
     server.on(FILE, reply(200, PAGE, content_type="text/html"))
 
     with pytest.raises(MalformedFileError, match="web page"):
@@ -203,9 +187,7 @@ async def test_a_page_in_the_place_of_the_file(
 async def test_a_bomb_stays_small(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A file that inflates a thousandfold is saved, a piece at a time.
-    """
+    """A file that inflates a thousandfold is saved, a piece at a time."""
     row = b'"1",""\n'
     text = HEADER + row * (4 << 20)
     server.on(OBJECT, whole(gzip.compress(text, 9)))

@@ -1,6 +1,4 @@
-"""
-Whole exports at the emulator, whatever goes wrong at its store.
-"""
+"""Whole exports at the emulator, whatever goes wrong at its store."""
 
 from __future__ import annotations
 

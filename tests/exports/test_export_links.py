@@ -1,6 +1,4 @@
-"""
-From a link to a whole file, whatever the store does: over real sockets.
-"""
+"""From a link to a whole file, whatever the store does: over real sockets."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ HALF = len(GZIP) // 2
 
 
 async def saved_text(job: ExportJob, folder: Path) -> bytes:
-    """
-    Download a job's file and return its text; nothing else may be left behind.
-    """
+    """Download a job's file and return its text; nothing else may be left behind."""
     target = folder / "members.csv"
     saved = await job.download(target)
     text = target.read_bytes()
@@ -68,9 +64,7 @@ async def saved_text(job: ExportJob, folder: Path) -> bytes:
 async def test_a_file_in_the_answer_itself(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A small cohort's file is the body of the answer: no link is used.
-    """
+    """A small cohort's file is the body of the answer: no link is used."""
     server.on(FILE, reply(200, GZIP, content_encoding="gzip"))
     saved = await job.download(tmp_path / "members.csv")
 
@@ -84,9 +78,7 @@ async def test_a_file_in_the_answer_itself(
 async def test_a_file_behind_a_link(
     server: FaultServer, job: ExportJob, tmp_path: Path, status: int
 ) -> None:
-    """
-    A redirect of any kind is a link, and one link brings the file.
-    """
+    """A redirect of any kind is a link, and one link brings the file."""
     server.on(FILE, redirect(f"{server.url}{OBJECT}?{LINK}", status))
     saved = await job.download(tmp_path / "members.csv")
 
@@ -114,9 +106,7 @@ async def test_a_file_behind_a_link(
 async def test_a_refused_link_is_replaced(
     server: FaultServer, job: ExportJob, tmp_path: Path, refusal: Reply
 ) -> None:
-    """
-    Whatever is wrong with a link, a fresh one is asked for; no export is spent.
-    """
+    """Whatever is wrong with a link, a fresh one is asked for; no export is spent."""
     server.on(OBJECT, refusal, whole())
 
     assert CSV == await saved_text(job, tmp_path)
@@ -155,9 +145,7 @@ async def test_a_cut_body_goes_on_where_it_stopped(
 async def test_a_file_over_many_links(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    Links that each bring something may be many; none of it is fetched twice.
-    """
+    """Links that each bring something may be many; none of it is fetched twice."""
     steps = range(0, len(GZIP), 1 + len(GZIP) // 12)
     replies = [
         Reply(raw=rest(start).raw[: -(len(GZIP) - end)], then="close")
@@ -182,9 +170,7 @@ async def test_a_file_over_many_links(
 async def test_all_of_it_instead_of_the_rest(
     server: FaultServer, job: ExportJob, tmp_path: Path, answer: Reply
 ) -> None:
-    """
-    A 200 to a Range is the whole object: it replaces what was there.
-    """
+    """A 200 to a Range is the whole object: it replaces what was there."""
     server.on(OBJECT, cut(HALF), answer)
 
     assert CSV == await saved_text(job, tmp_path)
@@ -209,9 +195,7 @@ async def test_all_of_it_instead_of_the_rest(
 async def test_a_rest_that_is_not_ours_is_not_taken(
     server: FaultServer, job: ExportJob, tmp_path: Path, answer: Reply
 ) -> None:
-    """
-    Another ETag, offset or size, or no proof of them: start over, never mix.
-    """
+    """Another ETag, offset or size, or no proof of them: start over, never mix."""
     server.on(OBJECT, cut(HALF), answer, whole())
 
     assert CSV == await saved_text(job, tmp_path)
@@ -222,9 +206,7 @@ async def test_a_rest_that_is_not_ours_is_not_taken(
 async def test_without_a_strong_etag_nothing_is_resumed(
     server: FaultServer, job: ExportJob, tmp_path: Path, etag: str | None
 ) -> None:
-    """
-    What cannot be proven to be one object is fetched from its start again.
-    """
+    """What cannot be proven to be one object is fetched from its start again."""
     server.on(OBJECT, cut(HALF, etag=etag), whole())
 
     assert CSV == await saved_text(job, tmp_path)
@@ -250,9 +232,7 @@ async def test_an_object_that_changed_meanwhile(
 async def test_links_that_bring_nothing_come_to_an_end(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    Six links in a row without a new byte: an error with a token, and no file.
-    """
+    """Six links in a row without a new byte: an error with a token, and no file."""
     server.on(OBJECT, cut(HALF), DROP)
 
     with pytest.raises(IncompleteDownloadError) as caught:
@@ -271,9 +251,7 @@ async def test_links_that_bring_nothing_come_to_an_end(
 async def test_a_body_longer_than_announced(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    Bytes behind the announced end make all of it doubtful, and are not quoted.
-    """
+    """Bytes behind the announced end make all of it doubtful, and are not quoted."""
     surplus = reply(200, CSV + b"356896320000", length=len(CSV), then="close")
     server.on(OBJECT, surplus)
 
@@ -287,9 +265,7 @@ async def test_a_body_longer_than_announced(
 async def test_a_broken_chunk_is_a_cut(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A chunk without a size is a cut connection, not a foreign exception.
-    """
+    """A chunk without a size is a cut connection, not a foreign exception."""
     chunk = b"%x\r\n%s\r\n" % (HALF, GZIP[:HALF])
     head = reply(200, content_length=None, transfer_encoding="chunked", etag=ETAG)
     broken = Reply(raw=head.raw + chunk + b"surprise!\r\n", then="close")
@@ -301,9 +277,7 @@ async def test_a_broken_chunk_is_a_cut(
 async def test_chunks_have_an_end(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A chunked body proves its own end, also for plain text.
-    """
+    """A chunked body proves its own end, also for plain text."""
     chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(CSV), CSV)
     head = reply(200, content_length=None, transfer_encoding="chunked")
     server.on(OBJECT, Reply(raw=head.raw + chunk))
@@ -317,9 +291,7 @@ async def test_chunks_have_an_end(
 async def test_an_answer_that_is_no_http(
     server: FaultServer, job: ExportJob, tmp_path: Path, garbage: bytes
 ) -> None:
-    """
-    Noise in the store's place is one more refused link.
-    """
+    """Noise in the store's place is one more refused link."""
     server.on(OBJECT, Reply(raw=garbage, then="close"), whole())
 
     assert CSV == await saved_text(job, tmp_path)
@@ -328,9 +300,7 @@ async def test_an_answer_that_is_no_http(
 async def test_a_cut_answer_with_the_file_itself(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A file in the answer itself that is cut is asked for again, from its start.
-    """
+    """A file in the answer itself that is cut is asked for again, from its start."""
     server.on(FILE, reply(200, GZIP[:HALF], length=len(GZIP), then="close"), whole())
 
     assert CSV == await saved_text(job, tmp_path)
@@ -339,9 +309,7 @@ async def test_a_cut_answer_with_the_file_itself(
 async def test_the_store_may_redirect(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    The store's own redirect is followed as the first one was: one link.
-    """
+    """The store's own redirect is followed as the first one was: one link."""
     server.on(OBJECT, redirect(f"{server.url}/elsewhere?{LINK}", 307))
     server.on("/elsewhere", whole())
     saved = await job.download(tmp_path / "members.csv")
@@ -353,9 +321,7 @@ async def test_the_store_may_redirect(
 async def test_a_store_that_redirects_in_circles(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A circle of redirects ends in an error with a token.
-    """
+    """A circle of redirects ends in an error with a token."""
     server.on(OBJECT, redirect(OBJECT, 307))
 
     with pytest.raises(IncompleteDownloadError, match="circles") as caught:
@@ -399,9 +365,7 @@ async def test_links_that_are_not_followed(
 async def test_a_redirect_without_location(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A redirect without a Location is an error that says so.
-    """
+    """A redirect without a Location is an error that says so."""
     server.on(FILE, reply(302))
 
     with pytest.raises(UnexpectedResponseError, match="Location"):
@@ -436,9 +400,7 @@ async def test_a_link_goes_out_byte_for_byte(
 async def test_a_link_relative_to_the_service(
     server: FaultServer, job: ExportJob, tmp_path: Path, target: str
 ) -> None:
-    """
-    A Location without a host is at the service's own, byte for byte as well.
-    """
+    """A Location without a host is at the service's own, byte for byte as well."""
     server.on(FILE, redirect(target))
     server.on(target.partition("?")[0], whole())
 
@@ -466,9 +428,7 @@ async def test_what_the_store_is_told(
 async def test_a_file_that_is_refused(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A file the service does not know, or no longer, is an expired export.
-    """
+    """A file the service does not know, or no longer, is an expired export."""
     for status in (404, 410):
         server.on(FILE, json_reply({"error": {"http_code": status}}, status))
 
@@ -482,9 +442,7 @@ async def test_a_file_that_is_refused(
 async def test_a_service_that_breaks_at_the_file(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    Refusals at the file are tried again some times, then told with a token.
-    """
+    """Refusals at the file are tried again some times, then told with a token."""
     server.on(FILE, reply(503), reply(429), DROP, redirect(OBJECT))
     assert CSV == await saved_text(job, tmp_path)
 
@@ -502,9 +460,7 @@ async def test_a_service_that_breaks_at_the_file(
 async def test_a_file_that_is_not_there_yet(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A 202 for the file is neither a file nor a link, and no file is written.
-    """
+    """A 202 for the file is neither a file nor a link, and no file is written."""
     server.on(FILE, reply(202, b"{}"))
 
     with pytest.raises(UnexpectedResponseError, match="202"):
@@ -515,9 +471,7 @@ async def test_a_file_that_is_not_there_yet(
 async def test_what_the_hook_and_the_caller_hear(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    Progress counts stored bytes of the total; a renewed link says why.
-    """
+    """Progress counts stored bytes of the total; a renewed link says why."""
     heard: list[Event] = []
     progress: list[BytesReceived] = []
     session = exporter._operations.session
@@ -535,9 +489,7 @@ async def test_what_the_hook_and_the_caller_hear(
 async def test_a_refusal_without_end_is_not_read_to_its_end(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    Its beginning tells why; the connection is given up with the rest.
-    """
+    """Its beginning tells why; the connection is given up with the rest."""
     endless = reply(500, b"<Error>" + b"x" * (1 << 20))
     server.on(OBJECT, endless, endless, whole())
 
@@ -548,9 +500,7 @@ async def test_a_refusal_without_end_is_not_read_to_its_end(
 async def test_an_answer_without_end_is_given_up(
     server: FaultServer, exporter: CohortsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    No server can fill our memory.
-    """
+    """No server can fill our memory."""
     monkeypatch.setattr("amplitude_cohorts_async._io.http.transport._LONGEST", 1 << 16)
     server.on(STATUS, reply(200, b"{" * (1 << 20)))
 
@@ -562,9 +512,7 @@ async def test_an_answer_without_end_is_given_up(
 async def test_a_link_to_a_name_that_no_host_has(
     server: FaultServer, job: ExportJob, tmp_path: Path, host: str
 ) -> None:
-    """
-    A link that cannot be followed is told as one.
-    """
+    """A link that cannot be followed is told as one."""
     server.on(FILE, redirect(f"https://{host}/object?{LINK}"))
 
     with pytest.raises(UnexpectedResponseError) as caught:

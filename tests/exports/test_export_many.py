@@ -1,6 +1,4 @@
-"""
-Many exports: each outcome as it comes, none spent twice, runs taken up again.
-"""
+"""Many exports: each outcome as it comes, none spent twice, runs taken up again."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 
 @pytest.fixture
 async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
-    """
-    Six cohorts of a service without windows.
-    """
+    """Six cohorts of a service without windows."""
     async with CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,
@@ -60,9 +56,7 @@ async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
 async def client(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
-    """
-    A client that waits for no window.
-    """
+    """A client that waits for no window."""
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
     ) as client:
@@ -70,9 +64,7 @@ async def client(
 
 
 def stranger(emulator: CohortsEmulator, clock: FakeClock) -> CohortsClient:
-    """
-    Make a client that knows of no other, as one in another process.
-    """
+    """Make a client that knows of no other, as one in another process."""
     return CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -83,18 +75,14 @@ def stranger(emulator: CohortsEmulator, clock: FakeClock) -> CohortsClient:
 
 
 async def collect(batch: AsyncIterator[ExportOutcome]) -> dict[str, ExportOutcome]:
-    """
-    Run a batch to its end.
-    """
+    """Run a batch to its end."""
     return {outcome.cohort_id: outcome async for outcome in batch}
 
 
 async def test_every_cohort_has_its_file(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Six cohorts are six files and six exports.
-    """
+    """Six cohorts are six files and six exports."""
     outcomes = await collect(client.export_many(IDS, tmp_path))
 
     assert set(IDS) == set(outcomes)
@@ -105,9 +93,7 @@ async def test_every_cohort_has_its_file(
 async def test_one_failure_stops_nobody(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    A job that fails, and a cohort that is not there, are outcomes like others.
-    """
+    """A job that fails, and a cohort that is not there, are outcomes like others."""
     emulator.fail_next("status", faults.job_failed())
 
     outcomes = await collect(client.export_many([*IDS, "nobody"], tmp_path))
@@ -121,9 +107,7 @@ async def test_one_failure_stops_nobody(
 async def test_no_more_are_under_way_than_allowed(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    The next export is requested when an outcome was taken.
-    """
+    """The next export is requested when an outcome was taken."""
     async with client.export_many(IDS, tmp_path, max_concurrency=2) as batch:
         first = await anext(batch)
 
@@ -134,9 +118,7 @@ async def test_no_more_are_under_way_than_allowed(
 async def test_a_repeated_id_is_exported_once(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    A cohort has one file.
-    """
+    """A cohort has one file."""
     await collect(client.export_many(["cohort0", "cohort0"], tmp_path))
 
     assert 1 == emulator.spent
@@ -145,9 +127,7 @@ async def test_a_repeated_id_is_exported_once(
 async def test_nothing_is_requested_before_the_first_step(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Making the iterator spends nothing.
-    """
+    """Making the iterator spends nothing."""
     client.export_many(IDS, tmp_path)
 
     assert 0 == emulator.spent
@@ -156,9 +136,7 @@ async def test_nothing_is_requested_before_the_first_step(
 async def test_a_run_that_was_left_goes_on_without_spending_twice(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    What was saved is not exported again, what was requested is resumed.
-    """
+    """What was saved is not exported again, what was requested is resumed."""
     async with client.export_many(IDS, tmp_path, max_concurrency=3) as batch:
         await anext(batch)
         await anext(batch)
@@ -174,9 +152,7 @@ async def test_a_run_that_was_left_goes_on_without_spending_twice(
 async def test_a_run_that_came_to_its_end_is_not_taken_up(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    The next run is a new one and gets the members as they are then.
-    """
+    """The next run is a new one and gets the members as they are then."""
     await collect(client.export_many(IDS[:2], tmp_path))
     await collect(client.export_many(IDS[:2], tmp_path))
 
@@ -186,9 +162,7 @@ async def test_a_run_that_came_to_its_end_is_not_taken_up(
 async def test_unchanged_cohorts_cost_one_list_for_all(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The nightly run spends exports on what changed since the last.
-    """
+    """The nightly run spends exports on what changed since the last."""
     await collect(client.export_many(IDS, tmp_path))
     clock.advance(60)
     emulator.add_cohort("cohort1", members=["somebody-new"])
@@ -204,9 +178,7 @@ async def test_unchanged_cohorts_cost_one_list_for_all(
 async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    The last line may be half a line.
-    """
+    """The last line may be half a line."""
     async with client.export_many(IDS, tmp_path, max_concurrency=1) as batch:
         await anext(batch)
 
@@ -223,9 +195,7 @@ async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
 async def test_an_id_cannot_leave_the_directory(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    A slash in an id does not become a folder.
-    """
+    """A slash in an id does not become a folder."""
     emulator.add_cohort("../c1", members=["ann"])
 
     (outcome,) = (await collect(client.export_many(["../c1"], tmp_path))).values()
@@ -240,9 +210,7 @@ async def test_an_id_cannot_leave_the_directory(
 async def test_what_cannot_work_is_refused_before_anything_is_spent(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, problem: str
 ) -> None:
-    """
-    Bad input is an error of the call, not an outcome of each cohort.
-    """
+    """Bad input is an error of the call, not an outcome of each cohort."""
     directory = tmp_path / "missing" if problem == "directory" else tmp_path
     ids = [*IDS, ""] if problem == "id" else IDS
     ids = "26umsb5" if problem == "one text" else ids
@@ -262,9 +230,7 @@ async def test_what_cannot_work_is_refused_before_anything_is_spent(
 async def test_an_export_cancelled_while_it_was_requested_is_on_record(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Another process with the same directory goes on with it.
-    """
+    """Another process with the same directory goes on with it."""
     async with stranger(emulator, clock) as client:
         batch = client.export_many(IDS[:1], tmp_path)
         step = asyncio.create_task(anext(batch))
@@ -281,9 +247,7 @@ async def test_an_export_cancelled_while_it_was_requested_is_on_record(
 async def test_an_export_still_running_at_the_end_of_a_run_is_not_spent_again(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    What was paid for and not saved is taken up by the next run.
-    """
+    """What was paid for and not saved is taken up by the next run."""
     emulator.add_cohort("slow", members=["ann"], job_seconds=100)
 
     async with stranger(emulator, clock) as client:
@@ -300,9 +264,7 @@ async def test_an_export_still_running_at_the_end_of_a_run_is_not_spent_again(
 async def test_an_export_that_failed_is_requested_anew_by_the_next_run(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    A job that the service gave up is not asked for again and again.
-    """
+    """A job that the service gave up is not asked for again and again."""
     emulator.fail_next("status", faults.job_failed())
 
     await collect(client.export_many(IDS[:1], tmp_path))
@@ -315,9 +277,7 @@ async def test_an_export_that_failed_is_requested_anew_by_the_next_run(
 async def test_a_record_that_cannot_be_kept_is_told_before_anything_is_spent(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Without a record a run that dies would spend twice.
-    """
+    """Without a record a run that dies would spend twice."""
     (tmp_path / NAME).mkdir()
 
     with pytest.raises(InvalidInputError, match="no export was spent"):
@@ -328,9 +288,7 @@ async def test_a_record_that_cannot_be_kept_is_told_before_anything_is_spent(
 
 @pytest.fixture
 def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """
-    A function after which the record takes no line that holds a word.
-    """
+    """A function after which the record takes no line that holds a word."""
     fsync = os.fsync
 
     def fill(word: str) -> None:
@@ -353,9 +311,7 @@ async def test_what_cannot_be_recorded_is_not_requested(
     tmp_path: Path,
     full_disk: Callable[[str], None],
 ) -> None:
-    """
-    A disk that fills up costs no export, and the outcomes say so.
-    """
+    """A disk that fills up costs no export, and the outcomes say so."""
     full_disk("attempt")
 
     outcomes = await collect(client.export_many(IDS, tmp_path))
@@ -372,9 +328,7 @@ async def test_an_export_goes_on_when_its_token_cannot_be_recorded(
     full_disk: Callable[[str], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """
-    What was spent is downloaded, and the log has the token.
-    """
+    """What was spent is downloaded, and the log has the token."""
     full_disk("token")
 
     outcome = (await collect(client.export_many(IDS[:1], tmp_path)))["cohort0"]
@@ -390,9 +344,7 @@ async def test_a_lost_answer_is_told_by_the_next_run(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """
-    The request was recorded before it was sent; the next run warns and goes on.
-    """
+    """The request was recorded before it was sent; the next run warns and goes on."""
     emulator.fail_next("export", faults.lost_answer())
 
     first = await collect(client.export_many(IDS[:1], tmp_path))
@@ -417,9 +369,7 @@ async def test_a_lost_answer_is_told_by_the_next_run(
 async def test_a_request_that_was_refused_leaves_no_attempt_open(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, fault: Fault
 ) -> None:
-    """
-    What surely spent nothing is not warned of.
-    """
+    """What surely spent nothing is not warned of."""
     emulator.fail_next("export", fault, times=None)
 
     outcomes = await collect(client.export_many(IDS[:1], tmp_path))
@@ -432,9 +382,7 @@ async def test_a_request_that_was_refused_leaves_no_attempt_open(
 async def test_a_request_that_was_never_sent_leaves_no_attempt_open(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A service that cannot be reached has spent nothing.
-    """
+    """A service that cannot be reached has spent nothing."""
     async with stranger(emulator, clock) as client:
         await emulator.__aexit__(None, None, None)
         outcomes = await collect(client.export_many(IDS[:1], tmp_path))
@@ -448,9 +396,7 @@ async def test_a_request_that_was_never_sent_leaves_no_attempt_open(
 async def test_a_line_that_means_nothing_is_passed_over(
     client: CohortsClient, tmp_path: Path, line: str
 ) -> None:
-    """
-    A damaged record stops nobody.
-    """
+    """A damaged record stops nobody."""
     (tmp_path / NAME).write_text(f"{line}\n")
 
     outcomes = await collect(client.export_many(IDS[:1], tmp_path))
@@ -461,9 +407,7 @@ async def test_a_line_that_means_nothing_is_passed_over(
 async def test_a_run_that_ends_forgets_nothing_of_another(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Two processes may write into one directory.
-    """
+    """Two processes may write into one directory."""
     emulator.add_cohort("slow", members=["ann"], job_seconds=100)
 
     async with stranger(emulator, clock) as one, stranger(emulator, clock) as other:

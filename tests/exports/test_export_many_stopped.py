@@ -1,6 +1,4 @@
-"""
-A run of many exports that is left early spends nothing from then on.
-"""
+"""A run of many exports that is left early spends nothing from then on."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ HOUR = 3600.0
 
 
 def tasks_of_runs() -> set[asyncio.Task[object]]:
-    """
-    Return the tasks of exports that are under way.
-    """
+    """Return the tasks of exports that are under way."""
     return {
         task for task in asyncio.all_tasks() if task.get_name().startswith("export of ")
     }
@@ -33,17 +29,13 @@ def tasks_of_runs() -> set[asyncio.Task[object]]:
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """
-    A clock that does not jump while a busy machine is slow to answer.
-    """
+    """A clock that does not jump while a busy machine is slow to answer."""
     return FakeClock(grace=0.05)
 
 
 @pytest.fixture(autouse=True)
 def cohorts(emulator: CohortsEmulator) -> None:
-    """
-    Six cohorts, whose exports take a moment.
-    """
+    """Six cohorts, whose exports take a moment."""
     for cohort_id in IDS:
         emulator.add_cohort(cohort_id, members=["ann"])
 
@@ -52,9 +44,7 @@ def cohorts(emulator: CohortsEmulator) -> None:
 async def client(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
-    """
-    A client that requests one export a minute, so that most of them wait.
-    """
+    """A client that requests one export a minute, so that most of them wait."""
     limits = Limits(exports=Rate(1, per=60.0))
 
     async with CohortsClient(
@@ -70,9 +60,7 @@ async def client(
 async def test_after_a_break_nothing_is_requested(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    An iterator that is held in a variable spends nothing by itself.
-    """
+    """An iterator that is held in a variable spends nothing by itself."""
     batch = client.export_many(IDS, tmp_path)
     async for _ in batch:
         break
@@ -85,9 +73,7 @@ async def test_after_a_break_nothing_is_requested(
 async def test_an_error_in_the_body_stops_the_requests(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The exception leaves the loop, and the loop spends nothing more.
-    """
+    """The exception leaves the loop, and the loop spends nothing more."""
     with pytest.raises(LookupError):
         async for _ in client.export_many(IDS, tmp_path):
             raise LookupError
@@ -100,9 +86,7 @@ async def test_an_error_in_the_body_stops_the_requests(
 async def test_a_time_out_in_the_body_stops_the_requests(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    So does a time-out that strikes while the body is at work.
-    """
+    """So does a time-out that strikes while the body is at work."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as scope:
             async for _ in client.export_many(IDS, tmp_path):
@@ -122,9 +106,7 @@ async def test_a_step_that_is_cancelled_stops_the_run(
     tmp_path: Path,
     taken: int,
 ) -> None:
-    """
-    A time-out that strikes while the iterator works leaves no task behind.
-    """
+    """A time-out that strikes while the iterator works leaves no task behind."""
     batch = client.export_many(IDS, tmp_path)
     for _ in range(taken):
         await anext(batch)
@@ -145,9 +127,7 @@ async def test_a_step_that_is_cancelled_stops_the_run(
 async def test_leaving_the_context_stops_everything(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    No task is left when the context is, and nothing is spent later.
-    """
+    """No task is left when the context is, and nothing is spent later."""
     async with client.export_many(IDS, tmp_path) as batch:
         await anext(batch)
 
@@ -162,9 +142,7 @@ async def test_leaving_the_context_stops_everything(
 async def test_in_its_context_a_run_works_ahead(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The exports that were begun go on while the body is at work.
-    """
+    """The exports that were begun go on while the body is at work."""
     async with client.export_many(IDS, tmp_path, max_concurrency=3) as batch:
         await anext(batch)
         await until(lambda: 3 == emulator.spent)
@@ -173,9 +151,7 @@ async def test_in_its_context_a_run_works_ahead(
 async def test_a_second_loop_goes_on_where_the_first_was_left(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Two loops over one iterator, one after the other, get each outcome once.
-    """
+    """Two loops over one iterator, one after the other, get each outcome once."""
     batch = client.export_many(IDS, tmp_path)
     first: list[str] = []
 
@@ -191,9 +167,7 @@ async def test_a_second_loop_goes_on_where_the_first_was_left(
 async def test_two_loops_at_once_share_the_outcomes(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Each outcome comes once, to one of them, and both loops end.
-    """
+    """Each outcome comes once, to one of them, and both loops end."""
     batch = client.export_many(IDS, tmp_path)
 
     async def loop() -> list[str]:
@@ -208,9 +182,7 @@ async def test_two_loops_at_once_share_the_outcomes(
 async def test_a_loop_that_is_left_does_not_hold_up_another(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Requests go out as long as one loop waits for an outcome.
-    """
+    """Requests go out as long as one loop waits for an outcome."""
     batch = client.export_many(IDS, tmp_path)
 
     async def loop() -> list[str]:
@@ -226,9 +198,7 @@ async def test_a_loop_that_is_left_does_not_hold_up_another(
 async def test_an_iterator_that_is_dropped_stops(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Its tasks end when nothing refers to it any more.
-    """
+    """Its tasks end when nothing refers to it any more."""
     batch = client.export_many(IDS, tmp_path)
     await anext(batch)
     spent, running = emulator.spent, tasks_of_runs()
@@ -244,9 +214,7 @@ async def test_an_iterator_that_is_dropped_stops(
 async def test_closing_the_client_stops_its_runs(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The client waits for what it started, and the iterator says why it ends.
-    """
+    """The client waits for what it started, and the iterator says why it ends."""
     batch = client.export_many(IDS, tmp_path)
     await anext(batch)
     spent = emulator.spent
@@ -264,9 +232,7 @@ async def test_closing_the_client_stops_its_runs(
 async def test_closing_the_client_ends_the_step_of_another_task(
     client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    A loop in another task gets an error, and not the end of the outcomes.
-    """
+    """A loop in another task gets an error, and not the end of the outcomes."""
     batch = client.export_many(IDS, tmp_path)
     await anext(batch)
     step = asyncio.create_task(anext(batch))
@@ -282,9 +248,7 @@ async def test_closing_the_client_ends_the_step_of_another_task(
 async def test_the_record_of_a_run_that_was_stopped_stays_open(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, way: str
 ) -> None:
-    """
-    The same call goes on with it, and no export is spent twice.
-    """
+    """The same call goes on with it, and no export is spent twice."""
     batch = client.export_many(IDS, tmp_path)
     await anext(batch)
     if "cancelled" == way:

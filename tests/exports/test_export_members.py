@@ -1,6 +1,4 @@
-"""
-Members as a stream, from a server that may do anything: over real sockets.
-"""
+"""Members as a stream, from a server that may do anything: over real sockets."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ COUNT = CSV.count(b"\n") - 1
 
 
 def first_members(count: int) -> list[Member]:
-    """
-    Make the first members of the file the server has.
-    """
+    """Make the first members of the file the server has."""
     return [
         Member(amplitude_id=f"35689632{n:04d}", user_id=f"user-{n * 7919}")
         for n in range(count)
@@ -52,9 +48,7 @@ def first_members(count: int) -> list[Member]:
 
 
 async def all_members(job: ExportJob) -> list[Member]:
-    """
-    Read a job's members to the end.
-    """
+    """Read a job's members to the end."""
     async with job.members() as stream:
         return [member async for member in stream]
 
@@ -73,9 +67,7 @@ async def all_members(job: ExportJob) -> list[Member]:
 async def test_members(
     server: FaultServer, job: ExportJob, answer: Reply, inline: bool
 ) -> None:
-    """
-    Each member once, in the file's order, from whichever form and place it comes.
-    """
+    """Each member once, in the file's order, from whichever form and place it comes."""
     server.on(FILE if inline else OBJECT, answer)
 
     assert first_members(COUNT) == await all_members(job)
@@ -98,9 +90,7 @@ async def test_members(
 async def test_small_files(
     server: FaultServer, job: ExportJob, text: bytes, members: list[Member]
 ) -> None:
-    """
-    A header alone is a cohort of nobody; a last row needs no newline.
-    """
+    """A header alone is a cohort of nobody; a last row needs no newline."""
     server.on(OBJECT, whole(gzip.compress(text)))
 
     assert members == await all_members(job)
@@ -120,9 +110,7 @@ async def test_small_files(
 async def test_files_that_are_no_csv_of_members(
     server: FaultServer, job: ExportJob, text: bytes, line: int | None
 ) -> None:
-    """
-    The error tells the line and the job, and its token reads the file again.
-    """
+    """The error tells the line and the job, and its token reads the file again."""
     server.on(OBJECT, whole(text))
 
     with pytest.raises(MalformedFileError) as caught:
@@ -143,9 +131,7 @@ async def test_files_that_are_no_csv_of_members(
 async def test_a_stream_goes_on_over_another_link(
     server: FaultServer, job: ExportJob, ending: list[Reply]
 ) -> None:
-    """
-    A reader does not notice that its link was replaced.
-    """
+    """A reader does not notice that its link was replaced."""
     server.on(OBJECT, *ending)
 
     assert first_members(COUNT) == await all_members(job)
@@ -185,18 +171,14 @@ async def test_a_stream_never_mixes_two_files(
 async def test_what_nobody_read_may_start_over(
     server: FaultServer, job: ExportJob
 ) -> None:
-    """
-    As long as nothing was handed out, a fresh start harms nobody.
-    """
+    """As long as nothing was handed out, a fresh start harms nobody."""
     server.on(OBJECT, cut(0, etag=None), whole())
 
     assert first_members(COUNT) == await all_members(job)
 
 
 async def test_links_that_bring_nothing(server: FaultServer, job: ExportJob) -> None:
-    """
-    A stream that no link continues ends with the error, after what had come.
-    """
+    """A stream that no link continues ends with the error, after what had come."""
     server.on(OBJECT, cut(len(CSV) // 2, CSV), DROP)
     seen: list[Member] = []
 
@@ -210,9 +192,7 @@ async def test_links_that_bring_nothing(server: FaultServer, job: ExportJob) -> 
 
 
 async def test_a_file_that_is_gone(server: FaultServer, job: ExportJob) -> None:
-    """
-    An expired file is told as such, and a broken service as well, with the token.
-    """
+    """An expired file is told as such, and a broken service as well, with the token."""
     for code, error in ((410, ExportExpiredError), (501, ServerError)):
         server.on(FILE, reply(code))
 
@@ -249,9 +229,7 @@ async def test_leaving_early(
 async def test_leaving_early_while_more_comes(
     server: FaultServer, job: ExportJob, exporter: CohortsClient
 ) -> None:
-    """
-    A stream is left at once, even when the wire is silent or the pipe is full.
-    """
+    """A stream is left at once, even when the wire is silent or the pipe is full."""
     server.on(OBJECT, Reply(raw=whole(CSV * 60).raw, then="hang"))
     async with job.members() as stream:
         await anext(aiter(stream))
@@ -269,9 +247,7 @@ async def test_leaving_early_while_more_comes(
 
 
 async def test_two_streams_of_one_job(server: FaultServer, job: ExportJob) -> None:
-    """
-    A job's file may be read by two at once, each in its own pace.
-    """
+    """A job's file may be read by two at once, each in its own pace."""
     async with job.members() as one, job.members() as other:
         half = [member async for member in limited(one, COUNT // 2)]
         both = [member async for member in other]
@@ -283,17 +259,13 @@ async def test_two_streams_of_one_job(server: FaultServer, job: ExportJob) -> No
 
 
 async def limited(stream, count: int):  # type: ignore[no-untyped-def]
-    """
-    Hand out the first *count* members of a stream.
-    """
+    """Hand out the first *count* members of a stream."""
     for _ in range(count):
         yield await anext(stream)
 
 
 async def test_a_slow_reader(emulator: CohortsEmulator, clock: FakeClock) -> None:
-    """
-    A reader slower than a link lives loses nothing, and asks for links as needed.
-    """
+    """A reader slower than a link lives loses nothing, and asks for links as needed."""
     emulator.add_cohort("slow", size=60_000)
     emulator.fail_next("store", faults.cut_off(100_000))
 
@@ -314,9 +286,7 @@ async def test_a_slow_reader(emulator: CohortsEmulator, clock: FakeClock) -> Non
 async def test_a_link_that_expires_on_the_way(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    Expired links and cuts cost links, no exports, and lose no member.
-    """
+    """Expired links and cuts cost links, no exports, and lose no member."""
     emulator.add_cohort("26umsb5", size=50_000)
     emulator.fail_next(
         "file", faults.link_expired(), faults.works(), faults.link_expired()
@@ -336,9 +306,7 @@ async def test_a_link_that_expires_on_the_way(
 async def test_the_pipe_makes_the_wire_wait(
     server: FaultServer, job: ExportJob
 ) -> None:
-    """
-    A reader that stands still keeps little in memory, and gets all in the end.
-    """
+    """A reader that stands still keeps little in memory, and gets all in the end."""
     text = HEADER + b"".join(b'"%d","user-%d"\n' % (n, n) for n in range(300_000))
     server.on(OBJECT, whole(text))
 
@@ -354,9 +322,7 @@ async def test_the_pipe_makes_the_wire_wait(
 
 @pytest.mark.big
 async def test_memory_stays_flat(tmp_path: Path, clock: FakeClock) -> None:
-    """
-    Two million members are read, and saved, within a few MiB.
-    """
+    """Two million members are read, and saved, within a few MiB."""
     with CohortsEmulator(
         api_key=API_KEY, secret_key=SECRET_KEY, clock=clock
     ) as emulator:
@@ -383,9 +349,7 @@ async def test_memory_stays_flat(tmp_path: Path, clock: FakeClock) -> None:
 
 
 class traced:  # noqa: N801  it is used like a function
-    """
-    Counts the most bytes that were allocated at once within it.
-    """
+    """Counts the most bytes that were allocated at once within it."""
 
     peak = 0
 
@@ -399,9 +363,7 @@ class traced:  # noqa: N801  it is used like a function
 
 
 async def test_a_redirect_to_the_members(server: FaultServer, job: ExportJob) -> None:
-    """
-    A stream follows the store's own redirect as a download does.
-    """
+    """A stream follows the store's own redirect as a download does."""
     server.on(OBJECT, redirect("/elsewhere"))
     server.on("/elsewhere", whole())
 
@@ -411,9 +373,7 @@ async def test_a_redirect_to_the_members(server: FaultServer, job: ExportJob) ->
 async def test_a_reader_that_is_cancelled(
     server: FaultServer, job: ExportJob, exporter: CohortsClient
 ) -> None:
-    """
-    A reader that gives up waiting closes all; a new one reads from the start.
-    """
+    """A reader that gives up waiting closes all; a new one reads from the start."""
     server.on(OBJECT, HANG)
 
     async def read() -> None:
@@ -433,9 +393,7 @@ async def test_a_reader_that_is_cancelled(
 async def test_readers_of_files_without_a_link_may_call_the_api(
     clock: FakeClock,
 ) -> None:
-    """
-    Five files that the service sends itself hold all slots, but not for long.
-    """
+    """Five files that the service sends itself hold all slots, but not for long."""
     async with CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,

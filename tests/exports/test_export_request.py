@@ -1,6 +1,4 @@
-"""
-One of the month's exports: what is sent for it, and that it is sent once.
-"""
+"""One of the month's exports: what is sent for it, and that it is sent once."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ from support.fault_server import (
 async def test_the_documented_request(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    The request is that of the vendor's page, and the keys are in one header.
-    """
+    """The request is that of the vendor's page, and the keys are in one header."""
     job = await exporter.request_export(COHORT)
     (seen,) = server.seen
 
@@ -82,9 +78,7 @@ async def test_properties_on_the_wire(
     properties: bool | Sequence[str],
     query: str,
 ) -> None:
-    """
-    Each property is a propKeys of its own, quoted, and comes with props=1.
-    """
+    """Each property is a propKeys of its own, quoted, and comes with props=1."""
     await exporter.request_export(COHORT, properties=properties)
 
     assert f"{EXPORT}{query}" == server.seen[0].target
@@ -93,9 +87,7 @@ async def test_properties_on_the_wire(
 async def test_an_id_is_one_segment_of_the_path(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    An id that would be another path is quoted.
-    """
+    """An id that would be another path is quoted."""
     with pytest.raises(NotFoundError):
         await exporter.request_export("a/../usage?x=1#y%2F")
 
@@ -107,9 +99,7 @@ async def test_an_id_is_one_segment_of_the_path(
 async def test_an_export_with_an_odd_name_is_followed(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The service may call an export what it likes: the name is percent-encoded.
-    """
+    """The service may call an export what it likes: the name is percent-encoded."""
     server.on(EXPORT, json_reply({"request_id": "a b/\n"}, 202))
     path = "/api/5/cohorts/request-status/a%20b%2F%0A"
     server.on(path, COMPLETED)
@@ -126,9 +116,7 @@ async def test_an_export_with_an_odd_name_is_followed(
 async def test_any_success_with_a_request_id(
     server: FaultServer, exporter: CohortsClient, status: int, name: str
 ) -> None:
-    """
-    The page says 202, a gateway may say 200; both spellings are read.
-    """
+    """The page says 202, a gateway may say 200; both spellings are read."""
     server.on(EXPORT, json_reply({name: 500123, "new": None}, status))
 
     assert "500123" == (await exporter.request_export(COHORT)).request_id
@@ -140,9 +128,7 @@ async def test_any_success_with_a_request_id(
 async def test_a_lost_answer_is_not_asked_for_again(
     server: FaultServer, clock: FakeClock, loss: Reply
 ) -> None:
-    """
-    Nobody knows whether the export was spent, so it is not requested twice.
-    """
+    """Nobody knows whether the export was spent, so it is not requested twice."""
     server.on(EXPORT, loss, ACCEPTED)
     limits = Limits(exports=(), release_delay=0.0)
 
@@ -195,9 +181,7 @@ async def test_a_stale_connection_spends_nothing_twice(
 async def test_each_export_has_a_connection_of_its_own(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    What must not happen twice does not go out on a connection that may be dead.
-    """
+    """What must not happen twice does not go out on a connection that may be dead."""
     await exporter.request_export(COHORT)
     await exporter.request_export(COHORT)
 
@@ -205,9 +189,7 @@ async def test_each_export_has_a_connection_of_its_own(
 
 
 async def test_a_refused_connection_is_tried_again(clock: FakeClock) -> None:
-    """
-    Nothing was sent to a port that nobody listens on, so trying again is safe.
-    """
+    """Nothing was sent to a port that nobody listens on, so trying again is safe."""
     heard: list[Event] = []
 
     with closed_port() as port:
@@ -235,9 +217,7 @@ async def test_a_refused_connection_is_tried_again(clock: FakeClock) -> None:
 async def test_which_refusals_are_safe_to_repeat(
     server: FaultServer, exporter: CohortsClient, status: int, requests: int
 ) -> None:
-    """
-    429 and 503 say that nothing was done; after another 5xx nobody knows.
-    """
+    """429 and 503 say that nothing was done; after another 5xx nobody knows."""
     server.on(EXPORT, reply(status))
 
     with pytest.raises((RateLimitedError, ServerError)) as caught:
@@ -250,9 +230,7 @@ async def test_which_refusals_are_safe_to_repeat(
 async def test_a_refusal_that_passes(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    A storm that ends within the retries ends well.
-    """
+    """A storm that ends within the retries ends well."""
     server.on(EXPORT, reply(503), reply(429), reply(503, retry_after="7"), ACCEPTED)
 
     assert REQUEST == (await exporter.request_export(COHORT)).request_id
@@ -260,9 +238,7 @@ async def test_a_refusal_that_passes(
 
 
 def refusal(status: int, details: str) -> Reply:
-    """
-    Write the vendor's error envelope.
-    """
+    """Write the vendor's error envelope."""
     error = {
         "http_code": status,
         "type": "unspecified",
@@ -313,9 +289,7 @@ async def test_every_refusal_has_its_error(
     error: type[Exception],
     text: str,
 ) -> None:
-    """
-    An answer that is not a job becomes one error that says why; no retry.
-    """
+    """An answer that is not a job becomes one error that says why; no retry."""
     server.on(EXPORT, answer)
 
     with pytest.raises(error, match=text) as caught:
@@ -336,9 +310,7 @@ async def test_every_refusal_has_its_error(
 async def test_a_job_without_a_name_may_have_been_spent(
     server: FaultServer, exporter: CohortsClient, answer: Reply
 ) -> None:
-    """
-    Accepted is spent, even if nobody can read what was made.
-    """
+    """Accepted is spent, even if nobody can read what was made."""
     server.on(EXPORT, answer)
 
     with pytest.raises(UnexpectedResponseError) as caught:
@@ -351,9 +323,7 @@ async def test_a_job_without_a_name_may_have_been_spent(
 async def test_keys_that_an_answer_quotes_are_hidden(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    A page that shows what it was sent does not bring the keys into a message.
-    """
+    """A page that shows what it was sent does not bring the keys into a message."""
     page = f"<p>{API_KEY} {SECRET_KEY} Authorization: Basic {BASIC}</p>".encode()
 
     for status in (200, 400, 403, 500):
@@ -387,9 +357,7 @@ async def test_bad_input_sends_nothing(
     cohort_id: str,
     properties: bool | Sequence[str],
 ) -> None:
-    """
-    What cannot be a cohort or a property is refused before the first byte.
-    """
+    """What cannot be a cohort or a property is refused before the first byte."""
     with pytest.raises(InvalidInputError):
         await exporter.request_export(cohort_id, properties=properties)
 
@@ -399,9 +367,7 @@ async def test_bad_input_sends_nothing(
 async def test_the_hook_hears_of_a_spent_export(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    Whoever cancels an export knows from the hook how to go on with it.
-    """
+    """Whoever cancels an export knows from the hook how to go on with it."""
     emulator.add_cohort(COHORT, members=["ann"])
     heard: list[Event] = []
 
@@ -443,9 +409,7 @@ async def test_an_answer_the_emulator_loses(
 async def test_a_date_that_is_none_costs_no_export(
     server: FaultServer, exporter: CohortsClient, date: str
 ) -> None:
-    """
-    The job is there, whatever else its answer says.
-    """
+    """The job is there, whatever else its answer says."""
     refused = json_reply({}, 429, retry_after=date)
     job = {"request_id": REQUEST}
     server.on(EXPORT, refused, json_reply(job, 202, date=date))

@@ -1,6 +1,4 @@
-"""
-Where a file may go: said before anything is spent, and kept whatever happens.
-"""
+"""Where a file may go: said before anything is spent, and kept whatever happens."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ COHORT = "26umsb5"
 
 
 def bad_targets(folder: Path) -> Iterator[tuple[object, str | None, str]]:
-    """
-    List targets that cannot be, and what is said of each.
-    """
+    """List targets that cannot be, and what is said of each."""
     (folder / "there").mkdir()
     (folder / "there.csv").mkdir()
     (folder / "file").touch()
@@ -59,9 +55,7 @@ def bad_targets(folder: Path) -> Iterator[tuple[object, str | None, str]]:
 async def test_a_bad_target_spends_nothing(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path, index: int
 ) -> None:
-    """
-    A target that cannot be is refused before the first byte, with what to do.
-    """
+    """A target that cannot be is refused before the first byte, with what to do."""
     to, kind, reason = list(bad_targets(tmp_path))[index]
     before = names_in(tmp_path)
 
@@ -77,9 +71,7 @@ async def test_a_bad_target_spends_nothing(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("name", ["x.csv", "hidden/x.csv", "hidden/in/x.csv"])
 def test_a_folder_of_somebody_else(name: str) -> None:
-    """
-    A folder that may not be written, or not even looked into, is refused as such.
-    """
+    """A folder that may not be written, or not even looked into, is refused as such."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "hidden").mkdir(mode=0o700)
@@ -96,9 +88,7 @@ def test_a_folder_of_somebody_else(name: str) -> None:
 async def test_a_bad_timeout_spends_nothing(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path, timeout: float
 ) -> None:
-    """
-    A wait that is not finite is refused before the export is requested.
-    """
+    """A wait that is not finite is refused before the export is requested."""
     with pytest.raises(InvalidInputError, match="finite"):
         await exporter.export(COHORT, tmp_path / "members.csv", timeout=timeout)
 
@@ -120,9 +110,7 @@ async def test_a_bad_timeout_spends_nothing(
 async def test_a_good_target(
     job: ExportJob, tmp_path: Path, name: str, kind: str | None
 ) -> None:
-    """
-    The name says the format, or the argument does; the result tells the path.
-    """
+    """The name says the format, or the argument does; the result tells the path."""
     saved = await job.download(str(tmp_path / name), format=kind)
 
     assert tmp_path / name == saved.path
@@ -133,9 +121,7 @@ async def test_a_good_target(
 async def test_a_relative_target(
     job: ExportJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A bare name goes to the working directory.
-    """
+    """A bare name goes to the working directory."""
     monkeypatch.chdir(tmp_path)
     saved = await job.download("members.csv")
 
@@ -143,9 +129,7 @@ async def test_a_relative_target(
 
 
 async def test_a_link_is_written_through(job: ExportJob, tmp_path: Path) -> None:
-    """
-    The result names the link; what it leads to is the file, with its old mode.
-    """
+    """The result names the link; what it leads to is the file, with its old mode."""
     (tmp_path / "far.csv").touch(mode=0o600)
     (tmp_path / "near.csv").symlink_to("far.csv")
     saved = await job.download(tmp_path / "near.csv")
@@ -160,9 +144,7 @@ async def test_a_link_is_written_through(job: ExportJob, tmp_path: Path) -> None
 async def test_a_link_that_leads_elsewhere_is_no_longer_the_file(
     job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    What a link led to when the file was saved does not count.
-    """
+    """What a link led to when the file was saved does not count."""
     (tmp_path / "near.csv").symlink_to("far.csv")
     saved = await job.download(tmp_path / "near.csv")
     (tmp_path / "near.csv").unlink()
@@ -174,9 +156,7 @@ async def test_a_link_that_leads_elsewhere_is_no_longer_the_file(
 async def test_a_target_is_replaced_when_the_new_one_is_whole(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    Whoever reads the target sees the old file or the new one, never a part.
-    """
+    """Whoever reads the target sees the old file or the new one, never a part."""
     target = tmp_path / "members.csv"
     target.write_bytes(b"yesterday's")
     server.on(OBJECT, cut(999), DROP, whole())
@@ -200,9 +180,7 @@ async def test_a_target_is_replaced_when_the_new_one_is_whole(
 async def test_progress_that_raises_ends_the_download(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A caller's own exception comes out as it is, and no part is left behind.
-    """
+    """A caller's own exception comes out as it is, and no part is left behind."""
     server.on(OBJECT, whole(CSV * 20))
 
     def tell(_: object) -> None:
@@ -216,9 +194,7 @@ async def test_progress_that_raises_ends_the_download(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """
-    A disk of 16 KiB.
-    """
+    """A disk of 16 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
@@ -235,9 +211,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_a_full_disk(
     server: FaultServer, job: ExportJob, small_disk: Path, tmp_path: Path
 ) -> None:
-    """
-    A full disk is an error with a token; the part is removed, the old file stays.
-    """
+    """A full disk is an error with a token; the part is removed, the old file stays."""
     target = small_disk / "members.csv"
     target.write_bytes(b"yesterday's")
 
@@ -257,9 +231,7 @@ async def test_a_full_disk(
 async def test_a_file_that_may_not_grow(
     job: ExportJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Any refusal of the disk in the middle is told the same way, also without root.
-    """
+    """Any refusal of the disk in the middle is told the same way, also without root."""
     import resource  # noqa: PLC0415  not on every system
     import signal  # noqa: PLC0415
 
@@ -282,9 +254,7 @@ async def test_a_file_that_may_not_grow(
 async def test_a_folder_that_goes_away(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    A folder that is removed while the job runs is told as the disk's refusal.
-    """
+    """A folder that is removed while the job runs is told as the disk's refusal."""
     folder = tmp_path / "gone"
     folder.mkdir()
     await job.wait()

@@ -42,18 +42,14 @@ from support.fault_server import DROP, HANG, FaultServer, Reply, json_reply, rep
 
 
 def status(word: object, code: int = 200, name: str = "async_status") -> Reply:
-    """
-    Write a status of the job.
-    """
+    """Write a status of the job."""
     return json_reply({"request_id": REQUEST, "cohort_id": COHORT, name: word}, code)
 
 
 async def test_when_a_new_job_is_asked(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    The first question comes ten seconds after the request, then one each five.
-    """
+    """The first question comes ten seconds after the request, then one each five."""
     emulator.add_cohort(COHORT, members=["ann"], job_seconds=31)
 
     async with CohortsClient(
@@ -76,9 +72,7 @@ async def test_when_a_new_job_is_asked(
 async def test_waits_vary_by_chance(
     emulator: CohortsEmulator, clock: FakeClock, share: float, moments: list[float]
 ) -> None:
-    """
-    Many jobs do not ask at once: each wait varies by a fifth, both ways.
-    """
+    """Many jobs do not ask at once: each wait varies by a fifth, both ways."""
     emulator.add_cohort(COHORT, members=["ann"], job_seconds=moments[-1])
 
     async with CohortsClient(
@@ -97,9 +91,7 @@ async def test_waits_vary_by_chance(
 async def test_a_schedule_of_ones_own(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    How a job is watched can be chosen.
-    """
+    """How a job is watched can be chosen."""
     emulator.add_cohort(COHORT, members=["ann"], job_seconds=5)
 
     async with CohortsClient(
@@ -118,9 +110,7 @@ async def test_a_schedule_of_ones_own(
 async def test_a_resumed_job_is_asked_at_once(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    A job that may long be done is not kept waiting; a fresh one waits the rest.
-    """
+    """A job that may long be done is not kept waiting; a fresh one waits the rest."""
     emulator.add_cohort(COHORT, members=["ann"])
     job = await client.request_export(COHORT)
     await clock.sleep(3)
@@ -139,9 +129,7 @@ async def test_a_resumed_job_is_asked_at_once(
 async def test_a_token_from_the_future(
     server: FaultServer, exporter: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    A token of a machine whose clock is ahead makes nobody wait for that clock.
-    """
+    """A token of a machine whose clock is ahead makes nobody wait for that clock."""
     then = (clock.utcnow() + timedelta(hours=3)).isoformat()
     token = json.dumps({"version": 1, "request_id": REQUEST, "requested_at": then})
     await exporter.resume_export(token).wait()
@@ -152,9 +140,7 @@ async def test_a_token_from_the_future(
 async def test_a_job_that_never_ends(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The last question falls on the deadline; the error's token goes on later.
-    """
+    """The last question falls on the deadline; the error's token goes on later."""
     emulator.add_cohort(COHORT, members=["ann"], job_seconds=100)
 
     with pytest.raises(ExportTimeoutError) as caught:
@@ -177,9 +163,7 @@ async def test_a_job_that_never_ends(
 
 
 async def test_a_deadline_of_now(server: FaultServer, job: ExportJob) -> None:
-    """
-    Even a wait of no time asks once.
-    """
+    """Even a wait of no time asks once."""
     server.on(STATUS, RUNNING)
     with pytest.raises(ExportTimeoutError, match="JOB INPROGRESS"):
         await job.wait(timeout=0)
@@ -192,9 +176,7 @@ async def test_a_deadline_of_now(server: FaultServer, job: ExportJob) -> None:
 async def test_a_download_waits_as_long_as_it_is_told(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """
-    The job's time is up before its file is there.
-    """
+    """The job's time is up before its file is there."""
     server.on(STATUS, RUNNING)
     with pytest.raises(ExportTimeoutError):
         await job.download(tmp_path / "members.csv", timeout=0)
@@ -206,9 +188,7 @@ async def test_a_download_waits_as_long_as_it_is_told(
 async def test_an_endless_wait_is_refused(
     server: FaultServer, job: ExportJob, timeout: float
 ) -> None:
-    """
-    A wait is finite.
-    """
+    """A wait is finite."""
     with pytest.raises(InvalidInputError):
         await job.wait(timeout=timeout)
     assert [] == server.seen
@@ -231,9 +211,7 @@ async def test_an_endless_wait_is_refused(
 async def test_words_that_say_wait(
     server: FaultServer, job: ExportJob, answer: Reply
 ) -> None:
-    """
-    202 means running whatever the word; 200 with a word of progress does, too.
-    """
+    """202 means running whatever the word; 200 with a word of progress does, too."""
     server.on(STATUS, answer)
 
     assert not (await job.poll()).done
@@ -251,9 +229,7 @@ async def test_words_that_say_wait(
 async def test_words_that_say_done(
     server: FaultServer, job: ExportJob, answer: Reply
 ) -> None:
-    """
-    200 with a word of completion is done.
-    """
+    """200 with a word of completion is done."""
     server.on(STATUS, answer)
     assert (await job.poll()).done
 
@@ -268,9 +244,7 @@ async def test_words_that_say_done(
 async def test_words_that_say_failed(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path, word: str, code: int
 ) -> None:
-    """
-    A word of failure ends the wait, whatever the code, and is quoted.
-    """
+    """A word of failure ends the wait, whatever the code, and is quoted."""
     server.on(STATUS, RUNNING, status(word, code))
 
     with pytest.raises(ExportFailedError, match=word) as caught:
@@ -292,9 +266,7 @@ async def test_words_that_say_failed(
 async def test_answers_that_say_nothing(
     server: FaultServer, job: ExportJob, answer: Reply
 ) -> None:
-    """
-    200 with an unknown word, or no JSON at all: an error with the job's token.
-    """
+    """200 with an unknown word, or no JSON at all: an error with the job's token."""
     server.on(STATUS, answer)
 
     with pytest.raises(UnexpectedResponseError) as caught:
@@ -303,9 +275,7 @@ async def test_answers_that_say_nothing(
 
 
 async def test_a_word_that_is_missing(server: FaultServer, job: ExportJob) -> None:
-    """
-    Without a word the code decides: 202 is running, 200 is done.
-    """
+    """Without a word the code decides: 202 is running, 200 is done."""
     running = json_reply({"request_id": REQUEST, "async_status": None}, 202)
     server.on(STATUS, running, status(None))
 
@@ -317,9 +287,7 @@ async def test_a_word_that_is_missing(server: FaultServer, job: ExportJob) -> No
 async def test_a_job_that_nobody_knows(
     server: FaultServer, exporter: CohortsClient, clock: FakeClock, code: int
 ) -> None:
-    """
-    A job the service does not know, or no longer, says how old it is.
-    """
+    """A job the service does not know, or no longer, says how old it is."""
     server.on(STATUS, reply(code))
     job = await exporter.request_export(COHORT)
     await clock.sleep(8 * 86_400)
@@ -333,9 +301,7 @@ async def test_a_job_that_nobody_knows(
 async def test_seven_days(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A token is good for seven days, and not for eight.
-    """
+    """A token is good for seven days, and not for eight."""
     emulator.add_cohort(COHORT, members=["ann"])
     token = (await client.request_export(COHORT)).token
 
@@ -350,9 +316,7 @@ async def test_seven_days(
 async def test_bad_weather_while_waiting(
     server: FaultServer, exporter: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    429, 5xx and lost connections while waiting are met with the next question.
-    """
+    """429, 5xx and lost connections while waiting are met with the next question."""
     server.on(STATUS, reply(429), reply(503), DROP, reply(500), RUNNING, COMPLETED)
     job = exporter.resume_export(REQUEST)
     await job.wait()
@@ -362,9 +326,7 @@ async def test_bad_weather_while_waiting(
 
 
 async def test_bad_weather_to_the_deadline(server: FaultServer, job: ExportJob) -> None:
-    """
-    A service that is down until the deadline is a timeout that says so.
-    """
+    """A service that is down until the deadline is a timeout that says so."""
     server.on(STATUS, reply(502))
 
     with pytest.raises(ExportTimeoutError, match="ServerError"):
@@ -374,9 +336,7 @@ async def test_bad_weather_to_the_deadline(server: FaultServer, job: ExportJob) 
 async def test_a_single_question_in_bad_weather(
     server: FaultServer, job: ExportJob
 ) -> None:
-    """
-    `poll()` tries some times, then tells what is wrong, with the token.
-    """
+    """`poll()` tries some times, then tells what is wrong, with the token."""
     server.on(STATUS, reply(503), DROP, COMPLETED)
     assert (await job.poll()).done
 
@@ -390,9 +350,7 @@ async def test_a_single_question_in_bad_weather(
 async def test_keys_that_are_refused_meanwhile(
     server: FaultServer, job: ExportJob
 ) -> None:
-    """
-    Refused keys end the wait at once: waiting would not mend them.
-    """
+    """Refused keys end the wait at once: waiting would not mend them."""
     server.on(
         STATUS, json_reply({"error": {"metadata": {"details": "Invalid API Key"}}}, 403)
     )
@@ -406,9 +364,7 @@ async def test_keys_that_are_refused_meanwhile(
 async def test_a_question_without_an_answer(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    A status that hangs is given up, and the job asked again.
-    """
+    """A status that hangs is given up, and the job asked again."""
     server.on(STATUS, HANG, COMPLETED)
 
     async with CohortsClient(
@@ -425,9 +381,7 @@ async def test_a_question_without_an_answer(
 
 
 async def test_what_the_hook_hears(server: FaultServer, clock: FakeClock) -> None:
-    """
-    Each question tells its answer, the time gone by and the next question.
-    """
+    """Each question tells its answer, the time gone by and the next question."""
     heard: list[Event] = []
     server.on(STATUS, RUNNING, reply(503), COMPLETED)
 
@@ -456,9 +410,7 @@ async def test_what_the_hook_hears(server: FaultServer, clock: FakeClock) -> Non
 async def test_a_job_that_fails_at_the_emulator(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    A job that fails leaves no file, and its export is spent.
-    """
+    """A job that fails leaves no file, and its export is spent."""
     emulator.add_cohort(COHORT, members=["ann"])
     emulator.fail_next("export", faults.job_failed())
 
@@ -491,9 +443,7 @@ async def test_a_token_says_what_a_job_is(
 
 
 async def test_a_bare_id_is_a_job(server: FaultServer, job: ExportJob) -> None:
-    """
-    Without a token the request id will do.
-    """
+    """Without a token the request id will do."""
     await job.wait()
 
     assert job.cohort_id is None
@@ -503,9 +453,7 @@ async def test_a_bare_id_is_a_job(server: FaultServer, job: ExportJob) -> None:
 async def test_errors_after_the_request_carry_the_token(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    Whatever fails after the request, its pickled error goes on without an export.
-    """
+    """Whatever fails after the request, its pickled error goes on without an export."""
     for code in (400, 401, 403, 404, 418, 501):
         server.on(STATUS, reply(code))
 
@@ -520,9 +468,7 @@ async def test_errors_after_the_request_carry_the_token(
 async def test_two_wait_for_one_job(
     emulator: CohortsEmulator, client: CohortsClient
 ) -> None:
-    """
-    A job may be waited for from many tasks.
-    """
+    """A job may be waited for from many tasks."""
     emulator.add_cohort(COHORT, members=["ann"], job_seconds=60)
     job = await client.request_export(COHORT)
 

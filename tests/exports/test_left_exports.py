@@ -1,6 +1,4 @@
-"""
-Exports that were spent and whose caller left before the file was delivered.
-"""
+"""Exports that were spent and whose caller left before the file was delivered."""
 
 from __future__ import annotations
 
@@ -41,16 +39,12 @@ HANG = Reply(raw=whole().raw[:9_000], then="hang")
 
 @pytest.fixture(autouse=True)
 def cohort(emulator: CohortsEmulator) -> None:
-    """
-    A cohort whose jobs take long enough to leave them.
-    """
+    """A cohort whose jobs take long enough to leave them."""
     emulator.add_cohort("c1", members=["ann", "bob"], job_seconds=100)
 
 
 async def leave(client: CohortsClient, path: Path) -> ExportTimeoutError:
-    """
-    Request an export and give up waiting for it.
-    """
+    """Request an export and give up waiting for it."""
     with pytest.raises(ExportTimeoutError) as caught:
         await client.export("c1", path, timeout=11)
 
@@ -61,9 +55,7 @@ async def leave(client: CohortsClient, path: Path) -> ExportTimeoutError:
 async def patient(
     server: FaultServer, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
-    """
-    A client of the scripted server that waits long for each byte.
-    """
+    """A client of the scripted server that waits long for each byte."""
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=UNLIMITED
     ) as client:
@@ -73,9 +65,7 @@ async def patient(
 async def test_the_next_call_takes_up_what_a_cancelled_one_spent(
     server: FaultServer, patient: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    Wherever a call is cancelled, the call after it spends no second export.
-    """
+    """Wherever a call is cancelled, the call after it spends no second export."""
     target = tmp_path / "c1.csv"
     at = 0
     steps: list[int] = []
@@ -114,9 +104,7 @@ async def test_a_cancellation_carries_the_token(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """
-    The token stands in a note of the error and in the log, and is good.
-    """
+    """The token stands in a note of the error and in the log, and is good."""
     caplog.set_level(logging.INFO)
     emulator.fail_next("file", faults.hang())
     task = asyncio.create_task(client.export("c1", tmp_path / "c1.csv"))
@@ -138,9 +126,7 @@ async def test_a_cancellation_carries_the_token(
 async def test_a_time_out_of_the_callers_own_carries_the_token(
     server: FaultServer, patient: CohortsClient, tmp_path: Path, way: str
 ) -> None:
-    """
-    It hangs on the cancellation that the time-out was made of.
-    """
+    """It hangs on the cancellation that the time-out was made of."""
     server.on(OBJECT, HANG)
     export = patient.export(COHORT, tmp_path / "c1.csv")
 
@@ -159,9 +145,7 @@ async def test_a_time_out_of_the_callers_own_carries_the_token(
 async def test_an_export_whose_job_is_done_is_taken_up(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    What was left while it ran may have ended since; its file was paid for.
-    """
+    """What was left while it ran may have ended since; its file was paid for."""
     left = await leave(client, tmp_path / "c1.csv")
     clock.advance(600)
 
@@ -173,9 +157,7 @@ async def test_an_export_whose_job_is_done_is_taken_up(
 async def test_another_client_takes_it_up(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The app is what counts, not the client.
-    """
+    """The app is what counts, not the client."""
     left = await leave(client, tmp_path / "c1.csv")
     clock.advance(600)
 
@@ -190,9 +172,7 @@ async def test_another_client_takes_it_up(
 async def test_after_half_an_hour_it_is_too_old(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Who asks for members wants those of today; the token still has the old ones.
-    """
+    """Who asks for members wants those of today; the token still has the old ones."""
     await leave(client, tmp_path / "c1.csv")
     clock.advance(1_801)
 
@@ -204,9 +184,7 @@ async def test_after_half_an_hour_it_is_too_old(
 async def test_a_job_that_failed_meanwhile_is_not_taken_up(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    It will never have a file, so a new export is requested.
-    """
+    """It will never have a file, so a new export is requested."""
     left = await leave(client, tmp_path / "c1.csv")
     emulator.fail_next("status", faults.job_failed())
     with pytest.raises(ExportFailedError):
@@ -220,9 +198,7 @@ async def test_a_job_that_failed_meanwhile_is_not_taken_up(
 async def test_a_disk_that_refused_leaves_the_export_to_the_next_call(
     server: FaultServer, patient: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    A file that could not be written was not delivered.
-    """
+    """A file that could not be written was not delivered."""
     import resource  # noqa: PLC0415  not on every system
     import signal  # noqa: PLC0415
 
@@ -245,9 +221,7 @@ async def test_a_disk_that_refused_leaves_the_export_to_the_next_call(
 async def test_each_of_two_who_joined_gets_a_file(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The one who is served first does not take the export from the other.
-    """
+    """The one who is served first does not take the export from the other."""
     first, second = await asyncio.gather(
         client.export("c1", tmp_path / "a.csv"),
         client.export("c1", tmp_path / "b.csv"),
@@ -261,9 +235,7 @@ async def test_each_of_two_who_joined_gets_a_file(
 async def test_what_was_delivered_is_not_handed_to_a_later_call(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path, way: str
 ) -> None:
-    """
-    A job of one's own that was read to its end is over for everybody.
-    """
+    """A job of one's own that was read to its end is over for everybody."""
     job = await client.request_export("c1")
 
     if way == "download":
@@ -280,9 +252,7 @@ async def test_what_was_delivered_is_not_handed_to_a_later_call(
 async def test_a_stream_that_was_left_is_taken_up(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    Members that were not read to the end were not delivered.
-    """
+    """Members that were not read to the end were not delivered."""
     job = await client.request_export("c1")
 
     async with job.members():
@@ -294,9 +264,7 @@ async def test_a_stream_that_was_left_is_taken_up(
 
 
 class Log:
-    """
-    An attempt log that only remembers what it heard, and what was sent by then.
-    """
+    """An attempt log that only remembers what it heard, and what was sent by then."""
 
     def __init__(self, server: FaultServer, *, refuses: bool = False) -> None:
         self.heard: list[tuple[str, int]] = []
@@ -309,33 +277,25 @@ class Log:
         self.heard.append((what, len(self._server.requests(EXPORT))))
 
     async def attempted(self) -> None:
-        """
-        Write before the request.
-        """
+        """Write before the request."""
         self._hear("attempted")
         await self.may_write.wait()
         if self._refuses:
             raise OSError(28, "No space left on device")
 
     async def refused(self) -> None:
-        """
-        Write that nothing was spent.
-        """
+        """Write that nothing was spent."""
         self._hear("refused")
 
     async def requested(self, token: str) -> None:
-        """
-        Write what was spent.
-        """
+        """Write what was spent."""
         self._hear("requested")
 
 
 async def test_each_request_is_recorded_before_and_after(
     server: FaultServer, patient: CohortsClient
 ) -> None:
-    """
-    A refusal closes the attempt, and so does the export.
-    """
+    """A refusal closes the attempt, and so does the export."""
     server.on(EXPORT, reply(429, retry_after="1"), DROP, ACCEPTED)
     log = Log(server)
 
@@ -355,9 +315,7 @@ async def test_each_request_is_recorded_before_and_after(
 async def test_what_cannot_be_recorded_is_not_sent(
     server: FaultServer, patient: CohortsClient
 ) -> None:
-    """
-    An attempt that is not on disk would be forgotten by a crash.
-    """
+    """An attempt that is not on disk would be forgotten by a crash."""
     log = Log(server, refuses=True)
 
     with pytest.raises(OSError, match="No space"):
@@ -370,9 +328,7 @@ async def test_what_cannot_be_recorded_is_not_sent(
 async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     server: FaultServer, patient: CohortsClient
 ) -> None:
-    """
-    The attempt may be on disk by then, so it is closed.
-    """
+    """The attempt may be on disk by then, so it is closed."""
     log = Log(server)
     log.may_write.clear()
     begin = patient._operations._exports.start(COHORT, False, record=log)
@@ -389,9 +345,7 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
 async def test_an_error_of_another_job_is_none_of_this_one(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    What fails while members are read may be something else.
-    """
+    """What fails while members are read may be something else."""
     job = await client.request_export("c1")
     other = ExportFailedError("another job failed", request_id="other")
 

@@ -1,6 +1,4 @@
-"""
-The running exports of one process, which may have several threads.
-"""
+"""The running exports of one process, which may have several threads."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from amplitude_cohorts_async._io.clock import SystemClock
 
 @pytest.fixture
 def hasty() -> Iterator[Executor]:
-    """
-    Four threads that run, and take turns as often as can be.
-    """
+    """Four threads that run, and take turns as often as can be."""
     all_run = threading.Barrier(4)
     interval = sys.getswitchinterval()
 
@@ -33,9 +29,7 @@ def hasty() -> Iterator[Executor]:
 
 
 def test_no_thread_loses_the_export_of_another(hasty: Executor) -> None:
-    """
-    What was recorded is found, whatever others do meanwhile.
-    """
+    """What was recorded is found, whatever others do meanwhile."""
     jobs = LocalRunningJobs(SystemClock())
 
     async def lost(thread: int) -> int:

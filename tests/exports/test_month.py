@@ -1,6 +1,4 @@
-"""
-The month, guarded: what is left is known, and not overspent.
-"""
+"""The month, guarded: what is left is known, and not overspent."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ from support.canary import API_KEY, SECRET_KEY
 
 @pytest.fixture
 async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
-    """
-    A service that gives three exports a month.
-    """
+    """A service that gives three exports a month."""
     async with CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,
@@ -33,9 +29,7 @@ async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
 async def test_an_export_the_month_has_no_room_for_is_not_sent(
     client: CohortsClient, emulator: CohortsEmulator
 ) -> None:
-    """
-    The fourth of three is refused here, with the limit and its end.
-    """
+    """The fourth of three is refused here, with the limit and its end."""
     for _ in range(3):
         await client.request_export("c1")
 
@@ -50,9 +44,7 @@ async def test_an_export_the_month_has_no_room_for_is_not_sent(
 async def test_a_reserve_is_left_to_others(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    What is reserved is as good as spent.
-    """
+    """What is reserved is as good as spent."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -69,9 +61,7 @@ async def test_a_reserve_is_left_to_others(
 async def test_an_allowance_bounds_one_caller(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    Who has spent a part of the month cannot spend another's.
-    """
+    """Who has spent a part of the month cannot spend another's."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -92,9 +82,7 @@ async def test_an_allowance_bounds_one_caller(
 
 
 async def test_an_unlimited_plan_is_never_refused(clock: FakeClock) -> None:
-    """
-    A usage without a limit leaves nothing to guard.
-    """
+    """A usage without a limit leaves nothing to guard."""
     async with CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,
@@ -115,9 +103,7 @@ async def test_an_unlimited_plan_is_never_refused(clock: FakeClock) -> None:
 async def test_a_usage_that_cannot_be_read_stops_nobody(
     client: CohortsClient, emulator: CohortsEmulator
 ) -> None:
-    """
-    Who would spend too much is refused by the service then.
-    """
+    """Who would spend too much is refused by the service then."""
     emulator.fail_next("usage", faults.broken(500), times=None)
 
     await client.request_export("c1")

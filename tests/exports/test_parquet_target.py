@@ -1,6 +1,4 @@
-"""
-A Parquet file as the target of an export.
-"""
+"""A Parquet file as the target of an export."""
 
 from __future__ import annotations
 
@@ -16,18 +14,14 @@ from amplitude_cohorts_async.testing import CohortsEmulator, faults
 
 @pytest.fixture(autouse=True)
 def cohort(emulator: CohortsEmulator) -> None:
-    """
-    Two members, one of them anonymous.
-    """
+    """Two members, one of them anonymous."""
     emulator.add_cohort("c1", members=[("111222333", "ann"), ("444555666", None)])
 
 
 async def test_a_parquet_file_holds_the_members(
     client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The name's ending is enough; rows are counted on the way.
-    """
+    """The name's ending is enough; rows are counted on the way."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra is missing")
 
     saved = await client.export("c1", tmp_path / "c1.parquet")
@@ -42,9 +36,7 @@ async def test_a_parquet_file_holds_the_members(
 async def test_amplitude_ids_may_be_numbers(
     client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    What they are is the caller's choice.
-    """
+    """What they are is the caller's choice."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra is missing")
     job = await client.request_export("c1")
 
@@ -58,9 +50,7 @@ async def test_amplitude_ids_may_be_numbers(
 async def test_a_malformed_file_leaves_none(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Half a Parquet file has no name, and the error has the token.
-    """
+    """Half a Parquet file has no name, and the error has the token."""
     pytest.importorskip("pyarrow", reason="the extra is missing")
     emulator.fail_next("file", faults.bad_rows())
 
@@ -77,9 +67,7 @@ async def test_without_the_extra_nothing_is_spent(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """
-    The error names the extra, and comes before the request.
-    """
+    """The error names the extra, and comes before the request."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
     with pytest.raises(MissingExtraError, match="parquet"):

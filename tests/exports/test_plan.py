@@ -1,6 +1,4 @@
-"""
-A plan costs nothing and says what will happen.
-"""
+"""A plan costs nothing and says what will happen."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ IDS = [f"cohort{number}" for number in range(9)]
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """
-    A clock that does not jump while a busy machine is slow to answer.
-    """
+    """A clock that does not jump while a busy machine is slow to answer."""
     return FakeClock(grace=0.5)
 
 
@@ -46,9 +42,7 @@ async def client(
 
 @pytest.fixture(autouse=True)
 def cohorts(emulator: CohortsEmulator, clock: FakeClock) -> None:
-    """
-    Nine cohorts, computed a minute ago.
-    """
+    """Nine cohorts, computed a minute ago."""
     for cohort_id in IDS:
         emulator.add_cohort(cohort_id, members=["ann"], job_seconds=40)
 
@@ -58,9 +52,7 @@ def cohorts(emulator: CohortsEmulator, clock: FakeClock) -> None:
 async def test_a_plan_spends_nothing(
     client: CohortsClient, emulator: CohortsEmulator
 ) -> None:
-    """
-    One list and one usage, whatever the number of cohorts.
-    """
+    """One list and one usage, whatever the number of cohorts."""
     plan = await client.plan(IDS)
 
     assert (9, 491) == (plan.needed, plan.left_after)
@@ -71,9 +63,7 @@ async def test_a_plan_spends_nothing(
 async def test_one_text_is_not_taken_apart(
     client: CohortsClient, emulator: CohortsEmulator
 ) -> None:
-    """
-    An id instead of a list of ids is an error, before anything is sent.
-    """
+    """An id instead of a list of ids is an error, before anything is sent."""
     with pytest.raises(InvalidInputError, match="one text"):
         await client.plan(IDS[0])
 
@@ -83,9 +73,7 @@ async def test_one_text_is_not_taken_apart(
 async def test_a_plan_agrees_with_the_run(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Starts and end agree with the run within five per cent.
-    """
+    """Starts and end agree with the run within five per cent."""
     plan = await client.plan(IDS, job_seconds=40)
     began = clock.now()
     outcomes = [outcome async for outcome in client.export_many(IDS, tmp_path)]
@@ -104,9 +92,7 @@ async def test_a_plan_agrees_with_the_run(
 async def test_a_plan_knows_what_started_a_moment_ago(
     client: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    Places in the windows that are taken are not planned with.
-    """
+    """Places in the windows that are taken are not planned with."""
     for cohort_id in IDS[:4]:
         await client.request_export(cohort_id)
 
@@ -118,9 +104,7 @@ async def test_a_plan_knows_what_started_a_moment_ago(
 async def test_unchanged_and_unknown_cohorts_need_no_export(
     client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The plan says which, and why.
-    """
+    """The plan says which, and why."""
     saved = await client.export(IDS[0], tmp_path / "0.csv")
 
     plan = await client.plan([*IDS[:2], "nobody"], since=[saved])
@@ -135,9 +119,7 @@ async def test_unchanged_and_unknown_cohorts_need_no_export(
 async def test_a_wait_for_a_window_is_told(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    The hook hears how long the fifth export of a minute has to wait.
-    """
+    """The hook hears how long the fifth export of a minute has to wait."""
     told: list[Event] = []
 
     async with CohortsClient(

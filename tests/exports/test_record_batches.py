@@ -1,6 +1,4 @@
-"""
-The columnar door: a job's file as Arrow record batches.
-"""
+"""The columnar door: a job's file as Arrow record batches."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
 async def test_batches_hold_the_members(
     client: CohortsClient, emulator: CohortsEmulator
 ) -> None:
-    """
-    Columns have the file's names; an anonymous member's user id is null.
-    """
+    """Columns have the file's names; an anonymous member's user id is null."""
     emulator.add_cohort("c1", members=[("111222333", "ann"), ("444555666", None)])
     job = await client.request_export("c1")
 
@@ -34,9 +30,7 @@ async def test_batches_hold_the_members(
 async def test_a_malformed_file_tells_its_line_and_the_token(
     client: CohortsClient, emulator: CohortsEmulator
 ) -> None:
-    """
-    The error is the one that reading members gives.
-    """
+    """The error is the one that reading members gives."""
     emulator.add_cohort("c1", members=["ann"])
     emulator.fail_next("file", faults.bad_rows())
     job = await client.request_export("c1")

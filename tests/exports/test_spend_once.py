@@ -28,9 +28,7 @@ LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 
 @pytest.fixture(autouse=True)
 def cohort(emulator: CohortsEmulator) -> None:
-    """
-    A cohort that was computed long before the tests.
-    """
+    """A cohort that was computed long before the tests."""
     emulator.add_cohort(
         "c1",
         members=["ann", "bob"],
@@ -41,9 +39,7 @@ def cohort(emulator: CohortsEmulator) -> None:
 async def test_the_same_export_asked_for_at_once_is_requested_once(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Five callers of one export get five files and spend one export.
-    """
+    """Five callers of one export get five files and spend one export."""
     targets = [tmp_path / f"{number}.csv" for number in range(5)]
 
     saved = await asyncio.gather(*(client.export("c1", to) for to in targets))
@@ -56,9 +52,7 @@ async def test_the_same_export_asked_for_at_once_is_requested_once(
 async def test_two_clients_of_an_app_join_each_other(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The app is what counts, not the client.
-    """
+    """The app is what counts, not the client."""
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock
     ) as other:
@@ -73,9 +67,7 @@ async def test_two_clients_of_an_app_join_each_other(
 async def test_other_properties_are_another_export(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    What is joined holds the same columns.
-    """
+    """What is joined holds the same columns."""
     await asyncio.gather(
         client.export("c1", tmp_path / "a.csv"),
         client.export("c1", tmp_path / "b.csv", properties=True),
@@ -87,9 +79,7 @@ async def test_other_properties_are_another_export(
 async def test_an_export_after_the_last_is_a_new_one(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    What is over is not joined: its members may be old.
-    """
+    """What is over is not joined: its members may be old."""
     await client.export("c1", tmp_path / "a.csv")
     await client.export("c1", tmp_path / "b.csv")
 
@@ -99,9 +89,7 @@ async def test_an_export_after_the_last_is_a_new_one(
 async def test_an_export_that_was_given_up_is_joined_while_it_runs(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    After a deadline the next caller waits for the same job.
-    """
+    """After a deadline the next caller waits for the same job."""
     emulator.add_cohort("c1", members=["ann"], job_seconds=100)
 
     with pytest.raises(ExportTimeoutError) as caught:
@@ -116,9 +104,7 @@ async def test_an_export_that_was_given_up_is_joined_while_it_runs(
 async def test_an_export_cancelled_while_it_was_requested_is_joined(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The answer to a cancelled request is still read: the export is not lost.
-    """
+    """The answer to a cancelled request is still read: the export is not lost."""
     asked = asyncio.Event()
 
     async with CohortsClient(
@@ -147,9 +133,7 @@ async def test_an_export_cancelled_while_it_was_requested_is_joined(
 async def test_a_cohort_that_did_not_change_costs_one_list(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    An earlier export that is still right is returned again.
-    """
+    """An earlier export that is still right is returned again."""
     earlier = await client.export("c1", tmp_path / "c1.csv")
     again = await client.export("c1", earlier.path, if_changed_since=earlier)
 
@@ -161,9 +145,7 @@ async def test_a_cohort_that_did_not_change_costs_one_list(
 async def test_a_cohort_that_was_computed_since_is_exported(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A later `lastComputed` is a reason to spend.
-    """
+    """A later `lastComputed` is a reason to spend."""
     earlier = await client.export("c1", tmp_path / "c1.csv")
     clock.advance(10)
     emulator.add_cohort("c1", members=["ann", "bob", "eve"])
@@ -188,9 +170,7 @@ async def test_what_the_list_leaves_open_counts_as_changed(
     tmp_path: Path,
     overrides: dict[str, object],
 ) -> None:
-    """
-    A cohort never computed, or with a definition changed later, is exported.
-    """
+    """A cohort never computed, or with a definition changed later, is exported."""
     earlier = await client.export("c1", tmp_path / "c1.csv")
     emulator.add_cohort("c1", members=["ann"], overrides=overrides)
 
@@ -203,9 +183,7 @@ async def test_what_the_list_leaves_open_counts_as_changed(
 async def test_a_file_that_is_gone_comes_again_from_the_earlier_job(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, spoil: str
 ) -> None:
-    """
-    The service keeps a job's file for seven days, and asking for it is free.
-    """
+    """The service keeps a job's file for seven days, and asking for it is free."""
     earlier: SavedExport | str = await client.export("c1", tmp_path / "c1.csv")
     content = (tmp_path / "c1.csv").read_bytes()
 
@@ -226,9 +204,7 @@ async def test_a_file_that_is_gone_comes_again_from_the_earlier_job(
 async def test_an_earlier_export_of_other_properties_is_no_help(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    An earlier file without the wanted columns is not what was asked for.
-    """
+    """An earlier file without the wanted columns is not what was asked for."""
     earlier = await client.export("c1", tmp_path / "c1.csv")
 
     await client.export(
@@ -239,14 +215,10 @@ async def test_an_earlier_export_of_other_properties_is_no_help(
 
 
 class Forgetful(LocalLimiter):
-    """
-    A limiter whose store takes a place back when its request has been sent.
-    """
+    """A limiter whose store takes a place back when its request has been sent."""
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
-        """
-        Lose the place of every export.
-        """
+        """Lose the place of every export."""
         return self._losing(super().slot(kind), loses=kind == "export")
 
     @asynccontextmanager
@@ -262,9 +234,7 @@ class Forgetful(LocalLimiter):
 async def test_an_export_whose_place_was_lost_is_not(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    What was bought is kept, whatever the limiter says afterwards.
-    """
+    """What was bought is kept, whatever the limiter says afterwards."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -279,39 +249,29 @@ async def test_an_export_whose_place_was_lost_is_not(
 
 
 class LockLost(LocalRunningJobs):
-    """
-    A store that takes a lock back while its holder spends.
-    """
+    """A store that takes a lock back while its holder spends."""
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
-        """
-        Let the holder go on, and complain at the end.
-        """
+        """Let the holder go on, and complain at the end."""
         async with super().lock(key):
             yield
         raise LimiterUnavailableError("the lock is another's by now")
 
 
 class LockLosing(LocalLimiter):
-    """
-    A limiter that brings such a store.
-    """
+    """A limiter that brings such a store."""
 
     @property
     def job_store(self) -> LocalRunningJobs:
-        """
-        The store, made anew each time.
-        """
+        """The store, made anew each time."""
         return LockLost(SystemClock())
 
 
 async def test_an_export_whose_lock_was_lost_is_not(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    The lock is there to save exports, not to lose them.
-    """
+    """The lock is there to save exports, not to lose them."""
     limiter = LockLosing(clock=clock)
 
     async with CohortsClient(
@@ -325,9 +285,7 @@ async def test_an_export_whose_lock_was_lost_is_not(
 async def test_closing_waits_for_what_was_paid_for(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    A client that is closed while an export is requested reads the answer first.
-    """
+    """A client that is closed while an export is requested reads the answer first."""
     emulator.add_cohort("c1", members=["ann"])
     client = CohortsClient(API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock)
     task = asyncio.create_task(client.request_export("c1"))

@@ -1,6 +1,4 @@
-"""
-Long work on the loop: in slices, and without waking the collector.
-"""
+"""Long work on the loop: in slices, and without waking the collector."""
 
 from __future__ import annotations
 
@@ -19,18 +17,14 @@ from amplitude_cohorts_async._io.cancellation import collect_cooperatively
 
 
 def containers(number: int) -> Iterator[list[list[int]]]:
-    """
-    Make objects that the collector has to look after, thirty at a time.
-    """
+    """Make objects that the collector has to look after, thirty at a time."""
     for each in range(number):
         yield [[each] for _ in range(29)]
 
 
 @contextmanager
 def generations() -> Iterator[set[int]]:
-    """
-    Note which generations were collected meanwhile.
-    """
+    """Note which generations were collected meanwhile."""
     seen: set[int] = set()
 
     def note(phase: str, info: dict[str, int]) -> None:
@@ -46,16 +40,12 @@ def generations() -> Iterator[set[int]]:
 
 
 async def test_all_is_collected_in_order() -> None:
-    """
-    What comes out is what the iterator made.
-    """
+    """What comes out is what the iterator made."""
     assert list(containers(100)) == await collect_cooperatively(containers(100))
 
 
 async def test_the_old_are_left_alone() -> None:
-    """
-    However much is made, the whole program's heap is never gone through.
-    """
+    """However much is made, the whole program's heap is never gone through."""
     with generations() as seen:
         found = await collect_cooperatively(containers(5_000))
 
@@ -64,9 +54,7 @@ async def test_the_old_are_left_alone() -> None:
 
 
 async def test_a_collector_that_is_off_stays_off() -> None:
-    """
-    Whoever switched it off gets no collection from us.
-    """
+    """Whoever switched it off gets no collection from us."""
     gc.disable()
 
     try:
@@ -79,9 +67,7 @@ async def test_a_collector_that_is_off_stays_off() -> None:
 
 
 async def test_others_have_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Each millisecond of work is followed by a turn for the other tasks.
-    """
+    """Each millisecond of work is followed by a turn for the other tasks."""
     now = count(step=0.0005)
     clock = SimpleNamespace(perf_counter=lambda: next(now))
     monkeypatch.setattr(cancellation, "time", clock)

@@ -1,6 +1,4 @@
-"""
-Work that ends before its cancelled caller does.
-"""
+"""Work that ends before its cancelled caller does."""
 
 from __future__ import annotations
 
@@ -13,18 +11,14 @@ from amplitude_cohorts_async._io.cancellation import finish_despite_cancel
 
 
 class Work:
-    """
-    Work that ends when it is told to.
-    """
+    """Work that ends when it is told to."""
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
         self.end = ""
 
     async def run(self) -> str:
-        """
-        Wait, and note how it ended.
-        """
+        """Wait, and note how it ended."""
         try:
             await self.may_end.wait()
         except asyncio.CancelledError:
@@ -36,17 +30,13 @@ class Work:
 
 
 async def turns(count: int = 5) -> None:
-    """
-    Let other tasks run.
-    """
+    """Let other tasks run."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def test_the_result_is_passed_on() -> None:
-    """
-    Without a cancellation it is an ordinary await.
-    """
+    """Without a cancellation it is an ordinary await."""
     work = Work()
     work.may_end.set()
 
@@ -54,9 +44,7 @@ async def test_the_result_is_passed_on() -> None:
 
 
 async def test_a_failure_is_passed_on() -> None:
-    """
-    So are exceptions.
-    """
+    """So are exceptions."""
 
     async def fail() -> None:
         raise LookupError("no")
@@ -67,9 +55,7 @@ async def test_a_failure_is_passed_on() -> None:
 
 @pytest.mark.parametrize("grace", [60.0, float("inf")])
 async def test_a_cancelled_caller_waits(grace: float) -> None:
-    """
-    However often it is cancelled, the work ends first.
-    """
+    """However often it is cancelled, the work ends first."""
     work = Work()
     caller = asyncio.create_task(finish_despite_cancel(work.run(), grace=grace))
 
@@ -86,9 +72,7 @@ async def test_a_cancelled_caller_waits(grace: float) -> None:
 
 
 async def test_the_grace_period_has_an_end() -> None:
-    """
-    Work that does not end in time is cancelled, and waited for all the same.
-    """
+    """Work that does not end in time is cancelled, and waited for all the same."""
     work = Work()
     caller = asyncio.create_task(finish_despite_cancel(work.run(), grace=0.01))
     await turns()
@@ -101,9 +85,7 @@ async def test_the_grace_period_has_an_end() -> None:
 
 @pytest.mark.parametrize("grace", [60.0, float("inf")])
 async def test_a_scope_waits_as_well(grace: float) -> None:
-    """
-    anyio cancels again and again; the work is not disturbed by it.
-    """
+    """anyio cancels again and again; the work is not disturbed by it."""
     work = Work()
 
     async with anyio.create_task_group() as group:
@@ -116,9 +98,7 @@ async def test_a_scope_waits_as_well(grace: float) -> None:
 
 
 async def test_a_cancellation_of_asyncio_is_not_lost_in_a_scope() -> None:
-    """
-    A scope must not take the cancellation of its whole task for its own.
-    """
+    """A scope must not take the cancellation of its whole task for its own."""
     work = Work()
 
     async def run() -> None:

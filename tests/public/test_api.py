@@ -1,6 +1,4 @@
-"""
-The public surface changes on purpose only.
-"""
+"""The public surface changes on purpose only."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ def test_surface_is_as_promised(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_names_exist_once(name: str) -> None:
-    """
-    `__all__` is a tuple of names that exist, each of them once.
-    """
+    """`__all__` is a tuple of names that exist, each of them once."""
     try:
         module = importlib.import_module(name)
     except MissingExtraError as error:
@@ -56,15 +52,11 @@ def test_names_exist_once(name: str) -> None:
 
 
 PRIVATE_CONSTRUCTORS = {"ExportBatch", "ExportJob", "MemberStream"}
-"""
-Classes that a user is given and never makes.
-"""
+"""Classes that a user is given and never makes."""
 
 
 def test_every_type_in_a_signature_can_be_imported() -> None:
-    """
-    What an annotation names of this package has a public home.
-    """
+    """What an annotation names of this package has a public home."""
     modules = [importlib.import_module(name) for name in MODULES]
     public = {name for module in modules for name in module.__all__}
     named = {
@@ -79,9 +71,7 @@ def test_every_type_in_a_signature_can_be_imported() -> None:
 
 
 def private_names_in(value: object) -> Iterator[str]:
-    """
-    Yield what the signatures of a class or function name of private modules.
-    """
+    """Yield what the signatures of a class or function name of private modules."""
     if inspect.isclass(value) or inspect.isfunction(value):
         private = private_names_of(sys.modules[value.__module__])
 
@@ -92,9 +82,7 @@ def private_names_in(value: object) -> Iterator[str]:
 
 
 def annotations_of(value: object) -> list[str]:
-    """
-    Return the annotations of a function, or of a class and its public methods.
-    """
+    """Return the annotations of a function, or of a class and its public methods."""
     found = [*inspect.get_annotations(value).values()]  # type: ignore[arg-type]
 
     for name, member in vars(value).items() if inspect.isclass(value) else ():
@@ -109,9 +97,7 @@ def annotations_of(value: object) -> list[str]:
 
 
 def private_names_of(module: ModuleType) -> set[str]:
-    """
-    Return the names in a module that come from a private module of the package.
-    """
+    """Return the names in a module that come from a private module of the package."""
     names: set[str] = set()
 
     for node in ast.walk(ast.parse(inspect.getsource(module))):

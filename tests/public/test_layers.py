@@ -1,6 +1,4 @@
-"""
-The floor plan, as import-linter sees it.
-"""
+"""The floor plan, as import-linter sees it."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ LINT = (
 
 
 def test_imports_point_down() -> None:
-    """
-    All contracts of pyproject.toml are kept.
-    """
+    """All contracts of pyproject.toml are kept."""
     # In a process of its own, because it disables all loggers there are.
     linted = subprocess.run(
         [sys.executable, "-c", LINT],
@@ -36,9 +32,7 @@ def test_imports_point_down() -> None:
 
 
 def test_the_command_may_use_no_private_module() -> None:
-    """
-    Its contract forbids all there are.
-    """
+    """Its contract forbids all there are."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = {
         contract["name"]: contract

@@ -90,18 +90,14 @@ def reply(
 
 
 def json_reply(value: object, status: int = 200, **headers: str) -> Reply:
-    """
-    Write an answer of JSON.
-    """
+    """Write an answer of JSON."""
     body = json.dumps(value).encode()
 
     return reply(status, body, content_type="application/json", **headers)
 
 
 def redirect(location: str, status: int = 302) -> Reply:
-    """
-    Write an answer that leads elsewhere.
-    """
+    """Write an answer that leads elsewhere."""
     return reply(status, location=location)
 
 
@@ -111,9 +107,7 @@ HANG = Reply(then="hang")
 
 
 class FaultServer:
-    """
-    Answers by path: each path has its replies in order, and the last one stays.
-    """
+    """Answers by path: each path has its replies in order, and the last one stays."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -138,21 +132,15 @@ class FaultServer:
 
     @property
     def url(self) -> str:
-        """
-        The origin.
-        """
+        """The origin."""
         return f"http://{LOOPBACK}:{self.port}"
 
     def on(self, path: str, *replies: Reply) -> None:
-        """
-        Answer requests for *path*, whatever their query, with these in turn.
-        """
+        """Answer requests for *path*, whatever their query, with these in turn."""
         self._replies[path] = list(replies)
 
     def requests(self, path: str) -> list[Seen]:
-        """
-        Tell the requests for *path*, in their order.
-        """
+        """Tell the requests for *path*, in their order."""
         return [seen for seen in self.seen if path == seen.target.partition("?")[0]]
 
     async def _accept(
@@ -210,9 +198,7 @@ class FaultServer:
 
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
-    """
-    Hold a port of loopback that refuses connections.
-    """
+    """Hold a port of loopback that refuses connections."""
     with socket.socket() as held:
         held.bind((LOOPBACK, 0))
         yield held.getsockname()[1]

@@ -1,6 +1,4 @@
-"""
-What watches every test: the network, blocking calls, and what is left behind.
-"""
+"""What watches every test: the network, blocking calls, and what is left behind."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ TURNS = 20
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """
-    Let the run choose the event loop of its asynchronous tests.
-    """
+    """Let the run choose the event loop of its asynchronous tests."""
     parser.addoption(
         "--uvloop", action="store_true", help="run asynchronous tests on uvloop"
     )
@@ -41,9 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """
-    Refuse the outside world in this process, threads included, and be patient.
-    """
+    """Refuse the outside world in this process, threads included, and be patient."""
     sys.addaudithook(_stay_at_home)
     # A busy machine is slow, and no law is about that; a test has its time-out.
     # The same examples each time: what is covered must not depend on chance.
@@ -57,9 +51,7 @@ def pytest_configure() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """
-    Watch what every asynchronous test leaves on its loop.
-    """
+    """Watch what every asynchronous test leaves on its loop."""
     if not isinstance(item, pytest.Function):
         return
 
@@ -80,9 +72,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    """
-    We are asyncio only, as aiohttp is; the loop may be uvloop, or aiofastnet's.
-    """
+    """We are asyncio only, as aiohttp is; the loop may be uvloop, or aiofastnet's."""
     make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 
     if request.config.getoption("--uvloop"):
@@ -131,9 +121,7 @@ def nothing_blocks() -> Iterator[None]:
 
 @pytest.fixture
 async def nothing_left() -> AsyncIterator[None]:
-    """
-    Fail a test that leaves a task running or a connection open.
-    """
+    """Fail a test that leaves a task running or a connection open."""
     yield
 
     for _ in range(TURNS):
@@ -148,9 +136,7 @@ async def nothing_left() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def asyncio_is_content(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """
-    Fail a test after which asyncio complains, as of an exception nobody fetched.
-    """
+    """Fail a test after which asyncio complains, as of an exception nobody fetched."""
     yield
     complaints = [
         record.getMessage()

@@ -23,18 +23,14 @@ PUBLIC = (
 
 
 class _Source(str):
-    """
-    An annotation, shown as it stands in the source.
-    """
+    """An annotation, shown as it stands in the source."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 def public_modules() -> list[str]:
-    """
-    Name the modules that a user may import.
-    """
+    """Name the modules that a user may import."""
     doors = importlib.import_module(f"{ROOT}.contrib")
     names = [ROOT, *(f"{ROOT}.{name}" for name in PUBLIC)]
     names += sorted(
@@ -47,9 +43,7 @@ def public_modules() -> list[str]:
 
 
 def describe(module: ModuleType) -> str:
-    """
-    Describe what a module exports, one line for each name and each member.
-    """
+    """Describe what a module exports, one line for each name and each member."""
     lines = [module.__name__]
     for name in sorted(module.__all__):
         lines += (

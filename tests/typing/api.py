@@ -1,6 +1,4 @@
-"""
-What a user writes, as a type checker sees it. Checked, never run.
-"""
+"""What a user writes, as a type checker sees it. Checked, never run."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ from amplitude_cohorts_async.types import IdFile, IdSource
 
 
 async def reading(client: CohortsClient) -> None:
-    """
-    Lists are lists, one thing is one thing.
-    """
+    """Lists are lists, one thing is one thing."""
     assert_type(await client.list_cohorts(include_sync_info=True), list[Cohort])
     assert_type(await client.get_cohort("c1"), Cohort)
     usage = assert_type(await client.get_usage(), Usage)
@@ -47,9 +43,7 @@ async def reading(client: CohortsClient) -> None:
 
 
 async def exporting(client: CohortsClient, folder: Path) -> None:
-    """
-    A job is a value one can wait for, download, stream and resume.
-    """
+    """A job is a value one can wait for, download, stream and resume."""
     job = assert_type(await client.request_export("c1", properties=["plan"]), ExportJob)
     assert_type(await job.poll(), ExportStatus)
     assert_type(await (await job.wait(timeout=60.0)).download(folder), SavedExport)
@@ -70,9 +64,7 @@ async def exporting(client: CohortsClient, folder: Path) -> None:
 
 
 async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
-    """
-    Ids come as anything that yields them, or as a file.
-    """
+    """Ids come as anything that yields them, or as a file."""
     report = await client.upload_cohort("a", ids, id_type=IdType.USER_ID)
     assert_type(report, UploadReport)
     await client.upload_cohort("a", ["ann"], id_type=IdType.USER_ID, replace="c1")
@@ -90,9 +82,7 @@ async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
 
 
 async def building(clock: FakeClock) -> None:
-    """
-    Regions by value or by name, limits by value, the rest by protocol.
-    """
+    """Regions by value or by name, limits by value, the rest by protocol."""
     own = Limits(exports=(Rate(30, per=600.0),), in_flight=3)
     local: Limiter = LocalLimiter(own)
     time: Clock = clock
@@ -108,9 +98,7 @@ async def building(clock: FakeClock) -> None:
 
 
 def failing(error: errors.CohortsError) -> None:
-    """
-    Every error tells where to go on, and a leaf tells what it knows.
-    """
+    """Every error tells where to go on, and a leaf tells what it knows."""
     assert_type(error.token, str | None)
     if isinstance(error, errors.RateLimitedError):
         assert_type(error.retry_after, float | None)

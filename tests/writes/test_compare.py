@@ -1,6 +1,4 @@
-"""
-Two sets of ids are compared without a service.
-"""
+"""Two sets of ids are compared without a service."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ EXPORT = '"amplitude_id","user_id"\n"1","ann"\n"2",\n"3","bob"\n'
 
 
 async def test_two_lists_are_compared_in_memory():
-    """
-    What is added, what is removed, in the order it was given.
-    """
+    """What is added, what is removed, in the order it was given."""
     found = await diff_ids(["ann", "bob", "ann"], ["zoe", "bob", "yan"])
 
     assert MembershipDiff(add=["zoe", "yan"], remove=["ann"], kept=1) == found
@@ -43,9 +39,7 @@ async def test_a_folder_gets_three_files(tmp_path: Path, on_disk: bool):
 
 
 async def test_members_are_compared_by_the_id_asked_for(tmp_path: Path):
-    """
-    An anonymous user has Amplitude's id.
-    """
+    """An anonymous user has Amplitude's id."""
     export = tmp_path / "members.csv"
     export.write_text(EXPORT)
     found = await diff_ids(export, ["1", "4"], id_type=IdType.AMPLITUDE_ID)
@@ -54,8 +48,6 @@ async def test_members_are_compared_by_the_id_asked_for(tmp_path: Path):
 
 
 async def test_comparing_on_disk_needs_a_folder():
-    """
-    The message names the argument.
-    """
+    """The message names the argument."""
     with pytest.raises(errors.InvalidInputError, match="pass folder="):
         await diff_ids([], [], on_disk=True)

@@ -1,6 +1,4 @@
-"""
-Ids from files, iterables and streams.
-"""
+"""Ids from files, iterables and streams."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ from amplitude_cohorts_async.errors import InvalidInputError
 
 
 async def read(source: IdSource) -> list[str]:
-    """
-    Read all ids, and look at the slices they come in.
-    """
+    """Read all ids, and look at the slices they come in."""
     ids: list[str] = []
 
     async with aclosing(ids_of(source).slices()) as slices:
@@ -61,9 +57,7 @@ async def read(source: IdSource) -> list[str]:
 async def test_a_file_has_one_id_a_line(
     tmp_path: Path, content: bytes, expected: list[str]
 ):
-    """
-    Whoever wrote it: Windows, a spreadsheet, gzip. Blank lines are no ids.
-    """
+    """Whoever wrote it: Windows, a spreadsheet, gzip. Blank lines are no ids."""
     file = tmp_path / "ids.txt"
     file.write_bytes(content)
 
@@ -72,9 +66,7 @@ async def test_a_file_has_one_id_a_line(
 
 
 def test_a_file_can_be_walked_without_a_loop(tmp_path: Path):
-    """
-    A plain loop, `len()` and `in` read it where they are.
-    """
+    """A plain loop, `len()` and `in` read it where they are."""
     file = tmp_path / "ids.txt"
     file.write_text("ann\nbob\n")
 
@@ -89,9 +81,7 @@ def test_a_file_can_be_walked_without_a_loop(tmp_path: Path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 30_000), st.integers(1, 12))
 async def test_blocks_leave_no_trace(tmp_path: Path, count: int, width: int):
-    """
-    A file of any size, read in pieces, has all its ids in order.
-    """
+    """A file of any size, read in pieces, has all its ids in order."""
     file = tmp_path / "ids.txt"
     ids = [f"{number:0{width}}ü" for number in range(count)]
     file.write_text("\n".join(ids), encoding="utf-8")
@@ -112,9 +102,7 @@ async def test_blocks_leave_no_trace(tmp_path: Path, count: int, width: int):
     ],
 )
 async def test_another_file_is_refused(tmp_path: Path, content: bytes, reason: str):
-    """
-    The message says what it looks like, and what to do.
-    """
+    """The message says what it looks like, and what to do."""
     file = tmp_path / "ids.txt"
     file.write_bytes(content)
 
@@ -125,9 +113,7 @@ async def test_another_file_is_refused(tmp_path: Path, content: bytes, reason: s
 async def test_a_file_is_read_in_another_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    A slow disk must not stop the loop.
-    """
+    """A slow disk must not stop the loop."""
     file = tmp_path / "ids.txt"
     file.write_text("ann\n")
     threads: list[int] = []
@@ -145,9 +131,7 @@ async def test_a_file_is_read_in_another_thread(
 
 
 async def test_a_pipe_is_read_once(tmp_path: Path):
-    """
-    It has a path and yet no second reading; small ones are kept in memory.
-    """
+    """It has a path and yet no second reading; small ones are kept in memory."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("ann\nbob\n",))
@@ -162,9 +146,7 @@ async def test_a_pipe_is_read_once(tmp_path: Path):
 
 
 async def test_standard_input_is_a_stream():
-    """
-    An open file is read from where it is, once.
-    """
+    """An open file is read from where it is, once."""
     ids = ids_of_stream(io.BytesIO(b"ann\nbob\n"))
 
     assert not ids.again
@@ -172,9 +154,7 @@ async def test_standard_input_is_a_stream():
 
 
 async def test_an_open_file_is_given_as_ids():
-    """
-    As standard input is; it stays open.
-    """
+    """As standard input is; it stays open."""
     file = io.BytesIO(b"ann\nbob\n")
 
     assert ["ann", "bob"] == await read(read_ids(file))
@@ -182,9 +162,7 @@ async def test_an_open_file_is_given_as_ids():
 
 
 async def test_long_streams_stay_streams(monkeypatch: pytest.MonkeyPatch):
-    """
-    What is longer than a request is not taken into memory; nothing is lost.
-    """
+    """What is longer than a request is not taken into memory; nothing is lost."""
     taken = 0
 
     async def stream() -> AsyncIterator[int]:
@@ -204,9 +182,7 @@ async def test_long_streams_stay_streams(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_a_stream_is_closed_when_its_reader_leaves():
-    """
-    A database cursor in a generator does not stay open.
-    """
+    """A database cursor in a generator does not stay open."""
     closed: list[bool] = []
 
     async def stream() -> AsyncIterator[str]:
@@ -223,16 +199,12 @@ async def test_a_stream_is_closed_when_its_reader_leaves():
 
 
 def test_a_file_says_which_it_is():
-    """
-    Its representation has the path and reads nothing.
-    """
+    """Its representation has the path and reads nothing."""
     assert "IdFile('/nowhere/ids.txt')" == repr(IdFile("/nowhere/ids.txt"))
 
 
 class Frame:
-    """
-    A table as pandas and polars have it: walking it gives its column names.
-    """
+    """A table as pandas and polars have it: walking it gives its column names."""
 
     columns = ("user_id", "plan")
 
@@ -241,9 +213,7 @@ class Frame:
 
 
 class Series(list[object]):
-    """
-    One column, as pandas and polars have it.
-    """
+    """One column, as pandas and polars have it."""
 
 
 @pytest.mark.parametrize(
@@ -259,17 +229,13 @@ class Series(list[object]):
     ],
 )
 def test_what_walks_over_something_else_is_refused(source: object, reason: str):
-    """
-    Column names, keys and characters are no ids; the message says what to pass.
-    """
+    """Column names, keys and characters are no ids; the message says what to pass."""
     with pytest.raises(InvalidInputError, match=reason):
         ids_of(source)  # type: ignore[arg-type]
 
 
 def test_an_arrow_table_is_refused():
-    """
-    So are its record batches; a column of either is taken.
-    """
+    """So are its record batches; a column of either is taken."""
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"user_id": ["ann"]})
 
@@ -279,9 +245,7 @@ def test_an_arrow_table_is_refused():
 
 
 async def test_an_arrow_column_is_taken():
-    """
-    Text or whole numbers, chunked or not, and it can be read again.
-    """
+    """Text or whole numbers, chunked or not, and it can be read again."""
     pyarrow = pytest.importorskip("pyarrow")
     texts = pyarrow.array([f"user-{number}" for number in range(1_200)])
 
@@ -300,9 +264,7 @@ NAType = type("NAType", (), {"__repr__": lambda _: "<NA>"})
     ("missing", "name"), [(None, "None"), (math.nan, "nan"), (NAType(), "<NA>")]
 )
 async def test_a_missing_value_is_named_as_one(missing: object, name: str):
-    """
-    Whatever stands for it in a column; the message says to leave it out.
-    """
+    """Whatever stands for it in a column; the message says to leave it out."""
     with pytest.raises(
         InvalidInputError, match=rf"id number 2 is missing \({name}\); leave out"
     ):

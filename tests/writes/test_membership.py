@@ -1,6 +1,4 @@
-"""
-Members in and out, in batches, one request at a time for each cohort.
-"""
+"""Members in and out, in batches, one request at a time for each cohort."""
 
 from __future__ import annotations
 
@@ -25,26 +23,20 @@ COHORT = "1a2bc3d"
 
 @pytest.fixture
 def batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Ten ids a request, so that a few ids make many.
-    """
+    """Ten ids a request, so that a few ids make many."""
     monkeypatch.setattr(batches_module, "MOST_IDS", 10)
     monkeypatch.setattr(id_stream_module, "MOST_IDS", 10)
 
 
 def users(start: int, stop: int) -> list[str]:
-    """
-    User ids with these numbers.
-    """
+    """User ids with these numbers."""
     return [f"user-{number}" for number in range(start, stop)]
 
 
 async def test_ids_are_added_and_removed(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    In two requests; the report has both, and all that was skipped.
-    """
+    """In two requests; the report has both, and all that was skipped."""
     emulator.add_cohort(COHORT, members=["ann", "bob"])
     report = await client.update_membership(
         COHORT, add=["eve", "unknown-1", 7, "eve"], remove=["bob", "unknown-2"]
@@ -82,9 +74,7 @@ async def test_members_end_as_sets_do(  # noqa: PLR0917 - hypothesis and fixture
     remove: list[int],
     one_shot: tuple[bool, bool],
 ):
-    """
-    The cohort is what it was, with the one set and without the other.
-    """
+    """The cohort is what it was, with the one set and without the other."""
     emulator.add_cohort(COHORT, members=[str(number) for number in before])
 
     if add or remove:
@@ -103,9 +93,7 @@ async def test_members_end_as_sets_do(  # noqa: PLR0917 - hypothesis and fixture
 async def test_amplitude_ids_and_groups(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Ids of either type; groups go by their name and the cohort's count group.
-    """
+    """Ids of either type; groups go by their name and the cohort's count group."""
     emulator.add_cohort("users", members=[("111", "ann")])
     emulator.add_cohort("groups", members=["Acme"], group="company")
 
@@ -126,9 +114,7 @@ async def test_amplitude_ids_and_groups(
 async def test_an_overlap_is_refused_before_anything_is_sent(
     client: CohortsClient, emulator: CohortsEmulator, one_shot: tuple[bool, bool]
 ):
-    """
-    Also when it stands in the last batches, and when the adds are a stream.
-    """
+    """Also when it stands in the last batches, and when the adds are a stream."""
     ids = users(0, 30)
 
     with pytest.raises(errors.InvalidInputError, match=r"both .*'user-29'"):
@@ -144,9 +130,7 @@ async def test_an_overlap_is_refused_before_anything_is_sent(
 async def test_an_overlap_of_streams_is_found_when_they_meet(
     client: CohortsClient, emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Streams too long to look ahead: what is added already is told.
-    """
+    """Streams too long to look ahead: what is added already is told."""
     monkeypatch.setattr(id_stream_module, "MOST_IDS", 10)
     emulator.add_cohort(COHORT, members=["ann"])
 
@@ -175,9 +159,7 @@ async def test_mistakes_send_nothing(
     arguments: dict[str, object],
     reason: str,
 ):
-    """
-    The message says what to give instead.
-    """
+    """The message says what to give instead."""
     with pytest.raises(errors.InvalidInputError, match=reason):
         await client.update_membership(COHORT, **arguments)  # type: ignore[arg-type]
 
@@ -187,9 +169,7 @@ async def test_mistakes_send_nothing(
 async def test_more_than_a_cohort_holds_cannot_be_added(
     client: CohortsClient, emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Removing may name any number.
-    """
+    """Removing may name any number."""
     monkeypatch.setattr(membership_module, "MOST_MEMBERS", 3)
     emulator.add_cohort(COHORT, members=["ann"])
 
@@ -204,9 +184,7 @@ async def test_more_than_a_cohort_holds_cannot_be_added(
 async def test_unknown_ids_fail_the_update_if_wanted(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    The error names them, and nobody was added.
-    """
+    """The error names them, and nobody was added."""
     emulator.add_cohort(COHORT, members=["ann"])
 
     with pytest.raises(errors.InvalidIdsError) as raised:
@@ -222,9 +200,7 @@ async def test_unknown_ids_fail_the_update_if_wanted(
 async def test_lost_answers_are_asked_for_again(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Sets do not mind being told twice.
-    """
+    """Sets do not mind being told twice."""
     emulator.add_cohort(COHORT, members=users(100, 115))
     emulator.fail_next(
         "membership", lost_answer(), broken(503), works(), lost_answer(), broken(500)
@@ -241,9 +217,7 @@ async def test_lost_answers_are_asked_for_again(
 async def test_writers_of_one_cohort_take_turns(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    The service refuses concurrent writes to a cohort; it never sees any.
-    """
+    """The service refuses concurrent writes to a cohort; it never sees any."""
     emulator.add_cohort(COHORT, members=["ann"])
 
     async with anyio.create_task_group() as tasks:
@@ -263,9 +237,7 @@ async def _add(client: CohortsClient, ids: list[str]) -> None:
 async def test_a_partial_update_goes_on_from_its_journal(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    What was written is not sent again, neither adds nor removes.
-    """
+    """What was written is not sent again, neither adds nor removes."""
     journal = tmp_path / "journal"
     emulator.add_cohort(COHORT, members=users(100, 125))
     emulator.fail_next("membership", *[works()] * 4, refused(400, "no"))
@@ -287,9 +259,7 @@ async def test_a_partial_update_goes_on_from_its_journal(
 async def test_the_first_failure_is_itself(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    While nothing is written there is nothing partial about it.
-    """
+    """While nothing is written there is nothing partial about it."""
     with pytest.raises(errors.NotFoundError):
         await client.update_membership("nowhere", add=["ann"])
 

@@ -1,6 +1,4 @@
-"""
-A cohort made equal to a set, with as few changes as possible.
-"""
+"""A cohort made equal to a set, with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -27,18 +25,14 @@ COHORT = "1a2bc3d"
 
 @pytest.fixture
 def batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Ten ids a request, so that a few ids make many.
-    """
+    """Ten ids a request, so that a few ids make many."""
     monkeypatch.setattr(batches_module, "MOST_IDS", 10)
 
 
 async def test_a_sync_spends_one_export_and_changes_what_differs(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Who stays is not touched; the report has all of it.
-    """
+    """Who stays is not touched; the report has all of it."""
     emulator.add_cohort(COHORT, members=["ann", "bob", "eve"])
     report = await client.sync_membership(COHORT, ["ann", "bob", "zoe", "unknown-1"])
 
@@ -69,9 +63,7 @@ async def test_any_set_becomes_any_other(  # noqa: PLR0917 - hypothesis and fixt
     wanted: list[int],
     on_disk: bool,
 ):
-    """
-    In memory or on disk: the wanted set, and only necessary changes.
-    """
+    """In memory or on disk: the wanted set, and only necessary changes."""
     current = sorted(str(number) for number in before)
     emulator.add_cohort(COHORT, members=current)
     report = await client.sync_membership(
@@ -94,9 +86,7 @@ async def test_any_set_becomes_any_other(  # noqa: PLR0917 - hypothesis and fixt
 async def test_a_dry_run_writes_nothing(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    It tells even what the guard would refuse.
-    """
+    """It tells even what the guard would refuse."""
     emulator.add_cohort(COHORT, members=["ann", "bob"])
     report = await client.sync_membership(COHORT, [], dry_run=True)
 
@@ -107,9 +97,7 @@ async def test_a_dry_run_writes_nothing(
 async def test_a_cohort_in_step_is_left_alone(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    No difference, no request.
-    """
+    """No difference, no request."""
     emulator.add_cohort(COHORT, members=["ann"])
     report = await client.sync_membership(COHORT, ["ann"])
 
@@ -121,9 +109,7 @@ async def test_a_cohort_in_step_is_left_alone(
 async def test_the_guard_refuses_to_remove_too_many(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Half may go by default; the error has the numbers, and the export's token.
-    """
+    """Half may go by default; the error has the numbers, and the export's token."""
     emulator.add_cohort(COHORT, members=["ann", "bob", "eve", "zoe"])
 
     with pytest.raises(errors.RemovalGuardError, match="3 of the 4 members") as raised:
@@ -165,9 +151,7 @@ async def test_mistakes_spend_no_export(
     arguments: dict[str, object],
     reason: str,
 ):
-    """
-    What is wanted is read to its end before the members are asked for.
-    """
+    """What is wanted is read to its end before the members are asked for."""
     keywords = {"cohort_id": COHORT, "ids": ["ann"], **arguments}
 
     with pytest.raises(errors.InvalidInputError, match=reason):
@@ -182,9 +166,7 @@ async def test_more_than_a_cohort_holds_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ):
-    """
-    Different ids count, not repeated ones.
-    """
+    """Different ids count, not repeated ones."""
     monkeypatch.setattr(sync_module, "MOST_MEMBERS", 3)
     monkeypatch.setattr(compare_module, "MOST_MEMBERS", 3)
 
@@ -202,9 +184,7 @@ async def test_more_than_a_cohort_holds_is_refused(
 async def test_members_without_the_id_are_counted(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    A sync by user id cannot name anonymous members: it says how many.
-    """
+    """A sync by user id cannot name anonymous members: it says how many."""
     members = [("111", "ann"), ("222", None), ("333", "b\nob"), ("444", "eve")]
     emulator.add_cohort(COHORT, members=members)
     report = await client.sync_membership(COHORT, ["ann", "eve"])
@@ -222,9 +202,7 @@ async def test_members_without_the_id_are_counted(
 async def test_groups_are_synced_by_name(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    The file's TABs are gone before names are compared.
-    """
+    """The file's TABs are gone before names are compared."""
     emulator.add_cohort(COHORT, members=["Acme", "Hooli"], group="company")
     report = await client.sync_membership(
         COHORT, ["Acme", "Initech"], count_group="company"
@@ -238,9 +216,7 @@ async def test_groups_are_synced_by_name(
 async def test_a_saved_export_tells_the_members(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, name: str
 ):
-    """
-    Plain or gzip, it spares the export; a list of ids does so, too.
-    """
+    """Plain or gzip, it spares the export; a list of ids does so, too."""
     emulator.add_cohort(COHORT, members=["ann", "bob", ("333", None)])
     await client.export(COHORT, tmp_path / name)
     ids = tmp_path / "ids.txt"
@@ -260,9 +236,7 @@ async def test_a_saved_export_tells_the_members(
 async def test_a_malformed_file_of_members_is_refused(
     client: CohortsClient, tmp_path: Path
 ):
-    """
-    The message says where it broke.
-    """
+    """The message says where it broke."""
     file = tmp_path / "members.csv"
     file.write_text('"amplitude_id","user_id"\n"1"\n')
 
@@ -273,9 +247,7 @@ async def test_a_malformed_file_of_members_is_refused(
 async def test_a_full_cohort_makes_room_first(
     emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Adding first would overflow it; otherwise adding comes first.
-    """
+    """Adding first would overflow it; otherwise adding comes first."""
     heard: list[Event] = []
     monkeypatch.setattr(sync_module, "MOST_MEMBERS", 3)
 
@@ -295,9 +267,7 @@ async def test_a_full_cohort_makes_room_first(
 async def test_a_known_start_can_be_resumed_from_a_journal(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    With *current* given, the same call does only what is left.
-    """
+    """With *current* given, the same call does only what is left."""
     journal = tmp_path / "journal"
     emulator.add_cohort(COHORT, members=["ann"])
     wanted = ["ann", *map(str, range(25))]
@@ -317,17 +287,13 @@ async def test_a_known_start_can_be_resumed_from_a_journal(
 
 
 class Killed(BaseException):
-    """
-    The end of the process, as far as our code can tell.
-    """
+    """The end of the process, as far as our code can tell."""
 
 
 async def crash_until_in_step(
     monkeypatch: pytest.MonkeyPatch, current: list[str], wanted: list[str], kills: int
 ) -> int:
-    """
-    Sync, killed at random moments and begun again; count accepted requests.
-    """
+    """Sync, killed at random moments and begun again; count accepted requests."""
     chance = random.Random(4)
     send = Transport.send
     accepted, left = 0, kills
@@ -386,9 +352,7 @@ async def test_crashes_converge_with_minimal_operations(
 async def test_crashes_of_a_million_converge_with_minimal_operations(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """
-    The same at the size that matters: two requests of adds, two of removes.
-    """
+    """The same at the size that matters: two requests of adds, two of removes."""
     current = [f"user-{number}" for number in range(1_000_000)]
     wanted = current[200_000:] + [f"new-{number}" for number in range(200_000)]
 

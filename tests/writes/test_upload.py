@@ -1,6 +1,4 @@
-"""
-Uploads: every id once, every cohort once, whatever happens on the way.
-"""
+"""Uploads: every id once, every cohort once, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -44,26 +42,20 @@ APP = 153957
 
 @pytest.fixture
 def batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Ten ids a request, so that a few ids make many.
-    """
+    """Ten ids a request, so that a few ids make many."""
     monkeypatch.setattr(batches_module, "MOST_IDS", 10)
     monkeypatch.setattr(id_stream_module, "MOST_IDS", 10)
 
 
 def users(count: int) -> list[str]:
-    """
-    So many user ids.
-    """
+    """So many user ids."""
     return [f"user-{number}" for number in range(count)]
 
 
 async def upload(
     client: CohortsClient, ids: object, name: str = "Buyers", **options: object
 ) -> UploadReport:
-    """
-    Upload user ids to the emulator's project.
-    """
+    """Upload user ids to the emulator's project."""
     keywords = {"id_type": IdType.USER_ID, "app_id": APP, "owner": OWNER, **options}
 
     return await client.upload_cohort(name, ids, **keywords)  # type: ignore[arg-type]
@@ -72,9 +64,7 @@ async def upload(
 async def test_a_cohort_is_made_of_all_kinds_of_ids(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    Lists, generators, async generators, sets and files: the same cohort.
-    """
+    """Lists, generators, async generators, sets and files: the same cohort."""
     file = tmp_path / "ids.txt"
     file.write_text("1\n2\nann\n2\n")
 
@@ -83,9 +73,7 @@ async def test_a_cohort_is_made_of_all_kinds_of_ids(
             yield id_
 
     class Counter:
-        """
-        No generator, and never closed.
-        """
+        """No generator, and never closed."""
 
         def __init__(self) -> None:
             self._left: list[str | int] = [1, 2, "ann", 2]
@@ -120,9 +108,7 @@ async def test_a_cohort_is_made_of_all_kinds_of_ids(
 async def test_the_service_never_sees_more_than_it_takes(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    250,000 ids are three requests: one that creates, two that add.
-    """
+    """250,000 ids are three requests: one that creates, two that add."""
     report = await upload(client, users(250_000))
 
     assert (
@@ -154,9 +140,7 @@ async def test_a_cohort_holds_exactly_the_ids(
     numbers: list[int],
     one_shot: bool,
 ):
-    """
-    Whatever the ids and however they come, nothing is lost and nothing extra.
-    """
+    """Whatever the ids and however they come, nothing is lost and nothing extra."""
     report = await upload(client, iter(numbers) if one_shot else numbers)
     expected = {str(number) for number in numbers}
 
@@ -168,9 +152,7 @@ async def test_a_cohort_holds_exactly_the_ids(
 async def test_unknown_ids_are_reported(
     client: CohortsClient, emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    The first request tells a sample, later ones all; the hook hears of them.
-    """
+    """The first request tells a sample, later ones all; the hook hears of them."""
     monkeypatch.setattr(batches_module, "MOST_IDS", 2)
     heard: list[str] = []
     ids = ["ann", "unknown-1", "bob", "unknown-2", "unknown-3", "eve"]
@@ -187,9 +169,7 @@ async def test_unknown_ids_are_reported(
 async def test_unknown_ids_fail_the_upload_if_wanted(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    In the first request nothing is made; later the report tells how far it got.
-    """
+    """In the first request nothing is made; later the report tells how far it got."""
     with pytest.raises(errors.InvalidIdsError) as refused_at_once:
         await upload(client, ["unknown-1", "ann"], skip_invalid_ids=False)
 
@@ -204,9 +184,7 @@ async def test_unknown_ids_fail_the_upload_if_wanted(
 
 @pytest.mark.usefixtures("batches_of_ten")
 async def test_a_cohort_is_replaced(client: CohortsClient, emulator: CohortsEmulator):
-    """
-    Its old members are gone, and it is still the same cohort.
-    """
+    """Its old members are gone, and it is still the same cohort."""
     emulator.add_cohort("1a2bc3d", members=["old-1", "old-2"])
     report = await upload(client, users(25), replace="1a2bc3d")
 
@@ -220,9 +198,7 @@ async def test_a_cohort_is_replaced(client: CohortsClient, emulator: CohortsEmul
 async def test_a_replacement_that_removes_too_many_is_refused(
     client: CohortsClient, emulator: CohortsEmulator, as_stream: bool
 ):
-    """
-    The counts are compared before a byte is written; the error has them.
-    """
+    """The counts are compared before a byte is written; the error has them."""
     emulator.add_cohort("1a2bc3d", members=users(100))
     ids = users(49)
 
@@ -281,9 +257,7 @@ async def test_a_cohort_of_unknown_size_is_not_replaced_unasked(
 async def test_a_share_is_from_zero_to_one(
     client: CohortsClient, emulator: CohortsEmulator, share: object
 ):
-    """
-    Anything else is refused before a request.
-    """
+    """Anything else is refused before a request."""
     with pytest.raises(errors.InvalidInputError, match="max_removed must be a share"):
         await upload(client, ["ann"], replace="1a2bc3d", max_removed=share)
 
@@ -293,9 +267,7 @@ async def test_a_share_is_from_zero_to_one(
 async def test_validating_a_replacement_removes_nothing(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    So the guard has nothing to compare.
-    """
+    """So the guard has nothing to compare."""
     emulator.add_cohort("1a2bc3d", members=users(100))
     report = await upload(client, ["ann"], replace="1a2bc3d", validate_only=True)
 
@@ -306,9 +278,7 @@ async def test_validating_a_replacement_removes_nothing(
 async def test_a_replacement_that_goes_on_is_not_guarded_again(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    What an earlier run wrote of it has removed the members already.
-    """
+    """What an earlier run wrote of it has removed the members already."""
     journal = tmp_path / "journal"
     keywords = {"replace": "1a2bc3d", "journal": journal}
     emulator.add_cohort("1a2bc3d", members=users(40))
@@ -327,9 +297,7 @@ async def test_a_replacement_that_goes_on_is_not_guarded_again(
 async def test_validating_saves_nothing(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Each batch is looked at, and no cohort is made.
-    """
+    """Each batch is looked at, and no cohort is made."""
     report = await upload(client, [*users(24), "unknown-1"], validate_only=True)
 
     assert (None, 25, 24) == (report.cohort_id, report.total, report.matched)
@@ -342,9 +310,7 @@ async def test_validating_saves_nothing(
 async def test_groups_and_amplitude_ids(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Later batches speak of the same group and the same type of id.
-    """
+    """Later batches speak of the same group and the same type of id."""
     groups = await upload(client, users(15), group="company")
     numbers = await upload(client, range(1, 16), id_type=IdType.AMPLITUDE_ID)
 
@@ -378,9 +344,7 @@ async def test_bad_ids_are_found_before_anything_is_sent(
     ids: object,
     reason: str,
 ):
-    """
-    Also when they stand in the last batch, or the input is a generator.
-    """
+    """Also when they stand in the last batch, or the input is a generator."""
     monkeypatch.setattr(upload_module, "MOST_MEMBERS", 100)
 
     with pytest.raises(errors.InvalidInputError, match=reason):
@@ -392,9 +356,7 @@ async def test_bad_ids_are_found_before_anything_is_sent(
 async def test_a_stream_that_fails_later_leaves_a_report(
     client: CohortsClient, emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    What a long generator raises ends up as the cause, whatever it is.
-    """
+    """What a long generator raises ends up as the cause, whatever it is."""
 
     def stream() -> Iterator[str]:
         yield from users(1_250)
@@ -417,23 +379,17 @@ async def test_a_stream_that_fails_later_leaves_a_report(
 async def test_ids_that_change_meanwhile_are_noticed(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    A list that somebody appends to, or shortens, is not what was checked.
-    """
+    """A list that somebody appends to, or shortens, is not what was checked."""
 
     class Growing(list[str]):
-        """
-        A longer list at each look.
-        """
+        """A longer list at each look."""
 
         def __iter__(self) -> Iterator[str]:
             self.append(f"late-{len(self)}")
             return super().__iter__()
 
     class Changing(list[str]):
-        """
-        Another list at each look.
-        """
+        """Another list at each look."""
 
         def __iter__(self) -> Iterator[str]:
             self[-1] += "-late"
@@ -451,9 +407,7 @@ async def test_ids_that_change_meanwhile_are_noticed(
 
 
 async def test_the_client_knows_app_and_owner(emulator: CohortsEmulator):
-    """
-    The call wins over the client; without either nothing is sent.
-    """
+    """The call wins over the client; without either nothing is sent."""
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, app_id=APP, owner="a@b.example"
     ) as client:
@@ -476,9 +430,7 @@ async def test_the_client_knows_app_and_owner(emulator: CohortsEmulator):
 async def test_the_other_description_is_served(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    It knows uploads of one request only, and says so before sending.
-    """
+    """It knows uploads of one request only, and says so before sending."""
     async with (
         CohortsEmulator(
             api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, routes="openapi"
@@ -510,9 +462,7 @@ async def test_the_other_description_is_served(
 async def test_a_lost_answer_at_any_request_makes_no_second_cohort(
     client: CohortsClient, emulator: CohortsEmulator, request_number: int
 ):
-    """
-    The upload goes on as if nothing had happened, and there is one cohort.
-    """
+    """The upload goes on as if nothing had happened, and there is one cohort."""
     step, before = (
         ("upload", 0)
         if not request_number
@@ -539,9 +489,7 @@ async def test_a_lost_answer_at_any_request_makes_no_second_cohort(
 async def test_an_unanswered_creation_is_never_repeated(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, fault: Fault
 ):
-    """
-    Without a cohort in the list nobody knows, and the error says so.
-    """
+    """Without a cohort in the list nobody knows, and the error says so."""
     old = await upload(client, ["ann"])
     clock.advance(60)
     emulator.fail_next("upload", fault)
@@ -564,9 +512,7 @@ async def test_an_unanswered_creation_is_never_repeated(
 async def test_several_that_fit_are_told(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    Two cohorts of one name, owner and second: neither is taken.
-    """
+    """Two cohorts of one name, owner and second: neither is taken."""
     first = await upload(client, ["ann"])
     emulator.fail_next("upload", lost_answer())
 
@@ -580,9 +526,7 @@ async def test_several_that_fit_are_told(
 async def test_an_unpublished_cohort_is_never_found_again(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    The list does not show it, so the error comes at once and says why.
-    """
+    """The list does not show it, so the error comes at once and says why."""
     emulator.fail_next("upload", lost_answer())
 
     with pytest.raises(errors.AmbiguousUploadError, match="published=False"):
@@ -594,9 +538,7 @@ async def test_an_unpublished_cohort_is_never_found_again(
 async def test_what_was_not_done_is_no_riddle(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    A refusal is a refusal, and 429 is tried again: nothing had happened.
-    """
+    """A refusal is a refusal, and 429 is tried again: nothing had happened."""
     emulator.fail_next("upload", throttled(), refused(400, "no such owner"))
 
     with pytest.raises(errors.BadRequestError, match="no such owner"):
@@ -608,9 +550,7 @@ async def test_what_was_not_done_is_no_riddle(
 async def test_a_replacement_is_simply_repeated(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """
-    To fill a cohort twice with the same ids is to fill it once.
-    """
+    """To fill a cohort twice with the same ids is to fill it once."""
     emulator.add_cohort("1a2bc3d", members=["old"])
     emulator.fail_next("upload", lost_answer(), broken(503))
     report = await upload(client, ["ann"], replace="1a2bc3d")
@@ -624,9 +564,7 @@ async def test_a_replacement_is_simply_repeated(
 
 
 class Killed(BaseException):
-    """
-    The end of the process, as far as our code can tell.
-    """
+    """The end of the process, as far as our code can tell."""
 
 
 @pytest.mark.usefixtures("batches_of_ten")
@@ -637,9 +575,7 @@ async def test_killed_at_any_moment_it_resumes_to_the_wanted_set(
     tmp_path: Path,
     clock: FakeClock,
 ):
-    """
-    Before and after each request and each line of the journal.
-    """
+    """Before and after each request and each line of the journal."""
     for moment in range(100):
         name, journal = f"Buyers {moment}", tmp_path / f"{moment}.journal"
         cohorts = len(emulator.cohort_ids)
@@ -694,9 +630,7 @@ def _kill_at(patch: pytest.MonkeyPatch, moment: int) -> None:
 async def test_a_crash_right_after_creating_finds_the_cohort(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    The journal knows of the attempt, the list of the cohort.
-    """
+    """The journal knows of the attempt, the list of the cohort."""
     journal = tmp_path / "journal"
     emulator.fail_next("upload", lost_answer())
     emulator.fail_next("list", broken(404), times=4)
@@ -715,9 +649,7 @@ async def test_a_crash_right_after_creating_finds_the_cohort(
 async def test_a_refused_creation_may_be_resumed(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    The journal knows that nothing was made, so no riddle remains.
-    """
+    """The journal knows that nothing was made, so no riddle remains."""
     journal = tmp_path / "journal"
     emulator.fail_next("upload", refused(403, "not now"))
 
@@ -733,9 +665,7 @@ async def test_a_refused_creation_may_be_resumed(
 async def test_an_attempt_in_doubt_is_not_made_again_too_early(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, clock: FakeClock
 ):
-    """
-    A quarter of an hour after it, what is not listed was not created.
-    """
+    """A quarter of an hour after it, what is not listed was not created."""
     journal = tmp_path / "journal"
     emulator.fail_next("upload", broken(503))
 
@@ -755,9 +685,7 @@ async def test_an_attempt_in_doubt_is_not_made_again_too_early(
 async def test_a_partial_upload_goes_on_from_its_journal(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    Only what is missing is sent; a finished journal sends nothing.
-    """
+    """Only what is missing is sent; a finished journal sends nothing."""
     journal = tmp_path / "journal"
     emulator.fail_next("membership", works(), refused(400, "no"))
 
@@ -783,9 +711,7 @@ async def test_a_partial_upload_goes_on_from_its_journal(
 async def test_a_journal_is_of_one_upload(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ):
-    """
-    Other ids, other parameters, a set, another file: all are refused.
-    """
+    """Other ids, other parameters, a set, another file: all are refused."""
     journal = tmp_path / "journal"
     await upload(client, users(15), journal=journal)
     requests = len(emulator.log)
@@ -820,9 +746,7 @@ async def test_a_journal_is_of_one_upload(
 async def test_a_journal_holds_no_ids_and_no_secrets(
     client: CohortsClient, tmp_path: Path
 ):
-    """
-    Digests and counts are all there is of the ids.
-    """
+    """Digests and counts are all there is of the ids."""
     journal = tmp_path / "journal"
     await upload(client, [*users(15), "unknown-1"], journal=journal)
     text = journal.read_text()
@@ -837,9 +761,7 @@ async def test_a_journal_holds_no_ids_and_no_secrets(
 
 
 async def test_two_runs_cannot_share_a_journal(client: CohortsClient, tmp_path: Path):
-    """
-    Otherwise both could make a cohort.
-    """
+    """Otherwise both could make a cohort."""
     journal = tmp_path / "journal"
 
     async def slowly() -> AsyncIterator[str]:
@@ -853,9 +775,7 @@ async def test_two_runs_cannot_share_a_journal(client: CohortsClient, tmp_path: 
 
 @pytest.mark.usefixtures("batches_of_ten")
 async def test_the_hook_hears_of_each_batch(emulator: CohortsEmulator):
-    """
-    Which batch, how many ids, and of which cohort; no id is told.
-    """
+    """Which batch, how many ids, and of which cohort; no id is told."""
     heard: list[Event] = []
 
     async with CohortsClient(
@@ -878,9 +798,7 @@ async def test_a_disk_that_fills_up_hides_no_cohort(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """
-    The error tells what was written, and the journal holds whole lines only.
-    """
+    """The error tells what was written, and the journal holds whole lines only."""
     journal = tmp_path / "journal"
     write = FileIO.write
 

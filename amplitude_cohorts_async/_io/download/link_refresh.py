@@ -1,6 +1,4 @@
-"""
-Another link for the same file, as long as links bring anything new.
-"""
+"""Another link for the same file, as long as links bring anything new."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ class LinkFailed(Exception):  # noqa: N818 - no error: the next link may do
 
 
 class ObjectChanged(LinkFailed):
-    """
-    What is in the store is not, or not provably, what came before.
-    """
+    """What is in the store is not, or not provably, what came before."""
 
 
 @attrs.define
@@ -68,9 +64,7 @@ class DownloadState:
     _reported: int = 0
 
     def add(self, count: int) -> None:
-        """
-        Count more bytes.
-        """
+        """Count more bytes."""
         self.received += count
         self.downloaded += count
 
@@ -78,15 +72,11 @@ class DownloadState:
             self.report()
 
     def reset(self) -> None:
-        """
-        Start over: all received bytes are void.
-        """
+        """Start over: all received bytes are void."""
         self.received, self.total, self._reported = 0, None, 0
 
     def report(self) -> None:
-        """
-        Report to the hook and the callback how far it is.
-        """
+        """Report to the hook and the callback how far it is."""
         self._reported = self.received
         event = BytesReceived(
             request_id=self.request_id, received=self.received, total=self.total
@@ -98,9 +88,7 @@ class DownloadState:
 
 
 class LinkRefresh:
-    """
-    Decides after each link that brought no more whether to ask for another.
-    """
+    """Decides after each link that brought no more whether to ask for another."""
 
     def __init__(self, state: DownloadState) -> None:
         self._state = state

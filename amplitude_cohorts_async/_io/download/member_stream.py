@@ -1,6 +1,4 @@
-"""
-Members as a stream: bytes from the network in, batches of members out.
-"""
+"""Members as a stream: bytes from the network in, batches of members out."""
 
 from __future__ import annotations
 
@@ -28,14 +26,10 @@ Fewer, and the visits cost; more, and letting go of a batch holds the loop.
 
 
 _YIELD_SECONDS = 0.001
-"""
-Seconds for which the worker thread keeps the interpreter.
-"""
+"""Seconds for which the worker thread keeps the interpreter."""
 
 _CHECKPOINT_ROWS = 1_000
-"""
-Members handed out one by one before other tasks have their turn.
-"""
+"""Members handed out one by one before other tasks have their turn."""
 
 
 class MemberStream:
@@ -76,9 +70,7 @@ class MemberStream:
 
     @property
     def rows(self) -> int:
-        """
-        Members decoded so far; all of the file's when the stream has ended.
-        """
+        """Members decoded so far; all of the file's when the stream has ended."""
         return self._reader.rows
 
     def __aiter__(self) -> AsyncIterator[Member]:

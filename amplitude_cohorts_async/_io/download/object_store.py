@@ -1,6 +1,4 @@
-"""
-What the store answers to a link, and whether it may be used.
-"""
+"""What the store answers to a link, and whether it may be used."""
 
 from __future__ import annotations
 

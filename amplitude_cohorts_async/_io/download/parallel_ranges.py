@@ -22,14 +22,10 @@ from .object_store import checked_part, open_object, pour, range_headers
 from .to_file import RandomAccess
 
 _WARM_UP = 0.005
-"""
-Seconds in which a first connection gets going, and the loop is busy with that.
-"""
+"""Seconds in which a first connection gets going, and the loop is busy with that."""
 
 _MEASURE_SECONDS = 0.01
-"""
-Seconds between two measurements.
-"""
+"""Seconds between two measurements."""
 
 _CONNECT_SECONDS = 0.0005
 """
@@ -45,9 +41,7 @@ take a while to start.
 
 
 class Gauge:
-    """
-    Measures how a transfer goes, and how busy the loop's thread is with it.
-    """
+    """Measures how a transfer goes, and how busy the loop's thread is with it."""
 
     def __init__(self, state: DownloadState, access: RandomAccess) -> None:
         self._state = state
@@ -56,9 +50,7 @@ class Gauge:
         self.reset()
 
     def reset(self) -> None:
-        """
-        Measure from now on.
-        """
+        """Measure from now on."""
         self._received = self._state.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
@@ -66,9 +58,7 @@ class Gauge:
         self._waited = self._access.waited
 
     def read(self) -> Sample:
-        """
-        Return how it went since then.
-        """
+        """Return how it went since then."""
         seconds = time.perf_counter() - self._time
         received = self._state.received
 
@@ -84,9 +74,7 @@ class Gauge:
 async def throttled(
     state: DownloadState, access: RandomAccess, controller: ParallelismController
 ) -> None:
-    """
-    Return when one connection turns out to be too few.
-    """
+    """Return when one connection turns out to be too few."""
     gauge = Gauge(state, access)
     await anyio.sleep(_WARM_UP)
     gauge.reset()
@@ -99,9 +87,7 @@ async def throttled(
 
 
 class Ranges:
-    """
-    Brings the rest of an object whose beginning is there.
-    """
+    """Brings the rest of an object whose beginning is there."""
 
     def __init__(
         self,

@@ -1,6 +1,4 @@
-"""
-A file's bytes from the network to a reader of text.
-"""
+"""A file's bytes from the network to a reader of text."""
 
 from __future__ import annotations
 
@@ -14,14 +12,10 @@ from ...errors import IncompleteDownloadError
 from ..sinks.filters import DetectGzip, Filter, Inflate, PassThrough, TextCheck
 
 _PIECE_SIZE = 64 * 1024
-"""
-Bytes of a piece at most: the network brings more at once when it is fast.
-"""
+"""Bytes of a piece at most: the network brings more at once when it is fast."""
 
 _QUEUE_SIZE = 16
-"""
-Pieces that may wait; then the network waits for the reader.
-"""
+"""Pieces that may wait; then the network waits for the reader."""
 
 _UNBOUND_QUEUE_SIZE = 1024
 """
@@ -30,9 +24,7 @@ API between rows would otherwise wait for itself.
 """
 
 _DECODED_AT_ONCE = 4
-"""
-Pieces decoded in one visit to the worker thread.
-"""
+"""Pieces decoded in one visit to the worker thread."""
 
 
 class TextReceiver:
@@ -60,9 +52,7 @@ class TextReceiver:
 
     @property
     def feed(self) -> Self:
-        """
-        Where the bytes go, in order.
-        """
+        """Where the bytes go, in order."""
         return self
 
     async def begin(self) -> None:
@@ -85,15 +75,11 @@ class TextReceiver:
             self._pieces.get_nowait()
 
     def unbound(self) -> None:
-        """
-        Let the sender run ahead of the reader, because it holds a slot.
-        """
+        """Let the sender run ahead of the reader, because it holds a slot."""
         self._queue_size = _UNBOUND_QUEUE_SIZE
 
     async def take(self, data: bytes) -> None:
-        """
-        Take the next bytes; waits while the reader is behind.
-        """
+        """Take the next bytes; waits while the reader is behind."""
         for start in range(0, len(data), _PIECE_SIZE):
             while self._pieces.qsize() >= self._queue_size:
                 self._taken.clear()
@@ -102,15 +88,11 @@ class TextReceiver:
             self._pieces.put_nowait(data[start : start + _PIECE_SIZE])
 
     async def end(self, *, is_delimited: bool) -> None:
-        """
-        End: the reader gets what is left.
-        """
+        """End: the reader gets what is left."""
         self._is_delimited = is_delimited
 
     async def fill(self, transfer: Callable[[], Awaitable[None]]) -> None:
-        """
-        Run the transfer; what it raises is raised where the text is read.
-        """
+        """Run the transfer; what it raises is raised where the text is read."""
         try:
             await transfer()
         except Exception as error:  # noqa: BLE001 - raised where the reader is

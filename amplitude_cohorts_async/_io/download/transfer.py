@@ -33,34 +33,24 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
 
 class Receiver(Protocol):
-    """
-    Takes the bytes of a file in order; a second beginning voids the first.
-    """
+    """Takes the bytes of a file in order; a second beginning voids the first."""
 
     @property
     def feed(self) -> Taker:
-        """
-        Where the bytes go, in order.
-        """
+        """Where the bytes go, in order."""
         ...
 
     @property
     def random_access(self) -> RandomAccess | None:
-        """
-        Its ability to take bytes in any order; None when it has none.
-        """
+        """Its ability to take bytes in any order; None when it has none."""
         ...
 
     async def begin(self) -> None:
-        """
-        Expect the first byte next.
-        """
+        """Expect the first byte next."""
         ...
 
     def unbound(self) -> None:
-        """
-        Take bytes as fast as they come: their sender holds a slot meanwhile.
-        """
+        """Take bytes as fast as they come: their sender holds a slot meanwhile."""
         ...
 
     async def end(self, *, is_delimited: bool) -> None:

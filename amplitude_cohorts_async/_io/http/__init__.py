@@ -1,3 +1,1 @@
-"""
-Requests out and answers in; aiohttp, sockets and TLS stay in here.
-"""
+"""Requests out and answers in; aiohttp, sockets and TLS stay in here."""

@@ -1,6 +1,4 @@
-"""
-Translation of foreign exceptions into ours.
-"""
+"""Translation of foreign exceptions into ours."""
 
 from __future__ import annotations
 

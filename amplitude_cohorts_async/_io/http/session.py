@@ -148,9 +148,7 @@ class Session:
         self._is_idle = asyncio.Event()
 
     async def aclose(self) -> None:
-        """
-        Close the connections, but wait for the answers to purchases first.
-        """
+        """Close the connections, but wait for the answers to purchases first."""
         if self._purchases:
             with anyio.move_on_after(GRACE):
                 await self._is_idle.wait()
@@ -158,17 +156,13 @@ class Session:
         await self.transport.aclose()
 
     def writing_to(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
-        """
-        Wait until no other task writes to this cohort.
-        """
+        """Wait until no other task writes to this cohort."""
         return self.limiter.cohort_lock(cohort_id)
 
     def attempts(
         self, request: Request, *, retrying: Retrying | None = None
     ) -> Attempts:
-        """
-        Return the attempts at a request, for an ``async for`` loop.
-        """
+        """Return the attempts at a request, for an ``async for`` loop."""
         return Attempts(self.context, request, retrying or self.context.retrying)
 
     async def send(
@@ -208,9 +202,7 @@ class Session:
             yield await self._open(request, stack)
 
     async def exchange(self, request: Request, permit: Permit) -> Response:
-        """
-        Send *request* in a slot that was waited for, and return any answer.
-        """
+        """Send *request* in a slot that was waited for, and return any answer."""
         started = self.context.clock.now()
         response = await self.transport.send(request)
         self._report(request, response, permit, started)
@@ -218,9 +210,7 @@ class Session:
         return response
 
     def refusal(self, request: Request, response: Response) -> CohortsError:
-        """
-        Return the error that an unsuccessful answer stands for.
-        """
+        """Return the error that an unsuccessful answer stands for."""
         if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
             return UnexpectedResponseError(
                 f"{request.operation} was answered {response.status}, a redirect; "
@@ -231,9 +221,7 @@ class Session:
 
     @contextmanager
     def purchase(self) -> Generator[None]:
-        """
-        Let `aclose()` wait for what runs in this context.
-        """
+        """Let `aclose()` wait for what runs in this context."""
         self._purchases += 1
         self._is_idle.clear()
 
@@ -323,7 +311,5 @@ class Session:
 
 
 def out_of_attempts() -> AssertionError:
-    """
-    Return what to raise behind a loop of attempts, which no attempt gets to.
-    """
+    """Return what to raise behind a loop of attempts, which no attempt gets to."""
     return AssertionError("the last attempt returns or raises")

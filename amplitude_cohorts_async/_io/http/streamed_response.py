@@ -1,6 +1,4 @@
-"""
-An answer whose body is still on the wire.
-"""
+"""An answer whose body is still on the wire."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from ..sinks.disk_writer import DiskWriter, Taker
 from .error_translation import ErrorTranslation
 
 _LARGE = 1 << 20
-"""
-Bytes that take a millisecond to join; so many Python joins without its lock.
-"""
+"""Bytes that take a millisecond to join; so many Python joins without its lock."""
 
 
 class StreamedResponse:
@@ -51,9 +47,7 @@ class StreamedResponse:
 
     @property
     def is_delimited(self) -> bool:
-        """
-        Whether the end of the body can be distinguished from a cut.
-        """
+        """Whether the end of the body can be distinguished from a cut."""
         return "content-length" in self.headers or (
             "chunked" in self.headers.get("transfer-encoding", "").lower()
         )

@@ -59,14 +59,10 @@ cohorts with long definitions are half of it.
 
 _LONGEST_ERROR = 1 << 13
 _LONGEST_REFUSAL = 1 << 16
-"""
-Bytes that are read of an error, and of one that may list the ids of a write.
-"""
+"""Bytes that are read of an error, and of one that may list the ids of a write."""
 
 _INTERIM_ANSWERS = 8
-"""
-Answers of the kind 1xx that may come before the answer itself.
-"""
+"""Answers of the kind 1xx that may come before the answer itself."""
 
 
 @attrs.define
@@ -81,22 +77,16 @@ class Load:
     seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """
-        Add what one piece has cost.
-        """
+        """Add what one piece has cost."""
         self.seconds += seconds
 
 
 class AnswerLost(aiohttp.ClientError):
-    """
-    The connection ended before there was an answer.
-    """
+    """The connection ended before there was an answer."""
 
 
 class InterimAnswersError(aiohttp.ClientError):
-    """
-    Too many interim answers came before the answer itself.
-    """
+    """Too many interim answers came before the answer itself."""
 
 
 class _BoundedResponse(aiohttp.ClientResponse):
@@ -107,9 +97,7 @@ class _BoundedResponse(aiohttp.ClientResponse):
     """
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """
-        Read the head of the answer; return self.
-        """
+        """Read the head of the answer; return self."""
         protocol = connection.protocol
 
         if protocol is None:
@@ -259,9 +247,7 @@ class Transport:
             yield StreamedResponse(response, border, fast=self._fast)
 
     async def send(self, request: Request) -> Response:
-        """
-        Send *request* to Amplitude and return its answer, read to the end.
-        """
+        """Send *request* to Amplitude and return its answer, read to the end."""
         response, answer = await self._answer(request)
         is_write = request.operation in {"upload", "membership"}
 
@@ -315,15 +301,11 @@ class Transport:
         )
 
     async def glance(self, answer: StreamedResponse) -> bytes:
-        """
-        Return the beginning of an answer, which says why it was refused.
-        """
+        """Return the beginning of an answer, which says why it was refused."""
         return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
 
     async def aclose(self) -> None:
-        """
-        Close our own connections; a session given by the caller stays open.
-        """
+        """Close our own connections; a session given by the caller stays open."""
         self._is_closed = True
         await finish_despite_cancel(self._close())
 

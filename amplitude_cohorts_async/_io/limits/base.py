@@ -1,6 +1,4 @@
-"""
-The base class of all limiters.
-"""
+"""The base class of all limiters."""
 
 from __future__ import annotations
 
@@ -16,15 +14,11 @@ from ...limits import DOCUMENTED, Kind, Limits
 from .fifo_lock import KeyedLock
 
 Statistics = Mapping[str, float]
-"""
-Counters of a limiter by name: requests started, in flight, waited, throttled.
-"""
+"""Counters of a limiter by name: requests started, in flight, waited, throttled."""
 
 
 class SharedCounter(Protocol):
-    """
-    Named counters for all that share the limits of an app.
-    """
+    """Named counters for all that share the limits of an app."""
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
         """
@@ -40,18 +34,14 @@ class SharedCounter(Protocol):
 
 
 class LocalCounter:
-    """
-    Counters of this process, for any thread.
-    """
+    """Counters of this process, for any thread."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._counts: dict[str, tuple[int, datetime]] = {}
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """
-        Add to a counter and return its value; those that end earlier are dropped.
-        """
+        """Add to a counter and return its value; those that end earlier are dropped."""
         with self._mutex:
             count = self._counts.get(name, (0, until))[0] + by
             kept = {key: each for key, each in self._counts.items() if each[1] >= until}
@@ -61,20 +51,14 @@ class LocalCounter:
 
 
 class RunningJobs(Protocol):
-    """
-    An index of running exports, so that one asked for twice is requested once.
-    """
+    """An index of running exports, so that one asked for twice is requested once."""
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """
-        Wait until no other caller is about to request this export.
-        """
+        """Wait until no other caller is about to request this export."""
         ...
 
     async def find(self, key: str) -> str | None:
-        """
-        Return the token of the running export, if there is one.
-        """
+        """Return the token of the running export, if there is one."""
         ...
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
@@ -87,16 +71,12 @@ class RunningJobs(Protocol):
         ...
 
     async def forget(self, key: str, token: str) -> None:
-        """
-        Forget an export that is over, unless another one is recorded by now.
-        """
+        """Forget an export that is over, unless another one is recorded by now."""
         ...
 
 
 class Permit:
-    """
-    The right to send one request, held until its answer has been read.
-    """
+    """The right to send one request, held until its answer has been read."""
 
     __slots__ = ()
 
@@ -125,16 +105,12 @@ class Limiter(ABC):
 
     @property
     def limits(self) -> Limits | None:
-        """
-        The limits it keeps; None if those of the client count.
-        """
+        """The limits it keeps; None if those of the client count."""
         return None
 
     @property
     def counter(self) -> SharedCounter:
-        """
-        Counts the exports of a month for all that this limiter serves.
-        """
+        """Counts the exports of a month for all that this limiter serves."""
         # Made at first use, because a subclass need not call our constructor; and
         # in one step, because clients may live in several threads.
         counter: SharedCounter = vars(self).setdefault("_counter", LocalCounter())
@@ -143,9 +119,7 @@ class Limiter(ABC):
 
     @property
     def job_store(self) -> RunningJobs | None:
-        """
-        The running exports of all that this limiter serves; None keeps none.
-        """
+        """The running exports of all that this limiter serves; None keeps none."""
         return None
 
     def bind(self, app: str) -> None:  # noqa: B027 - nothing to learn
@@ -189,12 +163,8 @@ class Limiter(ABC):
         return earliest_starts(count, self.limits or limits)
 
     def statistics(self) -> Statistics:
-        """
-        Return counters of what was let through, and what waited.
-        """
+        """Return counters of what was let through, and what waited."""
         return {}
 
     async def aclose(self) -> None:  # noqa: B027 - nothing to release
-        """
-        Release outside resources; calling it twice does no harm.
-        """
+        """Release outside resources; calling it twice does no harm."""

@@ -38,25 +38,19 @@ _ASK_AGAIN = 60.0
 
 @attrs.define(eq=False)
 class Spend:
-    """
-    A reservation in the budget, for one export request.
-    """
+    """A reservation in the budget, for one export request."""
 
     names: list[str] = attrs.field(factory=list[str])
     is_committed: bool = False
 
     def commit(self) -> None:
-        """
-        Make the export count: its request goes out now, whatever the answer.
-        """
+        """Make the export count: its request goes out now, whatever the answer."""
         self.is_committed = True
 
 
 @attrs.frozen
 class _Known:
-    """
-    The usage as the service gave it, and what stood on the counter then.
-    """
+    """The usage as the service gave it, and what stood on the counter then."""
 
     usage: Usage
     month: str
@@ -64,9 +58,7 @@ class _Known:
 
 
 class Budget:
-    """
-    Refuses an export request once the monthly quota is exhausted.
-    """
+    """Refuses an export request once the monthly quota is exhausted."""
 
     def __init__(
         self,
@@ -128,9 +120,7 @@ class Budget:
                 await self._give_back(spend)
 
     async def left(self) -> int | None:
-        """
-        Return how many export requests may yet be spent; None is no limit.
-        """
+        """Return how many export requests may yet be spent; None is no limit."""
         await self._update_usage()
         known = self._known
         if known is None or known.usage.limit is None:

@@ -18,17 +18,13 @@ from types import TracebackType
 
 
 class Wakeup:
-    """
-    Wakes one waiter, once, in any loop.
-    """
+    """Wakes one waiter, once, in any loop."""
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
 
     def set(self) -> bool:
-        """
-        Wake the waiter; False if it has stopped waiting.
-        """
+        """Wake the waiter; False if it has stopped waiting."""
         if not self._future.set_running_or_notify_cancel():
             return False
 
@@ -36,22 +32,16 @@ class Wakeup:
         return True
 
     async def wait(self) -> None:
-        """
-        Return once it is set.
-        """
+        """Return once it is set."""
         await asyncio.wrap_future(self._future)
 
     def cancel(self) -> bool:
-        """
-        Stop waiting; False if it is too late because it was set.
-        """
+        """Stop waiting; False if it is too late because it was set."""
         return self._future.cancel()
 
 
 class FifoLock:
-    """
-    A lock that is given to its waiters in the order they came.
-    """
+    """A lock that is given to its waiters in the order they came."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -85,9 +75,7 @@ class FifoLock:
 
     @property
     def ahead(self) -> int:
-        """
-        How many holders and waiters are ahead of a newcomer.
-        """
+        """How many holders and waiters are ahead of a newcomer."""
         with self._mutex:
             return len(self._waiters) + self._is_held
 
@@ -101,9 +89,7 @@ class FifoLock:
 
 
 class KeyedLock:
-    """
-    A lock for each key; a key that is not in use takes no memory.
-    """
+    """A lock for each key; a key that is not in use takes no memory."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -114,9 +100,7 @@ class KeyedLock:
 
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncGenerator[None]:
-        """
-        Wait for the lock of this key.
-        """
+        """Wait for the lock of this key."""
         with self._mutex:
             lock, users = self._locks.get(key, (FifoLock(), 0))
             self._locks[key] = lock, users + 1

@@ -1,6 +1,4 @@
-"""
-What the limiters that keep `Limits` have in common.
-"""
+"""What the limiters that keep `Limits` have in common."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ from .window import EDGE
 _log = logging.getLogger(__name__)
 
 WITHHELD_FOR = 600.0
-"""
-Seconds that a place stays free for others who evidently use the app.
-"""
+"""Seconds that a place stays free for others who evidently use the app."""
 
 P = TypeVar("P")
 
@@ -56,9 +52,7 @@ class Admission(Permit, Generic[P]):
         self.sent_at = self.now()
 
     def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
-        """
-        Report a 429: all requests pause once this one has ended.
-        """
+        """Report a 429: all requests pause once this one has ended."""
         self.refusals.append(
             Refusal(
                 kind=self.kind,
@@ -88,9 +82,7 @@ class Pacer:
         ] = {}
 
     async def wait(self) -> None:
-        """
-        Wait until the bucket has room for one more; first come, first served.
-        """
+        """Wait until the bucket has room for one more; first come, first served."""
         lock, bucket = self._bucket()
 
         async with lock:
@@ -115,9 +107,7 @@ class Pacer:
 
 
 class LimitsKeeper(Limiter):
-    """
-    A limiter that keeps `Limits` and counts what it lets through.
-    """
+    """A limiter that keeps `Limits` and counts what it lets through."""
 
     def __init__(self, limits: Limits, *, paced: bool = True) -> None:
         """
@@ -139,9 +129,7 @@ class LimitsKeeper(Limiter):
 
     @property
     def limits(self) -> Limits:
-        """
-        The limits it keeps.
-        """
+        """The limits it keeps."""
         return self._limits
 
     def statistics(self) -> Statistics:

@@ -54,9 +54,7 @@ class LimiterState:
 
     @property
     def newest(self) -> float:
-        """
-        The last moment that matters.
-        """
+        """The last moment that matters."""
         moments = [*list(self.ends)[-1:], *self.released_at, self.pace.paused_until]
         return max(moments)
 
@@ -132,9 +130,7 @@ class LocalLimiter(LimitsKeeper):
 
     @property
     def counter(self) -> SharedCounter:
-        """
-        Counts the exports of a month for this process.
-        """
+        """Counts the exports of a month for this process."""
         return self._state.counter
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
@@ -275,9 +271,7 @@ class LocalLimiter(LimitsKeeper):
                 self._state.pace = pace.answered(permit.kind, sent_at=permit.sent_at)
 
     def _slow_down(self, refusal: Refusal) -> bool:
-        """
-        Pause all requests; return whether others evidently use the app.
-        """
+        """Pause all requests; return whether others evidently use the app."""
         with self._mutex:
             before = self._state.pace
             after = self._state.pace = before.refused(refusal)

@@ -26,9 +26,7 @@ EDGE = 1e-6
 
 
 async def sleep_until(clock: Clock, moment: float) -> None:
-    """
-    Return when *moment* is past on the clock; at once if it is.
-    """
+    """Return when *moment* is past on the clock; at once if it is."""
     while (seconds := moment - clock.now()) > 0:
         await clock.sleep(seconds + EDGE)
 
@@ -82,16 +80,12 @@ class PlacePool:
         heapify(self._idle)
 
     def free_at(self) -> list[float]:
-        """
-        Return when each place that is not in use is free.
-        """
+        """Return when each place that is not in use is free."""
         with self._mutex:
             return [place.free_at for place in self._idle]
 
     async def take(self) -> Place:
-        """
-        Wait for a place.
-        """
+        """Wait for a place."""
         async with self._line:
             while (place := self._pop_free()) is None:
                 await self._change()
@@ -99,9 +93,7 @@ class PlacePool:
             return place
 
     def release_unused(self, place: Place) -> None:
-        """
-        Return a place that was not used; it is free as before.
-        """
+        """Return a place that was not used; it is free as before."""
         with self._mutex:
             heappush(self._idle, place)
             wakeup, self._wakeup = self._wakeup, None
@@ -110,9 +102,7 @@ class PlacePool:
             wakeup.set()
 
     def release(self, place: Place, *, at: float) -> None:
-        """
-        Return a place whose request ended at that moment, past or to come.
-        """
+        """Return a place whose request ended at that moment, past or to come."""
         place.free_at = at + self._reuse_after
         self.release_unused(place)
 
@@ -158,9 +148,7 @@ class SlotSemaphore(PlacePool):
 
     @property
     def withheld(self) -> int:
-        """
-        How many places have been withheld, as of the last time.
-        """
+        """How many places have been withheld, as of the last time."""
         return len(self._withheld_until)
 
     def may_withhold(self, *, until: float) -> bool:

@@ -23,9 +23,7 @@ from ..._core.csvtext import CsvError, check_block, decode, read_records
 from ...errors import InvalidInputError, MissingExtraError
 
 AmplitudeId: TypeAlias = Literal["text", "int64"]
-"""
-What Amplitude's ids become: text, as everywhere else, or numbers.
-"""
+"""What Amplitude's ids become: text, as everywhere else, or numbers."""
 
 _BATCH_SIZE = 512 * 1024
 """
@@ -35,48 +33,34 @@ times the time at 64 KiB); above, only more memory is taken.
 
 
 class Schema(Protocol):
-    """
-    A ``pyarrow.Schema``, as far as needed: pyarrow tells no types.
-    """
+    """A ``pyarrow.Schema``, as far as needed: pyarrow tells no types."""
 
     @property
     def names(self) -> list[str]:
-        """
-        What the columns are called.
-        """
+        """What the columns are called."""
         ...
 
 
 class RecordBatch(Protocol):
-    """
-    A ``pyarrow.RecordBatch``, as far as needed: pyarrow tells no types.
-    """
+    """A ``pyarrow.RecordBatch``, as far as needed: pyarrow tells no types."""
 
     @property
     def num_rows(self) -> int:
-        """
-        How many members it has.
-        """
+        """How many members it has."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """
-        How much memory its columns take.
-        """
+        """How much memory its columns take."""
         ...
 
     @property
     def schema(self) -> Schema:
-        """
-        Its columns' names and types.
-        """
+        """Its columns' names and types."""
         ...
 
     def to_pylist(self) -> list[dict[str, object]]:
-        """
-        Make a dict for each member.
-        """
+        """Make a dict for each member."""
         ...
 
 
@@ -113,9 +97,7 @@ class ArrowReader:
 
     @property
     def schema(self) -> Schema:
-        """
-        The columns; known when a batch was handed out or `finish()` ended.
-        """
+        """The columns; known when a batch was handed out or `finish()` ended."""
         if self._columns is None:
             raise RuntimeError("the header has not been read yet")
 
@@ -332,9 +314,7 @@ def _newlines(cell: str) -> int:
 
 
 def pool() -> Any:
-    """
-    Return which allocator of pyarrow's to use.
-    """
+    """Return which allocator of pyarrow's to use."""
     # Its own ones keep what they were given: a Parquet file of two million
     # members took 92 MiB with mimalloc and 53 MiB with the system's.
     return _pyarrow().system_memory_pool()

@@ -37,19 +37,13 @@ room when the connection ends loses what does not fit.
 """
 
 _BUFFERS = 3
-"""
-Buffers at most: one is filled while another is written, and one waits.
-"""
+"""Buffers at most: one is filled while another is written, and one waits."""
 
 _SMALL = (384 * 1024, 2)
-"""
-Bytes and number of the buffers of one connection among many.
-"""
+"""Bytes and number of the buffers of one connection among many."""
 
 _QUEUED = 1 << 20
-"""
-Bytes that may wait for the worker thread; as many are with it.
-"""
+"""Bytes that may wait for the worker thread; as many are with it."""
 
 
 class Writes(Protocol):
@@ -63,15 +57,11 @@ class Writes(Protocol):
 
     @property
     def is_light(self) -> bool:
-        """
-        Tell whether writing does nothing but write.
-        """
+        """Tell whether writing does nothing but write."""
         ...
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
+        """Take the next bytes."""
         ...
 
 
@@ -93,16 +83,12 @@ class Disk:
 
     @property
     def waited(self) -> float:
-        """
-        Seconds in which connections had to wait for the disk, up to now.
-        """
+        """Seconds in which connections had to wait for the disk, up to now."""
         return self._waited + self._waiting * time.perf_counter()
 
     @contextmanager
     def waiting(self) -> Generator[None]:
-        """
-        Count the time in which one connection waits.
-        """
+        """Count the time in which one connection waits."""
         # Counted from its beginning on, not when it is over.
         self._waiting += 1
         self._waited -= time.perf_counter()
@@ -115,14 +101,10 @@ class Disk:
 
 
 class Taker(Protocol):
-    """
-    Takes bytes in order.
-    """
+    """Takes bytes in order."""
 
     async def take(self, data: bytes) -> None:
-        """
-        Take the next bytes; waits while it is behind.
-        """
+        """Take the next bytes; waits while it is behind."""
         ...
 
 
@@ -163,9 +145,7 @@ class DiskWriter:
             await self._settle()
 
     async def get_buffer(self) -> memoryview:
-        """
-        Lend a buffer for the next bytes; waits while none is free.
-        """
+        """Lend a buffer for the next bytes; waits while none is free."""
         if self._room is not None:
             return self._room[self._fill :]
 
@@ -191,18 +171,14 @@ class DiskWriter:
         return self._open_room()
 
     async def flush(self) -> None:
-        """
-        Return when all is written.
-        """
+        """Return when all is written."""
         self._close_room()
 
         while self._work is not None:
             await self._settle()
 
     async def drop(self) -> None:
-        """
-        Forget what is not written yet, and wait for what is being written.
-        """
+        """Forget what is not written yet, and wait for what is being written."""
         self._queue.clear()
         self._queued = 0
         self._room = None

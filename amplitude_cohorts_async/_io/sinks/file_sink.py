@@ -1,6 +1,4 @@
-"""
-A download on its way to a target, on the side that blocks.
-"""
+"""A download on its way to a target, on the side that blocks."""
 
 from __future__ import annotations
 
@@ -37,9 +35,7 @@ class FileSink:
         self.is_light = False
 
     def begin(self) -> None:
-        """
-        Open a part file, and forget what an earlier one holds.
-        """
+        """Open a part file, and forget what an earlier one holds."""
         self.discard()
         self._part.open()
         self._detect = DetectGzip(self._choose)
@@ -47,9 +43,7 @@ class FileSink:
         self.is_light = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes, as served.
-        """
+        """Take the next bytes, as served."""
         self._detect.write(data)
 
     def finish(self, *, is_delimited: bool) -> None:
@@ -77,31 +71,23 @@ class FileSink:
         )
 
     def discard(self) -> None:
-        """
-        Remove what was written, unless it has its name; safe at any time.
-        """
+        """Remove what was written, unless it has its name; safe at any time."""
         self._detect.discard()
         self._part.discard()
 
     @property
     def takes_any_order(self) -> bool:
-        """
-        Whether bytes may come in any order; known after the first ones only.
-        """
+        """Whether bytes may come in any order; known after the first ones only."""
         return self.is_light and TAKES_RANGES
 
     def reserve(self, size: int) -> None:
-        """
-        Give the file its final length, to be filled in any order.
-        """
+        """Give the file its final length, to be filled in any order."""
         # What the filters do not see, they do not count.
         self._counter = None
         self._part.reserve(size)
 
     def writer_at(self, start: int) -> WriterAt:
-        """
-        Return what writes from a position on, beside others.
-        """
+        """Return what writes from a position on, beside others."""
         return WriterAt(self._part, start)
 
     def _choose(self, is_gzip: bool) -> Filter:
@@ -124,9 +110,7 @@ class _Append(PassThrough):
 
 
 class WriterAt:
-    """
-    Writes a range of a file, in order.
-    """
+    """Writes a range of a file, in order."""
 
     is_light = True
 
@@ -135,7 +119,5 @@ class WriterAt:
         self._end = start
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
+        """Take the next bytes."""
         self._end = self._file.write_at(self._end, data)

@@ -30,9 +30,7 @@ interpreter.
 """
 
 _COUNTED = 1 << 20
-"""
-Bytes of text whose members are counted in passing: a millisecond's work or two.
-"""
+"""Bytes of text whose members are counted in passing: a millisecond's work or two."""
 
 _QUEUE_SIZE = 4
 """
@@ -44,14 +42,10 @@ _BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
 class Filter(Protocol):
-    """
-    Takes bytes in order, then an end or an abandonment.
-    """
+    """Takes bytes in order, then an end or an abandonment."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
+        """Take the next bytes."""
         ...
 
     def finish(self) -> None:
@@ -64,38 +58,28 @@ class Filter(Protocol):
         ...
 
     def discard(self) -> None:
-        """
-        Forget everything; safe at any time, also after `finish()`.
-        """
+        """Forget everything; safe at any time, also after `finish()`."""
         ...
 
 
 class PassThrough:
-    """
-    Passes everything on to the next filter; without one, nothing is kept.
-    """
+    """Passes everything on to the next filter; without one, nothing is kept."""
 
     def __init__(self, then: Filter | None = None) -> None:
         self._then = then
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
+        """Take the next bytes."""
         if self._then is not None:
             self._then.write(data)
 
     def finish(self) -> None:
-        """
-        End, then the next filter.
-        """
+        """End, then the next filter."""
         if self._then is not None:
             self._then.finish()
 
     def discard(self) -> None:
-        """
-        Forget everything, here and in the next filter.
-        """
+        """Forget everything, here and in the next filter."""
         if self._then is not None:
             self._then.discard()
 
@@ -115,9 +99,7 @@ class DetectGzip:
         self._is_gzip = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
+        """Take the next bytes."""
         if self._then is not None:
             self._then.write(data)
             return
@@ -145,9 +127,7 @@ class DetectGzip:
         then.finish()
 
     def discard(self) -> None:
-        """
-        Forget everything, here and in the next filter.
-        """
+        """Forget everything, here and in the next filter."""
         if self._then is not None:
             self._then.discard()
 
@@ -161,18 +141,14 @@ class DetectGzip:
 
 
 class Inflate(PassThrough):
-    """
-    Compressed bytes in, text out; the trailer's check sum and length are checked.
-    """
+    """Compressed bytes in, text out; the trailer's check sum and length are checked."""
 
     def __init__(self, then: Filter) -> None:
         super().__init__(then)
         self._stream = inflater()
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next compressed bytes.
-        """
+        """Take the next compressed bytes."""
         view = memoryview(data)
 
         try:
@@ -182,9 +158,7 @@ class Inflate(PassThrough):
             raise Malformed(f"the compressed file is damaged ({error})") from None
 
     def finish(self) -> None:
-        """
-        Check that the last member of the file came to its end.
-        """
+        """Check that the last member of the file came to its end."""
         if not self._stream.eof:
             raise Malformed("the compressed file ends before its own end")
 
@@ -214,54 +188,40 @@ class Inflate(PassThrough):
 
 
 class Deflate(PassThrough):
-    """
-    Text in, compressed bytes out.
-    """
+    """Text in, compressed bytes out."""
 
     def __init__(self, then: Filter) -> None:
         super().__init__(then)
         self._stream = zlib.compressobj(level=1, wbits=_GZIP_BITS)
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next text.
-        """
+        """Take the next text."""
         super().write(self._stream.compress(data))
 
     def finish(self) -> None:
-        """
-        Write the trailer.
-        """
+        """Write the trailer."""
         super().write(self._stream.flush())
         super().finish()
 
 
 class Tee:
-    """
-    The same bytes to two filters; the first one must finish before the second.
-    """
+    """The same bytes to two filters; the first one must finish before the second."""
 
     def __init__(self, first: Filter, second: Filter) -> None:
         self._both = (first, second)
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Give the next bytes to both.
-        """
+        """Give the next bytes to both."""
         for each in self._both:
             each.write(data)
 
     def finish(self) -> None:
-        """
-        Finish both, in order.
-        """
+        """Finish both, in order."""
         for each in self._both:
             each.finish()
 
     def discard(self) -> None:
-        """
-        Discard both.
-        """
+        """Discard both."""
         for each in self._both:
             each.discard()
 
@@ -282,18 +242,14 @@ class TextCheck(PassThrough):
         self._is_empty = True
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next text.
-        """
+        """Take the next text."""
         if self._is_empty:
             self._look_at(bytes(data).lstrip(_BLANK))
 
         super().write(data)
 
     def finish(self) -> None:
-        """
-        Check that there was any text: even an empty cohort has a header.
-        """
+        """Check that there was any text: even an empty cohort has a header."""
         if self._is_empty:
             raise Malformed("the file is empty; even an empty cohort has a header")
 
@@ -324,15 +280,11 @@ class Count(PassThrough):
 
     @property
     def rows(self) -> int | None:
-        """
-        Members of the text so far; None when it was too much to count.
-        """
+        """Members of the text so far; None when it was too much to count."""
         return self._counter.rows if self._size <= _COUNTED else None
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next text.
-        """
+        """Take the next text."""
         self._size += len(data)
 
         if self._size <= _COUNTED:
@@ -356,9 +308,7 @@ class InThread:
         self._is_discarded = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes; waits while the queue is full.
-        """
+        """Take the next bytes; waits while the queue is full."""
         if self._error is not None:
             raise self._error
 
@@ -370,9 +320,7 @@ class InThread:
         self._queue.put(bytes(data))
 
     def finish(self) -> None:
-        """
-        End when the next filter has taken everything, and finish it.
-        """
+        """End when the next filter has taken everything, and finish it."""
         self._join()
 
         if self._error is not None:
@@ -381,9 +329,7 @@ class InThread:
         self._then.finish()
 
     def discard(self) -> None:
-        """
-        Forget everything, here and in the next filter.
-        """
+        """Forget everything, here and in the next filter."""
         self._is_discarded = True
         self._join()
         self._then.discard()

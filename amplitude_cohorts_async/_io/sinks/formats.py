@@ -36,15 +36,11 @@ class Options:
 
 
 class Counter(Protocol):
-    """
-    A filter that counts members.
-    """
+    """A filter that counts members."""
 
     @property
     def rows(self) -> int | None:
-        """
-        Members so far; None when there were too many to count.
-        """
+        """Members so far; None when there were too many to count."""
         ...
 
 
@@ -87,9 +83,7 @@ class Format:
 
 
 def count_csv(file: BinaryIO) -> int:
-    """
-    Return how many members a file of text holds.
-    """
+    """Return how many members a file of text holds."""
     counter = RecordCounter()
 
     while data := file.read(_READ_SIZE):
@@ -99,9 +93,7 @@ def count_csv(file: BinaryIO) -> int:
 
 
 def count_csv_gz(file: BinaryIO) -> int:
-    """
-    Return how many members a file of compressed text holds.
-    """
+    """Return how many members a file of compressed text holds."""
     return count_csv(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
 
 

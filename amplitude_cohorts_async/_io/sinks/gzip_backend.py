@@ -1,6 +1,4 @@
-"""
-The fastest inflate there is here: the extra ``speed``, or the standard library.
-"""
+"""The fastest inflate there is here: the extra ``speed``, or the standard library."""
 
 from __future__ import annotations
 
@@ -16,18 +14,14 @@ _GZIP_BITS = 31
 
 
 class Inflater(Protocol):
-    """
-    One gzip member being inflated, as `zlib.decompressobj()` does it.
-    """
+    """One gzip member being inflated, as `zlib.decompressobj()` does it."""
 
     eof: bool
     unused_data: bytes
     unconsumed_tail: bytes
 
     def decompress(self, data: bytes | memoryview, max_length: int, /) -> bytes:
-        """
-        Inflate to so many bytes at most.
-        """
+        """Inflate to so many bytes at most."""
         ...
 
 
@@ -38,16 +32,12 @@ class _Library:
 
 
 def inflater() -> Inflater:
-    """
-    Begin one gzip member.
-    """
+    """Begin one gzip member."""
     return _library().make(_GZIP_BITS)
 
 
 def inflate_errors() -> tuple[type[Exception], ...]:
-    """
-    Return what `Inflater.decompress()` raises for damaged bytes.
-    """
+    """Return what `Inflater.decompress()` raises for damaged bytes."""
     return (_library().error,)
 
 

@@ -1,6 +1,4 @@
-"""
-Members as a Parquet file, written while they arrive; needs the extra ``parquet``.
-"""
+"""Members as a Parquet file, written while they arrive; needs the extra ``parquet``."""
 
 from __future__ import annotations
 
@@ -22,14 +20,10 @@ _BUFFER_SIZE = 256 * 1024
 
 
 class Writable(Protocol):
-    """
-    Where a file grows.
-    """
+    """Where a file grows."""
 
     def write(self, data: bytes | memoryview, /) -> object:
-        """
-        Append *data*, all of it.
-        """
+        """Append *data*, all of it."""
         ...
 
 
@@ -80,9 +74,7 @@ class ParquetWriter:
         self._file.flush()
 
     def discard(self) -> None:
-        """
-        Let go of what was not written yet; safe at any time.
-        """
+        """Let go of what was not written yet; safe at any time."""
         # pyarrow writes a footer when its writer goes, wherever that leads.
         self._raw.detach_file()
         self._batches, self._size = [], 0

@@ -21,9 +21,7 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _CLOSED = -1
 
 TAKES_RANGES = sys.platform != "win32"
-"""
-Whether files here can be written at a position without moving another writer.
-"""
+"""Whether files here can be written at a position without moving another writer."""
 
 
 class PartFile:
@@ -53,9 +51,7 @@ class PartFile:
         self._file = _CLOSED
 
     def open(self) -> None:
-        """
-        Make the file, empty; what was written before is removed.
-        """
+        """Make the file, empty; what was written before is removed."""
         self.discard()
         self._end = 0
 
@@ -65,9 +61,7 @@ class PartFile:
         self._file = os.open(self.part, _FLAGS, 0o600)
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Append *data*, all of it.
-        """
+        """Append *data*, all of it."""
         self._end = self.write_at(self._end, data)
 
     def write_at(self, start: int, data: bytes | memoryview) -> int:
@@ -87,9 +81,7 @@ class PartFile:
         return start
 
     def reserve(self, size: int) -> None:
-        """
-        Give the file its final length, to be filled in any order.
-        """
+        """Give the file its final length, to be filled in any order."""
         os.ftruncate(self._file, size)
         self._end = size
 
@@ -122,9 +114,7 @@ class PartFile:
         )
 
     def discard(self) -> None:
-        """
-        Remove what was written, unless it has its name; safe at any time.
-        """
+        """Remove what was written, unless it has its name; safe at any time."""
         self._close()
         self.part.unlink(missing_ok=True)
 

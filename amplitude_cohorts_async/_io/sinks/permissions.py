@@ -1,6 +1,4 @@
-"""
-Who may read a file that the library wrote.
-"""
+"""Who may read a file that the library wrote."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ _ACL = "system.posix_acl_access"
 
 
 def new_file_mode(folder: Path) -> int:
-    """
-    Return the mode that a new file in a folder gets without being asked for.
-    """
+    """Return the mode that a new file in a folder gets without being asked for."""
     # The umask can only be read by setting it, for all threads at once; and the
     # folder may have a default access list. So let the system make a file.
     probe = folder / f".{secrets.token_hex(4)}.part"

@@ -27,9 +27,7 @@ from ..cancellation import in_thread
 T = TypeVar("T")
 
 NO_TIME = -1
-"""
-In place of a time that tells nothing: no file has it, so the digest decides.
-"""
+"""In place of a time that tells nothing: no file has it, so the digest decides."""
 
 
 @attrs.define(kw_only=True)
@@ -81,9 +79,7 @@ class LocalFile:
         return self._rows
 
     async def digest(self) -> str:
-        """
-        Return `sha256` without blocking the event loop.
-        """
+        """Return `sha256` without blocking the event loop."""
         return await in_thread(lambda: self.sha256, anyio.CapacityLimiter(1))
 
     def is_intact(self) -> bool:
@@ -129,9 +125,7 @@ class LocalFile:
 
 
 def to_record(saved: SavedExport) -> dict[str, Any]:
-    """
-    Return what `from_record()` needs, as JSON; blocks to work out the digest.
-    """
+    """Return what `from_record()` needs, as JSON; blocks to work out the digest."""
     record = attrs.asdict(saved, filter=lambda field, _: field.name != "file")
     file = saved.file
 

@@ -1,3 +1,1 @@
-"""
-The parts of the limiter that a fleet shares.
-"""
+"""The parts of the limiter that a fleet shares."""

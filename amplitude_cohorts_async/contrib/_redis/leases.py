@@ -43,21 +43,15 @@ class Lease:
     good_until: float
 
     async def release_unused(self) -> None:
-        """
-        Return the place unused.
-        """
+        """Return the place unused."""
         await _quietly(self.lock.release)
 
     async def end(self, *, clean: bool) -> None:
-        """
-        Return the place after its request; see `Leases`.
-        """
+        """Return the place after its request; see `Leases`."""
         await self.leases.end(self, clean=clean)
 
     async def withhold(self, seconds: float) -> None:
-        """
-        Leave the place taken for so long.
-        """
+        """Leave the place taken for so long."""
         await _quietly(lambda: self.lock.extend(seconds, replace_ttl=True))
 
     async def renew(self) -> None:
@@ -76,9 +70,7 @@ class Lease:
 
 
 class Leases:
-    """
-    The places of one limit.
-    """
+    """The places of one limit."""
 
     def __init__(
         self,
@@ -110,9 +102,7 @@ class Leases:
         self.ttl = self.good_for + reuse_after
 
     async def take(self) -> Lease:
-        """
-        Wait for a place. In this process first come, first served.
-        """
+        """Wait for a place. In this process first come, first served."""
         async with self._line:
             while True:
                 left = await self.seconds_left()
@@ -127,9 +117,7 @@ class Leases:
                     await anyio.sleep(self._nap([s for s in left if s is not None]))
 
     async def end(self, lease: Lease, *, clean: bool) -> None:
-        """
-        Return the place of a request that ended.
-        """
+        """Return the place of a request that ended."""
         keep = self._reuse_after + (0.0 if clean else self._release_delay)
 
         if keep:
@@ -138,9 +126,7 @@ class Leases:
             await lease.release_unused()
 
     async def seconds_left(self) -> list[float | None]:
-        """
-        Return for each place how long it is taken yet; None if it is free.
-        """
+        """Return for each place how long it is taken yet; None if it is free."""
         async with in_time(), self._redis.pipeline(transaction=False) as pipeline:
             for key in self._keys:
                 pipeline.pttl(key)
@@ -149,9 +135,7 @@ class Leases:
         return [None if ms < 0 else ms / 1000 for ms in left]
 
     def free_in(self, seconds: float) -> float:
-        """
-        Return in how many seconds a place with so long a lease may be free.
-        """
+        """Return in how many seconds a place with so long a lease may be free."""
         # While its request runs the lease is longer than it will be after it.
         return min(seconds, self._reuse_after)
 
@@ -190,9 +174,7 @@ def in_time() -> asyncio.Timeout:
 
 
 def between(least: float, most: float) -> float:
-    """
-    Return a random number, so that processes do not ask in step.
-    """
+    """Return a random number, so that processes do not ask in step."""
     return random.uniform(least, most)  # noqa: S311  no secret depends on it
 
 

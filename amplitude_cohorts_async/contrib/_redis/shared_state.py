@@ -56,9 +56,7 @@ class Snapshot:
 
 
 class SharedState:
-    """
-    Reads and sets the state.
-    """
+    """Reads and sets the state."""
 
     def __init__(self, redis: Redis, prefix: str, *, recovery: float) -> None:
         self._redis = redis
@@ -66,9 +64,7 @@ class SharedState:
         self._recovery = recovery
 
     async def read(self) -> Snapshot:
-        """
-        Return all of it, in one round trip.
-        """
+        """Return all of it, in one round trip."""
         async with in_time(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.pttl(self._key("pause"))
             pipeline.get(self._key("epoch"))
@@ -86,9 +82,7 @@ class SharedState:
         )
 
     async def policy(self) -> str | None:
-        """
-        Return what the store does when its memory is full; None if it hides that.
-        """
+        """Return what the store does when its memory is full; None if it hides that."""
         try:
             async with in_time():
                 answer = await self._redis.config_get(  # pyright: ignore[reportUnknownMemberType]
@@ -115,9 +109,7 @@ class SharedState:
         return bool(first)
 
     async def pause(self, seconds: float) -> bool:
-        """
-        Make all pause; return whether there was no pause yet.
-        """
+        """Make all pause; return whether there was no pause yet."""
         ms = int(seconds * 1000)
         if ms <= 0:
             return True
@@ -130,25 +122,19 @@ class SharedState:
         return bool(first)
 
     async def spread_out(self) -> None:
-        """
-        Make exports keep a longer distance, for half an hour at least.
-        """
+        """Make exports keep a longer distance, for half an hour at least."""
         async with in_time(), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.incr(self._key("strict"))
             pipeline.expire(self._key("strict"), _STRICT_FOR)
             await pipeline.execute()
 
     async def count_all(self) -> None:
-        """
-        Make polls and files count in the windows from now on.
-        """
+        """Make polls and files count in the windows from now on."""
         async with in_time():
             await self._redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
 
     async def take_space(self, seconds: float) -> None:
-        """
-        Wait for the present gap to end, and begin the next one.
-        """
+        """Wait for the present gap to end, and begin the next one."""
         key = self._key("space")
         ms = int(seconds * 1000)
 
@@ -161,9 +147,7 @@ class SharedState:
             await anyio.sleep(max(0, left) / 1000 + between(0.001, 0.01))
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """
-        Add to a counter and return its value.
-        """
+        """Add to a counter and return its value."""
         key = self._key(f"month:{name}")
 
         async with in_time(), self._redis.pipeline(transaction=True) as pipeline:
@@ -174,25 +158,19 @@ class SharedState:
         return int(count)
 
     async def find(self, name: str) -> str | None:
-        """
-        Return a note, if there is one.
-        """
+        """Return a note, if there is one."""
         async with in_time():
             note = cast("bytes | None", await self._redis.get(self._key(name)))
 
         return None if note is None else note.decode()
 
     async def put(self, name: str, note: str, *, seconds: float) -> None:
-        """
-        Leave a note for so long.
-        """
+        """Leave a note for so long."""
         async with in_time():
             await self._redis.set(self._key(name), note, px=int(seconds * 1000))
 
     async def remove(self, name: str, note: str) -> None:
-        """
-        Remove a note, unless it is another one by now.
-        """
+        """Remove a note, unless it is another one by now."""
         # A note is what a lock is to redis-py: a key with its owner's token.
         lock = Lock(self._redis, self._key(name), thread_local=False)
         async with in_time():

@@ -1,6 +1,4 @@
-"""
-The store as all parts of one limiter see it, in any event loop.
-"""
+"""The store as all parts of one limiter see it, in any event loop."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ _NAME = re.compile(r"[\w.:@-]{1,100}", re.ASCII)
 
 
 class Connection:
-    """
-    What belongs to one event loop: connections, places, lines.
-    """
+    """What belongs to one event loop: connections, places, lines."""
 
     def __init__(self, url: str, prefix: str, limits: Limits, lease: float) -> None:
         self.redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
@@ -67,9 +63,7 @@ class Connection:
         self.state = SharedState(self.redis, prefix, recovery=self.recovery)
 
     def lock(self, name: str) -> Leases:
-        """
-        Return a single place.
-        """
+        """Return a single place."""
         return self._leases(name, 1)
 
     def _leases(self, name: str, count: int, reuse_after: float = 0.0) -> Leases:
@@ -128,9 +122,7 @@ class Store:
         return self._connections[loop]
 
     async def aclose(self) -> None:
-        """
-        Close the connections of the running loop; calling it twice does no harm.
-        """
+        """Close the connections of the running loop; calling it twice does no harm."""
         if made := self._connections.pop(asyncio.get_running_loop(), None):
             await made.redis.aclose()
 
@@ -153,9 +145,7 @@ class Store:
 
     @asynccontextmanager
     async def kept(self, leases: Sequence[Lease]) -> AsyncGenerator[None]:
-        """
-        Renew leases of a request that takes long; cancel it if one is lost.
-        """
+        """Renew leases of a request that takes long; cancel it if one is lost."""
         with anyio.CancelScope() as scope:
             async with background(self._renew(leases, scope)):
                 yield
@@ -182,18 +172,14 @@ class Store:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """
-        Raise `LimiterUnavailableError` for what the store raises.
-        """
+        """Raise `LimiterUnavailableError` for what the store raises."""
         try:
             yield
         except (RedisError, OSError) as error:
             self.refuse(error)
 
     def refuse(self, error: Exception) -> NoReturn:
-        """
-        Raise `LimiterUnavailableError` for an error of the store.
-        """
+        """Raise `LimiterUnavailableError` for an error of the store."""
         raise LimiterUnavailableError(
             f"{self} cannot say whether there is room ({type(error).__name__}); "
             "nothing was sent, trying again is safe"
@@ -210,44 +196,32 @@ class Store:
 
 
 class FleetMemory:
-    """
-    What the processes of a fleet remember together: running exports, counters.
-    """
+    """What the processes of a fleet remember together: running exports, counters."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """
-        Wait until no other process is about to request this export.
-        """
+        """Wait until no other process is about to request this export."""
         return self._store.lock(hashed("claim", key))
 
     async def find(self, key: str) -> str | None:
-        """
-        Return the token of the running export, if there is one.
-        """
+        """Return the token of the running export, if there is one."""
         with self._store.translated():
             return await self._state.find(hashed("job", key))
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """
-        Record an export that is running now.
-        """
+        """Record an export that is running now."""
         with self._store.translated():
             await self._state.put(hashed("job", key), token, seconds=seconds)
 
     async def forget(self, key: str, token: str) -> None:
-        """
-        Forget an export that is over.
-        """
+        """Forget an export that is over."""
         with self._store.translated():
             await self._state.remove(hashed("job", key), token)
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """
-        Add to a counter and return its value; it is dropped after *until*.
-        """
+        """Add to a counter and return its value; it is dropped after *until*."""
         with self._store.translated():
             return await self._state.add(name, by, until=until)
 
@@ -272,7 +246,5 @@ def checked_name(app: str) -> str:
 
 
 def hashed(what: str, name: str) -> str:
-    """
-    Return a key that does not show the name of what it is for.
-    """
+    """Return a key that does not show the name of what it is for."""
     return f"{what}:{sha256(name.encode()).hexdigest()[:16]}"

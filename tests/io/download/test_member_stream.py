@@ -1,6 +1,4 @@
-"""
-Members as a stream: batches of an exact size, and nothing lost in between.
-"""
+"""Members as a stream: batches of an exact size, and nothing lost in between."""
 
 from __future__ import annotations
 
@@ -16,18 +14,14 @@ from amplitude_cohorts_async.errors import InvalidInputError, MalformedFileError
 
 
 def file(rows: int) -> bytes:
-    """
-    Make a file of this many members.
-    """
+    """Make a file of this many members."""
     return b'"amplitude_id","user_id"\n' + b"".join(
         b'"%d","user %d"\n' % (number, number) for number in range(rows)
     )
 
 
 async def pieces(data: bytes, size: int = 7_777) -> AsyncIterator[memoryview]:
-    """
-    Hand out *data* through one buffer that is used again and again.
-    """
+    """Hand out *data* through one buffer that is used again and again."""
     buffer = bytearray(size)
 
     for start in range(0, len(data), size):
@@ -38,16 +32,12 @@ async def pieces(data: bytes, size: int = 7_777) -> AsyncIterator[memoryview]:
 
 
 def stream(data: bytes) -> MemberStream:
-    """
-    Open a stream of the members in *data*.
-    """
+    """Open a stream of the members in *data*."""
     return MemberStream(pieces(data), request_id="Sf7M9j", cohort_id="c1", token="t")
 
 
 async def test_batches_have_the_size_asked_for():
-    """
-    All batches are full but the last one, and the order is the file's.
-    """
+    """All batches are full but the last one, and the order is the file's."""
     members = stream(file(50_000))
     batches = [batch async for batch in members.batches(12_345)]
 
@@ -59,18 +49,14 @@ async def test_batches_have_the_size_asked_for():
 
 
 async def test_rows_are_the_members_one_by_one():
-    """
-    A row is a member, in the file's order.
-    """
+    """A row is a member, in the file's order."""
     assert [f"user {number}" for number in range(30_000)] == [
         member.user_id async for member in stream(file(30_000))
     ]
 
 
 async def test_rows_and_batches_may_be_mixed():
-    """
-    A loop left early loses nothing for the next one, of either kind.
-    """
+    """A loop left early loses nothing for the next one, of either kind."""
     members = stream(file(40_000))
     seen = []
 
@@ -96,16 +82,12 @@ async def test_rows_and_batches_may_be_mixed():
 
 
 async def test_an_empty_cohort_has_no_batches():
-    """
-    A header alone makes no batch, not an empty one.
-    """
+    """A header alone makes no batch, not an empty one."""
     assert [] == [batch async for batch in stream(file(0)).batches()]
 
 
 async def test_a_fault_names_the_job():
-    """
-    A malformed file is an error of its export, with line and token.
-    """
+    """A malformed file is an error of its export, with line and token."""
     with pytest.raises(
         MalformedFileError, match="Sf7M9j is malformed: line 5"
     ) as caught:
@@ -115,17 +97,13 @@ async def test_a_fault_names_the_job():
 
 
 async def test_a_file_without_a_byte_is_a_fault():
-    """
-    Nothing at all is not an empty cohort.
-    """
+    """Nothing at all is not an empty cohort."""
     with pytest.raises(MalformedFileError, match="the file is empty"):
         [member async for member in stream(b"")]
 
 
 async def test_a_stream_that_was_cut_short_never_looks_complete():
-    """
-    After a cancelled read the rest is refused, not silently missing.
-    """
+    """After a cancelled read the rest is refused, not silently missing."""
     members = stream(file(100_000))
 
     with anyio.CancelScope() as scope:
@@ -139,9 +117,7 @@ async def test_a_stream_that_was_cut_short_never_looks_complete():
 
 
 async def test_an_error_of_the_source_is_not_the_end_of_the_file():
-    """
-    What the network raises comes through, and the stream stays broken.
-    """
+    """What the network raises comes through, and the stream stays broken."""
 
     async def failing() -> AsyncIterator[bytes]:
         yield file(10)
@@ -157,9 +133,7 @@ async def test_an_error_of_the_source_is_not_the_end_of_the_file():
 
 
 async def test_two_readers_of_one_stream_are_refused():
-    """
-    A stream has one reader at a time; the second one hears so.
-    """
+    """A stream has one reader at a time; the second one hears so."""
     members = stream(file(100_000))
 
     async with anyio.create_task_group() as tasks:
@@ -171,17 +145,13 @@ async def test_two_readers_of_one_stream_are_refused():
 
 
 async def test_a_batch_of_nothing_is_refused():
-    """
-    The size of a batch is at least one.
-    """
+    """The size of a batch is at least one."""
     with pytest.raises(InvalidInputError, match="1 or more, not 0"):
         await anext(stream(file(1)).batches(0))
 
 
 async def test_a_long_piece_is_not_decoded_at_once():
-    """
-    What a source hands out at once does not decide how much is in memory.
-    """
+    """What a source hands out at once does not decide how much is in memory."""
 
     async def one_piece() -> AsyncIterator[bytes]:
         yield file(200_000)
@@ -195,9 +165,7 @@ async def test_a_long_piece_is_not_decoded_at_once():
 
 @pytest.mark.big
 async def test_memory_does_not_grow_with_the_file():
-    """
-    Four times the members take the same memory while they pass by.
-    """
+    """Four times the members take the same memory while they pass by."""
 
     async def peak(blocks: int) -> int:
         block = file(10_000).partition(b"\n")[2]

@@ -1,6 +1,4 @@
-"""
-One file over several connections.
-"""
+"""One file over several connections."""
 
 from __future__ import annotations
 
@@ -24,18 +22,14 @@ from support.fault_server import FaultServer, redirect, reply
 from support.ranged_store import RangedStore, Whim
 
 TEXT = b'"user_id"\n' + b"".join(b'"%010d"\n' % number for number in range(2_400_000))
-"""
-Thirty megabytes, no two places alike.
-"""
+"""Thirty megabytes, no two places alike."""
 
 Made = Callable[..., ExportJob]
 
 
 @pytest.fixture
 async def store(server: FaultServer) -> AsyncIterator[RangedStore]:
-    """
-    A store that gives a connection ten megabytes a second.
-    """
+    """A store that gives a connection ten megabytes a second."""
     async with RangedStore(TEXT, rate=10e6) as store:
         server.on(FILE, redirect(store.url))
         yield store
@@ -43,9 +37,7 @@ async def store(server: FaultServer) -> AsyncIterator[RangedStore]:
 
 @pytest.fixture
 async def made(server: FaultServer, clock: FakeClock) -> AsyncIterator[Made]:
-    """
-    Makes jobs, each with a client of its own.
-    """
+    """Makes jobs, each with a client of its own."""
     clients: list[CohortsClient] = []
 
     def make(
@@ -70,18 +62,14 @@ async def made(server: FaultServer, clock: FakeClock) -> AsyncIterator[Made]:
 
 
 def covered(ranges: list[tuple[int, int] | None]) -> int:
-    """
-    Tell how many bytes the ranges ask for, those asked for twice counted twice.
-    """
+    """Tell how many bytes the ranges ask for, those asked for twice counted twice."""
     return sum(part[1] - part[0] for part in ranges if part is not None)
 
 
 async def test_more_connections_where_one_is_held_back(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    A throttled store is asked over several connections, for each byte once.
-    """
+    """A throttled store is asked over several connections, for each byte once."""
     saved = await made().download(tmp_path / "members.csv")
 
     assert saved.path.read_bytes() == TEXT
@@ -97,9 +85,7 @@ async def test_more_connections_where_one_is_held_back(
 async def test_one_connection_when_told_so(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    The switch is off: one connection, one request.
-    """
+    """The switch is off: one connection, one request."""
     store.body = TEXT[:4_000_010]
     await made(connections=1).download(tmp_path / "members.csv")
 
@@ -110,9 +96,7 @@ async def test_one_connection_when_told_so(
 async def test_a_small_file_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    Below some megabytes it is not worth the while.
-    """
+    """Below some megabytes it is not worth the while."""
     store.body = TEXT[:4_000_010]
     saved = await made().download(tmp_path / "members.csv")
 
@@ -123,9 +107,7 @@ async def test_a_small_file_takes_one_connection(
 async def test_a_slow_disk_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    More connections do not help a disk that is behind.
-    """
+    """More connections do not help a disk that is behind."""
     real = os.pwrite
 
     def slow(file: int, data: memoryview, start: int) -> int:
@@ -142,9 +124,7 @@ async def test_a_slow_disk_takes_one_connection(
 async def test_a_compressed_file_to_inflate_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    What has to be inflated has to come in order.
-    """
+    """What has to be inflated has to come in order."""
     store.body = gzip.compress(TEXT[:12_000_010], 0)
     saved = await made().download(tmp_path / "members.csv")
 
@@ -155,9 +135,7 @@ async def test_a_compressed_file_to_inflate_takes_one_connection(
 async def test_a_cut_range_goes_on_where_it_stopped(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    Only the missing half of a cut part is asked for again, over a fresh link.
-    """
+    """Only the missing half of a cut part is asked for again, over a fresh link."""
     store.whim = lambda number, _: "cut" if number in {3, 5} else "serve"
     renewed: list[Event] = []
     saved = await made(hook=renewed.append).download(tmp_path / "members.csv")
@@ -174,9 +152,7 @@ async def test_a_cut_range_goes_on_where_it_stopped(
 async def test_an_expired_link_is_renewed_once_for_all(
     store: RangedStore, server: FaultServer, made: Made, tmp_path: Path
 ) -> None:
-    """
-    When the link expires, connections that bring bytes are left alone.
-    """
+    """When the link expires, connections that bring bytes are left alone."""
     refused: list[int] = []
 
     def whim(number: int, _: object) -> Whim:
@@ -210,9 +186,7 @@ async def test_a_store_that_sends_something_else_is_asked_in_order(
 async def test_an_object_that_changes_is_never_mixed(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    Another ETag half way starts over, with the new object and nothing of the old.
-    """
+    """Another ETag half way starts over, with the new object and nothing of the old."""
     other = TEXT.replace(b"1", b"7")
 
     def whim(number: int, _: object) -> Whim:
@@ -229,9 +203,7 @@ async def test_an_object_that_changes_is_never_mixed(
 async def test_links_that_bring_nothing_end_it(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    A store that refuses all ranges from some moment on ends the download.
-    """
+    """A store that refuses all ranges from some moment on ends the download."""
     store.whim = lambda number, _: "refuse" if number > 5 else "serve"
 
     with pytest.raises(errors.IncompleteDownloadError) as caught:
@@ -245,9 +217,7 @@ async def test_links_that_bring_nothing_end_it(
 async def test_cancelling_leaves_nothing(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
-    """
-    A cancelled download leaves no file and no connection.
-    """
+    """A cancelled download leaves no file and no connection."""
     # Slow enough that more connections are worth it on a busy machine, too.
     store.set_rate(2e6)
     task = asyncio.ensure_future(made().download(tmp_path / "members.csv"))
@@ -265,9 +235,7 @@ async def test_cancelling_leaves_nothing(
 async def test_a_full_disk_ends_all_of_them(
     store: RangedStore, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    One write that fails ends the download, and all connections with it.
-    """
+    """One write that fails ends the download, and all connections with it."""
     real = os.pwrite
 
     def full(file: int, data: memoryview, start: int) -> int:

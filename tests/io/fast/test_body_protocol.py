@@ -1,6 +1,4 @@
-"""
-The fast path: bodies received in aiohttp's place.
-"""
+"""The fast path: bodies received in aiohttp's place."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ WHOLE = HEAD + BODY
 
 
 class Collected:
-    """
-    A sink that remembers, and may be slow or broken.
-    """
+    """A sink that remembers, and may be slow or broken."""
 
     is_light = True
 
@@ -54,18 +50,14 @@ class Collected:
 
 
 class ForeignError(Exception):
-    """
-    What the border makes of the network's exceptions.
-    """
+    """What the border makes of the network's exceptions."""
 
 
 border = ErrorTranslation(lambda error: ForeignError(type(error).__name__))
 
 
 class Ends(NamedTuple):
-    """
-    The server's and the client's side of a connection, and what opens it.
-    """
+    """The server's and the client's side of a connection, and what opens it."""
 
     server: ssl.SSLContext | None = None
     client: ssl.SSLContext | None = None
@@ -74,34 +66,26 @@ class Ends(NamedTuple):
 
 @asynccontextmanager
 async def session(ends: Ends = Ends()) -> AsyncIterator[aiohttp.ClientSession]:  # noqa: B008  it never changes
-    """
-    A session as the transport makes them.
-    """
+    """A session as the transport makes them."""
     connector = ends.connector(ssl=ends.client if ends.client is not None else True)
     async with aiohttp.ClientSession(connector=connector) as made:
         yield made
 
 
 def fast_path(patience: float = 5.0) -> FastPath:
-    """
-    The fast path of a client.
-    """
+    """The fast path of a client."""
     return FastPath(stall_seconds=patience, on_work=lambda _: None)
 
 
 def feeding(sink: Collected) -> DiskWriter:
-    """
-    A feed that trusts its sink as soon as it may.
-    """
+    """A feed that trusts its sink as soon as it may."""
     return DiskWriter(sink, Disk())
 
 
 async def pour(
     made: aiohttp.ClientSession, url: str, sink: Collected, *, patience: float = 5.0
 ) -> int:
-    """
-    Bring what a server sends to a sink, and return the tally.
-    """
+    """Bring what a server sends to a sink, and return the tally."""
     counted = 0
 
     def tally(count: int) -> None:
@@ -123,9 +107,7 @@ async def pour(
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """
-    For each body that is taken over, how many bytes aiohttp had already.
-    """
+    """For each body that is taken over, how many bytes aiohttp had already."""
     seen: list[int] = []
     real = fast.take_over
 
@@ -142,9 +124,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture(params=["plain", "the loop's tls", "aiofastnet's tls"])
 def ends(request: pytest.FixtureRequest) -> Ends:
-    """
-    Every way in which bytes come.
-    """
+    """Every way in which bytes come."""
     if request.param == "plain":
         return Ends()
 
@@ -193,9 +173,7 @@ async def test_no_split_loses_or_doubles_a_byte(ends: Ends, taken: list[int]) ->
 async def test_bytes_that_wait_while_reading_is_paused_are_kept(
     ends: Ends, taken: list[int]
 ) -> None:
-    """
-    A stream that filled up before anybody read it is emptied, to the last byte.
-    """
+    """A stream that filled up before anybody read it is emptied, to the last byte."""
     body = BODY * 12
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -219,9 +197,7 @@ async def test_bytes_that_wait_while_reading_is_paused_are_kept(
 async def test_a_cut_connection_is_told_after_what_came(
     ends: Ends, taken: list[int]
 ) -> None:
-    """
-    What was received before a cut is with the sink; then the border hears of it.
-    """
+    """What was received before a cut is with the sink; then the border hears of it."""
 
     class Cutting(PieceServer):
         async def _answer(self, *args: object) -> bool:
@@ -249,9 +225,7 @@ async def test_a_cut_connection_is_told_after_what_came(
 async def test_a_body_that_ends_with_the_connection_is_whole(
     ends: Ends, taken: list[int]
 ) -> None:
-    """
-    A server that closes right after the last byte takes none of them back.
-    """
+    """A server that closes right after the last byte takes none of them back."""
     body = BODY * 5
 
     class Closing(PieceServer):
@@ -280,9 +254,7 @@ async def test_a_body_that_ends_with_the_connection_is_whole(
 async def test_silence_is_told_after_the_time_given(
     ends: Ends, taken: list[int]
 ) -> None:
-    """
-    A body that stands still is given up, no sooner and not much later than told.
-    """
+    """A body that stands still is given up, no sooner and not much later than told."""
     async with (
         PieceServer(HEAD, BODY[:300_000], None, context=ends.server) as server,
         session(ends) as made,
@@ -296,9 +268,7 @@ async def test_silence_is_told_after_the_time_given(
 
 
 async def test_time_with_a_slow_sink_is_not_silence(taken: list[int]) -> None:
-    """
-    Waiting for the disk does not count as waiting for the network.
-    """
+    """Waiting for the disk does not count as waiting for the network."""
     body = BODY * 10
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -311,9 +281,7 @@ async def test_time_with_a_slow_sink_is_not_silence(taken: list[int]) -> None:
 
 
 async def test_cancelling_leaves_no_connection(ends: Ends, taken: list[int]) -> None:
-    """
-    Whoever is cancelled in a body leaves no connection behind.
-    """
+    """Whoever is cancelled in a body leaves no connection behind."""
     async with (
         PieceServer(HEAD, BODY[:300_000], None, context=ends.server) as server,
         session(ends) as made,
@@ -328,9 +296,7 @@ async def test_cancelling_leaves_no_connection(ends: Ends, taken: list[int]) -> 
 
 
 async def test_a_broken_sink_is_told_as_it_is(taken: list[int]) -> None:
-    """
-    What the disk says is not taken for the network's, and the connection ends.
-    """
+    """What the disk says is not taken for the network's, and the connection ends."""
     body = BODY * 20
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -355,9 +321,7 @@ async def test_a_broken_sink_is_told_as_it_is(taken: list[int]) -> None:
 async def test_what_is_not_as_expected_goes_the_ordinary_way(
     change: tuple[str, object], taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Another aiohttp than we know is left to itself, and the body is the same.
-    """
+    """Another aiohttp than we know is left to itself, and the body is the same."""
     monkeypatch.setattr(body_protocol, *change)
 
     async with PieceServer(WHOLE) as server, session() as made:
@@ -369,9 +333,7 @@ async def test_what_is_not_as_expected_goes_the_ordinary_way(
 
 
 async def test_chunks_go_the_ordinary_way(taken: list[int]) -> None:
-    """
-    A body without a length is aiohttp's to read.
-    """
+    """A body without a length is aiohttp's to read."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
@@ -384,9 +346,7 @@ async def test_chunks_go_the_ordinary_way(taken: list[int]) -> None:
 
 
 async def test_aiohttp_is_as_the_fast_path_needs_it(taken: list[int]) -> None:
-    """
-    The aiohttp that is installed here is taken over: no release slips by unseen.
-    """
+    """The aiohttp that is installed here is taken over: no release slips by unseen."""
     async with PieceServer(HEAD, BODY) as server, session() as made:
         await pour(made, server.url, Collected())
 

@@ -1,6 +1,4 @@
-"""
-The store's connections: the same answers and errors, whichever TLS carries them.
-"""
+"""The store's connections: the same answers and errors, whichever TLS carries them."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ needs_aiofastnet = pytest.mark.skipif(
 
 @pytest.fixture(params=[aiohttp.TCPConnector, FastConnector])
 def connector_type(request: pytest.FixtureRequest) -> type[aiohttp.TCPConnector]:
-    """
-    aiohttp's connector and ours; without aiofastnet they do the same.
-    """
+    """aiohttp's connector and ours; without aiofastnet they do the same."""
     if request.param is aiohttp.TCPConnector and request.config.getoption(
         "--aiofastnet"
     ):
@@ -44,9 +40,7 @@ def connector_type(request: pytest.FixtureRequest) -> type[aiohttp.TCPConnector]
 
 @pytest.fixture
 def served(certificates: tuple[Path, Path]) -> ssl.SSLContext:
-    """
-    The server's side of a connection.
-    """
+    """The server's side of a connection."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificates[0])
 
@@ -59,9 +53,7 @@ async def session(
     trust: ssl.SSLContext | bool = True,
     **keywords: aiohttp.ClientTimeout,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """
-    A session with one kind of connector.
-    """
+    """A session with one kind of connector."""
     connector = connector_type(ssl=trust)
     async with aiohttp.ClientSession(connector=connector, **keywords) as made:
         yield made
@@ -89,9 +81,7 @@ async def listening(says: bytes) -> AsyncIterator[str]:
 async def test_an_unknown_authority_is_refused_before_the_request(
     connector_type: type[aiohttp.TCPConnector], served: ssl.SSLContext
 ) -> None:
-    """
-    A certificate that nothing vouches for ends it, and not a byte is asked.
-    """
+    """A certificate that nothing vouches for ends it, and not a byte is asked."""
     asked: list[bytes] = []
 
     class Listening(PieceServer):
@@ -116,9 +106,7 @@ async def test_another_host_name_is_refused(
     served: ssl.SSLContext,
     trust: ssl.SSLContext,
 ) -> None:
-    """
-    A certificate for another host is no proof.
-    """
+    """A certificate for another host is no proof."""
     async with (
         PieceServer(b"", context=served) as server,
         session(connector_type, trust) as made,
@@ -132,9 +120,7 @@ async def test_another_host_name_is_refused(
 async def test_words_that_are_no_tls_are_an_error_of_tls(
     connector_type: type[aiohttp.TCPConnector], trust: ssl.SSLContext
 ) -> None:
-    """
-    A server that speaks first, and without TLS, is told from one that is away.
-    """
+    """A server that speaks first, and without TLS, is told from one that is away."""
     async with (
         listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url,
         session(connector_type, trust) as made,
@@ -165,9 +151,7 @@ async def test_a_cut_handshake_is_an_error_of_the_connection(
 async def test_a_server_that_is_away_is_an_error_of_the_connection(
     connector_type: type[aiohttp.TCPConnector], trust: ssl.SSLContext
 ) -> None:
-    """
-    A refused connection is named as such.
-    """
+    """A refused connection is named as such."""
     async with listening(b"") as url:
         pass
 
@@ -184,9 +168,7 @@ async def test_a_handshake_without_an_answer_leaves_no_connection(
     trust: ssl.SSLContext,
     is_cancelled: bool,
 ) -> None:
-    """
-    Whether the time is over or the caller is cancelled: the connection ends.
-    """
+    """Whether the time is over or the caller is cancelled: the connection ends."""
     came, gone = asyncio.Event(), asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -221,9 +203,7 @@ async def test_a_connection_is_kept_and_used_again(
     served: ssl.SSLContext,
     trust: ssl.SSLContext,
 ) -> None:
-    """
-    One handshake serves many requests.
-    """
+    """One handshake serves many requests."""
     async with (
         PieceServer(HEAD, BODY, context=served) as server,
         session(connector_type, trust) as made,
@@ -239,9 +219,7 @@ async def test_a_connection_is_kept_and_used_again(
 async def test_aiofastnet_is_used_where_it_is_installed(
     served: ssl.SSLContext, trust: ssl.SSLContext
 ) -> None:
-    """
-    No release of aiohttp or aiofastnet ends this unseen.
-    """
+    """No release of aiohttp or aiofastnet ends this unseen."""
     async with (
         PieceServer(HEAD, BODY, context=served) as server,
         session(FastConnector, trust) as made,
@@ -257,9 +235,7 @@ async def test_aiofastnet_is_used_where_it_is_installed(
 async def test_another_aiohttp_connects_by_itself(
     served: ssl.SSLContext, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Where the step has other arguments than we know, aiohttp's own TLS serves.
-    """
+    """Where the step has other arguments than we know, aiohttp's own TLS serves."""
     own = aiohttp.TCPConnector._wrap_create_connection
 
     async def called_otherwise(
@@ -291,9 +267,7 @@ async def test_another_aiohttp_connects_by_itself(
 def test_an_aiohttp_that_uses_aiofastnet_is_left_to_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """
-    Two layers that do the same are one too many.
-    """
+    """Two layers that do the same are one too many."""
     found = aiofastnet()
     assert found is not None
     monkeypatch.setattr(
@@ -312,9 +286,7 @@ def test_an_aiohttp_that_uses_aiofastnet_is_left_to_itself(
 async def test_a_debug_line_names_the_path_once(
     off: str | None, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """
-    Which path serves bodies, and why, is in the log of each client.
-    """
+    """Which path serves bodies, and why, is in the log of each client."""
     caplog.set_level(logging.DEBUG, "amplitude_cohorts_async")
     path = FastPath(stall_seconds=5.0, off=off, on_work=lambda _: None)
 
@@ -334,9 +306,7 @@ async def test_a_debug_line_names_the_path_once(
 def test_the_environment_switches_it_off(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    AMPLITUDE_FAST=0 does; any other value changes nothing.
-    """
+    """AMPLITUDE_FAST=0 does; any other value changes nothing."""
     monkeypatch.setenv("AMPLITUDE_FAST", value)
     path = FastPath(stall_seconds=5.0, on_work=lambda _: None)
 

@@ -1,6 +1,4 @@
-"""
-The gates of the session: retries by meaning, one pause for all, five slots.
-"""
+"""The gates of the session: retries by meaning, one pause for all, five slots."""
 
 from __future__ import annotations
 
@@ -52,9 +50,7 @@ async def test_one_429_pauses_every_caller(
 async def test_the_pause_holds_for_other_jobs_of_the_client(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    A request that begins during the pause waits for its end, too.
-    """
+    """A request that begins during the pause waits for its end, too."""
     emulator.fail_next("usage", faults.throttled(60))
     first = asyncio.create_task(client.get_usage())
     await until(
@@ -69,9 +65,7 @@ async def test_the_pause_holds_for_other_jobs_of_the_client(
 async def test_a_retry_after_with_a_date(
     server: FaultServer, exporter: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    Retry-After may be a moment in time.
-    """
+    """Retry-After may be a moment in time."""
     then = format_datetime(clock.utcnow() + timedelta(seconds=90), usegmt=True)
     server.on(USAGE, reply(429, retry_after=then), USED)
     await exporter.get_usage()
@@ -82,9 +76,7 @@ async def test_a_retry_after_with_a_date(
 async def test_a_long_retry_after_ends_the_request(
     server: FaultServer, exporter: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    A wait beyond the cap is the caller's decision: the error tells its length.
-    """
+    """A wait beyond the cap is the caller's decision: the error tells its length."""
     server.on(USAGE, reply(429, retry_after="3600"), USED)
 
     with pytest.raises(RateLimitedError) as caught:
@@ -99,9 +91,7 @@ async def test_a_long_retry_after_ends_the_request(
 async def test_reading_is_tried_again_a_few_times(
     server: FaultServer, exporter: CohortsClient, clock: FakeClock, answer: Reply
 ) -> None:
-    """
-    A reading request is safe to repeat, with growing waits, up to six sendings.
-    """
+    """A reading request is safe to repeat, with growing waits, up to six sendings."""
     server.on(USAGE, *[answer] * 5, USED)
     assert 42 == (await exporter.get_usage()).used
     assert 6 == len(server.seen)
@@ -117,9 +107,7 @@ async def test_reading_is_tried_again_a_few_times(
 async def test_a_refusal_for_good_is_not_tried_again(
     server: FaultServer, exporter: CohortsClient, status: int
 ) -> None:
-    """
-    What will not become better by waiting is told at once.
-    """
+    """What will not become better by waiting is told at once."""
     server.on(USAGE, reply(status))
 
     with pytest.raises(Exception, match=str(status)):
@@ -128,9 +116,7 @@ async def test_a_refusal_for_good_is_not_tried_again(
 
 
 async def test_the_waits_have_a_budget(server: FaultServer, clock: FakeClock) -> None:
-    """
-    However many attempts are left, the waits of one request end with the budget.
-    """
+    """However many attempts are left, the waits of one request end with the budget."""
     server.on(USAGE, reply(503, retry_after="20"))
     retrying = Retrying(attempts=1_000, timeout=70.0)
 
@@ -152,9 +138,7 @@ async def test_the_waits_have_a_budget(server: FaultServer, clock: FakeClock) ->
 async def test_a_redirect_is_never_followed_with_the_keys(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    The API does not move: a redirect of it is an error, not a way.
-    """
+    """The API does not move: a redirect of it is an error, not a way."""
     server.on(LIST, redirect(f"{server.url}/elsewhere"))
 
     with pytest.raises(UnexpectedResponseError, match="302"):
@@ -163,9 +147,7 @@ async def test_a_redirect_is_never_followed_with_the_keys(
 
 
 async def test_what_a_hook_hears(server: FaultServer, clock: FakeClock) -> None:
-    """
-    Each answer and each retry is an event, with words and without secrets.
-    """
+    """Each answer and each retry is an event, with words and without secrets."""
     heard: list[Event] = []
     server.on(USAGE, reply(503), DROP, USED)
 
@@ -191,9 +173,7 @@ async def test_what_a_hook_hears(server: FaultServer, clock: FakeClock) -> None:
 async def test_a_broken_hook_harms_nobody(
     server: FaultServer, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """
-    A hook that raises is logged, and the request goes on.
-    """
+    """A hook that raises is logged, and the request goes on."""
     server.on(USAGE, USED)
 
     def broken(_: Event) -> None:
@@ -215,9 +195,7 @@ async def test_a_broken_hook_harms_nobody(
 async def test_never_more_than_five_at_once(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    Twelve exports at once keep all of the vendor's rules, and all end.
-    """
+    """Twelve exports at once keep all of the vendor's rules, and all end."""
     for n in range(12):
         emulator.add_cohort(f"cohort{n}", members=[f"user-{n}"])
 
@@ -233,9 +211,7 @@ async def test_never_more_than_five_at_once(
 async def test_a_store_holds_no_slot(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    While bodies stand still in the store, Amplitude is asked as ever.
-    """
+    """While bodies stand still in the store, Amplitude is asked as ever."""
     standing = Reply(raw=whole().raw[:-99], then="hang")
     server.on(OBJECT, *[standing] * 5, whole())
     server.on(USAGE, USED)
@@ -263,9 +239,7 @@ async def test_a_store_holds_no_slot(
 async def test_a_file_in_the_answer_holds_a_slot(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    A body that Amplitude itself sends is one of the five until it is read.
-    """
+    """A body that Amplitude itself sends is one of the five until it is read."""
     server.on(FILE, Reply(raw=whole(CSV * 99).raw[:-1], then="hang"))
     server.on(USAGE, USED)
     limits = Limits(in_flight=1, exports=(), release_delay=0.0)
@@ -285,9 +259,7 @@ async def test_a_file_in_the_answer_holds_a_slot(
 async def test_a_slot_for_calls_of_ones_own(
     emulator: CohortsEmulator, client: CohortsClient
 ) -> None:
-    """
-    `slot()` takes one of the five, and gives it back.
-    """
+    """`slot()` takes one of the five, and gives it back."""
     async with asyncio.TaskGroup() as group:
         for _ in range(5):
             await group.create_task(hold(client))
@@ -296,8 +268,6 @@ async def test_a_slot_for_calls_of_ones_own(
 
 
 async def hold(client: CohortsClient) -> None:
-    """
-    Hold a slot for a moment.
-    """
+    """Hold a slot for a moment."""
     async with client.slot():
         await asyncio.sleep(0)

@@ -1,6 +1,4 @@
-"""
-Two worlds: what Amplitude is told, and what its store may never hear.
-"""
+"""Two worlds: what Amplitude is told, and what its store may never hear."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ OURS = {"host", "accept", "accept-encoding", "user-agent"}
 async def client_of(
     server: FaultServer, clock: FakeClock, **options: object
 ) -> AsyncIterator[CohortsClient]:
-    """
-    Make a client of a server, with options of the test's own.
-    """
+    """Make a client of a server, with options of the test's own."""
     keywords = {"base_url": server.url, "limits": UNLIMITED, **options}
 
     async with CohortsClient(API_KEY, SECRET_KEY, clock=clock, **keywords) as client:  # type: ignore[arg-type]
@@ -75,9 +71,7 @@ async def test_the_environment_has_no_say(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """
-    Neither proxies nor a netrc of the environment are consulted.
-    """
+    """Neither proxies nor a netrc of the environment are consulted."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -116,9 +110,7 @@ async def test_a_proxy_of_the_callers_carries_both(
 async def test_cookies_go_nowhere(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A cookie that the service sets comes back neither to it nor to the store.
-    """
+    """A cookie that the service sets comes back neither to it nor to the store."""
     cookie = "SERVERID=x; path=/"
     server.on(USAGE, json_reply({"rest_download": {"usage": 1}}, set_cookie=cookie))
     server.on(FILE, reply(302, location=OBJECT, set_cookie=cookie))
@@ -162,9 +154,7 @@ async def test_a_session_of_the_callers(
 async def test_a_session_that_raises_for_status(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    A session's own `raise_for_status` does not change which error comes.
-    """
+    """A session's own `raise_for_status` does not change which error comes."""
     server.on(LIST, reply(501))
 
     async with (
@@ -200,9 +190,7 @@ async def test_a_session_that_repeats(server: FaultServer, clock: FakeClock) -> 
 
 
 async def test_a_session_with_credentials(clock: FakeClock) -> None:
-    """
-    Two credentials cannot be sent in one header: the session is refused at once.
-    """
+    """Two credentials cannot be sent in one header: the session is refused at once."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("a", "b"))
@@ -213,9 +201,7 @@ async def test_a_session_with_credentials(clock: FakeClock) -> None:
 
 
 async def test_a_session_that_is_closed(server: FaultServer, clock: FakeClock) -> None:
-    """
-    A session its owner has closed is told as such.
-    """
+    """A session its owner has closed is told as such."""
     session = aiohttp.ClientSession()
     await session.close()
 
@@ -227,9 +213,7 @@ async def test_a_session_that_is_closed(server: FaultServer, clock: FakeClock) -
 async def test_a_job_that_outlives_its_client(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A job of a closed client says so, and opens no connection that nobody closes.
-    """
+    """A job of a closed client says so, and opens no connection that nobody closes."""
     async with client_of(server, clock) as client:
         job = client.resume_export(REQUEST)
 
@@ -246,9 +230,7 @@ async def test_a_job_that_outlives_its_client(
 async def test_closing_under_cancellation(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    Whoever is cancelled while the client closes leaves no connection open.
-    """
+    """Whoever is cancelled while the client closes leaves no connection open."""
     server.on(USAGE, json_reply({"rest_download": {"usage": 1}}))
 
     async with client_of(server, clock) as client:
@@ -266,9 +248,7 @@ async def test_closing_under_cancellation(
 async def test_what_cannot_be_parsed_is_not_shown(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    aiohttp quotes what it could not parse; our message does not.
-    """
+    """aiohttp quotes what it could not parse; our message does not."""
     server.on(LIST, Reply(raw=b"user-ann\r\n\r\n"))
 
     async with client_of(server, clock) as client:
@@ -281,9 +261,7 @@ async def test_what_cannot_be_parsed_is_not_shown(
 async def test_large_answers_arrive_whole(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    A list of megabytes is read to its end, compressed or not.
-    """
+    """A list of megabytes is read to its end, compressed or not."""
     cohorts = [{"id": f"{n}", "name": "x" * 500} for n in range(4_000)]
     server.on(LIST, json_reply({"cohorts": cohorts}))
 
@@ -294,9 +272,7 @@ async def test_large_answers_arrive_whole(
 async def test_many_downloads_share_nothing(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Downloads side by side, two of them of one target, all end whole.
-    """
+    """Downloads side by side, two of them of one target, all end whole."""
     async with client_of(server, clock) as client:
         job = client.resume_export(REQUEST)
         names = [*(f"{n}.csv" for n in range(6)), "0.csv", "6.csv.gz"]
@@ -311,9 +287,7 @@ async def test_a_session_that_finds_credentials_of_its_own_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """
-    A netrc that names the service cannot be sent beside the keys.
-    """
+    """A netrc that names the service cannot be sent beside the keys."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password other\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -329,9 +303,7 @@ async def test_a_session_that_finds_credentials_of_its_own_is_told(
 
 
 async def test_an_error_is_read_in_part(server: FaultServer, clock: FakeClock) -> None:
-    """
-    A few KiB tell what was wrong; an error page without end is left unread.
-    """
+    """A few KiB tell what was wrong; an error page without end is left unread."""
     server.on(LIST, reply(400, b"?" * 100_000, length=1 << 30, then="hang"))
 
     async with client_of(server, clock) as client:
@@ -345,9 +317,7 @@ async def test_an_error_is_read_in_part(server: FaultServer, clock: FakeClock) -
 async def test_a_long_list_of_refused_ids_is_a_sample(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    A strict write whose every id is unknown names the first of them, whole.
-    """
+    """A strict write whose every id is unknown names the first of them, whole."""
     ids = [f"user-{number:06}" for number in range(50_000)]
     result = {"skipped_ids": ids, "id_type": "BY_NAME", "operation": "ADD"}
     metadata = {"cohort_id": "c", "memberships_result": [result]}
@@ -385,9 +355,7 @@ HURRIED = {
 async def test_an_answer_that_drips_is_given_up(
     server: FaultServer, clock: FakeClock, tmp_path: Path, path: str, drip: str
 ) -> None:
-    """
-    The head of an answer has its time, however lively it comes.
-    """
+    """The head of an answer has its time, however lively it comes."""
     server.on(path, DRIPS[drip])
 
     async with client_of(server, clock, **HURRIED) as client:
@@ -404,9 +372,7 @@ async def test_an_answer_that_drips_is_given_up(
 async def test_a_store_that_drips_is_given_up(
     server: FaultServer, clock: FakeClock, tmp_path: Path, reply_of_store: Reply
 ) -> None:
-    """
-    So has that of the store's answer; then another link is tried, and no more.
-    """
+    """So has that of the store's answer; then another link is tried, and no more."""
     server.on(OBJECT, reply_of_store)
 
     async with client_of(server, clock, **HURRIED) as client:
@@ -418,9 +384,7 @@ async def test_a_store_that_drips_is_given_up(
 async def test_a_flood_of_interim_answers_is_an_error(
     server: FaultServer, clock: FakeClock, tmp_path: Path, path: str
 ) -> None:
-    """
-    Nobody waits for the end of it.
-    """
+    """Nobody waits for the end of it."""
     server.on(path, FLOOD)
     async with client_of(server, clock, **HURRIED | {"timeout": 30.0}) as client:
         calls = {
@@ -434,9 +398,7 @@ async def test_a_flood_of_interim_answers_is_an_error(
 async def test_a_few_interim_answers_do_no_harm(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    What comes before an answer is left out, on connections that are kept, too.
-    """
+    """What comes before an answer is left out, on connections that are kept, too."""
     redirected = redirect(f"{server.url}{OBJECT}?{LINK}")
     server.on(STATUS, Reply(raw=HINT * 3 + COMPLETED.raw))
     server.on(FILE, Reply(raw=HINT * 3 + redirected.raw))

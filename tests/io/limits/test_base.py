@@ -1,6 +1,4 @@
-"""
-A limiter of one's own: a subclass with one method.
-"""
+"""A limiter of one's own: a subclass with one method."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
 
 
 class Own(Limiter):
-    """
-    Lets one request through at a time, and remembers the kinds.
-    """
+    """Lets one request through at a time, and remembers the kinds."""
 
     def __init__(self) -> None:
         self.kinds: list[Kind] = []
@@ -33,26 +29,20 @@ class Own(Limiter):
 
     @asynccontextmanager
     async def slot(self, kind: Kind) -> AsyncIterator[Permit]:
-        """
-        Wait for the others.
-        """
+        """Wait for the others."""
         async with self._one:
             self.kinds.append(kind)
             yield Permit()
 
 
 class Stating(Own):
-    """
-    States limits as a class attribute.
-    """
+    """States limits as a class attribute."""
 
     limits = LEAVE_ROOM
 
 
 def client_of(emulator: CohortsEmulator, limiter: Limiter) -> CohortsClient:
-    """
-    Make a client on an emulator.
-    """
+    """Make a client on an emulator."""
     return CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -67,9 +57,7 @@ def client_of(emulator: CohortsEmulator, limiter: Limiter) -> CohortsClient:
 async def test_one_method_is_enough_for_a_client(
     emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Exports, plans and writes work; each request passes the one method.
-    """
+    """Exports, plans and writes work; each request passes the one method."""
     emulator.add_cohort("c1", members=["ann"])
     limiter = Own()
 
@@ -84,9 +72,7 @@ async def test_one_method_is_enough_for_a_client(
 
 
 async def test_what_a_limiter_does_not_override_works_within_the_process() -> None:
-    """
-    Counters count, writers of a cohort follow each other, nothing is shared.
-    """
+    """Counters count, writers of a cohort follow each other, nothing is shared."""
     limiter, order = Own(), list[str]()
 
     async def write(name: str) -> None:
@@ -118,9 +104,7 @@ def test_limits_are_stated_once(limiter: Limiter) -> None:
 
 
 def test_a_limiter_without_limits_leaves_them_to_the_client() -> None:
-    """
-    The limits of the client then say how the month is kept.
-    """
+    """The limits of the client then say how the month is kept."""
     client = CohortsClient(API_KEY, SECRET_KEY, limits=LEAVE_ROOM, limiter=Own())
     stating = CohortsClient(API_KEY, SECRET_KEY, limiter=Stating())
     plain = CohortsClient(API_KEY, SECRET_KEY)
@@ -130,17 +114,13 @@ def test_a_limiter_without_limits_leaves_them_to_the_client() -> None:
 
 
 def test_something_else_is_no_limiter() -> None:
-    """
-    The message says what to pass.
-    """
+    """The message says what to pass."""
     with pytest.raises(ConfigurationError, match=r"subclass of limiters\.Limiter"):
         CohortsClient(API_KEY, SECRET_KEY, limiter=object())  # type: ignore[arg-type]
 
 
 def test_the_one_method_cannot_be_left_out() -> None:
-    """
-    Python itself says which it is.
-    """
+    """Python itself says which it is."""
 
     class Nothing(Limiter):
         pass
@@ -151,17 +131,13 @@ def test_the_one_method_cannot_be_left_out() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("inf"), float("nan")])
 def test_a_request_has_a_finite_time(timeout: float) -> None:
-    """
-    The timeout of one HTTP request is seconds above zero.
-    """
+    """The timeout of one HTTP request is seconds above zero."""
     with pytest.raises(ConfigurationError, match="timeout must be a finite number"):
         CohortsClient(API_KEY, SECRET_KEY, timeout=timeout)
 
 
 async def test_the_default_limiter_is_at_the_root(clock: FakeClock) -> None:
-    """
-    Without arguments it keeps the documented limits.
-    """
+    """Without arguments it keeps the documented limits."""
     assert DOCUMENTED == LocalLimiter().limits
     assert LocalLimiter().job_store is None
     assert [0.0] == LocalLimiter(clock=clock).expected_starts(1)

@@ -1,6 +1,4 @@
-"""
-The month's export requests.
-"""
+"""The month's export requests."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 class Service:
-    """
-    Counts exports as the service does.
-    """
+    """Counts exports as the service does."""
 
     def __init__(self, *, limit: int | None = 500, used: int = 0) -> None:
         self.limit = limit
@@ -40,9 +36,7 @@ class Service:
         self.broken = False
 
     async def usage(self) -> Usage:
-        """
-        Tell the usage, a moment later.
-        """
+        """Tell the usage, a moment later."""
         await asyncio.sleep(0)
         self.asked += 1
         if self.broken:
@@ -51,25 +45,19 @@ class Service:
 
 
 def november() -> FakeClock:
-    """
-    Make a clock that starts on the 22nd and moves when told.
-    """
+    """Make a clock that starts on the 22nd and moves when told."""
     return FakeClock(utc=datetime(2026, 11, 22, tzinfo=UTC), jumps=False)
 
 
 async def spend(budget: Budget, service: Service, **options: str) -> None:
-    """
-    Spend one export request.
-    """
+    """Spend one export request."""
     async with budget.spend(**options) as place:
         place.commit()
         service.used += 1
 
 
 async def test_what_is_left_is_spent_and_no_more():
-    """
-    The service is asked once, and refuses nothing because we do.
-    """
+    """The service is asked once, and refuses nothing because we do."""
     service = Service(limit=500, used=497)
     budget = Budget(service.usage, clock=november())
 
@@ -89,9 +77,7 @@ async def test_what_is_left_is_spent_and_no_more():
 
 
 async def test_at_once_is_no_way_around():
-    """
-    Ten at once with three left: three go.
-    """
+    """Ten at once with three left: three go."""
     service = Service(limit=500, used=497)
     budget = Budget(service.usage, clock=november())
 
@@ -105,9 +91,7 @@ async def test_at_once_is_no_way_around():
 
 
 async def test_a_reserve_is_left_to_others():
-    """
-    With a reserve of 20 the last 20 are not ours.
-    """
+    """With a reserve of 20 the last 20 are not ours."""
     service = Service(limit=500, used=479)
     budget = Budget(service.usage, clock=november(), reserve=20)
     await spend(budget, service)
@@ -117,9 +101,7 @@ async def test_a_reserve_is_left_to_others():
 
 
 async def test_an_unlimited_plan_has_no_end():
-    """
-    A limit of null means no limit.
-    """
+    """A limit of null means no limit."""
     service = Service(limit=None, used=10_000)
     budget = Budget(service.usage, clock=november(), reserve=20)
     await spend(budget, service)
@@ -128,9 +110,7 @@ async def test_an_unlimited_plan_has_no_end():
 
 
 async def test_what_was_not_sent_is_given_back():
-    """
-    An error or a cancellation before the sending costs nothing.
-    """
+    """An error or a cancellation before the sending costs nothing."""
     service = Service(limit=1)
     budget = Budget(service.usage, clock=november())
 
@@ -153,9 +133,7 @@ async def _hold(budget: Budget) -> None:
 
 
 async def test_the_service_is_asked_again_every_twenty_spends():
-    """
-    So that what others spend is seen.
-    """
+    """So that what others spend is seen."""
     service = Service(limit=500)
     budget = Budget(service.usage, clock=november())
 
@@ -168,9 +146,7 @@ async def test_the_service_is_asked_again_every_twenty_spends():
 
 
 async def test_a_new_month_is_a_new_count():
-    """
-    After `resets_at` the service is asked again.
-    """
+    """After `resets_at` the service is asked again."""
     clock, service = november(), Service(limit=2, used=2)
     budget = Budget(service.usage, clock=clock)
     with pytest.raises(MonthlyQuotaError):
@@ -187,9 +163,7 @@ async def test_a_new_month_is_a_new_count():
 
 
 async def test_a_service_that_resets_late_is_asked_every_minute():
-    """
-    Its clock may be behind ours when the month ends.
-    """
+    """Its clock may be behind ours when the month ends."""
     clock, service = november(), Service(limit=1, used=1)
     clock.advance(9 * 86_400)
     budget = Budget(service.usage, clock=clock)
@@ -208,9 +182,7 @@ async def test_a_service_that_resets_late_is_asked_every_minute():
 async def test_a_usage_that_cannot_be_read_stops_nobody(
     caplog: pytest.LogCaptureFixture,
 ):
-    """
-    The service itself refuses then; it is asked again a minute later.
-    """
+    """The service itself refuses then; it is asked again a minute later."""
     clock, service = november(), Service(limit=0)
     service.broken = True
     budget = Budget(service.usage, clock=clock)
@@ -229,9 +201,7 @@ async def test_a_usage_that_cannot_be_read_stops_nobody(
 
 
 async def test_each_caller_has_an_allowance():
-    """
-    One team's spending leaves another's alone.
-    """
+    """One team's spending leaves another's alone."""
     service = Service()
     budget = Budget(
         service.usage, clock=november(), allowances={"team-a": 2, "team-b": 1}
@@ -248,9 +218,7 @@ async def test_each_caller_has_an_allowance():
 
 
 async def test_an_unknown_allowance_is_an_error():
-    """
-    The message lists those there are.
-    """
+    """The message lists those there are."""
     budget = Budget(Service().usage, clock=november(), allowances={"team-a": 2})
 
     with pytest.raises(ConfigurationError, match="'team-c'; there is team-a"):
@@ -258,9 +226,7 @@ async def test_an_unknown_allowance_is_an_error():
 
 
 async def test_clients_of_an_app_count_together():
-    """
-    The limiter's counter is seen by every client that shares the limiter.
-    """
+    """The limiter's counter is seen by every client that shares the limiter."""
     service, limiter = Service(limit=3), LocalLimiter()
     budgets = [
         Budget(service.usage, clock=november(), counter=limiter.counter)
@@ -279,9 +245,7 @@ async def test_clients_of_an_app_count_together():
 
 
 async def test_an_old_months_counters_are_dropped():
-    """
-    A process that runs for years keeps one month's.
-    """
+    """A process that runs for years keeps one month's."""
     counter = LocalCounter()
     await counter.add("old", 1, until=datetime(2026, 12, 8, tzinfo=UTC))
     await counter.add("new", 1, until=DECEMBER.replace(year=2027))
@@ -301,9 +265,7 @@ async def test_an_old_months_counters_are_dropped():
 def test_no_course_of_things_spends_too_much_or_loses_any(
     limit: int, used: int, reserve: int, callers: list[tuple[float, float, bool]]
 ):
-    """
-    Callers come, wait, commit or give up; in the end all that is left is left.
-    """
+    """Callers come, wait, commit or give up; in the end all that is left is left."""
 
     async def call(
         budget: Budget, service: Service, at: float, wait: float, commits: bool

@@ -1,6 +1,4 @@
-"""
-Locks for any event loop.
-"""
+"""Locks for any event loop."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ from amplitude_cohorts_async._io.limits.fifo_lock import FifoLock, KeyedLock
 
 
 async def test_a_waiter_cancelled_at_the_handover_passes_it_on():
-    """
-    Between being woken and running a waiter may be cancelled.
-    """
+    """Between being woken and running a waiter may be cancelled."""
     lock, order = FifoLock(), list[str]()
 
     async def take(name: str) -> None:
@@ -33,9 +29,7 @@ async def test_a_waiter_cancelled_at_the_handover_passes_it_on():
 
 
 async def test_a_waiter_cancelled_before_is_passed_over():
-    """
-    A waiter that is gone is skipped.
-    """
+    """A waiter that is gone is skipped."""
     lock, order = FifoLock(), list[int]()
 
     async def take(number: int) -> None:
@@ -54,9 +48,7 @@ async def test_a_waiter_cancelled_before_is_passed_over():
 
 
 async def test_a_key_not_in_use_takes_no_memory():
-    """
-    The last holder to leave removes the key.
-    """
+    """The last holder to leave removes the key."""
     locks = KeyedLock()
 
     async with locks.hold("one"), locks.hold("two"):

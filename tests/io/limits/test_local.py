@@ -1,6 +1,4 @@
-"""
-The limiter of one process, in virtual time.
-"""
+"""The limiter of one process, in virtual time."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ from support.virtual_loop import run_virtually
 
 
 def now() -> float:
-    """
-    Tell the running loop's time.
-    """
+    """Tell the running loop's time."""
     return asyncio.get_running_loop().time()
 
 
@@ -40,9 +36,7 @@ async def request(
     seconds: float = 0.5,
     starts: list[float] | None = None,
 ) -> None:
-    """
-    Hold a slot for so long.
-    """
+    """Hold a slot for so long."""
     async with limiter.slot(kind):
         if starts is not None:
             starts.append(now())
@@ -56,17 +50,13 @@ async def refuse(
     retry_after: float | None = None,
     details: str = "",
 ) -> None:
-    """
-    Let one request be answered 429.
-    """
+    """Let one request be answered 429."""
     async with limiter.slot(kind) as permit:
         permit.throttled(retry_after, details=details)
 
 
 def starts_of(count: int, *, limits: Limits = DOCUMENTED) -> list[float]:
-    """
-    Ask for so many exports at once, and tell when they started.
-    """
+    """Ask for so many exports at once, and tell when they started."""
 
     async def main() -> list[float]:
         limiter, starts = LocalLimiter(limits), list[float]()
@@ -79,39 +69,29 @@ def starts_of(count: int, *, limits: Limits = DOCUMENTED) -> list[float]:
 
 
 def test_it_needs_no_running_loop_to_be_built():
-    """
-    A limiter can be made before there is an event loop.
-    """
+    """A limiter can be made before there is an event loop."""
     assert 0 == LocalLimiter().statistics()["started"]
 
 
 def test_the_first_four_exports_start_at_once():
-    """
-    A window that is empty is used whole.
-    """
+    """A window that is empty is used whole."""
     assert [0.0] * 4 == starts_of(4)
 
 
 def test_the_fifth_export_waits_for_a_window_after_the_first_one_ended():
-    """
-    A place is free 60 s, a thousandth and a margin after its request's end.
-    """
+    """A place is free 60 s, a thousandth and a margin after its request's end."""
     assert pytest.approx(0.5 + 60.06 + 0.25, abs=1e-3) == starts_of(5)[4]
 
 
 def test_two_hundred_exports_take_98_percent_of_the_best_schedule():
-    """
-    What the margin and the latency cost is less than two per cent.
-    """
+    """What the margin and the latency cost is less than two per cent."""
     best = (200 / 4 - 1) * 60.0
 
     assert best / starts_of(200)[-1] >= 0.98
 
 
 def test_it_is_exact_for_sixty_in_flight_too():
-    """
-    Without a rate per minute sixty exports start as places in flight allow.
-    """
+    """Without a rate per minute sixty exports start as places in flight allow."""
     starts = starts_of(61, limits=Limits(exports=DOCUMENTED.exports[1:]))
 
     assert 6.0 > starts[59]
@@ -119,9 +99,7 @@ def test_it_is_exact_for_sixty_in_flight_too():
 
 
 def test_exports_start_in_the_order_they_were_asked_for():
-    """
-    First come, first served.
-    """
+    """First come, first served."""
 
     async def main() -> list[int]:
         limiter, order = LocalLimiter(), list[int]()
@@ -141,9 +119,7 @@ def test_exports_start_in_the_order_they_were_asked_for():
 
 
 def test_polls_do_not_wait_behind_exports():
-    """
-    Nobody holds a place in flight while waiting for a window.
-    """
+    """Nobody holds a place in flight while waiting for a window."""
 
     async def main() -> float:
         limiter = LocalLimiter()
@@ -160,9 +136,7 @@ def test_polls_do_not_wait_behind_exports():
 
 @pytest.mark.parametrize(("limits", "most"), [(DOCUMENTED, 5), (LEAVE_ROOM, 4)])
 def test_exactly_so_many_requests_are_in_flight_under_load(limits: Limits, most: int):
-    """
-    All places are used, and no other.
-    """
+    """All places are used, and no other."""
 
     async def main() -> int:
         limiter, in_flight, peak = LocalLimiter(limits), 0, 0
@@ -184,9 +158,7 @@ def test_exactly_so_many_requests_are_in_flight_under_load(limits: Limits, most:
 
 
 def test_cancelling_loses_no_place():
-    """
-    After 25 storms of cancellation all places are there, and no window broke.
-    """
+    """After 25 storms of cancellation all places are there, and no window broke."""
 
     async def main() -> tuple[list[float], list[float]]:
         limiter, chance, starts = LocalLimiter(), random.Random(1), list[float]()
@@ -232,9 +204,7 @@ def test_cancelling_loses_no_place():
 
 
 def test_a_place_is_released_late_after_a_cancelled_request():
-    """
-    The service may still be busy with what we gave up: one second longer.
-    """
+    """The service may still be busy with what we gave up: one second longer."""
 
     async def main() -> float:
         limiter = LocalLimiter(Limits(in_flight=1))
@@ -248,9 +218,7 @@ def test_a_place_is_released_late_after_a_cancelled_request():
 
 
 def test_a_place_released_late_does_not_hold_up_another():
-    """
-    Who waits takes the first place that is free, whichever it is.
-    """
+    """Who waits takes the first place that is free, whichever it is."""
 
     async def main() -> float:
         limiter = LocalLimiter(Limits(in_flight=2, release_delay=50))
@@ -266,9 +234,7 @@ def test_a_place_released_late_does_not_hold_up_another():
 
 
 def test_a_429_pauses_everybody():
-    """
-    Nothing of any kind starts before the moment the service named.
-    """
+    """Nothing of any kind starts before the moment the service named."""
 
     async def main() -> list[float]:
         limiter, starts = LocalLimiter(), list[float]()
@@ -282,9 +248,7 @@ def test_a_429_pauses_everybody():
 
 
 def test_those_who_have_all_places_pause_too():
-    """
-    The pause is looked at last, when everything else is held.
-    """
+    """The pause is looked at last, when everything else is held."""
 
     async def main() -> float:
         limiter = LocalLimiter(Limits(in_flight=1))
@@ -304,9 +268,7 @@ def test_those_who_have_all_places_pause_too():
 
 
 def test_a_pause_can_only_become_longer():
-    """
-    A later, shorter word does not reopen the gate early.
-    """
+    """A later, shorter word does not reopen the gate early."""
 
     async def main() -> float:
         limiter = LocalLimiter()
@@ -320,9 +282,7 @@ def test_a_pause_can_only_become_longer():
 
 
 def test_pauses_without_a_word_from_the_service_double():
-    """
-    5, 10, 20 seconds and so on, up to ten minutes.
-    """
+    """5, 10, 20 seconds and so on, up to ten minutes."""
 
     async def main() -> list[float]:
         limiter, moments = LocalLimiter(), [now()]
@@ -337,9 +297,7 @@ def test_pauses_without_a_word_from_the_service_double():
 
 
 def test_a_burst_of_429s_is_one_pause():
-    """
-    What was sent before the pause says nothing new by being refused too.
-    """
+    """What was sent before the pause says nothing new by being refused too."""
 
     async def main() -> tuple[float, float]:
         limiter = LocalLimiter()
@@ -359,9 +317,7 @@ def test_a_burst_of_429s_is_one_pause():
 
 
 def test_429s_spread_exports_out_and_good_answers_let_them_close_up():
-    """
-    15, 20, 30, 60 s apart; one step less for forty good answers.
-    """
+    """15, 20, 30, 60 s apart; one step less for forty good answers."""
 
     async def main() -> tuple[list[float], list[float]]:
         limiter = LocalLimiter()
@@ -389,9 +345,7 @@ async def _spacing_after(
 
 
 def test_exports_keep_their_spacing():
-    """
-    After one 429 exports start at least 15 s apart.
-    """
+    """After one 429 exports start at least 15 s apart."""
 
     async def main() -> list[float]:
         limiter, starts = LocalLimiter(), list[float]()
@@ -405,9 +359,7 @@ def test_exports_keep_their_spacing():
 
 
 def test_a_429_for_concurrency_withholds_a_place():
-    """
-    Somebody else uses the app: for ten minutes one place is theirs.
-    """
+    """Somebody else uses the app: for ten minutes one place is theirs."""
 
     async def main() -> tuple[float, list[float], float]:
         limiter = LocalLimiter(Limits(in_flight=2))
@@ -433,9 +385,7 @@ def test_a_429_for_concurrency_withholds_a_place():
 
 
 def test_the_last_place_is_never_withheld():
-    """
-    One request at a time always goes through.
-    """
+    """One request at a time always goes through."""
 
     async def main() -> float:
         limiter = LocalLimiter(Limits(in_flight=2))
@@ -475,9 +425,7 @@ def test_a_429_for_the_rate_of_a_poll_makes_polls_and_files_count(
     ("kind", "seconds"), [("export", 60.31), ("poll", 0.0), ("other", 0.0)]
 )
 def test_a_wait_longer_than_the_callers_is_refused_at_once(kind: Kind, seconds: float):
-    """
-    QuotaWaitError says how long the wait would have been; nobody waited.
-    """
+    """QuotaWaitError says how long the wait would have been; nobody waited."""
 
     async def main() -> float:
         limiter = LocalLimiter(Limits(max_wait=30))
@@ -495,9 +443,7 @@ def test_a_wait_longer_than_the_callers_is_refused_at_once(kind: Kind, seconds: 
 
 
 def test_the_line_counts_when_a_wait_is_foretold():
-    """
-    The ninth export in line comes in the third minute.
-    """
+    """The ninth export in line comes in the third minute."""
 
     async def main() -> float:
         limiter = LocalLimiter(Limits(max_wait=100))
@@ -513,9 +459,7 @@ def test_the_line_counts_when_a_wait_is_foretold():
 
 
 def test_writers_of_one_cohort_take_turns_and_leave_nothing_behind():
-    """
-    In the order they came; another cohort's writers do not wait for them.
-    """
+    """In the order they came; another cohort's writers do not wait for them."""
 
     async def main() -> tuple[list[tuple[float, str]], int]:
         limiter, log = LocalLimiter(), list[tuple[float, str]]()
@@ -538,9 +482,7 @@ def test_writers_of_one_cohort_take_turns_and_leave_nothing_behind():
 
 
 def test_a_cancelled_writer_loses_nobodys_turn():
-    """
-    The next in line goes on when the one before gives up.
-    """
+    """The next in line goes on when the one before gives up."""
 
     async def main() -> tuple[float, int]:
         limiter = LocalLimiter()
@@ -560,9 +502,7 @@ def test_a_cancelled_writer_loses_nobodys_turn():
 
 
 async def test_a_clock_of_the_callers_is_the_only_one_waited_on():
-    """
-    With a fake clock an hour of exports takes a moment.
-    """
+    """With a fake clock an hour of exports takes a moment."""
     clock = FakeClock()
     limiter = LocalLimiter(clock=clock)
 
@@ -574,9 +514,7 @@ async def test_a_clock_of_the_callers_is_the_only_one_waited_on():
 
 
 async def test_late_release_works_on_the_callers_clock_too():
-    """
-    The first free place is taken, on whichever clock.
-    """
+    """The first free place is taken, on whichever clock."""
     clock = FakeClock()
     limiter = LocalLimiter(Limits(in_flight=1, release_delay=7), clock=clock)
 
@@ -590,9 +528,7 @@ async def test_late_release_works_on_the_callers_clock_too():
 
 
 def test_statistics_tell_what_happened():
-    """
-    Counters by name, all numbers.
-    """
+    """Counters by name, all numbers."""
 
     async def main() -> dict[str, float]:
         limiter = LocalLimiter(Limits(in_flight=1))
@@ -620,7 +556,5 @@ def test_statistics_tell_what_happened():
 
 
 def test_unlimited_lets_everything_through_at_once():
-    """
-    For tests: five hundred exports at once.
-    """
+    """For tests: five hundred exports at once."""
     assert [0.0] * 500 == starts_of(500, limits=UNLIMITED)

@@ -24,9 +24,7 @@ RATES = ((4, 60.0), (60, 600.0))
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """
-    One request: when it is asked for, and how slowly it travels.
-    """
+    """One request: when it is asked for, and how slowly it travels."""
 
     kind: Kind
     asked: float
@@ -36,9 +34,7 @@ class Call:
 
 
 def calls(slowest: float) -> st.SearchStrategy[Call]:
-    """
-    Bursts, trickles, stragglers and callers who give up.
-    """
+    """Bursts, trickles, stragglers and callers who give up."""
     seconds = st.one_of(st.just(0.0), st.floats(0, 0.2), st.floats(0, slowest))
     return st.builds(
         Call,
@@ -52,9 +48,7 @@ def calls(slowest: float) -> st.SearchStrategy[Call]:
 
 @attrs.define
 class Course:
-    """
-    What a run looked like from outside.
-    """
+    """What a run looked like from outside."""
 
     asked: list[float] = attrs.field(factory=list)
     sent: list[float] = attrs.field(factory=list)
@@ -65,9 +59,7 @@ class Course:
 
 
 def run(calls: Sequence[Call], limits: Limits) -> Course:
-    """
-    Make the calls in virtual time.
-    """
+    """Make the calls in virtual time."""
 
     async def make(call: Call, limiter: LocalLimiter, course: Course) -> None:
         await asyncio.sleep(call.asked)
@@ -100,9 +92,7 @@ def run(calls: Sequence[Call], limits: Limits) -> Course:
 
 
 def refusals(server: Sequence[Counting], stamps: Sequence[float]) -> int:
-    """
-    Count the requests a server answers with 429.
-    """
+    """Count the requests a server answers with 429."""
     refused = 0
     for at in sorted(stamps):
         # Each rate counts the request, whatever the others say.
@@ -114,9 +104,7 @@ def refusals(server: Sequence[Counting], stamps: Sequence[float]) -> int:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(calls(slowest=20), max_size=60))
 def test_no_server_ever_answers_429(calls: list[Call]):
-    """
-    Fixed windows in every phase, a sliding log and a bucket admit everything.
-    """
+    """Fixed windows in every phase, a sliding log and a bucket admit everything."""
     patient = [attrs.evolve(call, given_up=False) for call in calls]
     course = run(patient, Limits())
 
@@ -129,9 +117,7 @@ def test_no_server_ever_answers_429(calls: list[Call]):
 def test_windows_and_places_hold_from_sending_to_the_end_of_the_answer(
     calls: list[Call],
 ):
-    """
-    A start counts from its sending until a window after its end; five in flight.
-    """
+    """A start counts from its sending until a window after its end; five in flight."""
     course = run(calls, Limits())
     spans = sorted(zip(course.sent, course.ended, strict=True))
 
@@ -146,9 +132,7 @@ def test_windows_and_places_hold_from_sending_to_the_end_of_the_answer(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(calls(slowest=1), max_size=60))
 def test_a_caller_who_gives_up_costs_no_429_either(calls: list[Call]):
-    """
-    Requests given up after 0.3 s arrive up to 0.7 s later, and still fit.
-    """
+    """Requests given up after 0.3 s arrive up to 0.7 s later, and still fit."""
     course = run(calls, Limits())
 
     for name, server in every_counting(RATES).items():
@@ -158,9 +142,7 @@ def test_a_caller_who_gives_up_costs_no_429_either(calls: list[Call]):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(calls(slowest=5), max_size=60))
 def test_exports_are_served_in_the_order_they_came(calls: list[Call]):
-    """
-    Nobody is overtaken, so nobody starves.
-    """
+    """Nobody is overtaken, so nobody starves."""
     course = run(calls, Limits())
 
     assert sorted(course.asked) == course.asked
@@ -176,9 +158,7 @@ def test_exports_are_served_in_the_order_they_came(calls: list[Call]):
 def test_no_safe_client_is_much_faster(
     count: int, per: float, exports: int, latency: float
 ):
-    """
-    The i-th start is as early as a window, a margin and the latency let it be.
-    """
+    """The i-th start is as early as a window, a margin and the latency let it be."""
     limits = Limits(exports=Rate(count, per=per), in_flight=6)
     burst = [
         Call(kind="export", asked=0.0, uplink=latency, downlink=0.0)
@@ -192,16 +172,12 @@ def test_no_safe_client_is_much_faster(
 
 
 def test_the_servers_do_refuse():
-    """
-    The models are no yes-men: five at once are one too many for each.
-    """
+    """The models are no yes-men: five at once are one too many for each."""
     for name, server in every_counting(RATES).items():
         assert 1 == refusals(server, [1.0] * 5), name
 
 
 def test_most_in_any_counts_half_open_windows():
-    """
-    Two moments a window apart are not in one window.
-    """
+    """Two moments a window apart are not in one window."""
     assert 2 == most_in_any([0.0, 30.0, 60.0], 60.0 - 1e-9)
     assert 3 == most_in_any([0.0, 30.0, 59.9], 60.0)

@@ -1,6 +1,4 @@
-"""
-The pace of polls and writes: a bucket that decides when they start.
-"""
+"""The pace of polls and writes: a bucket that decides when they start."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ from support.virtual_loop import run_virtually
 async def starts_within(
     limiter: LocalLimiter, kind: Kind, *, askers: int, seconds: float
 ) -> list[float]:
-    """
-    Let so many ask again and again for so long; return when they started.
-    """
+    """Let so many ask again and again for so long; return when they started."""
     starts: list[float] = []
 
     async def ask() -> None:
@@ -61,9 +57,7 @@ def test_five_hundred_start_at_their_pace(kind: Kind, limits: Limits):
 
 @pytest.mark.parametrize("kind", ["file", "other"])
 def test_other_kinds_have_no_pace(kind: Kind):
-    """
-    Files, lists and the Dashboard start as soon as there is a slot.
-    """
+    """Files, lists and the Dashboard start as soon as there is a slot."""
     starts = run_virtually(
         starts_within(LocalLimiter(), kind, askers=500, seconds=10.0)
     )
@@ -72,9 +66,7 @@ def test_other_kinds_have_no_pace(kind: Kind):
 
 
 def test_open_jobs_leave_slots_to_others():
-    """
-    While five hundred jobs are asked about, a file waits for no slot.
-    """
+    """While five hundred jobs are asked about, a file waits for no slot."""
 
     async def main() -> list[float]:
         limiter, waited = LocalLimiter(), list[float]()
@@ -94,9 +86,7 @@ def test_open_jobs_leave_slots_to_others():
 
 
 def test_eight_jobs_are_asked_about_without_delay():
-    """
-    The concurrency of `export_many()` and the ordinary interval need no pace.
-    """
+    """The concurrency of `export_many()` and the ordinary interval need no pace."""
 
     async def main() -> list[float]:
         limiter, late = LocalLimiter(), list[float]()
@@ -118,9 +108,7 @@ def test_eight_jobs_are_asked_about_without_delay():
 
 
 def test_polls_keep_their_pace_after_a_pause():
-    """
-    What queued while the service asked for a pause does not start together.
-    """
+    """What queued while the service asked for a pause does not start together."""
 
     async def main() -> list[float]:
         limiter = LocalLimiter()
@@ -135,9 +123,7 @@ def test_polls_keep_their_pace_after_a_pause():
 
 
 def test_a_place_in_line_is_lost_by_cancelling_only():
-    """
-    Those that were cancelled while they waited do not delay the others.
-    """
+    """Those that were cancelled while they waited do not delay the others."""
 
     async def main() -> tuple[int, float]:
         pacer, loop = Pacer(Rate(1, per=10)), asyncio.get_running_loop()
@@ -156,9 +142,7 @@ def test_a_place_in_line_is_lost_by_cancelling_only():
 
 
 def test_each_event_loop_has_a_bucket_and_closed_ones_are_dropped():
-    """
-    aiolimiter's buckets belong to one loop; a process that makes many keeps few.
-    """
+    """aiolimiter's buckets belong to one loop; a process that makes many keeps few."""
     pacer = Pacer(Rate(1, per=60))
 
     for _ in range(5):

@@ -1,6 +1,4 @@
-"""
-The figures in docs/limits.md are those of the code.
-"""
+"""The figures in docs/limits.md are those of the code."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ import pytest
 
 
 def test_the_table_is_current(pytestconfig: pytest.Config):
-    """
-    `python benchmarks/limits/schedule.py --write` would change nothing.
-    """
+    """`python benchmarks/limits/schedule.py --write` would change nothing."""
     root = pytestconfig.rootpath
     benchmark = runpy.run_path(str(root / "benchmarks" / "limits" / "schedule.py"))
 

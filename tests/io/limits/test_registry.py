@@ -1,6 +1,4 @@
-"""
-One limiter for each app in a process.
-"""
+"""One limiter for each app in a process."""
 
 from __future__ import annotations
 
@@ -27,16 +25,12 @@ QUICK = Limits(
 
 @pytest.fixture
 def app() -> str:
-    """
-    An app nobody else knows.
-    """
+    """An app nobody else knows."""
     return uuid.uuid4().hex
 
 
 async def export(app: str, count: int, starts: list[float]) -> None:
-    """
-    Send so many exports through the app's limiter.
-    """
+    """Send so many exports through the app's limiter."""
     limiter = limiter_for(app, QUICK)
 
     async def one() -> None:
@@ -50,9 +44,7 @@ async def export(app: str, count: int, starts: list[float]) -> None:
 
 
 def test_clients_of_an_app_share_a_limiter(app: str):
-    """
-    The same key gives the same limiter, another key another one.
-    """
+    """The same key gives the same limiter, another key another one."""
     limiter = limiter_for(app, DOCUMENTED)
 
     assert limiter is limiter_for(app, DOCUMENTED)
@@ -60,9 +52,7 @@ def test_clients_of_an_app_share_a_limiter(app: str):
 
 
 def test_the_first_clients_limits_hold(app: str, caplog: pytest.LogCaptureFixture):
-    """
-    A client that joins with other limits is told so.
-    """
+    """A client that joins with other limits is told so."""
     limiter = limiter_for(app, LEAVE_ROOM)
 
     assert LEAVE_ROOM == limiter_for(app, DOCUMENTED).limits
@@ -73,9 +63,7 @@ def test_the_first_clients_limits_hold(app: str, caplog: pytest.LogCaptureFixtur
 
 
 def test_one_run_after_another_keeps_the_windows(app: str):
-    """
-    A new event loop knows what the last one sent.
-    """
+    """A new event loop knows what the last one sent."""
     starts: list[float] = []
 
     for _ in range(3):
@@ -87,9 +75,7 @@ def test_one_run_after_another_keeps_the_windows(app: str):
 
 
 def test_loops_in_several_threads_keep_the_windows_together(app: str):
-    """
-    Four threads with a loop each send no more than one would.
-    """
+    """Four threads with a loop each send no more than one would."""
     starts: list[float] = []
 
     with ThreadPoolExecutor(4) as threads:
@@ -102,9 +88,7 @@ def test_loops_in_several_threads_keep_the_windows_together(app: str):
 
 
 def test_places_in_flight_are_handed_over_between_threads(app: str):
-    """
-    A thread's waiter gets the place another thread's request gave back.
-    """
+    """A thread's waiter gets the place another thread's request gave back."""
     in_flight, peak, mutex = 0, 0, threading.Lock()
 
     async def poll() -> None:
@@ -128,9 +112,7 @@ def test_places_in_flight_are_handed_over_between_threads(app: str):
 
 
 def test_a_pause_outlives_the_client_it_was_told_to(app: str):
-    """
-    What the service said holds for the app's next client too.
-    """
+    """What the service said holds for the app's next client too."""
 
     async def refused() -> None:
         async with limiter_for(app, QUICK).slot("poll") as permit:
@@ -147,9 +129,7 @@ def test_a_pause_outlives_the_client_it_was_told_to(app: str):
 def test_an_app_is_forgotten_when_nothing_matters_any_more(
     app: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    A process that serves many keys does not keep them all.
-    """
+    """A process that serves many keys does not keep them all."""
     asyncio.run(export(app, 1, []))
     gc.collect()
     assert app in registry._states
@@ -162,9 +142,7 @@ def test_an_app_is_forgotten_when_nothing_matters_any_more(
 
 
 def test_a_loop_with_a_time_of_its_own_is_a_world_of_its_own(app: str):
-    """
-    Moments of a virtual loop mean nothing in another one.
-    """
+    """Moments of a virtual loop mean nothing in another one."""
 
     async def main() -> float:
         limiter = limiter_for(app, DOCUMENTED)
@@ -178,9 +156,7 @@ def test_a_loop_with_a_time_of_its_own_is_a_world_of_its_own(app: str):
 
 
 def test_a_clock_of_the_callers_is_a_world_of_its_own(app: str):
-    """
-    Clients share a limiter if they share the clock.
-    """
+    """Clients share a limiter if they share the clock."""
     clock = FakeClock()
     limiter = limiter_for(app, DOCUMENTED, clock)
 

@@ -1,6 +1,4 @@
-"""
-Bytes from the loop to a disk that may be slow.
-"""
+"""Bytes from the loop to a disk that may be slow."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ MIB = 1024 * 1024
 
 
 class Disk:
-    """
-    A sink that remembers who wrote how much, and when.
-    """
+    """A sink that remembers who wrote how much, and when."""
 
     is_light = True
 
@@ -37,16 +33,12 @@ class Disk:
 
 
 def feeding(disk: Disk) -> DiskWriter:
-    """
-    A feed with trust of its own.
-    """
+    """A feed with trust of its own."""
     return DiskWriter(disk, Shared())
 
 
 async def fill(feed: DiskWriter, size: int, bite: int = 100_000) -> int:
-    """
-    Receive bytes into lent buffers, and return how often it had to wait.
-    """
+    """Receive bytes into lent buffers, and return how often it had to wait."""
     waits = 0
     room = await feed.get_buffer()
 
@@ -63,9 +55,7 @@ async def fill(feed: DiskWriter, size: int, bite: int = 100_000) -> int:
 
 
 async def test_a_fast_disk_is_written_on_the_loop():
-    """
-    After one measured write in a worker thread the loop writes by itself.
-    """
+    """After one measured write in a worker thread the loop writes by itself."""
     disk = Disk()
     feed = feeding(disk)
     await fill(feed, 64 * MIB)
@@ -77,9 +67,7 @@ async def test_a_fast_disk_is_written_on_the_loop():
 
 @pytest.mark.parametrize("is_lent", [True, False])
 async def test_a_slow_disk_never_stops_the_loop(is_lent: bool):
-    """
-    No slow write is made on the loop, and what is not written yet is bounded.
-    """
+    """No slow write is made on the loop, and what is not written yet is bounded."""
     disk = Disk(seconds=0.005)
     feed = feeding(disk)
     tracemalloc.start()
@@ -98,9 +86,7 @@ async def test_a_slow_disk_never_stops_the_loop(is_lent: bool):
 
 
 async def test_rooms_are_never_small():
-    """
-    A loop that finds little room when a connection ends would lose bytes.
-    """
+    """A loop that finds little room when a connection ends would lose bytes."""
     feed = feeding(Disk())
     room = await feed.get_buffer()
 
@@ -112,9 +98,7 @@ async def test_rooms_are_never_small():
 
 
 async def test_pieces_and_lent_bytes_keep_their_order():
-    """
-    Whichever way bytes come, they are written in the order they came.
-    """
+    """Whichever way bytes come, they are written in the order they came."""
     written = bytearray()
     disk = Disk()
     disk.write = written.extend  # type: ignore[method-assign]
@@ -135,9 +119,7 @@ async def test_pieces_and_lent_bytes_keep_their_order():
 
 
 async def test_a_failure_is_told_at_the_next_chance():
-    """
-    What a worker thread failed with is raised where the bytes come in.
-    """
+    """What a worker thread failed with is raised where the bytes come in."""
 
     class Full(Disk):
         def write(self, data: bytes | memoryview) -> None:
@@ -154,9 +136,7 @@ async def test_a_failure_is_told_at_the_next_chance():
 
 
 async def test_a_cancelled_wait_leaves_the_writing_alone():
-    """
-    Dropping waits for the write under way, so nothing goes on in secret.
-    """
+    """Dropping waits for the write under way, so nothing goes on in secret."""
     disk = Disk(seconds=0.1)
     feed = feeding(disk)
     task = asyncio.ensure_future(fill(feed, 64 * MIB))

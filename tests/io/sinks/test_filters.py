@@ -1,6 +1,4 @@
-"""
-The filters that file bytes pass: the same result for any split of the bytes.
-"""
+"""The filters that file bytes pass: the same result for any split of the bytes."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ TEXTS = st.lists(st.binary(max_size=200), max_size=4)
 
 
 class Heap:
-    """
-    The last filter: keeps all, and remembers the largest piece.
-    """
+    """The last filter: keeps all, and remembers the largest piece."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -50,9 +46,7 @@ class Heap:
 def write_split(
     chain: Filter | DetectGzip, data: bytes, *, pieces: int, seed: int = 0
 ) -> None:
-    """
-    Write *data* cut at random, from a buffer that is used again.
-    """
+    """Write *data* cut at random, from a buffer that is used again."""
     chance = random.Random(seed)
     cuts = sorted(chance.randint(0, len(data)) for _ in range(pieces - 1))
     buffer = bytearray(len(data))
@@ -65,9 +59,7 @@ def write_split(
 
 @given(TEXTS, st.integers(1, 20), st.integers())
 def test_gzip_in_any_split(texts: list[bytes], pieces: int, seed: int) -> None:
-    """
-    Members of gzip, one after another, are one text, wherever the bytes are cut.
-    """
+    """Members of gzip, one after another, are one text, wherever the bytes are cut."""
     heap = Heap()
     chain = Inflate(heap)
     data = b"".join(map(gzip.compress, texts)) or gzip.compress(b"")
@@ -82,9 +74,7 @@ def test_gzip_in_any_split(texts: list[bytes], pieces: int, seed: int) -> None:
 def test_a_torn_or_damaged_gzip_never_finishes_as_another(
     text: bytes, data: st.DataObject
 ) -> None:
-    """
-    Whatever is cut off or changed, what finishes is the text that was meant.
-    """
+    """Whatever is cut off or changed, what finishes is the text that was meant."""
     whole = bytearray(gzip.compress(text, mtime=0))
     at = data.draw(st.integers(0, len(whole) - 1))
 
@@ -106,9 +96,7 @@ def test_a_torn_or_damaged_gzip_never_finishes_as_another(
 
 
 def test_a_bomb_comes_in_pieces() -> None:
-    """
-    A thousandfold text is handed on in pieces of a bounded size.
-    """
+    """A thousandfold text is handed on in pieces of a bounded size."""
     heap = Heap()
     chain = Inflate(heap)
     chain.write(gzip.compress(bytes(16 << 20)))
@@ -120,9 +108,7 @@ def test_a_bomb_comes_in_pieces() -> None:
 
 @given(st.binary(max_size=500), st.integers(1, 9), st.integers())
 def test_deflate_undoes_inflate(text: bytes, pieces: int, seed: int) -> None:
-    """
-    What is compressed here is the text again.
-    """
+    """What is compressed here is the text again."""
     heap = Heap()
     chain = Deflate(heap)
     write_split(chain, text, pieces=pieces, seed=seed)
@@ -135,9 +121,7 @@ def test_deflate_undoes_inflate(text: bytes, pieces: int, seed: int) -> None:
 def test_bytes_tell_what_they_are(
     text: bytes, is_gzip: bool, pieces: int, seed: int
 ) -> None:
-    """
-    Compressed bytes are known by their first two, however they are cut.
-    """
+    """Compressed bytes are known by their first two, however they are cut."""
     heap = Heap()
     chosen: list[bool] = []
 
@@ -157,9 +141,7 @@ def test_bytes_tell_what_they_are(
 
 @pytest.mark.parametrize("data", [b"", b"a", b"\x1f", b"plain"])
 def test_plain_bytes_need_an_end(data: bytes) -> None:
-    """
-    Plain bytes that came without a length may be a part of any longer text.
-    """
+    """Plain bytes that came without a length may be a part of any longer text."""
     heap = Heap()
     chain = DetectGzip(lambda _: heap)
     chain.write(data)
@@ -173,9 +155,7 @@ def test_plain_bytes_need_an_end(data: bytes) -> None:
 @pytest.mark.parametrize("start", [b"<html>", b"{}", b"[]", b"\x1f\x8b\x08"])
 @pytest.mark.parametrize("size", [1, 2, 99])
 def test_what_is_no_text_of_members(blank: bytes, start: bytes, size: int) -> None:
-    """
-    A page, JSON, or something still compressed is known below any blank lines.
-    """
+    """A page, JSON, or something still compressed is known below any blank lines."""
     heap = Heap()
     chain = TextCheck(heap)
     data = blank + start
@@ -189,9 +169,7 @@ def test_what_is_no_text_of_members(blank: bytes, start: bytes, size: int) -> No
 
 @given(st.binary(), st.integers(1, 9), st.integers())
 def test_text_passes_unchanged(text: bytes, pieces: int, seed: int) -> None:
-    """
-    What may be members goes on byte for byte; nothing at all does not.
-    """
+    """What may be members goes on byte for byte; nothing at all does not."""
     heap = Heap()
     chain = TextCheck(heap)
     write_split(chain, b'"' + text, pieces=pieces, seed=seed)
@@ -203,9 +181,7 @@ def test_text_passes_unchanged(text: bytes, pieces: int, seed: int) -> None:
 
 
 def test_both_finish_in_order() -> None:
-    """
-    The second filter does not finish when the first one finds fault.
-    """
+    """The second filter does not finish when the first one finds fault."""
     heap = Heap()
     both = Tee(Inflate(TextCheck()), heap)
     both.write(gzip.compress(b"text")[:-1])
@@ -226,9 +202,7 @@ def test_both_finish_in_order() -> None:
     ],
 )
 def test_discarding_reaches_the_last(build: object) -> None:
-    """
-    Whoever gives up tells the last filter, at any time, and more than once.
-    """
+    """Whoever gives up tells the last filter, at any time, and more than once."""
     heap = Heap()
     chain = build(heap)  # type: ignore[operator]
     chain.discard()
@@ -238,7 +212,5 @@ def test_discarding_reaches_the_last(build: object) -> None:
 
 
 def test_sniffing_nothing_can_be_discarded() -> None:
-    """
-    Before the first byte there is nothing to tell.
-    """
+    """Before the first byte there is nothing to tell."""
     DetectGzip(lambda _: Heap()).discard()

@@ -1,6 +1,4 @@
-"""
-A format is one object: who adds one adds nothing else.
-"""
+"""A format is one object: who adds one adds nothing else."""
 
 from __future__ import annotations
 
@@ -21,38 +19,28 @@ from amplitude_cohorts_async.testing import CohortsEmulator
 
 
 class Loud(PassThrough):
-    """
-    Makes text upper case.
-    """
+    """Makes text upper case."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next text.
-        """
+        """Take the next text."""
         super().write(bytes(data).upper())
 
 
 def to_loud(file: Filter, is_gzip: bool, options: Options) -> Chain:
-    """
-    Build the filters of the toy.
-    """
+    """Build the filters of the toy."""
     counter = Count(Loud(file))
 
     return Chain(first=Inflate(counter) if is_gzip else counter, counter=counter)
 
 
 def missing() -> None:
-    """
-    Lack a package.
-    """
+    """Lack a package."""
     raise MissingExtraError("Loudness", extra="loud")
 
 
 @pytest.fixture(autouse=True)
 def loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Add a toy of a format.
-    """
+    """Add a toy of a format."""
     monkeypatch.setitem(FORMATS, "loud", Format(suffix="loud", build_filters=to_loud))
 
 
@@ -64,9 +52,7 @@ async def test_a_new_format_is_a_target(
     name: str,
     format_: str | None,
 ) -> None:
-    """
-    Its name or `format=` chooses it, its filters make the file and count.
-    """
+    """Its name or `format=` chooses it, its filters make the file and count."""
     emulator.add_cohort("c1", members=["ann", "bob"])
 
     saved = await client.export("c1", tmp_path / name, format=format_)
@@ -78,9 +64,7 @@ async def test_a_new_format_is_a_target(
 async def test_a_new_format_is_one_for_many(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    Files of a run are named after it.
-    """
+    """Files of a run are named after it."""
     emulator.add_cohort("c1", members=["ann"])
 
     async for _ in client.export_many(["c1"], tmp_path, format="loud"):
@@ -96,9 +80,7 @@ async def test_a_new_format_is_named(
     name: str,
     format_: str | None,
 ) -> None:
-    """
-    Who asks for one that is unknown is told of it.
-    """
+    """Who asks for one that is unknown is told of it."""
     with pytest.raises(InvalidInputError, match=r"loud"):
         await client.export("c1", tmp_path / name, format=format_)
 
@@ -109,9 +91,7 @@ async def test_what_a_format_needs_is_asked_first(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """
-    Without its package nothing is spent.
-    """
+    """Without its package nothing is spent."""
     monkeypatch.setitem(
         FORMATS,
         "loud",

@@ -1,6 +1,4 @@
-"""
-Filters that work at the same time.
-"""
+"""Filters that work at the same time."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from amplitude_cohorts_async._io.sinks.filters import InThread
 
 
 class Collected:
-    """
-    A filter that remembers, and may be held up or broken.
-    """
+    """A filter that remembers, and may be held up or broken."""
 
     def __init__(self, *, error: BaseException | None = None) -> None:
         self.data = bytearray()
@@ -27,9 +23,7 @@ class Collected:
         self._error = error
 
     def write(self, data: bytes | memoryview) -> None:
-        """
-        Take the next bytes.
-        """
+        """Take the next bytes."""
         self.may_go_on.wait()
         self.threads.add(threading.get_ident())
 
@@ -39,22 +33,16 @@ class Collected:
         self.data += data
 
     def finish(self) -> None:
-        """
-        Take note of the end.
-        """
+        """Take note of the end."""
         self.ends.append("finished")
 
     def discard(self) -> None:
-        """
-        Take note of the abandonment.
-        """
+        """Take note of the abandonment."""
         self.ends.append("discarded")
 
 
 def test_all_arrives_in_order_in_another_thread() -> None:
-    """
-    What is handed over in a buffer that is used again arrives as it was.
-    """
+    """What is handed over in a buffer that is used again arrives as it was."""
     then = Collected()
     chain = InThread(then)
     room = bytearray(4)
@@ -72,9 +60,7 @@ def test_all_arrives_in_order_in_another_thread() -> None:
 
 
 def test_nothing_written_needs_no_thread() -> None:
-    """
-    An end without bytes is passed on as well.
-    """
+    """An end without bytes is passed on as well."""
     then = Collected()
     InThread(then).finish()
 
@@ -82,9 +68,7 @@ def test_nothing_written_needs_no_thread() -> None:
 
 
 def test_few_pieces_wait() -> None:
-    """
-    The faster chain waits for the slower one: memory has a bound.
-    """
+    """The faster chain waits for the slower one: memory has a bound."""
     then = Collected()
     then.may_go_on.clear()
     chain = InThread(then)
@@ -114,9 +98,7 @@ def test_few_pieces_wait() -> None:
 
 
 def test_an_error_is_raised_by_a_later_call() -> None:
-    """
-    Whoever writes on, or ends, hears of it, and never waits in vain.
-    """
+    """Whoever writes on, or ends, hears of it, and never waits in vain."""
     error = Malformed("no text of members")
     chain = InThread(Collected(error=error))
 
@@ -129,9 +111,7 @@ def test_an_error_is_raised_by_a_later_call() -> None:
 
 
 def test_whatever_ends_the_other_thread_is_told() -> None:
-    """
-    Also what is no error: a piece that was not taken is never forgotten.
-    """
+    """Also what is no error: a piece that was not taken is never forgotten."""
     chain = InThread(Collected(error=SystemExit("enough")))
     chain.write(b"x")
 
@@ -141,9 +121,7 @@ def test_whatever_ends_the_other_thread_is_told() -> None:
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_what_is_discarded_is_not_written_on(is_broken: bool) -> None:
-    """
-    Pieces that wait are forgotten, and no thread is left.
-    """
+    """Pieces that wait are forgotten, and no thread is left."""
     then = Collected(error=OSError(28, "No space left") if is_broken else None)
     then.may_go_on.clear()
     before = set(threading.enumerate())
@@ -164,9 +142,7 @@ def test_what_is_discarded_is_not_written_on(is_broken: bool) -> None:
 
 
 def test_a_discarded_end_is_kept() -> None:
-    """
-    Discarding after the end changes nothing of what was written.
-    """
+    """Discarding after the end changes nothing of what was written."""
     then = Collected()
     chain = InThread(then)
     chain.write(b"x")

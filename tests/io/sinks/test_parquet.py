@@ -1,6 +1,4 @@
-"""
-Columns: the same members as the rows, as record batches and as a file.
-"""
+"""Columns: the same members as the rows, as record batches and as a file."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ HEADER = b'"amplitude_id","user_id","plan"\n'
 
 
 def read(data: bytes, *, amplitude_id: str = "text") -> list[dict[str, object]]:
-    """
-    Read a file into one dict for each member.
-    """
+    """Read a file into one dict for each member."""
     reader = ArrowReader(amplitude_id=amplitude_id)
     batches = [*reader.feed(data), *reader.finish()]
 
@@ -49,9 +45,7 @@ def test_columns_are_text_and_only_ids_may_be_null():
 
 
 def test_amplitude_ids_may_be_numbers():
-    """
-    As int64, an empty id is null and all others keep their value.
-    """
+    """As int64, an empty id is null and all others keep their value."""
     data = HEADER + b'"356896327775","ann",""\n"","bob",""\n'
 
     assert [356896327775, None] == [
@@ -60,9 +54,7 @@ def test_amplitude_ids_may_be_numbers():
 
 
 def test_groups_lose_the_tab_that_guards_them():
-    """
-    One leading TAB goes, from the header, too; an empty group is null.
-    """
+    """One leading TAB goes, from the header, too; an empty group is null."""
     data = b'"\tgroup_value"\n"\tAcme"\n"\t\tTab"\n"a\n\tb"\n"\t"\n""\n'
 
     assert ["Acme", "\tTab", "a\n\tb", None, None] == [
@@ -71,9 +63,7 @@ def test_groups_lose_the_tab_that_guards_them():
 
 
 def test_no_column_hides_another():
-    """
-    A name that comes once more is numbered.
-    """
+    """A name that comes once more is numbered."""
     assert [{"user_id": "ann", "user_id (2)": "x", "plan": ""}] == read(
         b"user_id,user_id,plan\nann,x,\n"
     )
@@ -81,9 +71,7 @@ def test_no_column_hides_another():
 
 @given(body=st.text(st.sampled_from('ab,"\n\r\0é'), max_size=30))
 def test_columns_and_rows_agree_on_every_file(body):
-    """
-    What one reads, the other reads; what one refuses, the other refuses alike.
-    """
+    """What one reads, the other reads; what one refuses, the other refuses alike."""
     data = b"amplitude_id,user_id\n" + body.encode()
     reader = MemberReader()
 
@@ -114,9 +102,7 @@ def test_columns_and_rows_agree_on_every_file(body):
     ],
 )
 def test_a_fault_is_named_with_its_line(data, fault):
-    """
-    Columns are read as strictly as rows.
-    """
+    """Columns are read as strictly as rows."""
     with pytest.raises(CsvError) as caught:
         read(data, amplitude_id="int64")
 
@@ -124,17 +110,13 @@ def test_a_fault_is_named_with_its_line(data, fault):
 
 
 def test_the_amplitude_id_is_text_or_a_number():
-    """
-    Anything else is refused before the first byte.
-    """
+    """Anything else is refused before the first byte."""
     with pytest.raises(InvalidInputError, match="'text' or 'int64', not 'int32'"):
         ArrowReader(amplitude_id="int32")
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    """
-    Without pyarrow the error says what to install.
-    """
+    """Without pyarrow the error says what to install."""
 
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
@@ -146,9 +128,7 @@ def test_a_missing_extra_is_named(monkeypatch):
 
 
 async def test_a_stream_of_bytes_becomes_a_stream_of_batches():
-    """
-    Batches come while the bytes do, and none is empty.
-    """
+    """Batches come while the bytes do, and none is empty."""
 
     async def source() -> AsyncIterator[bytes]:
         yield HEADER
@@ -162,9 +142,7 @@ async def test_a_stream_of_bytes_becomes_a_stream_of_batches():
 
 @pytest.mark.parametrize("size", [1, 1000, 10_000_000])
 def test_a_file_holds_the_members(tmp_path: Path, size):
-    """
-    What is written in any pieces is read again, column by column.
-    """
+    """What is written in any pieces is read again, column by column."""
     count = 2_000 if size == 1 else 300_000
     data = HEADER + b"".join(b'"%d","user %d","p"\n' % (n, n) for n in range(count))
 
@@ -181,9 +159,7 @@ def test_a_file_holds_the_members(tmp_path: Path, size):
 
 
 def test_a_cohort_of_nobody_has_columns():
-    """
-    A header alone makes a file with columns and no rows.
-    """
+    """A header alone makes a file with columns and no rows."""
     file = io.BytesIO()
     writer = ParquetWriter(file)
     writer.write(HEADER)
@@ -197,9 +173,7 @@ def test_a_cohort_of_nobody_has_columns():
 
 
 def test_a_refusing_disk_is_its_own_error():
-    """
-    What the file raises comes through pyarrow; after it nothing is written.
-    """
+    """What the file raises comes through pyarrow; after it nothing is written."""
 
     class Full:
         calls = 0
@@ -224,9 +198,7 @@ def test_a_refusing_disk_is_its_own_error():
 
 
 def test_discarding_writes_nothing_more():
-    """
-    After `discard()` the file is left alone, whatever was gathered.
-    """
+    """After `discard()` the file is left alone, whatever was gathered."""
     file = io.BytesIO()
     writer = ParquetWriter(file)
     writer.write(HEADER + b'"1","a","b"\n' * 1_000_000)

@@ -1,6 +1,4 @@
-"""
-Where a file may go, and how it gets its name.
-"""
+"""Where a file may go, and how it gets its name."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ from support.exporting import names_in
     ],
 )
 def test_formats(tmp_path: Path, name: str, format_: str | None, expected: str) -> None:
-    """
-    The name tells the format, unless the caller does.
-    """
+    """The name tells the format, unless the caller does."""
     target = checked_target(tmp_path / name, format_)
 
     assert (tmp_path / name, expected) == (target.path, target.format.suffix)
@@ -45,9 +41,7 @@ def test_formats(tmp_path: Path, name: str, format_: str | None, expected: str) 
 
 
 def opened(target: Path, mode: int | None = None) -> PartFile:
-    """
-    Check a target, and open a part for it.
-    """
+    """Check a target, and open a part for it."""
     part = PartFile(checked_target(target, "csv").place, mode=mode)
     part.open()
 
@@ -55,18 +49,14 @@ def opened(target: Path, mode: int | None = None) -> PartFile:
 
 
 def linked(folder: Path, name: str, to: str | Path) -> Path:
-    """
-    Make a link in a folder.
-    """
+    """Make a link in a folder."""
     (folder / name).symlink_to(to)
 
     return folder / name
 
 
 def test_a_link_to_a_file_is_written_through(tmp_path: Path) -> None:
-    """
-    The link stays; the file it leads to, over another link here, is replaced.
-    """
+    """The link stays; the file it leads to, over another link here, is replaced."""
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "a.csv").write_bytes(b"old")
     near = linked(tmp_path, "near.csv", "far/link.csv")
@@ -110,9 +100,7 @@ def test_a_link_that_leads_nowhere_yet(tmp_path: Path) -> None:
 def test_a_link_to_something_else_is_refused(
     tmp_path: Path, to: str, reason: str
 ) -> None:
-    """
-    What a link leads to is looked at as if it had been named itself.
-    """
+    """What a link leads to is looked at as if it had been named itself."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     with socket.socket(socket.AF_UNIX) as bound:
@@ -126,9 +114,7 @@ def test_a_link_to_something_else_is_refused(
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("is_pipe", [True, False])
 def test_an_open_file_without_a_name_is_refused(tmp_path: Path, is_pipe: bool) -> None:
-    """
-    /dev/stdout leads to a pipe, or to a file that was removed: to no name.
-    """
+    """/dev/stdout leads to a pipe, or to a file that was removed: to no name."""
     if is_pipe:
         reader, file = os.pipe()
         os.close(reader)
@@ -146,9 +132,7 @@ def test_an_open_file_without_a_name_is_refused(tmp_path: Path, is_pipe: bool) -
 
 
 def test_a_part_that_was_never_opened(tmp_path: Path) -> None:
-    """
-    There is nothing to discard, and nothing to write to.
-    """
+    """There is nothing to discard, and nothing to write to."""
     part = PartFile(tmp_path / "a.csv")
     part.discard()
 
@@ -158,9 +142,7 @@ def test_a_part_that_was_never_opened(tmp_path: Path) -> None:
 
 
 def test_a_part_begins_anew(tmp_path: Path) -> None:
-    """
-    What is opened again is empty, whatever was written to it.
-    """
+    """What is opened again is empty, whatever was written to it."""
     part = opened(tmp_path / "a.csv")
     part.write(b"longer")
     part.open()
@@ -172,9 +154,7 @@ def test_a_part_begins_anew(tmp_path: Path) -> None:
 
 
 def test_what_became_of_the_target_meanwhile(tmp_path: Path) -> None:
-    """
-    A pipe that was put at the name while the file grew is not replaced.
-    """
+    """A pipe that was put at the name while the file grew is not replaced."""
     part = opened(tmp_path / "a.csv")
     os.mkfifo(tmp_path / "a.csv")
 
@@ -212,25 +192,19 @@ def test_a_part_gets_its_name_at_the_end(tmp_path: Path) -> None:
 
 @pytest.fixture
 def umask() -> Iterator[Callable[[int], int]]:
-    """
-    Set the umask, and set it back.
-    """
+    """Set the umask, and set it back."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
 
 
 def mode_of(path: Path) -> int:
-    """
-    Return the permission bits of a file.
-    """
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 def write_to(target: Path, mode: int | None = None) -> None:
-    """
-    Put a file at a target.
-    """
+    """Put a file at a target."""
     part = opened(target, mode)
     part.write(b"new")
     part.finish()
@@ -255,9 +229,7 @@ def test_the_mode_of_a_new_file(
     mode: int | None,
     expected: int,
 ) -> None:
-    """
-    As the umask says, or exactly the one that was asked for.
-    """
+    """As the umask says, or exactly the one that was asked for."""
     umask(mask)
     write_to(tmp_path / "a.csv", mode)
 
@@ -283,9 +255,7 @@ def test_what_is_replaced_keeps_its_mode(
 def test_a_part_is_for_its_owner_only(
     tmp_path: Path, umask: Callable[[int], int]
 ) -> None:
-    """
-    An unfinished file of personal data is private, whatever the finished one is.
-    """
+    """An unfinished file of personal data is private, whatever the finished one is."""
     umask(0)
     part = opened(tmp_path / "a.csv", 0o666)
     modes = [mode_of(path) for path in tmp_path.iterdir()]
@@ -296,9 +266,7 @@ def test_a_part_is_for_its_owner_only(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_what_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
-    """
-    Owner and group stay where the user may set them.
-    """
+    """Owner and group stay where the user may set them."""
     (tmp_path / "a.csv").touch()
     os.chown(tmp_path / "a.csv", 12, 34)
     write_to(tmp_path / "a.csv")
@@ -314,9 +282,7 @@ def test_what_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
 def test_a_group_that_cannot_be_kept(
     tmp_path: Path, umask: Callable[[int], int], mode: int, expected: int
 ) -> None:
-    """
-    Another group than the old file's may do no more than everybody.
-    """
+    """Another group than the old file's may do no more than everybody."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         target = Path(folder) / "a.csv"
@@ -336,9 +302,7 @@ def test_a_group_that_cannot_be_kept(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lists of Linux")
 def test_what_is_replaced_keeps_its_access_list(tmp_path: Path) -> None:
-    """
-    Where a list stands beside the mode, the mode alone would let others in.
-    """
+    """Where a list stands beside the mode, the mode alone would let others in."""
     name = "system.posix_acl_access"
     (tmp_path / "a.csv").touch()
     # The owner may write, user 12 and the mask may read, nobody else may.
@@ -359,9 +323,7 @@ def test_what_is_replaced_keeps_its_access_list(tmp_path: Path) -> None:
 
 
 def test_a_long_name_has_a_part(tmp_path: Path) -> None:
-    """
-    A name as long as the disk allows is not too long for its part.
-    """
+    """A name as long as the disk allows is not too long for its part."""
     target = tmp_path / f"{'ü' * 125}.csv"
     part = opened(target)
     part.finish()
