@@ -158,7 +158,9 @@ class ExportJob:
 
             StorageError: The local disk refused.
         """
-        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        with self._token_on_cancel():
+            target = await anyio.to_thread.run_sync(checked_target, to, format)
+
         await self.wait(timeout=timeout)
 
         async with self._tracked():
