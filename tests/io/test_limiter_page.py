@@ -8,6 +8,8 @@ import runpy
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_table_is_current(pytestconfig: pytest.Config):
     """
