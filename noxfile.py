@@ -191,6 +191,20 @@ def uvloop(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def quick(session: nox.Session) -> None:
+    """
+    Check style, layers, types and most tests, in one environment: for each change.
+    """
+    session.install(*group("lint", "tests"), "mypy", WITH_EXTRAS)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache", silent=True)
+    session.run("mypy")
+    most = ("-m", f"{QUICK} and not slow", "--hypothesis-profile=quick")
+    pytest(session, *WORKERS, *most)
+
+
+@nox.session(default=False)
 def api(session: nox.Session) -> None:
     """Write down the public surface, after a wanted change."""
     session.install(WITH_EXTRAS)

@@ -19,6 +19,8 @@ import pytest
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off, slow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cohorts_emulator_setup() -> CohortsEmulator:

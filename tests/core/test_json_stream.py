@@ -55,6 +55,7 @@ def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: 
     law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [8, 40, 16_384])
 @pytest.mark.parametrize("style", STYLES)
 def test_elements_that_begin_alike(

@@ -23,7 +23,7 @@ DOCUMENTS = sorted(
     if "```python" in path.read_text()
 )
 
-pytestmark = pytest.mark.usefixtures("world")
+pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.slow]
 
 
 class AwaitingEvaluator(PythonEvaluator):

@@ -14,7 +14,7 @@ pytest.importorskip("sybil", reason="the group docs is not installed")
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(ROOT.glob("examples/*.py"))
 
-pytestmark = pytest.mark.usefixtures("world")
+pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)

@@ -8,6 +8,8 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
+
 import amplitude_cohorts_async
 
 ROOT = amplitude_cohorts_async.__name__
@@ -77,6 +79,7 @@ def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_module_imports_alone() -> None:
     """
     No module needs another to have been imported first, and none warns.

@@ -48,6 +48,8 @@ def pytest_configure() -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     settings.load_profile("patient")
+    # For --hypothesis-profile=quick, which hypothesis loads after this.
+    settings.register_profile("quick", settings.get_profile("patient"), max_examples=15)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

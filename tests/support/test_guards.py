@@ -62,6 +62,7 @@ def test_fails_with_the_key():
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_every_offender_is_caught(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -334,6 +334,7 @@ async def crash_until_in_step(
     return accepted
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batches_of_ten")
 async def test_crashes_converge_with_minimal_operations(
     monkeypatch: pytest.MonkeyPatch,

@@ -6,6 +6,8 @@ import runpy
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_table_is_current(pytestconfig: pytest.Config):
     """`python benchmarks/limits/schedule.py --write` would change nothing."""

@@ -172,6 +172,7 @@ def test_a_cohort_of_nobody_has_columns():
     )
 
 
+@pytest.mark.slow
 def test_a_refusing_disk_is_its_own_error():
     """What the file raises comes through pyarrow; after it nothing is written."""
 
