@@ -38,7 +38,10 @@ WORKERS = ("--numprocesses=auto", "--maxprocesses=4")
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
 
 # What the comparisons take, and with what: all of them end within ten minutes.
-PEERS = ("duckdb", "httpx", "obstore", "pandas", "polars", "trustme", "uvloop")
+PEERS = (
+    *("duckdb", "httpx", "obstore", "pandas", "polars"),
+    *("pycurl", "pyreqwest", "trustme", "uvloop"),
+)
 BENCHMARKS = {"download": (), "documents": (), "rows": ("--rounds", "3")}
 
 nox.needs_version = ">=2025.2.9"
@@ -188,6 +191,21 @@ def uvloop(session: nox.Session) -> None:
     # Nothing that a signal raises ends a test there; a thread ends the worker.
     quick = ("-m", QUICK, "--timeout-method=thread")
     pytest(session, *WORKERS, "--uvloop", *quick)
+
+
+@nox.session
+def aiofastnet(session: nox.Session) -> None:
+    """Run the quick part of the suite with aiofastnet under every connection."""
+    session.install(*group("tests"), WITH_EXTRAS)
+    pytest(session, *WORKERS, "--aiofastnet", "-m", QUICK)
+
+
+@nox.session
+def ordinary(session: nox.Session) -> None:
+    """Run the quick part of the suite with the fast path switched off."""
+    session.install(*group("tests"), WITH_EXTRAS)
+    session.env["AMPLITUDE_FAST"] = "0"
+    pytest(session, *WORKERS, "-m", QUICK)
 
 
 @nox.session(default=False)

@@ -1,39 +1,45 @@
 """
 When a blocking write may be done on the event loop.
 
-A write to the page cache is over sooner than its hand-over to a worker thread
-would be; a write to a slow disk holds up everybody. Nobody can tell the two
-apart beforehand, so writes are timed, and trust is earned and lost.
+A write to the page cache is over sooner than its hand-over to a worker thread would be; a
+write to a slow disk holds up the loop. The two cannot be told apart beforehand, so writes
+are timed, and the next one is made where the last ones suggest.
+
+It is worth a fifth of the processor: 512 MB over TLS to a memory disk take 2.0 s/GB with
+it and 2.5 with every write in a thread (medians of eight, on two cores).
 """
 
 from __future__ import annotations
 
-_BRIEF = 0.002
-_PENANCE = (8, 1024)
+_FAST_WRITE = 0.002
+"""Seconds that a write may take on the loop."""
+
+_BACKOFF = (8, 1024)
+"""Fast writes in a thread that a slow one asks for: at first, and at most."""
 
 
 class InlineWritePolicy:
     """
-    Whether the next write may be expected to be brief.
+    Whether the next write may be expected to be fast.
 
     Attributes:
-        holds: The answer.
+        allows: The answer.
     """
 
     def __init__(self) -> None:
-        self.holds = False
+        self.allows = False
         self._missing = 1
-        self._penance = _PENANCE[0]
+        self._backoff = _BACKOFF[0]
 
-    def note(self, seconds: float) -> None:
-        """Take note of how long one write took."""
-        if seconds > _BRIEF:
-            if self.holds:
-                # It held up the loop. A disk that does so again and again has
-                # to behave for twice as long each time.
-                self._penance = min(2 * self._penance, _PENANCE[1])
-            self._missing = self._penance
+    def record(self, seconds: float) -> None:
+        """Learn from the time that one write took."""
+        if seconds > _FAST_WRITE:
+            if self.allows:
+                # It held up the loop. A disk that does so again and again has to be
+                # fast for twice as long each time.
+                self._backoff = min(2 * self._backoff, _BACKOFF[1])
+            self._missing = self._backoff
         else:
             self._missing -= 1
 
-        self.holds = self._missing <= 0
+        self.allows = self._missing <= 0

@@ -27,7 +27,8 @@ from servers import certificates, nginx, throttled
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MB = 1_000_000
-NEEDS = {"ours, uvloop": "uvloop", "httpx": "httpx", "obstore": "obstore"}
+PEERS = ("httpx", "obstore", "pycurl", "pyreqwest")
+SCENES = ("one", "small", "gzip", "slow", "large", "throttled")
 _LARGE = 2048
 _THROTTLED = 512
 Runs = dict[str, list[dict[str, float]]]
@@ -37,7 +38,8 @@ def available(ways: Sequence[str]) -> list[str]:
     """Leave out the ways whose program or package is missing, and say so."""
     found = []
     for way in ways:
-        package = NEEDS.get(way)
+        package = "uvloop" if way.endswith("uvloop") else None
+        package = way if way in PEERS else package
         program = way.split()[0] if way.startswith(("curl", "aria2c")) else None
         if package and importlib.util.find_spec(package) is None:
             print(f"without {way}: the package {package} is not installed")
@@ -62,6 +64,8 @@ def measure(ways: Sequence[str], url: str, out: Path, rounds: int) -> Runs:
                 del runs[way]
             elif number:
                 runs[way].append(json.loads(done.stdout))
+            elif done.stderr:
+                print(f"{way}: {done.stderr.strip()}")
 
     return runs
 
@@ -123,6 +127,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--mb", type=int, default=512)
+    options.add_argument("--scenes", nargs="+", choices=SCENES, default=SCENES)
     options.add_argument("--json", type=Path, default=HERE / "results.json")
     options.add_argument("--chart", type=Path, default=ROOT / "docs" / "speed.svg")
     chosen = options.parse_args()
@@ -131,14 +136,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=memory_disk) as name:
         folder = Path(name)
         folder.chmod(0o755)
-        results = _scenes(folder, rounds=chosen.rounds, size=chosen.mb * MB)
+        results = _scenes(
+            folder, chosen.scenes, rounds=chosen.rounds, size=chosen.mb * MB
+        )
+
+    # What was not measured now keeps its figures.
+    if chosen.json.exists():
+        results = json.loads(chosen.json.read_text()) | results
 
     chosen.json.write_text(json.dumps(results, indent=1) + "\n")
     chosen.chart.write_text(draw(results["one"], title="One connection, times curl"))
 
 
 def _scenes(
-    folder: Path, *, rounds: int, size: int
+    folder: Path, chosen: Sequence[str], *, rounds: int, size: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     (folder / "www").mkdir()
     plain, small = folder / "www" / "members.csv", folder / "www" / "small.csv"
@@ -154,14 +165,17 @@ def _scenes(
     results = {}
 
     def scene(name: str, title: str, base: str, ways: Sequence[str], url: str) -> None:
+        if name not in chosen:
+            return
+
         runs = measure(ways, url, out, rounds)
         results[name] = summed_up(runs, base if base in runs else next(iter(runs)))
         show(title, base, results[name])
 
     everybody = [
-        *("curl", "ours", "ours, uvloop", "ours, ordinary path"),
-        *("ours, one connection", "aiohttp, 64 KiB chunks"),
-        *("httpx", "obstore"),
+        *("curl", "ours", "ours, uvloop"),
+        *("ours, no extra", "ours, no extra, uvloop", "ours, ordinary path"),
+        *("aiohttp, 64 KiB chunks", *PEERS),
     ]
     try:
         with nginx(folder, folder / "www", chain, key) as url:
@@ -177,7 +191,7 @@ def _scenes(
                 "small",
                 "One connection, 64 MB",
                 "curl",
-                everybody[:4],
+                everybody[:6],
                 f"{url}/small.csv",
             )
             scene(
@@ -194,7 +208,8 @@ def _scenes(
                 ["ours, slow disk"],
                 f"{url}/small.csv",
             )
-            text(plain, _LARGE * MB)
+            if "large" in chosen:
+                text(plain, _LARGE * MB)
             scene(
                 "large",
                 f"Memory, {_LARGE} MB",
@@ -207,7 +222,7 @@ def _scenes(
 
     text(plain, _THROTTLED * MB)
     with throttled(plain, chain, key, rate=40e6) as url:
-        ways = ["aria2c -x16", "ours", "ours, uvloop"]
+        ways = ["aria2c -x16", "ours", "ours, uvloop", "ours, no extra"]
         scene(
             "throttled",
             f"40 MB/s a connection, {_THROTTLED} MB",

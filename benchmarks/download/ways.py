@@ -115,9 +115,16 @@ async def one_connection(url: str, out: Path) -> None:
 
 async def ordinary(url: str, out: Path) -> None:
     """Download with the fast path switched off."""
-    from amplitude_cohorts_async._io.http import takeover  # noqa: PLC0415
+    from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
 
-    takeover._LEAST = 1 << 60  # noqa: SLF001
+    await ours(url, out, downloading=Downloading(fast=False))
+
+
+async def without_extra(url: str, out: Path) -> None:
+    """Download as where the extra ``speed`` is not installed."""
+    for package in ("aiofastnet", "isal"):
+        sys.modules[package] = None  # type: ignore[assignment]
+
     await ours(url, out)
 
 
@@ -171,6 +178,31 @@ async def obstore_stream(url: str, out: Path) -> None:
             file.write(chunk)
 
 
+async def pyreqwest_stream(url: str, out: Path) -> None:
+    """Stream with pyreqwest, which is Rust."""
+    from pyreqwest.client import ClientBuilder  # noqa: PLC0415
+
+    trust = Path(os.environ["SSL_CERT_FILE"]).read_bytes()  # noqa: ASYNC240
+    builder = ClientBuilder().add_root_certificate_pem(trust)
+    async with builder.build() as client, client.get(url).build_streamed() as response:
+        with out.open("wb") as file:
+            while chunk := await response.body_reader.read_chunk():
+                file.write(chunk)
+
+
+async def pycurl_perform(url: str, out: Path) -> None:
+    """Download with pycurl, which keeps the loop waiting until all is there."""
+    import pycurl  # noqa: PLC0415
+
+    curl = pycurl.Curl()
+    with out.open("wb") as file:
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.CAINFO, os.environ["SSL_CERT_FILE"])
+        curl.setopt(pycurl.WRITEDATA, file)
+        curl.perform()
+    curl.close()
+
+
 async def bare_inflate(url: str, out: Path) -> None:
     """Inflate a body that is in memory already, and write nothing."""
     import aiohttp  # noqa: PLC0415
@@ -192,12 +224,16 @@ WAYS: dict[str, Callable[[str, Path], Awaitable[None]]] = {
     "ours": ours,
     "ours, uvloop": ours,
     "ours, one connection": one_connection,
+    "ours, no extra": without_extra,
+    "ours, no extra, uvloop": without_extra,
     "ours, ordinary path": ordinary,
     "ours, slow disk": slow_disk,
     "aiohttp, 64 KiB chunks": aiohttp_chunks,
     "bare inflate": bare_inflate,
     "httpx": httpx_stream,
     "obstore": obstore_stream,
+    "pycurl": pycurl_perform,
+    "pyreqwest": pyreqwest_stream,
 }
 
 
@@ -232,6 +268,15 @@ def _commanded(way: str, url: str, out: Path) -> dict[str, float]:
     return {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime}
 
 
+def _require_extra() -> None:
+    # Without it the figures would bear the wrong name.
+    import aiofastnet  # noqa: PLC0415
+
+    libraries = aiofastnet.OPENSSL_DYN_LIBS
+    engine = libraries.libssl if libraries else "Python's ssl, which is slower"
+    print(f"aiofastnet {aiofastnet.__version__} on {engine}", file=sys.stderr)
+
+
 def main(way: str, url: str, out: str) -> None:
     """Download once and print what it took."""
     if way in CLI:
@@ -240,6 +285,9 @@ def main(way: str, url: str, out: str) -> None:
         if way.startswith("ours"):
             # What a program has imported is not the download's.
             import amplitude_cohorts_async._client  # noqa: F401, PLC0415
+
+            if "no extra" not in way:
+                _require_extra()
         run = asyncio.run
         if way.endswith("uvloop"):
             import uvloop  # noqa: PLC0415

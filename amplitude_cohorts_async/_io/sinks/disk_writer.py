@@ -24,22 +24,22 @@ from ..._core.inline_writes import InlineWritePolicy
 if sys.platform == "linux":
     import resource
 
-_BUFFER = 768 * 1024
+_BUFFER_SIZE = 768 * 1024
 """
-Bytes of a buffer: enough that the hand-over to a thread is nothing, and few
+Bytes of a buffer: enough that the hand-over to a thread costs little, and few
 enough to stay in a processor's own cache.
 """
 
-_ROOM = 256 * 1024
+_SMALLEST_BUFFER = 256 * 1024
 """
-Bytes lent at least. As many are decrypted at a time, and a loop that finds less
-room when the connection ends loses what does not fit.
+Bytes lent at least. asyncio's TLS decrypts as many at a time, and drops what does not fit
+when the connection ends at that moment.
 """
 
-_BUFFERS = 3
+_MAX_BUFFERS = 3
 """Buffers at most: one is filled while another is written, and one waits."""
 
-_SMALL = (384 * 1024, 2)
+_ONE_OF_MANY = (384 * 1024, 2)
 """Bytes and number of the buffers of one connection among many."""
 
 _QUEUED = 1 << 20
@@ -57,7 +57,7 @@ class Writes(Protocol):
 
     @property
     def is_light(self) -> bool:
-        """Tell whether writing does nothing but write."""
+        """Whether writing does nothing but write."""
         ...
 
     def write(self, data: bytes | memoryview) -> None:
@@ -70,13 +70,13 @@ class Disk:
     What all feeds of one disk share.
 
     Attributes:
-        trust: Whether the next write may be made on the loop.
+        inline: Whether the next write may be made on the loop.
 
         thread: Keeps the writes in worker threads from overlapping.
     """
 
     def __init__(self) -> None:
-        self.trust = InlineWritePolicy()
+        self.inline = InlineWritePolicy()
         self.thread = anyio.CapacityLimiter(1)
         self._waiting = 0
         self._waited = 0.0
@@ -119,17 +119,19 @@ class DiskWriter:
     def __init__(
         self, sink: Writes, disk: Disk, *, is_one_of_many: bool = False
     ) -> None:
-        self._size, self._most = _SMALL if is_one_of_many else (_BUFFER, _BUFFERS)
+        self._size, self._max_buffers = (
+            _ONE_OF_MANY if is_one_of_many else (_BUFFER_SIZE, _MAX_BUFFERS)
+        )
         self._sink = sink
         self._disk = disk
         self._made = 0
         self._free: list[memoryview] = []
-        self._room: memoryview | None = None
+        self._buffer: memoryview | None = None
         self._fill = 0
         self._queue: list[bytes | memoryview] = []
         self._queued = 0
-        self._work: asyncio.Task[float] | None = None
-        self._at_work: list[bytes | memoryview] = []
+        self._write: asyncio.Task[float] | None = None
+        self._in_thread: list[bytes | memoryview] = []
 
     async def take(self, data: bytes) -> None:
         """
@@ -138,21 +140,21 @@ class DiskWriter:
         Raises:
             Exception: Whatever the sink raised, now or at an earlier piece.
         """
-        self._close_room()
+        self._queue_buffer()
         self._put(data)
 
         while self._queued >= _QUEUED:
-            await self._settle()
+            await self._wait_for_write()
 
     async def get_buffer(self) -> memoryview:
         """Lend a buffer for the next bytes; waits while none is free."""
-        if self._room is not None:
-            return self._room[self._fill :]
+        if self._buffer is not None:
+            return self._buffer[self._fill :]
 
-        while (room := self._open_room()) is None:
-            await self._settle()
+        while (buffer := self._next_buffer()) is None:
+            await self._wait_for_write()
 
-        return room
+        return buffer
 
     def buffer_filled(self, count: int) -> memoryview | None:
         """
@@ -163,80 +165,83 @@ class DiskWriter:
         """
         self._fill += count
 
-        if self._room is not None and self._fill <= len(self._room) - _ROOM:
-            return self._room[self._fill :]
+        if (
+            self._buffer is not None
+            and self._fill <= len(self._buffer) - _SMALLEST_BUFFER
+        ):
+            return self._buffer[self._fill :]
 
-        self._close_room()
+        self._queue_buffer()
 
-        return self._open_room()
+        return self._next_buffer()
 
     async def flush(self) -> None:
         """Return when all is written."""
-        self._close_room()
+        self._queue_buffer()
 
-        while self._work is not None:
-            await self._settle()
+        while self._write is not None:
+            await self._wait_for_write()
 
     async def drop(self) -> None:
-        """Forget what is not written yet, and wait for what is being written."""
+        """Discard what is not written yet, and wait for what is being written."""
         self._queue.clear()
         self._queued = 0
-        self._room = None
+        self._buffer = None
 
-        if self._work is not None:
-            await asyncio.wait([self._work])
-            self._work.exception()
-            self._work = None
+        if self._write is not None:
+            await asyncio.wait([self._write])
+            self._write.exception()
+            self._write = None
 
-    def _open_room(self) -> memoryview | None:
+    def _next_buffer(self) -> memoryview | None:
         if self._free:
-            self._room = self._free.pop()
-        elif self._made < self._most:
+            self._buffer = self._free.pop()
+        elif self._made < self._max_buffers:
             self._made += 1
-            self._room = memoryview(bytearray(self._size))
+            self._buffer = memoryview(bytearray(self._size))
 
-        return self._room
+        return self._buffer
 
-    def _close_room(self) -> None:
-        room, self._room = self._room, None
+    def _queue_buffer(self) -> None:
+        buffer, self._buffer = self._buffer, None
 
-        if room is not None:
+        if buffer is not None:
             fill, self._fill = self._fill, 0
-            self._put(room[:fill])
+            self._put(buffer[:fill])
 
     def _put(self, piece: bytes | memoryview) -> None:
         self._queue.append(piece)
         self._queued += len(piece)
 
-        if self._work is None or self._work.done():
-            self._end_work()
+        if self._write is None or self._write.done():
+            self._continue()
 
-    async def _settle(self) -> None:
-        if self._work is not None:
+    async def _wait_for_write(self) -> None:
+        if self._write is not None:
             # Unlike awaiting it, this leaves the work alone when cancelled.
             with self._disk.waiting():
-                await asyncio.wait([self._work])
-            self._end_work()
+                await asyncio.wait([self._write])
+            self._continue()
 
-    def _end_work(self) -> None:
-        if self._work is not None:
-            work, self._work = self._work, None
-            self._disk.trust.note(work.result())
-            self._recycle(self._at_work)
+    def _continue(self) -> None:
+        if self._write is not None:
+            work, self._write = self._write, None
+            self._disk.inline.record(work.result())
+            self._recycle(self._in_thread)
 
-        while self._queue and self._sink.is_light and self._disk.trust.holds:
+        while self._queue and self._sink.is_light and self._disk.inline.allows:
             piece = self._queue.pop(0)
             self._queued -= len(piece)
-            self._disk.trust.note(_write_all(self._sink, [piece]))
+            self._disk.inline.record(_write_all(self._sink, [piece]))
             self._recycle([piece])
 
         if self._queue:
-            self._start_work()
+            self._write_in_thread()
 
-    def _start_work(self) -> None:
-        self._at_work, self._queue, self._queued = self._queue, [], 0
-        write = partial(_write_all, self._sink, self._at_work)
-        self._work = asyncio.ensure_future(
+    def _write_in_thread(self) -> None:
+        self._in_thread, self._queue, self._queued = self._queue, [], 0
+        write = partial(_write_all, self._sink, self._in_thread)
+        self._write = asyncio.ensure_future(
             anyio.to_thread.run_sync(write, limiter=self._disk.thread)
         )
 
@@ -253,22 +258,22 @@ def _write_all(sink: Writes, pieces: Sequence[bytes | memoryview]) -> float:
     slowest = 0.0
 
     for piece in pieces:
-        waits, started = _waits(), time.perf_counter()
+        blocked, started = _times_blocked(), time.perf_counter()
         sink.write(piece)
         seconds = time.perf_counter() - started
 
-        if _waits() != waits or not _COUNTS_WAITS:
+        if _times_blocked() != blocked or not _COUNTS_BLOCKING:
             slowest = max(slowest, seconds)
 
     return slowest
 
 
-def _waits() -> int:
+def _times_blocked() -> int:
     if sys.platform != "linux":
         return 0
 
-    # How often this thread gave the processor up by itself, as on a slow disk.
+    # How often this thread has had to wait for something, such as a slow disk.
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-_COUNTS_WAITS = sys.platform == "linux"
+_COUNTS_BLOCKING = sys.platform == "linux"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 from amplitude_cohorts_async._io import fast
 from amplitude_cohorts_async._io.fast import FastPath, body_protocol
@@ -70,6 +71,12 @@ async def session(ends: Ends = Ends()) -> AsyncIterator[aiohttp.ClientSession]: 
     connector = ends.connector(ssl=ends.client if ends.client is not None else True)
     async with aiohttp.ClientSession(connector=connector) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path is what is tested here, whatever the environment says."""
+    monkeypatch.delenv("AMPLITUDE_FAST", raising=False)
 
 
 def fast_path(patience: float = 5.0) -> FastPath:
@@ -323,6 +330,30 @@ async def test_what_is_not_as_expected_goes_the_ordinary_way(
 ) -> None:
     """Another aiohttp than we know is left to itself, and the body is the same."""
     monkeypatch.setattr(body_protocol, *change)
+
+    async with PieceServer(WHOLE) as server, session() as made:
+        sink = Collected()
+        assert len(BODY) == await pour(made, server.url, sink)
+
+    assert sink.data == BODY
+    assert [] == taken
+
+
+async def test_a_parser_that_serves_many_answers_goes_the_ordinary_way(
+    taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    An aiohttp whose parser would take the next answer for the rest of a body is left
+    to itself.
+    """
+    real = ResponseHandler.set_response_params
+
+    def keeps_its_parser(self: ResponseHandler, **params: object) -> None:
+        parser = self._parser
+        real(self, **params)  # type: ignore[arg-type]
+        self._parser = parser or self._parser
+
+    monkeypatch.setattr(ResponseHandler, "set_response_params", keeps_its_parser)
 
     async with PieceServer(WHOLE) as server, session() as made:
         sink = Collected()

@@ -27,6 +27,12 @@ needs_aiofastnet = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path is what is tested here, whatever the environment says."""
+    monkeypatch.delenv("AMPLITUDE_FAST", raising=False)
+
+
 @pytest.fixture(params=[aiohttp.TCPConnector, FastConnector])
 def connector_type(request: pytest.FixtureRequest) -> type[aiohttp.TCPConnector]:
     """aiohttp's connector and ours; without aiofastnet they do the same."""

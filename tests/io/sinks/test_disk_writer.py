@@ -33,23 +33,23 @@ class Disk:
 
 
 def feeding(disk: Disk) -> DiskWriter:
-    """A feed with trust of its own."""
+    """A feed with a policy of its own."""
     return DiskWriter(disk, Shared())
 
 
 async def fill(feed: DiskWriter, size: int, bite: int = 100_000) -> int:
     """Receive bytes into lent buffers, and return how often it had to wait."""
     waits = 0
-    room = await feed.get_buffer()
+    buffer = await feed.get_buffer()
 
     while size:
-        count = min(size, bite, len(room))
+        count = min(size, bite, len(buffer))
         size -= count
-        next_room = feed.buffer_filled(count)
-        if next_room is None:
+        next_buffer = feed.buffer_filled(count)
+        if next_buffer is None:
             waits += 1
-            next_room = await feed.get_buffer()
-        room = next_room
+            next_buffer = await feed.get_buffer()
+        buffer = next_buffer
 
     return waits
 
@@ -85,14 +85,14 @@ async def test_a_slow_disk_never_stops_the_loop(is_lent: bool):
     assert peak < 4 * MIB
 
 
-async def test_rooms_are_never_small():
+async def test_lent_buffers_are_never_small():
     """A loop that finds little room when a connection ends would lose bytes."""
     feed = feeding(Disk())
-    room = await feed.get_buffer()
+    buffer = await feed.get_buffer()
 
     for _ in range(1000):
-        assert len(room) >= 256 * 1024
-        room = feed.buffer_filled(77_777) or await feed.get_buffer()
+        assert len(buffer) >= 256 * 1024
+        buffer = feed.buffer_filled(77_777) or await feed.get_buffer()
 
     await feed.drop()
 
@@ -106,8 +106,8 @@ async def test_pieces_and_lent_bytes_keep_their_order():
 
     for number in range(50):
         await feed.take(b"%05d" % number * 1000)
-        room = await feed.get_buffer()
-        room[:5000] = b"%05d" % (number + 50_000) * 1000
+        buffer = await feed.get_buffer()
+        buffer[:5000] = b"%05d" % (number + 50_000) * 1000
         feed.buffer_filled(5000)
 
     await feed.flush()
