@@ -158,10 +158,11 @@ class ExportJob:
 
             StorageError: The local disk refused.
         """
-        target = await anyio.to_thread.run_sync(checked_target, to, format)
-        await self.wait(timeout=timeout)
-
+        # All of it: for a caller that has just spent this export, leaving while the
+        # target is looked at must not lose the token either.
         async with self._tracked():
+            target = await anyio.to_thread.run_sync(checked_target, to, format)
+            await self.wait(timeout=timeout)
             saved = await self._downloader.save(
                 target, amplitude_id=amplitude_id, progress=progress
             )

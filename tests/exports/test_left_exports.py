@@ -11,6 +11,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.errors import (
+    CohortsError,
     ConnectionFailedError,
     ExportFailedError,
     ExportTimeoutError,
@@ -212,6 +213,25 @@ async def test_a_disk_that_refused_leaves_the_export_to_the_next_call(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+    saved = await patient.export(COHORT, tmp_path / "c1.csv")
+    assert 1 == len(server.requests(EXPORT))
+    assert caught.value.token == saved.token
+
+
+async def test_a_target_that_is_lost_while_the_job_runs_keeps_the_token(
+    server: FaultServer, patient: CohortsClient, tmp_path: Path
+) -> None:
+    """A folder that was there when the export was requested may be gone by now."""
+    server.on(STATUS, RUNNING, COMPLETED)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    task = asyncio.create_task(patient.export(COHORT, folder / "c1.csv"))
+    await until(lambda: bool(server.requests(EXPORT)))
+    folder.rmdir()
+
+    with pytest.raises(CohortsError) as caught:
+        await task
 
     saved = await patient.export(COHORT, tmp_path / "c1.csv")
     assert 1 == len(server.requests(EXPORT))
