@@ -158,12 +158,11 @@ class ExportJob:
 
             StorageError: The local disk refused.
         """
-        with self._token_on_cancel():
-            target = await anyio.to_thread.run_sync(checked_target, to, format)
-
-        await self.wait(timeout=timeout)
-
+        # All of it: for a caller that has just spent this export, leaving while the
+        # target is looked at must not lose the token either.
         async with self._tracked():
+            target = await anyio.to_thread.run_sync(checked_target, to, format)
+            await self.wait(timeout=timeout)
             saved = await self._downloader.save(
                 target, amplitude_id=amplitude_id, progress=progress
             )
@@ -183,12 +182,17 @@ class ExportJob:
 
         with self._token_on_cancel():
             async with self._downloader.text() as text:
-                yield MemberStream(
-                    self._delivered(text),
+                stream = MemberStream(
+                    self._checked(text),
                     request_id=self.request_id,
                     cohort_id=self.cohort_id,
                     token=self.token,
                 )
+                yield stream
+
+            # Not when the text is at its end: that is read ahead of the members.
+            if stream.is_exhausted:
+                await self._forget()
 
     @asynccontextmanager
     async def record_batches(
@@ -213,7 +217,7 @@ class ExportJob:
         with self._token_on_cancel():
             async with (
                 self._downloader.text() as text,
-                aclosing(self._batches(self._delivered(text), amplitude_id)) as batches,
+                aclosing(self._batches(self._checked(text), amplitude_id)) as batches,
             ):
                 yield batches
 
@@ -224,12 +228,12 @@ class ExportJob:
             async for batch in record_batches(text, amplitude_id=amplitude_id):
                 yield batch
 
-    async def _delivered(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            await self._forget()
+
+    async def _checked(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async with self._tracked():
             async for block in text:
                 yield block
-
-            await self._forget()
 
     @asynccontextmanager
     async def _tracked(self) -> AsyncGenerator[None]:

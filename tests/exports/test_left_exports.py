@@ -11,6 +11,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.errors import (
+    CohortsError,
     ConnectionFailedError,
     ExportFailedError,
     ExportTimeoutError,
@@ -218,6 +219,25 @@ async def test_a_disk_that_refused_leaves_the_export_to_the_next_call(
     assert caught.value.token == saved.token
 
 
+async def test_a_target_that_is_lost_while_the_job_runs_keeps_the_token(
+    server: FaultServer, patient: CohortsClient, tmp_path: Path
+) -> None:
+    """A folder that was there when the export was requested may be gone by now."""
+    server.on(STATUS, RUNNING, COMPLETED)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    task = asyncio.create_task(patient.export(COHORT, folder / "c1.csv"))
+    await until(lambda: bool(server.requests(EXPORT)))
+    folder.rmdir()
+
+    with pytest.raises(CohortsError) as caught:
+        await task
+
+    saved = await patient.export(COHORT, tmp_path / "c1.csv")
+    assert 1 == len(server.requests(EXPORT))
+    assert caught.value.token == saved.token
+
+
 async def test_each_of_two_who_joined_gets_a_file(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
@@ -231,19 +251,38 @@ async def test_each_of_two_who_joined_gets_a_file(
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
-@pytest.mark.parametrize("way", ["download", "members"])
+@pytest.mark.parametrize("way", ["download", "members", "batches", "record_batches"])
 async def test_what_was_delivered_is_not_handed_to_a_later_call(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path, way: str
 ) -> None:
     """A job of one's own that was read to its end is over for everybody."""
+    if way == "record_batches":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+
     job = await client.request_export("c1")
 
     if way == "download":
         await job.download(tmp_path / "a.csv")
+    elif way == "record_batches":
+        async with job.record_batches() as batches:
+            assert 2 == sum([batch.num_rows async for batch in batches])
     else:
         async with job.members() as stream:
-            assert 2 == len([member async for member in stream])
+            if way == "members":
+                assert 2 == len([member async for member in stream])
+            else:
+                assert [2] == [len(batch) async for batch in stream.batches()]
 
+    await client.export("c1", tmp_path / "c1.csv")
+
+    assert 2 == emulator.spent
+
+
+async def test_what_a_sync_read_is_not_handed_to_a_later_call(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
+) -> None:
+    """A sync reads the members to their end."""
+    await client.sync_membership("c1", ["ann", "bob"], dry_run=True)
     await client.export("c1", tmp_path / "c1.csv")
 
     assert 2 == emulator.spent
@@ -257,6 +296,31 @@ async def test_a_stream_that_was_left_is_taken_up(
 
     async with job.members():
         pass
+
+    saved = await client.export("c1", tmp_path / "c1.csv")
+
+    assert (1, job.token) == (emulator.spent, saved.token)
+
+
+@pytest.mark.parametrize("way", ["members", "batches", "record_batches"])
+async def test_a_stream_that_failed_half_way_is_taken_up(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path, way: str
+) -> None:
+    """The text of a small file is read ahead of what the loop has in hand."""
+    if way == "record_batches":
+        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+
+    job = await client.request_export("c1")
+
+    with pytest.raises(LookupError):
+        if way == "record_batches":
+            async with job.record_batches() as batches:
+                async for _ in batches:
+                    raise LookupError
+        else:
+            async with job.members() as stream:
+                async for _ in stream if way == "members" else stream.batches(1):
+                    raise LookupError
 
     saved = await client.export("c1", tmp_path / "c1.csv")
 

@@ -42,6 +42,9 @@ class MemberStream:
     the stream, because the file may have been cut in the middle.
 
     Made by ``ExportJob.members()``, whose ``async with`` closes the file.
+
+    Attributes:
+        is_exhausted: Whether a read found that all members were handed out.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class MemberStream:
         cohort_id: str | None = None,
         token: str | None = None,
     ) -> None:
+        self.is_exhausted = False
         self._source = source
         self._request_id = request_id
         self._cohort_id = cohort_id
@@ -113,6 +117,8 @@ class MemberStream:
             while len(batch) < size and (decoded := await self._decode_next()):
                 self._rest = iter(decoded)
                 batch += islice(self._rest, size - len(batch))
+
+            self.is_exhausted = not batch
 
             return batch
 
