@@ -52,9 +52,7 @@ nox.options.stop_on_first_error = False
 
 
 def show_pyenv() -> None:
-    """
-    Let pyenv's other Pythons be found, where there is a pyenv.
-    """
+    """Let pyenv's other Pythons be found, where there is a pyenv."""
     if pyenv := shutil.which("pyenv"):
         root = subprocess.check_output([pyenv, "root"], text=True).strip()  # noqa: S603
         versions = sorted(
@@ -68,9 +66,7 @@ show_pyenv()
 
 
 def group(*names: str) -> tuple[str, ...]:
-    """
-    Give the requirements of dependency groups; older pips cannot read them.
-    """
+    """Give the requirements of dependency groups; older pips cannot read them."""
     return nox.project.dependency_groups(PROJECT, *names)
 
 
@@ -102,9 +98,7 @@ def pytest(
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """
-    Hold the form: ruff, its formatter, spelling, docstrings.
-    """
+    """Hold the form: ruff, its formatter, spelling, docstrings."""
     session.install(*group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -114,18 +108,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def layers(session: nox.Session) -> None:
-    """
-    Hold the floor plan: imports point down, the core stays pure.
-    """
+    """Hold the floor plan: imports point down, the core stays pure."""
     session.install(*group("lint"))
     session.run("lint-imports", "--no-cache")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """
-    Ask two type checkers, and a third question: is every public name typed?
-    """
+    """Ask two type checkers, and a third question: is every public name typed?"""
     session.install(*group("tests", "services", "typing"), WITH_EXTRAS)
     # The node that its wheel brings: nothing is fetched, none of the system is used.
     session.env["PYRIGHT_PYTHON_GLOBAL_NODE"] = "0"
@@ -136,9 +126,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """
-    Build, install without extras, and look at what a user would get.
-    """
+    """Build, install without extras, and look at what a user would get."""
     session.install("build", *group("tests"))
     dist = Path(session.create_tmp(), "dist").absolute()
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
@@ -152,27 +140,21 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """
-    Run every example of the documents against the emulator.
-    """
+    """Run every example of the documents against the emulator."""
     session.install(*group("docs"), WITH_EXTRAS)
     pytest(session, folder="tests/docs")
 
 
 @nox.session
 def bare(session: nox.Session) -> None:
-    """
-    Without any extra the core must work, and the rest say what it misses.
-    """
+    """Without any extra the core must work, and the rest say what it misses."""
     session.install(*group("tests"), ".")
     pytest(session, *WORKERS, "-m", QUICK)
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """
-    Test with the oldest direct dependencies that we claim to work with.
-    """
+    """Test with the oldest direct dependencies that we claim to work with."""
     claims = chain(PROJECT["project"]["dependencies"], *EXTRAS.values())
     constraints = Path(session.create_tmp(), "lowest.txt")
     constraints.write_text("\n".join(c.replace(">=", "==") for c in claims))
@@ -182,13 +164,11 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """
-    Count what the tests reach: most of everything, and all of what decides.
-    """
+    """Count what the tests reach: most of everything, and all of what decides."""
     session.install(*group("tests", "services"), WITH_EXTRAS)
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
-    traced = (*WORKERS, "--timeout=120", "-m", "not big")
+    traced = (*WORKERS, "-m", "not big")
     pytest(session, *traced, under=("coverage", "run", "-m"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--fail-under=97")
@@ -198,9 +178,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(python=[*OTHERS, RUNNING])
 def tests(session: nox.Session) -> None:
-    """
-    Run the suite: all of it on the running Python, the quick part on the others.
-    """
+    """Run the suite: all of it on the running Python, the quick part on the others."""
     whole = session.python == RUNNING
     session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
     pytest(session, *WORKERS, *([] if whole else ["-m", QUICK]))
@@ -208,9 +186,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def uvloop(session: nox.Session) -> None:
-    """
-    Run the quick part of the suite on the other event loop.
-    """
+    """Run the quick part of the suite on the other event loop."""
     session.install(*group("tests", "uvloop"), WITH_EXTRAS)
     # Nothing that a signal raises ends a test there; a thread ends the worker.
     quick = ("-m", QUICK, "--timeout-method=thread")
@@ -219,28 +195,36 @@ def uvloop(session: nox.Session) -> None:
 
 @nox.session
 def aiofastnet(session: nox.Session) -> None:
-    """
-    Run the quick part of the suite with aiofastnet under every connection.
-    """
+    """Run the quick part of the suite with aiofastnet under every connection."""
     session.install(*group("tests"), WITH_EXTRAS)
     pytest(session, *WORKERS, "--aiofastnet", "-m", QUICK)
 
 
 @nox.session
 def ordinary(session: nox.Session) -> None:
-    """
-    Run the quick part of the suite with the fast path switched off.
-    """
+    """Run the quick part of the suite with the fast path switched off."""
     session.install(*group("tests"), WITH_EXTRAS)
     session.env["AMPLITUDE_FAST"] = "0"
     pytest(session, *WORKERS, "-m", QUICK)
 
 
 @nox.session(default=False)
+def quick(session: nox.Session) -> None:
+    """
+    Check style, layers, types and most tests, in one environment: for each change.
+    """
+    session.install(*group("lint", "tests"), "mypy", WITH_EXTRAS)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache", silent=True)
+    session.run("mypy")
+    most = ("-m", f"{QUICK} and not slow", "--hypothesis-profile=quick")
+    pytest(session, *WORKERS, *most)
+
+
+@nox.session(default=False)
 def api(session: nox.Session) -> None:
-    """
-    Write down the public surface, after a wanted change.
-    """
+    """Write down the public surface, after a wanted change."""
     session.install(WITH_EXTRAS)
     with (ROOT / "tests/public/api.txt").open("w") as promised:
         session.run("python", "tests/support/surface.py", stdout=promised)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from ._version import VERSION
 
 if TYPE_CHECKING:
-    from . import errors, limits
-    from ._client import CohortsClient
-    from ._io.download.rows import MemberStream
-    from ._io.limits.limiter import LocalLimiter
-    from ._io.writes.ids import read_ids
-    from ._job import ExportJob
-    from ._oneshot import export_cohort
+    from . import errors, events, limiters, limits, models, policies, testing, types
+    from ._client import CohortsClient, export_cohort
+    from ._exports.job import ExportJob
+    from ._io.download.member_stream import MemberStream
+    from ._io.limits.local import LocalLimiter
+    from ._writes.compare import diff_ids
+    from ._writes.id_stream import read_ids
     from .models import (
         Cohort,
         ExportStatus,
@@ -58,25 +58,37 @@ __all__ = (
     "UploadReport",
     "Usage",
     "__version__",
+    "diff_ids",
     "errors",
+    "events",
     "export_cohort",
+    "limiters",
     "limits",
+    "models",
+    "policies",
     "read_ids",
+    "testing",
+    "types",
 )
 
 _MODULES = {
     "CohortsClient": "._client",
-    "ExportJob": "._job",
-    "LocalLimiter": "._io.limits.limiter",
-    "MemberStream": "._io.download.rows",
+    "ExportJob": "._exports.job",
+    "LocalLimiter": "._io.limits.local",
+    "MemberStream": "._io.download.member_stream",
+    "diff_ids": "._writes.compare",
     "errors": ".errors",
-    "export_cohort": "._oneshot",
+    "events": ".events",
+    "export_cohort": "._client",
+    "limiters": ".limiters",
     "limits": ".limits",
-    "read_ids": "._io.writes.ids",
+    "models": ".models",
+    "policies": ".policies",
+    "read_ids": "._writes.id_stream",
+    "testing": ".testing",
+    "types": ".types",
 }
-"""
-Where the names are that `models` has not.
-"""
+"""Where the names are that `models` has not."""
 
 
 def __getattr__(name: str) -> object:

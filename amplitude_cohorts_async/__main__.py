@@ -1,6 +1,4 @@
-"""
-The command without its script: ``python -m amplitude_cohorts_async``.
-"""
+"""The command without its script: ``python -m amplitude_cohorts_async``."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""
-The client: one method for each thing the service can do.
-"""
+"""The client: one method for each thing the service can do."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import sys
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -14,17 +14,13 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from ._core import requests
-from ._core.ids import checked_id
-from ._io.clock import SystemClock
-from ._version import VERSION
-from .errors import ConfigurationError, NotFoundError
+from ._config import ClientConfig, agreed_limits, from_environment, make_settings
+from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import (
     Cohort,
@@ -39,20 +35,19 @@ from .models import (
     Usage,
 )
 from .policies import Downloading, Polling, Retrying
-from .protocols import Clock, EventHook, KeepsLimits, Limiter
 
-# Imported here is what the signatures need, which is little beside aiohttp. The
-# parts that do the work are half as much again: they are imported where they are
-# used, and all of them, without keeping the loop, when a client is entered.
+# What the signatures name is little beside aiohttp; what does the work is half as
+# much again. `_operations` imports all of it, and is imported where it is first
+# used: in a thread, when a client is entered.
 if TYPE_CHECKING:
-    from ._core.writes import Membership
-    from ._exports import Exports
-    from ._io.session import Session
-    from ._io.writes.ids import IdSource
-    from ._io.writes.writing import OnSkipped
-    from ._job import ExportJob
-    from ._many import ExportBatch
-    from .events import BytesReceived
+    from ._exports.job import ExportJob
+    from ._exports.many import ExportBatch
+    from ._io.clock import Clock
+    from ._io.limits.base import Limiter
+    from ._operations import Operations
+    from ._writes.id_stream import IdSource
+    from ._writes.writer import OnSkipped
+    from .events import BytesReceived, EventHook
 
 
 class CohortsClient:
@@ -73,19 +68,21 @@ class CohortsClient:
         allow_http: bool = False,
         app_id: int | None = None,
         owner: str | None = None,
-        limits: Limits = DOCUMENTED,
+        limits: Limits | None = None,
         limiter: Limiter | None = None,
         allowances: Mapping[str, int] | None = None,
         routes: Routes = Routes.VENDOR,
         session: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
+        file_mode: int | None = None,
         hook: EventHook | None = None,
         clock: Clock | None = None,
         polling: Polling = Polling(),  # noqa: B008 - a frozen value
         retrying: Retrying = Retrying(),  # noqa: B008 - a frozen value
         downloading: Downloading = Downloading(),  # noqa: B008 - a frozen value
+        timeout: float = 30.0,
         stall_timeout: float = 30.0,
-        chance: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         """
         Check everything and connect to nothing.
@@ -101,7 +98,8 @@ class CohortsClient:
 
             owner: The login email of a cohort's owner, for uploads.
 
-            limits: What the project may do; see `limits`.
+            limits: What the project may do; see `limits`. None takes what the
+                service documents, or the limits that *limiter* states.
 
             limiter: Keeps them; None takes this process's own for the project.
 
@@ -116,6 +114,9 @@ class CohortsClient:
 
             proxy: URL of a proxy for both Amplitude and its store.
 
+            file_mode: Permission bits of new files, as in 0o640; None for what
+                the umask leaves. A file that is replaced keeps its own.
+
             hook: Told of events as they happen; see `events`.
 
             clock: The time, for tests.
@@ -126,53 +127,45 @@ class CohortsClient:
 
             downloading: How a file is brought.
 
+            timeout: Seconds that one HTTP request may take; four times as many
+                for the list of cohorts and for writes, whose bodies are long.
+
             stall_timeout: Seconds in which a file must bring a byte.
 
-            chance: Returns numbers from 0 to 1, for tests.
+            rng: Returns numbers from 0 to 1, for tests.
 
         Raises:
             ConfigurationError: The client cannot work like this; the message says
                 why, and what to change.
         """
-        from ._config import checked_routes, checked_seconds, make_settings
-        from ._core.redact import Redactor
-        from ._io.wire.transport import Transport
-
-        self._settings = make_settings(
-            api_key,
-            secret_key,
-            region=region,
-            base_url=base_url,
-            allow_http=allow_http,
-            app_id=app_id,
-            owner=owner,
-        )
-        self._routes = checked_routes(routes)
-        # Whoever keeps places for a request has to know how long it may take.
-        self._limits = limiter.limits if isinstance(limiter, KeepsLimits) else limits
-        self._limiter = limiter
-        self._allowances = dict(allowances or {})
-        self._clock = clock
-        self._hook = hook
-        self._polling = polling
-        self._retrying = retrying
-        self._chance = chance
-        self._transport = Transport(
-            origin=self._settings.origin,
-            api_key=self._settings.api_key,
-            secret_key=self._settings.secret_key,
-            user_agent=f"amplitude-cohorts-async/{VERSION}",
-            redactor=Redactor.of_keys(api_key, secret_key),
+        self._config = ClientConfig(
+            settings=make_settings(
+                api_key,
+                secret_key,
+                region=region,
+                base_url=base_url,
+                allow_http=allow_http,
+                app_id=app_id,
+                owner=owner,
+            ),
+            limits=agreed_limits(limits, limiter),
+            limiter=limiter,
+            allowances=dict(allowances or {}),
+            routes=routes,
             session=session,
             proxy=proxy,
-            answer_seconds=self._limits.deadline,
-            stall_seconds=checked_seconds(stall_timeout, "stall_timeout"),
-            connections=downloading.connections,
-            fast=downloading.fast,
+            file_mode=file_mode,
+            hook=hook,
+            clock=clock,
+            polling=polling,
+            retrying=retrying,
+            downloading=downloading,
+            timeout=timeout,
+            stall_timeout=stall_timeout,
+            rng=rng,
         )
         self._own_limiter: Limiter | None = None
-        self._made: Session | None = None
-        self._made_exports: Exports | None = None
+        self._built: Operations | None = None
         self._is_closed = False
 
     @classmethod
@@ -187,28 +180,30 @@ class CohortsClient:
         Args:
             overrides: Keywords of the constructor; they win.
         """
-        from ._config import from_environment
-
+        url = os.environ.get("AMPLITUDE_LIMITER_URL")
         keywords: dict[str, object] = {"api_key": "", "secret_key": ""}
         keywords |= from_environment(os.environ)
-        url = os.environ.get("AMPLITUDE_LIMITER_URL")
+        keywords |= overrides
+        own: Limiter | None = None
 
-        client = cls(**{**keywords, **overrides})  # type: ignore[arg-type]
+        if url and keywords.get("limiter") is None:
+            # Its limits are the limiter's then, and stated once.
+            limits = keywords.pop("limits", None)
+            own = keywords["limiter"] = _limiter_of_url(url, limits)
 
-        if url and client._limiter is None:
-            from ._wiring import limiter_of_fleet
-
-            client._own_limiter = limiter_of_fleet(url, client._limits)
+        client = cls(**keywords)  # type: ignore[arg-type]
+        client._own_limiter = own
 
         return client
 
     def __repr__(self) -> str:
-        return f"<CohortsClient of {self._settings.origin}>"
+        return f"<CohortsClient of {self._config.settings.origin}>"
 
     async def __aenter__(self) -> Self:
-        from ._loading import prepare
-
-        await prepare()
+        if f"{__package__}._operations" not in sys.modules:
+            # Not anyio's way: the first use of that imports its backend, on the
+            # loop. A caller that is cancelled does not wait for the end of it.
+            await asyncio.to_thread(_prepare)
 
         return self
 
@@ -222,11 +217,14 @@ class CohortsClient:
 
     async def aclose(self) -> None:
         """
-        Close the connections; calling it twice does no harm.
+        Stop what `export_many()` started, and close the connections.
+
+        Calling it twice does no harm.
         """
         self._is_closed = True
-        closing = self._transport if self._made is None else self._made
-        await closing.aclose()
+
+        if self._built is not None:
+            await self._built.aclose()
 
         if self._own_limiter is not None:
             await self._own_limiter.aclose()
@@ -238,13 +236,7 @@ class CohortsClient:
         Args:
             include_sync_info: Fill `Cohort.syncs`, too.
         """
-        from ._core.responses import each_cohort
-        from ._io.slices import collected
-
-        request = requests.list_cohorts(include_sync_info=include_sync_info)
-        response = await self._session.send(request)
-
-        return await collected(each_cohort(request, response))
+        return await self._operations.list_cohorts(include_sync_info=include_sync_info)
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """
@@ -253,28 +245,11 @@ class CohortsClient:
         Raises:
             NotFoundError: No discoverable cohort has this id.
         """
-        checked_id(cohort_id, "cohort id")
-
-        for cohort in await self.list_cohorts():
-            if cohort.id == cohort_id:
-                return cohort
-
-        raise NotFoundError(
-            f"no discoverable cohort has the id {cohort_id!r}; check the id, the "
-            f"project and the region, and whether the cohort is published",
-            status=404,
-        )
+        return await self._operations.get_cohort(cohort_id)
 
     async def get_usage(self) -> Usage:
-        """
-        Tell how many of this month's exports are spent.
-        """
-        from ._core.responses import usage
-
-        request = requests.usage(self._routes)
-        response = await self._session.send(request)
-
-        return usage(request, response)
+        """Tell how many of this month's exports are spent."""
+        return await self._operations.get_usage()
 
     async def request_export(
         self,
@@ -303,9 +278,11 @@ class CohortsClient:
             UnexpectedResponseError: Nobody can read what was made; the export
                 is probably spent.
         """
-        wanted = requests.checked_properties(properties)
-
-        return await self._exports.request(cohort_id, wanted, allowance=allowance)
+        return await self._operations.request_export(
+            cohort_id,
+            properties=properties,
+            allowance=allowance,
+        )
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
         """
@@ -317,7 +294,7 @@ class CohortsClient:
             request_id_or_token: `ExportJob.token`, an error's ``token``, or
                 the bare request id.
         """
-        return self._exports.resume(request_id_or_token)
+        return self._operations.resume_export(request_id_or_token)
 
     async def export(
         self,
@@ -334,10 +311,11 @@ class CohortsClient:
         """
         Request a cohort, wait for it and save it; spends one export.
 
-        If the same export is already running, anywhere the limiter reaches,
-        this joins it and spends none. Whatever fails after the request
-        raises an error with a ``token``: `resume_export()` goes on from it
-        without a second export.
+        If the same export is running, or was left undelivered in the last half
+        hour, anywhere the limiter reaches, this joins it and spends none.
+        Whatever fails after the request raises an error with a ``token``:
+        `resume_export()` goes on from it without a second export. A
+        cancellation has the token in a note.
 
         Args:
             to: See `ExportJob.download()`; checked before anything is spent.
@@ -352,31 +330,15 @@ class CohortsClient:
 
             allowance: As for `request_export()`.
         """
-        import anyio.to_thread
-
-        from ._job import checked_destination, checked_timeout
-
-        checked_timeout(timeout)
-        target = await anyio.to_thread.run_sync(checked_destination, to, format)
-        wanted = requests.checked_properties(properties)
-        exports = self._exports
-
-        if if_changed_since is not None:
-            listed = await exports.listed()
-            saved = await exports.unchanged(
-                if_changed_since,
-                target,
-                wanted,
-                cohort=listed.get(cohort_id),
-                progress=progress,
-            )
-            if saved is not None:
-                return saved
-
-        begun = await exports.begin(cohort_id, wanted, allowance=allowance)
-
-        return await exports.finish(
-            begun.job, target, timeout=timeout, progress=progress
+        return await self._operations.export(
+            cohort_id,
+            to,
+            properties=properties,
+            timeout=timeout,
+            format=format,
+            if_changed_since=if_changed_since,
+            allowance=allowance,
+            progress=progress,
         )
 
     def export_many(
@@ -387,7 +349,7 @@ class CohortsClient:
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
         format: str = "csv",  # noqa: A002 - the word users know
-        at_once: int = 8,
+        max_concurrency: int = 8,
         skip_unchanged: bool = False,
         allowance: str | None = None,
     ) -> ExportBatch:
@@ -404,9 +366,9 @@ class CohortsClient:
 
             timeout: Seconds that each job may take.
 
-            format: "csv", "csv.gz" or "parquet".
+            format: Of the files, by its suffix, as in "csv.gz".
 
-            at_once: Exports that may be under way together.
+            max_concurrency: Exports that may be under way together.
 
             skip_unchanged: Ask the list first, once for all, and leave alone
                 what did not change since its file was saved here.
@@ -416,20 +378,16 @@ class CohortsClient:
         Returns:
             An async iterator of `ExportOutcome`, in the order they end.
         """
-        from ._io.disk.files import checked_format
-        from ._job import checked_timeout
-        from ._many import ExportBatch, ManyOptions
-
-        options = ManyOptions(
-            wanted=requests.checked_properties(properties),
-            format=checked_format(format),
-            timeout=checked_timeout(timeout),
-            at_once=at_once,
+        return self._operations.export_many(
+            cohort_ids,
+            directory,
+            properties=properties,
+            timeout=timeout,
+            format=format,
+            max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
             allowance=allowance,
         )
-
-        return ExportBatch(self._exports, cohort_ids, Path(directory), options)
 
     async def plan(
         self,
@@ -450,19 +408,11 @@ class CohortsClient:
             job_seconds: How long a job takes; 30 to 60 seconds are common,
                 whatever the size.
         """
-        from ._core.tokens import from_token
-        from ._plan import Known, make_plan, starts_of
-
-        wanted = requests.checked_properties(properties)
-        ids = list(cohort_ids)
-        known = Known(
-            cohorts=await self._exports.listed(), usage=await self.get_usage()
-        )
-        starts = starts_of(len(ids), self._session.limiter, self._limits)
-        earlier = {str(from_token(saved.token).cohort_id): saved for saved in since}
-
-        return make_plan(
-            ids, known, starts, wanted=wanted, since=earlier, job_seconds=job_seconds
+        return await self._operations.plan(
+            cohort_ids,
+            properties=properties,
+            since=since,
+            job_seconds=job_seconds,
         )
 
     async def upload_cohort(
@@ -478,6 +428,7 @@ class CohortsClient:
         replace: str | None = None,
         skip_invalid_ids: bool = True,
         validate_only: bool = False,
+        max_removed: float = 0.5,
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
     ) -> UploadReport:
@@ -509,6 +460,10 @@ class CohortsClient:
 
             validate_only: Ask which ids match, and save nothing.
 
+            max_removed: The share of the members that *replace* may remove. The
+                number of ids is compared with the size in the list, which is one
+                more request; 1.0 allows everything, and asks nothing.
+
             journal: A file that records each batch. If it exists, the upload goes
                 on from there.
 
@@ -521,32 +476,26 @@ class CohortsClient:
             InvalidIdsError: The service does not know some ids, and
                 *skip_invalid_ids* is False.
 
+            RemovalGuardError: *replace* would remove more than *max_removed*, or
+                the list does not show how many members there are.
+
             AmbiguousUploadError: The answer to the creating request was lost,
                 and the list does not tell which cohort it made, if any.
 
-            PartialUploadError: Some batches were written, then one failed.
+            PartialWriteError: Some batches were written, then one failed.
         """
-        from ._core.writes import Upload
-        from ._uploads import upload_cohort
-
-        spec = Upload(
-            name=name,
+        return await self._operations.upload_cohort(
+            name,
+            ids,
             id_type=id_type,
-            app_id=self._settings.app_id if app_id is None else app_id,
-            owner=self._settings.owner if owner is None else owner,
+            app_id=app_id,
+            owner=owner,
             published=published,
             group=group,
             replace=replace,
             skip_invalid_ids=skip_invalid_ids,
             validate_only=validate_only,
-            routes=self._routes,
-        )
-
-        return await upload_cohort(
-            self._session,
-            spec,
-            ids,
-            list_cohorts=self.list_cohorts,
+            max_removed=max_removed,
             journal=journal,
             on_skipped=on_skipped,
         )
@@ -576,16 +525,15 @@ class CohortsClient:
         Raises:
             InvalidInputError: An id cannot be one, or is both added and removed.
 
-            PartialUploadError: Some batches were written, then one failed.
+            PartialWriteError: Some batches were written, then one failed.
         """
-        from ._membership import update_membership
-
-        return await update_membership(
-            self._session,
+        return await self._operations.update_membership(
             cohort_id,
-            self._membership(id_type, count_group, skip_invalid_ids),
             add=add,
             remove=remove,
+            id_type=id_type,
+            count_group=count_group,
+            skip_invalid_ids=skip_invalid_ids,
             journal=journal,
             on_skipped=on_skipped,
         )
@@ -627,39 +575,20 @@ class CohortsClient:
         Raises:
             RemovalGuardError: More than *max_removed* would go.
 
-            PartialUploadError: Some batches were written, then one failed.
+            PartialWriteError: Some batches were written, then one failed.
                 Like every error after the export it carries its ``token``.
         """
-        from ._sync import Sync, sync_membership
-
-        sync = Sync(
-            membership=self._membership(id_type, count_group),
-            dry_run=dry_run,
-            max_removed=max_removed,
-            on_disk=on_disk,
-        )
-
-        return await sync_membership(
-            self._session,
+        return await self._operations.sync_membership(
             cohort_id,
             ids,
-            sync,
-            request_export=self.request_export,
+            id_type=id_type,
             current=current,
+            dry_run=dry_run,
+            max_removed=max_removed,
+            count_group=count_group,
+            on_disk=on_disk,
             journal=journal,
             on_skipped=on_skipped,
-        )
-
-    def _membership(
-        self, id_type: IdType, count_group: str, skip_invalid_ids: bool = True
-    ) -> Membership:
-        from ._core.writes import Membership
-
-        return Membership(
-            id_type=id_type,
-            count_group=count_group,
-            skip_invalid_ids=skip_invalid_ids,
-            routes=self._routes,
         )
 
     @asynccontextmanager
@@ -669,55 +598,50 @@ class CohortsClient:
 
         For calls to the Dashboard REST API, which shares the slots.
         """
-        async with self._session.limiter.slot("other"):
+        async with self._operations.session.limiter.slot("other"):
             yield
 
     @property
-    def _session(self) -> Session:
+    def _operations(self) -> Operations:
         if self._is_closed:
             raise ConfigurationError("this client is closed; make another one")
 
-        if self._made is None:
-            self._made = self._make_session()
+        if self._built is None:
+            from ._operations import Operations  # noqa: PLC0415 - see the head
 
-        return self._made
+            self._built = Operations(self._config)
 
-    @property
-    def _exports(self) -> Exports:
-        session = self._session
+        return self._built
 
-        if self._made_exports is None:
-            from ._exports import Exports
-            from ._wiring import make_budget
 
-            self._made_exports = Exports(
-                session,
-                routes=self._routes,
-                polling=self._polling,
-                region=self._settings.region,
-                list_cohorts=self.list_cohorts,
-                budget=make_budget(
-                    session,
-                    routes=self._routes,
-                    limits=self._limits,
-                    allowances=self._allowances,
-                ),
-            )
+def _prepare() -> None:
+    from . import _operations  # noqa: PLC0415 - see the head
 
-        return self._made_exports
+    _operations.prepare()
 
-    def _make_session(self) -> Session:
-        from ._io.session import Session
-        from ._wiring import shared_limiter
 
-        limiter = self._limiter or self._own_limiter
+def _limiter_of_url(url: str, limits: object) -> Limiter:
+    from . import _operations  # noqa: PLC0415 - see the head
 
-        return Session(
-            transport=self._transport,
-            limiter=shared_limiter(limiter, self._settings, self._limits, self._clock),
-            clock=self._clock or SystemClock(),
-            retrying=self._retrying,
-            chance=self._chance,
-            hook=self._hook,
-            origin=self._settings.origin,
+    return _operations.limiter_of_url(
+        url, limits if isinstance(limits, Limits) else DOCUMENTED
+    )
+
+
+async def export_cohort(
+    cohort_id: str,
+    to: str | os.PathLike[str],
+    *,
+    properties: bool | Sequence[str] = False,
+    timeout: float = 1800.0,
+    format: str | None = None,  # noqa: A002 - the word users know
+) -> SavedExport:
+    """
+    Export a cohort to a file, with keys from the environment.
+
+    See `CohortsClient.export()` and `CohortsClient.from_env()`.
+    """
+    async with CohortsClient.from_env() as client:
+        return await client.export(
+            cohort_id, to, properties=properties, timeout=timeout, format=format
         )

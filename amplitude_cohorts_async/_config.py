@@ -1,23 +1,32 @@
-"""
-Keywords and environment into settings; complains before the first byte.
-"""
+"""Settings from keywords and environment, checked before the first byte."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, unquote, urlsplit
 
+import aiohttp
 import attrs
 
 from ._core.links import is_loopback
+from ._io.limits.base import Limiter
 from .errors import ConfigurationError
+from .limits import DOCUMENTED, Limits
 from .models import Region, Routes
+from .policies import Downloading, Polling, Retrying
+
+if TYPE_CHECKING:  # each class costs half a millisecond
+    from ._io.clock import Clock
+    from .events import EventHook
 
 _WEB_APP = "analytics.amplitude.com"
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
+_ALL_BITS = 0o777
 
 
 @attrs.frozen(kw_only=True)
@@ -40,12 +49,10 @@ class Settings:
 
     @property
     def app(self) -> str:
-        """
-        A name for the app that its limits are kept by; the key is not in it.
-        """
-        told = f"{self.origin}\n{self.api_key}".encode()
+        """The name that the app's limits are kept by; the key is not in it."""
+        text = f"{self.origin}\n{self.api_key}".encode()
 
-        return hashlib.sha256(told).hexdigest()[:16]
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 def make_settings(
@@ -59,7 +66,7 @@ def make_settings(
     owner: object,
 ) -> Settings:
     """
-    Check what the caller gave.
+    Return the settings that the caller gave, checked.
 
     Raises:
         ConfigurationError: It cannot work; the message says what to do.
@@ -106,10 +113,140 @@ def checked_seconds(seconds: float, name: str) -> float:
     return seconds
 
 
+def checked_proxy(proxy: object) -> str | None:
+    """
+    Return *proxy* if it is the URL of one; messages show no part of it.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if proxy is None:
+        return None
+
+    parts = _proxy_parts(proxy) if isinstance(proxy, str) else None
+
+    if parts is None:
+        raise ConfigurationError(
+            "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
+            "http://proxy.example.com:8080, with a user name and a password in front "
+            "of the host if it needs them, percent-encoded"
+        )
+
+    return parts.geturl()
+
+
+def proxy_secrets(proxy: str | None) -> Sequence[str]:
+    """Return what no message may show of a checked proxy's URL, in each form."""
+    parts = urlsplit(proxy or "")
+    password = parts.password
+
+    if not password:
+        return ()
+
+    pair = f"{unquote(parts.username or '')}:{unquote(password)}"
+
+    return password, unquote(password), pair, b64encode(pair.encode()).decode()
+
+
+def _proxy_parts(proxy: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(proxy)
+        has_address = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+
+    # A slash in a password that is not encoded makes the rest of it a path.
+    is_proxy = (
+        has_address
+        and parts.scheme in {"http", "https"}
+        and not (parts.path.strip("/") or parts.query or parts.fragment)
+        and proxy.isprintable()
+        and " " not in proxy
+    )
+
+    return parts if is_proxy else None
+
+
+def _checked_session(
+    session: aiohttp.ClientSession | None,
+) -> aiohttp.ClientSession | None:
+    if session is not None and session.auth is not None:
+        raise ConfigurationError(
+            "the session has credentials of its own (auth=), and the keys could not "
+            "be sent beside them; make it without"
+        )
+
+    return session
+
+
+def _checked_timeout(seconds: float) -> float:
+    return checked_seconds(seconds, "timeout")
+
+
+def _checked_file_mode(mode: int | None) -> int | None:
+    if mode is None or (type(mode) is int and 0 <= mode <= _ALL_BITS):
+        return mode
+
+    raise ConfigurationError(
+        f"file_mode holds permission bits, as in 0o640, from 0 to 0o777; got "
+        f"{oct(mode) if isinstance(mode, int) else repr(mode)}"
+    )
+
+
+def _checked_stall_timeout(seconds: float) -> float:
+    return checked_seconds(seconds, "stall_timeout")
+
+
+@attrs.frozen(kw_only=True)
+class ClientConfig:
+    """What a client was made with, checked."""
+
+    settings: Settings
+    limits: Limits
+    limiter: Limiter | None
+    allowances: Mapping[str, int]
+    routes: Routes = attrs.field(converter=checked_routes)
+    session: aiohttp.ClientSession | None = attrs.field(converter=_checked_session)
+    proxy: str | None = attrs.field(repr=False, converter=checked_proxy)
+    file_mode: int | None = attrs.field(converter=_checked_file_mode)
+    hook: EventHook | None
+    clock: Clock | None
+    polling: Polling
+    retrying: Retrying
+    downloading: Downloading
+    timeout: float = attrs.field(converter=_checked_timeout)
+    stall_timeout: float = attrs.field(converter=_checked_stall_timeout)
+    rng: Callable[[], float]
+
+
+def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
+    """
+    Return the limits of a client: its own, or those that its limiter states.
+
+    Raises:
+        ConfigurationError: Both are stated, or the limiter is none.
+    """
+    if limiter is None:
+        return limits or DOCUMENTED
+
+    if not isinstance(limiter, Limiter):
+        raise ConfigurationError(
+            f"limiter is {limiter!r}; pass a LocalLimiter, a RedisLimiter or an "
+            f"instance of your own subclass of limiters.Limiter"
+        )
+
+    stated = limiter.limits
+    if limits is not None and stated is not None:
+        raise ConfigurationError(
+            f"limits= and a {type(limiter).__name__} with limits of its own exclude "
+            f"each other; pass the limits to the limiter alone"
+        )
+
+    return stated or limits or DOCUMENTED
+
+
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """
-    Read the keywords of a client from variables; empty ones count as unset.
-    """
+    """Return the keywords of a client from variables; empty ones count as unset."""
     names = {
         "api_key": "AMPLITUDE_API_KEY",
         "secret_key": "AMPLITUDE_SECRET_KEY",
@@ -157,15 +294,18 @@ def _origin(base_url: object, allow_http: bool) -> str:
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"base_url is not a URL: {error}") from None
+    except ValueError:
+        # Its text would quote a part, and that may be of a password.
+        raise ConfigurationError(
+            "base_url is not a URL: its port is no number, or a bracket is not closed"
+        ) from None
 
     if parts.scheme not in {"http", "https"} or not host:
         raise ConfigurationError(
             "base_url needs a scheme and a host, as in https://amplitude.com"
         )
 
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    if parts.query or parts.fragment or "@" in base_url:
         raise ConfigurationError(
             "base_url may hold only scheme, host, port and path; pass the keys as "
             "api_key and secret_key"

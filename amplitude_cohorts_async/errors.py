@@ -33,7 +33,7 @@ A leaf exists where a caller would write another ``except`` body::
     │   ├── MalformedFileError
     │   └── StorageError (OSError)
     ├── AmbiguousUploadError
-    └── PartialUploadError
+    └── PartialWriteError
 
 All of them survive pickling with their attributes. None holds a key or the
 query string of a presigned link. An error raised after an export was
@@ -67,7 +67,7 @@ __all__ = (
     "MissingExtraError",
     "MonthlyQuotaError",
     "NotFoundError",
-    "PartialUploadError",
+    "PartialWriteError",
     "PermissionDeniedError",
     "QuotaError",
     "QuotaWaitError",
@@ -113,31 +113,33 @@ def _revive(
 
 
 class ConfigurationError(CohortsError, ValueError):
-    """
-    The client cannot be built like this; no byte was sent.
-    """
+    """The client cannot be built like this; no byte was sent."""
 
 
 class InvalidInputError(CohortsError, ValueError):
-    """
-    The call makes no sense as written; no byte was sent.
-    """
+    """The call makes no sense as written; no byte was sent."""
 
 
 class RemovalGuardError(InvalidInputError):
     """
-    A sync would remove more of the cohort than it may; nothing was written.
+    More of a cohort would be removed than may be; nothing was written.
 
     Attributes:
-        removed: Members that would have been removed.
+        removed: Members that would have been removed, at least; None if unknown.
 
-        current: Members the cohort has, of those the sync can name.
+        current: Members the cohort has: for a sync, those it can name; for a
+            replacement, the size in the list, or None if it shows none.
 
         max_removed: The share of them that may be removed.
     """
 
     def __init__(
-        self, message: str, *, removed: int, current: int, max_removed: float
+        self,
+        message: str,
+        *,
+        removed: int | None,
+        current: int | None,
+        max_removed: float,
     ) -> None:
         super().__init__(message)
         self.removed = removed
@@ -150,6 +152,8 @@ class MissingExtraError(CohortsError, ImportError):
     An optional dependency is needed and not installed.
 
     Attributes:
+        feature: What needs it, as in "Arrow and Parquet".
+
         extra: The extra to install, as in ``amplitude-cohorts-async[redis]``.
     """
 
@@ -158,13 +162,12 @@ class MissingExtraError(CohortsError, ImportError):
             f"{feature} needs the extra {extra!r}; install it with "
             f"`pip install 'amplitude-cohorts-async[{extra}]'`"
         )
+        self.feature = feature
         self.extra = extra
 
 
 class QuotaError(CohortsError):
-    """
-    We refused, so that the service need not; nothing was sent.
-    """
+    """We refused, so that the service need not; nothing was sent."""
 
 
 class QuotaWaitError(QuotaError, TimeoutError):
@@ -209,7 +212,7 @@ class MonthlyQuotaError(QuotaError):
 
 class LimiterUnavailableError(QuotaError):
     """
-    A shared limiter cannot tell whether there is room, so nothing was sent.
+    A shared limiter does not know whether there is room, so nothing was sent.
 
     Trying again later is safe.
     """
@@ -230,15 +233,11 @@ class TransportError(CohortsError):
 
 
 class ConnectionFailedError(TransportError):
-    """
-    The connection was refused, cut, or could not be made.
-    """
+    """The connection was refused, cut, or could not be made."""
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """
-    The service did not answer in time.
-    """
+    """The service did not answer in time."""
 
 
 class ApiError(CohortsError):
@@ -253,6 +252,12 @@ class ApiError(CohortsError):
         details: The text that tells what was wrong, from
             ``error.metadata.details`` or ``error.message``; may be empty.
 
+        api_message: The service's ``error.message``; mostly says less than
+            ``details``.
+
+        http_code: The service's ``error.http_code``; the message says so where
+            it differs from ``status``.
+
         metadata: The service's ``error.metadata``, as sent.
 
         retry_after: Seconds the service asked to wait, if it did.
@@ -265,6 +270,8 @@ class ApiError(CohortsError):
         status: int,
         type: str = "",  # noqa: A002 - the service's name for it
         details: str = "",
+        api_message: str = "",
+        http_code: int | None = None,
         metadata: Mapping[str, object] | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -272,14 +279,14 @@ class ApiError(CohortsError):
         self.status = status
         self.type = type
         self.details = details
+        self.api_message = api_message
+        self.http_code = http_code
         self.metadata: dict[str, object] = dict(metadata or {})
         self.retry_after = retry_after
 
 
 class BadRequestError(ApiError):
-    """
-    Status 400, or another 4xx without a class of its own.
-    """
+    """Status 400, or another 4xx without a class of its own."""
 
 
 class InvalidIdsError(BadRequestError):
@@ -290,7 +297,30 @@ class InvalidIdsError(BadRequestError):
         sample: Ids the service named, perhaps not all of them.
     """
 
-    sample: Sequence[str] = ()
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str = "",  # noqa: A002 - the service's name for it
+        details: str = "",
+        api_message: str = "",
+        http_code: int | None = None,
+        metadata: Mapping[str, object] | None = None,
+        retry_after: float | None = None,
+        sample: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            message,
+            status=status,
+            type=type,
+            details=details,
+            api_message=api_message,
+            http_code=http_code,
+            metadata=metadata,
+            retry_after=retry_after,
+        )
+        self.sample: list[str] = list(sample)
 
 
 class AuthenticationError(ApiError):
@@ -302,27 +332,19 @@ class AuthenticationError(ApiError):
 
 
 class PermissionDeniedError(ApiError):
-    """
-    Status 403: the keys are fine, the plan or project does not allow this.
-    """
+    """Status 403: the keys are fine, the plan or project does not allow this."""
 
 
 class NotFoundError(ApiError):
-    """
-    Status 404 or 410, or a cohort that is not in the list.
-    """
+    """Status 404 or 410, or a cohort that is not in the list."""
 
 
 class RateLimitedError(ApiError):
-    """
-    Status 429, still after all retries.
-    """
+    """Status 429, still after all retries."""
 
 
 class ServerError(ApiError):
-    """
-    Status 5xx, still after all retries.
-    """
+    """Status 5xx, still after all retries."""
 
 
 class UnexpectedResponseError(CohortsError):
@@ -332,15 +354,21 @@ class UnexpectedResponseError(CohortsError):
     Attributes:
         path: Where the answer broke, as in ``$.cohorts[3].size``.
 
+        request_id: What stands in the place of an export's id, if it was accepted
+            with one that cannot be followed, or for another cohort.
+
         may_have_happened: That the service may have acted on the request; it
             said so, and always may. As in ``TransportError``.
     """
 
     may_have_happened: bool = True
 
-    def __init__(self, message: str, *, path: str = "$") -> None:
+    def __init__(
+        self, message: str, *, path: str = "$", request_id: str | None = None
+    ) -> None:
         super().__init__(message)
         self.path = path
+        self.request_id = request_id
 
 
 class _JobError(CohortsError):
@@ -372,21 +400,15 @@ class ExportError(_JobError):
 
 
 class ExportTimeoutError(ExportError, TimeoutError):
-    """
-    The job was still running at the caller's deadline; it goes on without us.
-    """
+    """The job was still running at the caller's deadline; it goes on without us."""
 
 
 class ExportFailedError(ExportError):
-    """
-    The service gave the job up; only a new export can help.
-    """
+    """The service gave the job up; only a new export can help."""
 
 
 class ExportExpiredError(ExportError):
-    """
-    The job is unknown to the service, or older than seven days.
-    """
+    """The job is unknown to the service, or older than seven days."""
 
 
 class DownloadError(_JobError):
@@ -412,8 +434,21 @@ class IncompleteDownloadError(DownloadError):
         expected: Bytes announced, if they were.
     """
 
-    received: int = 0
-    expected: int | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        cohort_id: str | None = None,
+        token: str | None = None,
+        received: int = 0,
+        expected: int | None = None,
+    ) -> None:
+        super().__init__(
+            message, request_id=request_id, cohort_id=cohort_id, token=token
+        )
+        self.received = received
+        self.expected = expected
 
 
 class MalformedFileError(DownloadError):
@@ -424,18 +459,28 @@ class MalformedFileError(DownloadError):
         line: The line of the CSV text, counted from 1, if it is about one.
     """
 
-    line: int | None = None
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_id: str,
+        cohort_id: str | None = None,
+        token: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        super().__init__(
+            message, request_id=request_id, cohort_id=cohort_id, token=token
+        )
+        self.line = line
 
 
 class StorageError(DownloadError, OSError):
-    """
-    The local disk refused: full, read-only, or gone.
-    """
+    """The local disk refused: full, read-only, or gone."""
 
 
 class AmbiguousUploadError(CohortsError):
     """
-    The answer to a creating upload was lost, and nobody can tell what it did.
+    The answer to a creating upload was lost, and it is not known what it did.
 
     Attributes:
         name: The name the cohort was to have.
@@ -449,7 +494,7 @@ class AmbiguousUploadError(CohortsError):
         self.candidates: list[str] = list(candidates)
 
 
-class PartialUploadError(CohortsError):
+class PartialWriteError(CohortsError):
     """
     Some batches of a write were accepted, then one failed.
 

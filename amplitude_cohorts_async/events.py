@@ -7,7 +7,7 @@ New kinds of event and new attributes may come with any release.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 
@@ -15,6 +15,7 @@ __all__ = (
     "BatchWritten",
     "BytesReceived",
     "Event",
+    "EventHook",
     "ExportRequested",
     "LinkRenewed",
     "QuotaWait",
@@ -79,9 +80,7 @@ class RetryScheduled:
 
 @attrs.frozen(kw_only=True)
 class ExportRequested:
-    """
-    One of the month's exports was spent.
-    """
+    """One of the month's exports was spent."""
 
     cohort_id: str
     request_id: str
@@ -171,3 +170,11 @@ Event: TypeAlias = (
     | BytesReceived
     | BatchWritten
 )
+
+
+class EventHook(Protocol):
+    """Receives events as they happen; must return at once."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Handle *event*."""
+        ...

@@ -18,12 +18,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import attrs
 
 from .errors import ConfigurationError
 
-__all__ = ("DOCUMENTED", "LEAVE_ROOM", "UNLIMITED", "Limits", "Rate")
+__all__ = ("DOCUMENTED", "LEAVE_ROOM", "UNLIMITED", "Kind", "Limits", "Rate")
+
+Kind = Literal["export", "poll", "file", "write", "other"]
+"""
+What a request is to the limits: "export" asks for one cohort and counts in
+every window and in the month; "poll" asks for a job's status; "file" asks for
+its file; "write" uploads or changes a cohort; "other" is all else, the
+Dashboard REST API included.
+"""
 
 
 def _whole(least: int, instance: object, name: str, value: object) -> None:
@@ -64,9 +73,7 @@ def _positive_seconds(
 
 @attrs.frozen
 class Rate:
-    """
-    At most *count* starts in any *per* seconds.
-    """
+    """At most *count* starts in any *per* seconds."""
 
     count: int = attrs.field(validator=_at_least_one)
     per: float = attrs.field(kw_only=True, validator=_positive_seconds)
@@ -85,10 +92,29 @@ def _as_rates(value: Rate | Iterable[Rate]) -> tuple[Rate, ...]:
     return rates
 
 
+def _rate(
+    instance: object, field: attrs.Attribute[Rate | None], value: Rate | None
+) -> None:
+    if not isinstance(value, Rate | None):
+        raise ConfigurationError(
+            f"{type(instance).__name__}.{field.name} is {value!r}; "
+            f"give a rate, as in {field.name}=Rate(3, per=1), or None"
+        )
+
+
+def _pace() -> Rate | None:
+    return Rate(3, per=1.0)
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """
     The limits of one app, and how carefully to keep them.
+
+    The service documents no rate of polls and none of writes. Those below are
+    ours, so that neither fills the places that exports, files and people's
+    dashboards share: a burst of so many, then an even pace. They are kept
+    within each process, and need the event loop's own clock.
 
     Attributes:
         in_flight: Requests at once, of all kinds. Lower it when others use
@@ -97,20 +123,20 @@ class Limits:
         exports: Rates of export requests; all of them hold, in any window,
             however the service counts. Empty for none.
 
+        polls: Pace of questions about jobs; None for none.
+
+        writes: Pace of uploads and changes of cohorts; None for none.
+
         guard_month: Whether to ask what is left of the month, and to refuse
             an export it has no room for before anything is sent.
 
         monthly_reserve: Export requests of the month to leave for others.
 
-        guard: Seconds added to each window against differences between the
-            clocks of the service's own machines.
+        clock_margin: Seconds added to each window against differences between
+            the clocks of the service's own machines.
 
-        linger: Seconds a place stays taken after an attempt that was
+        release_delay: Seconds a place stays taken after an attempt that was
             cancelled or failed: the service may still be busy with it.
-
-        deadline: Seconds after which an attempt is given up; four times as
-            many for the list and for writes. A shared limiter takes the place
-            of a process that died back only when they are over.
 
         max_wait: Refuse with `QuotaWaitError` instead of waiting longer than
             this many seconds for a window or a pause; None waits.
@@ -121,28 +147,19 @@ class Limits:
         default=(Rate(4, per=60.0), Rate(60, per=600.0)),
         converter=_as_rates,
     )
+    polls: Rate | None = attrs.field(factory=_pace, validator=_rate)
+    writes: Rate | None = attrs.field(factory=_pace, validator=_rate)
     guard_month: bool = True
     monthly_reserve: int = attrs.field(default=0, validator=_not_negative)
-    guard: float = attrs.field(default=0.25, validator=_seconds)
-    linger: float = attrs.field(default=1.0, validator=_seconds)
-    deadline: float = attrs.field(default=30.0, validator=_positive_seconds)
+    clock_margin: float = attrs.field(default=0.25, validator=_seconds)
+    release_delay: float = attrs.field(default=1.0, validator=_seconds)
     max_wait: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(_seconds)
     )
 
-    def hold(self, rate: Rate) -> float:
-        """
-        Tell how long a place in a window stays taken once a request ended.
-
-        Returns:
-            Seconds: the window, a thousandth more for a clock that runs fast,
-            and the guard.
-        """
-        return rate.per * 1.001 + self.guard
-
     def share(self, processes: int) -> Limits:
         """
-        Tell what each of so many processes may do without asking the others.
+        Return what each of so many processes may do without asking the others.
 
         Raises:
             ConfigurationError: There is not one place for each of them.
@@ -162,22 +179,28 @@ class Limits:
             exports=[
                 Rate(rate.count // processes, per=rate.per) for rate in self.exports
             ],
+            polls=_slower(self.polls, processes),
+            writes=_slower(self.writes, processes),
         )
 
 
+def _slower(rate: Rate | None, times: int) -> Rate | None:
+    return None if rate is None else Rate(rate.count, per=rate.per * times)
+
+
 DOCUMENTED = Limits()
-"""
-What the service documents: 5 at once, 4 exports a minute, 60 in ten minutes.
-"""
+"""What the service documents: 5 at once, 4 exports a minute, 60 in ten minutes."""
 
 LEAVE_ROOM = Limits(in_flight=4)
-"""
-As documented, but one of the five places stays free for people's dashboards.
-"""
+"""As documented, but one of the five places stays free for people's dashboards."""
 
 UNLIMITED = Limits(
-    in_flight=1_000, exports=(), guard_month=False, guard=0.0, linger=0.0
+    in_flight=1_000,
+    exports=(),
+    polls=None,
+    writes=None,
+    guard_month=False,
+    clock_margin=0.0,
+    release_delay=0.0,
 )
-"""
-Nothing to wait for, and no count of the month. For tests, never for the service.
-"""
+"""Nothing to wait for, and no count of the month. For tests, never for the service."""

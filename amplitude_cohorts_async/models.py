@@ -6,14 +6,15 @@ Times are aware UTC. Ids are ``str``, even when they look like numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from types import MemberDescriptorType
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, Protocol
 
 import attrs
+
+from .errors import RemovalGuardError
 
 __all__ = (
     "Cohort",
@@ -30,6 +31,7 @@ __all__ = (
     "Region",
     "Routes",
     "SavedExport",
+    "SavedFile",
     "SyncReport",
     "UploadReport",
     "Usage",
@@ -37,9 +39,7 @@ __all__ = (
 
 
 class Region(Enum):
-    """
-    Where the project's data lives; keys work in their own region only.
-    """
+    """Where the project's data lives; keys work in their own region only."""
 
     US = "https://amplitude.com"
     EU = "https://analytics.eu.amplitude.com"
@@ -61,9 +61,7 @@ class Routes(Enum):
 
 
 class IdType(Enum):
-    """
-    What an id names. Each endpoint has its own word for it; we translate.
-    """
+    """What an id names. Each endpoint has its own word for it; we translate."""
 
     USER_ID = "user"
     AMPLITUDE_ID = "amplitude"
@@ -155,9 +153,7 @@ class Usage:
 
     @property
     def remaining(self) -> int | None:
-        """
-        Requests left; None when the plan has no limit.
-        """
+        """Requests left; None when the plan has no limit."""
         return None if self.limit is None else max(0, self.limit - self.used)
 
 
@@ -225,13 +221,31 @@ class Member:
     properties: Mapping[str, str] = NO_PROPERTIES
 
 
-def _text_or_promise(value: str | Callable[[], str]) -> str:
-    # See _OnDemand, which keeps the promise.
-    return cast("str", value)
+class SavedFile(Protocol):
+    """The file of a `SavedExport`, which knows it again and reads it if need be."""
 
+    @property
+    def mtime_ns(self) -> int:
+        """When it was written last."""
+        ...
 
-def _rows_or_promise(value: int | Callable[[], int | None] | None) -> int | None:
-    return cast("int | None", value)
+    @property
+    def sha256(self) -> str:
+        """See `SavedExport`."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """See `SavedExport`."""
+        ...
+
+    async def digest(self) -> str:
+        """See `SavedExport`."""
+        ...
+
+    def is_intact(self) -> bool:
+        """Whether the file is what was saved; blocks."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -239,17 +253,10 @@ class SavedExport:
     """
     A file that is whole.
 
+    Copying, comparing, pickling, or making a dict of one reads no file.
+
     Attributes:
         size: Bytes on disk.
-
-        sha256: Of the bytes on disk, in hex. The file is read when this is
-            asked for the first time, which takes most of a second for each
-            GB: in a service, ask in a worker thread. Raises `StorageError`
-            when the file was changed or moved before that.
-
-        rows: Members in the file. More than a MiB of text is read when this
-            is asked for the first time, like the digest. None when it was
-            changed or moved before that, and where nobody knows how to count.
 
         downloaded: Bytes on the wire.
 
@@ -259,45 +266,45 @@ class SavedExport:
 
         unchanged: Whether the cohort had not changed since an earlier export,
             so that none was spent.
+
+        file: What `sha256` and `rows` are read from.
     """
 
     path: Path
     size: int
-    sha256: str = attrs.field(converter=_text_or_promise, eq=False, repr=False)
     downloaded: int
     links: int
     token: str
-    rows: int | None = attrs.field(
-        default=None, converter=_rows_or_promise, eq=False, repr=False
-    )
     unchanged: bool = False
+    file: SavedFile = attrs.field(eq=False, repr=False)
 
+    @property
+    def sha256(self) -> str:
+        """
+        The digest of the bytes on disk, in hex.
 
-class _OnDemand:
-    """
-    A slot that may hold a promise of its value, kept when somebody looks.
-    """
+        The file is read when this is asked for the first time, which takes most
+        of a second for each GB: on an event loop, await `digest()` instead.
 
-    def __init__(self, slot: MemberDescriptorType) -> None:
-        self._slot = slot
+        Raises:
+            StorageError: The file was changed or moved before that.
+        """
+        return self.file.sha256
 
-    def __get__(self, saved: object, owner: type) -> object:
-        value = self._slot.__get__(saved, owner)
+    @property
+    def rows(self) -> int | None:
+        """
+        The members in the file.
 
-        if callable(value):
-            value = value()
-            self._slot.__set__(saved, value)
+        More than a MiB of text is read when this is asked for the first time.
+        None when the file was changed or moved before that, and where there is no
+        way to count.
+        """
+        return self.file.rows
 
-        return value
-
-    def __set__(self, saved: object, value: object) -> None:
-        self._slot.__set__(saved, value)
-
-
-# Put in afterwards, so that it stays a field like any other to attrs, to
-# `asdict()` and to pickle: those get the value.
-for _name in ("sha256", "rows"):
-    setattr(SavedExport, _name, _OnDemand(vars(SavedExport)[_name]))
+    async def digest(self) -> str:
+        """Return `sha256` without blocking the event loop."""
+        return await self.file.digest()
 
 
 @attrs.frozen(kw_only=True)
@@ -383,6 +390,9 @@ class UploadReport:
 
         matched: Ids the service knew; None when it did not say.
 
+        totals: What the service counted of the first request, at most 100,000
+            ids; None when it did not say, or an earlier run sent it.
+
         invalid_sample: Some of the ids that the first request skipped: the
             service names a sample there, and all of them in later requests.
 
@@ -400,6 +410,7 @@ class UploadReport:
     cohort_id: str | None
     total: int
     matched: int | None
+    totals: int | None = None
     invalid_sample: Sequence[str] = ()
     skipped_ids: Sequence[str] = ()
     batches: int = 1
@@ -431,9 +442,7 @@ class OperationReport:
 
 @attrs.frozen(kw_only=True)
 class MembershipReport:
-    """
-    What a membership update did.
-    """
+    """What a membership update did."""
 
     cohort_id: str
     added: OperationReport = attrs.field(factory=OperationReport)
@@ -451,11 +460,14 @@ class MembershipDiff:
         remove: Ids that are there and not wanted.
 
         kept: How many ids are wanted and there.
+
+        unnameable: Members, of either side, without an id of the type compared.
     """
 
     add: Collection[str] = ()
     remove: Collection[str] = ()
     kept: int = 0
+    unnameable: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -473,6 +485,9 @@ class SyncReport:
         unnameable: Members that have no id of the type synced by; they can
             be neither kept on purpose nor removed.
 
+        remove_first: Whether the removals have to be sent first, because with
+            all additions the cohort would overflow.
+
         applied: What was written; None for a dry run.
     """
 
@@ -481,4 +496,26 @@ class SyncReport:
     remove: Collection[str] = ()
     kept: int = 0
     unnameable: int = 0
+    remove_first: bool = False
     applied: MembershipReport | None = None
+
+    def check_removals(self, max_removed: float) -> None:
+        """
+        Make sure that no more than a share of the members is to be removed.
+
+        Raises:
+            RemovalGuardError: More are.
+        """
+        removed = len(self.remove)
+        current = removed + self.kept
+
+        if removed > max_removed * current:
+            raise RemovalGuardError(
+                f"this would remove {removed:,} of the {current:,} members of cohort "
+                f"{self.cohort_id}, {removed / current:.0%}, and max_removed="
+                f"{max_removed} allows {max_removed:.0%}; nothing was written. Look at "
+                f"it with dry_run=True, and pass a larger max_removed if it is meant",
+                removed=removed,
+                current=current,
+                max_removed=max_removed,
+            )

@@ -15,9 +15,7 @@ COHORT = "1a2bc3d"
 
 
 async def main() -> None:
-    """
-    Sync, unless suspiciously many members would go.
-    """
+    """Sync, unless suspiciously many members would go."""
     async with CohortsClient.from_env() as client:
         try:
             report = await client.sync_membership(

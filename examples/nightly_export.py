@@ -17,9 +17,7 @@ AT_LEAST = 10
 
 
 async def main() -> None:
-    """
-    Run once.
-    """
+    """Run once."""
     DIRECTORY.mkdir(exist_ok=True)
 
     async with CohortsClient.from_env() as client:

@@ -29,23 +29,19 @@ async def buyers() -> AsyncIterator[str]:
 
 
 def tell(event: Event) -> None:
-    """
-    Show each batch as it is accepted.
-    """
+    """Show each batch as it is accepted."""
     if isinstance(event, BatchWritten):
         print(f"batch {event.batch}: {event.ids:,} ids to cohort {event.cohort_id}")
 
 
 async def main() -> None:
-    """
-    Make the cohort, or finish making it.
-    """
+    """Make the cohort, or finish making it."""
     async with CohortsClient.from_env(hook=tell) as client:
         try:
             report = await client.upload_cohort(
                 "Buyers", buyers(), id_type=IdType.USER_ID, journal=JOURNAL
             )
-        except errors.PartialUploadError as error:
+        except errors.PartialWriteError as error:
             print(f"{error.next_batch} batches are safe; start me again: {error}")
             return
 

@@ -1,6 +1,4 @@
-"""
-What every test may use, and what watches every test; see `support`.
-"""
+"""What every test may use, and what watches every test; see `support`."""
 
 pytest_plugins = [
     "pytester",

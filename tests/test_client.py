@@ -1,6 +1,4 @@
-"""
-What the service tells: lists, usage, one cohort; over real sockets.
-"""
+"""What the service tells: lists, usage, one cohort; over real sockets."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ DATA = Path(__file__).parent / "data/vendor"
 async def test_the_documented_list(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    The sample of the vendor's page becomes a cohort, with times in UTC.
-    """
+    """The sample of the vendor's page becomes a cohort, with times in UTC."""
     server.on(LIST, reply(200, (DATA / "list.json").read_bytes()))
     (cohort,) = await exporter.list_cohorts()
 
@@ -67,9 +63,7 @@ async def test_sync_info_is_asked_for(
 async def test_the_documented_usage(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    The sample of the vendor's page, whose time has no zone and is in UTC.
-    """
+    """The sample of the vendor's page, whose time has no zone and is in UTC."""
     server.on(USAGE, reply(200, (DATA / "usage.json").read_bytes()))
     usage = await exporter.get_usage()
 
@@ -94,9 +88,7 @@ async def test_usage_in_other_words(
     limit: int | None,
     used: int,
 ) -> None:
-    """
-    A plan without a limit has none; remaining is never negative.
-    """
+    """A plan without a limit has none; remaining is never negative."""
     server.on(USAGE, json_reply(document))
     usage = await exporter.get_usage()
 
@@ -116,9 +108,7 @@ async def test_usage_in_other_words(
 async def test_usage_that_is_none(
     server: FaultServer, exporter: CohortsClient, document: object
 ) -> None:
-    """
-    A usage without a count is no usage.
-    """
+    """A usage without a count is no usage."""
     server.on(USAGE, json_reply(document))
 
     with pytest.raises(UnexpectedResponseError, match=r"rest_download"):
@@ -139,9 +129,7 @@ async def test_usage_that_is_none(
 async def test_a_list_that_cannot_be_read(
     server: FaultServer, exporter: CohortsClient, document: object, path: str
 ) -> None:
-    """
-    What is wrong in a list is named by its path.
-    """
+    """What is wrong in a list is named by its path."""
     server.on(LIST, json_reply(document))
 
     with pytest.raises(UnexpectedResponseError) as caught:
@@ -172,9 +160,7 @@ async def test_one_cohort_spends_nothing(
 async def test_one_cohort_without_an_id(
     server: FaultServer, exporter: CohortsClient, cohort_id: str
 ) -> None:
-    """
-    What cannot be an id is not looked for.
-    """
+    """What cannot be an id is not looked for."""
     with pytest.raises(InvalidInputError):
         await exporter.get_cohort(cohort_id)
     assert [] == server.seen
@@ -194,9 +180,7 @@ async def test_wrong_keys(
     secret_key: str,
     words: str,
 ) -> None:
-    """
-    The service's 403 for wrong keys says which, and names the region as a reason.
-    """
+    """The service's 403 for wrong keys says which, and names the region as a reason."""
     async with CohortsClient(
         api_key, secret_key, base_url=emulator.base_url, clock=clock
     ) as client:
@@ -208,9 +192,7 @@ async def test_wrong_keys(
 
 
 async def test_keys_that_are_lists_apart(server: FaultServer, clock: FakeClock) -> None:
-    """
-    The header is Basic over the two keys and one colon, in base64.
-    """
+    """The header is Basic over the two keys and one colon, in base64."""
     server.on(LIST, json_reply({"cohorts": []}))
 
     async with CohortsClient(
@@ -227,9 +209,7 @@ async def test_keys_that_are_lists_apart(server: FaultServer, clock: FakeClock) 
 async def test_html_instead_of_a_list(
     emulator: CohortsEmulator, client: CohortsClient
 ) -> None:
-    """
-    A login page is no empty list.
-    """
+    """A login page is no empty list."""
     emulator.fail_next("list", faults.html())
 
     with pytest.raises(UnexpectedResponseError, match="text/html") as caught:
@@ -240,9 +220,7 @@ async def test_html_instead_of_a_list(
 async def test_a_prefix_of_the_base_url(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A gateway may serve the API below a path of its own.
-    """
+    """A gateway may serve the API below a path of its own."""
     server.on(f"/gate%2Fway{LIST}", json_reply({"cohorts": []}))
 
     async with CohortsClient(
@@ -254,9 +232,7 @@ async def test_a_prefix_of_the_base_url(
 async def test_from_the_environment(
     cohorts_emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """
-    One call exports a cohort, with all it needs from the environment.
-    """
+    """One call exports a cohort, with all it needs from the environment."""
     cohorts_emulator.add_cohort("26umsb5", members=["ann", "bob"])
     clock = cohorts_emulator.clock
     assert isinstance(clock, FakeClock)
@@ -273,9 +249,7 @@ async def test_from_the_environment(
 async def test_one_call_without_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Without keys in the environment the message names the variable.
-    """
+    """Without keys in the environment the message names the variable."""
     monkeypatch.delenv("AMPLITUDE_API_KEY", raising=False)
 
     with pytest.raises(ConfigurationError, match="AMPLITUDE_API_KEY"):
@@ -285,11 +259,10 @@ async def test_one_call_without_keys(
 async def test_the_documented_job(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The three steps, with the page's own answers, ask for the page's own paths.
-    """
-    export = json.loads((DATA / "export.json").read_bytes())
-    server.on(EXPORT, reply(202, (DATA / "export.json").read_bytes()))
+    """The three steps, with the page's own answers, ask for the page's own paths."""
+    sample = (DATA / "export.json").read_bytes().replace(b"<cohort_id>", b"26umsb5")
+    export = json.loads(sample)
+    server.on(EXPORT, reply(202, sample))
     job = await exporter.request_export("26umsb5")
     status = STATUS.replace(
         "Sf7M9j", job.request_id.replace("<", "%3C").replace(">", "%3E")
@@ -310,9 +283,7 @@ async def test_the_documented_job(
 async def test_usage_is_not_described_everywhere(
     server: FaultServer, clock: FakeClock
 ) -> None:
-    """
-    The third-party description has no usage endpoint, and nothing is sent.
-    """
+    """The third-party description has no usage endpoint, and nothing is sent."""
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=server.url, clock=clock, routes=Routes.OPENAPI
     ) as client:

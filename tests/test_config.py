@@ -1,6 +1,4 @@
-"""
-A client that cannot work is refused before it exists, with what to do about it.
-"""
+"""A client that cannot work is refused before it exists, with what to do about it."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ VARIABLES = (
 
 
 def client(**options: object) -> CohortsClient:
-    """
-    Build a client, and nothing else.
-    """
+    """Build a client, and nothing else."""
     keys = {"api_key": API_KEY, "secret_key": SECRET_KEY}
 
     return CohortsClient(**{**keys, **options})  # type: ignore[arg-type]
@@ -69,15 +65,30 @@ def client(**options: object) -> CohortsClient:
         ({"owner": ""}, "email"),
         ({"owner": 7}, "email"),
         ({"routes": "elsewhere"}, "Routes"),
+        ({"file_mode": 640}, "as in 0o640.* got 0o1200"),
+        ({"file_mode": -1}, "file_mode"),
+        ({"file_mode": "640"}, "file_mode.* got '640'"),
+        ({"file_mode": True}, "file_mode"),
         ({"stall_timeout": 0}, "stall_timeout"),
         ({"stall_timeout": -1.0}, "stall_timeout"),
         ({"stall_timeout": float("nan")}, "stall_timeout"),
+        ({"proxy": f"http://user:{SECRET_KEY}@proxy.example.com:port"}, "proxy"),
+        ({"proxy": f"http://user:{SECRET_KEY}@proxy.example.com:99999"}, "proxy"),
+        ({"proxy": f"http://user:8/{SECRET_KEY}@proxy.example.com"}, "proxy"),
+        ({"proxy": f"user:{SECRET_KEY}@proxy.example.com:8080"}, "scheme"),
+        ({"proxy": f"//user:{SECRET_KEY}@proxy.example.com:8080"}, "scheme"),
+        ({"proxy": f"http://user:{SECRET_KEY}@[::1:8080"}, "proxy"),
+        ({"proxy": f"socks5://user:{SECRET_KEY}@proxy.example.com"}, "HTTP proxy"),
+        ({"proxy": f"http://user:{SECRET_KEY} @proxy.example.com"}, "proxy"),
+        ({"proxy": f"http://user:{SECRET_KEY}@"}, "host"),
+        ({"proxy": 8080}, "proxy"),
+        ({"proxy": ""}, "proxy"),
+        ({"base_url": f"https://user:8/{SECRET_KEY}@example.com"}, "api_key"),
+        ({"base_url": f"https://user:{SECRET_KEY}/@example.com"}, "not a URL"),
     ],
 )
 def test_what_cannot_work(options: dict[str, object], words: str) -> None:
-    """
-    The message says what is wrong, and shows no key.
-    """
+    """The message says what is wrong, and shows no key."""
     with pytest.raises(ConfigurationError, match=words) as caught:
         client(**options)
 
@@ -108,16 +119,12 @@ def test_what_cannot_work(options: dict[str, object], words: str) -> None:
     ],
 )
 def test_what_works(options: dict[str, object], origin: str) -> None:
-    """
-    A region is a host; a base URL of the caller's own comes before it.
-    """
+    """A region is a host; a base URL of the caller's own comes before it."""
     assert f"<CohortsClient of {origin}>" == repr(client(**options))
 
 
 def test_keys_are_not_in_settings_that_are_shown() -> None:
-    """
-    Neither the settings nor the name that limits are kept by tell the keys.
-    """
+    """Neither the settings nor the name that limits are kept by tell the keys."""
     settings = make_settings(
         API_KEY,
         SECRET_KEY,
@@ -133,13 +140,11 @@ def test_keys_are_not_in_settings_that_are_shown() -> None:
 
 
 def test_limits_belong_to_the_app() -> None:
-    """
-    The same API key at the same place is one app, whatever its secret.
-    """
+    """The same API key at the same place is one app, whatever its secret."""
     names = {
         (key, secret, region): client(
             api_key=key, secret_key=secret, region=region
-        )._settings.app
+        )._config.settings.app
         for key in ("key1", "key2")
         for secret in ("secret1", "secret2")
         for region in ("us", "eu")
@@ -150,9 +155,7 @@ def test_limits_belong_to_the_app() -> None:
 
 
 def test_the_environment() -> None:
-    """
-    Every variable has its keyword; an empty one counts as unset.
-    """
+    """Every variable has its keyword; an empty one counts as unset."""
     environ = {name: name.lower() for name in VARIABLES} | {"AMPLITUDE_OTHER": "x"}
 
     assert {
@@ -167,9 +170,7 @@ def test_the_environment() -> None:
 
 
 def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Keywords win over variables; a number in a variable is a number.
-    """
+    """Keywords win over variables; a number in a variable is a number."""
     for name, value in zip(
         VARIABLES,
         (API_KEY, SECRET_KEY, "eu", "", "153957", "ann@example.com"),
@@ -179,7 +180,7 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "analytics.eu" in repr(CohortsClient.from_env())
     assert "https://amplitude.com" in repr(CohortsClient.from_env(region="us"))
-    assert 153957 == CohortsClient.from_env()._settings.app_id
+    assert 153957 == CohortsClient.from_env()._config.settings.app_id
     monkeypatch.setenv("AMPLITUDE_REGION", "mars")
     with pytest.raises(ConfigurationError, match="'mars'"):
         CohortsClient.from_env()
@@ -191,17 +192,15 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"first": -1.0},
-        {"every": 0.0},
-        {"spread": 1.0},
-        {"spread": -0.1},
-        {"first": float("nan")},
+        {"initial_delay": -1.0},
+        {"interval": 0.0},
+        {"jitter": 1.0},
+        {"jitter": -0.1},
+        {"initial_delay": float("nan")},
     ],
 )
 def test_impossible_polling(options: dict[str, float]) -> None:
-    """
-    A schedule that never asks, or always, is none.
-    """
+    """A schedule that never asks, or always, is none."""
     with pytest.raises(ConfigurationError):
         Polling(**options)
 
@@ -210,25 +209,21 @@ def test_impossible_polling(options: dict[str, float]) -> None:
     "options",
     [
         {"attempts": 0},
-        {"first": -1.0},
-        {"most": -1.0},
-        {"budget": -1.0},
-        {"retry_after": -1.0},
-        {"first": float("nan")},
+        {"wait_initial": -1.0},
+        {"wait_max": -1.0},
+        {"timeout": -1.0},
+        {"max_retry_after": -1.0},
+        {"wait_initial": float("nan")},
     ],
 )
 def test_impossible_retrying(options: dict[str, int]) -> None:
-    """
-    No attempt at all, or a wait into the past, is no policy.
-    """
+    """No attempt at all, or a wait into the past, is no policy."""
     with pytest.raises(ConfigurationError):
         Retrying(**options)
 
 
 def test_a_token_of_another_region() -> None:
-    """
-    A job belongs to its region; a base URL of one's own may stand for any.
-    """
+    """A job belongs to its region; a base URL of one's own may stand for any."""
     token = '{"version":1,"request_id":"Sf7M9j","region":"EU"}'
 
     assert "Sf7M9j" == client(region="eu").resume_export(token).request_id

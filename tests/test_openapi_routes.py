@@ -1,6 +1,4 @@
-"""
-In front of a gateway or a mock that follows the third-party description.
-"""
+"""In front of a gateway or a mock that follows the third-party description."""
 
 from __future__ import annotations
 
@@ -28,11 +26,9 @@ from support.fault_server import FaultServer, json_reply, reply
 
 @pytest.fixture
 async def gateway(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
-    """
-    An emulator that speaks the other description.
-    """
+    """An emulator that speaks the other description."""
     async with CohortsEmulator(
-        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, dialect="openapi"
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, routes="openapi"
     ) as emulator:
         emulator.add_cohort(COHORT, members=["ann", "bob"], job_seconds=40)
         yield emulator
@@ -42,9 +38,7 @@ async def gateway(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
 async def through(
     gateway: CohortsEmulator, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
-    """
-    A client that knows of it.
-    """
+    """A client that knows of it."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -58,9 +52,7 @@ async def through(
 async def test_an_export_through_a_gateway(
     gateway: CohortsEmulator, through: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The three steps name the job by its cohort, and words decide.
-    """
+    """The three steps name the job by its cohort, and words decide."""
     saved = await through.export(COHORT, tmp_path / "members.csv")
     paths = list(dict.fromkeys(record.target for record in gateway.log))
 
@@ -70,9 +62,7 @@ async def test_an_export_through_a_gateway(
 
 
 async def test_members_through_a_gateway(through: CohortsClient) -> None:
-    """
-    A stream of members works as well.
-    """
+    """A stream of members works as well."""
     job = await through.request_export(COHORT, properties=True)
 
     async with job.members() as stream:
@@ -96,9 +86,7 @@ async def test_a_job_is_resumed_from_its_token(
 
 
 async def test_a_list_of_a_gateway(through: CohortsClient) -> None:
-    """
-    The description's own spelling of a cohort is read.
-    """
+    """The description's own spelling of a cohort is read."""
     (cohort,) = await through.list_cohorts()
     assert (COHORT, 2) == (cohort.id, cohort.size)
     assert cohort.last_computed == datetime(2026, 6, 15, 12, tzinfo=UTC)
@@ -108,9 +96,7 @@ async def test_a_list_of_a_gateway(through: CohortsClient) -> None:
 async def test_an_upload_through_a_gateway(
     gateway: CohortsEmulator, through: CohortsClient
 ) -> None:
-    """
-    The upload of that description needs a name and ids, and answers `cohort_id`.
-    """
+    """The upload of that description needs a name and ids, and answers `cohort_id`."""
     report = await through.upload_cohort(
         "Spring buyers", ["ann", "eve"], id_type=IdType.USER_ID
     )
@@ -122,9 +108,7 @@ async def test_an_upload_through_a_gateway(
 async def test_a_gateway_refuses(
     gateway: CohortsEmulator, through: CohortsClient, clock: FakeClock
 ) -> None:
-    """
-    401 and 404 are its words for wrong keys and unknown cohorts.
-    """
+    """401 and 404 are its words for wrong keys and unknown cohorts."""
     with pytest.raises(NotFoundError):
         await through.request_export("unknown")
 
@@ -138,9 +122,7 @@ async def test_a_gateway_refuses(
 async def test_a_job_that_fails_there(
     gateway: CohortsEmulator, through: CohortsClient, tmp_path: Path
 ) -> None:
-    """
-    The description has a word for a failed job.
-    """
+    """The description has a word for a failed job."""
     gateway.fail_next("export", faults.job_failed())
 
     with pytest.raises(ExportFailedError, match="failed"):
@@ -150,9 +132,7 @@ async def test_a_job_that_fails_there(
 async def test_a_job_nobody_requested(
     through: CohortsClient,
 ) -> None:
-    """
-    A cohort without a job is 404 there: the export is unknown.
-    """
+    """A cohort without a job is 404 there: the export is unknown."""
     token = f'{{"version":1,"request_id":"a","cohort_id":"{COHORT}"}}'
 
     with pytest.raises(ExportExpiredError):
@@ -180,9 +160,7 @@ async def test_a_file_that_is_an_object(
 async def test_the_wrong_routes(
     gateway: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    A client of the vendor's page at such a gateway is told so, and not for long.
-    """
+    """A client of the vendor's page at such a gateway is told so, and not for long."""
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=gateway.base_url, clock=clock
     ) as client:

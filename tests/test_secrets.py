@@ -4,12 +4,14 @@ A secret is nowhere: a whole life of a client is searched for the suite's own ke
 
 from __future__ import annotations
 
+import base64
 import logging
 import pickle
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import attrs
 import pytest
 
@@ -30,6 +32,7 @@ from support.exporting import (
     OBJECT,
     RUNNING,
     STATUS,
+    USAGE,
     cut,
     rest,
     store_error,
@@ -46,13 +49,13 @@ from support.fault_server import (
     reply,
 )
 
+PAIR = base64.b64encode(f"{API_KEY}:{SECRET_KEY}".encode()).decode().rstrip("=")
+ECHO = f"text/html; {API_KEY} {SECRET_KEY} {PAIR}"
 QUOTED = f"{API_KEY} {SECRET_KEY} {BASIC} https://s3.example.com/a?{LINK}".encode()
 
 
 def shown(error: BaseException) -> str:
-    """
-    Write down all that a careless program may show of an error.
-    """
+    """Write down all that a careless program may show of an error."""
     parts = [str(error), repr(error), *map(str, error.args)]
     parts += traceback.format_exception(error)
     parts += [repr(vars(error)), repr(pickle.loads(pickle.dumps(error)))]
@@ -74,6 +77,13 @@ FAILURES: dict[str, dict[str, Reply]] = {
     "export hangs": {EXPORT: HANG},
     "export is noise": {EXPORT: Reply(raw=b"HTTP/1.1 abc " + QUOTED + b"\r\n\r\n")},
     "export redirects": {EXPORT: redirect(f"https://s3.example.com/a?{LINK}")},
+    "export echoed": {EXPORT: reply(200, b"<p>", content_type=ECHO)},
+    "export refused with an echo": {EXPORT: reply(418, content_type=ECHO)},
+    "status echoed": {STATUS: reply(200, b"<p>", content_type=ECHO, etag=ECHO)},
+    "file leads to an echo": {FILE: redirect(f"http://s3.example.com/{PAIR}")},
+    "file leads to a user's echo": {FILE: redirect(f"https://a@b.c/{SECRET_KEY}")},
+    "store leads to an echo": {OBJECT: redirect(f"http://s3.example.com/{PAIR}")},
+    "store echoes": {OBJECT: reply(403, QUOTED, content_type=ECHO, etag=ECHO)},
     "status quoted": {STATUS: reply(403, QUOTED)},
     "status is unknown": {STATUS: json_reply({"async_status": QUOTED.decode()})},
     "status failed": {STATUS: json_reply({"async_status": f"FAIL {QUOTED.decode()}"})},
@@ -102,9 +112,7 @@ async def test_no_failure_shows_a_secret(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    """
-    Nothing that fails, logs, tells or is pickled has a key or a signature in it.
-    """
+    """Nothing that fails, logs, tells or is pickled has a key or a signature in it."""
     heard: list[Event] = []
 
     for path, answer in FAILURES[name].items():
@@ -115,9 +123,10 @@ async def test_no_failure_shows_a_secret(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(deadline=0.2, linger=0.0, exports=()),
+        limits=Limits(release_delay=0.0, exports=()),
+        timeout=0.2,
         retrying=Retrying(attempts=2),
-        polling=Polling(first=0.0),
+        polling=Polling(initial_delay=0.0),
         stall_timeout=0.2,
         hook=heard.append,
     ) as client:
@@ -129,7 +138,11 @@ async def test_no_failure_shows_a_secret(
 
         records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
         seen = [shown(caught.value), *map(repr, heard), *records, repr(client)]
-        seen += [repr(vars(client)), repr(client._transport), str(caught.value.token)]
+        seen += [
+            repr(vars(client)),
+            repr(client._operations.session.transport),
+            str(caught.value.token),
+        ]
         seen += [repr(attrs.asdict(event)) for event in heard]
 
     assert [] == find_secrets("\n".join(seen))
@@ -139,9 +152,7 @@ async def test_no_failure_shows_a_secret(
 async def test_no_success_shows_a_secret(
     server: FaultServer, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Neither does a job that ends well over two links.
-    """
+    """Neither does a job that ends well over two links."""
     heard: list[Event] = []
     server.on(OBJECT, cut(7_000), rest(7_000))
 
@@ -151,15 +162,17 @@ async def test_no_success_shows_a_secret(
         job = await client.request_export(COHORT)
         saved = await job.download(tmp_path / "members.csv")
         shown = [repr(client), repr(job), repr(saved), job.token, *map(repr, heard)]
-        shown += [repr(client._settings), repr(client._session), repr(vars(job))]
+        shown += [
+            repr(client._config),
+            repr(client._operations.session),
+            repr(vars(job)),
+        ]
 
     assert [] == find_secrets("\n".join(shown))
 
 
 async def test_a_refused_connection_shows_no_secret(clock: FakeClock) -> None:
-    """
-    The message of a refused connection names the address only.
-    """
+    """The message of a refused connection names the address only."""
     with closed_port() as port:
         async with CohortsClient(
             API_KEY,
@@ -175,6 +188,73 @@ async def test_a_refused_connection_shows_no_secret(clock: FakeClock) -> None:
     assert [] == find_secrets(shown(caught.value))
 
 
+PASSWORD = SECRET_KEY
+
+
+@pytest.mark.parametrize("reply_of_proxy", [HANG, DROP, reply(407), Reply(raw=b"?")])
+async def test_the_password_of_a_proxy_is_not_shown(
+    server: FaultServer, clock: FakeClock, reply_of_proxy: Reply
+) -> None:
+    """Neither errors nor events of a proxy that fails have its password."""
+    heard: list[Event] = []
+    server.on(USAGE, reply_of_proxy)
+    proxies = [server.url, "http://127.0.0.1:9"]
+
+    for proxy in proxies:
+        async with CohortsClient(
+            API_KEY,
+            "another-key",
+            base_url=server.url,
+            proxy=proxy.replace("//", f"//user:{PASSWORD}@"),
+            clock=clock,
+            timeout=0.2,
+            retrying=Retrying(attempts=2),
+            hook=heard.append,
+        ) as client:
+            with pytest.raises(errors.CohortsError) as caught:
+                await client.get_usage()
+
+            assert [] == find_secrets(shown(caught.value))
+
+    assert [] == find_secrets(repr(heard))
+
+
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("host", ["[::1:80", "127.0.0.1:port"])
+async def test_the_proxy_of_a_session_is_not_quoted(
+    clock: FakeClock, scheme: str, host: str
+) -> None:
+    """What a session brings along is not quoted either when it is no URL."""
+    async with (
+        aiohttp.ClientSession(proxy=f"{scheme}user:{PASSWORD}@{host}") as session,
+        CohortsClient(API_KEY, "another-key", session=session, clock=clock) as client,
+    ):
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            await client.get_usage()
+
+    assert not caught.value.may_have_happened
+    assert [] == find_secrets(shown(caught.value))
+
+
+async def test_no_foreign_error_is_chained(
+    server: FaultServer, clock: FakeClock
+) -> None:
+    """aiohttp's errors hold the request with all its headers."""
+    server.on(USAGE, Reply(raw=b"no HTTP\r\n\r\n"))
+
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=server.url, clock=clock
+    ) as client:
+        with pytest.raises(errors.ConnectionFailedError) as caught:
+            await client.get_usage()
+
+    chain: list[BaseException | None] = [caught.value]
+    while (last := chain[-1]) is not None:
+        chain.append(last.__cause__ or last.__context__)
+
+    assert [] == [each for each in chain if hasattr(each, "request_info")]
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -186,9 +266,7 @@ async def test_a_refused_connection_shows_no_secret(clock: FakeClock) -> None:
     ],
 )
 def test_a_client_that_cannot_be_shows_no_secret(build: Callable[[], object]) -> None:
-    """
-    A key with a typing error is still a key, wherever it was put.
-    """
+    """A key with a typing error is still a key, wherever it was put."""
     with pytest.raises(errors.ConfigurationError) as caught:
         build()
 
@@ -198,9 +276,7 @@ def test_a_client_that_cannot_be_shows_no_secret(build: Callable[[], object]) ->
 async def test_an_answer_that_breaks_inside_shows_no_secret(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    A cut in the middle of Amplitude's own answers is told without their content.
-    """
+    """A cut in the middle of Amplitude's own answers is told without their content."""
     cut_off = Reply(raw=ACCEPTED.raw[:-3], then="close")
     server.on(EXPORT, cut_off)
     server.on(STATUS, Reply(raw=COMPLETED.raw[:-3], then="close"))
@@ -217,9 +293,7 @@ async def test_an_answer_that_breaks_inside_shows_no_secret(
 
 
 def in_escapes(text: str) -> str:
-    """
-    Write every character as JSON's escape of it.
-    """
+    """Write every character as JSON's escape of it."""
     return "".join(f"\\u{ord(character):04x}" for character in text)
 
 
@@ -227,9 +301,7 @@ def in_escapes(text: str) -> str:
 async def test_a_key_in_escapes_is_a_key(
     server: FaultServer, exporter: CohortsClient, status: int
 ) -> None:
-    """
-    JSON may write any character as an escape, and readers undo that.
-    """
+    """JSON may write any character as an escape, and readers undo that."""
     quoted = in_escapes(QUOTED.decode())
     body = f'{{"async_status": "{quoted}", "message": "{quoted}"}}'.encode()
     server.on(STATUS, reply(status, body))
@@ -244,9 +316,7 @@ async def test_a_key_in_escapes_is_a_key(
 async def test_a_long_page_that_begins_like_a_list_shows_no_secret(
     server: FaultServer, exporter: CohortsClient
 ) -> None:
-    """
-    Only what is a list of cohorts is too long to be searched.
-    """
+    """Only what is a list of cohorts is too long to be searched."""
     server.on(LIST, reply(200, b"{" + QUOTED + b"x" * 99_999))
 
     with pytest.raises(errors.UnexpectedResponseError) as caught:

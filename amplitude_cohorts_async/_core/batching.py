@@ -1,14 +1,15 @@
 """
-Ids into batches: what may be an id, what was seen before, where a batch ends.
+Ids into batches: what may be an id, and where a batch ends.
 
-Whoever drives this hands over some thousand ids at a time and lets others run
-in between; nothing here takes longer than a few milliseconds.
+The caller hands over some hundred ids at a time and lets other tasks run in
+between; nothing here takes longer than a few milliseconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -34,13 +35,11 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 MOST_CHARACTERS = 1_024
 
 SLICE = 500
-"""
-Ids handled in one go: a millisecond of work.
-"""
+"""Ids handled in one go: a millisecond of work."""
 
 _SHOWN = 40
 _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_SHARDS = 512
+_MISSING = {"NAType", "NaTType"}
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +65,7 @@ class Batch:
 
 def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
     """
-    Return *ids* as text, or say which of them cannot be an id.
+    Return *ids* as text.
 
     Args:
         ids: Text or whole numbers; a number is sent as its decimal digits.
@@ -82,7 +81,7 @@ def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
     else:
         texts = [_as_text(id_, position + n) for n, id_ in enumerate(ids, 1)]
 
-    # A thousand ids at once in C; only a suspicion looks at each of them.
+    # All ids at once, in C; each of them is looked at only if one is suspicious.
     suspicious = (
         "" in texts
         or not "".join(texts).isprintable()
@@ -104,8 +103,12 @@ def _as_text(value: object, position: int) -> str:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return str(int(value))
 
+    if _is_missing(value):
+        raise InvalidInputError(
+            f"id number {position} is missing ({value!r}); leave out what has no id"
+        )
+
     hints: dict[type, str] = {
-        type(None): "leave out what has no id",
         float: "a float may have lost digits already: read the column as text",
         bytes: "decode it first",
     }
@@ -114,6 +117,14 @@ def _as_text(value: object, position: int) -> str:
     raise InvalidInputError(
         f"id number {position} is a {type(value).__name__}, not a str or int; {hint}"
     )
+
+
+def _is_missing(value: object) -> bool:
+    # pandas.NA and NaT are recognised by name, so that pandas is not needed here.
+    if value is None or type(value).__name__ in _MISSING:
+        return True
+
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _check(text: str, position: int) -> None:
@@ -135,82 +146,8 @@ def _check(text: str, position: int) -> None:
         )
 
 
-class Distinct:
-    """
-    Knows which ids have come before.
-
-    It keeps 15 bytes of a hash for each, 82 bytes of memory whatever the id's
-    length. Two of two million ids are taken for one with a chance of 10^-24.
-
-    Attributes:
-        count: How many different ids have come.
-    """
-
-    def __init__(self, *, most: int | None = None) -> None:
-        self.count = 0
-        self._most = most
-        # One set of two million would be copied whole whenever it grows, and
-        # the loop stand still for 50 ms and more each time. Small ones grow in
-        # no time, and 512 are at their fullest, and leanest, at two million.
-        self._shards: list[set[bytes]] = [set() for _ in range(_SHARDS)]
-
-    def flags(self, ids: Sequence[str]) -> bytes:
-        """
-        Note *ids*, and tell of each whether it is new: 1, or 0.
-
-        Raises:
-            InvalidInputError: There are more of them than may be.
-        """
-        shards = self._shards
-        blake2b = hashlib.blake2b
-        flags = bytearray()
-
-        for id_ in ids:
-            digest = blake2b(id_.encode(), digest_size=15).digest()
-            shard = shards[digest[0] << 1 | digest[1] & 1]
-            known = len(shard)
-            shard.add(digest)
-            flags.append(len(shard) - known)
-
-        self.count += flags.count(1)
-
-        if self._most is not None and self.count > self._most:
-            raise InvalidInputError(
-                f"more than {self._most:,} different ids were given, and a cohort "
-                f"holds at most {self._most:,} members; split them into cohorts"
-            )
-
-        return bytes(flags)
-
-    def forget(self) -> Iterator[None]:
-        """
-        Let go of all ids, a few thousand at each step; the count stays.
-
-        Two million at once would hold the loop for 100 ms.
-        """
-        for shard in self._shards:
-            shard.clear()
-            yield
-
-    def known(self, ids: Sequence[str]) -> list[str]:
-        """
-        Return those of *ids* that have come before, and note none.
-        """
-        shards = self._shards
-        found: list[str] = []
-
-        for id_ in ids:
-            digest = hashlib.blake2b(id_.encode(), digest_size=15).digest()
-            if digest in shards[digest[0] << 1 | digest[1] & 1]:
-                found.append(id_)
-
-        return found
-
-
 class Batcher:
-    """
-    Cuts a stream of ids into batches, encoding as it goes.
-    """
+    """Cuts a stream of ids into batches, encoding as it goes."""
 
     def __init__(self, *, size: int) -> None:
         self._size = size
@@ -218,9 +155,7 @@ class Batcher:
         self._begin()
 
     def feed(self, ids: Sequence[str]) -> Iterator[Batch]:
-        """
-        Take more ids, and hand out the batches they fill.
-        """
+        """Yield the batches that more ids fill."""
         while ids:
             room = self._size - self._count
             self._take(ids[:room])
@@ -230,9 +165,7 @@ class Batcher:
                 yield self._end()
 
     def flush(self) -> Iterator[Batch]:
-        """
-        Hand out what is left, if anything is.
-        """
+        """Yield the last batch, if any id is left."""
         if self._count:
             yield self._end()
 

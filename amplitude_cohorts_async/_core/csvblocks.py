@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from .csvtext import CsvError
 
 BLOCK = 32 * 1024
-"""
-About how many bytes a block has, unless one record is longer.
-"""
+"""About how many bytes a block has, unless one record is longer."""
 
 MAX_RECORD = 16 * 1024 * 1024
 """
@@ -108,15 +106,11 @@ class RecordCounter:
 
     @property
     def rows(self) -> int:
-        """
-        Records so far without the header; the last one may lack its newline.
-        """
+        """Records so far without the header; the last one may lack its newline."""
         return max(0, self._ends + (not self._is_ended) - 1)
 
     def feed(self, data: Buffer) -> None:
-        """
-        Take the next bytes, cut anywhere.
-        """
+        """Take the next bytes, cut anywhere."""
         data = bytes(data)
 
         if not data:

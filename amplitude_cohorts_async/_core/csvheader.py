@@ -1,6 +1,4 @@
-"""
-What the columns of a file are, by their names and never by their places.
-"""
+"""What the columns of a file are, by their names and never by their places."""
 
 from __future__ import annotations
 
@@ -74,9 +72,7 @@ _KNOWN = ("amplitude_id", "user_id", "group_value")
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """
-    Number the later ones of equal names, so that each name stands once.
-    """
+    """Number the later ones of equal names, so that each name stands once."""
     taken = set(names)
     seen: set[str] = set()
     distinct: list[str] = []

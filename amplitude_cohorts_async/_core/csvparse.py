@@ -1,6 +1,4 @@
-"""
-Members out of the bytes of a file, in whatever pieces the bytes come.
-"""
+"""Members out of the bytes of a file, in whatever pieces the bytes come."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import MalformedFileError
-from .malformed import Malformed
 
 # A field and what ends it. Quotes stand around a whole field or nowhere.
 _FIELD = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n)')
@@ -23,6 +22,12 @@ _RECORDS = re.compile(rf"(?:(?!\r?\n){_ONE}(?:,{_ONE})*+\r?\n)*+")
 _PLAIN = re.compile(rb'(?:"[^"]*+"[,\n])*+')
 # Surrogates stand for bytes that are not UTF-8; see `decode()`.
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class Malformed(ValueError):  # noqa: N818 - users see MalformedFileError
+    """
+    A file arrived and is not what it claims to be; of which job is not known here.
+    """
 
 
 class CsvError(Malformed):
@@ -40,24 +45,20 @@ class CsvError(Malformed):
     def of_job(
         self, request_id: str, *, cohort_id: str | None, token: str | None
     ) -> MalformedFileError:
-        """
-        Say it as users hear it: about the file of one export.
-        """
-        error = MalformedFileError(
+        """Return the error that users see, about the file of one export."""
+        return MalformedFileError(
             f"the file of export {request_id} is malformed: {self}; download it "
             "to a name that ends in .csv.gz to have it as it was served",
             request_id=request_id,
             cohort_id=cohort_id,
             token=token,
+            line=self.line,
         )
-        error.line = self.line
-
-        return error
 
 
 def decode(block: bytes) -> str:
     """
-    Make text of whole records; a byte that is not UTF-8 becomes a surrogate.
+    Return the text of whole records; a byte that is not UTF-8 becomes a surrogate.
 
     So the records before it are judged first, and the error is the same
     however the file was cut.
@@ -70,7 +71,7 @@ def decode(block: bytes) -> str:
 
 def read_columns(block: bytes, width: int, *, line: int) -> list[Sequence[str]]:
     """
-    Read whole records into columns.
+    Return the columns of whole records.
 
     Args:
         block: Whole records; each ends in a newline, the last one, too.

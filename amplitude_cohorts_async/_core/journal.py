@@ -1,5 +1,5 @@
 """
-A journal: one line for each step of a write, so that it can go on after a crash.
+The lines of a journal, one for each step of a write, to resume it after a crash.
 
 It holds the parameters, the cohort, and of each batch how many ids it had and
 a digest of them: no secrets and no ids. A line is whole or it was never
@@ -24,7 +24,7 @@ _OPENING = b'{"journal":'
 
 
 @attrs.frozen(kw_only=True)
-class Written:
+class WrittenBatch:
     """
     One batch that was accepted.
 
@@ -41,7 +41,7 @@ class Written:
 
 
 @attrs.define
-class Progress:
+class WriteProgress:
     """
     How far a write has come.
 
@@ -57,12 +57,12 @@ class Progress:
     cohort_id: str | None = None
     adopted: bool = False
     attempted_at: datetime | None = None
-    written: list[Written] = attrs.field(factory=list[Written])
+    written: list[WrittenBatch] = attrs.field(factory=list[WrittenBatch])
     done: bool = False
 
     def has(self, operation: str, batch: Batch, *, index: int) -> bool:
         """
-        Tell whether a batch was written before.
+        Whether a batch was written before.
 
         Raises:
             InvalidInputError: Another one was, in its place.
@@ -80,9 +80,7 @@ class Progress:
         return True
 
     def check_end(self, batches: int) -> None:
-        """
-        Make sure that the ids did not end before what was written of them.
-        """
+        """Make sure that the ids did not end before what was written of them."""
         if batches < len(self.written):
             raise _other_ids(batches)
 
@@ -96,44 +94,34 @@ def _other_ids(index: int) -> InvalidInputError:
 
 
 def start_line(kind: str, parameters: Mapping[str, object]) -> bytes:
-    """
-    Begin a journal.
-    """
+    """Return the first line of a journal."""
     return _line({"journal": VERSION, "kind": kind, "parameters": dict(parameters)})
 
 
 def attempt_line(moment: datetime) -> bytes:
-    """
-    Note that a cohort is about to be created.
-    """
+    """Return the line for a cohort that is about to be created."""
     return _line({"attempt": moment.isoformat()})
 
 
 def refused_line() -> bytes:
-    """
-    Note that the attempt certainly created nothing.
-    """
+    """Return the line for an attempt that certainly created nothing."""
     return _line({"attempt": None})
 
 
-def batch_line(cohort_id: str | None, written: Written, *, adopted: bool) -> bytes:
-    """
-    Note that a batch was accepted.
-    """
+def batch_line(cohort_id: str | None, written: WrittenBatch, *, adopted: bool) -> bytes:
+    """Return the line for a batch that was accepted."""
     return _line({"cohort": cohort_id, "adopted": adopted, **attrs.asdict(written)})
 
 
 def done_line() -> bytes:
-    """
-    Note that all batches were accepted.
-    """
+    """Return the line for the end: all batches were accepted."""
     return _line({"done": True})
 
 
 @attrs.frozen
-class Reading:
+class ParsedJournal:
     """
-    A journal as it was found.
+    A journal as it was found on disk.
 
     Attributes:
         kind: What wrote it: "upload" or "membership"; None when it is empty.
@@ -143,22 +131,22 @@ class Reading:
 
     kind: str | None
     parameters: Mapping[str, object]
-    progress: Progress
+    progress: WriteProgress
     good: int
 
 
-def read(content: bytes) -> Reading:
+def parse(content: bytes) -> ParsedJournal:
     """
-    Read a journal, whatever moment it was cut at.
+    Return what a journal holds, whatever moment it was cut at.
 
     Raises:
         InvalidInputError: It is not a journal, or is of a later release.
     """
     good = content.rfind(b"\n") + 1
     lines = content[:good].splitlines()
-    reading = Reading(None, {}, Progress(), good)
+    parsed = ParsedJournal(None, {}, WriteProgress(), good)
 
-    # A file that is not ours shall not be cut, even if it is a single line.
+    # A foreign file must not be truncated, even if it is a single line.
     if not content.startswith(_OPENING[: len(content)]):
         raise InvalidInputError(
             "this file is not a journal, and was left as it is; give the path of a "
@@ -169,9 +157,9 @@ def read(content: bytes) -> Reading:
         try:
             record = json.loads(line)
             if number == 1:
-                reading = _begin(record, good)
+                parsed = _begin(record, good)
             else:
-                _apply(reading.progress, record)
+                _apply(parsed.progress, record)
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidInputError(
                 f"this file is not a journal, or is damaged, at line {number}; give the "
@@ -179,54 +167,57 @@ def read(content: bytes) -> Reading:
                 f"file is"
             ) from error
 
-    return reading
+    return parsed
 
 
 def check_same(
-    reading: Reading, kind: str, parameters: Mapping[str, object]
-) -> Progress:
+    parsed: ParsedJournal, kind: str, parameters: Mapping[str, object]
+) -> WriteProgress:
     """
     Return the progress of the write that goes on.
 
     Raises:
         InvalidInputError: The journal is of another one.
     """
-    if reading.kind is None:
-        return Progress()
+    if parsed.kind is None:
+        return WriteProgress()
 
-    if reading.kind != kind:
+    if parsed.kind != kind:
         raise InvalidInputError(
-            f"the journal is of another kind of write, {reading.kind}, not {kind}; "
+            f"the journal is of another kind of write, {parsed.kind}, not {kind}; "
             f"use a journal of its own for each write"
         )
 
-    for name in sorted({*parameters, *reading.parameters}):
-        before, now = reading.parameters.get(name), parameters.get(name)
+    for name in sorted({*parameters, *parsed.parameters}):
+        before, now = parsed.parameters.get(name), parameters.get(name)
         if before != now:
             raise InvalidInputError(
                 f"the journal is of a write with {name}={before!r}, and this one has "
                 f"{now!r}; resume with the same parameters, or begin a new journal"
             )
 
-    return reading.progress
+    return parsed.progress
 
 
 def _line(record: Mapping[str, object]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def _begin(record: Mapping[str, object], good: int) -> Reading:
+def _begin(record: Mapping[str, object], good: int) -> ParsedJournal:
     parameters = record["parameters"]
 
     if record["journal"] != VERSION or not isinstance(parameters, dict):
         raise ValueError(f"journal version {record['journal']!r}")
 
-    return Reading(
-        str(record["kind"]), cast("dict[str, object]", parameters), Progress(), good
+    return ParsedJournal(
+        str(record["kind"]),
+        cast("dict[str, object]", parameters),
+        WriteProgress(),
+        good,
     )
 
 
-def _apply(progress: Progress, record: Mapping[str, object]) -> None:
+def _apply(progress: WriteProgress, record: Mapping[str, object]) -> None:
     if "attempt" in record:
         moment = record["attempt"]
         progress.attempted_at = (
@@ -240,7 +231,7 @@ def _apply(progress: Progress, record: Mapping[str, object]) -> None:
         progress.adopted = bool(record["adopted"])
         progress.attempted_at = None
         progress.written.append(
-            Written(
+            WrittenBatch(
                 operation=str(record["operation"]),
                 count=int(str(record["count"])),
                 digest=str(record["digest"]),

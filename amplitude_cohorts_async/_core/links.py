@@ -1,10 +1,9 @@
-"""
-Which link may be followed, and what the store's answer is a part of.
-"""
+"""Which link may be followed, and what the store's answer is a part of."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import urljoin, urlsplit
 
@@ -17,9 +16,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 def is_loopback(host: str | None) -> bool:
-    """
-    Tell whether *host* is this machine.
-    """
+    """Whether *host* is this machine."""
     if host is None:
         return False
 
@@ -32,7 +29,9 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def link_target(asked: str, location: str | None) -> str:
+def link_target(
+    asked: str, location: str | None, *, show: Callable[[str], str] = redact_url
+) -> str:
     """
     Return where a redirect leads, byte for byte as the service wrote it.
 
@@ -40,6 +39,8 @@ def link_target(asked: str, location: str | None) -> str:
         asked: The URL that answered with the redirect.
 
         location: Its ``Location``.
+
+        show: Makes of a link what a message may say of it.
 
     Raises:
         UnexpectedResponseError: There is none, it would send the file's link
@@ -55,15 +56,15 @@ def link_target(asked: str, location: str | None) -> str:
         target = _joined(asked, location)
         parts = urlsplit(target)
         _ = parts.port, (parts.hostname or "").encode("idna")
-    except ValueError as error:
+    except ValueError:
         raise UnexpectedResponseError(
-            f"the file's link cannot be read ({error}); try again later"
+            "the file's link cannot be read as a URL and was not followed; try again later"
         ) from None
 
     # A space or a control character would end the line it is sent in.
     if not (target.isascii() and target.isprintable()) or " " in target:
         raise UnexpectedResponseError(
-            f"the file's link {redact_url(target)!r} holds a character that no URL "
+            f"the file's link {show(target)!r} holds a character that no URL "
             f"has, and was not followed"
         )
 
@@ -71,12 +72,13 @@ def link_target(asked: str, location: str | None) -> str:
 
     if not encrypted and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise UnexpectedResponseError(
-            f"the file's link {redact_url(target)} is not https and was not followed"
+            f"the file's link {show(target)} is not https and was not followed"
         )
 
     if "@" in parts.netloc or not parts.hostname:
         raise UnexpectedResponseError(
-            f"the file's link to {parts.hostname} names a user and was not followed"
+            f"the file's link {show(target)} names a user, or no host, and was not "
+            f"followed"
         )
 
     return target
@@ -115,7 +117,7 @@ class Part:
 
 def part_of(status: int, headers: dict[str, str]) -> Part | None:
     """
-    Read which part of the object an answer holds; None when it is unreadable.
+    Return which part of the object an answer holds; None when it is unreadable.
 
     Args:
         status: 200 or 206.

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..limits import Rate
-from ..protocols import Kind
+from ..limits import Kind, Rate
 
 # No Retry-After was ever seen from the service: our own pauses start with
 # 15 s and double up to ten minutes, the longest window it documents. A poll that
@@ -57,16 +56,12 @@ class Refusal:
 
     @property
     def crowded(self) -> bool:
-        """
-        Whether too many requests ran at once, rather than in a window.
-        """
+        """Whether too many requests ran at once, rather than in a window."""
         return "concurren" in self.details.lower()
 
     @property
     def names_rate(self) -> bool:
-        """
-        Whether the service said that it was too many in a window.
-        """
+        """Whether the service said that it was too many in a window."""
         return "rate" in self.details.lower()
 
 
@@ -104,9 +99,7 @@ class Pace:
     learned_at: float = -math.inf
 
     def spacing(self, rates: Sequence[Rate]) -> float:
-        """
-        Tell the least seconds between two starts that count.
-        """
+        """Return the least seconds between two starts that count."""
         if not rates:
             return 0.0
 
@@ -114,9 +107,7 @@ class Pace:
         return shortest.per / shortest.count * _STEPS[self.step]
 
     def refused(self, refusal: Refusal) -> Pace:
-        """
-        Go slower: the service answered 429.
-        """
+        """Go slower: the service answered 429."""
         if refusal.sent_at < self.paused_at:
             return self._paused(refusal, _seconds_asked(refusal, 0.0))
 
@@ -140,9 +131,7 @@ class Pace:
         return attrs.evolve(pace, step=step, calm=0)
 
     def answered(self, kind: Kind, *, sent_at: float) -> Pace:
-        """
-        Go faster again, after enough good answers.
-        """
+        """Go faster again, after enough good answers."""
         if self.counted != _EXPORTS and sent_at > self.learned_at + _REMEMBERED:
             return attrs.evolve(self, counted=_EXPORTS)
 

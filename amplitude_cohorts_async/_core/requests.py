@@ -1,5 +1,5 @@
 """
-One function for each reading endpoint; the only place that knows their paths.
+One method for each reading endpoint; the only place that knows their paths.
 
 Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts. Where a
 third-party OpenAPI description differs, `Routes.OPENAPI` says so here, in two
@@ -8,13 +8,16 @@ paths and two refusals, and `responses` reads its words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
+
+import attrs
 
 from ..errors import InvalidInputError
 from ..models import Routes
-from .ids import checked_id
-from .wire import Replay, Request
+from .ids import checked_id, checked_request_id
+from .messages import Replay, Request
+from .tokens import ExportRef
 
 LIST_PATH = "/api/3/cohorts"
 USAGE_PATH = "/api/3/cohorts/usage"
@@ -22,75 +25,77 @@ EXPORT_PATH = "/api/5/cohorts/request"
 STATUS_PATH = "/api/5/cohorts/request-status"
 
 
-def list_cohorts(*, include_sync_info: bool) -> Request:
+@attrs.frozen
+class Endpoints:
     """
-    Ask for all discoverable cohorts.
-    """
-    query = "includeSyncInfo=true" if include_sync_info else ""
+    The reading endpoints, as one description of the service has them.
 
-    return Request(operation="list", path=LIST_PATH, query=query)
-
-
-def usage(routes: Routes) -> Request:
+    Attributes:
+        routes: Which description that is.
     """
-    Ask how many of the month's exports are spent.
-    """
-    if routes is Routes.OPENAPI:
-        raise InvalidInputError(
-            "Routes.OPENAPI describes no usage endpoint; use Routes.VENDOR"
+
+    routes: Routes = Routes.VENDOR
+
+    def list_cohorts(self, *, include_sync_info: bool = False) -> Request:
+        """Return the request for all discoverable cohorts."""
+        query = "includeSyncInfo=true" if include_sync_info else ""
+
+        return Request(operation="list", path=LIST_PATH, query=query)
+
+    def usage(self) -> Request:
+        """Return the request for how many of the month's exports are spent."""
+        if self.routes is Routes.OPENAPI:
+            raise InvalidInputError(
+                "Routes.OPENAPI describes no usage endpoint; use Routes.VENDOR"
+            )
+
+        return Request(operation="usage", path=USAGE_PATH)
+
+    def request_export(
+        self, cohort_id: str, *, properties: bool | Sequence[str]
+    ) -> Request:
+        """
+        Return the request for one cohort; sending it spends one of the month's exports.
+
+        Args:
+            properties: False for ids only, True for all user properties, or the
+                names of those wanted. An empty sequence is False.
+        """
+        return Request(
+            operation="export",
+            path=f"{EXPORT_PATH}/{_segment(cohort_id)}",
+            query=_properties_query(properties),
+            replay=Replay.COSTLY,
+            kind="export",
+            subject=self._subject(cohort_id),
         )
 
-    return Request(operation="usage", path=USAGE_PATH)
+    def export_status(self, job: ExportRef) -> Request:
+        """Return the request for a job's status."""
+        if self.routes is Routes.OPENAPI:
+            path = f"{EXPORT_PATH}/{_cohort_of(job)}/status"
+        else:
+            path = f"{STATUS_PATH}/{_request_of(job)}"
 
+        return Request(operation="status", path=path, kind="poll")
 
-def request_export(cohort_id: str, *, properties: bool | Sequence[str]) -> Request:
-    """
-    Ask for one cohort; this spends one of the month's exports.
+    def export_file(self, job: ExportRef) -> Request:
+        """Return the request for the file of a finished job, or a link to it."""
+        is_other = self.routes is Routes.OPENAPI
+        segment = _cohort_of(job) if is_other else _request_of(job)
 
-    Args:
-        properties: False for ids only, True for all user properties, or the
-            names of those wanted. An empty sequence is False.
-    """
-    return Request(
-        operation="export",
-        path=f"{EXPORT_PATH}/{_segment(cohort_id, 'cohort id')}",
-        query=_properties_query(properties),
-        replay=Replay.COSTLY,
-        kind="export",
-    )
+        return Request(
+            operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file"
+        )
 
-
-def export_status(request_id: str, cohort_id: str | None, routes: Routes) -> Request:
-    """
-    Ask how a job is.
-
-    Args:
-        cohort_id: Names the job in `Routes.OPENAPI`, where two jobs of one
-            cohort cannot be told apart.
-    """
-    if routes is Routes.OPENAPI:
-        path = f"{EXPORT_PATH}/{_job_segment(cohort_id)}/status"
-    else:
-        path = f"{STATUS_PATH}/{_segment(request_id, 'request id')}"
-
-    return Request(operation="status", path=path, kind="poll")
-
-
-def export_file(request_id: str, cohort_id: str | None, routes: Routes) -> Request:
-    """
-    Ask for the file of a finished job, or a link to it.
-    """
-    if routes is Routes.OPENAPI:
-        segment = _job_segment(cohort_id)
-    else:
-        segment = _segment(request_id, "request id")
-
-    return Request(operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file")
+    def _subject(self, cohort_id: str) -> Mapping[str, Sequence[str]]:
+        # What is made from the other description may answer with its own examples.
+        return {"cohort_id": [cohort_id]} if self.routes is Routes.VENDOR else {}
 
 
 def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ...]:
     """
-    Return the caller's *properties* when they make sense.
+    Return the caller's *properties*, as a tuple of different names or a bool.
 
     Raises:
         InvalidInputError: They are one string, or hold something that cannot
@@ -135,15 +140,20 @@ def _properties_query(properties: bool | Sequence[str]) -> str:
     )
 
 
-def _segment(value: str, what: str) -> str:
-    return quote(checked_id(value, what), safe="")
+def _segment(cohort_id: str) -> str:
+    return quote(checked_id(cohort_id, "cohort id"), safe="")
 
 
-def _job_segment(cohort_id: str | None) -> str:
-    if cohort_id is None:
+def _request_of(job: ExportRef) -> str:
+    return quote(checked_request_id(job.request_id), safe="")
+
+
+def _cohort_of(job: ExportRef) -> str:
+    # Where jobs are named by their cohort, two of one cohort are not told apart.
+    if job.cohort_id is None:
         raise InvalidInputError(
             "Routes.OPENAPI names a job by its cohort, and this job does not know "
             "its cohort; resume it from its token instead of its request id"
         )
 
-    return _segment(cohort_id, "cohort id")
+    return _segment(job.cohort_id)

@@ -1,14 +1,17 @@
 """
 What an answer means: a model, or the right error.
+
+An answer is structured into an attrs class by `converter`, and what it is about is
+compared with what was asked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import cast
+from typing import TypedDict, cast
 
 import attrs
 
@@ -25,31 +28,57 @@ from ..errors import (
     UnexpectedResponseError,
 )
 from ..models import Cohort, ExportStatus, Usage
-from .converter import structure, structure_each
-from .elements import elements, opening_of
-from .ids import checked_id
-from .redact import redact_links
-from .shapes import list_of, mapping_of, strings_of
-from .wire import Request, Response
+from .converter import Tolerant, structure, structure_each
+from .ids import checked_request_id
+from .json_stream import elements, list_of, mapping_of, opening_of
+from .messages import Request, Response
+from .redact import redact_links, shorten
 
 _SHOWN = 300
-"""
-Characters of an unreadable answer that a message shows.
-"""
+"""Characters of an unreadable answer that a message shows."""
+
+_WORD = 100
+"""Characters of a word of the service's that are kept."""
 
 _LONG = 128 * 1024
-"""
-Bytes of a document that are decoded in one go: a millisecond's work.
-"""
+"""Bytes of a document that are decoded in one go: a millisecond's work."""
 
 _FAILED_WORDS = ("fail", "error", "cancel", "abort", "expired")
 _DONE_WORDS = ("complete", "done", "success", "finished")
 _RUNNING_WORDS = ("progress", "queue", "comput", "pending", "running", "wait")
 
 
+@attrs.frozen(kw_only=True)
+class _ExportAnswer(Tolerant):
+    # Whatever it is: it is kept where it cannot be followed.
+    request_id: object = None
+    cohort_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _StatusAnswer(Tolerant):
+    request_id: str | None = None
+    # Whatever it is: a word that was not read must not pass for none.
+    async_status: object = None
+    status: object = None
+
+
+@attrs.frozen(kw_only=True)
+class _ErrorBody(Tolerant):
+    http_code: int | None = None
+    type: str = ""
+    message: str = ""
+    metadata: Mapping[str, object] = attrs.field(factory=dict[str, object])
+
+
+@attrs.frozen(kw_only=True)
+class _ErrorMetadata(Tolerant):
+    details: str = ""
+
+
 def decode(request: Request, response: Response) -> Mapping[str, object]:
     """
-    Read the JSON object of a success.
+    Return the JSON object of a success.
 
     Raises:
         UnexpectedResponseError: It is something else, as when a proxy or a
@@ -67,9 +96,7 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
 
 
 def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
-    """
-    Read the list of cohorts, one at a time.
-    """
+    """Return the listed cohorts, one at a time."""
     return structure_each(_listed(request, response), Cohort, path="$.cohorts")
 
 
@@ -88,7 +115,7 @@ def _listed(request: Request, response: Response) -> Iterator[object]:
     if not isinstance(listed, list):
         raise UnexpectedResponseError(
             f"the list of cohorts cannot be read: an array is due at $.cohorts, and "
-            f"there is {type(listed).__name__}: {_excerpt(response.body)!r}",
+            f"there is {type(listed).__name__}: {shorten(repr(_excerpt(response.body)), _SHOWN)}",
             path="$.cohorts",
         )
 
@@ -96,9 +123,7 @@ def _listed(request: Request, response: Response) -> Iterator[object]:
 
 
 def usage(request: Request, response: Response) -> Usage:
-    """
-    Read the month's usage.
-    """
+    """Return the month's usage."""
     document = decode(request, response)
     counted = document.get("rest_download", document)
 
@@ -106,125 +131,152 @@ def usage(request: Request, response: Response) -> Usage:
 
 
 def export_request_id(request: Request, response: Response) -> str:
-    """
-    Read which job was made.
-    """
-    document = decode(request, response)
-    request_id = document.get("request_id", document.get("requestId"))
-
-    if isinstance(request_id, int) and not isinstance(request_id, bool):
-        return str(request_id)
+    """Return the id of the job that was made."""
+    answer = structure(decode(request, response), _ExportAnswer, path="$")
+    given = answer.request_id
+    request_id = str(given) if type(given) is int else given
+    check_subject(
+        request, answer, request_id=None if request_id is None else str(request_id)
+    )
 
     try:
-        return checked_id(request_id, "request id")
+        return checked_request_id(request_id)
     except InvalidInputError as error:
         raise UnexpectedResponseError(
-            f"the export was accepted without a request id, so it cannot be followed "
+            f"the export was accepted without a request id that can be followed "
             f"({error}); see in `get_usage()` whether it was counted",
             path="$.request_id",
+            request_id=None if request_id is None else str(request_id),
         ) from None
 
 
 def answered_at(response: Response, *, now: datetime) -> datetime:
     """
-    Tell when an answer was made, by the earlier of the two clocks.
+    Return when an answer was made, by the earlier of the two clocks.
 
     Args:
         now: Aware UTC, by ours.
     """
-    told = _date(response.headers.get("date", ""))
+    header_date = _date(response.headers.get("date", ""))
 
-    return now if told is None else min(now, told)
+    return now if header_date is None else min(now, header_date)
 
 
 @attrs.frozen
 class JobFailed:
-    """
-    The service said that a job ended without a file.
-    """
+    """The service said that a job ended without a file."""
 
     word: str
 
 
 def export_status(request: Request, response: Response) -> ExportStatus | JobFailed:
     """
-    Read how a job is.
+    Return the status of a job.
 
     202 is running, whatever the word: the service documents two words, and
-    nobody knows the others. 200 is done if the word says so, or if there is
+    others are not known. 200 is done if the word says so, or if there is
     none. A word of failure is believed with either code. A third-party
     description answers 200 throughout and lets its word decide.
 
     Raises:
-        UnexpectedResponseError: 200 with a word nobody knows.
+        UnexpectedResponseError: 200 with a word that is not known.
     """
-    document = decode(request, response)
-    told = document.get("async_status", document.get("status", ""))
-    word = "" if told is None else redact_links(str(told))
-    spoken = word.casefold()
+    answer = structure(decode(request, response), _StatusAnswer, path="$")
+    status = answer.status if answer.async_status is None else answer.async_status
+    word = "" if status is None else shorten(redact_links(str(status)), _WORD)
+    lower_word = word.casefold()
 
-    if any(part in spoken for part in _FAILED_WORDS):
+    if any(part in lower_word for part in _FAILED_WORDS):
         return JobFailed(word)
 
     if response.status == 202:  # noqa: PLR2004 - accepted: still running
         return ExportStatus(done=False, word=word)
 
-    if any(part in spoken for part in _RUNNING_WORDS):
+    if any(part in lower_word for part in _RUNNING_WORDS):
         return ExportStatus(done=False, word=word)
 
-    is_silent = not word and "request_id" in document
+    is_silent = not word and answer.request_id is not None
 
-    if is_silent or any(part in spoken for part in _DONE_WORDS):
+    if is_silent or any(part in lower_word for part in _DONE_WORDS):
         return ExportStatus(done=True, word=word)
 
     raise UnexpectedResponseError(
-        f"the job was answered {response.status} with the status {word!r}, which "
+        f"the job was answered {response.status} with the status {shorten(repr(word), _WORD)}, which "
         f"means neither done nor running; look at it later with `resume_export()`",
         path="$.async_status",
     )
 
 
+def check_subject(
+    request: Request, answer: object, *, request_id: str | None = None
+) -> None:
+    """
+    Check that an answer is about what was asked, as far as it says so.
+
+    Args:
+        answer: Has an attribute, perhaps None, for what it says it is about.
+
+        request_id: The job that was made, for the error.
+
+    Raises:
+        UnexpectedResponseError: It is about something else.
+    """
+    for name, asked in request.subject.items():
+        answered = getattr(answer, name, None)
+
+        if answered is not None and answered not in asked:
+            what = name.removesuffix("_id")
+            shown = shorten(redact_links(repr(answered)), _WORD)
+            made = f"; the request id is {request_id!r}" if request_id else ""
+            raise UnexpectedResponseError(
+                f"{request.operation} was answered for {what} {shown}, where "
+                f"{' or '.join(map(repr, asked))} was asked for{made}; find out what "
+                f"was done before trying again",
+                path=f"$.{name}",
+                request_id=request_id,
+            )
+
+
 def _unreadable(request: Request, response: Response) -> UnexpectedResponseError:
-    kind = response.headers.get("content-type", "no content type")
+    kind = shorten(response.headers.get("content-type", "no content type"), _WORD)
 
     return UnexpectedResponseError(
         f"{request.operation} was answered {response.status} with {kind} instead of "
-        f"a JSON object: {_excerpt(response.body)!r}; check the base URL and any "
+        f"a JSON object: {shorten(repr(_excerpt(response.body)), _SHOWN)}; check the base URL and any "
         f"proxy in between"
     )
 
 
 def error_of(request: Request, response: Response, *, now: datetime) -> ApiError:
     """
-    Make the error an unsuccessful answer stands for.
+    Return the error that an unsuccessful answer stands for.
 
     Args:
         now: Aware UTC; a ``Retry-After`` may name a date.
     """
-    envelope = _envelope(_without_links(response.body))
-    metadata = mapping_of(envelope.get("metadata"))
-    details = _details(envelope, metadata, response.body)
-    kind = _class_of(response.status, details, metadata)
-
-    error = kind(
-        _message(request, response.status, details, kind),
+    body = _error_body(_without_links(response.body))
+    details = _details(body, response.body)
+    parts = _ErrorParts(
         status=response.status,
-        type=str(envelope.get("type") or ""),
+        type=shorten(body.type, _WORD),
         details=details,
-        metadata=metadata,
+        api_message=body.message,
+        http_code=body.http_code,
+        metadata=body.metadata,
         retry_after=retry_after(response.headers, now=now),
     )
 
-    if isinstance(error, InvalidIdsError):
-        error.sample = _skipped_ids(metadata)
+    if response.status == 400 and (ids := _ids_in(body.metadata)):  # noqa: PLR2004
+        message = _message(request, parts, InvalidIdsError)
+        return InvalidIdsError(message, sample=ids, **parts)
 
-    return error
+    kind = _class_of(response.status, details)
+
+    return kind(_message(request, parts, kind), **parts)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """
-    Read how many seconds the service asks to wait; None when it does not.
-    """
+    """Return how many seconds the service asks to wait; None when it does not."""
     text = headers.get("retry-after", "").strip()
 
     if not text:
@@ -244,11 +296,11 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
 
 def _date(text: str) -> datetime | None:
     try:
-        told = parsedate_to_datetime(text)
+        moment = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
 
-    return told if told.tzinfo is not None else None
+    return moment if moment.tzinfo is not None else None
 
 
 def _without_links(body: bytes) -> bytes:
@@ -257,43 +309,36 @@ def _without_links(body: bytes) -> bytes:
     return redact_links(text).encode("utf-8", "surrogateescape")
 
 
-def _envelope(body: bytes) -> Mapping[str, object]:
+def _error_body(body: bytes) -> _ErrorBody:
     try:
         document = mapping_of(json.loads(body))
     except (ValueError, RecursionError):
-        return {}
+        return _ErrorBody()
 
     error = document.get("error", document)
+    # The error may be an object, or one word beside its metadata.
+    envelope = mapping_of(error) or {**document, "message": error}
 
-    return mapping_of(error) or {**document, "message": error}
+    return structure(envelope, _ErrorBody, path="$.error")
 
 
-def _details(
-    envelope: Mapping[str, object], metadata: Mapping[str, object], body: bytes
-) -> str:
+def _details(error: _ErrorBody, body: bytes) -> str:
     # The useful text is in the metadata; "message" is mostly boilerplate.
-    for text in (metadata.get("details"), envelope.get("message")):
-        if isinstance(text, str) and text:
-            return text
+    details = structure(error.metadata, _ErrorMetadata, path="$.metadata").details
 
-    return _excerpt(body)
+    return details or error.message or _excerpt(body)
 
 
 def _excerpt(body: bytes) -> str:
     text = " ".join(body[: 4 * _SHOWN].decode("utf-8", "replace").split())
 
-    return redact_links(text)[:_SHOWN]
+    return shorten(redact_links(text), _SHOWN)
 
 
-def _class_of(
-    status: int, details: str, metadata: Mapping[str, object]
-) -> type[ApiError]:
+def _class_of(status: int, details: str) -> type[ApiError]:
     if status == 403:  # noqa: PLR2004 - wrong keys and a wrong plan look alike
         wrong_keys = "api key" in details.casefold() or "secret" in details.casefold()
         return AuthenticationError if wrong_keys else PermissionDeniedError
-
-    if status == 400 and _skipped_ids(metadata):  # noqa: PLR2004
-        return InvalidIdsError
 
     if status >= 500:  # noqa: PLR2004
         return ServerError
@@ -306,14 +351,26 @@ def _class_of(
     }.get(status, BadRequestError)
 
 
-def _skipped_ids(metadata: Mapping[str, object]) -> list[str]:
-    found = metadata.get("invalid_ids_sample") or metadata.get("skipped_ids")
-    sample = strings_of(found)
+def _ids_in(metadata: Mapping[str, object]) -> Sequence[str]:
+    # Wherever a list of ids stands, and whatever it is called. A stack, because a
+    # body may nest deeper than Python's own calls go.
+    found: list[str] = []
+    left: list[tuple[object, bool]] = [(metadata, False)]
 
-    for result in list_of(metadata.get("memberships_result")):
-        sample += strings_of(mapping_of(result).get("skipped_ids"))
+    while left:
+        value, are_ids = left.pop()
 
-    return sample
+        if are_ids and isinstance(value, str | int):
+            found.append(str(value))
+
+        inside = [(item, are_ids) for item in list_of(value)]
+        inside += [
+            (item, isinstance(item, list) and "ids" in key.casefold())
+            for key, item in mapping_of(value).items()
+        ]
+        left += reversed(inside)
+
+    return list(dict.fromkeys(found))
 
 
 _NEXT: dict[type[ApiError], str] = {
@@ -328,10 +385,22 @@ _NEXT: dict[type[ApiError], str] = {
 }
 
 
-def _message(request: Request, status: int, details: str, kind: type[ApiError]) -> str:
-    said = f": {details}" if details else ""
+class _ErrorParts(TypedDict):
+    status: int
+    type: str
+    details: str
+    api_message: str
+    http_code: int | None
+    metadata: Mapping[str, object]
+    retry_after: float | None
+
+
+def _message(request: Request, parts: _ErrorParts, kind: type[ApiError]) -> str:
+    status, code = parts["status"], parts["http_code"]
+    differing = "" if code in {None, status} else f" (its body says {code})"
+    details = f": {shorten(parts['details'], _SHOWN)}" if parts["details"] else ""
 
     return (
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{status}{said}; {_NEXT[kind]}"
+        f"{status}{differing}{details}; {_NEXT[kind]}"
     )

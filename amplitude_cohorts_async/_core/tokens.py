@@ -1,6 +1,4 @@
-"""
-A job as text: what another process needs to go on with it. No secrets.
-"""
+"""A job as text: what another process needs to go on with it. No secrets."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ import attrs
 
 from ..errors import InvalidInputError
 from ..models import Region
-from .ids import checked_id
-from .shapes import strings_of
+from .ids import checked_id, checked_request_id
+from .json_stream import strings_of
 
 VERSION = 1
 
@@ -26,7 +24,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 
 
 @attrs.frozen(kw_only=True)
-class Ticket:
+class ExportRef:
     """
     One export that was requested.
 
@@ -34,7 +32,7 @@ class Ticket:
         requested_at: When, aware UTC and by our clock; None when only the id
             is known.
 
-        as_of: When, by the service's clock, as far as it told: what changed
+        as_of: When, by the service's clock where its answer had one: what changed
             later is not in the file.
 
         region: Where; None for a base URL of the caller's own.
@@ -48,33 +46,32 @@ class Ticket:
     region: Region | None = None
 
 
-def to_token(ticket: Ticket) -> str:
-    """
-    Write *ticket* as one line of JSON.
-    """
+def to_token(ref: ExportRef) -> str:
+    """Return *ref* as one line of JSON."""
     return json.dumps(
         {
             "version": VERSION,
-            "request_id": ticket.request_id,
-            "cohort_id": ticket.cohort_id,
-            "properties": ticket.properties,
-            "requested_at": ticket.requested_at and ticket.requested_at.isoformat(),
-            "as_of": ticket.as_of and ticket.as_of.isoformat(),
-            "region": ticket.region and ticket.region.name,
+            "request_id": ref.request_id,
+            "cohort_id": ref.cohort_id,
+            "properties": ref.properties,
+            "requested_at": ref.requested_at and ref.requested_at.isoformat(),
+            "as_of": ref.as_of and ref.as_of.isoformat(),
+            "region": ref.region and ref.region.name,
         },
         separators=(",", ":"),
     )
 
 
-def from_token(text: str) -> Ticket:
+def from_token(text: str) -> ExportRef:
     """
-    Read a token, or take the text for a bare request id.
+    Return what a token holds; any other text is a bare request id.
 
     Raises:
         InvalidInputError: It is neither.
     """
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
-        return Ticket(request_id=checked_id(text, "request id"))
+        bare = text.strip() if isinstance(text, str) else text
+        return ExportRef(request_id=checked_request_id(bare))
 
     try:
         fields = json.loads(text)
@@ -91,20 +88,18 @@ def from_token(text: str) -> Ticket:
             f"version {VERSION}; use the release that made it, or the request id"
         )
 
-    return _ticket(fields)
+    return _ref(fields)
 
 
-def age_of(ticket: Ticket, *, now: datetime) -> float | None:
-    """
-    Tell how many seconds ago an export was requested, if that is known.
-    """
-    if ticket.requested_at is None:
+def age_of(ref: ExportRef, *, now: datetime) -> float | None:
+    """Return how many seconds ago an export was requested; None if unknown."""
+    if ref.requested_at is None:
         return None
 
-    return (now - ticket.requested_at).total_seconds()
+    return (now - ref.requested_at).total_seconds()
 
 
-def _ticket(fields: Mapping[str, object]) -> Ticket:
+def _ref(fields: Mapping[str, object]) -> ExportRef:
     try:
         properties = fields.get("properties", False)
         requested_at = fields.get("requested_at")
@@ -112,8 +107,8 @@ def _ticket(fields: Mapping[str, object]) -> Ticket:
         region = fields.get("region")
         cohort_id = fields.get("cohort_id")
 
-        return Ticket(
-            request_id=checked_id(fields.get("request_id"), "request id"),
+        return ExportRef(
+            request_id=checked_request_id(fields.get("request_id")),
             cohort_id=None if cohort_id is None else checked_id(cohort_id, "cohort id"),
             properties=properties
             if isinstance(properties, bool)

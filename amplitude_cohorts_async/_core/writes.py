@@ -16,28 +16,25 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from ..errors import InvalidInputError, UnexpectedResponseError
+from ..errors import InvalidInputError, RemovalGuardError, UnexpectedResponseError
 from ..models import Cohort, IdType, Routes
+from .converter import Tolerant, structure
 from .ids import checked_id
-from .responses import decode
-from .shapes import list_of, mapping_of, strings_of
-from .wire import Replay, Request, Response
+from .messages import Replay, Request, Response
+from .redact import redact_links, shorten
+from .responses import check_subject, decode
 
 UPLOAD_PATH = "/api/3/cohorts/upload"
 MEMBERSHIP_PATH = "/api/3/cohorts/membership"
 
 USERS = "User"
-"""
-The count group of cohorts that hold users, not groups.
-"""
+"""The count group of cohorts that hold users, not groups."""
 
 Change: TypeAlias = Literal["ADD", "REMOVE"]
 Pieces: TypeAlias = Sequence[bytes]
 
 _SKEW = timedelta(seconds=1)
-"""
-How far the service's clock may be behind ours; more makes doubt, no harm.
-"""
+"""How far the service's clock may be behind ours; more makes doubt, no harm."""
 
 _UPLOAD_WORDS = {IdType.USER_ID: "BY_USER_ID", IdType.AMPLITUDE_ID: "BY_AMP_ID"}
 _MEMBERSHIP_WORDS = {IdType.USER_ID: "BY_NAME", IdType.AMPLITUDE_ID: "BY_ID"}
@@ -88,16 +85,12 @@ class Upload:
 
     @property
     def creates(self) -> bool:
-        """
-        Whether a cohort comes into being, one more with each repetition.
-        """
+        """Whether a cohort comes into being, one more with each repetition."""
         return self.replace is None and not self.validate_only
 
     @property
     def rest(self) -> Membership:
-        """
-        How the ids beyond the first request are added.
-        """
+        """How the ids beyond the first request are added."""
         return Membership(
             id_type=self.id_type,
             count_group=self.group or USERS,
@@ -127,9 +120,7 @@ class Membership:
 
 
 def upload(spec: Upload, ids: Pieces) -> Request:
-    """
-    Ask for a cohort of these ids.
-    """
+    """Return the request that makes or fills a cohort with these ids."""
     fields: dict[str, object] = {
         "name": spec.name,
         "app_id": spec.app_id,
@@ -147,19 +138,29 @@ def upload(spec: Upload, ids: Pieces) -> Request:
         operation="upload",
         method="POST",
         path=UPLOAD_PATH,
+        kind="write",
         body=_body(
             {name: field for name, field in fields.items() if field is not None},
             [ids],
         ),
         replay=Replay.UNSAFE if spec.creates else Replay.SAFE,
+        subject=_filled(spec),
     )
+
+
+def _filled(spec: Upload) -> Mapping[str, Sequence[str]]:
+    # What is made from the other description may answer with its own examples.
+    if spec.replace is None or spec.routes is Routes.OPENAPI:
+        return {}
+
+    return {"cohort_id": [spec.replace]}
 
 
 def membership(
     cohort_id: str, spec: Membership, changes: Sequence[tuple[Change, Pieces]]
 ) -> Request:
     """
-    Ask to add and remove these ids.
+    Return the request that adds and removes these ids.
 
     Args:
         changes: What to do, and with which ids. The service takes several,
@@ -186,7 +187,13 @@ def membership(
         operation="membership",
         method="POST",
         path=MEMBERSHIP_PATH,
+        kind="write",
         body=_body(fields, [ids for _, ids in changes]),
+        subject={
+            "cohort_id": [cohort_id],
+            "operation": [operation for operation, _ in changes],
+            "id_type": [word],
+        },
     )
 
 
@@ -200,53 +207,104 @@ class UploadAnswer:
 
         matched: Ids it knew, if it says.
 
+        totals: What it counted in all, if it says.
+
         invalid_sample: Some it did not.
     """
 
     cohort_id: str | None
     matched: int | None = None
+    totals: int | None = None
     invalid_sample: Sequence[str] = attrs.field(factory=list[str])
+
+
+@attrs.frozen(kw_only=True)
+class _UploadMetadata(Tolerant):
+    matched: int | None = None
+    totals: int | None = None
+    invalid_ids_sample: Sequence[str] = ()
+
+
+@attrs.frozen(kw_only=True)
+class _UploadDocument(Tolerant):
+    cohort_id: str | None = None
+    metadata: _UploadMetadata = _UploadMetadata()
+    error: object = None
+
+
+@attrs.frozen(kw_only=True)
+class _MembershipResult(Tolerant):
+    skipped_ids: Sequence[str] = ()
+    operation: str | None = None
+    id_type: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _MembershipDocument(Tolerant):
+    cohort_id: str | None = None
+    memberships_result: Sequence[_MembershipResult] = ()
+    error: object = None
 
 
 def upload_answer(spec: Upload, request: Request, response: Response) -> UploadAnswer:
     """
-    Read what an upload did.
+    Return what an upload did.
 
     Raises:
-        UnexpectedResponseError: It does not say which cohort it wrote.
+        UnexpectedResponseError: It does not say which cohort it wrote, or names
+            another than was to be filled.
     """
-    document = decode(request, response)
-    cohort_id = document.get("cohortId") or document.get("cohort_id") or spec.replace
-    metadata = mapping_of(document.get("metadata"))
-    matched = metadata.get("matched")
+    document = structure(decode(request, response), _UploadDocument, path="$")
+    cohort_id = document.cohort_id or spec.replace
 
-    if document.get("error") or not (cohort_id or spec.validate_only):
-        raise _unclear(request, response, document, "$.cohortId")
+    if document.error or not (cohort_id or spec.validate_only):
+        raise _unclear(request, response, document.error, "$.cohortId")
+
+    check_subject(request, document)
+    counts = document.metadata
 
     return UploadAnswer(
-        cohort_id=None if spec.validate_only else str(cohort_id),
-        matched=matched if isinstance(matched, int) else None,
-        invalid_sample=strings_of(metadata.get("invalid_ids_sample")),
+        cohort_id=None if spec.validate_only else cohort_id,
+        matched=counts.matched,
+        totals=counts.totals,
+        invalid_sample=list(counts.invalid_ids_sample),
     )
 
 
 def skipped_ids(request: Request, response: Response) -> list[str]:
     """
-    Read which ids a membership update skipped.
+    Return the ids that a membership update skipped.
 
     Raises:
-        UnexpectedResponseError: It tells of an error, although it succeeded.
+        UnexpectedResponseError: It holds an error, although it succeeded, or is
+            about another cohort or operation than was asked for.
     """
-    document = decode(request, response)
+    document = structure(decode(request, response), _MembershipDocument, path="$")
 
-    if document.get("error"):
-        raise _unclear(request, response, document, "$.memberships_result")
+    if document.error:
+        raise _unclear(request, response, document.error, "$.memberships_result")
 
-    return [
-        id_
-        for result in list_of(document.get("memberships_result"))
-        for id_ in strings_of(mapping_of(result).get("skipped_ids"))
-    ]
+    check_subject(request, document)
+    skipped: list[str] = []
+
+    for result in document.memberships_result:
+        check_subject(request, _in_our_words(result))
+        skipped += result.skipped_ids
+
+    return skipped
+
+
+def _in_our_words(result: _MembershipResult) -> _MembershipResult:
+    operation, id_type = (
+        None if word is None else word.upper()
+        for word in (result.operation, result.id_type)
+    )
+    # Another word than the documented two may well mean the same.
+    is_known = id_type in _MEMBERSHIP_WORDS.values()
+
+    return attrs.evolve(
+        result, operation=operation, id_type=id_type if is_known else None
+    )
 
 
 @attrs.frozen
@@ -268,7 +326,7 @@ def find_created(
     cohorts: Iterable[Cohort], spec: Upload, *, attempted_at: datetime
 ) -> Found:
     """
-    Look for the cohort that an upload may have created.
+    Return the listed cohorts that an upload may have created.
 
     Args:
         attempted_at: When the upload was about to be sent, aware UTC.
@@ -293,6 +351,65 @@ def find_created(
     return Found(certain, possible)
 
 
+def checked_share(max_removed: object) -> float:
+    """
+    Return the share of the members that may be removed.
+
+    Raises:
+        InvalidInputError: It is no number from 0 to 1.
+    """
+    if not isinstance(max_removed, int | float) or not 0 <= max_removed <= 1:
+        raise InvalidInputError(
+            f"max_removed must be a share from 0.0 to 1.0, got {max_removed!r}"
+        )
+
+    return max_removed
+
+
+def check_replacement(
+    cohort_id: str, cohort: Cohort | None, new: int, max_removed: float
+) -> None:
+    """
+    Make sure that a replacement removes no more than a share of the members.
+
+    Only counts are compared: who the members are would cost an export.
+
+    Args:
+        cohort: The cohort as the list shows it; None if it does not.
+
+        new: How many ids are going to replace the members, or at least are.
+
+    Raises:
+        RemovalGuardError: It would, or the list does not show the size.
+    """
+    current = None if cohort is None else cohort.size
+
+    if current is None:
+        why = "is not in the list" if cohort is None else "has no size in the list"
+        raise RemovalGuardError(
+            f"cohort {cohort_id} {why}, so it is unknown how many members replacing it "
+            f"would remove; nothing was written. Pass max_removed=1.0 to replace it all "
+            f"the same",
+            removed=None,
+            current=None,
+            max_removed=max_removed,
+        )
+
+    removed = current - new
+
+    if removed > max_removed * current:
+        raise RemovalGuardError(
+            f"this would replace the {current:,} members of cohort {cohort_id} by "
+            f"{new:,} ids, so at least {removed:,}, {removed / current:.0%}, would go, "
+            f"and max_removed={max_removed} allows {max_removed:.0%}; only the counts "
+            f"were compared, and nothing was written. Pass a larger max_removed if it "
+            f"is meant, or change single members with update_membership()",
+            removed=removed,
+            current=current,
+            max_removed=max_removed,
+        )
+
+
 def _is_upload(kind: str | None) -> bool:
     # "manual_upload" has been seen; a behavioral cohort is "redshift".
     return kind is None or "upload" in kind or "manual" in kind
@@ -311,14 +428,14 @@ def _body(fields: Mapping[str, object], ids: Sequence[Pieces]) -> bytes:
 
 
 def _unclear(
-    request: Request, response: Response, document: Mapping[str, object], path: str
+    request: Request, response: Response, error: object, path: str
 ) -> UnexpectedResponseError:
-    error = document.get("error")
-    said = f", and tells of an error: {error}" if error else ""
+    shown = shorten(redact_links(str(error)))
+    reason = f", and with an error: {shown}" if error else ""
 
     return UnexpectedResponseError(
         f"{request.operation} was answered {response.status} without saying what was "
-        f"written{said}; look at the cohort before trying again",
+        f"written{reason}; look at the cohort before trying again",
         path=path,
     )
 
@@ -359,8 +476,8 @@ def _check_app_id(value: object) -> None:
 def _check_owner(value: object) -> None:
     if value is None:
         raise InvalidInputError(
-            "an upload needs an owner: pass owner= with the login email of somebody "
-            "in the project, give it to the client, or set AMPLITUDE_OWNER"
+            "an upload needs an owner: pass owner= with the login email of a "
+            "member of the project, give it to the client, or set AMPLITUDE_OWNER"
         )
 
     _check_text("owner", value)

@@ -1,6 +1,4 @@
-"""
-The command ``amplitude-cohorts``; needs the extra ``cli``.
-"""
+"""The command ``amplitude-cohorts``; needs the extra ``cli``."""
 
 from __future__ import annotations
 

@@ -1,18 +1,15 @@
-"""
-The command and the part of it that only reads: list, show, usage, plan.
-"""
+"""The command and the part of it that only reads: list, show, usage, plan."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from .._client import CohortsClient
-from .._version import VERSION
+from .. import CohortsClient, __version__
 from . import demo, emulate, exporting, render, syncing, writes
 from .common import Connection, command
 from .exits import Exit, UsageError
@@ -38,7 +35,7 @@ def _root(
     ] = False,
 ) -> None:
     if version:
-        typer.echo(VERSION)
+        typer.echo(__version__)
         raise typer.Exit
 
     if context.invoked_subcommand is None:
@@ -46,7 +43,6 @@ def _root(
         raise typer.Exit
 
 
-@command(app, "list")
 def list_cohorts(
     connection: Connection,
     sync_info: Annotated[
@@ -54,37 +50,28 @@ def list_cohorts(
         typer.Option("--sync-info", help="Also show where each cohort is synced to."),
     ] = False,
 ) -> None:
-    """
-    List the discoverable cohorts.
-    """
+    """List the discoverable cohorts."""
     found = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
     connection.print("cohorts", found, render.cohorts)
 
 
-@command(app, "show")
 def show(
     connection: Connection,
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
 ) -> None:
-    """
-    Show one cohort, as the list tells it; --json adds its definition.
-    """
+    """Show one cohort, as it is in the list; --json adds its definition."""
     found = connection.run(lambda client: client.get_cohort(cohort_id))
     connection.print("cohort", found, render.cohort)
 
 
-@command(app, "usage")
 def usage(connection: Connection) -> None:
-    """
-    Show how many of this month's exports are spent.
-    """
+    """Show how many of this month's exports are spent."""
     found = connection.run(CohortsClient.get_usage)
     connection.print("usage", found, render.usage)
 
 
-@command(app, "plan")
 def plan(
     connection: Connection,
     cohort_ids: Annotated[
@@ -97,9 +84,7 @@ def plan(
         float, typer.Option(metavar="SECONDS", min=0, help="How long a job takes.")
     ] = 45.0,
 ) -> None:
-    """
-    Show what exporting cohorts would take; spends nothing.
-    """
+    """Show what exporting cohorts would take; spends nothing."""
     found = connection.run(
         lambda client: client.plan(
             cohort_ids,
@@ -110,17 +95,31 @@ def plan(
     connection.print("plan", found, render.plan)
 
 
-exporting.register(app)
-writes.register(app)
-syncing.register(app)
-demo.register(app)
-emulate.register(app)
+_MEMBERS = typer.Typer(help="Add members to a cohort, or remove some.")
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_cohorts,
+    "show": show,
+    "usage": usage,
+    "plan": plan,
+    "export": exporting.export,
+    "resume": exporting.resume,
+    "upload": writes.upload,
+    "sync": syncing.sync,
+    "diff": syncing.diff,
+    "demo": demo.demo,
+    "emulate": emulate.emulate,
+}
+
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(command(_function))
+
+_MEMBERS.command("add")(command(writes.add))
+_MEMBERS.command("remove")(command(writes.remove))
+app.add_typer(_MEMBERS, name="members")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command with these arguments and return its exit code.
-    """
+    """Run the command with these arguments and return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
 
     for stream in (sys.stdout, sys.stderr):

@@ -1,6 +1,4 @@
-"""
-What all commands share: options, and how a command is made of a function.
-"""
+"""What all commands share: options, and how a command is made of a function."""
 
 from __future__ import annotations
 
@@ -8,31 +6,26 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Annotated, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 
 import attrs
 import typer
 
-from .._client import CohortsClient
-from ..events import Event
-from ..protocols import EventHook
+from .. import CohortsClient
+from ..events import Event, EventHook
 from . import render
-from .progress import Narrator
-from .reporting import reported
-from .running import run
+from .progress import ProgressDisplay
+from .resume_hints import option_words
+from .running import reported, run
 
 __all__ = ("Connection", "Output", "command")
 
-P = ParamSpec("P")
 T = TypeVar("T")
-Options = TypeVar("Options", bound="Output")
 
 
 @attrs.frozen(kw_only=True)
 class Output:
-    """
-    The options of every command.
-    """
+    """The options of every command."""
 
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, errors included.")
@@ -42,20 +35,16 @@ class Output:
     )
 
     def print(self, name: str, value: T, show: Callable[[T], None]) -> None:
-        """
-        Print *value* on stdout: under its *name* as JSON, or as *show* does.
-        """
+        """Print *value* on stdout: under its *name* as JSON, or as *show* does."""
         if self.as_json:
             render.document(name, value)
         else:
             show(value)
 
-    def tell(self, words: str) -> None:
-        """
-        Say something on stderr, if somebody is there to read it.
-        """
+    def note(self, text: str) -> None:
+        """Print *text* on stderr, if it is a terminal."""
         if not self.quiet and sys.stderr.isatty():
-            sys.stderr.write(f"{words}\n")
+            sys.stderr.write(f"{text}\n")
 
 
 @attrs.frozen(kw_only=True)
@@ -85,50 +74,42 @@ class Connection(Output):
 
     @property
     def arguments(self) -> list[str]:
-        """
-        The options that another command needs to ask the same service.
-        """
-        given = {"--region": self.region, "--base-url": self.base_url}
-
-        return [
-            word
-            for name, value in given.items()
-            if value is not None
-            for word in (name, value)
-        ]
+        """The options that another command needs to ask the same service."""
+        return option_words(region=self.region, base_url=self.base_url)
 
     def run(
         self,
         work: Callable[[CohortsClient], Coroutine[object, object, T]],
         *,
         hook: EventHook | None = None,
+        file_mode: int | None = None,
     ) -> T:
         """
-        Do *work* with a client, and show how it goes where somebody watches.
+        Do *work* with a client, and show its progress on a terminal.
 
         Args:
-            hook: Told of the client's events as well.
+            hook: Called with the client's events as well.
+
+            file_mode: Of the files that the client makes.
         """
         overrides = self._overrides()
 
-        async def connected(narrator: Narrator) -> T:
-            """
-            Do the work with a client that tells of what it does.
-            """
+        async def connected(display: ProgressDisplay) -> T:
+            """Do the work with a client that shows its events."""
 
-            def tell(event: Event) -> None:
-                """
-                Pass an event on to whoever listens.
-                """
-                narrator(event)
+            def on_event(event: Event) -> None:
+                """Pass an event on to the display and the caller's hook."""
+                display(event)
                 if hook is not None:
                     hook(event)
 
-            async with CohortsClient.from_env(hook=tell, **overrides) as client:
+            async with CohortsClient.from_env(
+                hook=on_event, file_mode=file_mode, **overrides
+            ) as client:
                 return await work(client)
 
-        with Narrator(quiet=self.quiet) as narrator:
-            return run(connected(narrator))
+        with ProgressDisplay(quiet=self.quiet) as display:
+            return run(connected(display))
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
@@ -146,32 +127,17 @@ class Connection(Output):
         return overrides
 
 
-def command(
-    app: typer.Typer, name: str
-) -> Callable[
-    [Callable[Concatenate[Options, P], None]], Callable[Concatenate[Options, P], None]
-]:
+def command(function: Callable[..., None]) -> Callable[..., None]:
     """
-    Make a command of a function whose first argument holds the shared options.
+    Return a function for typer, whose first argument's fields are options.
 
     Which ones, its annotation says: `Output` or `Connection`.
     """
-
-    def register(
-        function: Callable[Concatenate[Options, P], None],
-    ) -> Callable[Concatenate[Options, P], None]:
-        app.command(name)(_flat(function))
-        return function
-
-    return register
-
-
-def _flat(function: Callable[..., None]) -> Callable[..., None]:
     first, *own = inspect.signature(function, eval_str=True).parameters.values()
     shared = _parameters_of(first.annotation)
 
     @wraps(function)
-    def command(**given: object) -> None:
+    def flat(**given: object) -> None:
         kept = {each.name: given.pop(each.name) for each in shared}
         options: Output = first.annotation(**kept)
 
@@ -180,10 +146,10 @@ def _flat(function: Callable[..., None]) -> Callable[..., None]:
 
     # What typer reads: the shared options as if each command had spelt them.
     both = [*own, *shared]
-    command.__annotations__ = {each.name: each.annotation for each in both}
-    vars(command)["__signature__"] = inspect.Signature(both)
+    flat.__annotations__ = {each.name: each.annotation for each in both}
+    vars(flat)["__signature__"] = inspect.Signature(both)
 
-    return command
+    return flat
 
 
 def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:

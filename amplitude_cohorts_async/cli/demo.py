@@ -1,9 +1,8 @@
-"""
-``demo``: an export of two million users, without an account.
-"""
+"""``demo``: an export of two million users, without an account."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,26 +16,24 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
-from .._client import CohortsClient
-from .._job import ExportJob
+from .. import CohortsClient, ExportJob
 from ..events import BytesReceived, Event, LinkRenewed, RequestSent, StatusPolled
 from ..models import Cohort, SavedExport
 from ..policies import Polling
 from ..testing.demo import DEMO_COHORT
-from .common import Output, command
+from .common import Output
 from .emulator_process import Emulator, emulator_process
-from .memory import peak_memory
 from .progress import bars
 from .running import run
 
-__all__ = ("register",)
+__all__ = ("demo",)
 
 _USERS = 2_000_000
 _JOB_SECONDS = 2.0
 
 
 @attrs.frozen(kw_only=True)
-class Facts:
+class DemoResult:
     """
     What a demo found.
 
@@ -53,14 +50,13 @@ class Facts:
 
         megabytes_per_second: Of the file, in this time.
 
-        api_calls: Requests that Amplitude's place in this answered.
+        api_calls: Requests to the emulated API.
 
         links: Links the file took.
 
         exports_spent: As the usage says.
 
-        peak_memory: Of this process, in bytes; None if the system does not
-            tell.
+        peak_memory: Of this process, in bytes; None if unknown.
 
         path: Where the file is; None when it was not kept.
     """
@@ -78,13 +74,6 @@ class Facts:
     path: Path | None
 
 
-def register(app: typer.Typer) -> None:
-    """
-    Add this command.
-    """
-    command(app, "demo")(demo)
-
-
 def demo(
     shared: Output,
     output: Annotated[
@@ -97,21 +86,23 @@ def demo(
         int, typer.Option("--users", min=1_000, help="Users in the cohort.")
     ] = _USERS,
 ) -> None:
-    """
-    Export two million users from an emulator on this machine; no account needed.
-    """
-    stage = _Stage(Console(stderr=shared.as_json, quiet=shared.quiet, highlight=False))
+    """Export two million users from an emulator on this machine; no account needed."""
+    script = _Script(
+        Console(stderr=shared.as_json, quiet=shared.quiet, highlight=False)
+    )
 
     with TemporaryDirectory(prefix="amplitude-cohorts-demo-") as folder:
-        facts = _play(stage, output or Path(folder, "members.csv"), users)
+        result = _play(script, output or Path(folder, "members.csv"), users)
 
-    facts = attrs.evolve(facts, path=output)
-    shared.print("demo", facts, _summary)
+    result = attrs.evolve(result, path=output)
+    shared.print("demo", result, _summary)
 
 
-def _play(stage: _Stage, to: Path, users: int) -> Facts:
-    stage.step("Starting a strict emulator of Amplitude's API, in a process of its own")
-    stage.say("The first time, it makes up its users: a few seconds.")
+def _play(script: _Script, to: Path, users: int) -> DemoResult:
+    script.step(
+        "Starting a strict emulator of Amplitude's API, in a process of its own"
+    )
+    script.say("The first time, it makes up its users: a few seconds.")
     options = [
         "--demo",
         "--mishaps",
@@ -120,81 +111,86 @@ def _play(stage: _Stage, to: Path, users: int) -> Facts:
     ]
 
     with emulator_process(*options) as emulator:
-        stage.say(
+        script.say(
             f"It listens at {emulator.base_url}, and knows the limits and quotas."
         )
-        return run(_connected(stage, emulator, to))
+        return run(_connected(script, emulator, to))
 
 
-async def _connected(stage: _Stage, emulator: Emulator, to: Path) -> Facts:
+async def _connected(script: _Script, emulator: Emulator, to: Path) -> DemoResult:
     keys = emulator.environment
-    tally = _Tally(stage)
+    counter = _CallCounter(script)
 
     # Real jobs take a minute, and are asked about less often.
     async with CohortsClient(
         keys["AMPLITUDE_API_KEY"],
         keys["AMPLITUDE_SECRET_KEY"],
         base_url=emulator.base_url,
-        polling=Polling(first=0.5, every=0.5),
-        hook=tally,
+        polling=Polling(initial_delay=0.5, interval=0.5),
+        hook=counter,
     ) as client:
-        cohort = await _look_around(stage, client)
-        job = await _request(stage, client, cohort)
+        cohort = await _look_around(script, client)
+        job = await _request(script, client, cohort)
         started = time.perf_counter()
-        saved = await _download(stage, job, to)
+        saved = await _download(script, job, to)
         seconds = time.perf_counter() - started
-        counted = await _count(stage, client.resume_export(saved.token))
+        counted = await _count(script, client.resume_export(saved.token))
         usage = await client.get_usage()
 
-    return Facts(
+    return DemoResult(
         users=counted[0],
         anonymous=counted[1],
         size=saved.size,
         downloaded=saved.downloaded,
         seconds=round(seconds, 3),
         megabytes_per_second=round(saved.size / seconds / 1e6, 1),
-        api_calls=tally.calls,
+        api_calls=counter.calls,
         links=saved.links,
         exports_spent=usage.used,
-        peak_memory=peak_memory(),
+        peak_memory=_peak_memory(),
         path=None,
     )
 
 
-async def _look_around(stage: _Stage, client: CohortsClient) -> Cohort:
-    stage.step("Asking which cohorts there are")
+async def _look_around(script: _Script, client: CohortsClient) -> Cohort:
+    script.step("Asking which cohorts there are")
     cohorts = await client.list_cohorts()
 
     for cohort in cohorts:
-        stage.say(f"{cohort.id:10} {cohort.size or 0:>9,} users  {cohort.name}")
+        script.say(f"{cohort.id:10} {cohort.size or 0:>9,} users  {cohort.name}")
 
     usage = await client.get_usage()
-    stage.say(f"{usage.remaining} of this month's {usage.limit} exports are left.")
+    script.say(f"{usage.remaining} of this month's {usage.limit} exports are left.")
 
     return next(cohort for cohort in cohorts if cohort.id == DEMO_COHORT)
 
 
-async def _request(stage: _Stage, client: CohortsClient, cohort: Cohort) -> ExportJob:
-    stage.step(f"Requesting the export of {cohort.id}, and waiting for its file")
+async def _request(script: _Script, client: CohortsClient, cohort: Cohort) -> ExportJob:
+    script.step(f"Requesting the export of {cohort.id}, and waiting for its file")
     job = await client.request_export(cohort.id)
-    stage.say(f"It is job {job.request_id}: any process can take it up for seven days.")
+    script.say(
+        f"It is job {job.request_id}: any process can take it up for seven days."
+    )
 
     return await job.wait(timeout=60.0)
 
 
-async def _download(stage: _Stage, job: ExportJob, to: Path) -> SavedExport:
-    stage.step("Downloading; it will meet an expired link and a cut connection")
+async def _download(script: _Script, job: ExportJob, to: Path) -> SavedExport:
+    script.step("Downloading; it will meet an expired link and a cut connection")
 
-    with stage.bar() as progress:
+    with script.bar() as progress:
         saved = await job.download(to, progress=progress)
 
-    stage.say(f"The file is whole, and got its name only now. SHA-256 {saved.sha256}")
+    digest = await saved.digest()
+    script.say(f"The file is whole, and got its name only now. SHA-256 {digest}")
 
     return saved
 
 
-async def _count(stage: _Stage, job: ExportJob) -> tuple[int, int]:
-    stage.step("Reading the same export again, as a stream of members; nothing on disk")
+async def _count(script: _Script, job: ExportJob) -> tuple[int, int]:
+    script.step(
+        "Reading the same export again, as a stream of members; nothing on disk"
+    )
     users = anonymous = 0
     started = time.perf_counter()
 
@@ -204,38 +200,30 @@ async def _count(stage: _Stage, job: ExportJob) -> tuple[int, int]:
             anonymous += sum(member.user_id is None for member in batch)
 
     seconds = time.perf_counter() - started
-    stage.say(f"{users:,} users, {anonymous:,} of them anonymous, in {seconds:.1f} s.")
+    script.say(f"{users:,} users, {anonymous:,} of them anonymous, in {seconds:.1f} s.")
 
     return users, anonymous
 
 
-class _Stage:
-    """
-    Where the story is told.
-    """
+class _Script:
+    """Prints the steps of the demo."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._steps = 0
 
     def step(self, words: str) -> None:
-        """
-        Begin the next step.
-        """
+        """Begin the next step."""
         self._steps += 1
         self._print(Text(f"{self._steps}. {words}", style="bold"))
 
     def say(self, words: str) -> None:
-        """
-        Tell something about this step.
-        """
+        """Print a remark on this step."""
         self._print(Text(f"   {words}"))
 
     @contextmanager
     def bar(self) -> Generator[Callable[[BytesReceived], None]]:
-        """
-        Draw the progress of a download, on a terminal.
-        """
+        """Draw the progress of a download, on a terminal."""
         shown = bars(self.console)
         shown.disable = not self.console.is_terminal
         task = shown.add_task("  ", total=None)
@@ -250,14 +238,14 @@ class _Stage:
         self.console.print(text, soft_wrap=True)
 
 
-class _Tally:
+class _CallCounter:
     """
-    An event hook that counts calls, and tells what a job and its file meet.
+    An event hook that counts calls, and prints what happens to a job and its file.
     """
 
-    def __init__(self, stage: _Stage) -> None:
+    def __init__(self, script: _Script) -> None:
         self.calls = 0
-        self._stage = stage
+        self._script = script
         self._word = ""
 
     def __call__(self, event: Event, /) -> None:
@@ -266,9 +254,9 @@ class _Tally:
                 self.calls += 1
             case StatusPolled(word=word, elapsed=elapsed) if word != self._word:
                 self._word = word
-                self._stage.say(f"{word} after {elapsed:.1f} s")
+                self._script.say(f"{word} after {elapsed:.1f} s")
             case LinkRenewed(links=links, received=received):
-                self._stage.say(
+                self._script.say(
                     f"Link {links} broke at {decimal(received)}; a fresh one goes on "
                     f"from there."
                 )
@@ -276,20 +264,41 @@ class _Tally:
                 pass
 
 
-def _summary(facts: Facts) -> None:
+def _summary(result: DemoResult) -> None:
     console = Console(highlight=False)
-    peak = "not told" if facts.peak_memory is None else decimal(facts.peak_memory)
+    peak = "unknown" if result.peak_memory is None else decimal(result.peak_memory)
     rows = {
-        "users": f"{facts.users:,}",
-        "bytes": f"{facts.size:,} ({facts.downloaded:,} on the wire)",
-        "seconds": f"{facts.seconds:.2f} for the download",
-        "MB/s": f"{facts.megabytes_per_second:.1f}",
-        "API calls": f"{facts.api_calls}",
-        "links used": f"{facts.links}",
-        "exports spent": f"{facts.exports_spent}",
+        "users": f"{result.users:,}",
+        "bytes": f"{result.size:,} ({result.downloaded:,} on the wire)",
+        "seconds": f"{result.seconds:.2f} for the download",
+        "MB/s": f"{result.megabytes_per_second:.1f}",
+        "API calls": f"{result.api_calls}",
+        "links used": f"{result.links}",
+        "exports spent": f"{result.exports_spent}",
         "peak memory": f"{peak}, in this process",
     }
     console.print()
 
     for name, value in rows.items():
         console.print(f"   [bold]{name:14}[/] {value}", soft_wrap=True)
+
+
+def _peak_memory() -> int | None:
+    """Return the most bytes this process ever had in memory; None if unknown."""
+    # Linux passes the peak of getrusage() on from parent to child, so that a
+    # small program begun by a large one seems large. This one it does not.
+    status = Path("/proc/self/status")
+
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+
+    try:
+        import resource  # noqa: PLC0415 - Windows has none
+    except ImportError:
+        return None
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    return peak if sys.platform == "darwin" else peak * 1024

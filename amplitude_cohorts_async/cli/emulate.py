@@ -1,6 +1,4 @@
-"""
-``emulate``: Amplitude's API on this machine, for anybody's client.
-"""
+"""``emulate``: Amplitude's API on this machine, for anybody's client."""
 
 from __future__ import annotations
 
@@ -13,17 +11,10 @@ import typer
 
 from ..testing import CohortsEmulator, Quotas
 from ..testing.demo import add_demo_cohorts, serve
-from .common import Output, command
+from .common import Output
 from .running import run
 
-__all__ = ("register",)
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add this command.
-    """
-    command(app, "emulate")(emulate)
+__all__ = ("emulate",)
 
 
 def emulate(
@@ -67,18 +58,18 @@ def emulate(
     add_demo_cohorts(emulator, size=users)
 
     def announce(running: CohortsEmulator) -> None:
-        output.print("emulator", _facts(running), lambda _: _environment(running))
+        output.print("emulator", _addresses(running), lambda _: _environment(running))
         sys.stdout.flush()
-        output.tell(f"Emulating Amplitude at {running.base_url}; Ctrl-C to stop.")
+        output.note(f"Emulating Amplitude at {running.base_url}; Ctrl-C to stop.")
 
-    output.tell("Making up the users; this takes a few seconds the first time.")
+    output.note("Making up the users; this takes a few seconds the first time.")
 
     # It has no other end.
     with suppress(KeyboardInterrupt):
         run(serve(emulator, announce=announce))
 
 
-def _facts(emulator: CohortsEmulator) -> dict[str, object]:
+def _addresses(emulator: CohortsEmulator) -> dict[str, object]:
     return {
         "base_url": emulator.base_url,
         "store_url": emulator.store_url,

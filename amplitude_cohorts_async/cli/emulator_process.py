@@ -1,6 +1,4 @@
-"""
-The emulator as a process of its own, gone when we are.
-"""
+"""The emulator as a process of its own, gone when we are."""
 
 from __future__ import annotations
 
@@ -22,16 +20,12 @@ _PATIENCE = 5.0
 
 
 class EmulatorError(CohortsError):
-    """
-    The emulator's process did not start.
-    """
+    """The emulator's process did not start."""
 
 
 @attrs.frozen(kw_only=True)
 class Emulator:
-    """
-    Where a running emulator is, and which keys are good there.
-    """
+    """Where a running emulator is, and which keys are good there."""
 
     base_url: str
     environment: Mapping[str, str] = attrs.field(repr=False)

@@ -1,6 +1,4 @@
-"""
-How the command ends: what it tells the shell.
-"""
+"""The command's exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ class Exit(IntEnum):
 
         INTERRUPTED: Ctrl-C or SIGTERM.
 
-        UNREAD: Whoever read our output went away, as ``head`` does.
+        UNREAD: The reader of our output has gone, as ``head`` does.
     """
 
     OK = 0
@@ -50,8 +48,12 @@ class Exit(IntEnum):
     UNREAD = 141
 
 
-# typer does not export the parent of its usage errors.
-UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro__[1])
+# typer does not export the parent of its usage errors; the name finds it.
+UsageError: type[Exception] = next(
+    cast("type[Exception]", kind)
+    for kind in typer.BadParameter.__mro__
+    if kind.__name__ == "UsageError"
+)
 
 _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
     (
@@ -68,16 +70,14 @@ _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
             errors.ExportTimeoutError,
             errors.IncompleteDownloadError,
             errors.StorageError,
-            errors.PartialUploadError,
+            errors.PartialWriteError,
         ),
     ),
 )
 
 
 def exit_of(error: BaseException) -> Exit:
-    """
-    Tell the exit code for an error.
-    """
+    """Return the exit code for an error."""
     # A question that Ctrl-C or the end of stdin answers is typer's Abort.
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Exit.INTERRUPTED

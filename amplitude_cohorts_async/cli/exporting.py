@@ -1,10 +1,7 @@
-"""
-The part of the command that brings files: export, resume.
-"""
+"""The part of the command that brings files: export, resume."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -12,21 +9,17 @@ from urllib.parse import quote
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._core.tokens import from_token
-from .._io.disk.files import checked_target
+from .. import CohortsClient
 from ..models import ExportOutcome, SavedExport
 from . import render
-from .common import Connection, command
+from .common import Connection
 from .exits import Exit, exit_of
-from .going_on import Jobs, command_line, saying_how_to_go_on
+from .resume_hints import StartedJobs, command_line, option_words, resume_hints
 
-__all__ = ("AllProperties", "Properties", "register", "wanted_properties")
+__all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 
 _PATIENCE = 1800.0
-"""
-Seconds to wait for a job.
-"""
+"""Seconds to wait for a job."""
 
 Format = Annotated[
     str | None,
@@ -49,12 +42,23 @@ AllProperties = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """
-    Add these commands.
-    """
-    command(app, "export")(export)
-    command(app, "resume")(resume)
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no octal number; pass permission bits, as in 640"
+        ) from None
+
+
+FileMode = Annotated[
+    int | None,
+    typer.Option(
+        parser=_octal,
+        metavar="OCTAL",
+        help="Mode of new files, as in 640; by default as the umask says.",
+    ),
+]
 
 
 def export(
@@ -75,8 +79,9 @@ def export(
     named: Properties = None,
     all_properties: AllProperties = False,
     format: Format = None,  # noqa: A002 - the word users know
+    file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
-    at_once: Annotated[
+    max_concurrency: Annotated[
         int,
         typer.Option(
             min=1,
@@ -108,8 +113,9 @@ def export(
         output=output,
         properties=wanted_properties(named, all_properties),
         format=format,
+        file_mode=file_mode,
         timeout=timeout,
-        at_once=at_once,
+        max_concurrency=max_concurrency,
         skip_unchanged=skip_unchanged,
     )
 
@@ -133,6 +139,7 @@ def resume(
         typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
     ] = None,
     format: Format = None,  # noqa: A002 - the word users know
+    file_mode: FileMode = None,
     timeout: Timeout = _PATIENCE,
 ) -> None:
     """
@@ -140,28 +147,29 @@ def resume(
 
     Its file stays available for seven days.
     """
-    ticket = from_token(job)
-    to = output or _file_named(ticket.cohort_id or ticket.request_id, format)
-    target = checked_target(to, format)
-    jobs = Jobs(ticket.request_id)
+    jobs = StartedJobs()
+    to = output or Path()
 
     async def work(client: CohortsClient) -> SavedExport:
-        """
-        Wait for the file, and save it.
-        """
-        resumed = await client.resume_export(job).wait(timeout=timeout)
-        return await resumed.save(target)
+        """Wait for the file, and save it."""
+        nonlocal to
+        resumed = client.resume_export(job)
+        jobs.request_ids.append(resumed.request_id)
+        to = output or _file_named(resumed.cohort_id or resumed.request_id, format)
+        return await resumed.download(to, format=format, timeout=timeout)
 
-    with saying_how_to_go_on(jobs, _resumption(connection, to, format)):
-        saved = connection.run(work, hook=jobs)
+    with resume_hints(
+        lambda error: _resume(
+            connection, jobs, error, to=to, format=format, file_mode=file_mode
+        )
+    ):
+        saved = connection.run(work, hook=jobs, file_mode=file_mode)
 
     connection.print("export", saved, render.saved)
 
 
 def wanted_properties(named: list[str] | None, every: bool) -> bool | list[str]:
-    """
-    Return what the two options about properties ask for.
-    """
+    """Return what the two options about properties ask for."""
     if named and every:
         raise typer.BadParameter("pass either --property or --properties")
 
@@ -174,17 +182,27 @@ class _Order:
     output: Path | None
     properties: bool | list[str]
     format: str | None
+    file_mode: int | None
     timeout: float
-    at_once: int
+    max_concurrency: int
     skip_unchanged: bool
 
 
 def _into_file(connection: Connection, order: _Order) -> None:
     (cohort_id,) = order.cohort_ids
     to = order.output or _file_named(cohort_id, order.format)
-    jobs = Jobs()
+    jobs = StartedJobs()
 
-    with saying_how_to_go_on(jobs, _resumption(connection, to, order.format)):
+    with resume_hints(
+        lambda error: _resume(
+            connection,
+            jobs,
+            error,
+            to=to,
+            format=order.format,
+            file_mode=order.file_mode,
+        )
+    ):
         saved = connection.run(
             lambda client: client.export(
                 cohort_id,
@@ -194,6 +212,7 @@ def _into_file(connection: Connection, order: _Order) -> None:
                 format=order.format,
             ),
             hook=jobs,
+            file_mode=order.file_mode,
         )
 
     connection.print("export", saved, render.saved)
@@ -209,7 +228,7 @@ def _into_directory(connection: Connection, order: _Order) -> None:
             properties=order.properties,
             timeout=order.timeout,
             format=order.format or "csv",
-            at_once=order.at_once,
+            max_concurrency=order.max_concurrency,
             skip_unchanged=order.skip_unchanged,
         ) as batch:
             async for outcome in batch:
@@ -219,11 +238,12 @@ def _into_directory(connection: Connection, order: _Order) -> None:
 
         return outcomes
 
-    try:
-        outcomes = connection.run(work)
-    except KeyboardInterrupt as stop:
-        stop.add_note(_again(connection, order))
-        raise
+    with resume_hints(
+        lambda error: (
+            [_again(connection, order)] if isinstance(error, KeyboardInterrupt) else []
+        )
+    ):
+        outcomes = connection.run(work, file_mode=order.file_mode)
 
     if connection.as_json:
         render.document("exports", outcomes)
@@ -235,30 +255,41 @@ def _into_directory(connection: Connection, order: _Order) -> None:
         raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILURE)
 
 
-def _resumption(
+def _resume(
     connection: Connection,
+    jobs: StartedJobs,
+    error: BaseException,
+    *,
     to: Path,
     format: str | None,  # noqa: A002
-) -> Callable[[str], str]:
-    also = [] if format is None else ["--format", format]
+    file_mode: int | None,
+) -> list[str]:
+    options = [
+        *option_words(format=format, file_mode=_octal_text(file_mode)),
+        *connection.arguments,
+    ]
 
-    return lambda request_id: command_line(
-        "resume", request_id, "-o", str(to), *also, *connection.arguments
-    )
+    return [
+        command_line("resume", request_id, "-o", str(to), *options)
+        for request_id in jobs.left_by(error)
+    ]
 
 
 def _again(connection: Connection, order: _Order) -> str:
-    named = order.properties if isinstance(order.properties, list) else ()
-    words = [
-        *order.cohort_ids,
-        *("-o", str(order.output or Path())),
-        *(word for name in named for word in ("--property", name)),
-        *(["--properties"] if order.properties is True else []),
-        *([] if order.format is None else ["--format", order.format]),
-        *(["--skip-unchanged"] if order.skip_unchanged else []),
-    ]
+    options = option_words(
+        property=order.properties if isinstance(order.properties, list) else None,
+        properties=order.properties is True,
+        format=order.format,
+        file_mode=_octal_text(order.file_mode),
+        skip_unchanged=order.skip_unchanged,
+    )
+    words = [*order.cohort_ids, "-o", str(order.output or Path()), *options]
 
     return command_line("export", *words, *connection.arguments)
+
+
+def _octal_text(file_mode: int | None) -> str | None:
+    return None if file_mode is None else f"{file_mode:o}"
 
 
 def _file_named(stem: str, format: str | None) -> Path:  # noqa: A002

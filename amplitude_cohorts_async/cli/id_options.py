@@ -1,6 +1,4 @@
-"""
-What the writing commands share: where ids come from, and where the skipped go.
-"""
+"""What the writing commands share: where ids come from, and where the skipped go."""
 
 from __future__ import annotations
 
@@ -14,10 +12,9 @@ import anyio.to_thread
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._io.writes.ids import IdSource, each_of, ids_of_stream
-from .._io.writes.writing import OnSkipped
+from .. import CohortsClient, read_ids
 from ..models import IdType, MembershipReport, OperationReport
+from ..types import IdSource, OnSkipped
 from . import render
 from .common import Connection
 
@@ -25,9 +22,11 @@ __all__ = (
     "CountGroup",
     "Ids",
     "Kind",
+    "MaxRemoved",
     "MembershipChange",
     "Skipped",
     "Strict",
+    "Yes",
     "id_source",
     "show_members",
     "skipped_to",
@@ -53,6 +52,16 @@ CountGroup: TypeAlias = Annotated[
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Fail on ids the service does not know.")
 ]
+MaxRemoved: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="The largest share of the members to remove.",
+    ),
+]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Skipped: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append the ids that were skipped to this file."),
@@ -61,9 +70,7 @@ Skipped: TypeAlias = Annotated[
 
 @attrs.frozen
 class MembershipChange:
-    """
-    What the options say about a change of a cohort's members.
-    """
+    """What the options say about a change of a cohort's members."""
 
     cohort_id: str
     id_type: IdType
@@ -79,9 +86,7 @@ class MembershipChange:
         remove: IdSource = (),
         journal: Path | None = None,
     ) -> MembershipReport:
-        """
-        Make the change.
-        """
+        """Make the change."""
         async with skipped_to(self.skipped) as on_skipped:
             return await client.update_membership(
                 self.cohort_id,
@@ -96,23 +101,19 @@ class MembershipChange:
 
 
 def id_source(connection: Connection, ids: Path) -> IdSource:
-    """
-    Return the ids of a file, or of stdin.
-    """
+    """Return the ids of a file, or of stdin."""
     if str(ids) != "-":
         return ids
 
     if connection.secret_key_stdin:
         raise typer.BadParameter("stdin cannot hold both the secret key and the ids")
 
-    return each_of(ids_of_stream(sys.stdin.buffer, "standard input"))
+    return read_ids(sys.stdin.buffer)
 
 
 @asynccontextmanager
 async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
-    """
-    Open a file for the ids that are skipped; None keeps them nowhere.
-    """
+    """Open a file for the ids that are skipped; None discards them."""
     if path is None:
         yield None
         return
@@ -120,28 +121,22 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
     file = await anyio.to_thread.run_sync(lambda: path.open("a", encoding="utf-8"))
 
     def append(ids: Sequence[str]) -> None:
-        """
-        Write the ids, one a line.
-        """
+        """Write the ids, one a line."""
         file.writelines(f"{id_}\n" for id_ in ids)
         file.flush()
 
-    async def tell(ids: Sequence[str]) -> None:
-        """
-        Write them where it holds up nobody.
-        """
+    async def append_in_thread(ids: Sequence[str]) -> None:
+        """Write the ids without blocking the loop."""
         await anyio.to_thread.run_sync(append, ids)
 
     try:
-        yield tell
+        yield append_in_thread
     finally:
         file.close()
 
 
 def show_members(report: MembershipReport) -> None:
-    """
-    Print what was added and removed.
-    """
+    """Print what was added and removed."""
     for word, operation in (("added", report.added), ("removed", report.removed)):
         if operation.batches:
             render.table(None, _rows(word, operation))

@@ -1,6 +1,4 @@
-"""
-How an export goes, on stderr, for whoever watches: a terminal, or nobody.
-"""
+"""The progress of exports and writes, on stderr, where that is a terminal."""
 
 from __future__ import annotations
 
@@ -35,18 +33,14 @@ from ..events import (
 )
 from .render import printable
 
-__all__ = ("Narrator", "bars", "watched_terminal")
+__all__ = ("ProgressDisplay", "bars", "watched_terminal")
 
 _NARROW = 60
-"""
-Columns of a terminal below which speed and time have no room.
-"""
+"""Columns of a terminal below which speed and time have no room."""
 
 
-class Narrator:
-    """
-    An event hook that draws a bar for each job; silent without a terminal.
-    """
+class ProgressDisplay:
+    """An event hook that draws a bar for each job; silent without a terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
         console = None if quiet else watched_terminal()
@@ -68,9 +62,7 @@ class Narrator:
             self._bars.stop()
 
     def __call__(self, event: Event, /) -> None:
-        """
-        Show what *event* says.
-        """
+        """Show what *event* says."""
         if self._bars is None:
             return
 
@@ -122,9 +114,7 @@ class Narrator:
 
 
 def watched_terminal() -> Console | None:
-    """
-    Return stderr when it is a terminal that can draw, else None.
-    """
+    """Return stderr when it is a terminal that can draw, else None."""
     # Our own look at it: FORCE_COLOR would have rich take a file for one.
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
@@ -133,9 +123,7 @@ def watched_terminal() -> Console | None:
 
 
 def bars(console: Console) -> Progress:
-    """
-    Return a display of downloads that fits the terminal, not started yet.
-    """
+    """Return a display of downloads that fits the terminal, not started yet."""
     wide = [_Moving(TransferSpeedColumn()), _Moving(TimeRemainingColumn())]
 
     return Progress(
@@ -151,17 +139,13 @@ def bars(console: Console) -> Progress:
 
 
 class _Moving(ProgressColumn):
-    """
-    A column that is empty until bytes arrive.
-    """
+    """A column that is empty until bytes arrive."""
 
     def __init__(self, column: ProgressColumn) -> None:
         super().__init__()
         self._column = column
 
     def render(self, task: Task) -> Text:
-        """
-        Show the column, or nothing yet.
-        """
+        """Show the column, or nothing yet."""
         shown = self._column.render(task) if task.completed else None
         return shown if isinstance(shown, Text) else Text()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import cast
@@ -38,6 +38,12 @@ __all__ = (
     "usage",
 )
 
+_ALSO: Mapping[type, Sequence[str]] = {
+    # Users of the JSON should not have to subtract.
+    Usage: ["remaining"],
+    SavedExport: ["sha256", "rows"],
+}
+
 JSON_VERSION = 1
 """
 Raised when a key of the JSON goes away or changes its meaning. New keys may
@@ -46,16 +52,12 @@ come at any time.
 
 
 def document(name: str, value: object) -> None:
-    """
-    Print a JSON document: the version, and *value* under its *name*.
-    """
+    """Print a JSON document: the version, and *value* under its *name*."""
     _print_json({"version": JSON_VERSION, name: value})
 
 
 def failure(error: BaseException, *, as_json: bool) -> None:
-    """
-    Print an error on stderr; its notes are commands that go on from it.
-    """
+    """Print an error on stderr; its notes are commands that go on from it."""
     if as_json:
         facts = {"version": JSON_VERSION, "error": _facts(error)}
         sys.stderr.write(f"{json.dumps(facts)}\n")
@@ -68,16 +70,12 @@ def failure(error: BaseException, *, as_json: bool) -> None:
 
 
 def go_on(command: str) -> None:
-    """
-    Print on stderr which command goes on with what was left.
-    """
+    """Print on stderr which command goes on with what was left."""
     sys.stderr.write(f"To go on: {printable(command)}\n")
 
 
 def cohorts(found: Sequence[Cohort]) -> None:
-    """
-    Print a list of cohorts.
-    """
+    """Print a list of cohorts."""
     table(
         ["ID", "NAME", "SIZE", "TYPE", "COMPUTED"],
         [
@@ -88,9 +86,7 @@ def cohorts(found: Sequence[Cohort]) -> None:
 
 
 def cohort(found: Cohort) -> None:
-    """
-    Print all that is known of a cohort but its definition.
-    """
+    """Print all that is known of a cohort but its definition."""
     hidden = {"definition", "extra", "metadata", "syncs"}
     rows = [
         [name.replace("_", " "), value]
@@ -101,9 +97,7 @@ def cohort(found: Cohort) -> None:
 
 
 def usage(found: Usage) -> None:
-    """
-    Print how many of the month's exports are spent.
-    """
+    """Print how many of the month's exports are spent."""
     limit = "unlimited" if found.limit is None else found.limit
     table(
         None,
@@ -117,9 +111,7 @@ def usage(found: Usage) -> None:
 
 
 def saved(file: SavedExport) -> None:
-    """
-    Print what a saved file is.
-    """
+    """Print what a saved file is."""
     if file.unchanged:
         _print(f"{printable(str(file.path))}: unchanged, nothing spent")
         return
@@ -133,9 +125,7 @@ def saved(file: SavedExport) -> None:
 
 
 def outcome(found: ExportOutcome) -> None:
-    """
-    Print how one of many exports ended: the good on stdout, the bad on stderr.
-    """
+    """Print how one of many exports ended: the good on stdout, the bad on stderr."""
     if found.saved is not None:
         saved(found.saved)
 
@@ -145,9 +135,7 @@ def outcome(found: ExportOutcome) -> None:
 
 
 def plan(found: ExportPlan) -> None:
-    """
-    Print what exporting would take.
-    """
+    """Print what exporting would take."""
     table(
         ["ID", "NAME", "SIZE", "STARTS IN", "READY IN", "SKIPPED"],
         [
@@ -178,9 +166,7 @@ def plan(found: ExportPlan) -> None:
 
 
 def table(header: Sequence[str] | None, rows: Sequence[Sequence[object]]) -> None:
-    """
-    Print rows: aligned on a terminal, with TABs and no header elsewhere.
-    """
+    """Print rows: aligned on a terminal, with TABs and no header elsewhere."""
     if not sys.stdout.isatty():
         for row in rows:
             _print("\t".join(_cell(value) for value in row))
@@ -196,9 +182,7 @@ def table(header: Sequence[str] | None, rows: Sequence[Sequence[object]]) -> Non
 
 
 def printable(text: str) -> str:
-    """
-    Return *text* without anything that a terminal would obey.
-    """
+    """Return *text* without anything that a terminal would obey."""
     if text.isprintable():
         return text
 
@@ -264,9 +248,8 @@ def _plain(value: object) -> object:
     kind = type(value)
 
     if attrs.has(kind):
-        names = [field.name for field in attrs.fields(kind)]
-        # Users of the JSON should not have to subtract.
-        names += ["remaining"] if isinstance(value, Usage) else []
+        names = [field.name for field in attrs.fields(kind) if field.name != "file"]
+        names += _ALSO.get(kind, ())
         return {name: getattr(value, name) for name in names}
 
     if isinstance(value, BaseException):

@@ -1,10 +1,7 @@
-"""
-The part of the command that compares: sync, diff.
-"""
+"""The part of the command that compares: sync, diff."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,33 +9,25 @@ from typing import Annotated
 import attrs
 import typer
 
-from .._client import CohortsClient
-from .._core.writes import Membership
-from .._io.writes.comparing import compare, compare_on_disk, write_files
-from .._sync import check_removals, known_members, needs_room
-from ..models import IdType, MembershipDiff, MembershipReport, SyncReport
+from .. import CohortsClient, diff_ids
+from ..models import IdType, MembershipReport, SyncReport
 from . import render
-from .common import Connection, Output, command
+from .common import Connection, Output
 from .id_options import (
     CountGroup,
     Ids,
     Kind,
+    MaxRemoved,
     MembershipChange,
     Skipped,
+    Yes,
     id_source,
     show_members,
     skipped_to,
 )
+from .running import run
 
-__all__ = ("register",)
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add these commands.
-    """
-    command(app, "sync")(sync)
-    command(app, "diff")(diff)
+__all__ = ("diff", "sync")
 
 
 def sync(
@@ -57,16 +46,8 @@ def sync(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be done.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    max_removed: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="The largest share of the members to remove.",
-        ),
-    ] = 0.5,
+    yes: Yes = False,
+    max_removed: MaxRemoved = 0.5,
     count_group: CountGroup = "User",
     on_disk: Annotated[
         Path | None,
@@ -74,18 +55,14 @@ def sync(
     ] = None,
     skipped: Skipped = None,
 ) -> None:
-    """
-    Make a cohort's members equal to the ids of a file; spends one export.
-    """
+    """Make a cohort's members equal to the ids of a file; spends one export."""
     if not (yes or dry_run or sys.stdin.isatty()):
-        raise typer.BadParameter("nobody is there to ask: pass --yes or --dry-run")
+        raise typer.BadParameter("no terminal to ask at: pass --yes or --dry-run")
 
     source = id_source(connection, ids)
 
     async def work(client: CohortsClient) -> SyncReport:
-        """
-        Change the cohort, or tell what would change.
-        """
+        """Change the cohort, or report what would change."""
         async with skipped_to(skipped) as on_skipped:
             return await client.sync_membership(
                 cohort_id,
@@ -102,7 +79,7 @@ def sync(
     report = connection.run(work)
 
     if not (yes or dry_run):
-        check_removals(report, max_removed)
+        report.check_removals(max_removed)
 
         if _ask(report):
             change = MembershipChange(cohort_id, id_type, count_group, False, skipped)
@@ -134,27 +111,21 @@ def diff(
 
     Writes entering.txt (in B only), exiting.txt (in A only) and existing.txt.
     """
-    membership = Membership(id_type=id_type, count_group=count_group)
-    unnameable: list[int] = []
-
-    async def work() -> MembershipDiff:
-        """
-        Compare the two files, in memory or on disk.
-        """
-        wanted = known_members(after, membership, unnameable.append)
-        current = known_members(before, membership, unnameable.append)
-
-        if on_disk:
-            return await compare_on_disk(wanted, current, _any_number, folder)
-
-        return await write_files(await compare(wanted, current, _any_number), folder)
-
-    found = asyncio.run(work())
+    found = run(
+        diff_ids(
+            before,
+            after,
+            folder,
+            id_type=id_type,
+            count_group=count_group,
+            on_disk=on_disk,
+        )
+    )
     counts = {
         "entering": len(found.add),
         "exiting": len(found.remove),
         "existing": found.kept,
-        "unnameable": sum(unnameable),
+        "unnameable": found.unnameable,
     }
     output.print("diff", counts, _show_counts)
 
@@ -163,18 +134,16 @@ def _apply(
     connection: Connection, change: MembershipChange, report: SyncReport
 ) -> SyncReport:
     async def work(client: CohortsClient) -> MembershipReport:
-        done = MembershipReport(cohort_id=report.cohort_id)
-        words = ("remove", "add") if needs_room(report) else ("add", "remove")
+        if not (report.add or report.remove):
+            return MembershipReport(cohort_id=report.cohort_id)
 
-        for word in words:
-            if word == "add" and report.add:
-                added = await change.write(client, add=report.add)
-                done = attrs.evolve(done, added=added.added)
-            elif word == "remove" and report.remove:
-                removed = await change.write(client, remove=report.remove)
-                done = attrs.evolve(done, removed=removed.removed)
+        if not report.remove_first:
+            return await change.write(client, add=report.add, remove=report.remove)
 
-        return done
+        removed = await change.write(client, remove=report.remove)
+        added = await change.write(client, add=report.add)
+
+        return attrs.evolve(added, removed=removed.removed)
 
     return attrs.evolve(report, applied=connection.run(work))
 
@@ -185,12 +154,6 @@ def _ask(report: SyncReport) -> bool:
         f"{len(report.remove):,}, keep {report.kept:,}?",
         err=True,
     )
-
-
-def _any_number(_wanted: int) -> None:
-    """
-    Files may hold more than a cohort.
-    """
 
 
 def _show_sync(report: SyncReport) -> None:

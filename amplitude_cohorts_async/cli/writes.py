@@ -1,35 +1,37 @@
-"""
-The part of the command that writes what it is told: upload, members.
-"""
+"""The commands that write ids: upload, members."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from .._client import CohortsClient
-from ..errors import CohortsError
+from .. import CohortsClient
+from ..errors import InvalidInputError
 from ..models import IdType, MembershipReport, UploadReport
 from . import render
-from .common import Connection, command
-from .going_on import command_line
+from .common import Connection
+from .exits import Exit
 from .id_options import (
     CountGroup,
     Ids,
     Kind,
+    MaxRemoved,
     MembershipChange,
     Skipped,
     Strict,
+    Yes,
     id_source,
     show_members,
     skipped_to,
 )
+from .resume_hints import OptionValue, command_line, option_words, resume_hints
 
-__all__ = ("register",)
+__all__ = ("add", "remove", "upload")
 
 Journal: TypeAlias = Annotated[
     Path | None,
@@ -42,17 +44,6 @@ Resume: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Go on with the journal in this file."),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """
-    Add these commands.
-    """
-    command(app, "upload")(upload)
-    members = typer.Typer(help="Add members to a cohort, or remove some.")
-    command(members, "add")(add)
-    command(members, "remove")(remove)
-    app.add_typer(members, name="members")
 
 
 def upload(
@@ -80,6 +71,8 @@ def upload(
         str | None,
         typer.Option(metavar="ID", help="Refill this cohort instead of making one."),
     ] = None,
+    max_removed: MaxRemoved = 0.5,
+    yes: Yes = False,
     unpublished: Annotated[
         bool, typer.Option("--unpublished", help="Hide it from other users.")
     ] = False,
@@ -95,15 +88,16 @@ def upload(
     Upload a cohort of any size.
 
     A cohort that is replaced holds only the first 100,000 ids until the rest
-    have been added.
+    have been added. With --replace the command asks first, unless --yes is given.
     """
     source = id_source(connection, ids)
     log = _journal(journal, resume)
 
+    if replace is not None and not (yes or validate_only):
+        _confirm_replacement(replace, ids)
+
     async def work(client: CohortsClient) -> UploadReport:
-        """
-        Upload, and note the ids that are skipped.
-        """
+        """Upload, and keep the ids that are skipped."""
         async with skipped_to(skipped) as on_skipped:
             return await client.upload_cohort(
                 name,
@@ -116,11 +110,12 @@ def upload(
                 replace=replace,
                 skip_invalid_ids=not strict,
                 validate_only=validate_only,
+                max_removed=max_removed,
                 journal=log,
                 on_skipped=on_skipped,
             )
 
-    with _saying_how_to_go_on(
+    with _resume_from_journal(
         connection,
         *("upload", name, str(ids)),
         id_type=id_type.value,
@@ -128,6 +123,8 @@ def upload(
         owner=owner,
         group=group,
         replace=replace,
+        max_removed=None if replace is None else max_removed,
+        yes=replace is not None,
         unpublished=unpublished,
         strict=strict,
         skipped=skipped,
@@ -150,9 +147,7 @@ def add(
     journal: Journal = None,
     resume: Resume = None,
 ) -> None:
-    """
-    Add ids to a cohort.
-    """
+    """Add ids to a cohort."""
     change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
     _update(connection, "add", change, ids, _journal(journal, resume))
 
@@ -169,9 +164,7 @@ def remove(
     journal: Journal = None,
     resume: Resume = None,
 ) -> None:
-    """
-    Remove ids from a cohort.
-    """
+    """Remove ids from a cohort."""
     change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
     _update(connection, "remove", change, ids, _journal(journal, resume))
 
@@ -191,7 +184,7 @@ def _update(
 
         return change.write(client, remove=source, journal=log)
 
-    with _saying_how_to_go_on(
+    with _resume_from_journal(
         connection,
         *("members", operation, change.cohort_id, str(ids)),
         id_type=change.id_type.value,
@@ -203,6 +196,17 @@ def _update(
         report = connection.run(work)
 
     connection.print("members", report, show_members)
+
+
+def _confirm_replacement(cohort_id: str, ids: Path) -> None:
+    # Piped ids leave no stdin to answer on.
+    if not sys.stdin.isatty() or str(ids) == "-":
+        raise typer.BadParameter("replacing a cohort asks first: pass --yes")
+
+    question = f"Replace the members of cohort {cohort_id} by the ids of {ids}?"
+
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(Exit.FAILURE)
 
 
 def _journal(journal: Path | None, resume: Path | None) -> Path | None:
@@ -218,32 +222,20 @@ def _journal(journal: Path | None, resume: Path | None) -> Path | None:
     return journal or resume
 
 
-@contextmanager
-def _saying_how_to_go_on(
-    connection: Connection, *words: str, **options: object
-) -> Generator[None]:
-    try:
-        yield
-    except (CohortsError, KeyboardInterrupt) as error:
+def _resume_from_journal(
+    connection: Connection, *words: str, **options: OptionValue
+) -> AbstractContextManager[None]:
+    def commands(error: BaseException) -> list[str]:
         journal = options["resume"]
-        if isinstance(journal, Path) and journal.exists():
-            flags = _flags(options)
-            error.add_note(command_line(*words, *flags, *connection.arguments))
-        raise
 
+        # What was refused would be refused again.
+        if not isinstance(journal, Path) or isinstance(error, InvalidInputError):
+            return []
 
-def _flags(options: Mapping[str, object]) -> list[str]:
-    given = {
-        f"--{name.replace('_', '-')}": value
-        for name, value in options.items()
-        if value is not None and value is not False
-    }
+        line = command_line(*words, *option_words(**options), *connection.arguments)
+        return [line] if journal.exists() else []
 
-    return [
-        word
-        for name, value in given.items()
-        for word in ([name] if value is True else [name, str(value)])
-    ]
+    return resume_hints(commands)
 
 
 def _show_upload(report: UploadReport) -> None:

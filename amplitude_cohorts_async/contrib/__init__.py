@@ -1,3 +1,1 @@
-"""
-Optional doors; each needs its extra and says so when it is missing.
-"""
+"""Optional doors; each needs its extra and says so when it is missing."""

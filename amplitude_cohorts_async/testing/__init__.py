@@ -1,9 +1,8 @@
 """
 The vendor's service for tests: an emulator, a clock that does not wait, and
-all that can go wrong.
+faults to queue.
 
-It stands on its own and shares no code with the client: a second opinion on
-the vendor's page. https://amplitude.com/docs/apis/analytics/behavioral-cohorts
+It shares no code with the client: it is a second reading of the vendor's page. https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 
 from __future__ import annotations
@@ -43,9 +42,8 @@ if TYPE_CHECKING:
         works,
         wrong_etag,
     )
-    from .ledger import RequestRecord, Violation
     from .options import Assumptions
-    from .quotas import Quotas
+    from .quotas import Quotas, RequestRecord, Violation
 
 __all__ = (
     "Assumptions",
@@ -89,9 +87,9 @@ _HOMES = {
     "CohortsEmulator": "emulator",
     "FakeClock": "clock",
     "Quotas": "quotas",
-    "RequestRecord": "ledger",
+    "RequestRecord": "quotas",
     "SystemClock": "clock",
-    "Violation": "ledger",
+    "Violation": "quotas",
 }
 
 

@@ -25,12 +25,10 @@ __all__ = ("main",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run until SIGTERM, SIGINT, or the end of stdin if asked for.
-    """
+    """Run until SIGTERM, SIGINT, or the end of stdin if asked for."""
     options = _parser().parse_args(arguments)
     emulator = CohortsEmulator(
-        dialect=options.dialect,
+        routes=options.routes,
         quotas=Quotas.unlimited() if options.no_limits else None,
         job_seconds=options.job_seconds,
         link_seconds=options.link_seconds,
@@ -79,14 +77,14 @@ def _watch_stdin(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> N
 
 
 def _announce(emulator: CohortsEmulator) -> None:
-    facts = {
+    details = {
         "base_url": emulator.base_url,
         "store_url": emulator.store_url,
         "environment": emulator.environment(),
         "cohorts": emulator.cohort_ids,
         "pid": os.getpid(),
     }
-    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.write(json.dumps(details) + "\n")
     sys.stdout.flush()
 
 
@@ -99,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=0, help="of the API; any that is free by default")
     add("--store-port", type=int, default=0, help="of the store behind the links")
-    add("--dialect", choices=("vendor", "openapi"), default="vendor")
+    add("--routes", choices=("vendor", "openapi"), default="vendor")
     add("--demo", action="store_true", help="add cohorts worth looking at")
     add("--size", type=int, default=2_000_000, help="users in the largest of them")
     add("--mishaps", action="store_true", help="let the first download meet some")

@@ -1,5 +1,6 @@
 """
-The vendor's API: from a request's path, query and body to an answer.
+The API, from a request's path, query and body to an answer: as the vendor's
+page has it, and as a third-party OpenAPI description has it.
 
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
@@ -15,16 +16,14 @@ from urllib.parse import parse_qsl, unquote
 
 import attrs
 
-from .answers import Answer, Refused, json_answer
-from .bodies import parse_update, parse_upload
-from .cohorts import CohortRecord, listed
+from .cohorts import CohortRecord, cohort_json, openapi_cohort_json
 from .faults import Fault
-from .jobs import Job
-from .ledger import RequestRecord
-from .service import Service
-from .writes import Uploaded, results_json, update, upload
+from .messages import Answer, Refused, json_answer, parse_update, parse_upload
+from .object_store import Job
+from .quotas import RequestRecord
+from .service import Service, Uploaded, results_json, update, upload
 
-__all__ = ("Call", "Inline", "Reply", "VendorApi")
+__all__ = ("Call", "OpenApi", "VendorApi")
 
 
 @attrs.frozen(kw_only=True)
@@ -45,23 +44,13 @@ class Call:
     fault: Fault = attrs.field(factory=Fault)
 
 
-@attrs.frozen
-class Inline:
-    """
-    The file of a job as the answer, still to be made.
-    """
-
-    job: Job
-
-
-Reply = Answer | Inline
+# A job stands for its file, which is still to be made.
+Reply = Answer | Job
 Handler = Callable[[Call], Reply]
 
 
 class VendorApi:
-    """
-    The seven endpoints of the vendor's page.
-    """
+    """The seven endpoints of the vendor's page."""
 
     routes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "list": ("GET", r"/api/3/cohorts"),
@@ -89,9 +78,7 @@ class VendorApi:
         }
 
     def step_of(self, path: str) -> tuple[str, str]:
-        """
-        Return what a path asks for, and the variable part of it.
-        """
+        """Return the step that a path asks for, and the variable part of it."""
         for step, (_, pattern) in self.routes.items():
             if match := re.fullmatch(pattern, path):
                 return step, unquote(match[1]) if match.groups() else ""
@@ -107,7 +94,7 @@ class VendorApi:
         fault: Fault,
     ) -> Reply:
         """
-        Do what a request asks for.
+        Return what a request asks for, once it is done.
 
         Args:
             credentials: The Authorization header.
@@ -132,19 +119,19 @@ class VendorApi:
     # -- The endpoints -----------------------------------------------------
 
     def list(self, call: Call) -> Reply:
-        """
-        Get all cohorts: those that are discoverable.
-        """
-        wanted = _single(call, "includeSyncInfo", ("false", "true")) == "true"
+        """Get all cohorts: those that are discoverable."""
+        sync_info = _choice(call, "includeSyncInfo", ("false", "true")) == "true"
 
         return json_answer(
-            {"cohorts": [listed(cohort, sync_info=wanted) for cohort in self.shown()]}
+            {
+                "cohorts": [
+                    cohort_json(cohort, sync_info=sync_info) for cohort in self.shown()
+                ]
+            }
         )
 
     def usage(self, call: Call) -> Reply:
-        """
-        Get usage.
-        """
+        """Get usage."""
         _allow(call)
         resets_at = self.service.resets_at().replace(tzinfo=None)
 
@@ -159,9 +146,7 @@ class VendorApi:
         )
 
     def export(self, call: Call) -> Reply:
-        """
-        Get one cohort, the first of three steps.
-        """
+        """Get one cohort, the first of three steps."""
         job = self.start(call)
 
         return json_answer(
@@ -169,38 +154,34 @@ class VendorApi:
         )
 
     def status(self, call: Call) -> Reply:
-        """
-        Get request status, the second step.
-        """
+        """Get request status, the second step."""
         _allow(call)
         job = self.service.find_job(call.argument)
-        job.suffer(call.fault)
+        job.apply(call.fault)
         running = self.service.clock.now() < job.ready_at
-        word = "JOB INPROGRESS" if running else "JOB COMPLETED"
+        status_text = "JOB INPROGRESS" if running else "JOB COMPLETED"
 
-        if job.fate == "failed":
-            running, word = False, "JOB FAILED"
+        if job.outcome == "failed":
+            running, status_text = False, "JOB FAILED"
 
         return json_answer(
             {
                 "request_id": job.request_id,
                 "cohort_id": job.cohort_id,
-                "async_status": word,
+                "async_status": status_text,
             },
             status=202 if running else 200,
         )
 
     def file(self, call: Call) -> Reply:
-        """
-        Download cohort, the third step: the file, or a link to it.
-        """
+        """Download cohort, the third step: the file, or a link to it."""
         _allow(call)
         job = self.service.find_job(call.argument)
         self.service.check_ready(job)
-        job.suffer(call.fault)
+        job.apply(call.fault)
 
-        if self.service.goes_inline(job, call.fault):
-            return Inline(job)
+        if self.service.is_sent_inline(job, call.fault):
+            return job
 
         link = self.service.issue_link(job, expired=bool(call.fault.expired))
 
@@ -214,23 +195,19 @@ class VendorApi:
         )
 
     def upload(self, call: Call) -> Reply:
-        """
-        Upload cohort.
-        """
+        """Upload cohort."""
         _allow(call)
         _check_json(call)
-        body = parse_upload(call.body, most=self.service.options.quotas.ids)
+        body = parse_upload(call.body, max_ids=self.service.options.quotas.ids)
         call.record.ids = len(body.ids)
 
         return self._uploaded(upload(self.service, body, call.record))
 
     def membership(self, call: Call) -> Reply:
-        """
-        Update cohort membership.
-        """
+        """Update cohort membership."""
         _allow(call)
         _check_json(call)
-        body = parse_update(call.body, most=self.service.options.quotas.ids)
+        body = parse_update(call.body, max_ids=self.service.options.quotas.ids)
         call.record.ids = sum(len(entry.ids) for entry in body.operations)
         results = update(self.service, body, call.record)
 
@@ -241,22 +218,18 @@ class VendorApi:
     # -- Parts -------------------------------------------------------------
 
     def shown(self) -> Sequence[CohortRecord]:
-        """
-        Return the cohorts that the list shows.
-        """
+        """Return the cohorts that the list shows."""
         return [cohort for cohort in self.service.cohorts.values() if cohort.published]
 
     def start(self, call: Call) -> Job:
-        """
-        Start an export.
-        """
+        """Start an export."""
         _allow(call, "props", "propKeys", "lastComputed")
-        wanted = _single(call, "props", ("0", "1")) == "1"
+        wanted = _choice(call, "props", ("0", "1")) == "1"
         keys = [value for name, value in call.query if name == "propKeys"]
         _check_keys(keys)
         chosen = (keys or None) if wanted else ()
         job = self.service.request_export(call.argument, chosen, call.record)
-        job.suffer(call.fault)
+        job.apply(call.fault)
 
         return job
 
@@ -270,7 +243,7 @@ class VendorApi:
             value["cohortId"] = None
 
         if result.cohort and assumed.cohorts_by_id:
-            value["cohortsById"] = {result.cohort.id: listed(result.cohort)}
+            value["cohortsById"] = {result.cohort.id: cohort_json(result.cohort)}
 
         value["metadata"] = {
             "matched": result.matched,
@@ -320,11 +293,11 @@ def _allow(call: Call, *names: str) -> None:
             raise Refused(400, f"unknown query parameter {name}", rule="query")
 
 
-def _single(call: Call, name: str, words: Sequence[str]) -> str:
-    values = [value for key, value in call.query if key == name] or [words[0]]
+def _choice(call: Call, name: str, choices: Sequence[str]) -> str:
+    values = [value for key, value in call.query if key == name] or [choices[0]]
 
-    if len(values) > 1 or values[0] not in words:
-        raise Refused(400, f"{name} must be one of {', '.join(words)}", rule="query")
+    if len(values) > 1 or values[0] not in choices:
+        raise Refused(400, f"{name} must be one of {', '.join(choices)}", rule="query")
 
     return values[0]
 
@@ -342,3 +315,81 @@ def _check_json(call: Call) -> None:
 
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise Refused(400, "Content-Type must be application/json", rule="body")
+
+
+class OpenApi(VendorApi):
+    """
+    The five endpoints of the third-party OpenAPI description.
+
+    It names jobs by their cohort and spells most things in another way.
+    Gateways and mocks are made from it; the live service does not work like
+    this.
+    """
+
+    routes: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "list": ("GET", r"/api/3/cohorts"),
+        "export": ("GET", r"/api/5/cohorts/request/([^/]+)"),
+        "status": ("GET", r"/api/5/cohorts/request/([^/]+)/status"),
+        "file": ("GET", r"/api/5/cohorts/request/([^/]+)/file"),
+        "upload": ("POST", r"/api/3/cohorts/upload"),
+    }
+    unauthorized: ClassVar[int] = 401
+
+    def list(self, call: Call) -> Reply:
+        """Retrieve a list of all cohorts."""
+        del call
+
+        return json_answer({"cohorts": list(map(openapi_cohort_json, self.shown()))})
+
+    def export(self, call: Call) -> Reply:
+        """Request an export: 200, not 202."""
+        job = self.start(call)
+
+        return json_answer({"request_id": job.request_id, "cohort_id": job.cohort_id})
+
+    def status(self, call: Call) -> Reply:
+        """Return the state of a cohort's latest export."""
+        job = self._latest(call)
+        job.apply(call.fault)
+
+        return json_answer(
+            {"request_id": job.request_id, "status": self._status_text(job)}
+        )
+
+    def file(self, call: Call) -> Reply:
+        """Send the file of a cohort's latest export; there are no links."""
+        job = self._latest(call)
+        self.service.check_ready(job)
+        job.apply(call.fault)
+
+        return job
+
+    def upload(self, call: Call) -> Reply:
+        """Create or update a cohort; only a name and ids are required."""
+        body = parse_upload(
+            call.body, max_ids=self.service.options.quotas.ids, required=("name", "ids")
+        )
+        result = upload(self.service, body, call.record)
+
+        return json_answer({"cohort_id": result.cohort and result.cohort.id})
+
+    def _latest(self, call: Call) -> Job:
+        job = self.service.latest.get(call.argument)
+
+        if job is None:
+            raise Refused(404, f"Cohort not found: {call.argument}")
+
+        return self.service.find_job(job.request_id)
+
+    def _status_text(self, job: Job) -> str:
+        now = self.service.clock.now()
+
+        if job.outcome == "failed":
+            return "failed"
+
+        if now >= job.ready_at:
+            return "complete"
+
+        halfway = (job.requested_at + job.ready_at) / 2
+
+        return "queued" if now < halfway else "computing"

@@ -1,6 +1,4 @@
-"""
-Time for tests: a clock that jumps instead of waiting, and the real one.
-"""
+"""Time for tests: a clock that jumps instead of waiting, and the real one."""
 
 from __future__ import annotations
 
@@ -18,75 +16,57 @@ import attrs
 
 __all__ = ("Clock", "FakeClock", "SystemClock", "busy", "idle")
 
-# How long, in real seconds, a request in the emulator may hold time still.
-_PATIENCE = 1.0
+# How long, in real seconds, a request in the emulator may stop time.
+_MAX_STOP = 1.0
 
 
 class Clock(Protocol):
-    """
-    The time: to read it and to wait for it.
-    """
+    """The time: to read it and to wait for it."""
 
     def now(self) -> float:
-        """
-        Tell the time in seconds on a clock that never goes back.
-        """
+        """Return the time in seconds on a clock that never goes back."""
         ...
 
     def utcnow(self) -> datetime:
-        """
-        Tell the date and time, aware and in UTC.
-        """
+        """Return the date and time, aware and in UTC."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds*; zero or less only lets others run.
-        """
+        """Return after *seconds*; zero or less only lets other tasks run."""
         ...
 
 
 class SystemClock:
-    """
-    The real time.
-    """
+    """The real time."""
 
     def now(self) -> float:
-        """
-        Tell the time in seconds on a clock that never goes back.
-        """
+        """Return the time in seconds on a clock that never goes back."""
         return time.monotonic()
 
     def utcnow(self) -> datetime:
-        """
-        Tell the date and time, aware and in UTC.
-        """
+        """Return the date and time, aware and in UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return after *seconds*.
-        """
+        """Return after *seconds*."""
         await asyncio.sleep(max(0.0, seconds))
 
 
 @attrs.define(eq=False)
 class _Sleeper:
-    """
-    One task that waits, and the loop to wake it in.
-    """
+    """One task that waits, and the loop to wake it in."""
 
     deadline: float
     loop: asyncio.AbstractEventLoop
-    called: asyncio.Event = attrs.field(factory=asyncio.Event)
+    woken: asyncio.Event = attrs.field(factory=asyncio.Event)
     gone: bool = False
 
 
 class FakeClock:
     """
-    A clock for tests: who sleeps on it is woken in order, without the wait.
+    A clock for tests: tasks that sleep on it wake in order, without the wait.
 
-    When nobody runs any more, time jumps to the earliest deadline. It can be
+    When no task runs any more, time jumps to the earliest deadline. It can be
     shared by tasks, event loops and threads: hand the same one to the client
     and to the emulator, and a test of an hour takes a moment.
     """
@@ -104,9 +84,9 @@ class FakeClock:
         Set the clock.
 
         Args:
-            start: What `now()` tells first, in seconds.
+            start: What `now()` returns first, in seconds.
 
-            utc: What `utcnow()` tells first; aware.
+            utc: What `utcnow()` returns first; aware.
 
             jumps: Whether sleeping moves time; without it only `advance()`
                 does.
@@ -114,8 +94,8 @@ class FakeClock:
             flows: Whether real time passes too, between the jumps: for code
                 under test that keeps a clock of its own.
 
-            grace: Real seconds without a sign of life before time jumps; more
-                of them for code that works long between two of its awaits.
+            grace: Real seconds without any activity before time jumps; more for
+                code that works long between two of its awaits.
         """
         if flows and not jumps:
             msg = "a clock that flows has to jump as well; pass jumps=True"
@@ -134,24 +114,18 @@ class FakeClock:
         self._active_at = time.monotonic()
 
     def now(self) -> float:
-        """
-        Tell the time in seconds on a clock that never goes back.
-        """
+        """Return the time in seconds on a clock that never goes back."""
         if self._started is None:
             return self._offset
 
         return self._offset + time.monotonic() - self._started
 
     def utcnow(self) -> datetime:
-        """
-        Tell the date and time, aware and in UTC.
-        """
+        """Return the date and time, aware and in UTC."""
         return self._zero + timedelta(seconds=self.now())
 
     def advance(self, seconds: float) -> None:
-        """
-        Let *seconds* pass at once, and wake whom they make due.
-        """
+        """Let *seconds* pass at once, and wake the tasks that are due then."""
         if seconds < 0:
             msg = f"time does not go back: {seconds} s"
             raise ValueError(msg)
@@ -159,12 +133,10 @@ class FakeClock:
         with self._lock:
             self._offset += seconds
             self._note_activity()
-            self._call_head()
+            self._wake_head()
 
     async def sleep(self, seconds: float) -> None:
-        """
-        Return when *seconds* have passed on this clock.
-        """
+        """Return when *seconds* have passed on this clock."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -176,18 +148,18 @@ class FakeClock:
                 if self._jumps and self._head() is sleeper:
                     await self._jump_when_quiet(sleeper)
                 else:
-                    await sleeper.called.wait()
-                    sleeper.called.clear()
+                    await sleeper.woken.wait()
+                    sleeper.woken.clear()
         finally:
             self._dequeue(sleeper)
 
     @contextmanager
     def busy(self) -> Generator[None]:
         """
-        Hold time still meanwhile: work is going on that takes no time.
+        Stop time meanwhile: work is going on that takes no time.
 
-        Real time is patient for a second only, lest a body that is sent to a
-        sleeping reader stops both.
+        For one real second at most, so that a body that is sent to a sleeping
+        reader does not block both for ever.
         """
         self._count_busy(+1)
 
@@ -198,9 +170,7 @@ class FakeClock:
 
     @contextmanager
     def idle(self) -> Generator[None]:
-        """
-        Within `busy()`: let time go on meanwhile.
-        """
+        """Within `busy()`: let time go on meanwhile."""
         self._count_busy(-1)
 
         try:
@@ -221,7 +191,7 @@ class FakeClock:
         with self._lock:
             sleeper.gone = True
             self._note_activity()
-            self._call_head()
+            self._wake_head()
 
     def _head(self) -> _Sleeper | None:
         with self._lock:
@@ -235,11 +205,11 @@ class FakeClock:
 
         return None
 
-    def _call_head(self) -> None:
-        # Who is called and due leaves, and so calls the next.
+    def _wake_head(self) -> None:
+        # A task that is woken and due leaves, and so wakes the next.
         while head := self._head():
             try:
-                head.loop.call_soon_threadsafe(head.called.set)
+                head.loop.call_soon_threadsafe(head.woken.set)
             except RuntimeError:  # its loop has closed just now
                 head.gone = True
             else:
@@ -256,9 +226,9 @@ class FakeClock:
             if self._activity != seen or self._head() is not sleeper:
                 return
 
-            patient = time.monotonic() - self._active_at < _PATIENCE
+            may_stop = time.monotonic() - self._active_at < _MAX_STOP
 
-            if self._busy and patient:
+            if self._busy and may_stop:
                 return
 
             # To the very deadline: now + (deadline - now) may miss it by a bit.
@@ -276,14 +246,10 @@ class FakeClock:
 
 
 def busy(clock: Clock) -> AbstractContextManager[None]:
-    """
-    Hold a fake clock still meanwhile; a real one cannot be held.
-    """
+    """Stop a fake clock meanwhile; a real one goes on."""
     return clock.busy() if isinstance(clock, FakeClock) else nullcontext()
 
 
 def idle(clock: Clock) -> AbstractContextManager[None]:
-    """
-    Within `busy()`: let a fake clock go on meanwhile.
-    """
+    """Within `busy()`: let a fake clock go on meanwhile."""
     return clock.idle() if isinstance(clock, FakeClock) else nullcontext()

@@ -1,6 +1,4 @@
-"""
-An emulator to look at: a few cohorts, and a way to run it until told to stop.
-"""
+"""An emulator to look at: a few cohorts, and a function that runs it."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ _PROPERTIES = {
 
 
 def add_demo_cohorts(emulator: CohortsEmulator, *, size: int = 2_000_000) -> None:
-    """
-    Add cohorts worth looking at; the largest, `DEMO_COHORT`, has *size* users.
-    """
+    """Add cohorts worth looking at; the largest, `DEMO_COHORT`, has *size* users."""
     emulator.add_cohort(
         DEMO_COHORT,
         size=size,
@@ -62,7 +58,7 @@ def add_demo_cohorts(emulator: CohortsEmulator, *, size: int = 2_000_000) -> Non
 
 def queue_mishaps(emulator: CohortsEmulator, *, cut_at: int = 8_000_000) -> None:
     """
-    Let the next download meet what real ones meet.
+    Queue two faults that real downloads meet, too, for the next download.
 
     Its first link is expired, and its second connection is cut after *cut_at*
     bytes.

@@ -1,6 +1,6 @@
 """
-The emulator: the vendor's service on this machine, strict and forgetful of
-nothing.
+The emulator: the vendor's service on this machine, strict, with a record of
+all that happens.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ from typing import Self
 
 from anyio.from_thread import start_blocking_portal
 
-from .api_origin import ApiOrigin
+from .api import OpenApi, VendorApi
 from .clock import Clock, SystemClock
-from .cohorts import MANUAL, CohortRecord
+from .cohorts import (
+    MANUAL,
+    CohortRecord,
+    GeneratedMembers,
+    MemberInput,
+    listed_members,
+    property_names,
+)
 from .faults import STEPS, Fault, Step
-from .generator import default_cache_dir, generated_object
-from .ledger import RequestRecord, Violation
-from .members import GeneratedMembers, MemberInput, listed_members, property_names
-from .options import Assumptions, Compression, Dialect, KnownUsers, Options, Seconds
-from .quotas import Quotas
+from .files import default_cache_dir, generated_object
+from .http import ApiOrigin, StoreOrigin
+from .object_store import ObjectCache
+from .options import Assumptions, Compression, KnownUsers, Options, Routes, Seconds
+from .quotas import Quotas, RequestRecord, Violation
 from .service import Service
-from .shelf import Shelf
-from .store_origin import StoreOrigin
 
 __all__ = ("CohortsEmulator",)
 
+_APIS = {"vendor": VendorApi, "openapi": OpenApi}
+
 
 def knows_user(name: str) -> bool:
-    """
-    Tell whether the project has this user: all but ``unknown-...``.
-    """
+    """Whether the project has this user: all but ``unknown-...``."""
     return not name.startswith("unknown-")
 
 
@@ -41,7 +46,7 @@ class CohortsEmulator:
     """
     Amplitude's Behavioral Cohorts API on two ports of this machine.
 
-    Stricter than the vendor, and it remembers: afterwards ask for
+    Stricter than the vendor, and it keeps a record: afterwards look at
     `requests()`, `violations`, `max_in_flight` and `spent`.
 
     ``async with`` runs it in the running event loop, ``with`` in a thread and
@@ -55,7 +60,7 @@ class CohortsEmulator:
         secret_key: str = "demo-secret-key",  # noqa: S107 - for a demo
         app_id: int = 153957,
         owner: str = "datamonster@amplitude.com",
-        dialect: Dialect = "vendor",
+        routes: Routes = "vendor",
         clock: Clock | None = None,
         quotas: Quotas | None = None,
         assumptions: Assumptions | None = None,
@@ -77,13 +82,13 @@ class CohortsEmulator:
         Args:
             app_id: The project of the keys; uploads have to name it.
 
-            owner: Of the cohorts that do not say whose they are.
+            owner: Of the cohorts that are added without one.
 
-            dialect: "vendor" is Amplitude's own reference page, "openapi" a
+            routes: "vendor" is Amplitude's own reference page, "openapi" a
                 third-party description that differs from it.
 
-            clock: Whose time it is here; share it with the client. The real
-                time by default.
+            clock: The time here; share it with the client. The real time by
+                default.
 
             quotas: The limits; the vendor's by default.
 
@@ -100,7 +105,7 @@ class CohortsEmulator:
                 Content-Encoding, or None for plain text.
 
             latency: Seconds that each request of the API takes, or a function
-                that tells them for a request. It is in flight meanwhile, even
+                of the request that returns them. It is in flight meanwhile, even
                 if its client has gone.
 
             known_users: Ids the project has, users' and Amplitude's; by
@@ -115,13 +120,17 @@ class CohortsEmulator:
 
             seed: Of the ids it invents: the same seed, the same ids.
         """
+        if routes not in _APIS:
+            msg = f"no routes {routes!r}; pass one of {', '.join(_APIS)}"
+            raise ValueError(msg)
+
         self.clock: Clock = clock or SystemClock()
         self.options: Options = Options(
             api_key=api_key,
             secret_key=secret_key,
             app_id=app_id,
             owner=owner,
-            dialect=dialect,
+            routes=routes,
             clock=self.clock,
             quotas=quotas or Quotas(),
             assumptions=assumptions or Assumptions(),
@@ -137,13 +146,13 @@ class CohortsEmulator:
         self._host, self._port, self._store_port = host, port, store_port
         self._lock = RLock()
         self._service = Service(self.options)
-        self._shelf = Shelf(self.options)
-        self._store = StoreOrigin(self._service, lock=self._lock, shelf=self._shelf)
+        self._cache = ObjectCache(self.options)
+        self._store = StoreOrigin(self._service, cache=self._cache, lock=self._lock)
         self._api = ApiOrigin(
             self._service,
+            _APIS[routes](self._service, store_url=lambda: self.store_url),
+            cache=self._cache,
             lock=self._lock,
-            shelf=self._shelf,
-            store_url=lambda: self.store_url,
         )
         self._open: AsyncExitStack | None = None
         self._thread: ExitStack | None = None
@@ -151,11 +160,9 @@ class CohortsEmulator:
     # -- Life --------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """
-        Listen.
-        """
+        """Listen."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._shelf.aclose)
+            stack.push_async_callback(self._cache.aclose)
             await self._store.listen(stack, self._host, self._store_port)
             await self._api.listen(stack, self._host, self._port)
             self._open = stack.pop_all()
@@ -168,18 +175,14 @@ class CohortsEmulator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """
-        Stop listening, and close all connections.
-        """
+        """Stop listening, and close all connections."""
         stack, self._open = self._open, None
 
         if stack:
             await stack.aclose()
 
     def __enter__(self) -> Self:
-        """
-        Listen in a thread with an event loop of its own.
-        """
+        """Listen in a thread with an event loop of its own."""
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal("asyncio"))
             stack.enter_context(portal.wrap_async_context_manager(self))
@@ -193,9 +196,7 @@ class CohortsEmulator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """
-        Stop listening, and end the thread.
-        """
+        """Stop listening, and end the thread."""
         stack, self._thread = self._thread, None
 
         if stack:
@@ -205,36 +206,26 @@ class CohortsEmulator:
 
     @property
     def base_url(self) -> str:
-        """
-        The origin of the API.
-        """
+        """The origin of the API."""
         return self._api.url
 
     @property
     def store_url(self) -> str:
-        """
-        The origin of the store.
-        """
+        """The origin of the store."""
         return self._store.url
 
     @property
     def api_key(self) -> str:
-        """
-        The key that is good here.
-        """
+        """The key that is good here."""
         return self.options.api_key
 
     @property
     def secret_key(self) -> str:
-        """
-        The secret that goes with it.
-        """
+        """The secret that goes with it."""
         return self.options.secret_key
 
     def environment(self) -> dict[str, str]:
-        """
-        Return the variables that point a client here.
-        """
+        """Return the variables that point a client here."""
         return {
             "AMPLITUDE_API_KEY": self.api_key,
             "AMPLITUDE_SECRET_KEY": self.secret_key,
@@ -283,7 +274,7 @@ class CohortsEmulator:
 
             group: The count group, if it is not users that it counts.
 
-            type: As the list tells it; "manual_upload" for cohorts of listed
+            type: As in the list; "manual_upload" for cohorts of listed
                 members, which can be written to, else "redshift".
 
             published: Whether it is listed and can be exported.
@@ -295,34 +286,36 @@ class CohortsEmulator:
 
             job_seconds: How long its exports take, if not as all others'.
 
-            overrides: Keys of its object in the list, to be told as here.
+            overrides: Keys of its object in the list that are replaced by these.
         """
         if (members is None) == (size is None):
             msg = f"cohort {cohort_id}: pass either members or size"
             raise ValueError(msg)
 
-        offered = properties or {}
+        values_by_property = properties or {}
         rule = GeneratedMembers(
             size=size or 0,
             seed=self.options.seed,
             anonymous=anonymous,
             group=group is not None,
-            properties={key: tuple(values) for key, values in offered.items()},
+            properties={
+                key: tuple(values) for key, values in values_by_property.items()
+            },
         )
-        made = rule if members is None else listed_members(members, rule)
+        cohort_members = rule if members is None else listed_members(members, rule)
         now = self.clock.utcnow()
         record = CohortRecord(
             id=cohort_id,
             name=name or f"Cohort {cohort_id}",
             app_id=self.options.app_id,
-            members=made,
+            members=cohort_members,
             group=group,
             type=type or ("redshift" if members is None else MANUAL),
             description=description,
             owners=(owner or self.options.owner,),
             published=published,
             archived=archived,
-            properties=property_names(made, offered),
+            properties=property_names(cohort_members, values_by_property),
             created_at=now,
             modified_at=now,
             computed_at=now if computed else None,
@@ -332,7 +325,7 @@ class CohortsEmulator:
         )
 
         with self._lock:
-            self._service.cohorts[cohort_id] = record
+            self._service.add_cohort(record)
 
     def generate(self) -> None:
         """
@@ -355,7 +348,7 @@ class CohortsEmulator:
 
     def members_of(self, cohort_id: str, *, by: str = "name") -> frozenset[str]:
         """
-        Return who is in a cohort now.
+        Return the members of a cohort now.
 
         Args:
             by: "name" for user ids (or groups), with the Amplitude ids of
@@ -371,9 +364,7 @@ class CohortsEmulator:
 
     @property
     def cohort_ids(self) -> list[str]:
-        """
-        The cohorts there are, uploaded ones included, oldest first.
-        """
+        """The cohorts there are, uploaded ones included, oldest first."""
         with self._lock:
             return list(self._service.cohorts)
 
@@ -408,56 +399,42 @@ class CohortsEmulator:
         with self._lock:
             self._service.faults[step].put(faults, times)
 
-    # -- What it remembers -------------------------------------------------
+    # -- What has happened -------------------------------------------------
 
     def requests(self, step: Step) -> int:
-        """
-        Count the requests of a step, refused ones included.
-        """
+        """Return the number of requests of a step, refused ones included."""
         with self._lock:
-            return self._service.ledger.counts[step]
+            return self._service.log.counts[step]
 
     @property
     def log(self) -> list[RequestRecord]:
-        """
-        All requests, in the order of their arrival.
-        """
+        """All requests, in the order of their arrival."""
         with self._lock:
-            return list(self._service.ledger.log)
+            return list(self._service.log.requests)
 
     @property
     def violations(self) -> list[Violation]:
-        """
-        Every rule that a request broke; empty for a good client.
-        """
+        """All rules that requests broke; empty for a good client."""
         with self._lock:
-            return list(self._service.ledger.violations)
+            return list(self._service.log.violations)
 
     @property
     def max_in_flight(self) -> int:
-        """
-        The most requests of the API that were in flight at once.
-        """
-        return self._service.ledger.max_in_flight
+        """The most requests of the API that were in flight at once."""
+        return self._service.log.max_in_flight
 
     @property
     def in_flight(self) -> int:
-        """
-        The requests of the API that are in flight now.
-        """
-        return self._service.ledger.in_flight
+        """The requests of the API that are in flight now."""
+        return self._service.log.in_flight
 
     @property
     def spent(self) -> int:
-        """
-        The exports counted this month.
-        """
+        """The exports counted this month."""
         with self._lock:
             return self._service.spent
 
     @property
     def links(self) -> int:
-        """
-        The links into the store that were handed out.
-        """
+        """The links into the store that were issued."""
         return len(self._service.links)

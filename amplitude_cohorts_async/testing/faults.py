@@ -98,9 +98,9 @@ class Fault:
 
         headers: Headers of the answer to set, or with None to leave out.
 
-        ignored: Headers of the request that are not looked at.
+        ignored: Headers of the request that are ignored.
 
-        expired: The link that is handed out is too old.
+        expired: The link that is issued is too old.
 
         job: What becomes of the job from now on.
 
@@ -125,9 +125,7 @@ class Fault:
     stored_edits: tuple[Edit, ...] = ()
 
     def __or__(self, other: Fault) -> Fault:
-        """
-        Return a fault that is both; where they disagree, the other wins.
-        """
+        """Return a fault that is both; where they disagree, the other wins."""
         theirs = {
             name: value
             for name, value in attrs.asdict(other, recurse=False).items()
@@ -143,33 +141,25 @@ class Fault:
 
 
 class FaultQueue:
-    """
-    The faults that wait at one step.
-    """
+    """The faults queued for one step."""
 
     def __init__(self) -> None:
         self._next: deque[Fault] = deque()
         self._always: Iterator[Fault] | None = None
 
     def __bool__(self) -> bool:
-        """
-        Tell whether a fault waits.
-        """
+        """Whether a fault waits."""
         return bool(self._next) or self._always is not None
 
     def put(self, faults: Sequence[Fault], times: int | None) -> None:
-        """
-        Queue faults, *times* over; None for always, once the rest is used up.
-        """
+        """Queue faults, *times* over; None for always, once the rest is used up."""
         if times is None:
             self._always = itertools.cycle(faults)
         else:
             self._next.extend([*faults] * times)
 
     def take(self) -> Fault:
-        """
-        Take the next one.
-        """
+        """Return the next one, and remove it."""
         if self._next:
             return self._next.popleft()
 
@@ -177,9 +167,7 @@ class FaultQueue:
 
 
 def works() -> Fault:
-    """
-    Let a request through: a place in the queue where nothing goes wrong.
-    """
+    """Let a request through: a place in the queue where nothing goes wrong."""
     return Fault()
 
 
@@ -203,9 +191,7 @@ def throttled(
 
 
 def broken(status: int = 503, *, retry_after: float | None = None) -> Fault:
-    """
-    Answer with an error of the server.
-    """
+    """Answer with an error of the server."""
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
 
     return Fault(
@@ -214,16 +200,12 @@ def broken(status: int = 503, *, retry_after: float | None = None) -> Fault:
 
 
 def refused(status: int, details: str) -> Fault:
-    """
-    Answer with an error that says why.
-    """
+    """Answer with an error that says why."""
     return Fault(refusal=Refusal(status=status, details=details))
 
 
 def html(status: int = 200) -> Fault:
-    """
-    Answer with a web page, as a proxy or a login wall would.
-    """
+    """Answer with a web page, as a proxy or a login wall would."""
     page = b"<!DOCTYPE html><html><body><h1>Please log in</h1></body></html>"
     headers = {"Content-Type": "text/html; charset=utf-8"}
 
@@ -234,16 +216,14 @@ def hang(seconds: float = math.inf) -> Fault:
     """
     Take *seconds* more for the answer; without them, never answer.
 
-    What was asked for is done at once. The request counts as in flight all the while, whether or not its client
-    is still there.
+    What was asked for is done at once. The request counts as in flight all
+    the while, whether or not its client is still there.
     """
     return Fault(delay=seconds)
 
 
 def lost_answer() -> Fault:
-    """
-    Do what was asked, then close the connection without an answer.
-    """
+    """Do what was asked, then close the connection without an answer."""
     return Fault(lost=True)
 
 
@@ -257,67 +237,49 @@ def cut_off(at: int = 0) -> Fault:
 
 
 def stalled(at: int = 0) -> Fault:
-    """
-    Send *at* bytes of the body, then no more, with the connection open.
-    """
+    """Send *at* bytes of the body, then no more, with the connection open."""
     return Fault(stall_at=at)
 
 
 def slow(bytes_per_second: float) -> Fault:
-    """
-    Send the body no faster than this.
-    """
+    """Send the body no faster than this."""
     return Fault(rate=bytes_per_second)
 
 
 def corrupt(at: int = 0) -> Fault:
-    """
-    Flip a bit of byte *at* of the body on its way.
-    """
+    """Flip a bit of byte *at* of the body on its way."""
     return Fault(flip_at=at)
 
 
 def link_expired() -> Fault:
-    """
-    Hand out a link that the store no longer takes.
-    """
+    """Issue a link that the store no longer accepts."""
     return Fault(steps=frozenset({"file"}), expired=True)
 
 
 def ignores_range() -> Fault:
-    """
-    Answer a Range with all of the object, and 200.
-    """
+    """Answer a Range with all of the object, and 200."""
     return Fault(steps=_OBJECT, ignored=frozenset({"range"}))
 
 
 def ignores_conditions() -> Fault:
-    """
-    Do not look at If-Match, If-None-Match and If-Range.
-    """
+    """Ignore If-Match, If-None-Match and If-Range."""
     names = {"if-match", "if-none-match", "if-range"}
 
     return Fault(steps=_OBJECT, ignored=frozenset(names))
 
 
 def with_header(name: str, value: str | None) -> Fault:
-    """
-    Send this header; None leaves it out.
-    """
+    """Send this header; None leaves it out."""
     return Fault(headers={name: value})
 
 
 def without_etag() -> Fault:
-    """
-    Send no ETag.
-    """
+    """Send no ETag."""
     return with_header("ETag", None)
 
 
 def wrong_etag(value: str = '"00000000000000000000000000000000"') -> Fault:
-    """
-    Send another ETag than the object's; the object stays the same.
-    """
+    """Send another ETag than the object's; the object stays the same."""
     return with_header("ETag", value)
 
 
@@ -331,30 +293,22 @@ def edited(edit: Edit) -> Fault:
 
 
 def bad_rows(text: bytes = b'"356896327775"\n') -> Fault:
-    """
-    Put *text* below the header of the file; a row of one field by default.
-    """
+    """Insert *text* below the header of the file; a row of one field by default."""
     return edited(lambda csv: csv.replace(b"\n", b"\n" + text, 1))
 
 
 def changed() -> Fault:
-    """
-    Put another object of the same text length in the store.
-    """
+    """Put another object of the same text length in the store."""
     return edited(_swap_digits)
 
 
 def grown(rows: int = 1) -> Fault:
-    """
-    Put an object with more rows in the store; the last row, repeated.
-    """
+    """Put an object with more rows in the store; the last row, repeated."""
     return edited(lambda csv: csv + csv[csv.rfind(b"\n", 0, -1) + 1 :] * rows)
 
 
 def shrunk(rows: int = 1) -> Fault:
-    """
-    Put an object with fewer rows in the store; the last ones are missing.
-    """
+    """Put an object with fewer rows in the store; the last ones are missing."""
 
     def shrink(csv: bytes) -> bytes:
         for _ in range(rows):
@@ -375,16 +329,12 @@ def torn(at: int) -> Fault:
 
 
 def job_failed() -> Fault:
-    """
-    Let the job fail: its status tells so from now on.
-    """
+    """Let the job fail: its status says so from now on."""
     return Fault(steps=_JOB, job="failed")
 
 
 def never_ends() -> Fault:
-    """
-    Let the job run for ever.
-    """
+    """Let the job run for ever."""
     return Fault(steps=_JOB, job="endless")
 
 

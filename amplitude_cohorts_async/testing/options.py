@@ -1,6 +1,4 @@
-"""
-How an emulator is set up, and what it assumes where nobody knows.
-"""
+"""How an emulator is set up, and what it assumes where the vendor is silent."""
 
 from __future__ import annotations
 
@@ -11,12 +9,11 @@ from typing import Literal
 import attrs
 
 from .clock import Clock
-from .ledger import RequestRecord
-from .quotas import Quotas
+from .quotas import Quotas, RequestRecord
 
-__all__ = ("Assumptions", "Compression", "Dialect", "KnownUsers", "Options", "Seconds")
+__all__ = ("Assumptions", "Compression", "KnownUsers", "Options", "Routes", "Seconds")
 
-Dialect = Literal["vendor", "openapi"]
+Routes = Literal["vendor", "openapi"]
 Compression = Literal["gzip", "gzip-unlabelled"]
 KnownUsers = Container[str] | Callable[[str], bool]
 Seconds = float | Callable[[RequestRecord], float]
@@ -25,7 +22,7 @@ Seconds = float | Callable[[RequestRecord], float]
 @attrs.frozen(kw_only=True)
 class Assumptions:
     """
-    What the vendor does not say: switch each, and see that your code copes.
+    What the vendor does not say: switch each, to test that code copes with both.
 
     Attributes:
         early_file_status: The status of a file that is asked for too early.
@@ -57,15 +54,13 @@ class Assumptions:
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """
-    All that `CohortsEmulator` is given; see there.
-    """
+    """All that `CohortsEmulator` is given; see there."""
 
     api_key: str
     secret_key: str = attrs.field(repr=False)
     app_id: int
     owner: str
-    dialect: Dialect
+    routes: Routes
     clock: Clock
     quotas: Quotas
     assumptions: Assumptions

@@ -19,9 +19,7 @@ __all__ = ("cohorts_emulator", "cohorts_emulator_setup")
 
 @pytest.fixture
 def cohorts_emulator_setup() -> CohortsEmulator:
-    """
-    Return the emulator to run: override this fixture with one of yours.
-    """
+    """Return the emulator to run: override this fixture with one of yours."""
     # Time flows as well, for clients that keep to the real clock.
     return CohortsEmulator(clock=FakeClock(flows=True))
 

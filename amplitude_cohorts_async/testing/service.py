@@ -1,5 +1,6 @@
 """
-The fake vendor as a state machine: cohorts, jobs, links, quotas.
+The fake vendor as a state machine: cohorts, jobs, links, quotas, and what
+uploads and updates do to a cohort.
 
 Nothing here waits, and nothing knows of HTTP. Not locked: its callers are.
 """
@@ -8,41 +9,41 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from .answers import Refused
-from .clock import Clock
-from .cohorts import MANUAL, CohortRecord
-from .csvfiles import Columns
-from .faults import STEPS, Fault, FaultQueue
-from .jobs import JOB_SECONDS, Job
-from .ledger import Ledger, RequestRecord
-from .links import Link, LinkBook
-from .members import ListedMembers, Members
-from .options import Options
-from .quotas import counters
+import attrs
 
-__all__ = ("Service",)
+from .clock import Clock
+from .cohorts import MANUAL, CohortRecord, ListedMembers, Members
+from .faults import STEPS, Fault, FaultQueue
+from .files import Columns
+from .messages import IdKind, Operation, Refused, Update, Upload
+from .object_store import JOB_SECONDS, Job, Link, LinkTable
+from .options import KnownUsers, Options
+from .quotas import RequestLog, RequestRecord, window_counters
+
+__all__ = ("Service", "Uploaded", "results_json", "update", "upload")
+
+_SAMPLE = 10
 
 
 class Service:
-    """
-    What stands behind the API.
-    """
+    """The state behind the API."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.clock: Clock = options.clock
-        self.ledger: Ledger = Ledger()
+        self.log: RequestLog = RequestLog()
         self.cohorts: dict[str, CohortRecord] = {}
         self.jobs: dict[str, Job] = {}
         self.latest: dict[str, Job] = {}
-        self.links: LinkBook = LinkBook(
+        self.links: LinkTable = LinkTable(
             secret=f"{options.secret_key}/{options.seed}", seconds=options.link_seconds
         )
+        self._writers: dict[CohortRecord, RequestRecord] = {}
         self.faults: dict[str, FaultQueue] = {step: FaultQueue() for step in STEPS}
-        self._windows = counters(options.quotas)
+        self._windows = window_counters(options.quotas)
         self._month = self._this_month()
         self._spent = options.quotas.used
         self._random = random.Random(options.seed)  # noqa: S311 - names, not secrets
@@ -50,12 +51,10 @@ class Service:
     # -- Quotas ------------------------------------------------------------
 
     def admit(self) -> None:
-        """
-        Refuse a request beyond the number allowed at once.
-        """
+        """Refuse a request beyond the number allowed at once."""
         limit = self.options.quotas.concurrent
 
-        if limit is not None and self.ledger.in_flight > limit:
+        if limit is not None and self.log.in_flight > limit:
             raise Refused(
                 429,
                 "Too Many Requests: Exceeded concurrent limit with query of cost 1",
@@ -64,18 +63,14 @@ class Service:
 
     @property
     def spent(self) -> int:
-        """
-        Count the exports of this month.
-        """
+        """The exports of this month."""
         if self._month != self._this_month():
             self._month, self._spent = self._this_month(), 0
 
         return self._spent
 
     def resets_at(self) -> datetime:
-        """
-        Return the first of next month.
-        """
+        """Return the first of next month."""
         year, month = self._this_month()
         years, month = divmod(month, 12)
 
@@ -83,14 +78,15 @@ class Service:
 
     def _admit_export(self, now: float) -> None:
         quotas = self.options.quotas
-        rooms = [counter.room(now) for counter in self._windows]
-        room = all(rooms)
+        # A list, because each counter has to be asked: asking moves it to now.
+        answers = [counter.has_room(now) for counter in self._windows]
+        has_room = all(answers)
 
-        if room or quotas.refused_count:
+        if has_room or quotas.refused_count:
             for counter in self._windows:
-                counter.take(now)
+                counter.count_start(now)
 
-        if not room:
+        if not has_room:
             raise Refused(
                 429,
                 "Too Many Requests: Exceeded rate limit with query of cost 1",
@@ -112,9 +108,7 @@ class Service:
     # -- Exports -----------------------------------------------------------
 
     def find(self, cohort_id: str) -> CohortRecord:
-        """
-        Return a cohort.
-        """
+        """Return a cohort."""
         if cohort := self.cohorts.get(cohort_id):
             return cohort
 
@@ -155,9 +149,7 @@ class Service:
         return job
 
     def find_job(self, request_id: str) -> Job:
-        """
-        Return a job that is known and not too old.
-        """
+        """Return a job that is known and not too old."""
         job = self.jobs.get(request_id)
 
         if job is None:
@@ -170,10 +162,8 @@ class Service:
         return job
 
     def check_ready(self, job: Job) -> None:
-        """
-        Refuse the file of a job that has none.
-        """
-        if job.fate == "failed":
+        """Refuse the file of a job that has none."""
+        if job.outcome == "failed":
             raise Refused(404, f"Request failed, it has no file: {job.request_id}")
 
         if self.clock.now() < job.ready_at:
@@ -182,9 +172,9 @@ class Service:
                 status, f"File is not ready: {job.request_id}", rule="early file"
             )
 
-    def goes_inline(self, job: Job, fault: Fault) -> bool:
+    def is_sent_inline(self, job: Job, fault: Fault) -> bool:
         """
-        Tell whether a file is sent by the API itself.
+        Whether a file is sent by the API itself, not by the store.
 
         A fault that needs the store gets it, however small the cohort.
         """
@@ -193,17 +183,13 @@ class Service:
         return not needs_store and len(job.members) < self.options.inline_below
 
     def issue_link(self, job: Job, *, expired: bool) -> Link:
-        """
-        Hand out a link to the file of a job.
-        """
+        """Issue a link to the file of a job."""
         return self.links.issue(
             job, now=self.clock.now(), utcnow=self.clock.utcnow(), expired=expired
         )
 
     def columns(self, cohort: CohortRecord, keys: Sequence[str] | None) -> Columns:
-        """
-        Return what a file of a cohort shows.
-        """
+        """Return the columns of a cohort's file."""
         header = self.options.assumptions.group_header
 
         return Columns(
@@ -213,10 +199,22 @@ class Service:
 
     # -- Cohorts -----------------------------------------------------------
 
+    def add_cohort(
+        self, cohort: CohortRecord, *, writer: RequestRecord | None = None
+    ) -> None:
+        """
+        Add a cohort, or put it in the place of another.
+
+        Args:
+            writer: The request that makes it, if one does.
+        """
+        self.cohorts[cohort.id] = cohort
+
+        if writer:
+            self._writers[cohort] = writer
+
     def new_id(self, letters: str, length: int) -> str:
-        """
-        Return an id nobody has.
-        """
+        """Return an id that is free."""
         while True:
             name = "".join(self._random.choices(letters, k=length))
 
@@ -230,7 +228,7 @@ class Service:
         A write that arrived before the last one was answered ran beside it.
         """
         cohort = self.find(cohort_id)
-        last = cohort.writer
+        last = self._writers.get(cohort)
 
         if last and (last.ended is None or last.end_order > record.order):
             raise Refused(
@@ -242,10 +240,218 @@ class Service:
         if self.options.assumptions.manual_only and cohort.type != MANUAL:
             raise Refused(400, f"Cohort was not uploaded: {cohort_id}")
 
-        cohort.writer = record
+        self._writers[cohort] = record
 
         return cohort
 
 
 def _frozen(members: Members) -> Members:
     return members.copy() if isinstance(members, ListedMembers) else members
+
+
+@attrs.frozen(kw_only=True)
+class Uploaded:
+    """
+    The result of an upload.
+
+    Attributes:
+        cohort: None when nothing was to be saved.
+    """
+
+    cohort: CohortRecord | None
+    matched: int
+    total: int
+    invalid_sample: Sequence[str]
+
+
+def upload(service: Service, body: Upload, record: RequestRecord) -> Uploaded:
+    """Create a cohort from an upload, or replace the members of an existing one."""
+    valid, invalid = _split_known(body.ids, service.options.known_users)
+    sample = invalid[:_SAMPLE]
+    _check_app(service, body)
+    _check_upload(body, valid, sample)
+    target = _target(service, body, record)
+
+    if body.skip_save:
+        return Uploaded(
+            cohort=None, matched=len(valid), total=len(body.ids), invalid_sample=sample
+        )
+
+    members = ListedMembers()
+    _apply(members, "ADD", body.id_kind, valid)
+    _check_size(service, members)
+    cohort = target or _create(service, body, record)
+    _save(service, cohort, members)
+
+    return Uploaded(
+        cohort=cohort, matched=len(valid), total=len(body.ids), invalid_sample=sample
+    )
+
+
+def update(
+    service: Service, body: Update, record: RequestRecord
+) -> list[tuple[Operation, list[str]]]:
+    """
+    Add and remove members, in the order of the entries.
+
+    Returns:
+        Each entry, and its unknown ids.
+    """
+    cohort = service.open_for_writing(body.cohort_id, record)
+
+    if body.group != cohort.group:
+        group = cohort.group or "User"
+        raise Refused(400, f"count_group must be {group}", rule="body")
+
+    checked = [
+        (entry, *_split_known(entry.ids, service.options.known_users))
+        for entry in body.operations
+    ]
+    results = [(entry, invalid) for entry, _, invalid in checked]
+
+    if not body.skip_invalid and any(invalid for _, invalid in results):
+        raise _invalid_ids(body, results)
+
+    members = _editable(cohort, service.options.quotas.members - _added(body))
+
+    for entry, valid, _ in checked:
+        _apply(members, entry.operation, entry.id_kind, valid)
+
+    _check_size(service, members)
+    _save(service, cohort, members)
+
+    return results
+
+
+def results_json(
+    results: Sequence[tuple[Operation, list[str]]],
+) -> list[dict[str, object]]:
+    """Return the documented `memberships_result`."""
+    return [
+        {
+            "skipped_ids": skipped,
+            "id_type": entry.id_type,
+            "operation": entry.operation,
+        }
+        for entry, skipped in results
+    ]
+
+
+def _split_known(ids: Sequence[str], known: KnownUsers) -> tuple[list[str], list[str]]:
+    knows: Callable[[str], bool] = known if callable(known) else known.__contains__
+    valid = [name for name in ids if knows(name)]
+
+    if len(valid) == len(ids):
+        return valid, []
+
+    return valid, [name for name in ids if not knows(name)]
+
+
+def _check_app(service: Service, body: Upload) -> None:
+    app_id = service.options.app_id
+
+    if body.app_id is not None and body.app_id != app_id:
+        raise Refused(
+            400, f"app_id {body.app_id} is not the project of this key, {app_id}"
+        )
+
+
+def _check_upload(body: Upload, valid: Sequence[str], sample: Sequence[str]) -> None:
+    metadata = {
+        "matched": len(valid),
+        "totals": len(body.ids),
+        "invalid_ids_sample": sample,
+    }
+
+    if not valid:
+        raise Refused(400, "No valid ids", metadata=metadata)
+
+    if sample and not body.skip_invalid:
+        raise Refused(400, "Invalid ids", metadata=metadata)
+
+
+def _target(
+    service: Service, body: Upload, record: RequestRecord
+) -> CohortRecord | None:
+    if body.replaces is None:
+        return None
+
+    cohort = service.open_for_writing(body.replaces, record)
+
+    if body.group != cohort.group:
+        raise Refused(400, f"cg must be {cohort.group or 'User'}", rule="body")
+
+    return cohort
+
+
+def _create(service: Service, body: Upload, record: RequestRecord) -> CohortRecord:
+    now = service.clock.utcnow()
+    cohort = CohortRecord(
+        id=service.new_id(string.digits + string.ascii_lowercase, 8),
+        name=body.name,
+        app_id=service.options.app_id,
+        members=ListedMembers(),
+        group=body.group,
+        type=MANUAL,
+        owners=(body.owner,) if body.owner else (),
+        published=body.published,
+        created_at=now,
+        modified_at=now,
+        computed_at=now,
+    )
+    service.add_cohort(cohort, writer=record)
+
+    return cohort
+
+
+def _added(body: Update) -> int:
+    return sum(len(entry.ids) for entry in body.operations if entry.operation == "ADD")
+
+
+def _editable(cohort: CohortRecord, limit: int) -> ListedMembers:
+    """Return members that may be changed: a copy, if that may have to be undone."""
+    members = cohort.members
+
+    if not isinstance(members, ListedMembers):
+        return ListedMembers(members.rows())
+
+    return members if len(members) <= limit else members.copy()
+
+
+def _apply(
+    members: ListedMembers, operation: str, id_kind: IdKind, ids: Sequence[str]
+) -> None:
+    match operation, id_kind:
+        case "ADD", "name":
+            members.add_names(ids)
+        case "ADD", _:
+            members.add_ids(ids)
+        case _, "name":
+            members.remove_names(ids)
+        case _:
+            members.remove_ids(ids)
+
+
+def _check_size(service: Service, members: ListedMembers) -> None:
+    limit = service.options.quotas.members
+
+    if len(members) > limit:
+        raise Refused(400, f"{len(members)} members; a cohort has at most {limit}")
+
+
+def _save(service: Service, cohort: CohortRecord, members: ListedMembers) -> None:
+    cohort.members = members
+    cohort.modified_at = cohort.computed_at = service.clock.utcnow()
+
+
+def _invalid_ids(
+    body: Update, results: Sequence[tuple[Operation, list[str]]]
+) -> Refused:
+    return Refused(
+        400,
+        "Invalid ids",
+        metadata={
+            "cohort_id": body.cohort_id,
+            "memberships_result": results_json(results),
+        },
+    )

@@ -41,9 +41,7 @@ Table = dict[str, dict[str, float]]
 
 @contextmanager
 def server(cohorts: int, authority: Path) -> Iterator[tuple[str, int]]:
-    """
-    Run the server on a core of its own; yield its origin and the list's bytes.
-    """
+    """Run the server on a core of its own; yield its origin and the list's bytes."""
     command = [sys.executable, HERE / "server.py", str(cohorts), authority]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     _pin(process.pid, 0)
@@ -58,9 +56,7 @@ def server(cohorts: int, authority: Path) -> Iterator[tuple[str, int]]:
 
 
 def run(origin: str, authority: Path, times: int, ways: list[str]) -> Table:
-    """
-    Let some ways take turns in a fresh process.
-    """
+    """Let some ways take turns in a fresh process."""
     command = [sys.executable, HERE / "ways.py", origin, str(times), *ways]
     environment = os.environ | {"SSL_CERT_FILE": str(authority)}
     process = subprocess.Popen(
@@ -76,9 +72,7 @@ def run(origin: str, authority: Path, times: int, ways: list[str]) -> Table:
 
 
 def measure(origin: str, authority: Path, rounds: int) -> Table:
-    """
-    Take the medians of some rounds, the ratios of each round among them.
-    """
+    """Take the medians of some rounds, the ratios of each round among them."""
     results: dict[str, list[dict[str, float]]] = defaultdict(list)
 
     for _ in range(rounds):
@@ -99,9 +93,7 @@ def measure(origin: str, authority: Path, rounds: int) -> Table:
 
 
 def print_table(table: Table) -> None:
-    """
-    Print the table of calls.
-    """
+    """Print the table of calls."""
     print("| call | ms | x bare | CPU ms | stall p50 / p99 / max ms |")
     print("|---|---|---|---|---|")
 
@@ -115,9 +107,7 @@ def print_table(table: Table) -> None:
 
 
 def print_imports() -> dict[str, float]:
-    """
-    Measure imports as the gate does, and print them.
-    """
+    """Measure imports as the gate does, and print them."""
     ratios = {code: import_cost.ratio_of(code) for code in import_cost.OURS}
     print("\n| import | x aiohttp |\n|---|---|")
 
@@ -128,9 +118,7 @@ def print_imports() -> dict[str, float]:
 
 
 def main() -> None:
-    """
-    Measure both, print two tables, write the JSON.
-    """
+    """Measure both, print two tables, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cohorts", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=5)

@@ -20,9 +20,7 @@ USAGE = {"rest_download": {"limit": 500, "usage": 17}}
 
 
 def cohort(number: int) -> dict[str, object]:
-    """
-    Make a cohort as the list tells it, with a definition of four conditions.
-    """
+    """Make a cohort as the list tells it, with a definition of four conditions."""
     condition = {
         "type": "event",
         "time_type": "rolling",
@@ -74,9 +72,7 @@ def cohort(number: int) -> dict[str, object]:
 
 
 def answer(document: object) -> bytes:
-    """
-    Make an answer of a document.
-    """
+    """Make an answer of a document."""
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
     return (
@@ -86,9 +82,7 @@ def answer(document: object) -> bytes:
 
 
 def certified(authority: str) -> ssl.SSLContext:
-    """
-    Make the server's half of TLS.
-    """
+    """Make the server's half of TLS."""
     issuer = trustme.CA()
     issuer.cert_pem.write_to_path(authority)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -98,9 +92,7 @@ def certified(authority: str) -> ssl.SSLContext:
 
 
 async def serve(cohorts: int, authority: str) -> None:
-    """
-    Answer until killed.
-    """
+    """Answer until killed."""
     usage = answer(USAGE)
     listed = answer({"cohorts": [cohort(number) for number in range(cohorts)]})
 

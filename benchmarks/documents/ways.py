@@ -31,26 +31,20 @@ Call = Callable[[], Awaitable[object]]
 
 
 class Ticker:
-    """
-    Asks for a turn each millisecond, and notes how late it comes.
-    """
+    """Asks for a turn each millisecond, and notes how late it comes."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
 
     async def run(self) -> None:
-        """
-        Tick until cancelled.
-        """
+        """Tick until cancelled."""
         while True:
             due = time.perf_counter() + TICK
             await asyncio.sleep(TICK)
             self.late.append((time.perf_counter() - due) * 1e3)
 
     def stalls(self) -> tuple[float, float, float]:
-        """
-        Tell the median, the 99th percentile and the longest, and forget them.
-        """
+        """Tell the median, the 99th percentile and the longest, and forget them."""
         late, self.late = sorted(self.late), []
 
         return late[len(late) // 2], late[len(late) * 99 // 100], late[-1]
@@ -59,9 +53,7 @@ class Ticker:
 def ways(
     origin: str, client: CohortsClient, session: aiohttp.ClientSession
 ) -> dict[str, Call]:
-    """
-    Name the ways, each a call without arguments.
-    """
+    """Name the ways, each a call without arguments."""
     pair = base64.b64encode(f"{API_KEY}:{SECRET_KEY}".encode()).decode()
     headers = {"Authorization": f"Basic {pair}"}
 
@@ -86,9 +78,7 @@ def ways(
 
 
 async def measure(origin: str, times: int, names: list[str]) -> dict[str, Result]:
-    """
-    Call each way in turn, so many times, after two calls that only warm up.
-    """
+    """Call each way in turn, so many times, after two calls that only warm up."""
     found: dict[str, Result] = {}
     ticker = Ticker()
     client = CohortsClient(API_KEY, SECRET_KEY, base_url=origin)
@@ -137,9 +127,7 @@ async def _timed(call: Call, ticker: Ticker) -> dict[str, float]:
 
 
 def medians(found: dict[str, Result]) -> dict[str, dict[str, float]]:
-    """
-    Reduce each figure to its median.
-    """
+    """Reduce each figure to its median."""
     return {
         name: {key: statistics.median(values) for key, values in result.items()}
         for name, result in found.items()

@@ -1,6 +1,4 @@
-"""
-A bar chart as SVG, from the benchmark's figures and nothing else.
-"""
+"""A bar chart as SVG, from the benchmark's figures and nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +8,7 @@ _ROW, _LEFT, _WIDTH = 26, 190, 420
 
 
 def draw(summary: dict[str, dict[str, float]], *, title: str) -> str:
-    """
-    Draw one bar for each way: how many times curl's speed it has.
-    """
+    """Draw one bar for each way: how many times curl's speed it has."""
     most = max(its["times"] for its in summary.values())
     height = _ROW * (len(summary) + 1) + 12
     lines = [

@@ -35,9 +35,7 @@ Runs = dict[str, list[dict[str, float]]]
 
 
 def available(ways: Sequence[str]) -> list[str]:
-    """
-    Leave out the ways whose program or package is missing, and say so.
-    """
+    """Leave out the ways whose program or package is missing, and say so."""
     found = []
     for way in ways:
         package = "uvloop" if way.endswith("uvloop") else None
@@ -54,9 +52,7 @@ def available(ways: Sequence[str]) -> list[str]:
 
 
 def measure(ways: Sequence[str], url: str, out: Path, rounds: int) -> Runs:
-    """
-    Let the ways take turns; the first round only warms up.
-    """
+    """Let the ways take turns; the first round only warms up."""
     runs: Runs = {way: [] for way in available(ways)}
     for number in range(rounds + 1):
         for way in list(runs):
@@ -75,9 +71,7 @@ def measure(ways: Sequence[str], url: str, out: Path, rounds: int) -> Runs:
 
 
 def summed_up(runs: Runs, base: str) -> dict[str, dict[str, float]]:
-    """
-    Make medians of runs, and ratios to the base of the same round.
-    """
+    """Make medians of runs, and ratios to the base of the same round."""
     summary = {}
     for way, found in runs.items():
         ratios = [
@@ -97,9 +91,7 @@ def summed_up(runs: Runs, base: str) -> dict[str, dict[str, float]]:
 
 
 def show(title: str, base: str, summary: dict[str, dict[str, float]]) -> None:
-    """
-    Print a scene as a table.
-    """
+    """Print a scene as a table."""
     print(f"\n### {title}\n")
     print(f"| way | x {base} | MB/s | CPU s/GB | +RSS MiB | stall p50 / p99 / max ms |")
     print("|---|---|---|---|---|---|")
@@ -117,9 +109,7 @@ def show(title: str, base: str, summary: dict[str, dict[str, float]]) -> None:
 
 
 def text(path: Path, size: int) -> None:
-    """
-    Write a file of members.
-    """
+    """Write a file of members."""
     chance = random.Random(1)
     with path.open("wb") as file:
         file.write(b'"amplitude_id","user_id"\n')
@@ -133,9 +123,7 @@ def text(path: Path, size: int) -> None:
 
 
 def main() -> None:
-    """
-    Run all scenes, print their tables, and write the figures and the picture.
-    """
+    """Run all scenes, print their tables, and write the figures and the picture."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--mb", type=int, default=512)

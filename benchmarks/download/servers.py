@@ -1,6 +1,4 @@
-"""
-The servers to download from: nginx, and a store that holds each connection back.
-"""
+"""The servers to download from: nginx, and a store that holds each connection back."""
 
 from __future__ import annotations
 
@@ -34,9 +32,7 @@ _SO_MAX_PACING_RATE = 47
 
 
 def certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """
-    Make an authority and a server's certificate; return authority, chain and key.
-    """
+    """Make an authority and a server's certificate; return authority, chain and key."""
     import trustme  # noqa: PLC0415  its own session installs it
 
     authority = trustme.CA()
@@ -51,9 +47,7 @@ def certificates(folder: Path) -> tuple[Path, Path, Path]:
 
 @contextmanager
 def nginx(folder: Path, root: Path, chain: Path, key: Path) -> Iterator[str]:
-    """
-    Serve *root* over TLS 1.3.
-    """
+    """Serve *root* over TLS 1.3."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         raise FileNotFoundError(
@@ -76,9 +70,7 @@ def nginx(folder: Path, root: Path, chain: Path, key: Path) -> Iterator[str]:
 
 @contextmanager
 def throttled(file: Path, chain: Path, key: Path, *, rate: float) -> Iterator[str]:
-    """
-    Serve one file over TLS, and give each connection *rate* bytes a second.
-    """
+    """Serve one file over TLS, and give each connection *rate* bytes a second."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain, key)
     body = file.read_bytes()

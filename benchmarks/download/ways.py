@@ -26,27 +26,21 @@ CLI = {
 }
 
 
-class Watch:
-    """
-    What a download takes, from its start to its stop.
-    """
+class JobPoller:
+    """What a download takes, from its start to its stop."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
         self.found: dict[str, float] = {}
 
     def start(self) -> None:
-        """
-        Begin anew.
-        """
+        """Begin anew."""
         self.late.clear()
         self._memory = _most_memory()
         self._cpu, self._started = time.process_time(), time.perf_counter()
 
     def stop(self) -> None:
-        """
-        Sum up; a second time changes nothing.
-        """
+        """Sum up; a second time changes nothing."""
         if self.found:
             return
 
@@ -71,13 +65,11 @@ def _most_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-watch = Watch()
+watch = JobPoller()
 
 
 async def ours(url: str, out: Path, **keywords: object) -> None:
-    """
-    Download as a user does: from the client, its job and a link to the store.
-    """
+    """Download as a user does: from the client, its job and a link to the store."""
     from amplitude_cohorts_async import CohortsClient  # noqa: PLC0415  its cost is its own
     from amplitude_cohorts_async.limits import UNLIMITED  # noqa: PLC0415
     from amplitude_cohorts_async.policies import Polling  # noqa: PLC0415
@@ -102,7 +94,7 @@ async def ours(url: str, out: Path, **keywords: object) -> None:
         "secret-key",
         base_url=f"http://127.0.0.1:{port}",
         limits=UNLIMITED,
-        polling=Polling(first=0.0, every=0.01),
+        polling=Polling(initial_delay=0.0, interval=0.01),
         **keywords,  # type: ignore[arg-type]
     ) as client:
         job = await client.resume_export("Sf7M9j").wait()
@@ -114,28 +106,15 @@ async def ours(url: str, out: Path, **keywords: object) -> None:
     service.close()
 
 
-async def one_connection(url: str, out: Path) -> None:
-    """
-    Download with parallel ranges switched off.
-    """
-    from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
-
-    await ours(url, out, downloading=Downloading(connections=1))
-
-
 async def ordinary(url: str, out: Path) -> None:
-    """
-    Download with the fast path switched off.
-    """
+    """Download with the fast path switched off."""
     from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
 
     await ours(url, out, downloading=Downloading(fast=False))
 
 
 async def without_extra(url: str, out: Path) -> None:
-    """
-    Download as where the extra ``speed`` is not installed.
-    """
+    """Download as where the extra ``speed`` is not installed."""
     for package in ("aiofastnet", "isal"):
         sys.modules[package] = None  # type: ignore[assignment]
 
@@ -143,9 +122,7 @@ async def without_extra(url: str, out: Path) -> None:
 
 
 async def slow_disk(url: str, out: Path) -> None:
-    """
-    Download to a disk on which each write takes twenty milliseconds.
-    """
+    """Download to a disk on which each write takes twenty milliseconds."""
     real = os.pwrite
 
     def slow(file: int, data: memoryview, start: int) -> int:
@@ -157,9 +134,7 @@ async def slow_disk(url: str, out: Path) -> None:
 
 
 async def aiohttp_chunks(url: str, out: Path) -> None:
-    """
-    Do what the tutorials say: 64 KiB at a time, written on the loop.
-    """
+    """Do what the tutorials say: 64 KiB at a time, written on the loop."""
     import aiohttp  # noqa: PLC0415
 
     async with aiohttp.ClientSession() as session, session.get(url) as response:
@@ -169,9 +144,7 @@ async def aiohttp_chunks(url: str, out: Path) -> None:
 
 
 async def httpx_stream(url: str, out: Path) -> None:
-    """
-    Stream with httpx.
-    """
+    """Stream with httpx."""
     import ssl  # noqa: PLC0415
 
     import httpx  # noqa: PLC0415
@@ -187,9 +160,7 @@ async def httpx_stream(url: str, out: Path) -> None:
 
 
 async def obstore_stream(url: str, out: Path) -> None:
-    """
-    Stream with obstore, which is Rust.
-    """
+    """Stream with obstore, which is Rust."""
     from obstore.store import HTTPStore  # noqa: PLC0415
 
     base, _, name = url.rpartition("/")
@@ -201,9 +172,7 @@ async def obstore_stream(url: str, out: Path) -> None:
 
 
 async def pyreqwest_stream(url: str, out: Path) -> None:
-    """
-    Stream with pyreqwest, which is Rust.
-    """
+    """Stream with pyreqwest, which is Rust."""
     from pyreqwest.client import ClientBuilder  # noqa: PLC0415
 
     trust = Path(os.environ["SSL_CERT_FILE"]).read_bytes()  # noqa: ASYNC240
@@ -215,9 +184,7 @@ async def pyreqwest_stream(url: str, out: Path) -> None:
 
 
 async def pycurl_perform(url: str, out: Path) -> None:
-    """
-    Download with pycurl, which keeps the loop waiting until all is there.
-    """
+    """Download with pycurl, which keeps the loop waiting until all is there."""
     import pycurl  # noqa: PLC0415
 
     curl = pycurl.Curl()
@@ -230,12 +197,10 @@ async def pycurl_perform(url: str, out: Path) -> None:
 
 
 async def bare_inflate(url: str, out: Path) -> None:
-    """
-    Inflate a body that is in memory already, and write nothing.
-    """
+    """Inflate a body that is in memory already, and write nothing."""
     import aiohttp  # noqa: PLC0415
 
-    from amplitude_cohorts_async._io.disk.inflating import inflater  # noqa: PLC0415
+    from amplitude_cohorts_async._io.sinks.gzip_backend import inflater  # noqa: PLC0415
 
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         body = await response.read()
@@ -251,7 +216,6 @@ async def bare_inflate(url: str, out: Path) -> None:
 WAYS: dict[str, Callable[[str, Path], Awaitable[None]]] = {
     "ours": ours,
     "ours, uvloop": ours,
-    "ours, one connection": one_connection,
     "ours, no extra": without_extra,
     "ours, no extra, uvloop": without_extra,
     "ours, ordinary path": ordinary,
@@ -306,9 +270,7 @@ def _require_extra() -> None:
 
 
 def main(way: str, url: str, out: str) -> None:
-    """
-    Download once and print what it took.
-    """
+    """Download once and print what it took."""
     if way in CLI:
         found = _commanded(way, url, Path(out))
     else:

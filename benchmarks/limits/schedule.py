@@ -21,7 +21,7 @@ from aiolimiter import AsyncLimiter
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from amplitude_cohorts_async._io.limits.limiter import LocalLimiter  # noqa: E402
+from amplitude_cohorts_async._io.limits.local import LocalLimiter  # noqa: E402
 from support.counting import Counting, every_counting, most_in_any  # noqa: E402
 from support.virtual_loop import run_virtually  # noqa: E402
 
@@ -37,9 +37,7 @@ Slots = Callable[[], AbstractAsyncContextManager[object]]
 
 
 def buckets(*limiters: AsyncLimiter) -> Slots:
-    """
-    Let a request through when each bucket has room, as their manual shows.
-    """
+    """Let a request through when each bucket has room, as their manual shows."""
 
     @asynccontextmanager
     async def slot() -> AsyncIterator[None]:
@@ -51,9 +49,7 @@ def buckets(*limiters: AsyncLimiter) -> Slots:
 
 
 def ours() -> Slots:
-    """
-    The default limiter.
-    """
+    """The default limiter."""
     limiter = LocalLimiter()
     return lambda: limiter.slot("export")
 
@@ -70,27 +66,21 @@ LIMITERS: dict[str, Callable[[], Slots]] = {
 
 @attrs.define
 class Course:
-    """
-    What a server saw.
-    """
+    """What a server saw."""
 
     stamps: list[float] = attrs.field(factory=list)
     admitted: list[float] = attrs.field(factory=list)
 
     @property
     def refused(self) -> int:
-        """
-        How often the server answered 429.
-        """
+        """How often the server answered 429."""
         return len(self.stamps) - len(self.admitted)
 
 
 def course(
     make: Callable[[], Slots], server: Sequence[Counting], jitter: float
 ) -> Course:
-    """
-    Ask for all exports at once; a refused one is tried again 15 s later.
-    """
+    """Ask for all exports at once; a refused one is tried again 15 s later."""
     seen, chance = Course(), random.Random(1)
 
     async def export(slot: Slots) -> None:
@@ -119,9 +109,7 @@ def course(
 
 
 def row(name: str, make: Callable[[], Slots]) -> str:
-    """
-    One line of the table, over all servers.
-    """
+    """One line of the table, over all servers."""
     steady = [course(make, server, 0.0) for server in every_counting(RATES).values()]
     shaky = [course(make, server, 2.0) for server in every_counting(RATES).values()]
 
@@ -140,9 +128,7 @@ def row(name: str, make: Callable[[], Slots]) -> str:
 
 
 def table() -> str:
-    """
-    The whole table, in Markdown.
-    """
+    """The whole table, in Markdown."""
     head = [
         "| limiter | 4th (s) | 60th | 200th | of best | most in 60 s | 429s | jitter |",
         "|---|---|---|---|---|---|---|---|",
@@ -151,9 +137,7 @@ def table() -> str:
 
 
 def main() -> None:
-    """
-    Print the table, or write it.
-    """
+    """Print the table, or write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
 

@@ -20,8 +20,9 @@ sys.path[:0] = [
     str(Path(__file__).parents[2] / "tests"),
 ]
 
+from amplitude_cohorts_async._core.schedule import reuse_after  # noqa: E402
 from amplitude_cohorts_async.contrib.redis import RedisLimiter  # noqa: E402
-from support.fleet import LIMITS, Watcher, Worker  # noqa: E402
+from support.fleet import LEASE, LIMITS, Watcher, Worker  # noqa: E402
 from support.valkey import Valkey  # noqa: E402
 
 SECONDS = 20.0
@@ -30,9 +31,7 @@ SECONDS = 20.0
 async def scene(
     name: str, *, kills: int = 0, restarts: int = 0, **options: object
 ) -> None:
-    """
-    Run the fleet, disturb it, and print what the server saw.
-    """
+    """Run the fleet, disturb it, and print what the server saw."""
     with Valkey() as valkey:
         async with Watcher().running() as watcher:
             worker = Worker(
@@ -62,11 +61,11 @@ async def scene(
 
 
 async def cost() -> None:
-    """
-    Time an uncontended place.
-    """
+    """Time an uncontended place."""
     with Valkey() as valkey:
-        limiter = RedisLimiter.from_url(valkey.url, app="cost", limits=LIMITS)
+        limiter = RedisLimiter.from_url(
+            valkey.url, app="cost", limits=LIMITS, lease=LEASE
+        )
         async with limiter.slot("poll"):
             pass
 
@@ -86,10 +85,8 @@ async def cost() -> None:
 
 
 async def main() -> None:
-    """
-    Print both tables.
-    """
-    permitted = 4 / (LIMITS.hold(LIMITS.exports[0]) + 0.04)
+    """Print both tables."""
+    permitted = 4 / (reuse_after(LIMITS.exports[0], LIMITS) + 0.04)
     print(f"permitted with 40 ms a request: {permitted:.2f} exports/s\n")
     print("| scene | exports/s | most in 1 s | most in flight | cancelled |")
     print("|---|---|---|---|---|")

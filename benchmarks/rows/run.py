@@ -40,9 +40,7 @@ Result = dict[str, float]
 
 
 def write_file(path: Path, members: int, *, properties: bool) -> None:
-    """
-    Write a file as the service does: every field quoted, one in five anonymous.
-    """
+    """Write a file as the service does: every field quoted, one in five anonymous."""
     chance = random.Random(1)
     header = '"amplitude_id","user_id"' + ',"plan","country"' * properties
 
@@ -56,9 +54,7 @@ def write_file(path: Path, members: int, *, properties: bool) -> None:
 
 
 def run(way: str, path: Path) -> Result:
-    """
-    Run one way once, in a process of its own.
-    """
+    """Run one way once, in a process of its own."""
     script = Path(__file__).with_name("ways.py")
     done = subprocess.run(
         [sys.executable, script, way, path], capture_output=True, check=True, text=True
@@ -77,9 +73,7 @@ def run(way: str, path: Path) -> Result:
 
 
 def measure(path: Path, members: int, rounds: int) -> dict[str, Result]:
-    """
-    Let all ways that are installed take turns; hand back medians.
-    """
+    """Let all ways that are installed take turns; hand back medians."""
     ways = [way for way in WAYS if _is_installed(way)]
     results: dict[str, list[Result]] = defaultdict(list)
 
@@ -99,9 +93,7 @@ def measure(path: Path, members: int, rounds: int) -> dict[str, Result]:
 
 
 def print_table(title: str, table: dict[str, Result]) -> None:
-    """
-    Print one table a person can read.
-    """
+    """Print one table a person can read."""
     bare = table["members_bare"]["seconds"]
     print(f"\n{title}\n")
     print("| way | s | x bare | CPU s | +RSS MiB | stall p50/p99/max ms |")
@@ -127,9 +119,7 @@ def _is_installed(way: str) -> bool:
 
 
 def main() -> None:
-    """
-    Measure files with and without properties, print both, write the JSON.
-    """
+    """Measure files with and without properties, print both, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=5)

@@ -20,16 +20,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from amplitude_cohorts_async._io.download.rows import MemberStream
+from amplitude_cohorts_async._io.download.member_stream import MemberStream
 from amplitude_cohorts_async.models import Member
 
 PIECE = 64 * 1024
 
 
 def members_bare(path: Path) -> int:
-    """
-    Make the same objects with nothing but `csv.reader`.
-    """
+    """Make the same objects with nothing but `csv.reader`."""
     rows, batch = 0, []
 
     for row in _records(path):
@@ -42,9 +40,7 @@ def members_bare(path: Path) -> int:
 
 
 def members_thread(path: Path) -> dict[str, object]:
-    """
-    Make them with `csv.reader` in a worker thread, as one would at first.
-    """
+    """Make them with `csv.reader` in a worker thread, as one would at first."""
 
     async def batches() -> AsyncIterator[list[Member]]:
         records = _records(path)
@@ -56,9 +52,7 @@ def members_thread(path: Path) -> dict[str, object]:
 
 
 def members(path: Path) -> dict[str, object]:
-    """
-    Make them with this package.
-    """
+    """Make them with this package."""
 
     async def stream() -> dict[str, object]:
         batches = MemberStream(_pieces(path), request_id="benchmark").batches(10_000)
@@ -68,9 +62,7 @@ def members(path: Path) -> dict[str, object]:
 
 
 def columns(path: Path) -> int:
-    """
-    Read record batches with this package.
-    """
+    """Read record batches with this package."""
     reader = import_module("amplitude_cohorts_async.contrib.arrow").ArrowReader()
 
     with path.open("rb") as file:
@@ -85,32 +77,24 @@ def columns(path: Path) -> int:
 
 
 def columns_pyarrow(path: Path) -> int:
-    """
-    Read record batches with pyarrow, streaming.
-    """
+    """Read record batches with pyarrow, streaming."""
     return sum(batch.num_rows for batch in _arrow_stream(path))
 
 
 def columns_polars(path: Path) -> int:
-    """
-    Read a polars frame, all text.
-    """
+    """Read a polars frame, all text."""
     return int(import_module("polars").read_csv(path, infer_schema=False).height)
 
 
 def columns_pandas(path: Path) -> int:
-    """
-    Read a pandas frame, all text.
-    """
+    """Read a pandas frame, all text."""
     read = import_module("pandas").read_csv
 
     return len(read(path, dtype=str, keep_default_na=False))
 
 
 def columns_duckdb(path: Path) -> int:
-    """
-    Read with DuckDB to Arrow, all text.
-    """
+    """Read with DuckDB to Arrow, all text."""
     query = f"SELECT * FROM read_csv('{path}', all_varchar = true)"
     batches = import_module("duckdb").sql(query).to_arrow_reader()
 
@@ -118,9 +102,7 @@ def columns_duckdb(path: Path) -> int:
 
 
 def parquet(path: Path) -> int:
-    """
-    Write Parquet with this package.
-    """
+    """Write Parquet with this package."""
     writing = import_module("amplitude_cohorts_async.contrib.parquet")
 
     with path.open("rb") as file, _target(path).open("wb") as target:
@@ -133,9 +115,7 @@ def parquet(path: Path) -> int:
 
 
 def parquet_pyarrow(path: Path) -> int:
-    """
-    Write Parquet with pyarrow, streaming.
-    """
+    """Write Parquet with pyarrow, streaming."""
     stream, rows = _arrow_stream(path), 0
     open_writer = import_module("pyarrow.parquet").ParquetWriter
 
@@ -148,9 +128,7 @@ def parquet_pyarrow(path: Path) -> int:
 
 
 def parquet_polars(path: Path) -> int:
-    """
-    Write Parquet with polars, streaming.
-    """
+    """Write Parquet with polars, streaming."""
     polars = import_module("polars")
     polars.scan_csv(path, infer_schema=False).sink_parquet(
         _target(path), compression="zstd"
@@ -160,9 +138,7 @@ def parquet_polars(path: Path) -> int:
 
 
 def parquet_pandas(path: Path) -> int:
-    """
-    Write Parquet with pandas.
-    """
+    """Write Parquet with pandas."""
     read = import_module("pandas").read_csv
     frame = read(path, dtype=str, keep_default_na=False)
     frame.to_parquet(_target(path), compression="zstd", index=False)
@@ -171,9 +147,7 @@ def parquet_pandas(path: Path) -> int:
 
 
 def parquet_duckdb(path: Path) -> int:
-    """
-    Write Parquet with DuckDB.
-    """
+    """Write Parquet with DuckDB."""
     import_module("duckdb").sql(
         f"COPY (SELECT * FROM read_csv('{path}', all_varchar = true)) "
         f"TO '{_target(path)}' (FORMAT parquet, COMPRESSION zstd)"
@@ -268,9 +242,7 @@ NEEDS = {
 
 
 def main() -> None:
-    """
-    Run one way and print what it took.
-    """
+    """Run one way and print what it took."""
     name, path = sys.argv[1], Path(sys.argv[2])
     way: Callable[[Path], object] = globals()[name]
 

@@ -34,16 +34,12 @@ BATCH = 100_000
 
 
 def ids_of(count: int) -> Iterator[str]:
-    """
-    Ids of the length of a UUID, as many products have them.
-    """
+    """Ids of the length of a UUID, as many products have them."""
     return (f"{number:08x}-3f1c-4c5e-9a35-7d1f0c2b9e44" for number in range(count))
 
 
 async def plain(base_url: str, ids: list[str]) -> None:
-    """
-    What one writes in ten minutes: no checks, no de-duplication, no retries.
-    """
+    """What one writes in ten minutes: no checks, no de-duplication, no retries."""
     fields = {"name": "Plain", "app_id": APP, "id_type": "BY_USER_ID", "owner": OWNER}
     auth = aiohttp.encode_basic_auth(*KEYS)
 
@@ -84,9 +80,7 @@ async def _post(
 
 
 async def ours(base_url: str, ids: object) -> None:
-    """
-    The same through the client.
-    """
+    """The same through the client."""
     async with CohortsClient(
         *KEYS, base_url=base_url, app_id=APP, owner=OWNER, limits=UNLIMITED
     ) as client:
@@ -94,17 +88,13 @@ async def ours(base_url: str, ids: object) -> None:
 
 
 async def streamed(ids: list[str]) -> AsyncIterator[str]:
-    """
-    As from a database cursor: once, and one at a time.
-    """
+    """As from a database cursor: once, and one at a time."""
     for id_ in ids:
         yield id_
 
 
 def way(name: str, base_url: str, ids: list[str], file: Path) -> Awaitable[None]:
-    """
-    Begin one of the uploads.
-    """
+    """Begin one of the uploads."""
     ways: dict[str, Callable[[], Awaitable[None]]] = {
         "plain script": lambda: plain(base_url, ids),
         "ours, a list": lambda: ours(base_url, ids),
@@ -119,9 +109,7 @@ WAYS = ("plain script", "ours, a list", "ours, a file", "ours, a stream")
 
 
 async def measure(name: str, base_url: str, count: int, file: Path) -> dict[str, float]:
-    """
-    Run one way next to a ticker.
-    """
+    """Run one way next to a ticker."""
     ids = [] if name == "ours, a file" else list(ids_of(count))
     loop = asyncio.get_running_loop()
     late: list[float] = []
@@ -160,9 +148,7 @@ def _peak() -> float:
 
 @contextmanager
 def emulator() -> Iterator[str]:
-    """
-    The service, as a process of its own.
-    """
+    """The service, as a process of its own."""
     command = [sys.executable, "-m", "amplitude_cohorts_async.testing", "--no-limits"]
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -174,9 +160,7 @@ def emulator() -> Iterator[str]:
 
 
 def run(name: str, count: int, file: Path) -> dict[str, float]:
-    """
-    Run one way in a process of its own, against a fresh emulator.
-    """
+    """Run one way in a process of its own, against a fresh emulator."""
     with emulator() as base_url:
         command = [sys.executable, __file__, "--ids", str(count), "--file", str(file)]
         output = subprocess.run(
@@ -190,9 +174,7 @@ def run(name: str, count: int, file: Path) -> dict[str, float]:
 
 
 def compare(count: int, rounds: int) -> None:
-    """
-    Let the ways take turns, and print the medians.
-    """
+    """Let the ways take turns, and print the medians."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -214,9 +196,7 @@ def compare(count: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """
-    Compare, or be one of the compared.
-    """
+    """Compare, or be one of the compared."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ids", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,13 +1,13 @@
-"""
-What the tests of the command share: a way to run it, here and as a process.
-"""
+"""What the tests of the command share: a way to run it, here and as a process."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +30,7 @@ collect_ignore = [
 
 
 class Result(NamedTuple):
-    """
-    How the command ended, and what it printed.
-    """
+    """How the command ended, and what it printed."""
 
     code: int
     out: str
@@ -43,9 +41,7 @@ class Result(NamedTuple):
 def no_waiting(
     cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The command shares the emulator's clock, which jumps.
-    """
+    """The command shares the emulator's clock, which jumps."""
     original = CohortsClient.from_env
     clock = cohorts_emulator.clock
     monkeypatch.setattr(
@@ -57,9 +53,7 @@ def no_waiting(
 def command(
     capsys: pytest.CaptureFixture[str], no_waiting: None
 ) -> Callable[..., Result]:
-    """
-    Run the command in this process, without waiting for anything.
-    """
+    """Run the command in this process, without waiting for anything."""
 
     def run(*words: object) -> Result:
         code = main([str(word) for word in words])
@@ -68,11 +62,28 @@ def command(
     return run
 
 
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """
+    Let children start with the default signals, whatever this process ignores.
+
+    A shell has its background jobs ignore SIGINT, and nohup SIGHUP. What a process
+    ignores, its children ignore as well; what it handles is the default to them.
+    """
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    ignored = [each for each in numbers if signal.getsignal(each) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture
 def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """
-    Start the command as a process of its own, ended with the test.
-    """
+    """Start the command as a process of its own, ended with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: object, **options: object) -> subprocess.Popen[str]:
@@ -85,9 +96,10 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         # terminal's width is what the terminal says.
         for name in ("PYTHONUNBUFFERED", "COLUMNS", "LINES"):
             env.pop(name, None)
-        started.append(
-            subprocess.Popen(arguments, text=True, env=env, **{**pipes, **options})
-        )
+        with default_signals():
+            started.append(
+                subprocess.Popen(arguments, text=True, env=env, **{**pipes, **options})
+            )
         return started[-1]
 
     yield start

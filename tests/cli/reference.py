@@ -24,16 +24,12 @@ GENERATED = re.compile(
 
 
 def main() -> None:
-    """
-    Bring the page up to date.
-    """
+    """Bring the page up to date."""
     PAGE.write_text(current(PAGE.read_text()))
 
 
 def current(page: str) -> str:
-    """
-    Return the page as it should be.
-    """
+    """Return the page as it should be."""
     found = list(commands())
     shared = [
         _row(param)
@@ -52,9 +48,7 @@ def current(page: str) -> str:
 
 
 def commands() -> Iterator[tuple[str, object]]:
-    """
-    Tell every command by its full name, those of groups included.
-    """
+    """Tell every command by its full name, those of groups included."""
     yield from _commands_of("amplitude-cohorts", get_command(app))
 
 

@@ -1,6 +1,4 @@
-"""
-Exit codes are a promise.
-"""
+"""Exit codes are a promise."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ CODES = {
     "MissingExtraError": 2,
     "MonthlyQuotaError": 6,
     "NotFoundError": 4,
-    "PartialUploadError": 7,
+    "PartialWriteError": 7,
     "PermissionDeniedError": 3,
     "QuotaError": 6,
     "QuotaWaitError": 6,
@@ -59,9 +57,7 @@ CODES = {
 
 @pytest.fixture
 def cohorts_emulator_setup() -> CohortsEmulator:
-    """
-    A project that has spent its month, with keys that must not be seen.
-    """
+    """A project that has spent its month, with keys that must not be seen."""
     return CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,
@@ -72,9 +68,7 @@ def cohorts_emulator_setup() -> CohortsEmulator:
 
 @pytest.mark.parametrize("name", errors.__all__)
 def test_every_error_has_its_code(name: str):
-    """
-    A new error has to be given one here.
-    """
+    """A new error has to be given one here."""
     kind: type[errors.CohortsError] = getattr(errors, name)
 
     assert CODES[name] == exits.exit_of(kind.__new__(kind))
@@ -83,9 +77,7 @@ def test_every_error_has_its_code(name: str):
 def test_an_unanswered_question_is_an_interruption(
     command, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Ctrl-C at a question is told like any other.
-    """
+    """Ctrl-C at a question is told like any other."""
 
     def abort(_: object) -> None:
         raise typer.Abort
@@ -115,9 +107,7 @@ def test_answers_become_codes(
     words: list[str],
     faults: dict[Step, Fault],
 ):
-    """
-    One paragraph on stderr, nothing on stdout, and no key in either.
-    """
+    """One paragraph on stderr, nothing on stdout, and no key in either."""
     cohorts_emulator.add_cohort("c1", members=["ann"])
 
     for step, fault in faults.items():
@@ -135,18 +125,14 @@ def test_answers_become_codes(
 
 
 def test_nobody_there_is_transport(command, monkeypatch: pytest.MonkeyPatch):
-    """
-    A service that cannot be reached is code 5.
-    """
+    """A service that cannot be reached is code 5."""
     monkeypatch.setenv("AMPLITUDE_BASE_URL", "http://127.0.0.1:1")
 
     assert 5 == command("list").code
 
 
 def test_missing_keys_are_usage(command, monkeypatch: pytest.MonkeyPatch):
-    """
-    What is not set up is code 2, and says what to set.
-    """
+    """What is not set up is code 2, and says what to set."""
     monkeypatch.delenv("AMPLITUDE_SECRET_KEY")
     code, _, err = command("list")
 
@@ -156,9 +142,7 @@ def test_missing_keys_are_usage(command, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("words", [["list", "--nope"], ["nope"], ["show"]])
 def test_nonsense_is_usage(command, words: list[str]):
-    """
-    typer's own complaints are told like all others, as JSON if asked for.
-    """
+    """typer's own complaints are told like all others, as JSON if asked for."""
     plain = command(*words)
     document = command(*words, "--json")
 
@@ -171,12 +155,10 @@ def test_nonsense_is_usage(command, words: list[str]):
 def test_the_secret_key_may_come_by_stdin(
     process, cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    So that it stands neither in the environment nor among the arguments.
-    """
+    """So that it stands neither in the environment nor among the arguments."""
     monkeypatch.delenv("AMPLITUDE_SECRET_KEY")
     started = process("usage", "--secret-key-stdin", stdin=-1)
-    out, err = started.communicate(f"{SECRET_KEY}\n", timeout=15)
+    out, err = started.communicate(f"{SECRET_KEY}\n")
 
     assert (0, "") == (started.returncode, err)
     assert out.startswith("limit\t1\n")
@@ -185,9 +167,7 @@ def test_the_secret_key_may_come_by_stdin(
 def test_a_region_on_the_command_line_is_stronger_than_a_url_around_it(
     command, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    --region overrides AMPLITUDE_BASE_URL, or keys would go where nobody meant.
-    """
+    """--region overrides AMPLITUDE_BASE_URL, or keys would go where nobody meant."""
     monkeypatch.setenv("AMPLITUDE_BASE_URL", "ftp://not.a.service")
 
     assert 2 == command("list").code

@@ -1,11 +1,10 @@
-"""
-The command brings files: export, resume.
-"""
+"""The command brings files: export, resume."""
 
 from __future__ import annotations
 
 import json
 import shlex
+import stat
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,7 @@ EXPORT = {
 def cohorts(
     cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Two cohorts, and an empty folder to be in.
-    """
+    """Two cohorts, and an empty folder to be in."""
     properties = {"plan": ["free", "team"]}
     cohorts_emulator.add_cohort("c1", members=["ann", "bob"], properties=properties)
     cohorts_emulator.add_cohort("c2", members=["eve"])
@@ -39,9 +36,7 @@ def cohorts(
 
 
 def test_export_saves_and_says_so_in_a_line(command):
-    """
-    The file is whole, the line names it, and stderr stays empty.
-    """
+    """The file is whole, the line names it, and stderr stays empty."""
     code, out, err = command("export", "c1", "-o", "members.csv")
 
     assert (0, "") == (code, err)
@@ -50,9 +45,7 @@ def test_export_saves_and_says_so_in_a_line(command):
 
 
 def test_export_names_the_file_after_the_cohort(command):
-    """
-    Without -o the file is ID.csv here, or of the format that is asked for.
-    """
+    """Without -o the file is ID.csv here, or of the format that is asked for."""
     command("export", "c1")
     command("export", "c1", "--format", "csv.gz")
 
@@ -69,18 +62,14 @@ def test_export_names_the_file_after_the_cohort(command):
     ],
 )
 def test_export_asks_for_properties(command, options: list[str], header: str):
-    """
-    Some by name, or all of them.
-    """
+    """Some by name, or all of them."""
     command("export", "c1", "-o", "out.csv", *options)
 
     assert header == Path("out.csv").read_text().splitlines()[0]
 
 
 def test_export_as_json(command):
-    """
-    The shape of an export's JSON holds.
-    """
+    """The shape of an export's JSON holds."""
     document = json.loads(command("export", "c1", "--json").out)
 
     assert (1, EXPORT) == (document["version"], set(document["export"]))
@@ -88,9 +77,7 @@ def test_export_as_json(command):
 
 
 def test_the_command_to_go_on_works(command, cohorts_emulator):
-    """
-    What an error says to type brings the file, and spends no second export.
-    """
+    """What an error says to type brings the file, and spends no second export."""
     cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
     err = command("export", "slow", "-o", "a b.csv", "--timeout", 20).err
     words = shlex.split(err.splitlines()[-1].removeprefix("To go on: "))
@@ -104,9 +91,7 @@ def test_the_command_to_go_on_works(command, cohorts_emulator):
 def test_the_command_to_go_on_asks_the_same_service(
     command, cohorts_emulator, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    Options that said whom to ask are part of it.
-    """
+    """Options that said whom to ask are part of it."""
     cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
     monkeypatch.setenv("AMPLITUDE_BASE_URL", "http://127.0.0.1:1")
     url = cohorts_emulator.base_url
@@ -116,9 +101,7 @@ def test_the_command_to_go_on_asks_the_same_service(
 
 
 def test_an_error_as_json_has_the_token(command, cohorts_emulator):
-    """
-    The shape of an error's JSON holds; its token goes on as well.
-    """
+    """The shape of an error's JSON holds; its token goes on as well."""
     cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
     code, out, err = command("export", "slow", "--timeout", 20, "--json")
     document = json.loads(err)
@@ -133,9 +116,7 @@ def test_an_error_as_json_has_the_token(command, cohorts_emulator):
 
 
 def test_a_failed_job_is_not_to_be_gone_on_with(command, cohorts_emulator):
-    """
-    Where only another export helps, no command is told that cannot.
-    """
+    """Where only another export helps, no command is told that cannot."""
     code, _, err = command("resume", "nope", "-o", "out.csv")
 
     assert 4 == code
@@ -143,17 +124,33 @@ def test_a_failed_job_is_not_to_be_gone_on_with(command, cohorts_emulator):
 
 
 def test_resume_checks_its_target_before_it_waits(command, cohorts_emulator):
-    """
-    A bad target fails before the first byte.
-    """
+    """A bad target fails before the first byte."""
     assert 2 == command("resume", "abc", "-o", "out.xyz").code
     assert [] == cohorts_emulator.log
 
 
+def test_new_files_have_the_mode_that_was_asked_for(command, cohorts_emulator):
+    """
+    --file-mode is octal, for one file, for many, and for the command that goes on.
+    """
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    command("export", "c1", "--file-mode", "640")
+    command("export", "c1", "c2", "-o", ".", "--file-mode", "0604")
+    words = shlex.split(
+        command("export", "slow", "--file-mode", 400, "--timeout", 20)
+        .err.splitlines()[-1]
+        .removeprefix("To go on: amplitude-cohorts ")
+    )
+    command(*words)
+
+    assert [0o640, 0o604, 0o400] == [
+        stat.S_IMODE(Path(f"{name}.csv").stat().st_mode)
+        for name in ("c1", "c2", "slow")
+    ]
+
+
 def test_many_go_into_a_directory(command):
-    """
-    Several cohorts, one file and one line each.
-    """
+    """Several cohorts, one file and one line each."""
     Path("out").mkdir()
     code, out, err = command("export", "c1", "c2", "-o", "out")
 
@@ -164,9 +161,7 @@ def test_many_go_into_a_directory(command):
 
 
 def test_many_as_json(command):
-    """
-    The shape of many exports' JSON holds; one failure stops nobody.
-    """
+    """The shape of many exports' JSON holds; one failure stops nobody."""
     code, out, _ = command("export", "c1", "nope", "--json")
     document = json.loads(out)
     exports = {each["cohort_id"]: each for each in document["exports"]}
@@ -179,9 +174,7 @@ def test_many_as_json(command):
 
 
 def test_many_are_run_again_to_go_on(command):
-    """
-    Who failed is told on stderr, and the command to type is the same one.
-    """
+    """Who failed is told on stderr, and the command to type is the same one."""
     _, out, err = command("export", "c1", "nope", "-p", "plan")
 
     assert 1 == len(out.splitlines())
@@ -190,9 +183,7 @@ def test_many_are_run_again_to_go_on(command):
 
 
 def test_the_unchanged_is_left_alone(command, cohorts_emulator):
-    """
-    --skip-unchanged spends nothing on a cohort whose file is here already.
-    """
+    """--skip-unchanged spends nothing on a cohort whose file is here already."""
     # What changed within the second of an export counts as changed since.
     cohorts_emulator.clock.advance(60)
     command("export", "c1", "c2", "-o", ".")
@@ -210,14 +201,14 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
         ("c1", "-o", "missing/out.csv"),
         ("c1", "-o", "out"),
         ("c1", "--format", "xml"),
-        ("c1", "c2", "--at-once", "0"),
+        ("c1", "--file-mode", "rw"),
+        ("c1", "--file-mode", "1000"),
+        ("c1", "c2", "--max-concurrency", "0"),
         (),
     ],
 )
 def test_bad_input_sends_nothing(command, cohorts_emulator, words: tuple[str, ...]):
-    """
-    A line on stderr, exit code 2, and not a byte to the service.
-    """
+    """A line on stderr, exit code 2, and not a byte to the service."""
     code, out, err = command("export", *words)
 
     assert (2, "", 1) == (code, out, len(err.splitlines()))
@@ -225,9 +216,7 @@ def test_bad_input_sends_nothing(command, cohorts_emulator, words: tuple[str, ..
 
 
 def test_a_cut_connection_is_made_good(command, cohorts_emulator):
-    """
-    The file is whole all the same, and its line tells of two links.
-    """
+    """The file is whole all the same, and its line tells of two links."""
     cohorts_emulator.add_cohort("big", size=5_000)
     cohorts_emulator.fail_next("store", cut_off(at=1_000))
 

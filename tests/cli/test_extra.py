@@ -1,6 +1,4 @@
-"""
-The command without its extra.
-"""
+"""The command without its extra."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from amplitude_cohorts_async import cli
 def test_the_missing_extra_is_named(
     missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """
-    Whoever installed without it reads what to install, and no traceback.
-    """
+    """Whoever installed without it reads what to install, and no traceback."""
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == missing else 1)
 
     assert 2 == cli.main(["list"])

@@ -1,6 +1,4 @@
-"""
-Every command explains itself, and the page about them is current.
-"""
+"""Every command explains itself, and the page about them is current."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ NAMES = dict(commands())
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_explains_every_option(command, name: str):
-    """
-    A command has a sentence, and so has each of its options and arguments.
-    """
+    """A command has a sentence, and so has each of its options and arguments."""
     code, out, err = command(*name.split()[1:], "--help")
 
     assert (0, "") == (code, err)
@@ -25,9 +21,7 @@ def test_help_explains_every_option(command, name: str):
 
 
 def test_no_option_takes_a_key():
-    """
-    Arguments can be read by other users of the machine.
-    """
+    """Arguments can be read by other users of the machine."""
     options = {name for each in NAMES.values() for p in each.params for name in p.opts}
     about_keys = {name for name in options if "key" in name or "secret" in name}
 
@@ -35,9 +29,7 @@ def test_no_option_takes_a_key():
 
 
 def test_every_command_prints_json():
-    """
-    --json is an option of every command.
-    """
+    """--json is an option of every command."""
     without = [
         name
         for name, each in NAMES.items()
@@ -48,9 +40,7 @@ def test_every_command_prints_json():
 
 
 def test_the_page_is_current():
-    """
-    `python tests/cli/reference.py` writes it.
-    """
+    """`python tests/cli/reference.py` writes it."""
     page = PAGE.read_text()
 
     assert current(page) == page
@@ -58,9 +48,7 @@ def test_the_page_is_current():
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
 def test_the_command_alone_shows_what_there_is(command, words: tuple[str, ...]):
-    """
-    Each command is there with its sentence.
-    """
+    """Each command is there with its sentence."""
     code, out, err = command(*words)
 
     assert (0, "") == (code, err)
@@ -68,7 +56,5 @@ def test_the_command_alone_shows_what_there_is(command, words: tuple[str, ...]):
 
 
 def test_version(command):
-    """
-    --version tells which release this is.
-    """
+    """--version tells which release this is."""
     assert (0, f"{__version__}\n", "") == command("--version")

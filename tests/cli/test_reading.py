@@ -1,6 +1,4 @@
-"""
-The command reads: list, show, usage, plan.
-"""
+"""The command reads: list, show, usage, plan."""
 
 from __future__ import annotations
 
@@ -45,17 +43,13 @@ COHORT = {
 
 @pytest.fixture(autouse=True)
 def cohorts(cohorts_emulator: CohortsEmulator) -> None:
-    """
-    Two cohorts, one of them with a name that is out to get us.
-    """
+    """Two cohorts, one of them with a name that is out to get us."""
     cohorts_emulator.add_cohort("c1", members=["ann", "bob"], name="Buyers")
     cohorts_emulator.add_cohort("c2", size=10, name="[red]\x1b[2J\tEvil", type="x")
 
 
 def test_list_is_one_line_a_cohort_without_header(command):
-    """
-    What is no terminal gets fields with TABs between, for `cut` and `grep`.
-    """
+    """What is no terminal gets fields with TABs between, for `cut` and `grep`."""
     code, out, err = command("list")
     first, second = out.splitlines()
 
@@ -65,16 +59,12 @@ def test_list_is_one_line_a_cohort_without_header(command):
 
 
 def test_names_cannot_command_the_terminal(command):
-    """
-    Control characters in a name are shown as such, and markup is not obeyed.
-    """
+    """Control characters in a name are shown as such, and markup is not obeyed."""
     assert "[red]\ufffd[2J\ufffdEvil" in command("list").out
 
 
 def test_list_as_json(command):
-    """
-    The shape of the list's JSON holds.
-    """
+    """The shape of the list's JSON holds."""
     document = json.loads(command("list", "--json").out)
 
     assert {"version", "cohorts"} == set(document)
@@ -84,18 +74,14 @@ def test_list_as_json(command):
 
 
 def test_list_tells_syncs_when_asked(command, cohorts_emulator):
-    """
-    --sync-info asks the service for them.
-    """
+    """--sync-info asks the service for them."""
     command("list", "--sync-info")
 
     assert "includeSyncInfo" in cohorts_emulator.log[-1].target
 
 
 def test_show_tells_what_is_known_of_a_cohort(command):
-    """
-    One line for each thing; JSON has all of them.
-    """
+    """One line for each thing; JSON has all of them."""
     assert "id\tc1\nname\tBuyers\n" in command("show", "c1").out
     assert "none" not in command("show", "c1").out.lower()
     document = json.loads(command("show", "c1", "--json").out)
@@ -103,9 +89,7 @@ def test_show_tells_what_is_known_of_a_cohort(command):
 
 
 def test_usage_tells_what_is_left(command):
-    """
-    The month in four lines, or as JSON with nothing left to subtract.
-    """
+    """The month in four lines, or as JSON with nothing left to subtract."""
     assert "limit\t500\nused\t0\nremaining\t500\n" in command("usage").out
     document = json.loads(command("usage", "--json").out)
     keys = {"limit", "used", "remaining", "resets_at"}
@@ -113,9 +97,7 @@ def test_usage_tells_what_is_left(command):
 
 
 def test_plan_tells_what_exports_would_take(command, cohorts_emulator):
-    """
-    Four start at once, the fifth a minute later; nothing is spent.
-    """
+    """Four start at once, the fifth a minute later; nothing is spent."""
     ids = [f"p{number}" for number in range(5)]
     for each in ids:
         cohorts_emulator.add_cohort(each, members=["ann"])
@@ -130,9 +112,7 @@ def test_plan_tells_what_exports_would_take(command, cohorts_emulator):
 
 
 def test_plan_as_json(command):
-    """
-    The shape of the plan's JSON holds.
-    """
+    """The shape of the plan's JSON holds."""
     document = json.loads(command("plan", "c1", "--json").out)
     plan = document["plan"]
 
@@ -146,9 +126,7 @@ def test_plan_as_json(command):
 
 
 def test_weather_is_nobodys_business_without_a_terminal(command, cohorts_emulator):
-    """
-    A retried request leaves no trace on stderr.
-    """
+    """A retried request leaves no trace on stderr."""
     cohorts_emulator.fail_next("list", throttled())
 
     assert (0, "") == command("list")[::2]

@@ -1,6 +1,4 @@
-"""
-What the command draws, where, and how it stops.
-"""
+"""What the command draws, where, and how it stops."""
 
 from __future__ import annotations
 
@@ -21,14 +19,12 @@ import pytest
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off, slow
 
-SECONDS = 10.0
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def cohorts_emulator_setup() -> CohortsEmulator:
-    """
-    A service on the real time, as its clients are processes of their own.
-    """
+    """A service on the real time, as its clients are processes of their own."""
     return CohortsEmulator(job_seconds=0)
 
 
@@ -36,9 +32,7 @@ def cohorts_emulator_setup() -> CohortsEmulator:
 def cohorts(
     cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    A cohort whose file is two megabytes, and an empty folder to be in.
-    """
+    """A cohort whose file is two megabytes, and an empty folder to be in."""
     cohorts_emulator.add_cohort("big", size=200_000)
     cohorts_emulator.generate()
     monkeypatch.chdir(tmp_path)
@@ -50,9 +44,7 @@ def on_terminal(
     columns: int = 90,
     **env: str,
 ) -> str:
-    """
-    Run the command on a terminal; return what was drawn there.
-    """
+    """Run the command on a terminal; return what was drawn there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {"TERM": "xterm-256color", **env}
@@ -70,15 +62,13 @@ def on_terminal(
         drawn += piece
 
     os.close(ours)
-    assert 0 == started.wait(SECONDS), drawn
+    assert 0 == started.wait(), drawn
 
     return drawn.decode()
 
 
 def test_a_terminal_gets_a_bar(process, cohorts_emulator: CohortsEmulator):
-    """
-    With the bytes, the speed and the time that is left.
-    """
+    """With the bytes, the speed and the time that is left."""
     cohorts_emulator.fail_next("store", slow(2_000_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0)
 
@@ -92,9 +82,7 @@ def test_a_terminal_gets_a_bar(process, cohorts_emulator: CohortsEmulator):
 def test_a_narrow_terminal_gets_a_shorter_bar(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    Below 60 columns there is no room for speed and time.
-    """
+    """Below 60 columns there is no room for speed and time."""
     cohorts_emulator.fail_next("store", slow(2_000_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0, columns=50)
 
@@ -105,9 +93,7 @@ def test_a_narrow_terminal_gets_a_shorter_bar(
 def test_a_renewed_link_is_told_on_a_terminal(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    Whoever watches reads why it took longer; the link's secrets are not shown.
-    """
+    """Whoever watches reads why it took longer; the link's secrets are not shown."""
     cohorts_emulator.fail_next("store", cut_off(at=1_500_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0, columns=300)
 
@@ -117,9 +103,7 @@ def test_a_renewed_link_is_told_on_a_terminal(
 
 @pytest.mark.parametrize("option", ["-q", "--quiet"])
 def test_quiet_draws_nothing(process, option: str):
-    """
-    The result is a line, on a terminal as well.
-    """
+    """The result is a line, on a terminal as well."""
     drawn = on_terminal(process, "export", "big", "--timeout", 0, option, columns=300)
 
     assert drawn.startswith("big.csv: ")
@@ -127,9 +111,7 @@ def test_quiet_draws_nothing(process, option: str):
 
 
 def test_a_dumb_terminal_gets_no_bar(process):
-    """
-    TERM=dumb cannot draw.
-    """
+    """TERM=dumb cannot draw."""
     drawn = on_terminal(
         process, "export", "big", "--timeout", 0, columns=300, TERM="dumb"
     )
@@ -138,9 +120,7 @@ def test_a_dumb_terminal_gets_no_bar(process):
 
 
 def test_no_color_is_honoured(process):
-    """
-    With NO_COLOR a table has no colours, nor has help.
-    """
+    """With NO_COLOR a table has no colours, nor has help."""
     colours = re.compile("\x1b\\[[0-9;]*3[0-7]m")
 
     assert colours.search(on_terminal(process, "list", "--help"))
@@ -149,9 +129,7 @@ def test_no_color_is_honoured(process):
 
 
 def test_a_terminal_gets_a_table(process):
-    """
-    With a header, aligned.
-    """
+    """With a header, aligned."""
     drawn = on_terminal(process, "list", NO_COLOR="1")
     header, row = re.sub("\x1b\\[[0-9;]*m", "", drawn).splitlines()
 
@@ -159,11 +137,9 @@ def test_a_terminal_gets_a_table(process):
 
 
 def test_a_pipe_gets_the_result_and_nothing_else(process):
-    """
-    Not even with FORCE_COLOR, which makes others draw into files.
-    """
+    """Not even with FORCE_COLOR, which makes others draw into files."""
     started = process("export", "big", "--timeout", 0, env={"FORCE_COLOR": "1"})
-    out, err = started.communicate(timeout=SECONDS)
+    out, err = started.communicate()
 
     assert (0, "") == (started.returncode, err)
     assert out.startswith("big.csv: ")
@@ -174,16 +150,14 @@ def test_a_pipe_gets_the_result_and_nothing_else(process):
 def test_an_interrupted_export_says_how_to_go_on(
     process, cohorts_emulator: CohortsEmulator, number: signal.Signals
 ):
-    """
-    Ctrl-C leaves code 130, no file, no traceback, and a command to type.
-    """
+    """Ctrl-C leaves code 130, no file, no traceback, and a command to type."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
     started = process("export", "long", "-o", "out.csv")
     while not cohorts_emulator.requests("export"):
         time.sleep(0.01)
     time.sleep(0.2)
     started.send_signal(number)
-    out, err = started.communicate(timeout=SECONDS)
+    out, err = started.communicate()
     first, second = err.splitlines()
 
     assert (130, "") == (started.returncode, out)
@@ -195,45 +169,39 @@ def test_an_interrupted_export_says_how_to_go_on(
 def test_an_interrupted_download_leaves_nothing_half(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    The final name does not appear, and what was typed to go on brings it.
-    """
+    """The final name does not appear, and what was typed to go on brings it."""
     cohorts_emulator.fail_next("store", slow(200_000))
     started = process("export", "big", "--timeout", 0)
     while not cohorts_emulator.requests("store"):
         time.sleep(0.01)
     time.sleep(0.5)
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=SECONDS)
+    _, err = started.communicate()
 
     assert 130 == started.returncode
     assert [] == list(Path().iterdir())
     words = err.splitlines()[-1].split()[4:]
-    assert 0 == process(*words, stdout=None).wait(SECONDS)
+    assert 0 == process(*words, stdout=None).wait()
     assert [Path("big.csv")] == list(Path().iterdir())
 
 
 def test_many_that_are_interrupted_go_on_when_run_again(
     process, cohorts_emulator: CohortsEmulator
 ):
-    """
-    The command to type is the same one.
-    """
+    """The command to type is the same one."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
     started = process("export", "long", "big")
     while not cohorts_emulator.requests("export"):
         time.sleep(0.01)
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=SECONDS)
+    _, err = started.communicate()
 
     assert 130 == started.returncode
     assert "To go on: amplitude-cohorts export long big -o ." == err.splitlines()[-1]
 
 
 def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulator):
-    """
-    A shell's background job ignores Ctrl-C; SIGTERM still ends it in order.
-    """
+    """A shell's background job ignores Ctrl-C; SIGTERM still ends it in order."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
     started = process(
         "export",
@@ -244,16 +212,14 @@ def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulat
         time.sleep(0.01)
     time.sleep(0.2)
     started.terminate()
-    _, err = started.communicate(timeout=SECONDS)
+    _, err = started.communicate()
 
     assert 130 == started.returncode
     assert err.splitlines()[-1].startswith("To go on: amplitude-cohorts resume ")
 
 
 def test_a_reader_that_leaves_is_no_failure(process, cohorts_emulator: CohortsEmulator):
-    """
-    `| head` ends the command in silence.
-    """
+    """`| head` ends the command in silence."""
     for number in range(2_000):
         cohorts_emulator.add_cohort(f"c{number}", members=["ann"])
 
@@ -261,5 +227,5 @@ def test_a_reader_that_leaves_is_no_failure(process, cohorts_emulator: CohortsEm
     started.stdout.read(1)
     started.stdout.close()
 
-    assert 141 == started.wait(SECONDS)
+    assert 141 == started.wait()
     assert "" == started.stderr.read()

@@ -1,6 +1,4 @@
-"""
-The command writes: upload, members, sync, diff.
-"""
+"""The command writes: upload, members, sync, diff."""
 
 from __future__ import annotations
 
@@ -11,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async import _client as client_module
-from amplitude_cohorts_async._io.writes import batches as batches_module
+from amplitude_cohorts_async import _operations
+from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import refused, works
@@ -22,9 +20,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def ids(tmp_path: Path) -> Path:
-    """
-    A file of three ids, one of which nobody has.
-    """
+    """A file of three ids, one of which nobody has."""
     file = tmp_path / "ids.txt"
     file.write_text("ann\nunknown-1\nbob\n")
 
@@ -33,9 +29,7 @@ def ids(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def project(cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Where uploads go: the emulator's project.
-    """
+    """Where uploads go: the emulator's project."""
     monkeypatch.setenv("AMPLITUDE_APP_ID", "153957")
     monkeypatch.setenv("AMPLITUDE_OWNER", "datamonster@amplitude.com")
 
@@ -44,16 +38,12 @@ def project(cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch) 
 def no_waiting(
     cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    The command shares the emulator's clock, which jumps.
-    """
-    monkeypatch.setattr(client_module, "SystemClock", lambda: cohorts_emulator.clock)
+    """The command shares the emulator's clock, which jumps."""
+    monkeypatch.setattr(_operations, "SystemClock", lambda: cohorts_emulator.clock)
 
 
 def run(capsys: Capture, *words: object) -> tuple[int, str, str]:
-    """
-    Run the command; return its code and what it printed.
-    """
+    """Run the command; return its code and what it printed."""
     code = main([str(word) for word in words])
     printed = capsys.readouterr()
 
@@ -64,9 +54,7 @@ def run(capsys: Capture, *words: object) -> tuple[int, str, str]:
 def test_upload_makes_a_cohort_of_a_file(
     cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
 ):
-    """
-    The report is on stdout, and what was skipped in a file of its own.
-    """
+    """The report is on stdout, and what was skipped in a file of its own."""
     skipped = tmp_path / "skipped.txt"
     words = ("upload", "Buyers", ids, "--id-type", "user", "--skipped", skipped)
     code, out, _ = run(capsys, *words)
@@ -82,9 +70,7 @@ def test_upload_makes_a_cohort_of_a_file(
 def test_upload_reads_stdin_and_prints_json(
     cohorts_emulator: CohortsEmulator, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    As behind `psql`; the JSON has the report under its name.
-    """
+    """As behind `psql`; the JSON has the report under its name."""
     stdin = io.TextIOWrapper(io.BytesIO(b"1\n2\n2\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
     code, out, _ = run(
@@ -100,6 +86,7 @@ def test_upload_reads_stdin_and_prints_json(
         "invalid_sample": [],
         "skipped_ids": [],
         "batches": 1,
+        "totals": 2,
         "adopted": False,
         "resumed": 0,
     } == json.loads(out)["upload"]
@@ -112,9 +99,7 @@ def test_upload_goes_on_from_its_journal(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ):
-    """
-    A failure half way says which command goes on, and that command does.
-    """
+    """A failure half way says which command goes on, and that command does."""
     monkeypatch.setattr(batches_module, "MOST_IDS", 10)
     file, journal = tmp_path / "ids.txt", tmp_path / "the journal"
     file.write_text("\n".join(map(str, range(35))))
@@ -152,9 +137,7 @@ def test_mistakes_are_told_before_anything_is_sent(
     words: list[str],
     reason: str,
 ):
-    """
-    With the exit code of a wrong usage.
-    """
+    """With the exit code of a wrong usage."""
     source = "-" if "--secret-key-stdin" in words else ids
     given = [word.format(ids=ids) for word in words]
     code, _, err = run(capsys, "upload", "B", source, "--id-type", "user", *given)
@@ -170,9 +153,7 @@ def test_upload_without_a_project_says_where_to_say_it(
     ids: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """
-    The message names the variable.
-    """
+    """The message names the variable."""
     monkeypatch.delenv("AMPLITUDE_APP_ID", raising=False)
     code, _, err = run(capsys, "upload", "Buyers", ids, "--id-type", "user")
 
@@ -185,15 +166,13 @@ def test_upload_without_a_project_says_where_to_say_it(
 def test_upload_has_an_option_for_every_parameter(
     cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path
 ):
-    """
-    Replace, validate, fail on unknown ids, groups, hidden cohorts.
-    """
+    """Replace, validate, fail on unknown ids, groups, hidden cohorts."""
     cohorts_emulator.add_cohort("1a2bc3d", members=["old"])
     words = ("upload", "Buyers", ids, "--id-type", "user")
 
     assert "none, validated only" in run(capsys, *words, "--validate-only")[1]
     assert {"old"} == cohorts_emulator.members_of("1a2bc3d")
-    assert 0 == run(capsys, *words, "--replace", "1a2bc3d")[0]
+    assert 0 == run(capsys, *words, "--replace", "1a2bc3d", "--yes")[0]
     assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
     assert 1 == run(capsys, *words, "--strict")[0]
     assert ["1a2bc3d"] == cohorts_emulator.cohort_ids
@@ -201,12 +180,54 @@ def test_upload_has_an_option_for_every_parameter(
     assert 2 == len(cohorts_emulator.cohort_ids)
 
 
+@pytest.mark.usefixtures("project")
+def test_a_replacement_asks_and_takes_no_for_an_answer(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """With no terminal to ask at, it refuses."""
+    cohorts_emulator.add_cohort("1a2bc3d", members=["old"])
+    words = ("upload", "Buyers", ids, "--id-type", "user", "--replace", "1a2bc3d")
+    code, _, err = run(capsys, *words)
+
+    assert (2, True) == (code, "pass --yes" in err)
+    assert [] == cohorts_emulator.log
+
+    for answer, code, expected in (("n", 1, {"old"}), ("y", 0, {"ann", "bob"})):
+        stdin = io.StringIO(f"{answer}\n")
+        monkeypatch.setattr(stdin, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        assert code == run(capsys, *words)[0]
+        assert expected == cohorts_emulator.members_of("1a2bc3d")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_replacement_is_guarded(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
+):
+    """It removes half of the members at most, unless told otherwise."""
+    members = [f"user-{number}" for number in range(100)]
+    cohorts_emulator.add_cohort("1a2bc3d", members=members)
+    words = ("upload", "Buyers", ids, "--id-type", "user", "--replace", "1a2bc3d")
+    words = (*words, "--yes", "--journal", tmp_path / "journal")
+    code, _, err = run(capsys, *words)
+
+    assert (2, True) == (code, "at least 97" in err)
+    assert "To go on" not in err
+    assert 100 == len(cohorts_emulator.members_of("1a2bc3d"))
+
+    words = (*words[:-2], "--max-removed", 1)
+    assert 0 == run(capsys, *words)[0]
+    assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
+
+
 def test_members_are_added_and_removed(
     cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
 ):
-    """
-    One file, either way; what was skipped is appended to its file.
-    """
+    """One file, either way; what was skipped is appended to its file."""
     skipped = tmp_path / "skipped.txt"
     cohorts_emulator.add_cohort("1a2bc3d", members=["eve"])
     words = ("1a2bc3d", ids, "--skipped", skipped)
@@ -224,9 +245,7 @@ def test_members_are_added_and_removed(
 def test_members_can_fail_on_unknown_ids(
     cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path, tmp_path: Path
 ):
-    """
-    Nothing is added then, and a journal says how to go on.
-    """
+    """Nothing is added then, and a journal says how to go on."""
     journal = tmp_path / "journal"
     cohorts_emulator.add_cohort("1a2bc3d", members=["eve"])
     words = ("members", "add", "1a2bc3d", ids, "--strict", "--journal", journal)
@@ -240,9 +259,7 @@ def test_members_can_fail_on_unknown_ids(
 def test_sync_makes_a_cohort_equal_to_a_file(
     cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path
 ):
-    """
-    First a look that writes nothing, then the change.
-    """
+    """First a look that writes nothing, then the change."""
     cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve"])
     words = ("sync", "1a2bc3d", ids)
 
@@ -269,9 +286,7 @@ def test_sync_asks_and_takes_no_for_an_answer(
     ids: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """
-    With nobody there to ask it refuses; one export is enough to ask.
-    """
+    """With nobody there to ask it refuses; one export is enough to ask."""
     cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve"])
     code, _, err = run(capsys, "sync", "1a2bc3d", ids)
 
@@ -293,9 +308,7 @@ def test_sync_asks_and_takes_no_for_an_answer(
 def test_sync_guards_against_an_empty_list(
     cohorts_emulator: CohortsEmulator, capsys: Capture, tmp_path: Path
 ):
-    """
-    A file that came out empty does not empty a cohort.
-    """
+    """A file that came out empty does not empty a cohort."""
     file = tmp_path / "ids.txt"
     file.touch()
     cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", "zoe"])
@@ -316,9 +329,7 @@ def test_diff_writes_three_files(
     tmp_path: Path,
     on_disk: list[str],
 ):
-    """
-    A saved export against a list; the names are those people know.
-    """
+    """A saved export against a list; the names are those people know."""
     export = tmp_path / "members.csv.gz"
     cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", ("1", None)])
     run(capsys, "export", "1a2bc3d", "-o", export)

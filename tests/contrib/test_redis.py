@@ -1,12 +1,10 @@
-"""
-The limiter of a fleet, one process of it, on a real Valkey.
-"""
+"""The limiter of a fleet, one process of it, on a real Valkey."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
+import math
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,9 +18,9 @@ import pytest
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 
-from amplitude_cohorts_async._io.limits.limiter import LocalLimiter
+from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
@@ -30,23 +28,24 @@ from amplitude_cohorts_async.errors import (
     MissingExtraError,
     QuotaWaitError,
 )
-from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
-from amplitude_cohorts_async.protocols import Kind, SharesJobs, Tally
+from amplitude_cohorts_async.limits import DOCUMENTED, Kind, Limits, Rate
+from support.canary import API_KEY, SECRET_KEY
 
 if TYPE_CHECKING:
     from support.valkey import Valkey
 
 pytestmark = pytest.mark.services
 
-QUICK = Limits(exports=Rate(4, per=0.5), guard=0.01, linger=0.1, deadline=0.3)
+QUICK = Limits(
+    exports=Rate(4, per=0.5), polls=None, clock_margin=0.01, release_delay=0.1
+)
+LEASE = 0.3
 NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
 
 
 @pytest.fixture
 async def store(valkey: Valkey) -> AsyncIterator[Redis]:
-    """
-    A connection to the store, which has been in use for a while.
-    """
+    """A connection to the store, which has been in use for a while."""
     redis = Redis.from_url(valkey.url)
     await redis.set("cohorts:{app}:epoch", "old")
     yield redis
@@ -55,10 +54,8 @@ async def store(valkey: Valkey) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def limiter(valkey: Valkey, store: Redis) -> AsyncIterator[RedisLimiter]:
-    """
-    A limiter on that store.
-    """
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """A limiter on that store."""
+    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     yield limiter
     await limiter.aclose()
     await limiter.aclose()
@@ -67,9 +64,7 @@ async def limiter(valkey: Valkey, store: Redis) -> AsyncIterator[RedisLimiter]:
 async def request(
     limiter: RedisLimiter, kind: Kind = "export", seconds: float = 0.0
 ) -> float:
-    """
-    Hold a slot for so long; tell when it began.
-    """
+    """Hold a slot for so long; tell when it began."""
     async with limiter.slot(kind):
         start = time.monotonic()
         await asyncio.sleep(seconds)
@@ -84,17 +79,13 @@ async def refuse(
     retry_after: float | None = None,
     details: str = "",
 ) -> None:
-    """
-    Let one request be answered 429.
-    """
+    """Let one request be answered 429."""
     async with limiter.slot(kind) as permit:
-        permit.refused(details, retry_after)
+        permit.throttled(retry_after, details=details)
 
 
 async def test_the_fifth_export_waits_for_a_window(limiter: RedisLimiter):
-    """
-    Four at once, the fifth when a window after the first one's end is over.
-    """
+    """Four at once, the fifth when a window after the first one's end is over."""
     starts = await asyncio.gather(*(request(limiter) for _ in range(5)))
     first = min(starts)
 
@@ -103,15 +94,12 @@ async def test_the_fifth_export_waits_for_a_window(limiter: RedisLimiter):
 
 
 async def test_exports_of_a_process_start_in_order(valkey: Valkey, store: Redis):
-    """
-    Inside a process first come, first served.
-    """
+    """Inside a process first come, first served."""
     # Who has a place and cannot use it in time goes to the end of the line: a
-    # deadline that a busy machine keeps.
-    patient = attrs.evolve(QUICK, deadline=5.0)
+    # lease that a busy machine keeps.
 
     async with aclosing(
-        RedisLimiter.from_url(valkey.url, app="app", limits=patient)
+        RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=5.0)
     ) as limiter:
         starts = await asyncio.gather(*(request(limiter) for _ in range(9)))
 
@@ -121,10 +109,8 @@ async def test_exports_of_a_process_start_in_order(valkey: Valkey, store: Redis)
 
 
 async def test_a_new_store_is_waited_out(valkey: Valkey):
-    """
-    It may have lost its data: a request may be running, a window may be full.
-    """
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """It may have lost its data: a request may be running, a window may be full."""
+    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     started = time.monotonic()
     poll, export = await asyncio.gather(
         request(limiter, "poll"), request(limiter, "export")
@@ -136,10 +122,8 @@ async def test_a_new_store_is_waited_out(valkey: Valkey):
 
 
 async def test_keys_tell_nothing_but_the_app(limiter: RedisLimiter, store: Redis):
-    """
-    All of them share one hash tag, so that a cluster keeps them together.
-    """
-    async with limiter.slot("export"), limiter.cohort("secret-cohort"):
+    """All of them share one hash tag, so that a cluster keeps them together."""
+    async with limiter.slot("export"), limiter.cohort_lock("secret-cohort"):
         keys = [key.decode() for key in await store.keys("*")]
 
     assert 4 == len(keys)
@@ -148,9 +132,7 @@ async def test_keys_tell_nothing_but_the_app(limiter: RedisLimiter, store: Redis
 
 
 async def test_every_place_has_an_end(limiter: RedisLimiter, store: Redis):
-    """
-    A process that dies gives back what it held, after the deadline.
-    """
+    """A process that dies gives back what it held, when its lease is over."""
     async with limiter.slot("export"):
         left = {
             key.decode()[14:]: await store.pttl(key)
@@ -164,10 +146,8 @@ async def test_every_place_has_an_end(limiter: RedisLimiter, store: Redis):
 
 
 async def test_a_pause_is_everybodys(valkey: Valkey, limiter: RedisLimiter):
-    """
-    Another process's request waits until the moment the service named.
-    """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """Another process's request waits until the moment the service named."""
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     started = time.monotonic()
     await refuse(limiter, "poll", retry_after=0.4)
@@ -180,10 +160,8 @@ async def test_a_pause_is_everybodys(valkey: Valkey, limiter: RedisLimiter):
 async def test_429s_spread_exports_out_for_everybody(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    After one refused export they take their turns an eighth of a second apart.
-    """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """After one refused export they take their turns an eighth of a second apart."""
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     await refuse(limiter, "export", retry_after=0.01)
     starts = sorted(
@@ -197,16 +175,16 @@ async def test_429s_spread_exports_out_for_everybody(
     assert starts[-1] - starts[0] >= 0.25
 
 
-async def test_a_429_for_concurrency_parks_a_place(limiter: RedisLimiter, store: Redis):
-    """
-    One place stays taken for ten minutes, but never the last one.
-    """
+async def test_a_429_for_concurrency_withholds_a_place(
+    valkey: Valkey, limiter: RedisLimiter, store: Redis
+):
+    """One place stays taken for ten minutes, but never the last one."""
     await refuse(limiter, "poll", details="Exceeded concurrent limit", retry_after=0.01)
     left = [await store.pttl(f"cohorts:{{app}}:c:{number}") for number in range(5)]
 
     assert 1 == sum(ms > 590_000 for ms in left)
 
-    lone = RedisLimiter.from_url(limiter._url, app="lone", limits=Limits(in_flight=1))
+    lone = RedisLimiter.from_url(valkey.url, app="lone", limits=Limits(in_flight=1))
     await store.set("cohorts:{lone}:epoch", "old")
     await refuse(lone, "poll", details="Exceeded concurrent limit", retry_after=0.01)
     await request(lone, "poll")
@@ -216,10 +194,8 @@ async def test_a_429_for_concurrency_parks_a_place(limiter: RedisLimiter, store:
 async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    The fleet learns it at once.
-    """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """The fleet learns it at once."""
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     await request(other, "poll")
     details = "Exceeded rate limit with query of cost 1"
     await refuse(limiter, "file", retry_after=0.01, details=details)
@@ -230,14 +206,12 @@ async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
 
 
 async def test_writers_of_one_cohort_take_turns(valkey: Valkey, limiter: RedisLimiter):
-    """
-    Across processes; another cohort's writers do not wait.
-    """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """Across processes; another cohort's writers do not wait."""
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
     log: list[str] = []
 
     async def write(limiter: RedisLimiter, cohort_id: str) -> None:
-        async with limiter.cohort(cohort_id):
+        async with limiter.cohort_lock(cohort_id):
             log.append(f"{cohort_id} in")
             await asyncio.sleep(0.05)
             log.append(f"{cohort_id} out")
@@ -252,21 +226,19 @@ async def test_writers_of_one_cohort_take_turns(valkey: Valkey, limiter: RedisLi
 async def test_the_fleet_finds_an_export_that_is_running(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    A note is found until it is removed by whoever left it, or its time is over.
-    """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
-    assert isinstance(limiter, SharesJobs)
+    """A note is found until it is removed by whoever left it, or its time is over."""
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
+    jobs, others = limiter.job_store, other.job_store
 
-    async with limiter.board.claim("c1"):
-        assert await limiter.board.find("c1") is None
-        await limiter.board.put("c1", "token-1", seconds=60)
-    await other.board.remove("c1", "token-2")
-    assert "token-1" == await other.board.find("c1")
-    await other.board.remove("c1", "token-1")
-    await limiter.board.put("c2", "token-3", seconds=0.05)
+    async with jobs.lock("c1"):
+        assert await jobs.find("c1") is None
+        await jobs.record("c1", "token-1", seconds=60)
+    await others.forget("c1", "token-2")
+    assert "token-1" == await others.find("c1")
+    await others.forget("c1", "token-1")
+    await jobs.record("c2", "token-3", seconds=0.05)
     await asyncio.sleep(0.06)
-    found = [await other.board.find(key) for key in ("c1", "c2")]
+    found = [await others.find(key) for key in ("c1", "c2")]
     await other.aclose()
 
     assert [None, None] == found
@@ -275,9 +247,7 @@ async def test_the_fleet_finds_an_export_that_is_running(
 async def test_a_request_that_takes_long_keeps_its_place(
     limiter: RedisLimiter, store: Redis
 ):
-    """
-    Longer than the deadline: the lease is renewed while its process lives.
-    """
+    """Longer than the lease, which is renewed while its process lives."""
     async with limiter.slot("file"):
         await asyncio.sleep(0.9)
         keys = await store.keys("*:c:*")
@@ -289,19 +259,15 @@ async def test_a_request_that_takes_long_keeps_its_place(
 async def test_a_request_whose_place_is_lost_is_cancelled(
     limiter: RedisLimiter, store: Redis
 ):
-    """
-    Somebody else has it by now, and two would be one too many.
-    """
-    with pytest.raises(LimiterUnavailableError, match="to somebody else"):
+    """Somebody else has it by now, and two would be one too many."""
+    with pytest.raises(LimiterUnavailableError, match="to another process"):
         async with limiter.slot("file"):
             await store.delete(*await store.keys("*:c:*"))
             await asyncio.sleep(10)
 
 
 async def test_an_error_inside_comes_out_as_it_is(limiter: RedisLimiter):
-    """
-    No group, no other class; and the place is free a moment later.
-    """
+    """No group, no other class; and the place is free a moment later."""
     with pytest.raises(ZeroDivisionError):
         async with limiter.slot("poll"):
             raise ZeroDivisionError
@@ -310,9 +276,7 @@ async def test_an_error_inside_comes_out_as_it_is(limiter: RedisLimiter):
 
 
 async def test_cancelling_leaves_no_place_taken(limiter: RedisLimiter, store: Redis):
-    """
-    After a hundred cancellations everything is free once it has lingered.
-    """
+    """After a hundred cancellations everything is free after the release delay."""
     for number in range(100):
         task = asyncio.create_task(request(limiter, "poll", 0.002))
         await asyncio.sleep(number / 20_000)
@@ -330,9 +294,7 @@ async def test_cancelling_leaves_no_place_taken(limiter: RedisLimiter, store: Re
 async def test_nothing_is_sent_while_the_store_is_away(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    LimiterUnavailableError names the store, not its password; then all is well.
-    """
+    """LimiterUnavailableError names the store, not its password; then all is well."""
     await request(limiter, "poll")
     valkey.kill()
     with pytest.raises(LimiterUnavailableError, match=r"the store at 127\.0\.0\.1:"):
@@ -344,9 +306,7 @@ async def test_nothing_is_sent_while_the_store_is_away(
 async def test_a_request_that_runs_while_the_store_goes_ends_well(
     valkey: Valkey, limiter: RedisLimiter
 ):
-    """
-    Its answer is not thrown away; its place runs out by itself.
-    """
+    """Its answer is not thrown away; its place runs out by itself."""
     async with limiter.slot("poll"):
         valkey.kill()
 
@@ -354,9 +314,7 @@ async def test_a_request_that_runs_while_the_store_goes_ends_well(
 
 
 async def test_a_password_is_never_shown():
-    """
-    Neither in the repr nor in an error.
-    """
+    """Neither in the repr nor in an error."""
     limiter = RedisLimiter.from_url("redis://me:hunter2@127.0.0.1:1/0", app="app")
 
     with pytest.raises(LimiterUnavailableError) as caught:
@@ -371,11 +329,15 @@ async def test_an_outage_can_be_bridged_with_a_share(valkey: Valkey, store: Redi
     Once all the store knew is over, each process goes on with its part; when
     the store is back everybody waits until those starts are over, too.
     """
-    limits = Limits(exports=Rate(4, per=0.2), guard=0.01, linger=0.0, deadline=0.2)
+    limits = Limits(exports=Rate(4, per=0.2), clock_margin=0.01, release_delay=0.0)
     limiter = RedisLimiter.from_url(
-        valkey.url, app="app", limits=limits, on_outage="share", processes=2
+        valkey.url,
+        app="app",
+        limits=limits,
+        lease=0.2,
+        on_outage="share",
+        processes=2,
     )
-    limiter.bind("hash", local=LocalLimiter)
     await request(limiter, "poll")
     valkey.kill()
 
@@ -393,19 +355,38 @@ async def test_an_outage_can_be_bridged_with_a_share(valkey: Valkey, store: Redi
 
 
 async def test_the_share_needs_the_number_of_processes():
-    """
-    And no more of them than there are places.
-    """
+    """And no more of them than there are places."""
     with pytest.raises(ConfigurationError, match="go together"):
         RedisLimiter.from_url("redis://localhost", on_outage="share")
     with pytest.raises(ConfigurationError, match="among 4 at most"):
         RedisLimiter.from_url("redis://localhost", on_outage="share", processes=5)
 
 
+async def test_its_limits_are_its_own():
+    """A client that is given others is refused; a lease lasts for seconds."""
+    limiter = RedisLimiter.from_url("redis://localhost")
+
+    with pytest.raises(ConfigurationError, match="pass the limits to the limiter"):
+        CohortsClient(API_KEY, SECRET_KEY, limits=DOCUMENTED, limiter=limiter)
+    for lease in (0, -1.0, math.inf, math.nan):
+        with pytest.raises(ConfigurationError, match="lease is"):
+            RedisLimiter.from_url("redis://localhost", lease=lease)
+
+
+async def test_polls_keep_their_pace_in_each_process(valkey: Valkey, store: Redis):
+    """A burst of two, then ten a second."""
+    limits = attrs.evolve(QUICK, polls=Rate(2, per=0.2))
+
+    async with aclosing(
+        RedisLimiter.from_url(valkey.url, app="app", limits=limits)
+    ) as limiter:
+        starts = await asyncio.gather(*(request(limiter, "poll") for _ in range(7)))
+
+    assert max(starts) - min(starts) >= 0.5
+
+
 async def test_a_limiter_serves_one_app():
-    """
-    The client binds it; a client of another app is refused.
-    """
+    """The client binds it; a client of another app is refused."""
     limiter = RedisLimiter.from_url("redis://localhost")
     with pytest.raises(ConfigurationError, match="does not know its app"):
         await request(limiter)
@@ -421,9 +402,7 @@ async def test_a_limiter_serves_one_app():
 async def test_a_wait_longer_than_the_callers_is_refused_at_once(
     valkey: Valkey, store: Redis
 ):
-    """
-    For a window and for a pause.
-    """
+    """For a window and for a pause."""
     limits = Limits(exports=Rate(2, per=60), max_wait=5)
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=limits)
     await request(limiter)
@@ -440,9 +419,7 @@ async def test_a_wait_longer_than_the_callers_is_refused_at_once(
 
 
 async def test_only_rates_that_bind_have_keys(valkey: Valkey, store: Redis):
-    """
-    Four a minute keep sixty in ten minutes; nobody asks for sixty keys.
-    """
+    """Four a minute keep sixty in ten minutes; nobody asks for sixty keys."""
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=DOCUMENTED)
     await request(limiter)
     windows = await store.keys("*:w*")
@@ -455,9 +432,7 @@ async def test_only_rates_that_bind_have_keys(valkey: Valkey, store: Redis):
 async def test_a_store_that_evicts_is_complained_of(
     limiter: RedisLimiter, store: Redis, caplog: pytest.LogCaptureFixture
 ):
-    """
-    Places in use must not be thrown out to make room.
-    """
+    """Places in use must not be thrown out to make room."""
     await store.config_set("maxmemory-policy", "volatile-lru")
     with caplog.at_level(logging.WARNING):
         await request(limiter, "poll")
@@ -467,46 +442,37 @@ async def test_a_store_that_evicts_is_complained_of(
     assert "noeviction" in caplog.messages[0]
 
 
-async def test_the_fleet_has_tallies(valkey: Valkey, limiter: RedisLimiter):
-    """
-    What one process adds the others see.
-    """
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
-    assert isinstance(limiter, Tally)
-    await limiter.tally("2026-11:*", 2, until=NEXT_MONTH)
-    count = await other.tally("2026-11:*", -1, until=NEXT_MONTH)
+async def test_the_fleet_counts_together(valkey: Valkey, limiter: RedisLimiter):
+    """What one process adds the others see."""
+    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
+    await limiter.counter.add("2026-11:*", 2, until=NEXT_MONTH)
+    count = await other.counter.add("2026-11:*", -1, until=NEXT_MONTH)
     await other.aclose()
 
     assert 1 == count
 
 
-async def test_a_place_is_had_within_five_milliseconds(
-    limiter: RedisLimiter, store: Redis
+async def test_a_place_costs_three_round_trips_and_one_to_return_it(
+    limiter: RedisLimiter, store: Redis, monkeypatch: pytest.MonkeyPatch
 ):
-    """
-    On loopback, uncontended, 99 times in 100; in the best of three rounds, for
-    others use this machine too. Six plain round trips may take longer then.
-    """
-    places, trips = [], []
-    for _ in range(3):
-        seconds, plain = [], []
-        for _ in range(200):
-            asked = time.monotonic()
-            seconds.append(await request(limiter, "poll") - asked)
-            asked = time.monotonic()
-            await store.ping()
-            plain.append(time.monotonic() - asked)
-        places.append(statistics.quantiles(seconds, n=100)[98])
-        trips.append(statistics.quantiles(plain, n=100)[98])
+    """Uncontended; what that takes in time is in docs/limits.md."""
+    send, sent = Connection.send_packed_command, list[float]()
 
-    assert min(places) <= max(0.005, 6 * min(trips))
+    async def counted(connection: Connection, *args: object, **options: object) -> None:
+        sent.append(time.monotonic())
+        await send(connection, *args, **options)  # type: ignore[arg-type]
+
+    await request(limiter, "poll")
+    monkeypatch.setattr(Connection, "send_packed_command", counted)
+    async with limiter.slot("poll"):
+        taken = len(sent)
+
+    assert (3, 1) == (taken, len(sent) - taken)
 
 
 def test_one_limiter_serves_one_run_after_another(valkey: Valkey):
-    """
-    Made once, used in several event loops.
-    """
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK)
+    """Made once, used in several event loops."""
+    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
 
     async def run() -> None:
         await request(limiter, "poll")
@@ -519,10 +485,8 @@ def test_one_limiter_serves_one_run_after_another(valkey: Valkey):
 
 
 def test_without_redis_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch):
-    """
-    MissingExtraError says what to install.
-    """
-    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    """MissingExtraError says what to install."""
+    monkeypatch.setitem(sys.modules, "redis.exceptions", None)
     monkeypatch.delitem(sys.modules, RedisLimiter.__module__)
 
     with pytest.raises(MissingExtraError) as caught:

@@ -1,12 +1,9 @@
-"""
-Which ids go in which request.
-"""
+"""Which ids go in which request."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from itertools import compress
 
 import pytest
 from hypothesis import given
@@ -18,7 +15,6 @@ from amplitude_cohorts_async._core.batching import (
     MOST_MEMBERS,
     Batch,
     Batcher,
-    Distinct,
     checked_ids,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
@@ -29,9 +25,7 @@ IDS = st.text(
 
 
 def batches_of(slices: list[list[str]], size: int) -> list[Batch]:
-    """
-    Feed slices, and take everything that comes out.
-    """
+    """Feed slices, and take everything that comes out."""
     batcher = Batcher(size=size)
     batches = [batch for ids in slices for batch in batcher.feed(ids)]
 
@@ -39,32 +33,24 @@ def batches_of(slices: list[list[str]], size: int) -> list[Batch]:
 
 
 def json_of(batch: Batch) -> bytes:
-    """
-    Join what the batch sends.
-    """
+    """Join what the batch sends."""
     return b"".join([b"[", *batch.pieces, b"]"])
 
 
 def ids_in(batch: Batch) -> list[str]:
-    """
-    Decode what the batch sends.
-    """
+    """Decode what the batch sends."""
     return list(json.loads(json_of(batch)))
 
 
 def test_the_numbers_are_the_documented_ones():
-    """
-    A request holds 100,000 ids and a cohort two million members.
-    """
+    """A request holds 100,000 ids and a cohort two million members."""
     assert 100_000 == MOST_IDS
     assert 2_000_000 == MOST_MEMBERS
 
 
 @given(st.lists(st.lists(IDS, max_size=9), max_size=9), st.integers(1, 12))
 def test_nothing_is_lost_doubled_or_moved(slices: list[list[str]], size: int):
-    """
-    The batches hold all ids in order; all but the last are full.
-    """
+    """The batches hold all ids in order; all but the last are full."""
     batches = batches_of(slices, size)
     ids = [id_ for part in slices for id_ in part]
 
@@ -77,9 +63,7 @@ def test_nothing_is_lost_doubled_or_moved(slices: list[list[str]], size: int):
 
 @given(st.lists(st.lists(IDS, max_size=9), max_size=9), st.integers(1, 12))
 def test_slices_leave_no_trace(slices: list[list[str]], size: int):
-    """
-    However the ids come, the batches are the same, byte for byte.
-    """
+    """However the ids come, the batches are the same, byte for byte."""
     together = [id_ for part in slices for id_ in part]
 
     whole, cut = batches_of([together], size), batches_of(slices, size)
@@ -90,9 +74,7 @@ def test_slices_leave_no_trace(slices: list[list[str]], size: int):
 
 @given(st.lists(st.lists(IDS, min_size=1, max_size=9), min_size=1, max_size=9))
 def test_encoding_is_that_of_json_dumps(slices: list[list[str]]):
-    """
-    Pieces joined by hand are what one call would have written.
-    """
+    """Pieces joined by hand are what one call would have written."""
     (batch,) = batches_of(slices, 100)
     ids = [id_ for part in slices for id_ in part]
 
@@ -100,45 +82,15 @@ def test_encoding_is_that_of_json_dumps(slices: list[list[str]]):
 
 
 def test_digest_is_that_of_the_ids_as_lines():
-    """
-    Anybody can compute the digest of a batch with sha256sum.
-    """
+    """Anybody can compute the digest of a batch with sha256sum."""
     (batch,) = batches_of([["ann", "böb"]], 10)
 
     assert hashlib.sha256("ann\nböb\n".encode()).hexdigest() == batch.digest
 
 
-@given(st.lists(st.lists(IDS, max_size=9), max_size=9))
-def test_each_id_is_new_once(slices: list[list[str]]):
-    """
-    What the flags let through is each id once, at its first place.
-    """
-    distinct = Distinct()
-    fresh = [id_ for ids in slices for id_ in compress(ids, distinct.flags(ids))]
-    ids = [id_ for part in slices for id_ in part]
-
-    assert list(dict.fromkeys(ids)) == fresh
-    assert len(fresh) == distinct.count
-    assert ids == distinct.known(ids)
-    assert [] == distinct.known(["never seen before"])
-
-
-def test_more_ids_than_a_cohort_holds_are_refused():
-    """
-    The one too many is noticed, with the number in the message.
-    """
-    distinct = Distinct(most=3)
-    distinct.flags(["a", "b", "c", "a"])
-
-    with pytest.raises(InvalidInputError, match="more than 3 different ids"):
-        distinct.flags(["d"])
-
-
 @given(st.lists(IDS | st.integers()))
 def test_numbers_are_sent_as_their_digits(ids: list[str | int]):
-    """
-    Text stays as it is, and a whole number becomes its decimal string.
-    """
+    """Text stays as it is, and a whole number becomes its decimal string."""
     assert [str(id_) for id_ in ids] == checked_ids(ids)
 
 
@@ -161,16 +113,12 @@ def test_numbers_are_sent_as_their_digits(ids: list[str | int]):
     ],
 )
 def test_what_is_no_id_is_named_with_its_place(id_: object, reason: str):
-    """
-    The message says which id it is, counted from the first of all, and why.
-    """
+    """The message says which id it is, counted from the first of all, and why."""
     with pytest.raises(InvalidInputError, match=f"id number 1003 .*{reason}"):
         checked_ids(["ann", "bob", id_], position=1000)
 
 
 @pytest.mark.parametrize("id_", ["a b", "zoë", "👩‍💻", "x" * MOST_CHARACTERS, "#1"])
 def test_unusual_ids_are_ids(id_: str):
-    """
-    Spaces inside, other scripts and joined emoji are fine.
-    """
+    """Spaces inside, other scripts and joined emoji are fine."""
     assert [id_] == checked_ids([id_])

@@ -1,6 +1,4 @@
-"""
-JSON into models: forgiving of form, not of meaning.
-"""
+"""JSON into models: forgiving of form, not of meaning."""
 
 from __future__ import annotations
 
@@ -58,16 +56,12 @@ NOON = datetime(2026, 6, 15, 12, tzinfo=UTC)
 
 
 def cohort(**fields: object) -> Cohort:
-    """
-    Read a cohort that has little but these keys.
-    """
+    """Read a cohort that has little but these keys."""
     return structure({"id": "a", "name": "b", **fields}, Cohort, path="$")
 
 
 def test_the_least_of_a_cohort() -> None:
-    """
-    An id and a name make a cohort; all else may be missing, or null.
-    """
+    """An id and a name make a cohort; all else may be missing, or null."""
     bare = cohort()
 
     assert ("a", "b", None, False) == (bare.id, bare.name, bare.size, bare.archived)
@@ -102,25 +96,19 @@ def test_the_least_of_a_cohort() -> None:
 def test_every_spelling(
     names: list[str], value: object, attribute: str, expected: object
 ) -> None:
-    """
-    The page's spelling, the other one, and every form of a value that was seen.
-    """
+    """The page's spelling, the other one, and every form of a value that was seen."""
     for name in names:
         assert expected == getattr(cohort(**{name: value}), attribute)
 
 
 @pytest.mark.parametrize("name", ["id", "cohortId", "cohort_id"])
 def test_the_spellings_of_an_id(name: str) -> None:
-    """
-    A cohort's id has been seen under three names, and as a number.
-    """
+    """A cohort's id has been seen under three names, and as a number."""
     assert "7" == structure({name: 7, "name": "b"}, Cohort, path="$").id
 
 
 def test_syncs() -> None:
-    """
-    Syncs have times with offsets, and keep what is new.
-    """
+    """Syncs have times with offsets, and keep what is new."""
     told = {
         "target": "braze",
         "frequency": "hourly",
@@ -155,9 +143,7 @@ def test_syncs() -> None:
     ],
 )
 def test_what_means_something_else(fields: dict[str, Any], path: str) -> None:
-    """
-    A value that cannot be what it should be is refused, with the way to it.
-    """
+    """A value that cannot be what it should be is refused, with the way to it."""
     with pytest.raises(UnexpectedResponseError) as caught:
         cohort(**fields)
 
@@ -167,9 +153,7 @@ def test_what_means_something_else(fields: dict[str, Any], path: str) -> None:
 
 @pytest.mark.parametrize("value", [None, [], "text", 7, {}])
 def test_what_is_no_cohort(value: object) -> None:
-    """
-    A cohort is an object with an id and a name.
-    """
+    """A cohort is an object with an id and a name."""
     with pytest.raises(UnexpectedResponseError):
         structure(value, Cohort, path="$.cohorts[0]")
 
@@ -180,9 +164,7 @@ def test_what_is_no_cohort(value: object) -> None:
     )
 )
 def test_any_object_is_read_or_refused(value: dict[str, Any]) -> None:
-    """
-    Whatever the service sends becomes a model with aware times, or our error.
-    """
+    """Whatever the service sends becomes a model with aware times, or our error."""
     for model in (Cohort, CohortSync, Usage):
         try:
             read = structure(value, model, path="$")
@@ -196,18 +178,14 @@ def test_any_object_is_read_or_refused(value: dict[str, Any]) -> None:
 
 @given(st.text() | st.integers() | st.floats() | st.none() | st.booleans())
 def test_any_time_is_read_or_refused(value: object) -> None:
-    """
-    What is no time is a ValueError or a TypeError, nothing else.
-    """
+    """What is no time is a ValueError or a TypeError, nothing else."""
     with suppress(TypeError, ValueError):
         assert to_utc(value).tzinfo is UTC
 
 
 @given(st.datetimes(timezones=st.timezones()))
 def test_a_time_is_the_same_moment(moment: datetime) -> None:
-    """
-    Writing a moment as text loses nothing.
-    """
+    """Writing a moment as text loses nothing."""
     try:
         expected = moment.astimezone(UTC)
     except OverflowError:

@@ -1,6 +1,4 @@
-"""
-The reader of the members' file: one meaning, whatever the cuts.
-"""
+"""The reader of the members' file: one meaning, whatever the cuts."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ cells = st.text(st.sampled_from("ab,\"\n\r\t;' \x0b\x1c\u2028é€😀\ufeff"), 
 
 
 def read(*pieces: bytes, block: int = BLOCK, max_record: int = 1 << 20) -> list[Member]:
-    """
-    Read a file that comes in these pieces.
-    """
+    """Read a file that comes in these pieces."""
     reader = MemberReader(block=block, max_record=max_record)
     members = [
         member for piece in pieces for got in reader.feed(piece) for member in got
@@ -40,9 +36,7 @@ def read(*pieces: bytes, block: int = BLOCK, max_record: int = 1 << 20) -> list[
 
 
 def outcome(*pieces: bytes, block: int = BLOCK) -> list[Member] | str:
-    """
-    Tell the members of a file, or the fault in it.
-    """
+    """Tell the members of a file, or the fault in it."""
     try:
         return read(*pieces, block=block)
     except CsvError as error:
@@ -50,9 +44,7 @@ def outcome(*pieces: bytes, block: int = BLOCK) -> list[Member] | str:
 
 
 def count(*pieces: bytes) -> int:
-    """
-    Count the members of a file that comes in these pieces.
-    """
+    """Count the members of a file that comes in these pieces."""
     counter = RecordCounter()
 
     for piece in pieces:
@@ -62,18 +54,14 @@ def count(*pieces: bytes) -> int:
 
 
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
-    """
-    Cut *data* at these places, wherever they are.
-    """
+    """Cut *data* at these places, wherever they are."""
     bounds = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
 
     return [data[a:b] for a, b in pairwise(bounds)]
 
 
 def written(rows: Iterable[Sequence[str]], *, quote_all: bool, end: str) -> bytes:
-    """
-    Write a file by RFC 4180.
-    """
+    """Write a file by RFC 4180."""
 
     def field(cell: str) -> str:
         bare = not quote_all and not set(cell) & set(',"\r\n')
@@ -93,9 +81,7 @@ def written(rows: Iterable[Sequence[str]], *, quote_all: bool, end: str) -> byte
 def test_what_is_written_is_read_whatever_the_cuts(  # noqa: PLR0917
     rows, quote_all, end, bom, places, block
 ):
-    """
-    A file means the same in any pieces: its rows, cell by cell.
-    """
+    """A file means the same in any pieces: its rows, cell by cell."""
     header = ("amplitude_id", "user_id", "plan", 'note, "long"\n')
     data = written([header, *rows], quote_all=quote_all, end=end)
     data = b"\xef\xbb\xbf" * bom + data
@@ -119,9 +105,7 @@ def test_what_is_written_is_read_whatever_the_cuts(  # noqa: PLR0917
     block=st.integers(1, 16),
 )
 def test_a_fault_is_the_same_fault_whatever_the_cuts(body, bad, place, places, block):
-    """
-    Any bytes at all are members or one fault, and the pieces do not matter.
-    """
+    """Any bytes at all are members or one fault, and the pieces do not matter."""
     text = body.encode()
     place %= len(text) + 1
     data = HEADER + text[:place] + bad + text[place:]
@@ -131,9 +115,7 @@ def test_a_fault_is_the_same_fault_whatever_the_cuts(body, bad, place, places, b
 
 @given(body=st.text(st.sampled_from('ab,"\n\r'), max_size=30))
 def test_what_is_read_is_what_the_standard_library_reads(body):
-    """
-    Where we find members, `csv.reader` finds the same cells.
-    """
+    """Where we find members, `csv.reader` finds the same cells."""
     data = HEADER + body.encode()
     found = outcome(data)
 
@@ -144,9 +126,7 @@ def test_what_is_read_is_what_the_standard_library_reads(body):
 
 
 def test_the_vendors_example():
-    """
-    Anonymous members have no user id, and no member has a property.
-    """
+    """Anonymous members have no user id, and no member has a property."""
     data = b'"amplitude_id","user_id"\n"356896327775",""\n"356896327776","ann"\n'
 
     assert [
@@ -157,27 +137,21 @@ def test_the_vendors_example():
 
 @pytest.mark.parametrize("name", [b"group_value", b"\tgroup_value"])
 def test_groups_lose_the_tab_that_guards_them(name):
-    """
-    One leading TAB is the service's; a second one is the group's own.
-    """
+    """One leading TAB is the service's; a second one is the group's own."""
     data = b'"' + name + b'"\n"\tAcme"\n"\t\tTab"\n"Bare"\n""\n'
 
     assert ["Acme", "\tTab", "Bare", None] == [member.group for member in read(data)]
 
 
 def test_columns_are_known_by_name():
-    """
-    The columns may stand in any order, and others between them.
-    """
+    """The columns may stand in any order, and others between them."""
     data = b"plan,user_id,amplitude_id,country\nfree,ann,1,\n"
 
     assert [Member("1", "ann", None, {"plan": "free", "country": ""})] == read(data)
 
 
 def test_no_column_hides_another():
-    """
-    A later column of a name becomes a property, numbered where it must be.
-    """
+    """A later column of a name becomes a property, numbered where it must be."""
     data = b"user_id,user_id,plan,plan,plan (2),plan\nann,x,1,2,3,4\n"
     properties = {"user_id": "x", "plan": "1", "plan (3)": "2", "plan (2)": "3"}
 
@@ -185,24 +159,18 @@ def test_no_column_hides_another():
 
 
 def test_a_header_alone_is_an_empty_cohort():
-    """
-    A cohort nobody is in has a file of one line.
-    """
+    """A cohort nobody is in has a file of one line."""
     assert [] == read(HEADER)
     assert [] == read(HEADER.rstrip())
 
 
 def test_the_last_row_needs_no_newline():
-    """
-    One row without a newline at the end is a row.
-    """
+    """One row without a newline at the end is a row."""
     assert [Member("1", "ann")] == read(HEADER + b'"1","ann"')
 
 
 def test_a_field_may_be_longer_than_the_standard_library_allows():
-    """
-    A long property is read; `csv.field_size_limit()` is nobody's promise.
-    """
+    """A long property is read; `csv.field_size_limit()` is nobody's promise."""
     note = 'a "quoted" \n' * 20_000
     data = written([("user_id", "note"), ("ann", note)], quote_all=True, end="\n")
 
@@ -229,9 +197,7 @@ def test_a_field_may_be_longer_than_the_standard_library_allows():
     ],
 )
 def test_a_fault_is_named_with_its_line(data, fault):
-    """
-    What is wrong, and where; never a cell.
-    """
+    """What is wrong, and where; never a cell."""
     with pytest.raises(CsvError) as caught:
         read(data)
 
@@ -239,9 +205,7 @@ def test_a_fault_is_named_with_its_line(data, fault):
 
 
 def test_an_unclosed_quote_does_not_eat_the_memory():
-    """
-    A record longer than the bound is refused before the file has ended.
-    """
+    """A record longer than the bound is refused before the file has ended."""
     reader = MemberReader(block=100, max_record=1000)
     list(reader.feed(HEADER + b'"1","'))
 
@@ -250,9 +214,7 @@ def test_an_unclosed_quote_does_not_eat_the_memory():
 
 
 def test_blocks_are_small_whatever_comes_in():
-    """
-    A megabyte fed at once is handed out in blocks of a bounded size.
-    """
+    """A megabyte fed at once is handed out in blocks of a bounded size."""
     splitter = RecordSplitter(block=1000)
     blocks = list(splitter.feed(b'"1","ann"\n' * 100_000))
 
@@ -261,9 +223,7 @@ def test_blocks_are_small_whatever_comes_in():
 
 
 def test_the_error_of_a_job_names_the_job_and_the_line():
-    """
-    Users read which export, which line, and what to do.
-    """
+    """Users read which export, which line, and what to do."""
     error = CsvError("is empty", line=7).of_job("Sf7M9j", cohort_id="c1", token="t")
 
     assert ("Sf7M9j", "c1", "t", 7) == (
@@ -276,16 +236,12 @@ def test_the_error_of_a_job_names_the_job_and_the_line():
 
 
 def test_a_file_without_a_byte_has_no_rows_to_count():
-    """
-    Neither nothing nor a header alone holds a member.
-    """
+    """Neither nothing nor a header alone holds a member."""
     assert (0, 0, 0) == (count(), count(b""), count(HEADER.rstrip()))
 
 
 def test_a_block_is_checked_to_its_fault():
-    """
-    Records before the fault are passed over, and counted.
-    """
+    """Records before the fault are passed over, and counted."""
     check_block(b'a,"b"\n"c","d ""e"""\n', 2, line=5)
 
     with pytest.raises(CsvError, match="quote") as caught:

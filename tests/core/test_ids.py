@@ -1,6 +1,4 @@
-"""
-What can be an id in a URL.
-"""
+"""What can be an id in a URL."""
 
 from __future__ import annotations
 
@@ -10,15 +8,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.ids import checked_id
+from amplitude_cohorts_async._core.ids import checked_id, checked_request_id
 from amplitude_cohorts_async.errors import InvalidInputError
 
 
 @pytest.mark.parametrize("value", ["26umsb5", "9apg8e8f", "0", "a/b", "ü", "x" * 256])
 def test_ids(value: str) -> None:
-    """
-    Anything that can be printed and has no space in it may be an id.
-    """
+    """Anything that can be printed and has no space in it may be an id."""
     assert value == checked_id(value, "cohort id")
 
 
@@ -26,18 +22,14 @@ def test_ids(value: str) -> None:
     "value", ["", " ", "a b", "a\t", "a\n", "\x00", ".", "..", "x" * 257, 7, None, b"a"]
 )
 def test_no_ids(value: object) -> None:
-    """
-    What is empty, too long, no text, or would be another path, is no id.
-    """
+    """What is empty, too long, no text, or would be another path, is no id."""
     with pytest.raises(InvalidInputError, match="request id"):
         checked_id(value, "request id")
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1))
 def test_an_id_is_one_segment(value: str) -> None:
-    """
-    Whatever passes arrives at the other side as the one segment it was.
-    """
+    """Whatever passes arrives at the other side as the one segment it was."""
     try:
         checked_id(value, "cohort id")
     except InvalidInputError:
@@ -46,3 +38,13 @@ def test_an_id_is_one_segment(value: str) -> None:
     url = urlsplit(f"https://example.com/a/{quote(value, safe='')}/file")
     assert ["", "a", value, "file"] == [unquote(part) for part in url.path.split("/")]
     assert "" == url.query == url.fragment
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_a_request_id_is_one_segment(value: str) -> None:
+    """Any text that the service gives arrives at its side as the segment it was."""
+    assume(value not in {".", ".."})
+    checked_request_id(value)
+
+    url = urlsplit(f"https://example.com/a/{quote(value, safe='')}/file")
+    assert ["", "a", value, "file"] == [unquote(part) for part in url.path.split("/")]

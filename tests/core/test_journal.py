@@ -1,6 +1,4 @@
-"""
-What a journal says about a write that was cut off.
-"""
+"""What a journal says about a write that was cut off."""
 
 from __future__ import annotations
 
@@ -12,21 +10,21 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.batching import Batch
 from amplitude_cohorts_async._core.journal import (
-    Progress,
-    Written,
+    WriteProgress,
+    WrittenBatch,
     attempt_line,
     batch_line,
     check_same,
     done_line,
-    read,
+    parse,
     refused_line,
     start_line,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
-FIRST = Written(operation="upload", count=2, digest="d1", matched=1)
-SECOND = Written(operation="upload", count=1, digest="d2", matched=None)
+FIRST = WrittenBatch(operation="upload", count=2, digest="d1", matched=1)
+SECOND = WrittenBatch(operation="upload", count=1, digest="d2", matched=None)
 LINES = [
     start_line("upload", {"name": "n"}),
     attempt_line(NOW),
@@ -37,52 +35,42 @@ LINES = [
 
 
 def a_batch(digest: str) -> Batch:
-    """
-    A batch of one id.
-    """
+    """A batch of one id."""
     return Batch(index=0, count=1, digest=digest, pieces=[b"1"])
 
 
 def test_a_whole_journal_is_read():
-    """
-    All that was noted comes back.
-    """
-    reading = read(b"".join(LINES))
+    """All that was noted comes back."""
+    reading = parse(b"".join(LINES))
 
     assert ("upload", {"name": "n"}) == (reading.kind, reading.parameters)
     assert (
-        Progress(cohort_id="c", adopted=True, written=[FIRST, SECOND], done=True)
+        WriteProgress(cohort_id="c", adopted=True, written=[FIRST, SECOND], done=True)
         == reading.progress
     )
 
 
 @given(st.integers(0, len(b"".join(LINES))))
 def test_a_journal_may_be_cut_anywhere(cut: int):
-    """
-    Whole lines count, the torn one does not, and its start is told.
-    """
-    reading = read(b"".join(LINES)[:cut])
+    """Whole lines count, the torn one does not, and its start is told."""
+    reading = parse(b"".join(LINES)[:cut])
     whole = b"".join(LINES)[: reading.good]
 
     assert reading.good <= cut
     assert whole.count(b"\n") == len([end for end in ends() if end <= cut])
-    assert reading.progress == read(whole).progress
+    assert reading.progress == parse(whole).progress
 
 
 def ends() -> list[int]:
-    """
-    Where the lines end.
-    """
+    """Where the lines end."""
     return [len(b"".join(LINES[: number + 1])) for number in range(len(LINES))]
 
 
 def test_an_attempt_is_open_until_it_is_answered():
-    """
-    A refusal closes it, and so does the first batch.
-    """
-    assert NOW == read(b"".join(LINES[:2])).progress.attempted_at
-    assert read(b"".join([*LINES[:2], refused_line()])).progress.attempted_at is None
-    assert read(b"".join(LINES[:3])).progress.attempted_at is None
+    """A refusal closes it, and so does the first batch."""
+    assert NOW == parse(b"".join(LINES[:2])).progress.attempted_at
+    assert parse(b"".join([*LINES[:2], refused_line()])).progress.attempted_at is None
+    assert parse(b"".join(LINES[:3])).progress.attempted_at is None
 
 
 @pytest.mark.parametrize(
@@ -90,29 +78,23 @@ def test_an_attempt_is_open_until_it_is_answered():
     [b"ann", b"ann\nbob\n", b"{}\n", b'{"journal":2,"kind":"x","parameters":{}}\n'],
 )
 def test_another_file_is_no_journal(content: bytes):
-    """
-    A file of ids given by mistake is refused, so that nobody cuts it.
-    """
+    """A file of ids given by mistake is refused, so that nobody cuts it."""
     with pytest.raises(InvalidInputError, match="not a journal"):
-        read(content)
+        parse(content)
 
 
 def test_damage_is_told_with_its_line():
-    """
-    Rubbish before the end is no torn line.
-    """
+    """Rubbish before the end is no torn line."""
     with pytest.raises(InvalidInputError, match="at line 2"):
-        read(LINES[0] + b"rubbish\n" + LINES[1])
+        parse(LINES[0] + b"rubbish\n" + LINES[1])
 
 
 def test_other_parameters_are_refused():
-    """
-    The message names the one that differs, then and now.
-    """
-    reading = read(LINES[0])
+    """The message names the one that differs, then and now."""
+    reading = parse(LINES[0])
 
-    assert Progress() == check_same(reading, "upload", {"name": "n"})
-    assert Progress() == check_same(read(b""), "upload", {})
+    assert WriteProgress() == check_same(reading, "upload", {"name": "n"})
+    assert WriteProgress() == check_same(parse(b""), "upload", {})
     with pytest.raises(InvalidInputError, match="name='n', and this one has 'm'"):
         check_same(reading, "upload", {"name": "m"})
     with pytest.raises(InvalidInputError, match="another kind of write, upload"):
@@ -120,10 +102,8 @@ def test_other_parameters_are_refused():
 
 
 def test_other_ids_are_refused():
-    """
-    Another digest, another operation, fewer or more batches: all are told.
-    """
-    progress = Progress(written=[FIRST, SECOND])
+    """Another digest, another operation, fewer or more batches: all are told."""
+    progress = WriteProgress(written=[FIRST, SECOND])
 
     assert progress.has("upload", a_batch("d1"), index=0)
     assert not progress.has("upload", a_batch("d3"), index=2)

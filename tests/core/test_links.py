@@ -1,6 +1,4 @@
-"""
-Which link may be followed, and what an answer is a part of.
-"""
+"""Which link may be followed, and what an answer is a part of."""
 
 from __future__ import annotations
 
@@ -37,17 +35,13 @@ ASCII = st.text(st.characters(min_codepoint=33, max_codepoint=126))
     ],
 )
 def test_links(location: str, target: str) -> None:
-    """
-    A link is taken as written; a relative one is relative to what was asked.
-    """
+    """A link is taken as written; a relative one is relative to what was asked."""
     assert target == link_target(ASKED, location)
 
 
 @given(ASCII)
 def test_a_link_is_never_rewritten(tail: str) -> None:
-    """
-    Whatever follows the host stays, byte for byte.
-    """
+    """Whatever follows the host stays, byte for byte."""
     location = f"https://s3.example.com/{tail}"
 
     assert location == link_target(ASKED, location)
@@ -83,9 +77,7 @@ def test_a_link_is_safe_or_refused(location: str) -> None:
     ],
 )
 def test_this_machine(host: str | None, expected: bool) -> None:
-    """
-    Loopback is an address, or the one name for it.
-    """
+    """Loopback is an address, or the one name for it."""
     assert expected is is_loopback(host)
 
 
@@ -112,17 +104,13 @@ def test_this_machine(host: str | None, expected: bool) -> None:
     ],
 )
 def test_parts(status: int, headers: dict[str, str], part: Part | None) -> None:
-    """
-    A part says where it begins and how long it is, or it is unreadable.
-    """
+    """A part says where it begins and how long it is, or it is unreadable."""
     assert part == part_of(status, headers)
 
 
 @given(st.text(), st.text())
 def test_headers_of_strangers(content_range: str, content_length: str) -> None:
-    """
-    No header of a store makes us fail.
-    """
+    """No header of a store makes us fail."""
     headers = {"content-range": content_range, "content-length": content_length}
     part = part_of(206, headers)
 

@@ -1,6 +1,4 @@
-"""
-What follows from a 429, as values.
-"""
+"""What follows from a 429, as values."""
 
 from __future__ import annotations
 
@@ -18,41 +16,31 @@ CROWDED = "Too Many Requests: Exceeded concurrent limit with query of cost 1"
 
 
 def refusal(**attributes: object) -> Refusal:
-    """
-    Make a 429 of an export, at 100 s.
-    """
+    """Make a 429 of an export, at 100 s."""
     defaults = {"kind": "export", "sent_at": 100.0, "at": 100.0}
     return Refusal(**{**defaults, **attributes})
 
 
 def test_a_fresh_pace_holds_nobody_up():
-    """
-    No pause and no spacing before the service has complained.
-    """
+    """No pause and no spacing before the service has complained."""
     assert -math.inf == Pace().paused_until
     assert 0.0 == Pace().spacing(RATES)
 
 
 @pytest.mark.parametrize("asked", [None, -1.0, math.nan, math.inf])
 def test_our_own_pause_is_fifteen_seconds(asked: float | None):
-    """
-    Without a Retry-After, or with a senseless one.
-    """
+    """Without a Retry-After, or with a senseless one."""
     assert 115.0 == Pace().refused(refusal(retry_after=asked)).paused_until
 
 
 @pytest.mark.parametrize("asked", [0.0, 7.5, 3600.0])
 def test_a_retry_after_is_honoured(asked: float):
-    """
-    The service knows best.
-    """
+    """The service knows best."""
     assert 100.0 + asked == Pace().refused(refusal(retry_after=asked)).paused_until
 
 
 def test_being_crowded_is_no_matter_of_pace():
-    """
-    Two seconds, no spacing, and the next pause is not longer.
-    """
+    """Two seconds, no spacing, and the next pause is not longer."""
     pace = Pace().refused(refusal(details=CROWDED))
 
     assert 102.0 == pace.paused_until
@@ -60,18 +48,14 @@ def test_being_crowded_is_no_matter_of_pace():
 
 
 def test_words_about_rate_are_not_about_concurrency():
-    """
-    The service's text tells them apart; no text means rate.
-    """
+    """The service's text tells them apart; no text means rate."""
     assert refusal(details=CROWDED).crowded
     assert not refusal(details="Exceeded rate limit with query of cost 415").crowded
     assert not refusal().crowded
 
 
 def test_a_429_of_a_call_that_does_not_count_does_not_spread_exports_out():
-    """
-    The Dashboard REST API has limits of its own.
-    """
+    """The Dashboard REST API has limits of its own."""
     pace = Pace().refused(refusal(kind="other"))
 
     assert 105.0 == pace.paused_until
@@ -79,9 +63,7 @@ def test_a_429_of_a_call_that_does_not_count_does_not_spread_exports_out():
 
 
 def test_a_poll_refused_without_a_word_is_weather():
-    """
-    A short pause, and nothing is learned of windows.
-    """
+    """A short pause, and nothing is learned of windows."""
     pace = Pace().refused(refusal(kind="poll", details=""))
 
     assert 105.0 == pace.paused_until
@@ -90,9 +72,7 @@ def test_a_poll_refused_without_a_word_is_weather():
 
 
 def test_what_was_learned_of_polls_is_forgotten():
-    """
-    Ten minutes without another such word, and polls are free again.
-    """
+    """Ten minutes without another such word, and polls are free again."""
     details = "Exceeded rate limit with query of cost 1"
     pace = Pace().refused(refusal(kind="poll", details=details))
 
@@ -102,9 +82,7 @@ def test_what_was_learned_of_polls_is_forgotten():
 
 
 def test_steps_are_shares_of_the_shortest_window():
-    """
-    One export each 15, 20, 30, 60 seconds.
-    """
+    """One export each 15, 20, 30, 60 seconds."""
     assert [0.0, 15.0, 20.0, 30.0, 60.0] == [
         Pace(step=step).spacing(RATES) for step in range(5)
     ]
@@ -112,9 +90,7 @@ def test_steps_are_shares_of_the_shortest_window():
 
 
 def test_an_answer_to_what_was_sent_before_a_pause_does_not_end_it():
-    """
-    Pauses go on doubling until something sent after one went well.
-    """
+    """Pauses go on doubling until something sent after one went well."""
     paused = Pace().refused(refusal())
 
     assert 1 == paused.answered("export", sent_at=99.0).pauses
@@ -134,9 +110,7 @@ def test_an_answer_to_what_was_sent_before_a_pause_does_not_end_it():
     )
 )
 def test_a_pause_is_never_shortened(history: list[tuple]):
-    """
-    Whatever comes, the moment only moves on, and the step stays in bounds.
-    """
+    """Whatever comes, the moment only moves on, and the step stays in bounds."""
     pace, now = Pace(), 0.0
 
     for refused, kind, seconds, asked, details in history:

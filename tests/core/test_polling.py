@@ -1,67 +1,106 @@
-"""
-When a job is asked.
-"""
+"""What to do next about a job, and when."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.polling import first_delay, next_delay
+from amplitude_cohorts_async._core.polling import (
+    Download,
+    Fail,
+    GiveUp,
+    JobState,
+    Poll,
+    Step,
+    next_step,
+)
+from amplitude_cohorts_async._core.responses import JobFailed
+from amplitude_cohorts_async.models import ExportStatus
 from amplitude_cohorts_async.policies import Polling
 
 POLLING = st.builds(
     Polling,
-    first=st.floats(0, 1e4),
-    every=st.floats(0.01, 1e4),
-    spread=st.floats(0, 0.99),
+    initial_delay=st.floats(0, 1e4),
+    interval=st.floats(0.01, 1e4),
+    jitter=st.floats(0, 0.99),
 )
-CHANCE = st.floats(0, 1)
+SHARE = st.floats(0, 1)
+
+RUNNING = ExportStatus(done=False, word="JOB INPROGRESS")
+READY = ExportStatus(done=True, word="JOB COMPLETED")
 
 
-@given(POLLING, st.floats(-1e6, 1e6), CHANCE)
-def test_the_first_question(polling: Polling, age: float, jitter: float) -> None:
+def first(polling: Polling, age: float | None, jitter: float) -> float:
+    """Return the delay before the first question."""
+    step = next_step(JobState(age=age), polling, left=1e9, jitter=jitter)
+    assert isinstance(step, Poll)
+
+    return step.after
+
+
+@given(POLLING, st.floats(-1e6, 1e6), SHARE)
+def test_the_first_question(polling: Polling, age: float, share: float) -> None:
     """
-    It never comes later than *first* and its spread, however old the job is said to be.
+    It never comes later than the initial delay and its jitter, however old the job is said to be.
     """
-    delay = first_delay(polling, age=age, jitter=jitter)
+    delay = first(polling, age, share)
 
-    assert 0 <= delay <= polling.first * (1 + polling.spread) + 1e-6
-    assert 0 == first_delay(polling, age=2e4 + polling.first, jitter=jitter)
-    assert 0 == first_delay(polling, age=None, jitter=jitter)
+    assert 0 <= delay <= polling.initial_delay * (1 + polling.jitter) + 1e-6
+    assert 0 == first(polling, 2e4 + polling.initial_delay, share)
+    assert 0 == first(polling, None, share)
 
 
-@given(POLLING, st.floats(0.01, 1e4), st.lists(CHANCE, min_size=1, max_size=50))
+@given(POLLING, st.floats(0.01, 1e4), st.lists(SHARE, min_size=1, max_size=50))
 def test_the_questions_after_it(
-    polling: Polling, timeout: float, chances: list[float]
+    polling: Polling, timeout: float, shares: list[float]
 ) -> None:
     """
-    No wait is shorter than the spread allows, but the last, which ends at the deadline.
+    No wait is shorter than the jitter allows, but the last, which ends at the deadline.
     """
+    state = JobState(age=0.0, polls=1, status=RUNNING)
     left = timeout
 
-    for jitter in chances:
-        delay = next_delay(polling, left=left, jitter=jitter)
+    for share in shares:
+        step = next_step(state, polling, left=left, jitter=share)
 
-        if delay is None:
+        if isinstance(step, GiveUp):
             assert left <= 0
             return
 
-        least = polling.every * (1 - polling.spread)
-        assert delay == left or delay >= least - 1e-9
-        left -= delay
+        assert isinstance(step, Poll)
+        least = polling.interval * (1 - polling.jitter)
+        assert step.after == left or step.after >= least - 1e-9
+        left -= step.after
         assert left >= 0
 
 
 def test_the_defaults() -> None:
-    """
-    Ten seconds to the first question, five to each other, a fifth up or down.
-    """
-    polling = Polling()
+    """Ten seconds to the first question, five to each other, a fifth up or down."""
+    polling, asked = Polling(), JobState(age=0.0, polls=1)
 
     assert [8.0, 10.0, 12.0] == [
-        first_delay(polling, age=0.0, jitter=jitter) for jitter in (0.0, 0.5, 1.0)
+        first(polling, 0.0, share) for share in (0.0, 0.5, 1.0)
     ]
-    assert [4.0, 5.0, 6.0] == [
-        next_delay(polling, left=1e9, jitter=jitter) for jitter in (0.0, 0.5, 1.0)
+    assert [Poll(4.0), Poll(5.0), Poll(6.0)] == [
+        next_step(asked, polling, left=1e9, jitter=share) for share in (0.0, 0.5, 1.0)
     ]
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [
+        (JobState(age=None), Poll(0.0)),
+        (JobState(age=0.0, status=READY), Download()),
+        (JobState(age=0.0, polls=9, status=READY), Download()),
+        (
+            JobState(age=0.0, polls=1, status=JobFailed("JOB FAILED")),
+            Fail("JOB FAILED"),
+        ),
+        (JobState(age=0.0, polls=1, status=RUNNING), GiveUp()),
+        (JobState(age=0.0, polls=1), GiveUp()),
+    ],
+)
+def test_the_step_at_the_deadline(state: JobState, step: Step) -> None:
+    """What is known decides first; a job that nobody asked yet is asked once."""
+    assert step == next_step(state, Polling(), left=0.0, jitter=0.5)

@@ -1,6 +1,4 @@
-"""
-What may be shown: no secret survives.
-"""
+"""What may be shown: no secret survives."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ REDACTOR = Redactor.of_keys(API_KEY, SECRET_KEY)
 
 @given(KEYS, KEYS, st.lists(PIECES, min_size=9, max_size=9))
 def test_no_key_survives(api_key: str, secret_key: str, pieces: list[str]) -> None:
-    """
-    Neither key, nor any form of the pair that a URL or a header gives it.
-    """
+    """Neither key, nor any form of the pair that a URL or a header gives it."""
     pair = f"{api_key}:{secret_key}"
     forms = [
         api_key,
@@ -57,27 +53,21 @@ def test_no_key_survives(api_key: str, secret_key: str, pieces: list[str]) -> No
 
 @given(st.text())
 def test_a_redactor_does_not_show_itself(text: str) -> None:
-    """
-    The redactor's own repr has no key, and its work is done at once.
-    """
+    """The redactor's own repr has no key, and its work is done at once."""
     assert [] == find_secrets(repr(REDACTOR))
     assert REDACTOR.text(REDACTOR.text(text)) == REDACTOR.text(text)
 
 
 @pytest.mark.parametrize("keys", [("k", "s"), ("key", "secret")])
 def test_data_are_not_changed_by_made_up_keys(keys: tuple[str, str]) -> None:
-    """
-    A key as short as a word stands in texts that have nothing to do with it.
-    """
+    """A key as short as a word stands in texts that have nothing to do with it."""
     body = b'{"cohorts": [{"name": "secret admirers", "definition": {"key": "s"}}]}'
 
     assert body == Redactor.of_keys(*keys).body(body)
 
 
 def test_bodies() -> None:
-    """
-    Bytes are searched as they are; what is no text stays as it was.
-    """
+    """Bytes are searched as they are; what is no text stays as it was."""
     body = b"\xff" + json.dumps({"sent": [API_KEY, SECRET_KEY, BASIC]}).encode()
     shown = REDACTOR.body(body)
 
@@ -104,9 +94,7 @@ SIGNATURE = "5ec2e7" * 10
     ],
 )
 def test_credentials_by_their_form(text: str) -> None:
-    """
-    A signed query or a header of credentials is known without the keys.
-    """
+    """A signed query or a header of credentials is known without the keys."""
     shown = redact_links(text)
 
     assert SIGNATURE not in shown
@@ -132,17 +120,46 @@ def test_a_url_is_shown_without_its_query(scheme: str, path: str, query: str) ->
 
 @pytest.mark.parametrize("url", ["", "https://[half", "://", "\x00", "a?b"])
 def test_what_is_no_url_is_hidden_too(url: str) -> None:
-    """
-    A message about a broken link must not break, nor show it.
-    """
+    """A message about a broken link must not break, nor show it."""
     assert isinstance(redact_url(url), str)
 
 
 def test_bodies_with_escapes_that_are_no_json() -> None:
-    """
-    What cannot be read is searched as it stands.
-    """
+    """What cannot be read is searched as it stands."""
     body = f'\\u0041 "{SECRET_KEY}" and no JSON'.encode()
 
     assert SECRET_KEY.encode() not in REDACTOR.body(body)
     assert b"and no JSON" in REDACTOR.body(body)
+
+
+@pytest.mark.parametrize(
+    "piece", ["?", "x-amz-", "?x-amz-", "basic ", "basic  ", "//", "?signature", "//a:"]
+)
+def test_redaction_is_linear(piece: str) -> None:
+    """A million characters that almost begin a secret take no time worth naming."""
+    text = piece * (1_000_000 // len(piece))
+
+    assert text == redact_links(text)
+
+
+def test_the_pair_in_other_alphabets() -> None:
+    """Base64 may lack its padding, or use the alphabet of URLs."""
+    api_key, secret_key = "k" * 16, "s?>~" * 8
+    redactor = Redactor.of_keys(api_key, secret_key)
+    pair = f"{api_key}:{secret_key}".encode()
+
+    for form in (base64.b64encode(pair), base64.urlsafe_b64encode(pair)):
+        bare = form.decode().rstrip("=")
+
+        assert bare != form.decode()
+        assert bare not in redactor.text(f"echo {bare}!")
+        assert bare.encode() not in redactor.body(b"echo " + form)
+
+
+def test_further_secrets_are_hidden() -> None:
+    """The password of a proxy is hidden beside the keys."""
+    redactor = Redactor.of_keys(API_KEY, SECRET_KEY, "pass word")
+
+    assert f"{HIDDEN} {HIDDEN} and a word" == redactor.text(
+        "pass word pass%20word and a word"
+    )

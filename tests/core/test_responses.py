@@ -1,6 +1,4 @@
-"""
-What an answer means: a model, or the one right error, whatever it holds.
-"""
+"""What an answer means: a model, or the one right error, whatever it holds."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core import responses
+from amplitude_cohorts_async._core.messages import Request, Response
+from amplitude_cohorts_async._core.requests import Endpoints
 from amplitude_cohorts_async._core.responses import JobFailed
-from amplitude_cohorts_async._core.wire import Request, Response
 from amplitude_cohorts_async.errors import (
     ApiError,
     AuthenticationError,
@@ -27,7 +26,7 @@ from amplitude_cohorts_async.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from amplitude_cohorts_async.models import Cohort, ExportStatus
+from amplitude_cohorts_async.models import Cohort, ExportStatus, Routes
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 REQUEST = Request(operation="export", path="/api/5/cohorts/request/26umsb5")
@@ -66,9 +65,7 @@ ENVELOPES = st.fixed_dictionaries(
 
 
 def answer(status: int, body: object = b"", **headers: str) -> Response:
-    """
-    Make an answer; what is no bytes is JSON.
-    """
+    """Make an answer; what is no bytes is JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
 
@@ -92,9 +89,7 @@ def answer(status: int, body: object = b"", **headers: str) -> Response:
     ],
 )
 def test_every_status_has_its_class(status: int, error: type[ApiError]) -> None:
-    """
-    The class follows from the status.
-    """
+    """The class follows from the status."""
     made = responses.error_of(REQUEST, answer(status), now=NOW)
 
     assert error is type(made)
@@ -113,9 +108,7 @@ def test_every_status_has_its_class(status: int, error: type[ApiError]) -> None:
     ],
 )
 def test_the_two_kinds_of_403(details: str, error: type[ApiError]) -> None:
-    """
-    Wrong keys and a wrong plan are told apart by the details.
-    """
+    """Wrong keys and a wrong plan are told apart by the details."""
     body = {"error": {"http_code": 403, "metadata": {"details": details}}}
     made = responses.error_of(REQUEST, answer(403, body), now=NOW)
 
@@ -138,18 +131,14 @@ def test_the_two_kinds_of_403(details: str, error: type[ApiError]) -> None:
     ],
 )
 def test_the_useful_text(body: object, details: str) -> None:
-    """
-    The useful text is found in every form of the envelope that was seen.
-    """
+    """The useful text is found in every form of the envelope that was seen."""
     made = responses.error_of(REQUEST, answer(400, body), now=NOW)
 
     assert details == made.details
 
 
 def test_an_envelope_is_kept() -> None:
-    """
-    What the service says of an error is there to be read.
-    """
+    """What the service says of an error is there to be read."""
     metadata = {"details": "d", "more": [1]}
     error = {"type": "unspecified", "metadata": metadata}
     made = responses.error_of(REQUEST, answer(400, {"error": error}), now=NOW)
@@ -163,12 +152,13 @@ def test_an_envelope_is_kept() -> None:
         {"invalid_ids_sample": ["x", 7]},
         {"skipped_ids": ["x", 7]},
         {"memberships_result": [{"skipped_ids": ["x"]}, {}, {"skipped_ids": [7]}]},
+        {"invalid_ids": ["x", 7]},
+        {"invalidIds": ["x"], "unknown_user_ids": [7, None, {}]},
+        {"by_type": {"BY_NAME": {"ids": ["x"]}}, "skipped_ids": ["x", 7]},
     ],
 )
 def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
-    """
-    A 400 that names ids is about them, in each of the forms that were seen.
-    """
+    """A 400 that names ids is about them, in each of the forms that were seen."""
     body = {"error": {"metadata": metadata}}
     made = responses.error_of(REQUEST, answer(400, body), now=NOW)
 
@@ -180,9 +170,7 @@ def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
 @example({"error": {"metadata": {"memberships_result": [{"skipped_ids": 5}]}}}, 400)
 @example({"error": {"metadata": {"memberships_result": 5, "details": []}}}, 400)
 def test_no_error_breaks_the_reader(body: object, status: int) -> None:
-    """
-    Whatever an unsuccessful answer holds, it becomes an error.
-    """
+    """Whatever an unsuccessful answer holds, it becomes an error."""
     made = responses.error_of(REQUEST, answer(status, body), now=NOW)
 
     assert isinstance(made, ApiError)
@@ -191,28 +179,55 @@ def test_no_error_breaks_the_reader(body: object, status: int) -> None:
 
 
 def read_cohorts(request: Request, response: Response) -> list[Cohort]:
-    """
-    Read a list to its end.
-    """
+    """Read a list to its end."""
     return list(responses.each_cohort(request, response))
 
 
 @given(st.binary())
 def test_no_bytes_break_the_reader(body: bytes) -> None:
-    """
-    Bytes that are no JSON at all become errors as well.
-    """
+    """Bytes that are no JSON at all become errors as well."""
     assert responses.error_of(REQUEST, answer(500, body), now=NOW)
     for read in (read_cohorts, responses.usage, responses.export_request_id):
         with pytest.raises(UnexpectedResponseError):
             read(REQUEST, answer(200, body))
 
 
+@pytest.mark.parametrize(
+    "request_id", ["Sf7M9j", 7, "a b", "\n", "../..", "ü", "x" * 999]
+)
+def test_any_text_names_an_export(request_id: object) -> None:
+    """What can be percent-encoded can be followed, whatever it looks like."""
+    body = answer(202, {"request_id": request_id})
+
+    assert str(request_id) == responses.export_request_id(REQUEST, body)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "kept"),
+    [
+        (None, None),
+        ("", ""),
+        ("..", ".."),
+        ("\ud800", "\ud800"),
+        ("x" * 9_999, "x" * 9_999),
+        (1.5, "1.5"),
+        (["a"], "['a']"),
+    ],
+)
+def test_an_id_that_cannot_be_followed_is_kept(
+    request_id: object, kept: str | None
+) -> None:
+    """The export is spent: what there is of its name is an attribute of the error."""
+    with pytest.raises(UnexpectedResponseError, match="get_usage") as caught:
+        responses.export_request_id(REQUEST, answer(202, {"request_id": request_id}))
+
+    assert kept == caught.value.request_id
+    assert "$.request_id" == caught.value.path
+
+
 @given(st.dictionaries(st.sampled_from(["cohorts", "rest_download", "usage"]), JSON))
 def test_no_json_breaks_the_reader(body: dict[str, Any]) -> None:
-    """
-    Any JSON is read, or refused with a path.
-    """
+    """Any JSON is read, or refused with a path."""
     for read in (read_cohorts, responses.usage):
         try:
             read(REQUEST, answer(200, body))
@@ -239,17 +254,13 @@ def test_no_json_breaks_the_reader(body: dict[str, Any]) -> None:
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
-    """
-    Seconds, or a moment in time; what is neither asks for nothing.
-    """
+    """Seconds, or a moment in time; what is neither asks for nothing."""
     assert seconds == responses.retry_after({"retry-after": text}, now=NOW)
 
 
 @given(st.text())
 def test_retry_after_of_strangers(text: str) -> None:
-    """
-    No header makes us wait for ever, or fail.
-    """
+    """No header makes us wait for ever, or fail."""
     seconds = responses.retry_after({"retry-after": text}, now=NOW)
 
     assert seconds is None or 0 <= seconds < float("inf")
@@ -288,9 +299,7 @@ def test_when_an_answer_was_made(date: str | datetime | None) -> None:
 
 
 def test_the_services_clock() -> None:
-    """
-    An answer of a moment ago was made a moment ago.
-    """
+    """An answer of a moment ago was made a moment ago."""
     then = NOW - timedelta(seconds=9)
     date = then.strftime("%a, %d %b %Y %H:%M:%S GMT")
 
@@ -298,9 +307,7 @@ def test_the_services_clock() -> None:
 
 
 def test_a_page_is_shown_in_part() -> None:
-    """
-    What came instead of JSON is shown, but not all of it, and on one line.
-    """
+    """What came instead of JSON is shown, but not all of it, and on one line."""
     page = b"<!DOCTYPE html>\n\n<p>" + b"x" * 10_000
 
     with pytest.raises(UnexpectedResponseError) as caught:
@@ -312,11 +319,122 @@ def test_a_page_is_shown_in_part() -> None:
 
 
 def test_a_long_list_that_breaks_off() -> None:
-    """
-    What is read piece by piece ends in the same error as what is read at once.
-    """
+    """What is read piece by piece ends in the same error as what is read at once."""
     cohorts = b",".join(b'{"id":"c%d","name":"n"}' % n for n in range(10_000))
     request = Request(operation="list", path="/api/3/cohorts")
 
     with pytest.raises(UnexpectedResponseError, match="instead of a JSON object"):
         read_cohorts(request, answer(200, b'{"cohorts":[' + cohorts + b",{"))
+
+
+@pytest.mark.parametrize("text", ["?" * 20_000, "x " * 10_000, "\\" * 10_000])
+def test_long_texts_are_shown_in_part(text: str) -> None:
+    """An error's message shows a few hundred characters, whatever came and wherever."""
+    envelope = {"type": text, "message": text, "metadata": {"details": text}}
+    shown = [
+        responses.error_of(REQUEST, answer(400, body), now=NOW)
+        for body in (text.encode(), {"error": envelope}, {"message": text}, [text])
+    ]
+    shown.append(unread(answer(200, {"async_status": text})))
+    shown.append(unread(answer(200, text.encode(), content_type=text)))
+
+    assert 600 > max(len(str(error)) for error in shown)
+    assert 600 > max(len(getattr(error, "type", "")) for error in shown)
+
+
+def unread(response: Response) -> CohortsError:
+    """Return why an answer about a job cannot be read."""
+    with pytest.raises(UnexpectedResponseError) as caught:
+        responses.export_status(REQUEST, response)
+
+    return caught.value
+
+
+@pytest.mark.parametrize("word", ["FAIL", "RUNNING"])
+def test_a_long_word_is_shown_in_part(word: str) -> None:
+    """The service's word for a job is a word, not a page."""
+    status = responses.export_status(
+        REQUEST, answer(202, {"status": word + "?" * 9_999})
+    )
+
+    assert status.word.startswith(word)
+    assert 120 > len(status.word)
+
+
+def test_an_unreadable_list_is_shown_in_part() -> None:
+    """What cannot be read as a time is not quoted at length."""
+    body = {"cohorts": [{"id": "c", "name": "n", "createdAt": "z" * 10_000}]}
+
+    with pytest.raises(UnexpectedResponseError) as caught:
+        read_cohorts(REQUEST, answer(200, body))
+
+    assert 600 > len(str(caught.value))
+    assert "$.cohorts[0]" in str(caught.value)
+
+
+def test_what_an_envelope_says_beside_its_details() -> None:
+    """Its message and its code are kept, and a code that contradicts is told."""
+    error = {"http_code": 403, "message": "m", "metadata": {"details": "d"}}
+    made = responses.error_of(REQUEST, answer(400, {"error": error}), now=NOW)
+
+    assert ("d", "m", 403) == (made.details, made.api_message, made.http_code)
+    assert "says 403" in str(made)
+
+
+def test_lists_that_hold_no_ids() -> None:
+    """Only a list that is called one of ids makes an error about ids."""
+    body = {"error": {"metadata": {"details": "d", "fields": ["owner"]}}}
+
+    assert BadRequestError is type(
+        responses.error_of(REQUEST, answer(400, body), now=NOW)
+    )
+
+
+EXPORT = Endpoints().request_export("26umsb5", properties=False)
+
+
+@pytest.mark.parametrize(
+    ("request_", "read", "document", "told"),
+    [
+        (
+            EXPORT,
+            responses.export_request_id,
+            {"request_id": "Sf7M9j", "cohort_id": "other"},
+            "cohort 'other'",
+        ),
+        (
+            EXPORT,
+            responses.export_request_id,
+            {"requestId": "Sf7M9j", "cohortId": 7},
+            "cohort '7'",
+        ),
+    ],
+)
+def test_an_answer_about_something_else(
+    request_: Request, read: Any, document: object, told: str
+) -> None:
+    """
+    It is an error that says what was answered, and that something may have happened.
+    """
+    with pytest.raises(UnexpectedResponseError, match=told) as caught:
+        read(request_, answer(200, document))
+
+    assert caught.value.may_have_happened
+
+
+def test_a_strange_export_is_not_lost() -> None:
+    """An export of another cohort was spent, and its request id is in the message."""
+    document = {"request_id": "Sf7M9j", "cohort_id": "other"}
+
+    with pytest.raises(UnexpectedResponseError, match="Sf7M9j") as caught:
+        responses.export_request_id(EXPORT, answer(202, document))
+
+    assert "Sf7M9j" == caught.value.request_id
+
+
+def test_examples_of_the_other_description_are_no_contradiction() -> None:
+    """A mock made from the third-party description answers with its own examples."""
+    document = {"request_id": "Sf7M9j", "cohort_id": "example_value"}
+    export = Endpoints(Routes.OPENAPI).request_export("c", properties=False)
+
+    assert "Sf7M9j" == responses.export_request_id(export, answer(202, document))

@@ -1,6 +1,4 @@
-"""
-Again, or not.
-"""
+"""Again, or not."""
 
 from __future__ import annotations
 
@@ -8,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.messages import Replay
 from amplitude_cohorts_async._core.retrying import (
     NO_RETRIES,
+    may_ask_again,
     may_repeat,
     retry_delay,
+    was_refused,
 )
-from amplitude_cohorts_async._core.wire import Replay
 from amplitude_cohorts_async.errors import (
     BadRequestError,
     CohortsError,
@@ -47,17 +47,25 @@ FAILURES = [SENT, UNSENT, TIMEOUT, BUSY, BROKEN, UNKNOWN, LIMITED, WRONG, STRANG
     ],
 )
 def test_what_may_be_repeated(replay: Replay, repeated: list[CohortsError]) -> None:
-    """
-    The less a repetition may cost, the more failures are worth one.
-    """
+    """The less a repetition may cost, the more failures are worth one."""
     assert repeated == [each for each in FAILURES if may_repeat(replay, each)]
 
 
+def test_what_surely_spent_no_export() -> None:
+    """What was refused at the door, or never left."""
+    assert [UNSENT, BUSY, LIMITED, WRONG] == [e for e in FAILURES if was_refused(e)]
+
+
+def test_what_leaves_a_status_open() -> None:
+    """The next question comes anyway, unless the answer says that it is in vain."""
+    asked_again = [SENT, UNSENT, TIMEOUT, BUSY, BROKEN, UNKNOWN, LIMITED]
+
+    assert asked_again == [e for e in FAILURES if may_ask_again(e)]
+
+
 def test_waits_grow() -> None:
-    """
-    Each wait is about twice the last, up to a most.
-    """
-    retrying = Retrying(attempts=20, first=1.0, most=8.0)
+    """Each wait is about twice the last, up to a most."""
+    retrying = Retrying(attempts=20, wait_initial=1.0, wait_max=8.0)
     waits = [
         retry_delay(retrying, Replay.SAFE, SENT, attempt=n, waited=0.0, jitter=1.0)
         for n in range(1, 7)
@@ -93,10 +101,10 @@ def test_retry_after_is_kept() -> None:
     retrying=st.builds(
         Retrying,
         attempts=st.integers(1, 50),
-        first=st.floats(0, 100),
-        most=st.floats(0, 100),
-        budget=st.floats(0, 1_000),
-        retry_after=st.floats(0, 1_000),
+        wait_initial=st.floats(0, 100),
+        wait_max=st.floats(0, 100),
+        timeout=st.floats(0, 1_000),
+        max_retry_after=st.floats(0, 1_000),
     ),
 )
 def test_an_end_is_certain(
@@ -116,7 +124,7 @@ def test_an_end_is_certain(
         attempt, waited = attempt + 1, waited + wait
 
     assert attempt <= retrying.attempts
-    assert waited <= retrying.budget
+    assert waited <= retrying.timeout
 
 
 @given(
@@ -139,9 +147,7 @@ def test_nothing_costly_is_repeated_in_doubt(
 
 
 def test_no_retries() -> None:
-    """
-    The policy of a single attempt has no second one.
-    """
+    """The policy of a single attempt has no second one."""
     assert (
         retry_delay(NO_RETRIES, Replay.SAFE, SENT, attempt=1, waited=0.0, jitter=0.5)
         is None
@@ -150,13 +156,11 @@ def test_no_retries() -> None:
 
 @given(attempt=st.integers(1, 5_000))
 def test_many_attempts_do_not_overflow(attempt: int) -> None:
-    """
-    The backoff of the thousandth attempt is the longest one, not an error.
-    """
+    """The backoff of the thousandth attempt is the longest one, not an error."""
     retrying = Retrying(attempts=10_000)
     wait = retry_delay(
         retrying, Replay.SAFE, SENT, attempt=attempt, waited=0.0, jitter=1.0
     )
 
     assert wait is not None
-    assert wait <= retrying.most
+    assert wait <= retrying.wait_max

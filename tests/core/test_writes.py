@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.wire import Replay, Request, Response
+from amplitude_cohorts_async._core.messages import Replay, Request, Response
 from amplitude_cohorts_async._core.writes import (
     Membership,
     Upload,
@@ -71,9 +71,7 @@ UPLOADED = """{
 
 
 def a_spec(**changes: object) -> Upload:
-    """
-    The vendor's example, or a change of it.
-    """
+    """The vendor's example, or a change of it."""
     fields: dict[str, object] = {
         "name": "New Cohort",
         "app_id": 153957,
@@ -85,16 +83,12 @@ def a_spec(**changes: object) -> Upload:
 
 
 def sent(request: Request) -> dict[str, object]:
-    """
-    Decode what a request sends.
-    """
+    """Decode what a request sends."""
     return dict(json.loads(request.body or b""))
 
 
 def answer(document: object, *, status: int = 200) -> Response:
-    """
-    An answer of JSON.
-    """
+    """An answer of JSON."""
     return Response(status=status, headers={}, body=json.dumps(document).encode())
 
 
@@ -105,9 +99,7 @@ CHANGE_REQUEST = membership(
 
 
 def test_upload_sends_the_documented_example():
-    """
-    The vendor's example, as a JSON value and in its order.
-    """
+    """The vendor's example, as a JSON value and in its order."""
     request = upload(a_spec(), [b'"10101010101010ID1","00000010101010ID2"'])
 
     assert json.dumps(json.loads(CREATE)) == json.dumps(sent(request))
@@ -115,9 +107,7 @@ def test_upload_sends_the_documented_example():
 
 
 def test_update_sends_the_documented_example():
-    """
-    The vendor's example, as a JSON value and in its order.
-    """
+    """The vendor's example, as a JSON value and in its order."""
     spec = Membership(id_type=IdType.AMPLITUDE_ID)
     changes = [("ADD", [b'"111","222"']), ("REMOVE", [b'"333","444"'])]
     request = membership("1a2bc3d", spec, changes)  # type: ignore[arg-type]
@@ -127,9 +117,7 @@ def test_update_sends_the_documented_example():
 
 
 def test_the_example_by_name():
-    """
-    User ids are names to this endpoint.
-    """
+    """User ids are names to this endpoint."""
     spec = Membership(id_type=IdType.USER_ID)
     request = membership("1a2bc3d", spec, [("ADD", [b'"asd","qwe"'])])
 
@@ -139,9 +127,7 @@ def test_the_example_by_name():
 
 
 def test_every_documented_parameter_is_sent():
-    """
-    Each option goes by the vendor's own name.
-    """
+    """Each option goes by the vendor's own name."""
     spec = a_spec(
         id_type=IdType.USER_ID,
         group="company",
@@ -166,9 +152,7 @@ def test_every_documented_parameter_is_sent():
 
 
 def test_count_group_is_sent_unless_it_is_the_default():
-    """
-    Members of a group cohort are groups, and the request says so.
-    """
+    """Members of a group cohort are groups, and the request says so."""
     spec = Membership(
         id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
     )
@@ -179,9 +163,7 @@ def test_count_group_is_sent_unless_it_is_the_default():
 
 
 def test_what_follows_an_upload_is_of_its_kind():
-    """
-    The rest of an upload is added with the same type of id and group.
-    """
+    """The rest of an upload is added with the same type of id and group."""
     assert Membership(
         id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
     ) == (a_spec(id_type=IdType.USER_ID, group="company", skip_invalid_ids=False).rest)
@@ -190,9 +172,7 @@ def test_what_follows_an_upload_is_of_its_kind():
 
 @given(st.text(min_size=1).filter(str.strip), st.lists(st.text()))
 def test_bodies_are_those_of_json_dumps(name: str, ids: list[str]):
-    """
-    Whatever stands in the fields, ids go where ids belong.
-    """
+    """Whatever stands in the fields, ids go where ids belong."""
     ids_json = json.dumps(ids, separators=(",", ":"))[1:-1].encode()
     expected = sent(upload(a_spec(name=name), [])) | {"ids": ids}
     body = upload(a_spec(name=name), [ids_json]).body
@@ -209,9 +189,7 @@ def test_bodies_are_those_of_json_dumps(name: str, ids: list[str]):
     ],
 )
 def test_only_creating_must_not_be_repeated(changes: dict[str, object], replay: Replay):
-    """
-    A second creation makes a second cohort; all else ends the same.
-    """
+    """A second creation makes a second cohort; all else ends the same."""
     assert replay is upload(a_spec(**changes), [b'"a"']).replay
     assert Replay.SAFE is CHANGE_REQUEST.replay
 
@@ -238,17 +216,13 @@ def test_only_creating_must_not_be_repeated(changes: dict[str, object], replay: 
 def test_mistakes_are_found_before_anything_is_sent(
     changes: dict[str, object], reason: str
 ):
-    """
-    The message says which argument, and what it should be.
-    """
+    """The message says which argument, and what it should be."""
     with pytest.raises(InvalidInputError, match=reason):
         a_spec(**changes)
 
 
 def test_the_other_description_needs_less_and_has_less():
-    """
-    It requires a name and ids only, and knows no membership endpoint.
-    """
+    """It requires a name and ids only, and knows no membership endpoint."""
     spec = a_spec(app_id=None, owner=None, routes=Routes.OPENAPI)
 
     assert {"name", "id_type", "ids", "published"} == set(sent(upload(spec, [b'"a"'])))
@@ -257,12 +231,11 @@ def test_the_other_description_needs_less_and_has_less():
 
 
 def test_the_documented_answer_is_read():
-    """
-    More matches than ids, as in the vendor's sample, are taken as they are.
-    """
+    """More matches than ids, as in the vendor's sample, are taken as they are."""
     expected = UploadAnswer(
         cohort_id="COHORT_ID",
         matched=1234,
+        totals=1232,
         invalid_sample=["INVALID_ID1", "INVALID_ID2"],
     )
     read = upload_answer(a_spec(), UPLOAD_REQUEST, answer(json.loads(UPLOADED)))
@@ -287,9 +260,7 @@ def test_the_documented_answer_is_read():
 def test_answers_are_read_tolerantly(
     changes: dict[str, object], document: object, expected: UploadAnswer
 ):
-    """
-    Either spelling of the id; none where there is nothing to name.
-    """
+    """Either spelling of the id; none where there is nothing to name."""
     spec = a_spec(**changes)
 
     assert expected == upload_answer(spec, UPLOAD_REQUEST, answer(document))
@@ -297,9 +268,7 @@ def test_answers_are_read_tolerantly(
 
 @pytest.mark.parametrize("document", [{}, {"cohortId": "c", "error": {"type": "x"}}])
 def test_an_upload_that_names_no_cohort_is_unclear(document: object):
-    """
-    A success without a cohort, or with an error in it, is neither.
-    """
+    """A success without a cohort, or with an error in it, is neither."""
     with pytest.raises(UnexpectedResponseError, match="without saying what") as raised:
         upload_answer(a_spec(), UPLOAD_REQUEST, answer(document))
 
@@ -307,9 +276,7 @@ def test_an_upload_that_names_no_cohort_is_unclear(document: object):
 
 
 def test_skipped_ids_are_read():
-    """
-    All entries count; what is missing skipped nothing.
-    """
+    """All entries count; what is missing skipped nothing."""
     results = [
         {"skipped_ids": ["a", 7], "id_type": "BY_NAME", "operation": "ADD"},
         {"skipped_ids": ["b"], "operation": "ADD"},
@@ -319,14 +286,12 @@ def test_skipped_ids_are_read():
 
     assert ["a", "7", "b"] == skipped_ids(CHANGE_REQUEST, answer(document))
     assert [] == skipped_ids(CHANGE_REQUEST, answer({"cohort_id": "c"}))
-    with pytest.raises(UnexpectedResponseError, match="tells of an error"):
+    with pytest.raises(UnexpectedResponseError, match="with an error: no"):
         skipped_ids(CHANGE_REQUEST, answer({"error": "no"}))
 
 
 def a_cohort(**changes: object) -> Cohort:
-    """
-    The cohort that the example upload would make.
-    """
+    """The cohort that the example upload would make."""
     fields: dict[str, object] = {
         "id": "c",
         "name": "New Cohort",
@@ -339,9 +304,7 @@ def a_cohort(**changes: object) -> Cohort:
 
 
 def test_the_cohort_of_a_lost_answer_is_found():
-    """
-    Whole seconds and a clock a little behind do not hide it.
-    """
+    """Whole seconds and a clock a little behind do not hide it."""
     ours = a_cohort()
     late = a_cohort(created_at=NOW - timedelta(seconds=1.5), type=None)
     others = [a_cohort(name="Other"), a_cohort(created_at=NOW - timedelta(seconds=3))]
@@ -355,10 +318,47 @@ def test_the_cohort_of_a_lost_answer_is_found():
     "changes", [{"owners": ()}, {"type": "redshift"}, {"created_at": None}]
 )
 def test_a_doubtful_cohort_is_a_candidate(changes: dict[str, object]):
-    """
-    What fits in name only is told, not taken.
-    """
+    """What fits in name only is told, not taken."""
     doubtful = a_cohort(**changes)
     found = find_created([doubtful], a_spec(), attempted_at=NOW)
 
     assert ([], [doubtful]) == (found.certain, found.possible)
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"cohort_id": "other"}, "cohort 'other'"),
+        ({"memberships_result": [{"operation": "REMOVE"}]}, "REMOVE"),
+        (
+            {"memberships_result": [{"operation": "ADD", "id_type": "BY_ID"}]},
+            "BY_ID",
+        ),
+    ],
+)
+def test_an_update_of_something_else_is_none(document: object, told: str):
+    """
+    It is an error that says what was answered, and that something may have happened.
+    """
+    with pytest.raises(UnexpectedResponseError, match=told) as caught:
+        skipped_ids(CHANGE_REQUEST, answer(document))
+
+    assert caught.value.may_have_happened
+
+
+def test_an_upload_into_another_cohort_is_told():
+    """What was to be filled is named, and so is what the answer names."""
+    spec = a_spec(replace="1a2bc3d")
+    request = upload(spec, [b'"a"'])
+
+    with pytest.raises(UnexpectedResponseError, match=r"'other'.*'1a2bc3d'"):
+        upload_answer(spec, request, answer({"cohortId": "other"}))
+
+
+def test_a_new_word_for_the_type_of_id_is_no_error():
+    """Only the other of the two documented words says that ids were misread."""
+    result = {"skipped_ids": ["a"], "operation": "add", "id_type": "BY_USER"}
+
+    assert ["a"] == skipped_ids(
+        CHANGE_REQUEST, answer({"cohort_id": "c", "memberships_result": [result]})
+    )

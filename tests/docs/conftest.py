@@ -21,9 +21,7 @@ def world(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> CohortsEmulator:
-    """
-    An empty folder with `ids.txt`, two cohorts, and no need to wait for anything.
-    """
+    """An empty folder with `ids.txt`, two cohorts, and no need to wait for anything."""
     from_env = partial(CohortsClient.from_env, clock=cohorts_emulator.clock)
     monkeypatch.setattr(CohortsClient, "from_env", from_env)
 

@@ -1,6 +1,4 @@
-"""
-Every Python example of every document runs, unchanged, against the emulator.
-"""
+"""Every Python example of every document runs, unchanged, against the emulator."""
 
 from __future__ import annotations
 
@@ -25,22 +23,18 @@ DOCUMENTS = sorted(
     if "```python" in path.read_text()
 )
 
-pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.slow]
 
 
 class AwaitingEvaluator(PythonEvaluator):
-    """
-    Run Python that may await at its top level, as a notebook does.
-    """
+    """Run Python that may await at its top level, as a notebook does."""
 
     def __init__(self, runner: asyncio.Runner) -> None:
         super().__init__()
         self._runner = runner
 
     def __call__(self, example: Example) -> None:
-        """
-        Compile the example so that errors name its lines, and run it.
-        """
+        """Compile the example so that errors name its lines, and run it."""
         code = compile(
             pad(example.parsed, example.line + example.parsed.line_offset),
             example.path,
@@ -55,9 +49,7 @@ class AwaitingEvaluator(PythonEvaluator):
 
 @pytest.fixture
 def sybil() -> Iterator[Sybil]:
-    """
-    A reader of documents, with one event loop for all examples of one document.
-    """
+    """A reader of documents, with one event loop for all examples of one document."""
     with asyncio.Runner() as runner:
         evaluator = AwaitingEvaluator(runner)
         yield Sybil([CodeBlockParser("python", evaluator), SkipParser()])
@@ -67,9 +59,7 @@ def sybil() -> Iterator[Sybil]:
     "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_examples_run(path: Path, sybil: Sybil) -> None:
-    """
-    What a reader copies from the document works.
-    """
+    """What a reader copies from the document works."""
     document = sybil.parse(path)
 
     for example in document.examples():

@@ -1,6 +1,4 @@
-"""
-Every program in `examples` runs as it stands.
-"""
+"""Every program in `examples` runs as it stands."""
 
 from __future__ import annotations
 
@@ -16,14 +14,12 @@ pytest.importorskip("sybil", reason="the group docs is not installed")
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(ROOT.glob("examples/*.py"))
 
-pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_program_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A program finds its keys in the environment and ends without an error.
-    """
+    """A program finds its keys in the environment and ends without an error."""
     monkeypatch.setattr("sys.argv", [path.name])
 
     names = runpy.run_path(str(path))

@@ -1,6 +1,4 @@
-"""
-What the documents point to is there.
-"""
+"""What the documents point to is there."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def anchors(path: Path) -> set[str]:
-    """
-    List what the headings of a document are called in a link.
-    """
+    """List what the headings of a document are called in a link."""
     headings = HEADING.findall(FENCED.sub("", path.read_text()))
     kept = (re.sub(r"[^\w\- ]", "", each.lower()) for each in headings)
 
@@ -30,9 +26,7 @@ def anchors(path: Path) -> set[str]:
     "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_links_lead_somewhere(path: Path) -> None:
-    """
-    Every link inside the project names a file, and a heading of it.
-    """
+    """Every link inside the project names a file, and a heading of it."""
     broken = []
     for target, anchor in LINK.findall(FENCED.sub("", path.read_text())):
         file = path.parent / target if target else path

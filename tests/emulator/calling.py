@@ -1,6 +1,4 @@
-"""
-A plain HTTP client for the emulator: nothing of ours in between.
-"""
+"""A plain HTTP client for the emulator: nothing of ours in between."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ from amplitude_cohorts_async.testing import CohortsEmulator
 
 @attrs.frozen
 class Reply:
-    """
-    One answer, read to its end; gzip is left as it is.
-    """
+    """One answer, read to its end; gzip is left as it is."""
 
     status: int
     headers: Mapping[str, str]
@@ -31,23 +27,17 @@ class Reply:
 
     @property
     def json(self) -> Any:
-        """
-        The body, as JSON.
-        """
+        """The body, as JSON."""
         return json.loads(self.body)
 
     @property
     def details(self) -> str:
-        """
-        The text of the vendor's error envelope.
-        """
+        """The text of the vendor's error envelope."""
         return str(self.json["error"]["metadata"]["details"])
 
 
 class Caller:
-    """
-    Sends requests to one emulator, with its credentials.
-    """
+    """Sends requests to one emulator, with its credentials."""
 
     def __init__(
         self, emulator: CohortsEmulator, session: aiohttp.ClientSession
@@ -59,9 +49,7 @@ class Caller:
     async def send(
         self, method: str, url: str, *, headers: Mapping[str, str], body: Any = None
     ) -> Reply:
-        """
-        Send exactly these bytes as the target.
-        """
+        """Send exactly these bytes as the target."""
         async with self._session.request(
             method,
             URL(url, encoded=True),
@@ -72,17 +60,13 @@ class Caller:
             return Reply(response.status, response.headers, await response.read())
 
     async def get(self, path: str, *, auth: str | None = None) -> Reply:
-        """
-        Get something of the API.
-        """
+        """Get something of the API."""
         headers = {"Authorization": auth or self.auth, "Accept-Encoding": "gzip"}
 
         return await self.send("GET", self._emulator.base_url + path, headers=headers)
 
     async def post(self, path: str, value: object) -> Reply:
-        """
-        Post JSON to the API.
-        """
+        """Post JSON to the API."""
         headers = {"Authorization": self.auth, "Content-Type": "application/json"}
 
         return await self.send(
@@ -93,9 +77,7 @@ class Caller:
         )
 
     async def export(self, cohort_id: str, query: str = "") -> str:
-        """
-        Ask for an export that is granted, and let it be done.
-        """
+        """Ask for an export that is granted, and let it be done."""
         reply = await self.get(f"/api/5/cohorts/request/{cohort_id}{query}")
         assert 202 == reply.status, reply
         await self._emulator.clock.sleep(self._emulator.options.job_seconds)
@@ -103,15 +85,11 @@ class Caller:
         return str(reply.json["request_id"])
 
     async def file(self, request_id: str) -> Reply:
-        """
-        Ask for the file of a job.
-        """
+        """Ask for the file of a job."""
         return await self.get(f"/api/5/cohorts/request/{request_id}/file")
 
     async def link(self, cohort_id: str) -> str:
-        """
-        Export a cohort, and return the link to its file.
-        """
+        """Export a cohort, and return the link to its file."""
         reply = await self.file(await self.export(cohort_id))
         assert 302 == reply.status, reply
 
@@ -139,26 +117,20 @@ class Caller:
             await writer.wait_closed()
 
     async def fetch(self, link: str, method: str = "GET", **headers: str) -> Reply:
-        """
-        Get something of the store; underscores in names stand for dashes.
-        """
+        """Get something of the store; underscores in names stand for dashes."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
 
         return await self.send(method, link, headers=named)
 
 
 def basic(key: str, secret: str) -> str:
-    """
-    Return the header for these credentials.
-    """
+    """Return the header for these credentials."""
     return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
 
 
 @asynccontextmanager
 async def calling(emulator: CohortsEmulator) -> AsyncIterator[Caller]:
-    """
-    Connect to an emulator.
-    """
+    """Connect to an emulator."""
     async with aiohttp.ClientSession(
         auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
     ) as session:

@@ -1,6 +1,4 @@
-"""
-The clock that jumps.
-"""
+"""The clock that jumps."""
 
 from __future__ import annotations
 
@@ -22,22 +20,16 @@ GRAIN = 0.001
 
 
 async def test_an_hour_takes_a_moment(clock: FakeClock) -> None:
-    """
-    Sleeping moves time, and no more.
-    """
-    started = time.monotonic()
+    """Sleeping moves time, and no more: the test ends before its time-out."""
     await clock.sleep(3600)
 
     assert 3600 == clock.now()
-    assert 1 > time.monotonic() - started
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=25)
 def test_sleepers_wake_in_order(seconds: list[float]) -> None:
-    """
-    Whoever is due first wakes first, at the very moment it asked for.
-    """
+    """Whoever is due first wakes first, at the very moment it asked for."""
     clock = FakeClock()
     woken: list[tuple[float, float]] = []
 
@@ -56,9 +48,7 @@ def test_sleepers_wake_in_order(seconds: list[float]) -> None:
 async def test_a_sleeper_may_sleep_again_before_the_next_wakes(
     clock: FakeClock,
 ) -> None:
-    """
-    Time does not jump over what a woken task asks for next.
-    """
+    """Time does not jump over what a woken task asks for next."""
     woken: list[str] = []
 
     async def short() -> None:
@@ -76,9 +66,7 @@ async def test_a_sleeper_may_sleep_again_before_the_next_wakes(
 
 
 async def test_a_cancelled_sleeper_holds_nobody_up(clock: FakeClock) -> None:
-    """
-    Time goes to the next deadline, not to that of a task that has gone.
-    """
+    """Time goes to the next deadline, not to that of a task that has gone."""
     clock.advance(1)
     first = asyncio.create_task(clock.sleep(5))
     await asyncio.sleep(0)
@@ -90,9 +78,7 @@ async def test_a_cancelled_sleeper_holds_nobody_up(clock: FakeClock) -> None:
 
 
 async def test_without_jumps_only_advance_moves_time() -> None:
-    """
-    `jumps=False` leaves the sleepers to the test.
-    """
+    """`jumps=False` leaves the sleepers to the test."""
     clock = FakeClock(jumps=False)
     tasks = [asyncio.create_task(clock.sleep(each)) for each in (10, 20)]
     await asyncio.sleep(0.02)
@@ -101,18 +87,16 @@ async def test_without_jumps_only_advance_moves_time() -> None:
     assert [False, False] == [task.done() for task in tasks]
 
     clock.advance(0.5)
-    await asyncio.wait_for(tasks[0], 1)
+    await tasks[0]
     assert not tasks[1].done()
 
     clock.advance(100)
-    await asyncio.wait_for(tasks[1], 1)
+    await tasks[1]
     assert 110 == clock.now()
 
 
 def test_threads_share_it() -> None:
-    """
-    Sleepers in other threads, each with a loop of its own, wake in order too.
-    """
+    """Sleepers in other threads, each with a loop of its own, wake in order too."""
     clock = FakeClock()
     woken: list[int] = []
     all_there = threading.Barrier(3)
@@ -123,7 +107,7 @@ def test_threads_share_it() -> None:
 
     def run(seconds: int) -> None:
         with clock.busy():
-            all_there.wait(5)
+            all_there.wait()
         asyncio.run(sleeper(seconds))
 
     with clock.busy():
@@ -135,15 +119,13 @@ def test_threads_share_it() -> None:
             time.sleep(0.001)
 
     for thread in threads:
-        thread.join(5)
+        thread.join()
 
     assert [10, 20, 30] == woken
 
 
 async def test_time_stands_still_while_work_goes_on(clock: FakeClock) -> None:
-    """
-    What runs within `busy()` takes no time, whoever sleeps meanwhile.
-    """
+    """What runs within `busy()` takes no time, whoever sleeps meanwhile."""
     sleeper = asyncio.create_task(clock.sleep(60))
 
     with clock.busy():
@@ -157,9 +139,7 @@ async def test_time_stands_still_while_work_goes_on(clock: FakeClock) -> None:
 
 
 async def test_time_is_not_patient_for_ever(clock: FakeClock) -> None:
-    """
-    After a real second, time goes on beside work that does not end.
-    """
+    """After a real second, time goes on beside work that does not end."""
     with clock.busy():
         await clock.sleep(60)
 
@@ -167,9 +147,7 @@ async def test_time_is_not_patient_for_ever(clock: FakeClock) -> None:
 
 
 async def test_a_flowing_clock_does_both() -> None:
-    """
-    Real time passes on it, and sleeping jumps all the same.
-    """
+    """Real time passes on it, and sleeping jumps all the same."""
     clock = FakeClock(flows=True)
     began = clock.now()
     await asyncio.sleep(0.02)
@@ -180,9 +158,7 @@ async def test_a_flowing_clock_does_both() -> None:
 
 
 async def test_the_wall_agrees_with_the_watch() -> None:
-    """
-    `utcnow()` moves with `now()`, from the moment it was set to.
-    """
+    """`utcnow()` moves with `now()`, from the moment it was set to."""
     clock = FakeClock(start=500, utc=datetime(2026, 1, 31, 23, tzinfo=UTC))
     await clock.sleep(7200)
 
@@ -191,25 +167,19 @@ async def test_the_wall_agrees_with_the_watch() -> None:
 
 
 def test_time_does_not_go_back(clock: FakeClock) -> None:
-    """
-    A negative step is refused.
-    """
+    """A negative step is refused."""
     with pytest.raises(ValueError, match="go back"):
         clock.advance(-1)
 
 
 def test_a_flowing_clock_has_to_jump() -> None:
-    """
-    Real time cannot be stopped, so the two options exclude each other.
-    """
+    """Real time cannot be stopped, so the two options exclude each other."""
     with pytest.raises(ValueError, match="jumps=True"):
         FakeClock(flows=True, jumps=False)
 
 
 async def test_the_system_clock_is_the_real_time() -> None:
-    """
-    The emulator's default clock is no trick.
-    """
+    """The emulator's default clock is no trick."""
     clock = SystemClock()
     began, wall = clock.now(), clock.utcnow()
     await clock.sleep(0.01)
@@ -220,15 +190,13 @@ async def test_the_system_clock_is_the_real_time() -> None:
 
 
 def test_a_closed_loop_holds_nobody_up() -> None:
-    """
-    Time goes on after the loop of a sleeper was closed without its leave.
-    """
+    """Time goes on after the loop of a sleeper was closed without its leave."""
     clock = FakeClock()
     abandoned = asyncio.new_event_loop()
     sleeper = clock.sleep(5)
     abandoned.run_until_complete(_begin(sleeper))
     abandoned.close()
-    asyncio.run(asyncio.wait_for(clock.sleep(60), 5))
+    asyncio.run(clock.sleep(60))
     sleeper.close()
 
     assert 60 == clock.now()

@@ -1,6 +1,4 @@
-"""
-The file of a cohort, byte for byte.
-"""
+"""The file of a cohort, byte for byte."""
 
 from __future__ import annotations
 
@@ -17,12 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
-from amplitude_cohorts_async.testing.csvfiles import Columns, csv_chunks
-from amplitude_cohorts_async.testing.generator import generated_object
-from amplitude_cohorts_async.testing.members import (
+from amplitude_cohorts_async.testing.cohorts import (
     GeneratedMembers,
     ListedMembers,
     amplitude_id_of,
+)
+from amplitude_cohorts_async.testing.files import (
+    Columns,
+    csv_chunks,
+    generated_object,
 )
 from amplitude_cohorts_async.testing.options import Compression
 from emulator.calling import Caller, calling
@@ -33,9 +34,7 @@ TEXT = st.text(
 
 
 async def text_of(caller: Caller, cohort_id: str, query: str = "") -> str:
-    """
-    Return the text of a cohort's file.
-    """
+    """Return the text of a cohort's file."""
     reply = await caller.file(await caller.export(cohort_id, query))
     assert 200 == reply.status
 
@@ -43,9 +42,7 @@ async def text_of(caller: Caller, cohort_id: str, query: str = "") -> str:
 
 
 async def test_a_file_of_users(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    Every field in quotes, a newline at each end, no user id for the anonymous.
-    """
+    """Every field in quotes, a newline at each end, no user id for the anonymous."""
     emulator.add_cohort("c1", members=[("356896327775", None), (42, 'a"b'), "ann"])
 
     assert (
@@ -57,9 +54,7 @@ async def test_a_file_of_users(caller: Caller, emulator: CohortsEmulator) -> Non
 
 
 async def test_an_empty_cohort(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    Its file is the header.
-    """
+    """Its file is the header."""
     emulator.add_cohort("c1", members=[])
 
     assert '"amplitude_id","user_id"\n' == await text_of(caller, "c1")
@@ -78,9 +73,7 @@ async def test_an_empty_cohort(caller: Caller, emulator: CohortsEmulator) -> Non
 async def test_properties(
     caller: Caller, emulator: CohortsEmulator, query: str, columns: list[str]
 ) -> None:
-    """
-    All of them, or those asked for in that order; what is missing is empty.
-    """
+    """All of them, or those asked for in that order; what is missing is empty."""
     own = {"plan": "pro", "country": "Korea, Republic of\n"}
     emulator.add_cohort("c1", members=[("1", "ann", own), ("2", "bob", {})])
     rows = list(csv.reader(io.StringIO(await text_of(caller, "c1", query))))
@@ -93,9 +86,7 @@ async def test_properties(
 
 
 async def test_a_file_of_groups(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    The group stands behind a TAB, and so does its header.
-    """
+    """The group stands behind a TAB, and so does its header."""
     emulator.add_cohort("g1", members=["Acme", "Globex"], group="company")
 
     assert '"\tgroup_value"\n"\tAcme"\n"\tGlobex"\n' == await text_of(caller, "g1")
@@ -103,9 +94,7 @@ async def test_a_file_of_groups(caller: Caller, emulator: CohortsEmulator) -> No
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=5, unique_by=lambda row: row[0]))
 def test_any_text_survives(rows: list[tuple[str, str]]) -> None:
-    """
-    Quotes, commas and newlines come back as they were, by any reader of CSV.
-    """
+    """Quotes, commas and newlines come back as they were, by any reader of CSV."""
     members = ListedMembers(("1", name, {"note": note}) for name, note in rows)
     text = b"".join(csv_chunks(members, Columns(properties=("note",)))).decode()
     read = list(csv.reader(io.StringIO(text, newline="")))
@@ -118,9 +107,7 @@ def test_any_text_survives(rows: list[tuple[str, str]]) -> None:
 async def test_the_two_ways_of_a_file(
     compress: Compression | None, inline_below: float
 ) -> None:
-    """
-    Sent by the API or by the store, compressed or not, said or not.
-    """
+    """Sent by the API or by the store, compressed or not, said or not."""
     async with (
         CohortsEmulator(
             clock=FakeClock(), compress=compress, inline_below=inline_below
@@ -145,9 +132,7 @@ async def test_the_two_ways_of_a_file(
 async def test_the_api_does_as_accept_encoding_says(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    Who cannot read gzip is sent plain text, by the API.
-    """
+    """Who cannot read gzip is sent plain text, by the API."""
     emulator.add_cohort("c1", members=["ann"])
     path = f"/api/5/cohorts/request/{await caller.export('c1')}/file"
     headers = {"Authorization": caller.auth, "Accept-Encoding": "identity"}
@@ -160,9 +145,7 @@ async def test_the_api_does_as_accept_encoding_says(
 async def test_a_job_shows_its_cohort_as_it_was(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    What is written after the request of an export is not in its file.
-    """
+    """What is written after the request of an export is not in its file."""
     emulator.add_cohort("c1", members=["ann"])
     request_id = await caller.export("c1")
     entry = {"ids": ["bob"], "id_type": "BY_NAME", "operation": "ADD"}
@@ -209,9 +192,7 @@ def test_the_fast_way_writes_the_same(
 
 
 def test_generated_members_are_distinct_and_some_anonymous() -> None:
-    """
-    No Amplitude id twice; every tenth has no user id; the seed changes them.
-    """
+    """No Amplitude id twice; every tenth has no user id; the seed changes them."""
     rows = list(GeneratedMembers(size=100_000).rows())
     others = {row[0] for row in GeneratedMembers(size=100, seed=1).rows()}
 
@@ -222,9 +203,7 @@ def test_generated_members_are_distinct_and_some_anonymous() -> None:
 
 
 def test_a_generated_file_is_made_once(tmp_path: Path) -> None:
-    """
-    The second time it is found, and two that make it at once are both right.
-    """
+    """The second time it is found, and two that make it at once are both right."""
     members = GeneratedMembers(size=200_000)
     made: list[object] = []
 
@@ -249,9 +228,7 @@ def test_a_generated_file_is_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.big
 async def test_two_million_users(tmp_path: Path) -> None:
-    """
-    A cohort of two million is on disk in seconds, and served from there.
-    """
+    """A cohort of two million is on disk in seconds, and served from there."""
     async with (
         CohortsEmulator(
             clock=FakeClock(), quotas=Quotas.unlimited(), cache_dir=tmp_path
@@ -266,9 +243,7 @@ async def test_two_million_users(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
-    """
-    A file that fails half way is not there, nor is a part of it.
-    """
+    """A file that fails half way is not there, nor is a part of it."""
     bad = GeneratedMembers(size=3, properties={"a": (1,)})  # type: ignore[dict-item]
 
     with pytest.raises(AttributeError):

@@ -1,6 +1,4 @@
-"""
-The dialect of the third-party description.
-"""
+"""The routes of the third-party description."""
 
 from __future__ import annotations
 
@@ -17,20 +15,16 @@ REQUEST = "/api/5/cohorts/request/c1"
 
 @pytest.fixture
 async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
-    """
-    An emulator that speaks it.
-    """
+    """Run an emulator that follows it."""
     async with CohortsEmulator(
-        clock=clock, dialect="openapi", job_seconds=10
+        clock=clock, routes="openapi", job_seconds=10
     ) as emulator:
         emulator.add_cohort("c1", members=["ann"], owner="o@example.com")
         yield emulator
 
 
 async def test_the_list(caller: Caller) -> None:
-    """
-    An owner instead of owners, and ISO times.
-    """
+    """An owner instead of owners, and ISO times."""
     assert {
         "cohorts": [
             {
@@ -48,9 +42,7 @@ async def test_the_list(caller: Caller) -> None:
 
 
 async def test_an_export_by_cohort_id(caller: Caller, clock: FakeClock) -> None:
-    """
-    200 all the way; the state is a word; there are no links.
-    """
+    """200 all the way; the state is a word; there are no links."""
     asked = await caller.get(REQUEST)
     names = []
 
@@ -69,9 +61,7 @@ async def test_an_export_by_cohort_id(caller: Caller, clock: FakeClock) -> None:
 
 
 async def test_what_is_not_there(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    No job, no file yet, no such endpoint: 404; a failed job says so.
-    """
+    """No job, no file yet, no such endpoint: 404; a failed job says so."""
     replies = [await caller.get(f"{REQUEST}/status")]
     emulator.fail_next("export", faults.job_failed())
     await caller.get(REQUEST)
@@ -84,17 +74,19 @@ async def test_what_is_not_there(caller: Caller, emulator: CohortsEmulator) -> N
 
 
 async def test_bad_credentials_are_401(caller: Caller) -> None:
-    """
-    Here they are.
-    """
+    """Here they are."""
     assert 401 == (await caller.get("/api/3/cohorts", auth=basic("no", "no"))).status
 
 
 async def test_an_upload(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    A name and ids are enough; the answer has `cohort_id`.
-    """
+    """A name and ids are enough; the answer has `cohort_id`."""
     reply = await caller.post("/api/3/cohorts/upload", {"name": "n", "ids": ["ann"]})
 
     assert 200 == reply.status
     assert {"ann"} == emulator.members_of(reply.json["cohort_id"])
+
+
+def test_unknown_routes_are_refused() -> None:
+    """The error names those there are."""
+    with pytest.raises(ValueError, match="'v9'; pass one of vendor, openapi"):
+        CohortsEmulator(routes="v9")  # type: ignore[arg-type]

@@ -1,6 +1,4 @@
-"""
-The pytest plugin, and the other ways to run an emulator.
-"""
+"""The pytest plugin, and the other ways to run an emulator."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ except urllib.error.HTTPError as error:
 
 
 def test_in_a_plain_test(cohorts_emulator: CohortsEmulator) -> None:
-    """
-    It listens while a synchronous test runs, where the environment says.
-    """
+    """It listens while a synchronous test runs, where the environment says."""
     cohorts_emulator.add_cohort("c1", members=["ann"])
     request = urllib.request.Request(
         os.environ["AMPLITUDE_BASE_URL"] + "/api/3/cohorts",
@@ -53,9 +49,7 @@ def test_in_a_plain_test(cohorts_emulator: CohortsEmulator) -> None:
 
 
 async def test_in_an_asynchronous_test(cohorts_emulator: CohortsEmulator) -> None:
-    """
-    The same fixture; the clock is shared by both loops.
-    """
+    """The same fixture; the clock is shared by both loops."""
     assert isinstance(cohorts_emulator.clock, FakeClock)
     cohorts_emulator.add_cohort("c1", members=["ann"], job_seconds=3600)
 
@@ -68,9 +62,7 @@ async def test_in_an_asynchronous_test(cohorts_emulator: CohortsEmulator) -> Non
 
 
 def test_for_subprocesses(cohorts_emulator: CohortsEmulator) -> None:
-    """
-    They inherit the environment.
-    """
+    """They inherit the environment."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
@@ -80,9 +72,7 @@ def test_for_subprocesses(cohorts_emulator: CohortsEmulator) -> None:
 
 
 def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    A region of the outside world does not count meanwhile.
-    """
+    """A region of the outside world does not count meanwhile."""
     monkeypatch.setenv("AMPLITUDE_REGION", "EU")
     emulator = CohortsEmulator(app_id=7, owner="o")
 
@@ -100,16 +90,12 @@ def test_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["link_expired", "cut_off", "works"])
 def test_faults_are_at_hand(name: str) -> None:
-    """
-    Every fault can be imported beside the emulator.
-    """
+    """Every fault can be imported beside the emulator."""
     assert getattr(testing.faults, name) is getattr(testing, name)
 
 
 def test_others_set_it_up_their_way(pytester: pytest.Pytester) -> None:
-    """
-    They opt in, and override one fixture for another emulator.
-    """
+    """They opt in, and override one fixture for another emulator."""
     pytester.makeconftest(
         """
         pytest_plugins = ["amplitude_cohorts_async.testing.pytest_plugin"]
@@ -137,9 +123,7 @@ def test_others_set_it_up_their_way(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("ending", ["stdin", "signal"])
 def test_as_a_process_of_its_own(ending: str, tmp_path: Path) -> None:
-    """
-    One line of JSON when it is ready; it ends with its parent, or by a signal.
-    """
+    """One line of JSON when it is ready; it ends with its parent, or by a signal."""
     command = [
         *(sys.executable, "-m", "amplitude_cohorts_async.testing"),
         *("--demo", "--size", "1000", "--cache-dir", str(tmp_path)),
@@ -162,7 +146,7 @@ def test_as_a_process_of_its_own(ending: str, tmp_path: Path) -> None:
         else:
             process.send_signal(signal.SIGTERM)
 
-        assert 0 == process.wait(10)
+        assert 0 == process.wait()
         assert b"" == process.stderr.read()
 
     assert ["demo2m01", "26umsb5", "9apg8e8f", "demogrp1"] == facts["cohorts"]
@@ -170,9 +154,7 @@ def test_as_a_process_of_its_own(ending: str, tmp_path: Path) -> None:
 
 
 def test_the_parts_come_when_used() -> None:
-    """
-    Importing the package costs next to nothing; unknown names are unknown.
-    """
+    """Importing the package costs next to nothing; unknown names are unknown."""
     script = """
 import sys
 import amplitude_cohorts_async.testing as testing
@@ -186,9 +168,7 @@ assert not hasattr(testing, "nonsense")
 
 
 async def test_serve_announces_what_is_ready(tmp_path: Path) -> None:
-    """
-    The files of the demo are there before anybody is told of it.
-    """
+    """The files of the demo are there before anybody is told of it."""
     emulator = CohortsEmulator(cache_dir=tmp_path)
     add_demo_cohorts(emulator, size=2_000)
     told: list[int] = []
@@ -212,9 +192,7 @@ async def test_serve_announces_what_is_ready(tmp_path: Path) -> None:
 def test_a_process_without_input_ends_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """
-    Whoever wants it to end with its parent must have one.
-    """
+    """Whoever wants it to end with its parent must have one."""
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         options = ["--no-limits", "--plain", "--until-stdin-closes"]
@@ -226,9 +204,7 @@ def test_a_process_without_input_ends_at_once(
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
 async def test_any_address_of_this_machine(host: str) -> None:
-    """
-    The origins name the address that is listened on, whatever it was called.
-    """
+    """The origins name the address that is listened on, whatever it was called."""
     try:
         async with CohortsEmulator(host=host) as emulator, calling(emulator) as caller:
             assert 200 == (await caller.get("/api/3/cohorts")).status

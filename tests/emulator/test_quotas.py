@@ -1,6 +1,4 @@
-"""
-The three ways to count starts.
-"""
+"""The three ways to count starts."""
 
 from __future__ import annotations
 
@@ -9,38 +7,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async.testing import Quotas
-from amplitude_cohorts_async.testing.quotas import WindowKind, counters
+from amplitude_cohorts_async.testing.quotas import WindowKind, window_counters
 
 GAPS = st.lists(st.floats(0, 100).map(lambda gap: round(gap, 3)), max_size=60)
 
 
 def admitted(quotas: Quotas, starts: list[float]) -> list[float]:
-    """
-    Return the starts that one window lets through.
-    """
-    (counter,) = counters(quotas)
+    """Return the starts that one window lets through."""
+    (counter,) = window_counters(quotas)
     through = []
 
     for start in starts:
-        if counter.room(start):
-            counter.take(start)
+        if counter.has_room(start):
+            counter.count_start(start)
             through.append(start)
 
     return through
 
 
 def times(gaps: list[float]) -> list[float]:
-    """
-    Return the moments that lie these gaps apart.
-    """
+    """Return the moments that lie these gaps apart."""
     return [sum(gaps[: number + 1]) for number in range(len(gaps))]
 
 
 @given(GAPS)
 def test_a_log_admits_no_more_than_its_count_in_any_window(gaps: list[float]) -> None:
-    """
-    Four in any sixty seconds, wherever they begin; and it refuses no other.
-    """
+    """Four in any sixty seconds, wherever they begin; and it refuses no other."""
     starts = times(gaps)
     through = admitted(Quotas(windows=((4, 60),)), starts)
 
@@ -54,9 +46,7 @@ def test_a_log_admits_no_more_than_its_count_in_any_window(gaps: list[float]) ->
 def test_a_fixed_window_admits_its_count_between_two_strokes(
     gaps: list[float],
 ) -> None:
-    """
-    The count starts anew with every period.
-    """
+    """The count starts anew with every period."""
     through = admitted(Quotas(windows=((4, 60),), window="fixed"), times(gaps))
 
     for period in {int(one // 60) for one in through}:
@@ -70,9 +60,7 @@ def test_a_fixed_window_admits_its_count_between_two_strokes(
 def test_the_kinds_differ_in_what_a_minute_admits(
     window: WindowKind, most: int
 ) -> None:
-    """
-    From second 56 on, a log admits four, two fixed windows eight, a bucket 2n-1.
-    """
+    """From second 56 on, a log admits four, two fixed windows eight, a bucket 2n-1."""
     starts = [56 + number / 10 for number in range(599)]
     through = admitted(Quotas(windows=((4, 60),), window=window), starts)
 
@@ -80,11 +68,9 @@ def test_the_kinds_differ_in_what_a_minute_admits(
 
 
 def test_unlimited_has_no_windows() -> None:
-    """
-    Without limits, nothing is counted.
-    """
+    """Without limits, nothing is counted."""
     quotas = Quotas.unlimited()
 
-    assert [] == counters(quotas)
+    assert [] == window_counters(quotas)
     assert quotas.concurrent is None
     assert quotas.month is None

@@ -1,6 +1,4 @@
-"""
-The emulator says what the vendor's page says.
-"""
+"""The emulator says what the vendor's page says."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ Sample = Callable[[str], Any]
 async def test_the_list(
     caller: Caller, emulator: CohortsEmulator, sample: Sample
 ) -> None:
-    """
-    A listed cohort has every documented key, with the documented value.
-    """
+    """A listed cohort has every documented key, with the documented value."""
     (documented,) = sample("list")["cohorts"]
     emulator.add_cohort(
         documented["id"],
@@ -48,9 +44,7 @@ async def test_the_list(
 async def test_an_export(
     caller: Caller, emulator: CohortsEmulator, sample: Sample
 ) -> None:
-    """
-    202 until the job is done, then 200, in the documented words.
-    """
+    """202 until the job is done, then 200, in the documented words."""
     emulator.add_cohort("26umsb5", members=["ann"])
     asked = await caller.get("/api/5/cohorts/request/26umsb5")
     names = {"request_id": asked.json["request_id"], "cohort_id": "26umsb5"}
@@ -70,9 +64,7 @@ async def test_an_export(
 
 
 async def test_usage(sample: Sample) -> None:
-    """
-    The reset is the first of next month, UTC, written without a zone.
-    """
+    """The reset is the first of next month, UTC, written without a zone."""
     clock = FakeClock(utc=datetime(2026, 5, 31, 23, 59, 59, tzinfo=UTC))
 
     async with (
@@ -89,9 +81,7 @@ async def test_usage(sample: Sample) -> None:
 
 
 async def test_the_year_ends(sample: Sample) -> None:
-    """
-    After December comes January of the next year.
-    """
+    """After December comes January of the next year."""
     clock = FakeClock(utc=datetime(2026, 12, 3, tzinfo=UTC))
 
     async with CohortsEmulator(clock=clock) as emulator, calling(emulator) as caller:
@@ -103,9 +93,7 @@ async def test_the_year_ends(sample: Sample) -> None:
 async def test_an_upload(
     caller: Caller, emulator: CohortsEmulator, sample: Sample
 ) -> None:
-    """
-    The documented request is taken, and answered with the documented keys.
-    """
+    """The documented request is taken, and answered with the documented keys."""
     reply = await caller.post("/api/3/cohorts/upload", sample("upload-request"))
     metadata = {"matched": 2, "totals": 2, "invalid_ids_sample": []}
 
@@ -120,9 +108,7 @@ async def test_an_upload(
 async def test_an_update_of_memberships(
     caller: Caller, emulator: CohortsEmulator, sample: Sample
 ) -> None:
-    """
-    The documented request is taken entry by entry, and answered so.
-    """
+    """The documented request is taken entry by entry, and answered so."""
     request = sample("membership-request")
     emulator.add_cohort("1a2bc3d", members=[("333", None), ("555", None), "zed"])
     reply = await caller.post("/api/3/cohorts/membership", request)

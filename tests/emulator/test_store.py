@@ -1,6 +1,4 @@
-"""
-The store has the manners of Amazon S3.
-"""
+"""The store has the manners of Amazon S3."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from emulator.calling import Caller, calling
 
 @pytest.fixture
 async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
-    """
-    An emulator whose store holds plain text, for all cohorts.
-    """
+    """An emulator whose store holds plain text, for all cohorts."""
     async with CohortsEmulator(clock=clock, inline_below=0, compress=None) as emulator:
         emulator.add_cohort("c1", members=[str(number) for number in range(100)])
         yield emulator
@@ -29,23 +25,17 @@ async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
 
 @pytest.fixture
 async def link(caller: Caller) -> str:
-    """
-    A link to a file of a hundred members.
-    """
+    """A link to a file of a hundred members."""
     return await caller.link("c1")
 
 
 def rules(emulator: CohortsEmulator) -> list[str]:
-    """
-    Return the names of the rules that were broken.
-    """
+    """Return the names of the rules that were broken."""
     return [violation.rule for violation in emulator.violations]
 
 
 async def test_an_object(caller: Caller, link: str, emulator: CohortsEmulator) -> None:
-    """
-    Another origin; a strong ETag that is the MD5; lengths that are true.
-    """
+    """Another origin; a strong ETag that is the MD5; lengths that are true."""
     reply = await caller.fetch(link)
 
     assert link.startswith(emulator.store_url + "/")
@@ -59,9 +49,7 @@ async def test_an_object(caller: Caller, link: str, emulator: CohortsEmulator) -
 
 
 async def test_a_link_is_presigned(link: str) -> None:
-    """
-    It has the seven parts of a signature of version 4, and lives a minute.
-    """
+    """It has the seven parts of a signature of version 4, and lives a minute."""
     query = URL(link, encoded=True).query
 
     assert "AWS4-HMAC-SHA256" == query["X-Amz-Algorithm"]
@@ -75,9 +63,7 @@ async def test_a_link_is_presigned(link: str) -> None:
 async def test_a_link_lives_a_minute(
     caller: Caller, link: str, clock: FakeClock
 ) -> None:
-    """
-    After that it is 403 XML, and the API has a new one.
-    """
+    """After that it is 403 XML, and the API has a new one."""
     clock.advance(59.9)
     assert 200 == (await caller.fetch(link)).status
 
@@ -93,9 +79,7 @@ async def test_a_link_lives_a_minute(
 async def test_a_link_is_exact(
     caller: Caller, link: str, emulator: CohortsEmulator, written: str
 ) -> None:
-    """
-    One character decoded on the way, and the signature does not fit.
-    """
+    """One character decoded on the way, and the signature does not fit."""
     assert written in link
     changed = link.replace(
         written,
@@ -114,9 +98,7 @@ async def test_a_link_is_exact(
 async def test_a_requoted_link_does_not_fit(
     link: str, emulator: CohortsEmulator
 ) -> None:
-    """
-    What an HTTP library does to a redirect by default is enough to break it.
-    """
+    """What an HTTP library does to a redirect by default is enough to break it."""
     async with aiohttp.ClientSession() as session, session.get(URL(link)) as response:
         assert 403 == response.status
 
@@ -133,9 +115,7 @@ async def test_a_requoted_link_does_not_fit(
 async def test_no_credentials_at_the_store(
     caller: Caller, link: str, emulator: CohortsEmulator, header: str, rule: str
 ) -> None:
-    """
-    The link is all the authority there is; more is 400, and noted.
-    """
+    """The link is all the authority there is; more is 400, and noted."""
     reply = await caller.fetch(link, **{header: "Basic abc"})
 
     assert 400 == reply.status
@@ -146,9 +126,7 @@ async def test_no_credentials_at_the_store(
 async def test_a_link_is_for_get(
     caller: Caller, link: str, emulator: CohortsEmulator
 ) -> None:
-    """
-    HEAD on a link that was signed for GET is 403.
-    """
+    """HEAD on a link that was signed for GET is 403."""
     assert 403 == (await caller.fetch(link, "HEAD")).status
     assert ["method at the store"] == rules(emulator)
 
@@ -167,9 +145,7 @@ async def test_a_link_is_for_get(
 async def test_ranges(
     caller: Caller, link: str, asked: str, start: int, stop: int | None
 ) -> None:
-    """
-    One range is 206, with the place of its bytes in the whole.
-    """
+    """One range is 206, with the place of its bytes in the whole."""
     whole = await caller.fetch(link)
     part = await caller.fetch(link, Range=asked)
     first = start % len(whole.body)
@@ -187,9 +163,7 @@ async def test_ranges(
     "asked", ["bytes=0-1,5-6", "bytes=9-5", "bytes=-", "lines=0-1", "bytes=a-b"]
 )
 async def test_no_range_at_all(caller: Caller, link: str, asked: str) -> None:
-    """
-    Several ranges, or none that can be read, are answered with the whole.
-    """
+    """Several ranges, or none that can be read, are answered with the whole."""
     reply = await caller.fetch(link, Range=asked)
 
     assert 200 == reply.status
@@ -198,9 +172,7 @@ async def test_no_range_at_all(caller: Caller, link: str, asked: str) -> None:
 
 @pytest.mark.parametrize("asked", ["bytes=999999-", "bytes=-0"])
 async def test_a_range_beyond_the_end(caller: Caller, link: str, asked: str) -> None:
-    """
-    What is not there is 416, with the true size.
-    """
+    """What is not there is 416, with the true size."""
     size = len((await caller.fetch(link)).body)
     reply = await caller.fetch(link, Range=asked)
 
@@ -210,9 +182,7 @@ async def test_a_range_beyond_the_end(caller: Caller, link: str, asked: str) -> 
 
 
 async def test_conditions(caller: Caller, link: str) -> None:
-    """
-    Tags are compared as strong ones.
-    """
+    """Tags are compared as strong ones."""
     tag = (await caller.fetch(link)).headers["ETag"]
     other = '"0123"'
 
@@ -232,9 +202,7 @@ async def test_conditions(caller: Caller, link: str) -> None:
 async def test_every_link_leads_to_the_same_object(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    A second link to a job is another link, and its object has the same tag.
-    """
+    """A second link to a job is another link, and its object has the same tag."""
     request_id = await caller.export("c1")
     links = [(await caller.file(request_id)).headers["Location"] for _ in range(2)]
     tags = {(await caller.fetch(link)).headers["ETag"] for link in links}
@@ -247,9 +215,7 @@ async def test_every_link_leads_to_the_same_object(
 async def test_the_store_takes_no_slot(
     caller: Caller, link: str, emulator: CohortsEmulator
 ) -> None:
-    """
-    Its requests are not Amplitude's, and count with nobody.
-    """
+    """Its requests are not Amplitude's, and count with nobody."""
     before = emulator.max_in_flight
     await caller.fetch(link)
 
@@ -258,9 +224,7 @@ async def test_the_store_takes_no_slot(
 
 
 async def test_kept_in_gzip() -> None:
-    """
-    An object that is stored compressed is sent so, whatever is accepted.
-    """
+    """An object that is stored compressed is sent so, whatever is accepted."""
     async with (
         CohortsEmulator(clock=FakeClock(), inline_below=0) as emulator,
         calling(emulator) as caller,
@@ -275,9 +239,7 @@ async def test_kept_in_gzip() -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_from_disk_on_either_loop(loop: str, tmp_path: Path) -> None:
-    """
-    Files large and small come whole from disk, with or without the kernel's help.
-    """
+    """Files large and small come whole from disk, with or without the kernel's help."""
     factory = pytest.importorskip(loop).new_event_loop
 
     async def run() -> list[int]:

@@ -1,6 +1,4 @@
-"""
-What the emulator does not let pass.
-"""
+"""What the emulator does not let pass."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ EXPORT = "/api/5/cohorts/request/c1"
 
 
 def rules(emulator: CohortsEmulator) -> list[str]:
-    """
-    Return the names of the rules that were broken.
-    """
+    """Return the names of the rules that were broken."""
     return [violation.rule for violation in emulator.violations]
 
 
@@ -41,9 +37,7 @@ async def test_bad_credentials_are_403(
     secret: str,
     details: str,
 ) -> None:
-    """
-    Not 401; the details tell a wrong key from a wrong secret.
-    """
+    """Not 401; the details tell a wrong key from a wrong secret."""
     reply = await caller.get(
         "/api/3/cohorts", auth=basic(key or emulator.api_key, secret)
     )
@@ -56,9 +50,7 @@ async def test_bad_credentials_are_403(
 
 @pytest.mark.parametrize("header", ["Bearer abc", "Basic !!!", "Basic /w=="])
 async def test_no_other_scheme(caller: Caller, header: str) -> None:
-    """
-    What cannot be read as Basic credentials is an unknown key.
-    """
+    """What cannot be read as Basic credentials is an unknown key."""
     assert (
         "Invalid API Key" == (await caller.get("/api/3/cohorts", auth=header)).details
     )
@@ -67,9 +59,7 @@ async def test_no_other_scheme(caller: Caller, header: str) -> None:
 async def test_secrets_are_not_remembered(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    The log knows that credentials came, and nothing more.
-    """
+    """The log knows that credentials came, and nothing more."""
     await caller.get("/api/3/cohorts")
     (record,) = emulator.log
 
@@ -78,9 +68,7 @@ async def test_secrets_are_not_remembered(
 
 
 async def test_paths_and_methods(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    Nothing but the documented paths, each with its method.
-    """
+    """Nothing but the documented paths, each with its method."""
     unknown = await caller.get("/api/4/cohorts")
     wrong = await caller.post("/api/3/cohorts", {})
 
@@ -103,9 +91,7 @@ async def test_paths_and_methods(caller: Caller, emulator: CohortsEmulator) -> N
 async def test_queries_are_read_strictly(
     caller: Caller, emulator: CohortsEmulator, query: str
 ) -> None:
-    """
-    `props` is 0 or 1; `propKeys` repeats, without brackets or commas.
-    """
+    """`props` is 0 or 1; `propKeys` repeats, without brackets or commas."""
     emulator.add_cohort("c1", members=["ann"])
 
     assert 400 == (await caller.get(EXPORT + query)).status
@@ -114,9 +100,7 @@ async def test_queries_are_read_strictly(
 
 
 async def test_the_sixth_at_once_is_refused() -> None:
-    """
-    Five in flight over all endpoints; one more is 429, and noted.
-    """
+    """Five in flight over all endpoints; one more is 429, and noted."""
     clock = FakeClock()
 
     async with (
@@ -138,9 +122,7 @@ async def test_the_sixth_at_once_is_refused() -> None:
 
 
 async def test_five_at_a_time_is_no_violation() -> None:
-    """
-    Whoever waits for an answer may send the next request at once.
-    """
+    """Whoever waits for an answer may send the next request at once."""
     slots = asyncio.Semaphore(5)
 
     async with CohortsEmulator(latency=0.005) as emulator, calling(emulator) as caller:
@@ -157,9 +139,7 @@ async def test_five_at_a_time_is_no_violation() -> None:
 
 
 async def test_a_request_counts_after_its_client_has_gone() -> None:
-    """
-    A client that gives up frees no slot: the service works on.
-    """
+    """A client that gives up frees no slot: the service works on."""
     clock = FakeClock(jumps=False)
 
     async with (
@@ -183,9 +163,7 @@ async def test_a_request_counts_after_its_client_has_gone() -> None:
 async def test_the_fifth_export_of_a_minute_is_refused(
     caller: Caller, emulator: CohortsEmulator, clock: FakeClock
 ) -> None:
-    """
-    Four in any sixty seconds, counted as they arrive; refused ones cost nothing.
-    """
+    """Four in any sixty seconds, counted as they arrive; refused ones cost nothing."""
     emulator.add_cohort("c1", members=["ann"])
     clock.advance(30)
     statuses = [(await caller.get(EXPORT)).status for _ in range(4)]
@@ -204,9 +182,7 @@ async def test_the_fifth_export_of_a_minute_is_refused(
 
 
 async def test_arrivals_count_however_long_the_answer_takes() -> None:
-    """
-    A start is stamped when it comes in, not when it is answered.
-    """
+    """A start is stamped when it comes in, not when it is answered."""
     async with (
         CohortsEmulator(clock=FakeClock(), latency=45) as emulator,
         calling(emulator) as caller,
@@ -221,9 +197,7 @@ async def test_arrivals_count_however_long_the_answer_takes() -> None:
 
 
 async def test_the_month_is_spent_once() -> None:
-    """
-    Beyond the month's exports nothing is granted, until the first.
-    """
+    """Beyond the month's exports nothing is granted, until the first."""
     clock = FakeClock()
     quotas = Quotas(windows=(), month=500, used=499)
 
@@ -244,9 +218,7 @@ async def test_the_month_is_spent_once() -> None:
 
 
 async def test_an_unlimited_plan() -> None:
-    """
-    Its limit is null, and nothing is refused.
-    """
+    """Its limit is null, and nothing is refused."""
     async with (
         CohortsEmulator(clock=FakeClock(), quotas=Quotas.unlimited()) as emulator,
         calling(emulator) as caller,
@@ -263,9 +235,7 @@ async def test_an_unlimited_plan() -> None:
 async def test_only_what_is_discoverable(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    A cohort that is not published is neither listed nor exported.
-    """
+    """A cohort that is not published is neither listed nor exported."""
     emulator.add_cohort("c1", members=["ann"], published=False)
 
     assert [] == (await caller.get("/api/3/cohorts")).json["cohorts"]
@@ -315,9 +285,7 @@ async def test_the_life_of_a_job(
 
 
 def test_steps_and_faults_are_checked() -> None:
-    """
-    A fault where it cannot happen is a mistake of the test, and is told at once.
-    """
+    """A fault where it cannot happen is a mistake of the test, and is told at once."""
     emulator = CohortsEmulator()
 
     with pytest.raises(ValueError, match="the steps are list, usage"):
@@ -331,9 +299,7 @@ def test_steps_and_faults_are_checked() -> None:
 
 
 async def test_latency_may_differ_by_request() -> None:
-    """
-    A function tells it, from what is known of the request.
-    """
+    """A function tells it, from what is known of the request."""
     clock = FakeClock()
     seconds = {"list": 2.0, "usage": 5.0}
 

@@ -1,6 +1,4 @@
-"""
-Uploads and memberships, taken strictly.
-"""
+"""Uploads and memberships, taken strictly."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from amplitude_cohorts_async.testing import (
     FakeClock,
     Quotas,
 )
-from amplitude_cohorts_async.testing.members import ListedMembers, amplitude_id_of
+from amplitude_cohorts_async.testing.cohorts import ListedMembers, amplitude_id_of
 from emulator.calling import Caller, Reply, calling
 
 UPLOAD = "/api/3/cohorts/upload"
@@ -26,9 +24,7 @@ MEMBERSHIP = "/api/3/cohorts/membership"
 
 
 def upload(**changes: object) -> dict[str, object]:
-    """
-    Return the body of a good upload, but for these changes; None leaves out.
-    """
+    """Return the body of a good upload, but for these changes; None leaves out."""
     body: dict[str, object] = {
         "name": "New Cohort",
         "app_id": 153957,
@@ -42,25 +38,19 @@ def upload(**changes: object) -> dict[str, object]:
 
 
 def change(operation: str, *ids: object, id_type: str = "BY_NAME") -> dict[str, object]:
-    """
-    Return one entry of an update.
-    """
+    """Return one entry of an update."""
     return {"ids": list(ids), "id_type": id_type, "operation": operation}
 
 
 async def update(caller: Caller, *entries: object, **more: object) -> Reply:
-    """
-    Update the memberships of cohort c1.
-    """
+    """Update the memberships of cohort c1."""
     body = {"cohort_id": "c1", "memberships": list(entries), **more}
 
     return await caller.post(MEMBERSHIP, body)
 
 
 async def test_an_upload_is_a_cohort(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    It is listed, exported and written to like any other.
-    """
+    """It is listed, exported and written to like any other."""
     made = (await caller.post(UPLOAD, upload())).json["cohortId"]
     (listed,) = (await caller.get("/api/3/cohorts")).json["cohorts"]
     file = await caller.file(await caller.export(made))
@@ -103,9 +93,7 @@ async def test_an_upload_is_a_cohort(caller: Caller, emulator: CohortsEmulator) 
 async def test_bad_uploads(
     caller: Caller, emulator: CohortsEmulator, changes: dict[str, object], details: str
 ) -> None:
-    """
-    Every field has its type; nothing is made of a bad one.
-    """
+    """Every field has its type; nothing is made of a bad one."""
     reply = await caller.post(UPLOAD, upload(**changes))
 
     assert 400 == reply.status
@@ -124,9 +112,7 @@ async def test_bad_uploads(
 async def test_bad_bodies(
     caller: Caller, emulator: CohortsEmulator, body: bytes, kind: str, details: str
 ) -> None:
-    """
-    A body is a JSON object, and says so.
-    """
+    """A body is a JSON object, and says so."""
     reply = await caller.send(
         "POST",
         emulator.base_url + UPLOAD,
@@ -143,9 +129,7 @@ async def test_bad_bodies(
 async def test_a_hundred_thousand_at_most(
     caller: Caller, emulator: CohortsEmulator, path: str
 ) -> None:
-    """
-    More identifiers in one request are 413, over all entries together.
-    """
+    """More identifiers in one request are 413, over all entries together."""
     emulator.add_cohort("c1", members=["zed"])
     ids = [f"u{number}" for number in range(100_000)]
 
@@ -167,9 +151,7 @@ async def test_a_hundred_thousand_at_most(
 async def test_unknown_ids_are_skipped(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    They are counted and sampled, and not made.
-    """
+    """They are counted and sampled, and not made."""
     unknown = [f"unknown-{number}" for number in range(20)]
     reply = await caller.post(UPLOAD, upload(ids=["ann", *unknown]))
 
@@ -184,9 +166,7 @@ async def test_unknown_ids_are_skipped(
 async def test_or_they_end_the_upload(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    With `skip_invalid_ids` false, one is enough, and the error names it.
-    """
+    """With `skip_invalid_ids` false, one is enough, and the error names it."""
     body = upload(ids=["ann", "unknown-1"], skip_invalid_ids=False)
     reply = await caller.post(UPLOAD, body)
 
@@ -197,9 +177,7 @@ async def test_or_they_end_the_upload(
 
 @pytest.mark.parametrize("known", [{"ann"}, lambda name: name == "ann"])
 async def test_who_is_known_can_be_told(known: Any) -> None:
-    """
-    By a set or by a function.
-    """
+    """By a set or by a function."""
     async with (
         CohortsEmulator(clock=FakeClock(), known_users=known) as emulator,
         calling(emulator) as caller,
@@ -211,9 +189,7 @@ async def test_who_is_known_can_be_told(known: Any) -> None:
 
 @pytest.mark.parametrize("named", [True, False])
 async def test_validate_only(named: bool) -> None:
-    """
-    `skip_save` makes nothing; nobody knows whether it answers a cohort id.
-    """
+    """`skip_save` makes nothing; nobody knows whether it answers a cohort id."""
     assumptions = Assumptions(validation_names_cohort=named)
 
     async with (
@@ -228,9 +204,7 @@ async def test_validate_only(named: bool) -> None:
 
 
 async def test_the_undocumented_key() -> None:
-    """
-    `cohortsById` is there when it is switched on.
-    """
+    """`cohortsById` is there when it is switched on."""
     assumptions = Assumptions(cohorts_by_id=True)
 
     async with (
@@ -243,9 +217,7 @@ async def test_the_undocumented_key() -> None:
 
 
 async def test_a_replacing_upload(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    Its ids are the cohort's, and no others; its id stays.
-    """
+    """Its ids are the cohort's, and no others; its id stays."""
     made = (await caller.post(UPLOAD, upload())).json["cohortId"]
     body = upload(ids=["bob", "eve"], existing_cohort_id=made)
     again = await caller.post(UPLOAD, body)
@@ -259,9 +231,7 @@ async def test_a_replacing_upload(caller: Caller, emulator: CohortsEmulator) -> 
 
 @pytest.mark.parametrize(("manual_only", "status"), [(True, 400), (False, 200)])
 async def test_only_uploaded_cohorts(manual_only: bool, status: int) -> None:
-    """
-    A behavioral cohort is not written to, unless that is switched off.
-    """
+    """A behavioral cohort is not written to, unless that is switched off."""
     assumptions = Assumptions(manual_only=manual_only)
 
     async with (
@@ -312,9 +282,7 @@ async def test_only_uploaded_cohorts(manual_only: bool, status: int) -> None:
 async def test_bad_updates(
     caller: Caller, emulator: CohortsEmulator, body: object, details: str
 ) -> None:
-    """
-    The words of this endpoint are not those of the upload.
-    """
+    """The words of this endpoint are not those of the upload."""
     emulator.add_cohort("c1", members=["ann"])
     reply = await caller.post(MEMBERSHIP, body)
 
@@ -326,9 +294,7 @@ async def test_bad_updates(
 async def test_updates_by_either_kind_of_id(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    An Amplitude id names the same member as the user id it belongs to.
-    """
+    """An Amplitude id names the same member as the user id it belongs to."""
     emulator.add_cohort("c1", members=[("42", "ann"), ("43", None), "bob"])
     by_id = "BY_ID"
     await update(caller, change("ADD", "42", "44", id_type=by_id))
@@ -343,9 +309,7 @@ async def test_updates_by_either_kind_of_id(
 async def test_skipped_ids_are_told_entry_by_entry(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    The valid ones are applied; the others come back.
-    """
+    """The valid ones are applied; the others come back."""
     emulator.add_cohort("c1", members=["ann"])
     reply = await update(
         caller, change("ADD", "unknown-1", "bob"), change("REMOVE", "unknown-2", "ann")
@@ -360,9 +324,7 @@ async def test_skipped_ids_are_told_entry_by_entry(
 async def test_or_they_end_the_update(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """
-    400, and the metadata has what the answer would have had; nothing is changed.
-    """
+    """400, and the metadata has what the answer would have had; nothing is changed."""
     emulator.add_cohort("c1", members=["ann"])
     entries = [change("ADD", "bob"), change("REMOVE", "unknown-2", "ann")]
     reply = await update(caller, *entries, skip_invalid_ids=False)
@@ -393,9 +355,7 @@ async def test_the_count_group_must_match(
     count_group: str | None,
     status: int,
 ) -> None:
-    """
-    It defaults to User, and has to be the cohort's own.
-    """
+    """It defaults to User, and has to be the cohort's own."""
     emulator.add_cohort("c1", members=["Acme"], group=group)
     more = {} if count_group is None else {"count_group": count_group}
     reply = await update(caller, change("ADD", "Globex"), **more)
@@ -404,9 +364,7 @@ async def test_the_count_group_must_match(
 
 
 async def test_an_upload_of_groups(caller: Caller, emulator: CohortsEmulator) -> None:
-    """
-    `cg` makes a cohort of groups; a replacing upload has to name it again.
-    """
+    """`cg` makes a cohort of groups; a replacing upload has to name it again."""
     made = (await caller.post(UPLOAD, upload(cg="company"))).json["cohortId"]
     file = await caller.file(await caller.export(made))
     without = await caller.post(UPLOAD, upload(existing_cohort_id=made))
@@ -416,9 +374,7 @@ async def test_an_upload_of_groups(caller: Caller, emulator: CohortsEmulator) ->
 
 
 async def test_one_writer_at_a_time() -> None:
-    """
-    Two writes to one cohort at once: one of them is 429. To two cohorts: none.
-    """
+    """Two writes to one cohort at once: one of them is 429. To two cohorts: none."""
     async with (
         CohortsEmulator(clock=FakeClock(), latency=1) as emulator,
         calling(emulator) as caller,
@@ -440,9 +396,7 @@ async def test_one_writer_at_a_time() -> None:
 
 
 async def test_no_cohort_is_too_large(clock: FakeClock) -> None:
-    """
-    Beyond the most members, nothing of a request is applied.
-    """
+    """Beyond the most members, nothing of a request is applied."""
     async with (
         CohortsEmulator(clock=clock, quotas=Quotas(members=3)) as emulator,
         calling(emulator) as caller,
@@ -461,9 +415,7 @@ async def test_no_cohort_is_too_large(clock: FakeClock) -> None:
 
 @pytest.mark.big
 async def test_two_million_by_uploads() -> None:
-    """
-    Twenty requests make a cohort of two million, in seconds.
-    """
+    """Twenty requests make a cohort of two million, in seconds."""
     async with (
         CohortsEmulator(clock=FakeClock()) as emulator,
         calling(emulator) as caller,
@@ -490,9 +442,7 @@ IDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=4)
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), IDS), max_size=8))
 def test_members_are_a_set(changes: list[tuple[bool, bool, list[str]]]) -> None:
-    """
-    Whatever is added and removed, by either kind of id, the end is that of a set.
-    """
+    """Whatever is added and removed, by either kind of id, the end is that of a set."""
     members = ListedMembers()
     wanted: set[str] = set()
 

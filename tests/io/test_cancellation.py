@@ -43,9 +43,7 @@ Way = Callable[[Coroutine[Any, Any, object], int], Coroutine[Any, Any, bool]]
 
 
 async def by_task(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """
-    Cancel the task, as a framework that shuts down does.
-    """
+    """Cancel the task, as a framework that shuts down does."""
 
     async def run() -> int:
         this = asyncio.current_task()
@@ -61,9 +59,7 @@ async def by_task(work: Coroutine[Any, Any, object], at: int) -> bool:
 
 
 async def by_task_twice(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """
-    Cancel the task, and once more while it cleans up.
-    """
+    """Cancel the task, and once more while it cleans up."""
 
     async def run() -> int:
         this = asyncio.current_task()
@@ -84,9 +80,7 @@ async def by_task_twice(work: Coroutine[Any, Any, object], at: int) -> bool:
 
 
 async def by_scope(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """
-    Cancel an anyio scope around it, which goes on cancelling until it is left.
-    """
+    """Cancel an anyio scope around it, which goes on cancelling until it is left."""
     with anyio.CancelScope() as scope:
         stepped = Stepped(work, at=at, act=scope.cancel)
         await stepped
@@ -95,9 +89,7 @@ async def by_scope(work: Coroutine[Any, Any, object], at: int) -> bool:
 
 
 async def by_timeout(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """
-    Let `asyncio.timeout` run out.
-    """
+    """Let `asyncio.timeout` run out."""
     try:
         async with asyncio.timeout(None) as deadline:
             now = asyncio.get_running_loop().time()
@@ -116,9 +108,7 @@ WAYS = [by_task, by_task_twice, by_scope, by_timeout]
 async def told(
     server: FaultServer, clock: FakeClock
 ) -> AsyncIterator[tuple[CohortsClient, list[Event]]]:
-    """
-    A client with one slot, so that a lost one would stop all, and what it tells.
-    """
+    """A client with one slot, so that a lost one would stop all, and what it tells."""
     heard: list[Event] = []
 
     async with CohortsClient(
@@ -126,8 +116,8 @@ async def told(
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
-        limits=Limits(in_flight=1, exports=(), linger=0.0),
-        polling=Polling(first=0.001, every=0.001),
+        limits=Limits(in_flight=1, exports=(), release_delay=0.0),
+        polling=Polling(initial_delay=0.001, interval=0.001),
         hook=heard.append,
     ) as client:
         yield client, heard
@@ -145,10 +135,8 @@ def expect(server: FaultServer, cohort_id: str) -> None:
 
 
 def check_nothing_left(client: CohortsClient, tasks: set[asyncio.Task[Any]]) -> None:
-    """
-    Fail if a slot is taken, somebody waits for one, or a task of ours runs.
-    """
-    statistics = client._session.limiter.statistics()
+    """Fail if a slot is taken, somebody waits for one, or a task of ours runs."""
+    statistics = client._operations.session.limiter.statistics()
     ours = [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)]
 
     assert 0 == statistics["in_flight"] == statistics["waiting"]
@@ -197,9 +185,7 @@ async def test_an_export_cancelled_anywhere(
 async def test_a_stream_cancelled_anywhere(
     server: FaultServer, told: tuple[CohortsClient, list[Event]], way: Way
 ) -> None:
-    """
-    A stream of members that is cancelled holds no connection and no slot.
-    """
+    """A stream of members that is cancelled holds no connection and no slot."""
     client, _ = told
     at = 0
     is_over = False
@@ -243,8 +229,8 @@ async def test_a_client_cancelled_anywhere(
             SECRET_KEY,
             base_url=server.url,
             clock=clock,
-            polling=Polling(first=0.001, every=0.001),
-            limits=Limits(exports=(), linger=0.0),
+            polling=Polling(initial_delay=0.001, interval=0.001),
+            limits=Limits(exports=(), release_delay=0.0),
         ) as client:
             await client.export(cohort_id, tmp_path / "members.csv")
 
@@ -265,9 +251,7 @@ async def test_a_client_cancelled_anywhere(
 async def test_a_stream_left_while_the_wire_is_silent(
     server: FaultServer, told: tuple[CohortsClient, list[Event]]
 ) -> None:
-    """
-    Leaving a stream under cancellation waits for the transfer behind it to end.
-    """
+    """Leaving a stream under cancellation waits for the transfer behind it to end."""
     client, _ = told
     expect(server, "cohort1")
     server.on(OBJECT, Reply(raw=whole(CSV).raw[:9_000], then="hang"))
@@ -291,9 +275,7 @@ async def test_a_download_left_while_the_wire_is_silent(
     told: tuple[CohortsClient, list[Event]],
     tmp_path: Path,
 ) -> None:
-    """
-    A download that waits for bytes ends at once, and its part with it.
-    """
+    """A download that waits for bytes ends at once, and its part with it."""
     client, _ = told
     expect(server, "cohort1")
     server.on(OBJECT, Reply(raw=whole(CSV).raw[:9_000], then="hang"))
@@ -314,9 +296,7 @@ async def test_a_download_left_while_the_wire_is_silent(
 async def test_who_waits_for_a_slot_leaves_the_queue(
     server: FaultServer, told: tuple[CohortsClient, list[Event]]
 ) -> None:
-    """
-    A caller that is cancelled in the queue takes no slot with it.
-    """
+    """A caller that is cancelled in the queue takes no slot with it."""
     client, _ = told
     expect(server, "cohort1")
 

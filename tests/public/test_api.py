@@ -1,11 +1,15 @@
-"""
-The public surface changes on purpose only.
-"""
+"""The public surface changes on purpose only."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -36,9 +40,7 @@ def test_surface_is_as_promised(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_names_exist_once(name: str) -> None:
-    """
-    `__all__` is a tuple of names that exist, each of them once.
-    """
+    """`__all__` is a tuple of names that exist, each of them once."""
     try:
         module = importlib.import_module(name)
     except MissingExtraError as error:
@@ -47,3 +49,70 @@ def test_names_exist_once(name: str) -> None:
     assert isinstance(module.__all__, tuple)
     assert len(set(module.__all__)) == len(module.__all__)
     assert [] == [each for each in module.__all__ if not hasattr(module, each)]
+
+
+PRIVATE_CONSTRUCTORS = {"ExportBatch", "ExportJob", "MemberStream"}
+"""Classes that a user is given and never makes."""
+
+
+def test_every_type_in_a_signature_can_be_imported() -> None:
+    """What an annotation names of this package has a public home."""
+    modules = [importlib.import_module(name) for name in MODULES]
+    public = {name for module in modules for name in module.__all__}
+    named = {
+        name
+        for module in modules
+        for each in module.__all__
+        for name in private_names_in(getattr(module, each))
+    }
+
+    # What our own limiters and clients hand each other is not for users.
+    assert {"LimiterState", "RunningJobs"} == named - public
+
+
+def private_names_in(value: object) -> Iterator[str]:
+    """Yield what the signatures of a class or function name of private modules."""
+    if inspect.isclass(value) or inspect.isfunction(value):
+        private = private_names_of(sys.modules[value.__module__])
+
+        for text in annotations_of(value):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Name) and node.id in private:
+                    yield node.id
+
+
+def annotations_of(value: object) -> list[str]:
+    """Return the annotations of a function, or of a class and its public methods."""
+    found = [*inspect.get_annotations(value).values()]  # type: ignore[arg-type]
+
+    for name, member in vars(value).items() if inspect.isclass(value) else ():
+        constructs = "__init__" == name and value.__name__ not in PRIVATE_CONSTRUCTORS
+        function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+
+        if inspect.isfunction(function) and (constructs or not name.startswith("_")):
+            function = inspect.unwrap(function)
+            found += inspect.get_annotations(function).values()
+
+    return [text for text in found if isinstance(text, str)]
+
+
+def private_names_of(module: ModuleType) -> set[str]:
+    """Return the names in a module that come from a private module of the package."""
+    names: set[str] = set()
+
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            path = "." * node.level + (node.module or "")
+            home = resolve_name(path, module.__package__)
+            aliases = [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.ClassDef):
+            home, aliases = module.__name__, [node.name]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            home, aliases = module.__name__, [node.target.id]
+        else:
+            continue
+
+        if any(part.startswith("_") for part in home.split(".")):
+            names |= set(aliases)
+
+    return names

@@ -1,6 +1,4 @@
-"""
-The errors: the tree as drawn, and what each of them survives.
-"""
+"""The errors: the tree as drawn, and what each of them survives."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 
 def make(kind: type[errors.CohortsError]) -> errors.CohortsError:
-    """
-    Make an error with every attribute set.
-    """
+    """Make an error with every attribute set."""
     first, *others = inspect.signature(kind).parameters
     words: dict[str, object] = {name: f"some {name}" for name in others}
     if "metadata" in words:
@@ -33,9 +29,7 @@ def make(kind: type[errors.CohortsError]) -> errors.CohortsError:
 
 
 def draw(kind: type[BaseException], depth: int = 0) -> list[tuple[int, str]]:
-    """
-    List the public classes below *kind* with their depth, as the picture does.
-    """
+    """List the public classes below *kind* with their depth, as the picture does."""
     shown = kind.__name__ in errors.__all__
     line = [(depth, kind.__name__)] if shown else []
     below = depth + 1 if shown else depth
@@ -44,9 +38,7 @@ def draw(kind: type[BaseException], depth: int = 0) -> list[tuple[int, str]]:
 
 
 def test_tree_is_as_drawn() -> None:
-    """
-    The picture at the head of the module is the tree of classes.
-    """
+    """The picture at the head of the module is the tree of classes."""
     picture: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
         bare = line.lstrip(" │├└─")
@@ -58,9 +50,7 @@ def test_tree_is_as_drawn() -> None:
 
 
 def test_second_parents_are_as_drawn() -> None:
-    """
-    What stands in brackets is the class of Python's own that catches it too.
-    """
+    """What stands in brackets is the class of Python's own that catches it too."""
     drawn = {
         line.strip(" │├└─")
         for line in (errors.__doc__ or "").splitlines()
@@ -79,9 +69,7 @@ def test_second_parents_are_as_drawn() -> None:
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_pickling_keeps_everything(kind: type[errors.CohortsError]) -> None:
-    """
-    An error crosses to another process with its class, words and attributes.
-    """
+    """An error crosses to another process with its class, words and attributes."""
     error = make(kind)
 
     for revived in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
@@ -92,9 +80,7 @@ def test_pickling_keeps_everything(kind: type[errors.CohortsError]) -> None:
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_can_offer_a_token(kind: type[errors.CohortsError]) -> None:
-    """
-    Nobody needs `getattr` to learn whether an export goes on.
-    """
+    """Nobody needs `getattr` to learn whether an export goes on."""
     error = make(kind)
     error.token = "token"
 

@@ -1,6 +1,4 @@
-"""
-What an import costs and brings along.
-"""
+"""What an import costs and brings along."""
 
 from __future__ import annotations
 
@@ -9,6 +7,8 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+
+import pytest
 
 import amplitude_cohorts_async
 
@@ -70,9 +70,7 @@ WITHOUT_EXTRAS = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))"
 
 
 def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """
-    Run code in a fresh interpreter where every warning is an error.
-    """
+    """Run code in a fresh interpreter where every warning is an error."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *args],
         capture_output=True,
@@ -81,6 +79,7 @@ def run(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_module_imports_alone() -> None:
     """
     No module needs another to have been imported first, and none warns.
@@ -94,9 +93,7 @@ def test_every_module_imports_alone() -> None:
 
 
 def test_the_root_stays_light() -> None:
-    """
-    Importing the package brings no extra, no server and no emulator along.
-    """
+    """Importing the package brings no extra, no server and no emulator along."""
     heavy = {"pyarrow", "redis", "typer", "rich", "isal", f"{ROOT}.testing"}
     heavy |= {f"{ROOT}.cli", "numpy", "unittest", "pytest"}
 
@@ -107,10 +104,8 @@ def test_the_root_stays_light() -> None:
 
 
 def test_the_client_comes_without_the_parts_that_work() -> None:
-    """
-    What a name costs is its signatures: neither the parts nor cattrs come along.
-    """
-    parts = {f"{ROOT}.{name}" for name in ("_exports", "_uploads", "_io.session")}
+    """What a name costs is its signatures: neither the parts nor cattrs come along."""
+    parts = {f"{ROOT}.{name}" for name in ("_exports", "_writes.upload", "_io.session")}
 
     result = run(f"import sys; from {ROOT} import CohortsClient; print(*sys.modules)")
 
@@ -130,9 +125,7 @@ def test_no_call_has_to_import(tmp_path: Path) -> None:
 
 
 def test_the_core_works_without_extras() -> None:
-    """
-    Nothing outside `contrib` and `cli` needs an extra.
-    """
+    """Nothing outside `contrib` and `cli` needs an extra."""
     doors = (f"{ROOT}.contrib.", f"{ROOT}.cli")
     names = [name for name in MODULES if not name.startswith(doors)]
     code = f"{WITHOUT_EXTRAS}\nfrom importlib import import_module\n"
@@ -143,9 +136,7 @@ def test_the_core_works_without_extras() -> None:
 
 
 def test_the_command_names_its_extra() -> None:
-    """
-    Without the extra `cli` the command says what to install, without a traceback.
-    """
+    """Without the extra `cli` the command says what to install, without a traceback."""
     result = run(f"{WITHOUT_EXTRAS}\nfrom {ROOT}.cli import main\nsys.exit(main())")
 
     assert 0 != result.returncode
@@ -154,9 +145,7 @@ def test_the_command_names_its_extra() -> None:
 
 
 def test_a_program_without_a_log_hears_nothing() -> None:
-    """
-    What we log goes where a program sends it, and nowhere if it does not say.
-    """
+    """What we log goes where a program sends it, and nowhere if it does not say."""
     heard = run(f"import logging\nlogging.basicConfig()\n{WARNS}")
 
     assert "WARNING:amplitude_cohorts_async" in heard.stderr
@@ -164,7 +153,5 @@ def test_a_program_without_a_log_hears_nothing() -> None:
 
 
 def test_types_are_shipped() -> None:
-    """
-    The marker that makes type checkers believe us is in the package.
-    """
+    """The marker that makes type checkers believe us is in the package."""
     assert files(ROOT).joinpath("py.typed").is_file()

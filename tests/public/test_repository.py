@@ -1,6 +1,4 @@
-"""
-The checkout itself: what must be in it, and what must not.
-"""
+"""The checkout itself: what must be in it, and what must not."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ INDEXES = re.compile(r"--?(?:extra-)?index-url|find-links|/simple/|files\.python
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, str]:
-    """
-    Every file that git would keep, as text.
-    """
+    """Every file that git would keep, as text."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
 
@@ -44,17 +40,13 @@ def texts() -> dict[str, str]:
 
 
 def test_no_lock_file(texts: dict[str, str]) -> None:
-    """
-    A lock file would carry the addresses of whichever index made it.
-    """
+    """A lock file would carry the addresses of whichever index made it."""
     assert [] == [name for name in texts if LOCKS.search(name)]
 
 
 @pytest.mark.parametrize("pattern", [HOMES, INDEXES], ids=["paths", "indexes"])
 def test_no_trace_of_a_machine(texts: dict[str, str], pattern: re.Pattern[str]) -> None:
-    """
-    No file names a folder of somebody's machine, or where packages came from.
-    """
+    """No file names a folder of somebody's machine, or where packages came from."""
     found = {
         name: match[0]
         for name, text in texts.items()
@@ -65,9 +57,7 @@ def test_no_trace_of_a_machine(texts: dict[str, str], pattern: re.Pattern[str]) 
 
 
 def test_changelog_tells_of_this_version() -> None:
-    """
-    What is about to be released is described.
-    """
+    """What is about to be released is described."""
     heading = re.escape(__version__)
 
     assert re.search(
@@ -76,9 +66,7 @@ def test_changelog_tells_of_this_version() -> None:
 
 
 def test_readme_has_the_two_commands_and_ci_runs_the_second() -> None:
-    """
-    One line shows it, one line tests it, and nothing else is what CI runs.
-    """
+    """One line shows it, one line tests it, and nothing else is what CI runs."""
     commands = re.findall(
         r"^\s*(python3 -m venv .+)$", (ROOT / "README.md").read_text(), re.MULTILINE
     )

@@ -1,6 +1,4 @@
-"""
-Clients that share their limits, and their exports, through a real Valkey.
-"""
+"""Clients that share their limits, and their exports, through a real Valkey."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from redis.asyncio import Redis
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import LimiterUnavailableError, MonthlyQuotaError
-from amplitude_cohorts_async.limits import Limits, Rate
+from amplitude_cohorts_async.limits import LEAVE_ROOM, Limits, Rate
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
 from support.canary import API_KEY, SECRET_KEY
@@ -29,15 +27,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.services
 
-QUICK = Limits(exports=Rate(4, per=0.2), guard=0.01, linger=0.1, deadline=1.0)
-EAGER = Polling(first=0.1, every=0.1)
+QUICK = Limits(exports=Rate(4, per=0.2), clock_margin=0.01, release_delay=0.1)
+EAGER = Polling(initial_delay=0.1, interval=0.1)
 
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[CohortsEmulator]:
-    """
-    A service with short jobs and three exports a month.
-    """
+    """A service with short jobs and three exports a month."""
     async with CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,
@@ -50,9 +46,7 @@ async def emulator() -> AsyncIterator[CohortsEmulator]:
 
 @pytest.fixture(autouse=True)
 async def old_store(valkey: Valkey) -> None:
-    """
-    A store that has been in use: a new one makes everybody wait first.
-    """
+    """A store that has been in use: a new one makes everybody wait first."""
     redis = Redis.from_url(valkey.url)
     await redis.flushall()
     await redis.set("cohorts:{fleet}:epoch", "old")
@@ -63,10 +57,8 @@ async def old_store(valkey: Valkey) -> None:
 async def member_of_fleet(
     emulator: CohortsEmulator, valkey: Valkey
 ) -> AsyncIterator[CohortsClient]:
-    """
-    A client with a limiter, as each process of a fleet has its own.
-    """
-    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK)
+    """A client with a limiter, as each process of a fleet has its own."""
+    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK, lease=1.0)
 
     async with (
         aclosing(limiter),
@@ -84,9 +76,7 @@ async def member_of_fleet(
 async def test_the_fleet_requests_an_export_once(
     emulator: CohortsEmulator, valkey: Valkey, tmp_path: Path
 ) -> None:
-    """
-    Two clients with limiters of their own find each other on the board.
-    """
+    """Two clients with limiters of their own find each other on the board."""
     async with (
         member_of_fleet(emulator, valkey) as one,
         member_of_fleet(emulator, valkey) as two,
@@ -104,9 +94,7 @@ async def test_the_fleet_requests_an_export_once(
 async def test_the_fleet_counts_the_month_together(
     emulator: CohortsEmulator, valkey: Valkey
 ) -> None:
-    """
-    What one spent is gone for the other, before the service is asked again.
-    """
+    """What one spent is gone for the other, before the service is asked again."""
     async with (
         member_of_fleet(emulator, valkey) as one,
         member_of_fleet(emulator, valkey) as two,
@@ -124,9 +112,7 @@ async def test_the_fleet_counts_the_month_together(
 async def test_one_variable_makes_a_fleet(
     emulator: CohortsEmulator, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    With the store away nothing is sent: the limiter is the one of the variable.
-    """
+    """With the store away nothing is sent: the limiter is the one of the variable."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AMPLITUDE_LIMITER_URL", valkey.url)
@@ -142,12 +128,24 @@ async def test_one_variable_makes_a_fleet(
     assert [] == emulator.log
 
 
+async def test_the_limits_of_a_client_are_those_of_its_variable(
+    emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go to the limiter, which states them for both."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", "redis://localhost")
+
+    client = CohortsClient.from_env(limits=LEAVE_ROOM)
+
+    assert client._config.limiter is not None
+    assert LEAVE_ROOM == client._config.limits == client._config.limiter.limits
+
+
 async def test_no_key_is_in_the_store(
     emulator: CohortsEmulator, valkey: Valkey, tmp_path: Path
 ) -> None:
-    """
-    Neither names nor values tell whose limits they are.
-    """
+    """Neither names nor values tell whose limits they are."""
     async with member_of_fleet(emulator, valkey) as client:
         await client.export("c1", tmp_path / "c1.csv")
 

@@ -1,6 +1,4 @@
-"""
-Files from a real object store: signatures of version 4, expiry, ranges, TLS.
-"""
+"""Files from a real object store: signatures of version 4, expiry, ranges, TLS."""
 
 from __future__ import annotations
 
@@ -37,17 +35,13 @@ BODY = gzip.compress(TEXT)
 
 @pytest.fixture
 def etag(store: Swift) -> str:
-    """
-    Put the file into the store.
-    """
+    """Put the file into the store."""
     return store.put(KEY, BODY, content_encoding="gzip")
 
 
 @pytest.fixture
 async def heard() -> list[Event]:
-    """
-    What the hook hears.
-    """
+    """What the hook hears."""
     return []
 
 
@@ -55,9 +49,7 @@ async def heard() -> list[Event]:
 async def download(
     server: FaultServer, clock: FakeClock, heard: list[Event]
 ) -> AsyncIterator[ExportJob]:
-    """
-    A job whose links lead into the store.
-    """
+    """A job whose links lead into the store."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -79,9 +71,7 @@ async def test_a_link_of_a_real_store(
     tmp_path: Path,
     name: str,
 ) -> None:
-    """
-    A signature over odd characters survives, and no credentials stand beside it.
-    """
+    """A signature over odd characters survives, and no credentials stand beside it."""
     server.on(FILE, redirect(store.link(KEY)))
     before = len(store.requests())
     saved = await download.download(tmp_path / name)
@@ -102,9 +92,7 @@ async def test_an_expired_link_is_renewed(
     heard: list[Event],
     tmp_path: Path,
 ) -> None:
-    """
-    A link that is too old is refused by the store, and replaced.
-    """
+    """A link that is too old is refused by the store, and replaced."""
     old = store.link(KEY, at=datetime.now(UTC) - timedelta(minutes=5))
     server.on(FILE, redirect(old), redirect(store.link(KEY)))
     saved = await download.download(tmp_path / "members.csv")
@@ -124,9 +112,7 @@ async def test_a_changed_link_is_renewed(
     heard: list[Event],
     tmp_path: Path,
 ) -> None:
-    """
-    A link that somebody requoted does not fit its signature, and is replaced.
-    """
+    """A link that somebody requoted does not fit its signature, and is replaced."""
     link = store.link(KEY)
     server.on(FILE, redirect(link.replace("%20", "+")), redirect(link))
     saved = await download.download(tmp_path / "members.csv")
@@ -144,9 +130,7 @@ async def test_the_rest_of_a_file(
     download: ExportJob,
     tmp_path: Path,
 ) -> None:
-    """
-    A cut transfer goes on with Range and If-Match, which the store honours.
-    """
+    """A cut transfer goes on with Range and If-Match, which the store honours."""
     first = f"{server.url}/cut"
     server.on(FILE, redirect(first), redirect(store.link(KEY)))
     server.on("/cut", cut(50_000, BODY, etag))
@@ -168,9 +152,7 @@ async def test_another_file_of_the_same_name(
     download: ExportJob,
     tmp_path: Path,
 ) -> None:
-    """
-    A file that was replaced in the store is fetched from its start: 412 says so.
-    """
+    """A file that was replaced in the store is fetched from its start: 412 says so."""
     server.on(FILE, redirect(f"{server.url}/cut"), redirect(store.link(KEY)))
     server.on("/cut", cut(50_000, BODY, '"00000000000000000000000000000000"'))
     saved = await download.download(tmp_path / "members.csv")
@@ -182,9 +164,7 @@ async def test_another_file_of_the_same_name(
 async def test_members_of_a_real_store(
     store: Swift, etag: str, server: FaultServer, download: ExportJob
 ) -> None:
-    """
-    A stream of members reads the same file.
-    """
+    """A stream of members reads the same file."""
     server.on(FILE, redirect(store.link(KEY)))
 
     async with download.members() as stream:
@@ -201,9 +181,7 @@ async def test_a_store_with_a_certificate_of_its_own(
     clock: FakeClock,
     tmp_path: Path,
 ) -> None:
-    """
-    The TLS settings of a caller's session hold for the store, its headers do not.
-    """
+    """The TLS settings of a caller's session hold for the store, its headers do not."""
     tls_store.put(KEY, BODY)
     server.on(FILE, redirect(tls_store.link(KEY)))
 
@@ -230,9 +208,7 @@ async def test_a_certificate_that_nobody_trusts(
     download: ExportJob,
     tmp_path: Path,
 ) -> None:
-    """
-    A store that cannot prove who it is gets no request, and the error is ours.
-    """
+    """A store that cannot prove who it is gets no request, and the error is ours."""
     tls_store.put(KEY, BODY)
     server.on(FILE, redirect(tls_store.link(KEY)))
     before = len(tls_store.requests())

@@ -1,3 +1,1 @@
-"""
-What the tests stand on: guards, a fake clock, the emulator, real servers.
-"""
+"""What the tests stand on: guards, a fake clock, the emulator, real servers."""

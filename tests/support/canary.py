@@ -1,6 +1,4 @@
-"""
-The keys of the whole suite, and the watch that nobody ever sees them.
-"""
+"""The keys of the whole suite, and the watch that nobody ever sees them."""
 
 from __future__ import annotations
 
@@ -24,25 +22,19 @@ SECRET = re.compile(
 
 
 def find_secrets(text: str) -> list[str]:
-    """
-    List what may not be shown, shortened, so that this does not show it.
-    """
+    """List what may not be shown, shortened, so that this does not show it."""
     return [f"{found[:16]}..." for found in SECRET.findall(text)]
 
 
-class Watch(logging.Handler):
-    """
-    Read all log records, with everything that travels in their `extra`.
-    """
+class JobPoller(logging.Handler):
+    """Read all log records, with everything that travels in their `extra`."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
         self.seen: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """
-        Look at the message, and at every attribute as it would be printed.
-        """
+        """Look at the message, and at every attribute as it would be printed."""
         text = f"{record.getMessage()} {vars(record)}"
         if record.exc_info:
             text += logging.Formatter().formatException(record.exc_info)
@@ -51,10 +43,8 @@ class Watch(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def nothing_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """
-    Fail a test during which a secret was logged, at any level, by anybody.
-    """
-    watch = Watch()
+    """Fail a test during which a secret was logged, at any level, by anybody."""
+    watch = JobPoller()
     root = logging.getLogger()
     root.addHandler(watch)
     with caplog.at_level(logging.DEBUG):
@@ -68,9 +58,7 @@ def nothing_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def capsys(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> pytest.CaptureFixture[str]:
-    """
-    Watch also the output that a test takes away before the report sees it.
-    """
+    """Watch also the output that a test takes away before the report sees it."""
     read = capsys.readouterr
 
     def readouterr() -> object:
@@ -87,9 +75,7 @@ def capsys(
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """
-    Fail a test that printed a secret, or failed with one in its message.
-    """
+    """Fail a test that printed a secret, or failed with one in its message."""
     report = yield
     shown = report.capstdout + report.capstderr + report.longreprtext
 
@@ -102,8 +88,6 @@ def pytest_runtest_makereport(
 
 
 def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
-    """
-    End the run when a warning shows a secret.
-    """
+    """End the run when a warning shows a secret."""
     if find_secrets(str(warning_message.message)):
         raise pytest.UsageError("a warning showed a secret")

@@ -14,22 +14,16 @@ import attrs
 
 
 class Counting(Protocol):
-    """
-    Counts requests as they come.
-    """
+    """Counts requests as they come."""
 
     def admits(self, now: float) -> bool:
-        """
-        Count one more request; False says 429.
-        """
+        """Count one more request; False says 429."""
         ...
 
 
 @attrs.define
 class FixedWindow:
-    """
-    Counts anew in each window; the first begins at *phase*.
-    """
+    """Counts anew in each window; the first begins at *phase*."""
 
     count: int
     per: float
@@ -38,9 +32,7 @@ class FixedWindow:
     _seen: int = 0
 
     def admits(self, now: float) -> bool:
-        """
-        Count one more request.
-        """
+        """Count one more request."""
         window = int((now - self.phase) // self.per)
         if window != self._window:
             self._window, self._seen = window, 0
@@ -51,18 +43,14 @@ class FixedWindow:
 
 @attrs.define
 class SlidingLog:
-    """
-    Remembers the admitted ones of the last *per* seconds.
-    """
+    """Remembers the admitted ones of the last *per* seconds."""
 
     count: int
     per: float
     _admitted: list[float] = attrs.field(factory=list)
 
     def admits(self, now: float) -> bool:
-        """
-        Count one more request.
-        """
+        """Count one more request."""
         recent = len(self._admitted) - bisect_right(self._admitted, now - self.per)
         if recent >= self.count:
             return False
@@ -73,9 +61,7 @@ class SlidingLog:
 
 @attrs.define
 class TokenBucket:
-    """
-    Holds *count* tokens, and gets as many back in *per* seconds, bit by bit.
-    """
+    """Holds *count* tokens, and gets as many back in *per* seconds, bit by bit."""
 
     count: int
     per: float
@@ -83,9 +69,7 @@ class TokenBucket:
     _at: float = 0.0
 
     def admits(self, now: float) -> bool:
-        """
-        Take a token.
-        """
+        """Take a token."""
         tokens = self.count if self._tokens is None else self._tokens
         refilled = tokens + (now - self._at) * self.count / self.per
         self._tokens, self._at = min(float(self.count), refilled), now
@@ -100,9 +84,7 @@ class TokenBucket:
 def every_counting(
     rates: Sequence[tuple[int, float]], *, phases: int = 12
 ) -> dict[str, list[Counting]]:
-    """
-    Make the servers: each keeps all *rates*, in its own way.
-    """
+    """Make the servers: each keeps all *rates*, in its own way."""
     servers: dict[str, list[Counting]] = {
         f"fixed window, phase {phase}/{phases}": [
             FixedWindow(count, per, phase=-per * phase / phases) for count, per in rates
@@ -116,9 +98,7 @@ def every_counting(
 
 
 def most_in_any(moments: Sequence[float], per: float) -> int:
-    """
-    Tell the most moments that any half-open window of *per* seconds holds.
-    """
+    """Tell the most moments that any half-open window of *per* seconds holds."""
     times = sorted(moments)
     return max(
         (bisect_right(times, start + per) - index for index, start in enumerate(times)),

@@ -1,6 +1,4 @@
-"""
-A job whose service and store say exactly what a test wrote.
-"""
+"""A job whose service and store say exactly what a test wrote."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ COMPLETED = json_reply(
 
 @pytest.fixture
 async def server() -> AsyncIterator[FaultServer]:
-    """
-    A server that answers with a test's own bytes; a good job is set up.
-    """
+    """A server that answers with a test's own bytes; a good job is set up."""
     async with FaultServer() as server:
         server.on(EXPORT, ACCEPTED)
         server.on(STATUS, COMPLETED)
@@ -63,9 +59,7 @@ async def server() -> AsyncIterator[FaultServer]:
 async def exporter(
     server: FaultServer, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
-    """
-    A client of that server: no limits, no waiting, and little patience.
-    """
+    """A client of that server: no limits, no waiting, and little patience."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -73,30 +67,24 @@ async def exporter(
         clock=clock,
         limits=UNLIMITED,
         stall_timeout=0.2,
-        chance=lambda: 0.5,
+        rng=lambda: 0.5,
     ) as client:
         yield client
 
 
 @pytest.fixture
 def job(exporter: CohortsClient) -> ExportJob:
-    """
-    A job that nobody watched yet.
-    """
+    """A job that nobody watched yet."""
     return exporter.resume_export(REQUEST)
 
 
 def whole(body: bytes = GZIP, etag: str | None = ETAG, **headers: str | None) -> Reply:
-    """
-    Write the store's answer with all of an object.
-    """
+    """Write the store's answer with all of an object."""
     return reply(200, body, etag=etag, **headers)
 
 
 def cut(at: int, body: bytes = GZIP, etag: str | None = ETAG) -> Reply:
-    """
-    Write the store's answer with all of an object, of which *at* bytes come.
-    """
+    """Write the store's answer with all of an object, of which *at* bytes come."""
     return reply(200, body[:at], length=len(body), etag=etag, then="close")
 
 
@@ -106,33 +94,25 @@ def rest(
     etag: str | None = ETAG,
     **headers: str | None,
 ) -> Reply:
-    """
-    Write the store's answer with the rest of an object.
-    """
+    """Write the store's answer with the rest of an object."""
     span = f"bytes {start}-{len(body) - 1}/{len(body)}"
 
     return reply(206, body[start:], etag=etag, **{"content_range": span, **headers})
 
 
 def store_error(status: int, code: str, **headers: str) -> Reply:
-    """
-    Write a refusal of the store, in its XML.
-    """
+    """Write a refusal of the store, in its XML."""
     text = f"<Error><Code>{code}</Code><Message>No.</Message></Error>"
 
     return reply(status, text.encode(), content_type="application/xml", **headers)
 
 
 def names_in(folder: Path) -> list[str]:
-    """
-    List what a folder holds, hidden files included.
-    """
+    """List what a folder holds, hidden files included."""
     return sorted(path.name for path in folder.iterdir())
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """
-    Let others run until a condition holds.
-    """
+    """Let others run until a condition holds."""
     while not condition():  # noqa: ASYNC110  it is nobody's event
         await asyncio.sleep(0.001)

@@ -21,7 +21,7 @@ import attrs
 
 from .ports import GONE, LOOPBACK
 
-Ending = Literal["keep", "close", "reset", "hang"]
+Ending = Literal["keep", "close", "reset", "hang", "drip"]
 
 
 @attrs.frozen(kw_only=True)
@@ -34,11 +34,14 @@ class Reply:
 
         then: What becomes of the connection: "keep" waits for the next
             request, "close" ends it, "reset" breaks it, "hang" leaves it open
-            and silent.
+            and silent, "drip" goes on with `more` now and then.
+
+        more: What drips.
     """
 
     raw: bytes = b""
     then: Ending = "keep"
+    more: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
@@ -87,18 +90,14 @@ def reply(
 
 
 def json_reply(value: object, status: int = 200, **headers: str) -> Reply:
-    """
-    Write an answer of JSON.
-    """
+    """Write an answer of JSON."""
     body = json.dumps(value).encode()
 
     return reply(status, body, content_type="application/json", **headers)
 
 
 def redirect(location: str, status: int = 302) -> Reply:
-    """
-    Write an answer that leads elsewhere.
-    """
+    """Write an answer that leads elsewhere."""
     return reply(status, location=location)
 
 
@@ -108,9 +107,7 @@ HANG = Reply(then="hang")
 
 
 class FaultServer:
-    """
-    Answers by path: each path has its replies in order, and the last one stays.
-    """
+    """Answers by path: each path has its replies in order, and the last one stays."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
@@ -135,21 +132,15 @@ class FaultServer:
 
     @property
     def url(self) -> str:
-        """
-        The origin.
-        """
+        """The origin."""
         return f"http://{LOOPBACK}:{self.port}"
 
     def on(self, path: str, *replies: Reply) -> None:
-        """
-        Answer requests for *path*, whatever their query, with these in turn.
-        """
+        """Answer requests for *path*, whatever their query, with these in turn."""
         self._replies[path] = list(replies)
 
     def requests(self, path: str) -> list[Seen]:
-        """
-        Tell the requests for *path*, in their order.
-        """
+        """Tell the requests for *path*, in their order."""
         return [seen for seen in self.seen if path == seen.target.partition("?")[0]]
 
     async def _accept(
@@ -188,6 +179,10 @@ class FaultServer:
             if "reset" == answer.then:
                 _reset(writer)
                 return
+            while "drip" == answer.then:
+                await asyncio.sleep(0.02)
+                writer.write(answer.more)
+                await writer.drain()
             if "hang" == answer.then:
                 await reader.read()
                 return
@@ -203,9 +198,7 @@ class FaultServer:
 
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
-    """
-    Hold a port of loopback that refuses connections.
-    """
+    """Hold a port of loopback that refuses connections."""
     with socket.socket() as held:
         held.bind((LOOPBACK, 0))
         yield held.getsockname()[1]

@@ -24,7 +24,10 @@ from .counting import most_in_any
 from .ports import LOOPBACK
 
 # The documented limits, a minute being a second.
-LIMITS = Limits(exports=Rate(4, per=1.0), guard=0.02, linger=0.2, deadline=2.0)
+LIMITS = Limits(
+    exports=Rate(4, per=1.0), clock_margin=0.02, release_delay=0.2, polls=None
+)
+LEASE = 2.0
 TESTS = Path(__file__).parents[1]
 
 
@@ -52,9 +55,7 @@ class Watcher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Watcher]:
-        """
-        Serve meanwhile.
-        """
+        """Serve meanwhile."""
         self.idle.set()
         server = await asyncio.start_server(self._serve, LOOPBACK, 0)
         self.port = server.sockets[0].getsockname()[1]
@@ -90,25 +91,19 @@ class Watcher:
             self.idle.set()
 
     async def saw(self, exports: int) -> None:
-        """
-        Wait until so many export requests have come.
-        """
+        """Wait until so many export requests have come."""
         while len(self.exports) < exports:
             self.export.clear()
             await self.export.wait()
 
     @property
     def most_in_a_window(self) -> int:
-        """
-        The most exports in any second.
-        """
+        """The most exports in any second."""
         return most_in_any(self.exports, LIMITS.exports[0].per - 1e-9)
 
     @property
     def per_second(self) -> float:
-        """
-        Exports a second, from the first to the last.
-        """
+        """Exports a second, from the first to the last."""
         first, *_, last = self.exports
         return (len(self.exports) - 1) / (last - first)
 
@@ -144,9 +139,7 @@ class Worker:
     skew: float = 0.0
 
     async def start(self) -> asyncio.subprocess.Process:
-        """
-        Start the process.
-        """
+        """Start the process."""
         words = [str(value) for value in attrs.astuple(self)]
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -159,10 +152,10 @@ class Worker:
         )
 
     async def work(self) -> int:
-        """
-        Send requests until the time is over; tell how often a caller gave up.
-        """
-        limiter = RedisLimiter.from_url(self.url, app="fleet", limits=LIMITS)
+        """Send requests until the time is over; tell how often a caller gave up."""
+        limiter = RedisLimiter.from_url(
+            self.url, app="fleet", limits=LIMITS, lease=LEASE
+        )
         callers = _Callers(limiter)
         # A new store is waited out first.
         async with limiter.slot("other"):
@@ -173,7 +166,7 @@ class Worker:
         ]
         await asyncio.sleep(self.seconds)
         # What the server works on has to end well: it would work on for longer
-        # than a place lingers.
+        # than a place stays taken.
         while callers.sending and not self.cancels:
             for task in set(tasks) - callers.sending:
                 task.cancel()
@@ -211,9 +204,7 @@ class Worker:
 
 
 def main(words: list[str]) -> None:
-    """
-    Be one process of the fleet.
-    """
+    """Be one process of the fleet."""
     url, port, seconds, least, most, cancels, skew = words
     real = time.time
     time.time = lambda: real() + float(skew)

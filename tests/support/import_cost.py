@@ -1,6 +1,4 @@
-"""
-Compare the cost of importing us with that of aiohttp, which we cannot do without.
-"""
+"""Compare the cost of importing us with that of aiohttp, which we cannot do without."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ OURS = (
 
 
 def seconds(code: str) -> float:
-    """
-    Tell what processor time a fresh interpreter takes to run one line.
-    """
+    """Tell what processor time a fresh interpreter takes to run one line."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", code], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -35,16 +31,12 @@ def seconds(code: str) -> float:
 
 
 def ratio_of(code: str, rounds: int = ROUNDS) -> float:
-    """
-    Run both in turn, so that whatever slows one slows the other, and compare.
-    """
+    """Run both in turn, so that whatever slows one slows the other, and compare."""
     return statistics.median(seconds(code) / seconds(THEIRS) for _ in range(rounds))
 
 
 def main() -> None:
-    """
-    Compare each door; fail if one costs far more than is aimed at.
-    """
+    """Compare each door; fail if one costs far more than is aimed at."""
     ratios = {code: ratio_of(code) for code in OURS}
 
     for code, ratio in ratios.items():

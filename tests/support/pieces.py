@@ -1,6 +1,4 @@
-"""
-A server that sends one answer to every request, in the pieces a test chose.
-"""
+"""A server that sends one answer to every request, in the pieces a test chose."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from typing import Self
 from .ports import GONE, LOOPBACK, hang_up
 
 PAUSE = 0.002
-"""
-Seconds between two pieces: enough for the other side to see them apart.
-"""
+"""Seconds between two pieces: enough for the other side to see them apart."""
 
 
 class PieceServer:
@@ -50,9 +46,7 @@ class PieceServer:
 
     @property
     def url(self) -> str:
-        """
-        Where it is.
-        """
+        """Where it is."""
         scheme = "http" if self._context is None else "https"
         port = self._server.sockets[0].getsockname()[1]
         return f"{scheme}://{LOOPBACK}:{port}/"

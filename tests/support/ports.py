@@ -21,9 +21,7 @@ write to a connection that is closed.
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
-    """
-    End a server's connection, and fetch the reason if it ended before.
-    """
+    """End a server's connection, and fetch the reason if it ended before."""
     writer.transport.abort()
 
     # Left to the collector, the reason may be reported as fetched by nobody.
@@ -32,9 +30,7 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """
-    Find so many different ports that nobody listens on.
-    """
+    """Find so many different ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

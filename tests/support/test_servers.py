@@ -1,6 +1,4 @@
-"""
-The real servers run, and are as strict as the real thing.
-"""
+"""The real servers run, and are as strict as the real thing."""
 
 from __future__ import annotations
 
@@ -23,9 +21,7 @@ BASIC = {"Authorization": "Basic YTpi"}
 def get(
     url: str, *, trust: ssl.SSLContext | None = None, **headers: str
 ) -> tuple[int, bytes]:
-    """
-    Fetch a URL and return the status and the body.
-    """
+    """Fetch a URL and return the status and the body."""
     parts = urlsplit(url)
     connection = (
         http.client.HTTPSConnection(parts.netloc, context=trust)
@@ -41,18 +37,14 @@ def get(
 
 
 def test_a_link_gives_the_object(store: Swift) -> None:
-    """
-    What was put is what a presigned link gives, name and bytes untouched.
-    """
+    """What was put is what a presigned link gives, name and bytes untouched."""
     store.put("one (1)+ü.csv", b"amplitude_id\r\n")
 
     assert (200, b"amplitude_id\r\n") == get(store.link("one (1)+ü.csv"))
 
 
 def test_a_range_is_partial_content(store: Swift) -> None:
-    """
-    A range of the right object is 206; of another version it is 412.
-    """
+    """A range of the right object is 206; of another version it is 412."""
     etag = store.put("range", b"0123456789")
     url = store.link("range")
 
@@ -61,9 +53,7 @@ def test_a_range_is_partial_content(store: Swift) -> None:
 
 
 def test_an_old_link_is_refused(store: Swift) -> None:
-    """
-    A link signed two minutes ago for one minute is 403, in S3's words.
-    """
+    """A link signed two minutes ago for one minute is 403, in S3's words."""
     store.put("old", b"x")
     status, body = get(store.link("old", at=datetime.now(UTC) - timedelta(minutes=2)))
 
@@ -72,9 +62,7 @@ def test_an_old_link_is_refused(store: Swift) -> None:
 
 
 def test_a_changed_link_is_refused(store: Swift) -> None:
-    """
-    A signature holds for its own URL only.
-    """
+    """A signature holds for its own URL only."""
     store.put("mine", b"x")
     store.put("other", b"x")
 
@@ -94,9 +82,7 @@ def test_credentials_beside_a_signature_are_refused(store: Swift) -> None:
 
 
 def test_https(tls_store: Swift, trust: ssl.SSLContext) -> None:
-    """
-    The store speaks https too, with a certificate that only `trust` accepts.
-    """
+    """The store speaks https too, with a certificate that only `trust` accepts."""
     tls_store.put("safe", b"x")
 
     assert (200, b"x") == get(tls_store.link("safe"), trust=trust)
@@ -105,9 +91,7 @@ def test_https(tls_store: Swift, trust: ssl.SSLContext) -> None:
 
 
 def test_valkey_forgets_when_it_is_killed(valkey: Valkey) -> None:
-    """
-    A killed server comes back at the same address, empty.
-    """
+    """A killed server comes back at the same address, empty."""
     redis = pytest.importorskip("redis", reason="needs the extra redis")
 
     with redis.Redis.from_url(valkey.url) as client:

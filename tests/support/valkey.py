@@ -13,9 +13,7 @@ from .ports import LOOPBACK, await_port, free_ports
 
 
 class Valkey:
-    """
-    One server on a free port of loopback; it writes nothing to the disk.
-    """
+    """One server on a free port of loopback; it writes nothing to the disk."""
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
@@ -30,9 +28,7 @@ class Valkey:
         self.kill()
 
     def start(self) -> None:
-        """
-        Start the server, empty, on the same port as before.
-        """
+        """Start the server, empty, on the same port as before."""
         options = {"bind": LOOPBACK, "port": str(self._port), "save": ""}
         flags = [
             word for name, value in options.items() for word in (f"--{name}", value)
@@ -48,9 +44,7 @@ class Valkey:
             raise RuntimeError(f"valkey-server did not start on port {self._port}")
 
     def kill(self) -> None:
-        """
-        End the server at once, as a power cut would; it may be dead already.
-        """
+        """End the server at once, as a power cut would; it may be dead already."""
         if self._server is not None:
             self._server.kill()
             self._server.wait()

@@ -15,9 +15,7 @@ T = TypeVar("T")
 
 
 class _NoWait(selectors.DefaultSelector):
-    """
-    Turns waiting into passing of time.
-    """
+    """Turns waiting into passing of time."""
 
     now = 0.0
     grain = 0.0
@@ -25,9 +23,7 @@ class _NoWait(selectors.DefaultSelector):
     def select(
         self, timeout: float | None = None
     ) -> list[tuple[selectors.SelectorKey, int]]:
-        """
-        Tell what is ready, at once.
-        """
+        """Tell what is ready, at once."""
         ready = super().select(0)
 
         if not ready and timeout is None:
@@ -40,9 +36,7 @@ class _NoWait(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """
-    The loop; its time starts at zero.
-    """
+    """The loop; its time starts at zero."""
 
     def __init__(self, *, grain: float = 0.0) -> None:
         """
@@ -57,15 +51,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._no_wait)
 
     def time(self) -> float:
-        """
-        Tell the virtual time.
-        """
+        """Tell the virtual time."""
         return self._no_wait.now
 
 
 def run_virtually(main: Coroutine[object, object, T], *, grain: float = 0.0) -> T:
-    """
-    Run *main* like `asyncio.run()`, in virtual time.
-    """
+    """Run *main* like `asyncio.run()`, in virtual time."""
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(grain=grain)) as runner:
         return runner.run(main)

@@ -1,9 +1,8 @@
-"""
-What a user writes, as a type checker sees it. Checked, never run.
-"""
+"""What a user writes, as a type checker sees it. Checked, never run."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import assert_type
@@ -16,6 +15,7 @@ from amplitude_cohorts_async import (
     IdType,
     LocalLimiter,
     Member,
+    MembershipDiff,
     MembershipReport,
     MemberStream,
     Region,
@@ -23,18 +23,19 @@ from amplitude_cohorts_async import (
     SyncReport,
     UploadReport,
     Usage,
+    diff_ids,
     errors,
     export_cohort,
+    read_ids,
 )
+from amplitude_cohorts_async.limiters import Clock, Limiter
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
-from amplitude_cohorts_async.protocols import Clock, Limiter
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from amplitude_cohorts_async.types import IdFile, IdSource
 
 
 async def reading(client: CohortsClient) -> None:
-    """
-    Lists are lists, one thing is one thing.
-    """
+    """Lists are lists, one thing is one thing."""
     assert_type(await client.list_cohorts(include_sync_info=True), list[Cohort])
     assert_type(await client.get_cohort("c1"), Cohort)
     usage = assert_type(await client.get_usage(), Usage)
@@ -42,9 +43,7 @@ async def reading(client: CohortsClient) -> None:
 
 
 async def exporting(client: CohortsClient, folder: Path) -> None:
-    """
-    A job is a value one can wait for, download, stream and resume.
-    """
+    """A job is a value one can wait for, download, stream and resume."""
     job = assert_type(await client.request_export("c1", properties=["plan"]), ExportJob)
     assert_type(await job.poll(), ExportStatus)
     assert_type(await (await job.wait(timeout=60.0)).download(folder), SavedExport)
@@ -65,9 +64,7 @@ async def exporting(client: CohortsClient, folder: Path) -> None:
 
 
 async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
-    """
-    Ids come as anything that yields them, or as a file.
-    """
+    """Ids come as anything that yields them, or as a file."""
     report = await client.upload_cohort("a", ids, id_type=IdType.USER_ID)
     assert_type(report, UploadReport)
     await client.upload_cohort("a", ["ann"], id_type=IdType.USER_ID, replace="c1")
@@ -77,12 +74,15 @@ async def writing(client: CohortsClient, ids: AsyncIterator[str]) -> None:
         MembershipReport,
     )
     assert_type(await client.sync_membership("c1", ["ann"], dry_run=True), SyncReport)
+    assert_type(read_ids("ids.txt"), IdFile)
+    assert_type(await diff_ids(Path("a.csv"), read_ids("ids.txt")), MembershipDiff)
+
+    source: IdSource = read_ids(sys.stdin.buffer)
+    await client.update_membership("c1", add=source, on_skipped=print)
 
 
 async def building(clock: FakeClock) -> None:
-    """
-    Regions by value or by name, limits by value, the rest by protocol.
-    """
+    """Regions by value or by name, limits by value, the rest by protocol."""
     own = Limits(exports=(Rate(30, per=600.0),), in_flight=3)
     local: Limiter = LocalLimiter(own)
     time: Clock = clock
@@ -98,9 +98,7 @@ async def building(clock: FakeClock) -> None:
 
 
 def failing(error: errors.CohortsError) -> None:
-    """
-    Every error tells where to go on, and a leaf tells what it knows.
-    """
+    """Every error tells where to go on, and a leaf tells what it knows."""
     assert_type(error.token, str | None)
     if isinstance(error, errors.RateLimitedError):
         assert_type(error.retry_after, float | None)

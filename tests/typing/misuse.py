@@ -11,9 +11,7 @@ from amplitude_cohorts_async import CohortsClient, IdType, Member
 
 
 async def mistakes(client: CohortsClient, member: Member) -> None:
-    """
-    Mistakes that would cost an export, or write the wrong people.
-    """
+    """Mistakes that would cost an export, or write the wrong people."""
     await client.upload_cohort("a", ["ann"])  # type: ignore[call-arg]
     await client.upload_cohort("a", ["ann"], id_type="BY_NAME")  # type: ignore[arg-type]
     await client.update_membership("c1", ["ann"])  # type: ignore[call-arg]

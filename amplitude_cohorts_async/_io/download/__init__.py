@@ -1,3 +1,1 @@
-"""
-From a link to a file or to rows, over as many links as it takes.
-"""
+"""From a link to a file or to rows, over as many links as it takes."""

@@ -11,54 +11,51 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import anyio
 
+from ..._core.csvtext import Malformed
 from ..._core.links import Part, part_of
-from ..._core.malformed import Malformed
-from ..._core.widening import Widening
-from ..._core.wire import Request
+from ..._core.messages import Request
+from ..._core.parallelism import ParallelismController
 from ...events import BytesReceived
-from ..session import Session
-from ..threads import background
-from ..wire.answer import Answer
-from ..wire.feed import Taker
-from .delivery import AnyDelivery, Delivery
-from .ranges import Ranges, throttled
-from .renewal import Changed, Interrupted, Progress, Renewal
-from .store import checked_part, pour, range_headers, stored, strong
+from ..cancellation import background
+from ..http.session import Session
+from ..http.streamed_response import StreamedResponse
+from ..sinks.disk_writer import Taker
+from .link_refresh import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
+from .object_store import checked_part, open_object, pour, range_headers, strong
+from .parallel_ranges import Ranges, throttled
+from .to_file import RandomAccess
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
 
 class Receiver(Protocol):
-    """
-    Takes the bytes of a file in order; a second beginning voids the first.
-    """
+    """Takes the bytes of a file in order; a second beginning voids the first."""
 
     @property
     def feed(self) -> Taker:
-        """
-        Where the bytes go, in order.
-        """
+        """Where the bytes go, in order."""
+        ...
+
+    @property
+    def random_access(self) -> RandomAccess | None:
+        """Its ability to take bytes in any order; None when it has none."""
         ...
 
     async def begin(self) -> None:
-        """
-        Expect the first byte next.
-        """
+        """Expect the first byte next."""
         ...
 
-    def hurry(self) -> None:
-        """
-        Take what comes as fast as it comes: its sender holds a slot meanwhile.
-        """
+    def unbound(self) -> None:
+        """Take bytes as fast as they come: their sender holds a slot meanwhile."""
         ...
 
     async def end(self, *, is_delimited: bool) -> None:
         """
-        Take note that this was all the wire brought.
+        Check that the bytes were all.
 
         Args:
             is_delimited: Whether a cut would have been noticed; if not, the
@@ -72,7 +69,7 @@ class Transfer:
     Brings the file that a request names to a receiver.
 
     Attributes:
-        progress: How far it is.
+        state: How far it is.
     """
 
     def __init__(
@@ -84,13 +81,16 @@ class Transfer:
         request_id: str,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> None:
-        self.progress = Progress(session, request_id, progress)
+        self.state = DownloadState(
+            session.context, session.transport, request_id, progress
+        )
         self._session = session
         self._request = request
         self._receiver = receiver
-        self._renewal = Renewal(self.progress)
-        self._widening = Widening(session.transport.connections)
-        self._etag: str | None = None
+        self._refresh = LinkRefresh(self.state)
+        self._controller = ParallelismController(session.transport.connections)
+        # Proves that two objects are the same; empty where nothing does.
+        self._etag = ""
 
     async def run(self) -> None:
         """
@@ -108,143 +108,140 @@ class Transfer:
         while True:
             try:
                 await self._try()
-            except Interrupted as reason:
-                if isinstance(reason, Changed):
-                    await self._start_over(None)
+            except LinkFailed as reason:
+                if isinstance(reason, ObjectChanged):
+                    await self._start_over("")
 
-                await self._renewal.after(reason)
+                await self._refresh.after(reason)
             else:
-                self.progress.report()
+                self.state.report()
                 return
 
     async def _try(self) -> None:
         async with self._session.file(self._request) as answer:
             # A link leaves the context at once: nothing here holds its slot.
-            if isinstance(answer, Answer):
-                await self._start_over(None)
-                self._receiver.hurry()
+            if isinstance(answer, StreamedResponse):
+                await self._start_over("")
+                self._receiver.unbound()
                 await self._take(answer)
                 await self._receiver.end(is_delimited=answer.is_delimited)
                 return
 
-        self.progress.links += 1
+        self.state.links += 1
         await self._take_link(answer)
 
     async def _take_link(self, link: str) -> None:
-        async with stored(self._session, link, await self._resumption()) as answer:
+        async with open_object(self.state, link, await self._resumption()) as answer:
             if answer.status == 200:  # noqa: PLR2004 - all of it, asked for or not
                 await self._start_over(strong(answer.headers.get("etag")))
             else:
                 self._check_continues(answer)
 
-            is_throttled = await self._take(answer)
+            access = await self._take(answer)
 
-        if is_throttled:
-            await self._take_ranges(link)
+        if access is not None:
+            await self._take_ranges(link, access)
 
-        is_delimited = is_throttled or answer.is_delimited
+        is_delimited = access is not None or answer.is_delimited
         await self._receiver.end(is_delimited=is_delimited)
 
     async def _resumption(self) -> dict[str, str]:
-        if self.progress.received and self._etag is None:
+        if self.state.received and not self._etag:
             # Nothing would prove that the rest belongs to what we have.
-            await self._start_over(None)
+            await self._start_over("")
 
-        if not self.progress.received or self._etag is None:
+        if not self.state.received:
             return {}
 
-        return range_headers(self._etag, self.progress.received)
+        return range_headers(self._etag, self.state.received)
 
-    def _check_continues(self, answer: Answer) -> None:
-        received, total = self.progress.received, self.progress.total
+    def _check_continues(self, answer: StreamedResponse) -> None:
+        received, total = self.state.received, self.state.total
 
         if not received:
-            raise Changed("the store sent a part, and was asked for all")
+            raise ObjectChanged("the store sent a part, and was asked for all")
 
         checked_part(answer, etag=self._etag, start=received, total=total)
 
-    async def _take(self, answer: Answer) -> bool:
+    async def _take(self, answer: StreamedResponse) -> RandomAccess | None:
         """
-        Take what an answer brings; tell whether more connections have to help.
+        Take what an answer brings.
+
+        Returns:
+            Where the rest goes if more connections have to bring it; None when
+            all of it came.
         """
         _check_encoding(answer.headers.get("content-encoding", ""))
-        progress = self.progress
+        state = self.state
         part = part_of(answer.status, answer.headers) or Part(
             start=0, length=None, total=None
         )
-        progress.total = part.total if part.total is not None else progress.total
+        state.total = part.total if part.total is not None else state.total
 
-        if await self._pour(answer):
-            return True
+        if (access := await self._pour(answer)) is not None:
+            return access
 
-        if part.length is not None and progress.received != part.start + part.length:
-            raise Interrupted("the body was shorter than announced")
+        if part.length is not None and state.received != part.start + part.length:
+            raise LinkFailed("the body was shorter than announced")
 
-        if progress.total is not None and progress.received != progress.total:
-            raise Interrupted("the store sent less than the rest")
+        if state.total is not None and state.received != state.total:
+            raise LinkFailed("the store sent less than the rest")
 
-        return False
+        return None
 
-    async def _pour(self, answer: Answer) -> bool:
-        receiver, progress = self._receiver, self.progress
-        pouring = pour(answer, receiver.feed, progress.note)
+    async def _pour(self, answer: StreamedResponse) -> RandomAccess | None:
+        access = self._receiver.random_access
+        pouring = pour(answer, self._receiver.feed, self.state.add)
 
-        if not self._may_spread(answer) or not _is_delivery(receiver):
+        if access is None or not self._may_spread(answer):
             await pouring
-            return False
+            return None
 
         async def watch() -> None:
-            await throttled(progress, receiver, self._widening)
+            await throttled(self.state, access, self._controller)
             scope.cancel()
 
         with anyio.CancelScope() as scope:
             async with background(watch()):
                 await pouring
 
-        return scope.cancelled_caught
+        return access if scope.cancelled_caught else None
 
-    def _may_spread(self, answer: Answer) -> bool:
+    def _may_spread(self, answer: StreamedResponse) -> bool:
         return (
-            self._session.transport.connections > 1
-            and self._etag is not None
-            and self.progress.total is not None
+            self.state.transport.connections > 1
+            and self._etag != ""
+            and self.state.total is not None
             and answer.headers.get("accept-ranges") == "bytes"
         )
 
-    async def _take_ranges(self, link: str) -> None:
-        receiver, progress = self._receiver, self.progress
-
-        if not _is_delivery(receiver) or self._etag is None:
-            raise TypeError("these bytes have to come in order")
-
-        if progress.total is not None:
-            await receiver.spread(progress.total)
-
+    async def _take_ranges(self, link: str, access: RandomAccess) -> None:
+        await access.reserve(self.state.total or 0)
         ranges = Ranges(
-            progress,
-            self._renewal,
-            receiver,
+            self.state,
+            self._refresh,
+            access,
             # Should this fail, one connection brings it all.
-            widening=self._widening,
+            controller=self._controller,
             etag=self._etag,
             link=link,
             ask=self._ask,
         )
-        self._widening = Widening(1)
+        self._controller = ParallelismController(1)
         await ranges.run()
 
     async def _ask(self) -> str:
         async with self._session.file(self._request) as answer:
-            if isinstance(answer, Answer):
-                raise Changed("the file came by itself, after links to it")
+            if isinstance(answer, StreamedResponse):
+                raise ObjectChanged("the file came by itself, after links to it")
 
-        self.progress.links += 1
+        self.state.links += 1
 
         return answer
 
-    async def _start_over(self, etag: str | None) -> None:
-        if self.progress.received:
-            self.progress.reset()
+    async def _start_over(self, etag: str) -> None:
+        if self.state.received:
+            self.state.reset()
             await self._receiver.begin()
 
         self._etag = etag
@@ -258,7 +255,3 @@ def _check_encoding(encodings: str) -> None:
             f"it came encoded as {encodings!r}, which was not asked for; look for a "
             f"proxy that encodes anew"
         )
-
-
-def _is_delivery(receiver: Receiver) -> TypeGuard[AnyDelivery]:
-    return isinstance(receiver, Delivery)

@@ -53,9 +53,7 @@ class FastPath:
 
     @property
     def connector_type(self) -> type[aiohttp.TCPConnector]:
-        """
-        The connector for the store.
-        """
+        """The connector for the store."""
         return FastConnector if self._off is None else aiohttp.TCPConnector
 
     def receive(

@@ -35,25 +35,17 @@ import aiohttp
 from .connections import engine_of
 
 _SMALLEST = 256 * 1024
-"""
-Bytes of a body below which it is not worth it: they may be here already.
-"""
+"""Bytes of a body below which it is not worth it: they may be here already."""
 
 _TURN = 512 * 1024
-"""
-Bytes received before others have a turn, on loops that do not see to that.
-"""
+"""Bytes received before others have a turn, on loops that do not see to that."""
 
 
 class Buffers(Protocol):
-    """
-    Lends buffers to receive into.
-    """
+    """Lends buffers to receive into."""
 
     async def get_buffer(self) -> memoryview:
-        """
-        Lend a buffer for the next bytes; wait while none is free.
-        """
+        """Lend a buffer for the next bytes; wait while none is free."""
         ...
 
     def buffer_filled(self, count: int) -> memoryview | None:
@@ -146,9 +138,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
             self.detach()
 
     def detach(self) -> None:
-        """
-        Hand the connection back; it is used again only if the body is over.
-        """
+        """Hand the connection back; it is used again only if the body is over."""
         state, self._state = self._state, _State.DETACHED
         self._room = None
 
@@ -167,9 +157,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
             self._content.feed_eof()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - its name
-        """
-        Return where the next bytes go; never beyond the end of the body.
-        """
+        """Return where the next bytes go; never beyond the end of the body."""
         self._began, room = time.thread_time(), self._room
 
         if room is None:
@@ -178,9 +166,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
         return room if len(room) <= self._left else room[: self._left]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """
-        Pass the received bytes on.
-        """
+        """Pass the received bytes on."""
         self._left -= nbytes
         self._last_read = self._loop.time()
         buffers, self._room = self._buffers, None
@@ -201,15 +187,11 @@ class BodyProtocol(asyncio.BufferedProtocol):
         self._on_work(time.thread_time() - self._began)
 
     def eof_received(self) -> None:
-        """
-        End the wait: the other side sends no more.
-        """
+        """End the wait: the other side sends no more."""
         self._fail(aiohttp.ClientPayloadError("the connection ended in the body"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """
-        End the wait, and tell aiohttp as well.
-        """
+        """End the wait, and tell aiohttp as well."""
         self._state = _State.LOST
         self._fail(aiohttp.ClientPayloadError(f"the connection was lost: {exc}"))
         self._handler.connection_lost(exc if isinstance(exc, Exception) else None)

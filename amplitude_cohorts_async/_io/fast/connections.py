@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 _NEEDED = {"req", "server_hostname", "ssl", "timeout"}
 _KNOWN = _NEEDED | {"addr_infos", "client_error"}
-"""
-The keywords that aiohttp calls the step with.
-"""
+"""The keywords that aiohttp calls the step with."""
 
 _Connect: TypeAlias = Callable[
     ..., Awaitable["tuple[asyncio.Transport, ResponseHandler]"]
@@ -37,9 +35,7 @@ _Connect: TypeAlias = Callable[
 
 
 class FastConnector(aiohttp.TCPConnector):
-    """
-    A connector whose TLS is aiofastnet's, where that is possible.
-    """
+    """A connector whose TLS is aiofastnet's, where that is possible."""
 
     async def _wrap_create_connection(
         self, *args: Any, **keywords: Any
@@ -91,9 +87,7 @@ class _Waiting(asyncio.Protocol):
 
 @cache
 def aiofastnet() -> ModuleType | None:
-    """
-    Return the library, or None where it is not installed or not needed.
-    """
+    """Return the library, or None where it is not installed or not needed."""
     # aiohttp 3.15 and later connects through it if it is there.
     own = vars(aiohttp.connector).values()
 
@@ -135,9 +129,7 @@ def _is_known(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
 
 
 def engine_of(transport: asyncio.Transport) -> str:
-    """
-    Return which TLS a connection has, for a log.
-    """
+    """Return which TLS a connection has, for a log."""
     if transport.get_extra_info("sslcontext") is None:
         return "no TLS"
 

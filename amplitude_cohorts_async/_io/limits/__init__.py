@@ -1,3 +1,1 @@
-"""
-What may be sent when, and what is left of the month.
-"""
+"""What may be sent when, and what is left of the month."""

@@ -2,9 +2,8 @@
 The month's export requests: what is left of them, and for whom.
 
 The service is asked at the first need, every twenty spends, and in a new
-month; what is spent between is counted here. If the limiter can keep a tally
-for all who share it, their spends count too. A place in the budget is reserved
-before anything is sent and given back if nothing was.
+month; what is spent between is counted here. The counter is the limiter's, so
+the spends of all that share it count too. An export is reserved before anything is sent, and given back if nothing was.
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 
@@ -26,8 +25,8 @@ from ...errors import (
     MonthlyQuotaError,
 )
 from ...models import Usage
-from ...protocols import Clock, Tally
-from .tally import OwnTally
+from ..clock import Clock
+from .base import LocalCounter, SharedCounter
 
 _log = logging.getLogger(__name__)
 
@@ -39,25 +38,19 @@ _ASK_AGAIN = 60.0
 
 @attrs.define(eq=False)
 class Spend:
-    """
-    A place in the budget, for one export request.
-    """
+    """A reservation in the budget, for one export request."""
 
     names: list[str] = attrs.field(factory=list[str])
     is_committed: bool = False
 
     def commit(self) -> None:
-        """
-        Note that the request goes out now: it counts, whatever the answer.
-        """
+        """Make the export count: its request goes out now, whatever the answer."""
         self.is_committed = True
 
 
 @attrs.frozen
 class _Known:
-    """
-    What the service told, and what stood on the counter then.
-    """
+    """The usage as the service gave it, and what stood on the counter then."""
 
     usage: Usage
     month: str
@@ -65,16 +58,14 @@ class _Known:
 
 
 class Budget:
-    """
-    Refuses an export request that the month has no room for.
-    """
+    """Refuses an export request once the monthly quota is exhausted."""
 
     def __init__(
         self,
         read_usage: Callable[[], Awaitable[Usage]],
         *,
         clock: Clock,
-        tally: Tally | None = None,
+        counter: SharedCounter | None = None,
         reserve: int = 0,
         allowances: Mapping[str, int] | None = None,
     ) -> None:
@@ -84,7 +75,7 @@ class Budget:
         Args:
             read_usage: Asks the service.
 
-            tally: Counts for all who share the month; None counts alone.
+            counter: Counts for all that share the month; None counts alone.
 
             reserve: Export requests to leave for others.
 
@@ -92,7 +83,7 @@ class Budget:
         """
         self._read_usage = read_usage
         self._clock = clock
-        self._tally = tally or OwnTally()
+        self._counter = counter or LocalCounter()
         self._reserve = reserve
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
@@ -116,7 +107,7 @@ class Budget:
         self._reserved.add(spend)
 
         try:
-            await self._learn()
+            await self._update_usage()
             for name in names:
                 # Noted first: a cancelled addition is taken back all the same,
                 # which at worst lets the service refuse one request itself.
@@ -129,10 +120,8 @@ class Budget:
                 await self._give_back(spend)
 
     async def left(self) -> int | None:
-        """
-        Tell how many export requests may yet be spent; None is no limit.
-        """
-        await self._learn()
+        """Return how many export requests may yet be spent; None is no limit."""
+        await self._update_usage()
         known = self._known
         if known is None or known.usage.limit is None:
             return None
@@ -140,7 +129,7 @@ class Budget:
         used = known.usage.used + await self._add(_ALL, 0) - known.counted
         return max(0, known.usage.limit - self._reserve - used)
 
-    async def _learn(self) -> None:
+    async def _update_usage(self) -> None:
         async with self._asking:
             counted = await self._add(_ALL, 0)
             if not self._must_ask(counted):
@@ -156,7 +145,7 @@ class Budget:
             try:
                 usage = await self._read_usage()
             except CohortsError as error:
-                # Who asks for too much is refused by the service then.
+                # The service itself refuses a request that is too many.
                 facts = {"error": type(error).__name__}
                 _log.warning("the month's usage could not be read", extra=facts)
                 self._next_try = self._clock.now() + _ASK_AGAIN
@@ -235,7 +224,7 @@ class Budget:
         first = datetime.combine(self._clock.utcnow().replace(day=1), time(), UTC)
         # A week into the next month, lest clocks that differ lose it.
         until = first + timedelta(days=38)
-        return await self._tally.tally(f"{first:%Y-%m}:{name}", by, until=until)
+        return await self._counter.add(f"{first:%Y-%m}:{name}", by, until=until)
 
     async def _give_back(self, spend: Spend) -> None:
         with anyio.CancelScope(shield=True), suppress(LimiterUnavailableError):

@@ -11,8 +11,8 @@ forgotten once an hour has passed that no window reaches back over. A clock of
 one's own, and a loop whose time is not the system's, are worlds apart: limiters
 are shared within each, and nothing is remembered across.
 
-The limits of the first client hold for all that join it; a client that joins
-with others is told so in the log.
+The limits of the first client hold for all that join it; a warning says so when
+a client joins with others.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from weakref import WeakValueDictionary
 from anyio.lowlevel import RunVar
 
 from ...limits import Limits
-from ...protocols import Clock
-from .limiter import LocalLimiter, Past
+from ..clock import Clock
+from .local import LimiterState, LocalLimiter
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _Limiters = WeakValueDictionary[tuple[str, int], LocalLimiter]
 
 _mutex = threading.Lock()
 _limiters: _Limiters = WeakValueDictionary()
-_pasts: dict[str, Past] = {}
+_states: dict[str, LimiterState] = {}
 _of_loop: RunVar[_Limiters] = RunVar("amplitude_cohorts_async_limiters")
 
 
@@ -47,7 +47,7 @@ def limiter_for(
     app_key: str, limits: Limits, clock: Clock | None = None
 ) -> LocalLimiter:
     """
-    Give the limiter of an app.
+    Return the limiter of an app.
 
     Args:
         app_key: The app: a hash of origin and API key.
@@ -57,18 +57,18 @@ def limiter_for(
         clock: The time; None takes the running loop's.
     """
     with _mutex:
-        limiters, past = _limiters, None
+        limiters, state = _limiters, None
 
         if clock is None and _has_own_time():
             limiters = _limiters_of_loop()
         elif clock is None:
-            past = _past_of(app_key)
+            state = _state_of(app_key)
 
         key = (app_key, id(clock) if clock else 0)
         limiter = limiters.get(key)
 
         if limiter is None:
-            limiter = limiters[key] = LocalLimiter(limits, clock=clock, past=past)
+            limiter = limiters[key] = LocalLimiter(limits, clock=clock, state=state)
 
     if limiter.limits != limits:
         _log.warning("this app's limiter has other limits; these hold for all")
@@ -92,11 +92,11 @@ def _limiters_of_loop() -> _Limiters:
     return limiters
 
 
-def _past_of(app_key: str) -> Past:
+def _state_of(app_key: str) -> LimiterState:
     now = time.monotonic()
 
-    for key, past in list(_pasts.items()):
-        if (key, 0) not in _limiters and past.newest < now - _FORGOTTEN_AFTER:
-            del _pasts[key]
+    for key, state in list(_states.items()):
+        if (key, 0) not in _limiters and state.newest < now - _FORGOTTEN_AFTER:
+            del _states[key]
 
-    return _pasts.setdefault(app_key, Past())
+    return _states.setdefault(app_key, LimiterState())

@@ -1,0 +1,119 @@
+"""The errors of one export, each with its token."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TypeVar
+
+import attrs
+
+from ..errors import (
+    CohortsError,
+    DownloadError,
+    ExportError,
+    ExportExpiredError,
+    ExportFailedError,
+    ExportTimeoutError,
+    MalformedFileError,
+    StorageError,
+)
+from .csvtext import CsvError, Malformed
+from .tokens import FILE_LIFE, ExportRef, age_of, to_token
+
+E = TypeVar("E", bound=ExportError | DownloadError)
+
+
+@attrs.frozen
+class ExportErrors:
+    """Builds the errors of one export."""
+
+    _ref: ExportRef
+
+    @contextmanager
+    def with_token(self) -> Generator[None]:
+        """Add the token to every error that passes without one."""
+        try:
+            yield
+        except CohortsError as error:
+            if error.token is None:
+                error.token = to_token(self._ref)
+            raise
+
+    @contextmanager
+    def about_the_file(self, path: object = None) -> Generator[None]:
+        """
+        Translate an error that passes into one that names the export and its file.
+
+        Args:
+            path: The target, if one is written.
+        """
+        try:
+            yield
+        except CsvError as error:
+            raise error.of_job(
+                self._ref.request_id,
+                cohort_id=self._ref.cohort_id,
+                token=to_token(self._ref),
+            ) from None
+        except Malformed as error:
+            raise self._malformed(error) from None
+        except OSError as error:
+            if isinstance(error, CohortsError) or path is None:
+                raise
+            raise self._not_written(path, error) from error
+
+    def failed(self, word: str) -> ExportFailedError:
+        """Return the error for a job that the service gave up."""
+        return self._error(
+            ExportFailedError,
+            f"{self._name} failed: the service says {word!r}; request it again, which "
+            f"spends another export",
+        )
+
+    def timed_out(self, timeout: float, word: str) -> ExportTimeoutError:
+        """Return the error for a job that was still running at the deadline."""
+        return self._error(
+            ExportTimeoutError,
+            f"{self._name} was still running after {timeout:g} s (last word: "
+            f"{word!r}); its file stays available for seven days, continue with "
+            f'`resume_export("{self._ref.request_id}")`',
+        )
+
+    def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
+        """Return the error for a job that the service does not know."""
+        age = age_of(self._ref, now=now)
+        days = "" if age is None else f", and was requested {age / 86_400:.1f} days ago"
+
+        return self._error(
+            ExportExpiredError,
+            f"the service does not know export {self._ref.request_id} ({status})"
+            f"{days}; files live {FILE_LIFE.days} days and belong to one project: check "
+            f"the keys and the region, or request the export again",
+        )
+
+    def _malformed(self, error: Malformed) -> MalformedFileError:
+        return self._error(
+            MalformedFileError,
+            f"the file of export {self._ref.request_id} cannot be used: {error}; "
+            f"try once more, and report it to Amplitude if that does not help",
+        )
+
+    def _not_written(self, path: object, error: OSError) -> StorageError:
+        return self._error(
+            StorageError,
+            f"{path} could not be written: {error.strerror or error}; fix that and "
+            f"continue with `resume_export()`, which spends no export",
+        )
+
+    def _error(self, kind: type[E], message: str) -> E:
+        return kind(
+            message,
+            request_id=self._ref.request_id,
+            cohort_id=self._ref.cohort_id,
+        )
+
+    @property
+    def _name(self) -> str:
+        return f"export {self._ref.request_id} of cohort {self._ref.cohort_id}"

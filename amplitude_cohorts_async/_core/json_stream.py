@@ -1,0 +1,198 @@
+"""
+JSON that is long, cut off, or of another shape than expected.
+
+A long list is decoded a few elements at a time: decoding megabytes in one go holds
+the interpreter, in a worker thread too; between two elements other tasks can run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import cast
+
+_PIECE = 64 * 1024
+
+_FEW = 16 * 1024
+"""
+Characters decoded in one go: a quarter of a millisecond. Keys that several
+elements have are made once for them all, which saves a sixth of the time.
+"""
+
+# Python knows more blanks than JSON does.
+_BLANK = " \t\n\r"
+_BLANKS = f"[{_BLANK}]*"
+_BORDER = re.compile(rf'({_BLANKS},{_BLANKS})\{{{_BLANKS}"[^"\\]*"{_BLANKS}:')
+_NEXT = re.compile(rf"{_BLANKS}([,\]]){_BLANKS}")
+_MEMBER = re.compile(rf',{_BLANKS}"')
+
+# A string that the end of the text cuts off is matched to the end, or each quote
+# in it would be tried again. The pattern never gives back what it took.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
+_CLOSING = {"{": "}", "[": "]"}
+_DEEPEST = 200
+
+
+def mapping_of(value: object) -> Mapping[str, object]:
+    """Return an object as it is, and an empty one for anything else."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def list_of(value: object) -> list[object]:
+    """Return an array as it is, and an empty one for anything else."""
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def strings_of(value: object) -> list[str]:
+    """Return an array's items as text, and nothing for anything else."""
+    return [str(item) for item in list_of(value)]
+
+
+def whole_part(body: bytes) -> bytes:
+    """
+    Return the beginning of a document that was cut off, as a document.
+
+    What is not whole at the cut is left out; what is no JSON stays as it is.
+    """
+    text = body.decode("utf-8", "ignore")
+    end, closing, at_end = 0, "", ""
+
+    for token in _TOKEN.finditer(text):
+        match token[0]:
+            case "{" | "[":
+                # Copied at each bracket, and what is so deep cannot be read anyway.
+                if len(closing) >= _DEEPEST:
+                    return body
+                closing = _CLOSING[token[0]] + closing
+            case "}" | "]":
+                closing = closing[1:]
+            case ",":
+                end, at_end = token.start(), closing
+            case _:
+                pass
+
+    document = text[:end] + at_end
+
+    try:
+        json.loads(document)
+    except (ValueError, RecursionError):
+        return body
+
+    return document.encode()
+
+
+def opening_of(body: bytes, key: str) -> int | None:
+    """
+    Return the position of the list in a document that begins with it.
+
+    Returns:
+        The position behind the bracket; None when the document has another
+        shape, and has to be decoded as a whole.
+    """
+    shape = rf'{_BLANKS}\{{{_BLANKS}"{re.escape(key)}"{_BLANKS}:{_BLANKS}\['
+    found = re.match(shape.encode(), body)
+
+    return None if found is None else found.end()
+
+
+def elements(body: bytes, start: int) -> Iterator[object]:
+    """
+    Decode the elements of the list that begins at *start*, and check the rest.
+
+    Raises:
+        ValueError: The document is no JSON, or not whole.
+    """
+    window = _Window(body, start)
+
+    while not window.is_over:
+        yield from window.next_elements()
+
+    window.check_rest()
+
+
+class _Window:
+    """A part of the text, long enough for the element at hand."""
+
+    def __init__(self, body: bytes, start: int) -> None:
+        self._body = body
+        self._position = start
+        self._decode = getincrementaldecoder("utf-8")().decode
+        self._scan = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._index = 0
+
+        while not self._text.strip(_BLANK) and self._lengthen():
+            pass
+
+        first = re.search(f"[^{_BLANK}]", self._text)
+        self.is_over = first is not None and first[0] == "]"
+        self._index = 0 if first is None else first.start() + self.is_over
+        # Where an element ends and one that is like it begins, once that was seen.
+        self._border: re.Match[str] | None = None
+        self._are_alike = True
+
+    def next_elements(self) -> Sequence[object]:
+        # Elements begin alike; and where one seems to, the text before it is
+        # whole elements or no JSON at all: a cut in a string or in brackets
+        # leaves them open.
+        if self._border is not None and self._are_alike:
+            begin = self._index
+            end = self._text.rfind(self._border[0], begin, begin + _FEW)
+
+            if end > begin:
+                with suppress(ValueError):
+                    few: list[object] = json.loads(f"[{self._text[begin:end]}]")
+                    self._index = end + len(self._border[1])
+                    return few
+
+                self._are_alike = False
+
+        return (self._next_element(),)
+
+    def _next_element(self) -> object:
+        while True:
+            try:
+                element, end = self._scan(self._text, self._index)
+            except json.JSONDecodeError:
+                if not self._lengthen():
+                    raise
+                continue
+
+            follows = _NEXT.match(self._text, end)
+
+            # What ends with the window may go on behind it.
+            if follows is not None and follows.end() < len(self._text):
+                self._index = follows.end()
+                self.is_over = follows[1] == "]"
+                self._border = self._border or _BORDER.match(self._text, end)
+                return element
+
+            if not self._lengthen():
+                raise ValueError("the list has no end")
+
+    def check_rest(self) -> None:
+        while self._lengthen():
+            pass
+
+        rest = self._text[self._index :].strip(_BLANK)
+
+        if rest != "}":
+            if not _MEMBER.match(rest):
+                raise ValueError("what follows the list is no member")
+
+            # A document of its own, with the list taken out.
+            json.loads("{" + rest.removeprefix(","))
+
+    def _lengthen(self) -> bool:
+        # As much again as there is, or a long element would be begun too often.
+        size = max(_PIECE, len(self._text) - self._index)
+        piece = self._body[self._position : self._position + size]
+        self._position += len(piece)
+        is_last = self._position >= len(self._body)
+        self._text = self._text[self._index :] + self._decode(piece, is_last)
+        self._index = 0
+
+        return bool(piece)

@@ -1,0 +1,1 @@
+"""One export, from its request to its file."""

@@ -1,0 +1,118 @@
+"""A finished job's file: onto the disk, or as text for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+
+from .._core.export_errors import ExportErrors
+from .._core.requests import Endpoints
+from .._core.tokens import ExportRef, to_token
+from .._io.cancellation import background
+from .._io.download.to_file import FileReceiver
+from .._io.download.to_reader import TextReceiver
+from .._io.download.transfer import Receiver, Transfer
+from .._io.http.session import Session
+from .._io.sinks.arrow import AmplitudeId
+from .._io.sinks.file_sink import FileSink
+from .._io.sinks.formats import Options
+from .._io.sinks.saved_file import LocalFile
+from .._io.sinks.target import Target
+from ..errors import NotFoundError
+from ..events import BytesReceived
+from ..models import Routes, SavedExport
+
+Progress = Callable[[BytesReceived], None]
+
+
+class FileDownloader:
+    """Fetches the file of one job, as often as asked."""
+
+    def __init__(
+        self, session: Session, ref: ExportRef, *, endpoints: Endpoints
+    ) -> None:
+        self._session = session
+        self._ref = ref
+        self._endpoints = endpoints
+        self._errors = ExportErrors(ref)
+
+    async def save(
+        self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
+    ) -> SavedExport:
+        """Bring the file to a target."""
+        options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
+        receiver = FileReceiver(
+            FileSink(target, options=options, file_mode=self._session.context.file_mode)
+        )
+        transfer = self._transfer(receiver, progress)
+
+        with self._errors.about_the_file(target.path):
+            try:
+                await self._run(transfer)
+                file = await receiver.publish()
+            finally:
+                await receiver.discard()
+
+        return self._saved(target, file, transfer)
+
+    @asynccontextmanager
+    async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """Open the file as text, while it arrives."""
+        pipe = TextReceiver(request_id=self._ref.request_id, not_text=self._not_text)
+        transfer = self._transfer(pipe, None)
+
+        async with background(pipe.fill(partial(self._run, transfer))):
+            yield self._read(pipe)
+
+    async def _read(self, pipe: TextReceiver) -> AsyncIterator[bytes]:
+        with self._errors.with_token(), self._errors.about_the_file():
+            async for text in pipe:
+                yield text
+
+    async def _run(self, transfer: Transfer) -> None:
+        try:
+            await transfer.run()
+        except NotFoundError as error:
+            now = self._session.context.clock.utcnow()
+            raise self._errors.expired(error.status, now=now) from error
+
+    def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
+        ref = self._ref
+
+        return Transfer(
+            self._session,
+            self._endpoints.export_file(ref),
+            receiver,
+            request_id=ref.request_id,
+            progress=progress,
+        )
+
+    def _saved(
+        self, target: Target, file: LocalFile, transfer: Transfer
+    ) -> SavedExport:
+        count = target.format.count_rows
+        # The third-party description leaves open what is in a file of text.
+        is_counted = count is None or self._endpoints.routes is Routes.VENDOR
+        file = attrs.evolve(
+            file,
+            request_id=self._ref.request_id,
+            rows=file.rows if is_counted else None,
+            count=count if is_counted else None,
+        )
+
+        return SavedExport(
+            path=target.path,
+            size=file.size,
+            file=file,
+            downloaded=transfer.state.downloaded,
+            links=transfer.state.links,
+            token=to_token(self._ref),
+        )
+
+    @property
+    def _not_text(self) -> bytes:
+        # The third-party description has a JSON object in the file's place.
+        return b"<{[" if self._endpoints.routes is Routes.VENDOR else b"<"

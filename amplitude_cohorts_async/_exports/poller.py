@@ -1,0 +1,144 @@
+"""The loop that polls a job until its file is ready."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import attrs
+
+from .._core import responses
+from .._core.export_errors import ExportErrors
+from .._core.polling import Download, Fail, GiveUp, JobState, Poll, Step, next_step
+from .._core.requests import Endpoints
+from .._core.responses import JobFailed
+from .._core.retrying import NO_RETRIES, may_ask_again
+from .._core.tokens import ExportRef, age_of
+from .._io.http.session import Session
+from ..errors import CohortsError, NotFoundError
+from ..events import StatusPolled
+from ..models import ExportStatus
+from ..policies import Polling, Retrying
+
+_logger = logging.getLogger(__name__)
+
+_LAST_POLL = 10.0
+"""Seconds a question that falls on the deadline may still take."""
+
+
+class JobPoller:
+    """Polls one job."""
+
+    def __init__(
+        self,
+        session: Session,
+        ref: ExportRef,
+        *,
+        endpoints: Endpoints,
+        polling: Polling,
+    ) -> None:
+        self._session = session
+        self._context = session.context
+        self._ref = ref
+        self._request = endpoints.export_status
+        self._polling = polling
+        self._errors = ExportErrors(ref)
+        self._done: ExportStatus | None = None
+
+    async def poll(self) -> ExportStatus:
+        """
+        Ask for the status once.
+
+        Raises:
+            ExportFailedError: The service gave the job up.
+
+            ExportExpiredError: The service does not know it.
+        """
+        status = await self._ask(self._context.retrying)
+
+        if isinstance(status, JobFailed):
+            raise self._errors.failed(status.word)
+
+        return status
+
+    async def wait(self, timeout: float) -> None:
+        """
+        Poll until the job is done.
+
+        Raises:
+            ExportTimeoutError: It was still running after *timeout* seconds.
+
+            ExportFailedError: The service gave the job up.
+
+            ExportExpiredError: The service does not know it.
+        """
+        clock = self._context.clock
+        started = clock.now()
+        deadline = started + timeout
+        age = age_of(self._ref, now=clock.utcnow())
+        state = JobState(age=age, status=self._done)
+
+        while True:
+            left, jitter = deadline - clock.now(), self._context.rng()
+            step = next_step(state, self._polling, left=left, jitter=jitter)
+            self._report(state, clock.now() - started, step)
+
+            match step:
+                case Poll(after=seconds):
+                    await clock.sleep(seconds)
+                    status = await self._try(deadline - clock.now())
+                    state = attrs.evolve(state, polls=state.polls + 1, status=status)
+                case Download():
+                    return
+                case Fail(word=word):
+                    raise self._errors.failed(word)
+                case GiveUp():
+                    raise self._errors.timed_out(timeout, state.word)
+
+    async def _try(self, left: float) -> ExportStatus | JobFailed:
+        """Return the status; one of our own words if no answer came."""
+        reason = ""
+
+        with anyio.move_on_after(max(0.0, left) + _LAST_POLL):
+            try:
+                return await self._ask(NO_RETRIES)
+            except CohortsError as error:
+                if not may_ask_again(error):
+                    raise
+                reason = f" ({type(error).__name__})"
+                _logger.info(
+                    "no status, polling again",
+                    extra={"request_id": self._ref.request_id},
+                )
+
+        return ExportStatus(done=False, word=f"no answer{reason}")
+
+    async def _ask(self, retrying: Retrying) -> ExportStatus | JobFailed:
+        request = self._request(self._ref)
+
+        try:
+            response = await self._session.send(request, retrying=retrying)
+        except NotFoundError as error:
+            now = self._context.clock.utcnow()
+            raise self._errors.expired(error.status, now=now) from error
+
+        status = responses.export_status(request, response)
+
+        # A file that was ready once stays so, whatever is answered later.
+        if isinstance(status, ExportStatus) and status.done:
+            self._done = status
+
+        return status
+
+    def _report(self, state: JobState, elapsed: float, step: Step) -> None:
+        if not state.polls or isinstance(step, Fail):
+            return
+
+        self._context.emit(
+            StatusPolled(
+                request_id=self._ref.request_id,
+                word=state.word,
+                elapsed=elapsed,
+                next_poll=step.after if isinstance(step, Poll) else None,
+            )
+        )

@@ -1,0 +1,372 @@
+"""Requests for exports: none sent twice, and none that is not needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import attrs
+
+from .._core import responses
+from .._core.freshness import export_key, has_file, is_unchanged
+from .._core.messages import Request
+from .._core.requests import Endpoints
+from .._core.retrying import was_refused
+from .._core.tokens import ExportRef, from_token, to_token
+from .._io.cancellation import finish_despite_cancel, in_thread
+from .._io.http.session import GRACE, Session, out_of_attempts
+from .._io.limits.base import Permit
+from .._io.limits.budget import Budget, Spend
+from .._io.sinks.target import Target
+from ..errors import (
+    CohortsError,
+    ExportError,
+    InvalidInputError,
+    LimiterUnavailableError,
+    TransportError,
+)
+from ..events import ExportRequested, QuotaWait
+from ..models import Cohort, Region, SavedExport
+from ..policies import Polling
+from .downloader import Progress
+from .job import ExportJob, keep_token
+from .memory import NO_RECORD, ExportMemory
+from .run_record import AttemptLog
+
+_logger = logging.getLogger(__name__)
+
+Wanted = bool | tuple[str, ...]
+
+
+@attrs.frozen
+class StartedExport:
+    """
+    A job to wait for.
+
+    Attributes:
+        charged: Whether an export of the month was spent on it just now.
+    """
+
+    job: ExportJob
+    charged: bool
+
+
+class ExportRequester:
+    """Requests exports, joins those that run, and skips those that need not be."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        endpoints: Endpoints,
+        polling: Polling,
+        region: Region | None,
+        list_cohorts: Callable[[], Awaitable[list[Cohort]]],
+        budget: Budget,
+    ) -> None:
+        self._session = session
+        self._clock = session.context.clock
+        self._emit = session.context.emit
+        self._memory = ExportMemory(session.limiter, session.context.clock)
+        self._budget = budget
+        self._endpoints = endpoints
+        self._polling = polling
+        self._region = region
+        self._list_cohorts = list_cohorts
+        self._thread = anyio.CapacityLimiter(1)
+
+    async def request(
+        self,
+        cohort_id: str,
+        wanted: Wanted,
+        *,
+        allowance: str | None = None,
+        record: AttemptLog = NO_RECORD,
+    ) -> ExportJob:
+        """
+        Spend one of the month's exports.
+
+        Args:
+            allowance: The part of the month it comes out of.
+
+            record: Where each request is recorded, before and after.
+
+        Raises:
+            MonthlyQuotaError: The month, or the part, is exhausted.
+        """
+        request = self._endpoints.request_export(cohort_id, properties=wanted)
+        order = ExportRef(
+            request_id="", cohort_id=cohort_id, properties=wanted, region=self._region
+        )
+        self._announce_wait(cohort_id)
+
+        async with self._budget.spend(allowance=allowance) as spend:
+            async for attempt in self._session.attempts(request):
+                with attempt:
+                    return await self._attempt(request, order, spend, record)
+
+        raise out_of_attempts()
+
+    def resume(self, request_id_or_token: str) -> ExportJob:
+        """Return the job of an export that was requested before."""
+        ref = from_token(request_id_or_token)
+
+        if None not in {ref.region, self._region} and ref.region != self._region:
+            raise InvalidInputError(
+                f"export {ref.request_id} belongs to another region than this "
+                f"client; use a client of its region"
+            )
+
+        return self._job(ref)
+
+    async def start(
+        self,
+        cohort_id: str,
+        wanted: Wanted,
+        *,
+        allowance: str | None = None,
+        record: AttemptLog = NO_RECORD,
+    ) -> StartedExport:
+        """Join an export of the same that is not delivered yet, or request one."""
+        asked_at = self._clock.utcnow()
+        key = export_key(cohort_id, wanted)
+        started: StartedExport | None = None
+
+        try:
+            async with self._memory.lock(key):
+                job = await self._undelivered(key, asked_at)
+                if job is not None:
+                    await record.requested(job.token)
+                    started = StartedExport(job, charged=False)
+                else:
+                    job = await self.request(
+                        cohort_id, wanted, allowance=allowance, record=record
+                    )
+                    started = StartedExport(job, charged=True)
+        except LimiterUnavailableError:
+            # The lock was lost, but not what was bought under it.
+            if started is None:
+                raise
+        except asyncio.CancelledError as error:
+            if started is not None:
+                keep_token(error, started.job.token)
+            raise
+
+        return started
+
+    async def finish(
+        self,
+        job: ExportJob,
+        target: Target,
+        *,
+        timeout: float,
+        progress: Progress | None,
+    ) -> SavedExport:
+        """Wait for a job and save its file."""
+        await job.wait(timeout=timeout)
+
+        return await job.download(
+            target.path, format=target.format.suffix, progress=progress
+        )
+
+    async def unchanged(
+        self,
+        earlier: SavedExport | str,
+        target: Target,
+        wanted: Wanted,
+        *,
+        cohort: Cohort | None,
+        progress: Progress | None,
+    ) -> SavedExport | None:
+        """
+        Return what an earlier export has at a target, if it is still right.
+
+        A file that is gone or was changed comes again from the earlier job, as
+        long as the service keeps it; that spends nothing.
+
+        Args:
+            earlier: What was saved, or its token; a token says nothing of the
+                file, so that it comes again.
+
+            cohort: What the list says now; None when it is not listed.
+
+        Returns:
+            None when a new export is needed.
+        """
+        token = earlier if isinstance(earlier, str) else earlier.token
+        ref = from_token(token)
+
+        if (
+            cohort is None
+            or (ref.cohort_id, ref.properties) != (cohort.id, wanted)
+            or not is_unchanged(cohort, ref)
+        ):
+            return None
+
+        if isinstance(earlier, SavedExport):
+            saved = await self.intact(earlier, target)
+            if saved is not None:
+                return saved
+
+        if has_file(ref, now=self._clock.utcnow()):
+            with suppress(ExportError):
+                saved = await self._job(ref).download(
+                    target.path, format=target.format.suffix, progress=progress
+                )
+                return attrs.evolve(saved, unchanged=True)
+
+        return None
+
+    async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
+        """Return an earlier export whose file is still at a target as it was."""
+        intact = partial(_is_intact, earlier, target.path)
+
+        if not await in_thread(intact, self._thread):
+            return None
+
+        return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
+
+    async def listed(self) -> Mapping[str, Cohort]:
+        """List the cohorts, by id."""
+        return {cohort.id: cohort for cohort in await self._list_cohorts()}
+
+    async def _undelivered(self, key: str, asked_at: datetime) -> ExportJob | None:
+        ref = await self._memory.find(key)
+
+        if ref is None:
+            return None
+
+        job = self._job(ref)
+
+        # One that was requested while we waited for the lock need not be asked.
+        if ref.requested_at is None or ref.requested_at < asked_at:
+            try:
+                await job.poll()
+            except ExportError:
+                return None
+
+        return job
+
+    async def _attempt(
+        self, request: Request, order: ExportRef, spend: Spend, record: AttemptLog
+    ) -> ExportJob:
+        purchase: asyncio.Task[ExportJob | CohortsError] | None = None
+
+        try:
+            # Waiting for the slot may be cancelled, and so may the record of the
+            # attempt. Once the request is on its way, its answer is waited for.
+            async with self._session.limiter.slot(request.kind) as permit:
+                await _record_attempt(record)
+                spend.commit()
+                with self._session.purchase():
+                    purchase = asyncio.create_task(
+                        self._purchase(request, order, permit, record)
+                    )
+                    bought = await finish_despite_cancel(purchase, grace=GRACE)
+        except LimiterUnavailableError:
+            # The slot was lost, but not what was bought in it.
+            job = _job_of(purchase)
+            if job is None:
+                raise
+            bought = job
+        except asyncio.CancelledError as error:
+            job = _job_of(purchase)
+            if job is not None:
+                keep_token(error, job.token)
+            raise
+
+        # Outside of the slot, for which any answer is a clean end.
+        if isinstance(bought, CohortsError):
+            raise bought
+
+        return bought
+
+    async def _purchase(
+        self, request: Request, order: ExportRef, permit: Permit, record: AttemptLog
+    ) -> ExportJob | CohortsError:
+        """
+        Send the one request that costs an export, and remember what it bought.
+
+        Returns:
+            The job, or the refusal.
+        """
+        try:
+            response = await self._session.exchange(request, permit)
+        except TransportError as error:
+            await _record_refusal(record, error)
+            raise
+
+        if not response.is_success:
+            refusal = self._session.refusal(request, response)
+            await _record_refusal(record, refusal)
+            return refusal
+
+        now = self._clock.utcnow()
+        ref = attrs.evolve(
+            order,
+            request_id=responses.export_request_id(request, response),
+            requested_at=now,
+            as_of=responses.answered_at(response, now=now),
+        )
+        self._announce(ref)
+        await record.requested(to_token(ref))
+        await self._memory.record(ref)
+
+        return self._job(ref)
+
+    def _announce(self, ref: ExportRef) -> None:
+        cohort_id, request_id = str(ref.cohort_id), ref.request_id
+        facts = {"cohort_id": cohort_id, "request_id": request_id}
+        _logger.info("export requested", extra=facts)
+        self._emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
+
+    def _announce_wait(self, cohort_id: str) -> None:
+        (seconds,) = self._session.limiter.expected_starts(1)
+
+        if seconds >= 1:
+            self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
+
+    def _job(self, ref: ExportRef) -> ExportJob:
+        return ExportJob(
+            self._session,
+            ref,
+            endpoints=self._endpoints,
+            polling=self._polling,
+            memory=self._memory,
+        )
+
+
+async def _record_attempt(record: AttemptLog) -> None:
+    try:
+        await record.attempted()
+    except asyncio.CancelledError:
+        # It may be on disk by now, and nothing will be sent.
+        await finish_despite_cancel(record.refused())
+        raise
+
+
+async def _record_refusal(record: AttemptLog, error: CohortsError) -> None:
+    if was_refused(error):
+        await record.refused()
+
+
+def _job_of(
+    purchase: asyncio.Task[ExportJob | CohortsError] | None,
+) -> ExportJob | None:
+    if purchase is None or not purchase.done() or purchase.cancelled():
+        return None
+
+    bought = purchase.exception() or purchase.result()
+
+    return bought if isinstance(bought, ExportJob) else None
+
+
+def _is_intact(earlier: SavedExport, path: Path) -> bool:
+    # In a worker thread.
+    return earlier.path.absolute() == path.absolute() and earlier.file.is_intact()

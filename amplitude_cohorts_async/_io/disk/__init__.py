@@ -1,3 +1,0 @@
-"""
-Bytes on their way to a file with a name.
-"""

@@ -1,0 +1,1 @@
+"""Requests out and answers in; aiohttp, sockets and TLS stay in here."""

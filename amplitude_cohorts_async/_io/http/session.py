@@ -1,0 +1,315 @@
+"""
+The gates every request for Amplitude passes, in order, at each attempt.
+
+Quota first, slot second (both are the limiter's), then send, then decide. The
+slot is given back as soon as Amplitude's own answer has been read: the body of
+a file that comes from the store holds none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from ..._core.links import link_target
+from ..._core.messages import Request, Response
+from ..._core.responses import error_of, retry_after
+from ..._core.retrying import retry_delay
+from ...errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
+from ...events import RequestSent, RetryScheduled
+from ...policies import Retrying
+from ..context import Context
+from ..limits.base import Limiter, Permit
+from .streamed_response import StreamedResponse
+from .transport import Transport
+
+_logger = logging.getLogger(__name__)
+
+_TOO_MANY = 429
+_UNAVAILABLE = 503
+
+GRACE = 5.0
+"""
+Seconds a purchase goes on after its caller is cancelled, to learn what was bought.
+"""
+
+
+class Attempts:
+    """
+    The attempts at one request; each ends well, or with another one, or raises.
+
+    As stamina has it::
+
+        async for attempt in session.attempts(request):
+            with attempt:
+                return await ...
+    """
+
+    def __init__(self, context: Context, request: Request, retrying: Retrying) -> None:
+        self._context = context
+        self._request = request
+        self._retrying = retrying
+        self._count = 0
+        self._waited = 0.0
+        self._delay: float | None = 0.0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Self:
+        if self._delay is None:
+            raise StopAsyncIteration
+
+        if self._count:
+            await self._context.clock.sleep(self._delay)
+
+        self._waited += self._delay
+        self._count += 1
+        self._delay = None
+
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, ApiError | TransportError):
+            return False
+
+        self._delay = retry_delay(
+            self._retrying,
+            self._request.replay,
+            error,
+            attempt=self._count,
+            waited=self._waited,
+            jitter=self._context.rng(),
+        )
+
+        if self._delay is None:
+            return False
+
+        self._announce_retry(self._delay, error)
+
+        return True
+
+    def _announce_retry(self, delay: float, error: CohortsError) -> None:
+        operation = self._request.operation
+        _logger.info(
+            "request failed, trying again",
+            extra={"operation": operation, "attempt": self._count},
+        )
+        self._context.emit(
+            RetryScheduled(
+                operation=operation,
+                attempt=self._count,
+                seconds=delay,
+                reason=str(error),
+            )
+        )
+
+
+class Session:
+    """
+    Sends requests as the limits allow, and again where that does no harm.
+
+    Attributes:
+        context: What this client carries everywhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        limiter: Limiter,
+        context: Context,
+        origin: str,
+    ) -> None:
+        self.transport = transport
+        self.limiter = limiter
+        self.context = context
+        self._origin = origin
+        self._purchases = 0
+        self._is_idle = asyncio.Event()
+
+    async def aclose(self) -> None:
+        """Close the connections, but wait for the answers to purchases first."""
+        if self._purchases:
+            with anyio.move_on_after(GRACE):
+                await self._is_idle.wait()
+
+        await self.transport.aclose()
+
+    def writing_to(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
+        """Wait until no other task writes to this cohort."""
+        return self.limiter.cohort_lock(cohort_id)
+
+    def attempts(
+        self, request: Request, *, retrying: Retrying | None = None
+    ) -> Attempts:
+        """Return the attempts at a request, for an ``async for`` loop."""
+        return Attempts(self.context, request, retrying or self.context.retrying)
+
+    async def send(
+        self, request: Request, *, retrying: Retrying | None = None
+    ) -> Response:
+        """
+        Send *request* and return its successful answer.
+
+        Raises:
+            QuotaError: The limiter refused; nothing was sent.
+
+            ApiError: The service said no.
+
+            TransportError: No usable answer came.
+        """
+        async for attempt in self.attempts(request, retrying=retrying):
+            with attempt:
+                async with self.limiter.slot(request.kind) as permit:
+                    response = await self.exchange(request, permit)
+
+                # Outside of the slot, for which any answer is a clean end.
+                if not response.is_success:
+                    raise self.refusal(request, response)
+
+                return response
+
+        raise out_of_attempts()
+
+    @asynccontextmanager
+    async def file(self, request: Request) -> AsyncGenerator[StreamedResponse | str]:
+        """
+        Ask for a job's file: a link to it, or an answer that holds it.
+
+        An answer holds a slot until the context is left; a link holds none.
+        """
+        async with AsyncExitStack() as stack:
+            yield await self._open(request, stack)
+
+    async def exchange(self, request: Request, permit: Permit) -> Response:
+        """Send *request* in a slot that was waited for, and return any answer."""
+        started = self.context.clock.now()
+        response = await self.transport.send(request)
+        self._report(request, response, permit, started)
+
+        return response
+
+    def refusal(self, request: Request, response: Response) -> CohortsError:
+        """Return the error that an unsuccessful answer stands for."""
+        if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
+            return UnexpectedResponseError(
+                f"{request.operation} was answered {response.status}, a redirect; "
+                f"check the base URL: the API is never at another place"
+            )
+
+        return error_of(request, response, now=self.context.clock.utcnow())
+
+    @contextmanager
+    def purchase(self) -> Generator[None]:
+        """Let `aclose()` wait for what runs in this context."""
+        self._purchases += 1
+        self._is_idle.clear()
+
+        try:
+            yield
+        finally:
+            self._purchases -= 1
+            if not self._purchases:
+                self._is_idle.set()
+
+    async def _open(
+        self, request: Request, stack: AsyncExitStack
+    ) -> StreamedResponse | str:
+        async for attempt in self.attempts(request):
+            with attempt:
+                return await self._open_once(request, stack)
+
+        raise out_of_attempts()
+
+    async def _open_once(
+        self, request: Request, stack: AsyncExitStack
+    ) -> StreamedResponse | str:
+        async with AsyncExitStack() as attempt:
+            permit = await attempt.enter_async_context(self.limiter.slot(request.kind))
+            started = self.context.clock.now()
+            answer = await attempt.enter_async_context(self.transport.open(request))
+
+            if answer.status == 200:  # noqa: PLR2004 - the file itself
+                self._report(request, answer, permit, started)
+                stack.push_async_exit(attempt.pop_all())
+                return answer
+
+            response = await self.transport.read(answer)
+            self._report(request, response, permit, started)
+
+        if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect
+            url = f"{self._origin}{request.path}"
+            location = response.headers.get("location")
+            return link_target(url, location, show=self.transport.redactor.url)
+
+        if not response.is_success:
+            raise self.refusal(request, response)
+
+        raise UnexpectedResponseError(
+            f"the file was answered {response.status} with neither a file nor a link; "
+            f"wait for the job first, then try again"
+        )
+
+    def _report(
+        self,
+        request: Request,
+        answer: Response | StreamedResponse,
+        permit: Permit,
+        started: float,
+    ) -> None:
+        clock = self.context.clock
+
+        if answer.status in {_TOO_MANY, _UNAVAILABLE}:
+            asked = retry_after(answer.headers, now=clock.utcnow())
+            if answer.status == _TOO_MANY or asked:
+                self._slow_down(request, answer, permit, asked)
+
+        self.context.emit(
+            RequestSent(
+                operation=request.operation,
+                status=answer.status,
+                seconds=clock.now() - started,
+            )
+        )
+
+    def _slow_down(
+        self,
+        request: Request,
+        answer: Response | StreamedResponse,
+        permit: Permit,
+        asked: float | None,
+    ) -> None:
+        if asked is not None:
+            asked = min(asked, self.context.retrying.max_retry_after)
+
+        details = ""
+        if isinstance(answer, Response):
+            error = error_of(request, answer, now=self.context.clock.utcnow())
+            details = error.details
+
+        permit.throttled(asked, details=details)
+
+
+def out_of_attempts() -> AssertionError:
+    """Return what to raise behind a loop of attempts, which no attempt gets to."""
+    return AssertionError("the last attempt returns or raises")

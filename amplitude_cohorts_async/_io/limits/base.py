@@ -1,0 +1,170 @@
+"""The base class of all limiters."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+from ..._core.schedule import earliest_starts
+from ...limits import DOCUMENTED, Kind, Limits
+from .fifo_lock import KeyedLock
+
+Statistics = Mapping[str, float]
+"""Counters of a limiter by name: requests started, in flight, waited, throttled."""
+
+
+class SharedCounter(Protocol):
+    """Named counters for all that share the limits of an app."""
+
+    async def add(self, name: str, by: int, *, until: datetime) -> int:
+        """
+        Add to a counter, which may be dropped after *until*.
+
+        Returns:
+            The counter's value.
+
+        Raises:
+            LimiterUnavailableError: It is unknown.
+        """
+        ...
+
+
+class LocalCounter:
+    """Counters of this process, for any thread."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._counts: dict[str, tuple[int, datetime]] = {}
+
+    async def add(self, name: str, by: int, *, until: datetime) -> int:
+        """Add to a counter and return its value; those that end earlier are dropped."""
+        with self._mutex:
+            count = self._counts.get(name, (0, until))[0] + by
+            kept = {key: each for key, each in self._counts.items() if each[1] >= until}
+            self._counts = {**kept, name: (count, until)}
+
+        return count
+
+
+class RunningJobs(Protocol):
+    """An index of running exports, so that one asked for twice is requested once."""
+
+    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Wait until no other caller is about to request this export."""
+        ...
+
+    async def find(self, key: str) -> str | None:
+        """Return the token of the running export, if there is one."""
+        ...
+
+    async def record(self, key: str, token: str, *, seconds: float) -> None:
+        """
+        Record an export that is running now.
+
+        Args:
+            seconds: After this long it counts as over, whatever happened.
+        """
+        ...
+
+    async def forget(self, key: str, token: str) -> None:
+        """Forget an export that is over, unless another one is recorded by now."""
+        ...
+
+
+class Permit:
+    """The right to send one request, held until its answer has been read."""
+
+    __slots__ = ()
+
+    def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
+        """
+        Report that the service answered 429 or asked to slow down.
+
+        This one ignores it; a limiter's own permit does not.
+
+        Args:
+            retry_after: Seconds the service asked for, if it did.
+
+            details: Its own words, which may tell a limit on rate from one on
+                concurrency.
+        """
+
+
+class Limiter(ABC):
+    """
+    Keeps the limits of one app, for all its clients.
+
+    A subclass needs only `slot()`. It is entered once for each HTTP attempt,
+    retries included, and left when the answer has been read or the attempt has
+    failed. Everything else works within this process unless it is overridden.
+    """
+
+    @property
+    def limits(self) -> Limits | None:
+        """The limits it keeps; None if those of the client count."""
+        return None
+
+    @property
+    def counter(self) -> SharedCounter:
+        """Counts the exports of a month for all that this limiter serves."""
+        # Made at first use, because a subclass need not call our constructor; and
+        # in one step, because clients may live in several threads.
+        counter: SharedCounter = vars(self).setdefault("_counter", LocalCounter())
+
+        return counter
+
+    @property
+    def job_store(self) -> RunningJobs | None:
+        """The running exports of all that this limiter serves; None keeps none."""
+        return None
+
+    def bind(self, app: str) -> None:  # noqa: B027 - nothing to learn
+        """
+        Learn the app from a client that begins to use this limiter.
+
+        Args:
+            app: A hash of origin and API key.
+        """
+
+    @abstractmethod
+    def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
+        """
+        Wait until one more request of this kind may be sent.
+
+        Raises:
+            QuotaWaitError: The wait would be longer than the limits allow.
+
+            LimiterUnavailableError: It is unknown whether there is room.
+        """
+
+    def cohort_lock(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
+        """
+        Wait until no other task writes to this cohort.
+
+        The service answers 429 to concurrent writes to one cohort.
+        """
+        locks: KeyedLock = vars(self).setdefault("_cohort_locks", KeyedLock())
+
+        return locks.hold(cohort_id)
+
+    def expected_starts(
+        self, count: int, *, limits: Limits = DOCUMENTED
+    ) -> Sequence[float]:
+        """
+        Return in how many seconds each of the next exports may start.
+
+        Args:
+            limits: The client's, for a limiter that states none.
+        """
+        return earliest_starts(count, self.limits or limits)
+
+    def statistics(self) -> Statistics:
+        """Return counters of what was let through, and what waited."""
+        return {}
+
+    async def aclose(self) -> None:  # noqa: B027 - nothing to release
+        """Release outside resources; calling it twice does no harm."""

@@ -1,0 +1,305 @@
+"""
+The limiter of one process.
+
+In this order, so that no request holds a place that others could use while it
+waits for one that is farther away: the pause, if the service ordered one; the
+pace of polls and writes; the windows, the longest first; the spacing after a
+429; one of the places in flight; and the pause once more.
+
+It serves tasks of any event loop in any thread: all its moments are on the
+loops' clock, which is one clock for all of a process's loops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Protocol
+
+import attrs
+
+from ..._core.pacing import Pace, Refusal
+from ..._core.schedule import earliest_starts, reuse_after
+from ...limits import DOCUMENTED, Kind, Limits, Rate
+from ..clock import Clock, SystemClock
+from .base import LocalCounter, Permit, SharedCounter, Statistics
+from .fifo_lock import FifoLock
+from .keeper import WITHHELD_FOR, Admission, LimitsKeeper
+from .window import Place, PlacePool, SlotSemaphore, sleep_until
+
+
+@attrs.define(eq=False)
+class LimiterState:
+    """
+    What has to outlive a limiter, or the next one would let too much through.
+
+    Attributes:
+        ends: When requests that count in the windows ended, on the loops'
+            clock; no window has more places than are remembered.
+
+        released_at: Until when places in flight stay taken without a request.
+
+        pace: What the service asked for.
+
+        counter: What was spent.
+    """
+
+    ends: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=1_024))
+    released_at: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=64))
+    pace: Pace = attrs.field(factory=Pace)
+    counter: LocalCounter = attrs.field(factory=LocalCounter)
+
+    @property
+    def newest(self) -> float:
+        """The last moment that matters."""
+        moments = [*list(self.ends)[-1:], *self.released_at, self.pace.paused_until]
+        return max(moments)
+
+
+class _End(Protocol):
+    async def __call__(self, permit: Admission[Place], *, clean: bool) -> None: ...
+
+
+class _Slot:
+    # A generator would do, and take a tenth of the limiter's time.
+
+    def __init__(
+        self, begin: Callable[[], Awaitable[Admission[Place]]], end: _End
+    ) -> None:
+        self._begin = begin
+        self._end = end
+
+    async def __aenter__(self) -> Permit:
+        self._permit = await self._begin()
+
+        return self._permit
+
+    async def __aexit__(
+        self, _kind: object, error: BaseException | None, _trace: object
+    ) -> None:
+        await self._end(self._permit, clean=error is None)
+
+
+class LocalLimiter(LimitsKeeper):
+    """
+    Keeps the limits of one app in this process.
+
+    Never more exports than the limits say in any window, however the service
+    counts and whatever the latency; never more requests in flight; first
+    come, first served; and a 429 for one is a pause for all.
+    """
+
+    def __init__(
+        self,
+        limits: Limits = DOCUMENTED,
+        *,
+        clock: Clock | None = None,
+        state: LimiterState | None = None,
+    ) -> None:
+        """
+        Build the limiter; no event loop needs to run yet.
+
+        Args:
+            limits: The limits to keep.
+
+            clock: The time; None takes the running loop's. With another one
+                there is no pace of polls and writes.
+
+            state: What an earlier limiter of the app left behind.
+        """
+        super().__init__(limits, paced=clock is None)
+        self._clock = clock or SystemClock()
+        self._state = state or LimiterState()
+        self._line = FifoLock()
+        self._slots = SlotSemaphore(
+            limits.in_flight, clock=self._clock, released_at=self._state.released_at
+        )
+        self._windows = {
+            rate: PlacePool(
+                rate.count,
+                clock=self._clock,
+                reuse_after=reuse_after(rate, limits),
+                ended_at=self._state.ends,
+            )
+            for rate in sorted(limits.exports, key=lambda rate: -rate.per)
+        }
+        self._last_start = -math.inf
+
+    @property
+    def counter(self) -> SharedCounter:
+        """Counts the exports of a month for this process."""
+        return self._state.counter
+
+    def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
+        """
+        Wait until one more request of this kind may be sent.
+
+        Raises:
+            QuotaWaitError: The wait would be longer than `Limits.max_wait`.
+        """
+        return _Slot(partial(self._begin, kind), self._end)
+
+    def expected_starts(
+        self,
+        count: int,
+        *,
+        limits: Limits = DOCUMENTED,  # noqa: ARG002 - it has its own
+    ) -> list[float]:
+        """
+        Return in how many seconds each of the next exports may start.
+
+        Args:
+            limits: Not used: this limiter has its own.
+        """
+        now = self._clock.now()
+
+        return [start - now for start in self._expected_starts("export", now, count)]
+
+    def statistics(self) -> Statistics:
+        """
+        Return counters of what was let through, and what waited.
+
+        Returns:
+            Those of `LimitsKeeper`, "withheld" places and the "spacing" of
+            exports in seconds.
+        """
+        return {
+            **super().statistics(),
+            "withheld": self._slots.withheld,
+            "spacing": self._state.pace.spacing(self._limits.exports),
+        }
+
+    async def _begin(self, kind: Kind) -> Admission[Place]:
+        if self._limits.max_wait is not None:
+            now = self._clock.now()
+            self._refuse_if_longer(self._expected_starts(kind, now, 1)[0] - now, kind)
+
+        came_at = self._clock.now()
+        self._count(waiting=+1)
+
+        try:
+            await self._keep_pace(kind)
+            permit = await self._admit(kind)
+        except BaseException:
+            self._count(waiting=-1)
+            raise
+
+        self._count_start(kind, waited=permit.sent_at - came_at)
+
+        return permit
+
+    async def _keep_pace(self, kind: Kind) -> None:
+        if pacer := self._pacers.get(kind):
+            await self._pause()
+            await pacer.wait()
+            # All that passed during a pause would start together after it.
+            while self._is_paused():
+                await self._pause()
+                await pacer.wait()
+
+    async def _admit(self, kind: Kind) -> Admission[Place]:
+        if kind not in self._state.pace.counted:
+            return Admission(kind, (), await self._take_slot(), self._clock.now)
+
+        # One at a time up to the sending: first come, first served.
+        async with self._line:
+            places: list[Place] = []
+
+            try:
+                await self._pause()
+                for window in self._windows.values():
+                    places.append(await window.take())  # noqa: PERF401 - see below
+                await self._space_out()
+                slot = await self._take_slot()
+            except BaseException:
+                # What was taken so far is known here, one by one.
+                for window, place in zip(self._windows.values(), places, strict=False):
+                    window.release_unused(place)
+                raise
+
+            permit = Admission(kind, places, slot, self._clock.now)
+            self._last_start = permit.sent_at
+            return permit
+
+    async def _take_slot(self) -> Place:
+        await self._pause()
+        place = await self._slots.take()
+
+        try:
+            await self._pause()
+        except BaseException:
+            self._slots.release_unused(place)
+            raise
+
+        return place
+
+    def _is_paused(self) -> bool:
+        return self._state.pace.paused_until > self._clock.now()
+
+    async def _pause(self) -> None:
+        # Looked at again after each wait: the pause may have become longer.
+        while self._is_paused():
+            await sleep_until(self._clock, self._state.pace.paused_until)
+
+    async def _space_out(self) -> None:
+        spacing = self._state.pace.spacing(self._limits.exports)
+        await sleep_until(self._clock, self._last_start + spacing)
+
+    async def _end(self, permit: Admission[Place], *, clean: bool) -> None:
+        self._count(in_flight=-1)
+        now = self._clock.now()
+        ended = now if clean else now + self._limits.release_delay
+        crowded = [self._slow_down(refusal) for refusal in permit.refusals]
+
+        if permit.windows:
+            self._state.ends.append(ended)
+        for window, place in zip(self._windows.values(), permit.windows, strict=False):
+            window.release(place, at=ended)
+
+        if any(crowded) and self._slots.may_withhold(until=now + WITHHELD_FOR):
+            ended = now + WITHHELD_FOR
+        if ended > now:
+            self._state.released_at.append(ended)
+        self._slots.release(permit.slot, at=ended)
+
+        if clean and not permit.refusals:
+            with self._mutex:
+                pace = self._state.pace
+                self._state.pace = pace.answered(permit.kind, sent_at=permit.sent_at)
+
+    def _slow_down(self, refusal: Refusal) -> bool:
+        """Pause all requests; return whether others evidently use the app."""
+        with self._mutex:
+            before = self._state.pace
+            after = self._state.pace = before.refused(refusal)
+
+        self._note_slowdown(refusal, before, after)
+
+        return refusal.crowded and refusal.sent_at >= before.paused_at
+
+    def _expected_starts(self, kind: Kind, now: float, count: int) -> list[float]:
+        pace = self._state.pace
+        earliest = max(now, pace.paused_until)
+
+        if kind not in pace.counted:
+            return [earliest] * count
+
+        spacing = pace.spacing(self._limits.exports)
+        taken: dict[Rate, list[float]] = {}
+        for rate, window in self._windows.items():
+            idle = window.free_at()
+            running = [now + reuse_after(rate, self._limits)] * (rate.count - len(idle))
+            taken[rate] = [*idle, *running]
+
+        ahead = self._line.ahead
+        starts = earliest_starts(
+            ahead + count,
+            self._limits,
+            now=max(earliest, self._last_start + spacing),
+            taken_until=taken,
+            spacing=spacing,
+        )
+        return starts[ahead:]

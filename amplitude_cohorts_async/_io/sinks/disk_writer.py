@@ -1,0 +1,279 @@
+"""
+Bytes from the event loop to a sink that blocks.
+
+Written on the loop as long as that is brief, and in a worker thread otherwise:
+then the wire and the sink work at the same time, and the wire waits when the
+sink is behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+
+from ..._core.inline_writes import InlineWritePolicy
+
+if sys.platform == "linux":
+    import resource
+
+_BUFFER_SIZE = 768 * 1024
+"""
+Bytes of a buffer: enough that the hand-over to a thread costs little, and few
+enough to stay in a processor's own cache.
+"""
+
+_SMALLEST_BUFFER = 256 * 1024
+"""
+Bytes lent at least. asyncio's TLS decrypts as many at a time, and drops what does not fit
+when the connection ends at that moment.
+"""
+
+_MAX_BUFFERS = 3
+"""Buffers at most: one is filled while another is written, and one waits."""
+
+_ONE_OF_MANY = (384 * 1024, 2)
+"""Bytes and number of the buffers of one connection among many."""
+
+_QUEUED = 1 << 20
+"""Bytes that may wait for the worker thread; as many are with it."""
+
+
+class Writes(Protocol):
+    """
+    Something bytes are written to, in order; it may block.
+
+    Attributes:
+        is_light: Whether writing does nothing but write, so that it may be
+            done on the loop while it is brief.
+    """
+
+    @property
+    def is_light(self) -> bool:
+        """Whether writing does nothing but write."""
+        ...
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        ...
+
+
+class Disk:
+    """
+    What all feeds of one disk share.
+
+    Attributes:
+        inline: Whether the next write may be made on the loop.
+
+        thread: Keeps the writes in worker threads from overlapping.
+    """
+
+    def __init__(self) -> None:
+        self.inline = InlineWritePolicy()
+        self.thread = anyio.CapacityLimiter(1)
+        self._waiting = 0
+        self._waited = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds in which connections had to wait for the disk, up to now."""
+        return self._waited + self._waiting * time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """Count the time in which one connection waits."""
+        # Counted from its beginning on, not when it is over.
+        self._waiting += 1
+        self._waited -= time.perf_counter()
+
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter()
+            self._waiting -= 1
+
+
+class Taker(Protocol):
+    """Takes bytes in order."""
+
+    async def take(self, data: bytes) -> None:
+        """Take the next bytes; waits while it is behind."""
+        ...
+
+
+class DiskWriter:
+    """
+    A `Taker` that also lends buffers to receive bytes into.
+
+    Args:
+        is_one_of_many: Whether to make do with less memory.
+    """
+
+    def __init__(
+        self, sink: Writes, disk: Disk, *, is_one_of_many: bool = False
+    ) -> None:
+        self._size, self._max_buffers = (
+            _ONE_OF_MANY if is_one_of_many else (_BUFFER_SIZE, _MAX_BUFFERS)
+        )
+        self._sink = sink
+        self._disk = disk
+        self._made = 0
+        self._free: list[memoryview] = []
+        self._buffer: memoryview | None = None
+        self._fill = 0
+        self._queue: list[bytes | memoryview] = []
+        self._queued = 0
+        self._write: asyncio.Task[float] | None = None
+        self._in_thread: list[bytes | memoryview] = []
+
+    async def take(self, data: bytes) -> None:
+        """
+        Take the next bytes; waits while the sink is behind.
+
+        Raises:
+            Exception: Whatever the sink raised, now or at an earlier piece.
+        """
+        self._queue_buffer()
+        self._put(data)
+
+        while self._queued >= _QUEUED:
+            await self._wait_for_write()
+
+    async def get_buffer(self) -> memoryview:
+        """Lend a buffer for the next bytes; waits while none is free."""
+        if self._buffer is not None:
+            return self._buffer[self._fill :]
+
+        while (buffer := self._next_buffer()) is None:
+            await self._wait_for_write()
+
+        return buffer
+
+    def buffer_filled(self, count: int) -> memoryview | None:
+        """
+        Take the next bytes, which are in the lent buffer.
+
+        Returns:
+            Where the bytes after these go; None when `get_buffer()` has to be asked.
+        """
+        self._fill += count
+
+        if (
+            self._buffer is not None
+            and self._fill <= len(self._buffer) - _SMALLEST_BUFFER
+        ):
+            return self._buffer[self._fill :]
+
+        self._queue_buffer()
+
+        return self._next_buffer()
+
+    async def flush(self) -> None:
+        """Return when all is written."""
+        self._queue_buffer()
+
+        while self._write is not None:
+            await self._wait_for_write()
+
+    async def drop(self) -> None:
+        """Discard what is not written yet, and wait for what is being written."""
+        self._queue.clear()
+        self._queued = 0
+        self._buffer = None
+
+        if self._write is not None:
+            await asyncio.wait([self._write])
+            self._write.exception()
+            self._write = None
+
+    def _next_buffer(self) -> memoryview | None:
+        if self._free:
+            self._buffer = self._free.pop()
+        elif self._made < self._max_buffers:
+            self._made += 1
+            self._buffer = memoryview(bytearray(self._size))
+
+        return self._buffer
+
+    def _queue_buffer(self) -> None:
+        buffer, self._buffer = self._buffer, None
+
+        if buffer is not None:
+            fill, self._fill = self._fill, 0
+            self._put(buffer[:fill])
+
+    def _put(self, piece: bytes | memoryview) -> None:
+        self._queue.append(piece)
+        self._queued += len(piece)
+
+        if self._write is None or self._write.done():
+            self._continue()
+
+    async def _wait_for_write(self) -> None:
+        if self._write is not None:
+            # Unlike awaiting it, this leaves the work alone when cancelled.
+            with self._disk.waiting():
+                await asyncio.wait([self._write])
+            self._continue()
+
+    def _continue(self) -> None:
+        if self._write is not None:
+            work, self._write = self._write, None
+            self._disk.inline.record(work.result())
+            self._recycle(self._in_thread)
+
+        while self._queue and self._sink.is_light and self._disk.inline.allows:
+            piece = self._queue.pop(0)
+            self._queued -= len(piece)
+            self._disk.inline.record(_write_all(self._sink, [piece]))
+            self._recycle([piece])
+
+        if self._queue:
+            self._write_in_thread()
+
+    def _write_in_thread(self) -> None:
+        self._in_thread, self._queue, self._queued = self._queue, [], 0
+        write = partial(_write_all, self._sink, self._in_thread)
+        self._write = asyncio.ensure_future(
+            anyio.to_thread.run_sync(write, limiter=self._disk.thread)
+        )
+
+    def _recycle(self, pieces: Sequence[bytes | memoryview]) -> None:
+        self._free += [
+            memoryview(piece.obj) for piece in pieces if isinstance(piece, memoryview)
+        ]
+
+
+def _write_all(sink: Writes, pieces: Sequence[bytes | memoryview]) -> float:
+    # Returns the seconds of the slowest write that had to wait for something.
+    # One that only lost the processor to others says nothing of the disk; on
+    # a busy machine every tenth write would look slow.
+    slowest = 0.0
+
+    for piece in pieces:
+        blocked, started = _times_blocked(), time.perf_counter()
+        sink.write(piece)
+        seconds = time.perf_counter() - started
+
+        if _times_blocked() != blocked or not _COUNTS_BLOCKING:
+            slowest = max(slowest, seconds)
+
+    return slowest
+
+
+def _times_blocked() -> int:
+    if sys.platform != "linux":
+        return 0
+
+    # How often this thread has had to wait for something, such as a slow disk.
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+_COUNTS_BLOCKING = sys.platform == "linux"

@@ -1,0 +1,123 @@
+"""A download on its way to a target, on the side that blocks."""
+
+from __future__ import annotations
+
+import attrs
+
+from .filters import DetectGzip, Filter, PassThrough
+from .formats import Counter, Options
+from .part_file import TAKES_RANGES, PartFile
+from .saved_file import LocalFile
+from .target import Target
+
+
+class FileSink:
+    """
+    Takes bytes as served, and writes them to a target in its format.
+
+    Attributes:
+        is_light: Whether bytes go to the file as they come; known only when
+            the first ones are there.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        options: Options,
+        file_mode: int | None,
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._part = PartFile(target.place, mode=file_mode)
+        self._detect = DetectGzip(self._choose)
+        self._counter: Counter | None = None
+        self.is_light = False
+
+    def begin(self) -> None:
+        """Open a part file, and forget what an earlier one holds."""
+        self.discard()
+        self._part.open()
+        self._detect = DetectGzip(self._choose)
+        self._counter = None
+        self.is_light = False
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes, as served."""
+        self._detect.write(data)
+
+    def finish(self, *, is_delimited: bool) -> None:
+        """
+        Check that this was all.
+
+        Args:
+            is_delimited: Whether a cut would have been noticed on the wire.
+        """
+        self._detect.finish(is_delimited=is_delimited)
+
+    def publish(self) -> LocalFile:
+        """
+        Give the file its name.
+
+        Returns:
+            The file, with its members if they were counted: they are few, or the
+            format counts them.
+        """
+        return attrs.evolve(
+            self._part.finish(),
+            # Not the part's own: a link may lead elsewhere later.
+            path=self._target.path.absolute(),
+            rows=None if self._counter is None else self._counter.rows,
+        )
+
+    def discard(self) -> None:
+        """Remove what was written, unless it has its name; safe at any time."""
+        self._detect.discard()
+        self._part.discard()
+
+    @property
+    def takes_any_order(self) -> bool:
+        """Whether bytes may come in any order; known after the first ones only."""
+        return self.is_light and TAKES_RANGES
+
+    def reserve(self, size: int) -> None:
+        """Give the file its final length, to be filled in any order."""
+        # What the filters do not see, they do not count.
+        self._counter = None
+        self._part.reserve(size)
+
+    def writer_at(self, start: int) -> WriterAt:
+        """Return what writes from a position on, beside others."""
+        return WriterAt(self._part, start)
+
+    def _choose(self, is_gzip: bool) -> Filter:
+        file = _Append(self._part)
+        chain = self._target.format.build_filters(file, is_gzip, self._options)
+        self._counter = chain.counter
+        self.is_light = chain.is_verbatim
+
+        return chain.first
+
+
+class _Append(PassThrough):
+    # The end of a chain; the file itself is finished by its owner.
+    def __init__(self, file: PartFile) -> None:
+        super().__init__()
+        self._file = file
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+
+
+class WriterAt:
+    """Writes a range of a file, in order."""
+
+    is_light = True
+
+    def __init__(self, file: PartFile, start: int) -> None:
+        self._file = file
+        self._end = start
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._end = self._file.write_at(self._end, data)

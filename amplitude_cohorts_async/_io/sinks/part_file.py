@@ -1,0 +1,145 @@
+"""
+A file on its way to its name.
+
+Everything here may block. Bytes are written at positions of the caller's, so
+several connections may fill one file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from .permissions import new_file_mode, set_permissions
+from .saved_file import NO_TIME, LocalFile
+
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+_CLOSED = -1
+
+TAKES_RANGES = sys.platform != "win32"
+"""Whether files here can be written at a position without moving another writer."""
+
+
+class PartFile:
+    """
+    A file that gets its name when it is whole, and not before.
+
+    Until then only its owner may read it. It is there from `open()` on.
+
+    Args:
+        target: The file to make or replace; absolute, and no link.
+
+        mode: Of a new file; None for what the umask leaves.
+
+    Attributes:
+        part: Where it grows: hidden, beside the target, with a name of its own,
+            so that two downloads of one target never meet.
+    """
+
+    def __init__(self, target: Path, *, mode: int | None = None) -> None:
+        self._target = target
+        self._mode = mode
+        self._new_mode = 0
+        # Short, lest it be too long where the target's own name is not.
+        name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
+        self.part = target.with_name(name)
+        self._end = 0
+        self._file = _CLOSED
+
+    def open(self) -> None:
+        """Make the file, empty; what was written before is removed."""
+        self.discard()
+        self._end = 0
+
+        self._new_mode = (
+            new_file_mode(self._target.parent) if self._mode is None else self._mode
+        )
+        self._file = os.open(self.part, _FLAGS, 0o600)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append *data*, all of it."""
+        self._end = self.write_at(self._end, data)
+
+    def write_at(self, start: int, data: bytes | memoryview) -> int:
+        """
+        Write *data* at a position, all of it.
+
+        Returns:
+            The position behind it.
+        """
+        view = memoryview(data)
+
+        while view:
+            count = _write(self._file, view, start)
+            start += count
+            view = view[count:]
+
+        return start
+
+    def reserve(self, size: int) -> None:
+        """Give the file its final length, to be filled in any order."""
+        os.ftruncate(self._file, size)
+        self._end = size
+
+    def finish(self) -> LocalFile:
+        """
+        Make the file durable, then give it its name.
+
+        Returns:
+            What the file is known by from now on.
+        """
+        set_permissions(self._file, self._target, mode=self._new_mode)
+        written = os.fstat(self._file).st_mtime_ns
+
+        # A file that is written twice within a tick of the disk's clock keeps its
+        # time. That clock never shows the nanosecond before again, so every later
+        # write changes the time that is set here.
+        with suppress(OSError):
+            os.utime(self.part, ns=(written, written - 1))
+
+        os.fsync(self._file)
+        found = os.fstat(self._file)
+        self._close()
+        self.part.replace(self._target)
+        _sync_folder(self._target.parent)
+
+        return LocalFile(
+            path=self._target,
+            size=found.st_size,
+            mtime_ns=found.st_mtime_ns if found.st_mtime_ns < written else NO_TIME,
+        )
+
+    def discard(self) -> None:
+        """Remove what was written, unless it has its name; safe at any time."""
+        self._close()
+        self.part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        file, self._file = self._file, _CLOSED
+
+        if file != _CLOSED:
+            os.close(file)
+
+
+def _write(file: int, view: memoryview, start: int) -> int:
+    if sys.platform == "win32":
+        # Only ever in order: see TAKES_RANGES.
+        return os.write(file, view)
+
+    return os.pwrite(file, view, start)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name is on disk once its folder is; not every system has that.
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,161 @@
+"""
+A file that was saved: whether it is still the same, its digest and its members.
+
+Hashing takes as much of the processor as receiving over TLS does, and counting as
+much as inflating: a file is read when one of them is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import anyio
+import attrs
+
+from ...errors import StorageError
+from ...models import SavedExport
+from ..cancellation import in_thread
+
+T = TypeVar("T")
+
+NO_TIME = -1
+"""In place of a time that tells nothing: no file has it, so the digest decides."""
+
+
+@attrs.define(kw_only=True)
+class LocalFile:
+    """
+    A file on this machine, recognised by its path, size and time.
+
+    Copies share or keep what was read for one of them.
+
+    Attributes:
+        mtime_ns: When it was written last.
+
+        request_id: The job it came from, for errors.
+    """
+
+    path: Path
+    size: int
+    mtime_ns: int
+    request_id: str = ""
+    _sha256: str | None = attrs.field(default=None, alias="sha256")
+    _rows: int | None = attrs.field(default=None, alias="rows")
+    _count: Callable[[BinaryIO], int] | None = attrs.field(default=None, alias="count")
+
+    @property
+    def sha256(self) -> str:
+        """
+        The digest of the bytes on disk, in hex; blocks when it is not known yet.
+
+        Raises:
+            StorageError: The file is gone, or no longer what was saved.
+        """
+        if self._sha256 is None:
+            self._sha256 = self._read(_sha256_of)
+
+        return self._sha256
+
+    @property
+    def rows(self) -> int | None:
+        """
+        The members in it; blocks when they have to be counted.
+
+        None when the file is gone or no longer what was saved, and where there is
+        no way to count.
+        """
+        if self._rows is None and self._count is not None:
+            with suppress(StorageError):
+                self._rows = self._read(self._count)
+
+        return self._rows
+
+    async def digest(self) -> str:
+        """Return `sha256` without blocking the event loop."""
+        return await in_thread(lambda: self.sha256, anyio.CapacityLimiter(1))
+
+    def is_intact(self) -> bool:
+        """
+        Whether the file is what was saved; blocks.
+
+        Its size and time tell. Where the time is another one, as after a move to
+        another machine, the digest decides if it is known.
+        """
+        try:
+            found = self.path.stat()
+
+            if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
+                return False
+
+            if found.st_mtime_ns == self.mtime_ns:
+                return True
+
+            with self.path.open("rb") as file:
+                return self._sha256 is not None and _sha256_of(file) == self._sha256
+        except OSError:
+            return False
+
+    def _read(self, read: Callable[[BufferedReader], T]) -> T:
+        try:
+            with self.path.open("rb") as file:
+                result = read(file)
+                found = os.fstat(file.fileno())
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._lost(getattr(error, "strerror", None) or str(error)) from error
+
+        if (found.st_size, found.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise self._lost("it was changed after it was saved")
+
+        return result
+
+    def _lost(self, reason: str) -> StorageError:
+        return StorageError(
+            f"{self.path} has no digest: {reason}; ask for `sha256` before the file "
+            f"is moved or changed",
+            request_id=self.request_id,
+        )
+
+
+def to_record(saved: SavedExport) -> dict[str, Any]:
+    """Return what `from_record()` needs, as JSON; blocks to work out the digest."""
+    record = attrs.asdict(saved, filter=lambda field, _: field.name != "file")
+    file = saved.file
+
+    return record | {
+        "path": str(saved.path),
+        "mtime_ns": file.mtime_ns,
+        "sha256": file.sha256,
+        "rows": file.rows,
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> SavedExport:
+    """
+    Return the export that a record tells of.
+
+    Raises:
+        KeyError, TypeError: Something is missing, or is not known.
+    """
+    fields = {**record}
+    path = Path(fields.pop("path"))
+    file = LocalFile(
+        path=path.absolute(),
+        size=fields["size"],
+        mtime_ns=fields.pop("mtime_ns", NO_TIME),
+        sha256=fields.pop("sha256"),
+        rows=fields.pop("rows", None),
+    )
+
+    return SavedExport(path=path, file=file, **fields)
+
+
+def _sha256_of(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()

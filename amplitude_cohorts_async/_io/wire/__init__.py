@@ -1,3 +1,0 @@
-"""
-Requests out and answers in; aiohttp, sockets and TLS stay in here.
-"""

@@ -1,0 +1,423 @@
+"""
+What a client does, and the parts it is built of.
+
+The one module that `_client` does not import at its head. Importing it imports
+all that calls need, which takes half as long as aiohttp: `prepare()` does it in a
+thread when a client is entered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from weakref import WeakSet
+
+import anyio.to_thread
+
+from ._config import ClientConfig, proxy_secrets
+from ._core import converter, responses
+from ._core.ids import checked_id, checked_ids
+from ._core.redact import Redactor
+from ._core.requests import Endpoints, checked_properties
+from ._core.retrying import NO_RETRIES
+from ._core.tokens import from_token
+from ._core.writes import Membership, Upload
+from ._exports.downloader import Progress
+from ._exports.job import ExportJob, checked_timeout
+from ._exports.many import ExportBatch, ExportRun, ManyOptions
+from ._exports.plan import Known, make_plan
+from ._exports.requester import ExportRequester
+from ._io.cancellation import collect_cooperatively
+from ._io.clock import SystemClock
+from ._io.context import Context
+from ._io.fast.connections import aiofastnet
+from ._io.http.session import Session
+from ._io.http.transport import Transport
+from ._io.limits.base import Limiter
+from ._io.limits.budget import Budget
+from ._io.limits.registry import limiter_for
+from ._io.sinks.target import checked_format, checked_target
+from ._version import VERSION
+from ._writes.id_stream import IdSource
+from ._writes.membership import update_membership
+from ._writes.sync import Sync, sync_membership
+from ._writes.upload import upload_cohort
+from ._writes.writer import OnSkipped
+from .errors import NotFoundError
+from .limits import Limits
+from .models import (
+    Cohort,
+    ExportPlan,
+    IdType,
+    MembershipReport,
+    Routes,
+    SavedExport,
+    SyncReport,
+    UploadReport,
+    Usage,
+)
+
+
+class Operations:
+    """
+    One client's parts, and a method for each of its methods.
+
+    Attributes:
+        session: Sends requests within the limits.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._settings = config.settings
+        self._routes = config.routes
+        self._endpoints = Endpoints(config.routes)
+        self.session = self._make_session()
+        self._exports = ExportRequester(
+            self.session,
+            endpoints=self._endpoints,
+            polling=config.polling,
+            region=config.settings.region,
+            list_cohorts=self.list_cohorts,
+            budget=self._make_budget(),
+        )
+        # Weak: a run lives as long as its iterator, or its tasks.
+        self._runs: WeakSet[ExportRun] = WeakSet()
+
+    async def aclose(self) -> None:
+        """Stop the runs, wait for the answers to purchases, close the connections."""
+        await asyncio.gather(*(run.close_with_client() for run in list(self._runs)))
+        await self.session.aclose()
+
+    async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
+        """List all discoverable cohorts."""
+        request = self._endpoints.list_cohorts(include_sync_info=include_sync_info)
+        response = await self.session.send(request)
+
+        return await collect_cooperatively(responses.each_cohort(request, response))
+
+    async def get_cohort(self, cohort_id: str) -> Cohort:
+        """Look up one cohort in the list."""
+        checked_id(cohort_id, "cohort id")
+
+        for cohort in await self.list_cohorts():
+            if cohort.id == cohort_id:
+                return cohort
+
+        raise NotFoundError(
+            f"no discoverable cohort has the id {cohort_id!r}; check the id, the "
+            f"project and the region, and whether the cohort is published",
+            status=404,
+        )
+
+    async def get_usage(self) -> Usage:
+        """Return the usage of the month."""
+        request = self._endpoints.usage()
+
+        return responses.usage(request, await self.session.send(request))
+
+    async def request_export(
+        self,
+        cohort_id: str,
+        *,
+        properties: bool | Sequence[str] = False,
+        allowance: str | None = None,
+    ) -> ExportJob:
+        """Request an export; spends one."""
+        wanted = checked_properties(properties)
+
+        return await self._exports.request(cohort_id, wanted, allowance=allowance)
+
+    def resume_export(self, request_id_or_token: str) -> ExportJob:
+        """Return the job of an export that was requested before."""
+        return self._exports.resume(request_id_or_token)
+
+    async def export(
+        self,
+        cohort_id: str,
+        to: str | os.PathLike[str],
+        *,
+        properties: bool | Sequence[str],
+        timeout: float,
+        format: str | None,  # noqa: A002 - the word users know
+        if_changed_since: SavedExport | str | None,
+        allowance: str | None,
+        progress: Progress | None,
+    ) -> SavedExport:
+        """Request an export, or join it, and save its file."""
+        checked_timeout(timeout)
+        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        wanted = checked_properties(properties)
+
+        if if_changed_since is not None:
+            listed = await self._exports.listed()
+            saved = await self._exports.unchanged(
+                if_changed_since,
+                target,
+                wanted,
+                cohort=listed.get(cohort_id),
+                progress=progress,
+            )
+            if saved is not None:
+                return saved
+
+        started = await self._exports.start(cohort_id, wanted, allowance=allowance)
+
+        return await self._exports.finish(
+            started.job, target, timeout=timeout, progress=progress
+        )
+
+    def export_many(
+        self,
+        cohort_ids: Iterable[str],
+        directory: str | os.PathLike[str],
+        *,
+        properties: bool | Sequence[str],
+        timeout: float,
+        format: str,  # noqa: A002 - the word users know
+        max_concurrency: int,
+        skip_unchanged: bool,
+        allowance: str | None,
+    ) -> ExportBatch:
+        """Return an iterator over the outcomes of many exports."""
+        options = ManyOptions(
+            wanted=checked_properties(properties),
+            format=checked_format(format),
+            timeout=checked_timeout(timeout),
+            max_concurrency=max_concurrency,
+            skip_unchanged=skip_unchanged,
+            allowance=allowance,
+        )
+
+        run = ExportRun(self._exports, cohort_ids, Path(directory), options)
+        self._runs.add(run)
+
+        return ExportBatch(run)
+
+    async def plan(
+        self,
+        cohort_ids: Iterable[str],
+        *,
+        properties: bool | Sequence[str],
+        since: Iterable[SavedExport],
+        job_seconds: float,
+    ) -> ExportPlan:
+        """Return what exporting some cohorts would take."""
+        wanted = checked_properties(properties)
+        ids = checked_ids(cohort_ids, "cohort id")
+        known = Known(
+            cohorts=await self._exports.listed(), usage=await self.get_usage()
+        )
+        limiter = self.session.limiter
+        starts = limiter.expected_starts(len(ids), limits=self._config.limits)
+        earlier = {str(from_token(saved.token).cohort_id): saved for saved in since}
+
+        return make_plan(
+            ids, known, starts, wanted=wanted, since=earlier, job_seconds=job_seconds
+        )
+
+    async def upload_cohort(
+        self,
+        name: str,
+        ids: IdSource,
+        *,
+        id_type: IdType,
+        app_id: int | None,
+        owner: str | None,
+        published: bool,
+        group: str | None,
+        replace: str | None,
+        skip_invalid_ids: bool,
+        validate_only: bool,
+        max_removed: float,
+        journal: str | os.PathLike[str] | None,
+        on_skipped: OnSkipped | None,
+    ) -> UploadReport:
+        """Make a cohort, or fill one."""
+        spec = Upload(
+            name=name,
+            id_type=id_type,
+            app_id=self._settings.app_id if app_id is None else app_id,
+            owner=self._settings.owner if owner is None else owner,
+            published=published,
+            group=group,
+            replace=replace,
+            skip_invalid_ids=skip_invalid_ids,
+            validate_only=validate_only,
+            routes=self._routes,
+        )
+
+        return await upload_cohort(
+            self.session,
+            spec,
+            ids,
+            list_cohorts=self.list_cohorts,
+            max_removed=max_removed,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+    async def update_membership(
+        self,
+        cohort_id: str,
+        *,
+        add: IdSource,
+        remove: IdSource,
+        id_type: IdType,
+        count_group: str,
+        skip_invalid_ids: bool,
+        journal: str | os.PathLike[str] | None,
+        on_skipped: OnSkipped | None,
+    ) -> MembershipReport:
+        """Add ids to a cohort and remove others."""
+        return await update_membership(
+            self.session,
+            cohort_id,
+            self._membership(id_type, count_group, skip_invalid_ids),
+            add=add,
+            remove=remove,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+    async def sync_membership(
+        self,
+        cohort_id: str,
+        ids: IdSource,
+        *,
+        id_type: IdType,
+        current: IdSource | None,
+        dry_run: bool,
+        max_removed: float,
+        count_group: str,
+        on_disk: str | os.PathLike[str] | None,
+        journal: str | os.PathLike[str] | None,
+        on_skipped: OnSkipped | None,
+    ) -> SyncReport:
+        """Make a cohort's members equal to a set."""
+        sync = Sync(
+            membership=self._membership(id_type, count_group),
+            dry_run=dry_run,
+            max_removed=max_removed,
+            on_disk=on_disk,
+        )
+
+        return await sync_membership(
+            self.session,
+            cohort_id,
+            ids,
+            sync,
+            request_export=self.request_export,
+            current=current,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+    def _membership(
+        self, id_type: IdType, count_group: str, skip_invalid_ids: bool = True
+    ) -> Membership:
+        return Membership(
+            id_type=id_type,
+            count_group=count_group,
+            skip_invalid_ids=skip_invalid_ids,
+            routes=self._routes,
+        )
+
+    def _make_session(self) -> Session:
+        config = self._config
+
+        return Session(
+            transport=_make_transport(config),
+            limiter=_shared_limiter(config),
+            context=Context(
+                clock=config.clock or SystemClock(),
+                rng=config.rng,
+                retrying=config.retrying,
+                file_mode=config.file_mode,
+                hook=config.hook,
+            ),
+            origin=config.settings.origin,
+        )
+
+    def _make_budget(self) -> Budget:
+        limits = self._config.limits
+        guards = limits.guard_month and self._routes is Routes.VENDOR
+
+        return Budget(
+            partial(_read_usage, self.session) if guards else _unknown_usage,
+            clock=self.session.context.clock,
+            counter=self.session.limiter.counter,
+            reserve=limits.monthly_reserve,
+            allowances=self._config.allowances,
+        )
+
+
+def prepare() -> None:
+    """
+    Import the rest that calls need, and generate the readers of answers.
+
+    For a worker thread: together with this module's own imports it takes a tenth
+    of a second, once in a process.
+    """
+    with suppress(ImportError):  # where anyio keeps it is its own affair
+        import_module("anyio._backends._asyncio")
+
+    aiofastnet()
+    converter.generate()
+
+
+def limiter_of_url(url: str, limits: Limits) -> Limiter:
+    """
+    Return the limiter that a URL of Redis or Valkey names.
+
+    Raises:
+        MissingExtraError: The extra ``redis`` is not installed.
+    """
+    from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
+
+    return RedisLimiter.from_url(url, limits=limits)
+
+
+def _make_transport(config: ClientConfig) -> Transport:
+    settings = config.settings
+
+    return Transport(
+        origin=settings.origin,
+        api_key=settings.api_key,
+        secret_key=settings.secret_key,
+        user_agent=f"amplitude-cohorts-async/{VERSION}",
+        redactor=Redactor.of_keys(
+            settings.api_key, settings.secret_key, *proxy_secrets(config.proxy)
+        ),
+        session=config.session,
+        proxy=config.proxy,
+        answer_seconds=config.timeout,
+        stall_seconds=config.stall_timeout,
+        connections=config.downloading.max_connections,
+        fast=config.downloading.fast,
+    )
+
+
+def _shared_limiter(config: ClientConfig) -> Limiter:
+    if config.limiter is None:
+        return limiter_for(config.settings.app, config.limits, config.clock)
+
+    config.limiter.bind(config.settings.app)
+
+    return config.limiter
+
+
+async def _read_usage(session: Session) -> Usage:
+    request = Endpoints(Routes.VENDOR).usage()
+    # An export must not wait long for a number that may be missing.
+    response = await session.send(request, retrying=NO_RETRIES)
+
+    return responses.usage(request, response)
+
+
+async def _unknown_usage() -> Usage:
+    return Usage(limit=None, used=0)

@@ -1,0 +1,1 @@
+"""Writes: ids, however many, as batches that can be resumed."""

@@ -1,0 +1,170 @@
+"""
+A stream of ids as the batches of one write, each id once.
+
+Ids that can be read twice are read once beforehand, so that a mistake anywhere
+in them is found before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from itertools import compress
+
+import anyio.lowlevel
+import attrs
+
+from .._core.batching import MOST_IDS, Batch, Batcher
+from .._core.id_sets import Diff, SeenIds
+from ..errors import InvalidInputError
+from .id_stream import Ids
+
+_NAMED = 5
+
+
+@attrs.frozen(kw_only=True)
+class Prescan:
+    """
+    What is known of ids that were read beforehand.
+
+    Attributes:
+        digests: One for each batch.
+
+        flags: One byte for each id: 1 if it was new, 0 if it had come before.
+
+        total: How many different ids there are.
+    """
+
+    digests: Sequence[str]
+    flags: bytearray
+    total: int
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """
+    The ids of a write.
+
+    Attributes:
+        prescan: None when the ids can be read only once, or are known to be
+            distinct.
+
+        seen: Finds repeated ids when there was no prescan.
+
+        excluding: Ids that must not come, when there was no prescan.
+    """
+
+    ids: Ids
+    prescan: Prescan | None = None
+    seen: SeenIds | None = None
+    excluding: SeenIds | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known that there are no ids."""
+        return self.prescan is not None and not self.prescan.total
+
+    async def batches(self) -> AsyncGenerator[Batch]:
+        """
+        Yield the batches, in order.
+
+        Close it when leaving early; see `contextlib.aclosing()`.
+
+        Raises:
+            InvalidInputError: An id is invalid, there are too many, one is both
+                added and removed, or the ids changed since they were prescanned.
+        """
+        batcher = Batcher(size=MOST_IDS)
+
+        async with aclosing(self._new_ids()) as slices:
+            async for ids in slices:
+                for batch in batcher.feed(ids):
+                    yield self._verified(batch)
+
+        for batch in batcher.flush():
+            yield self._verified(batch)
+
+    async def _new_ids(self) -> AsyncGenerator[Sequence[str]]:
+        position = 0
+
+        async with aclosing(self.ids.slices()) as slices:
+            async for ids in slices:
+                _refuse_overlap(ids, self.excluding)
+
+                if self.prescan is not None:
+                    end = position + len(ids)
+                    yield list(compress(ids, self.prescan.flags[position:end]))
+                elif self.seen is not None:
+                    yield list(compress(ids, self.seen.add(ids)))
+                else:
+                    yield ids
+
+                position += len(ids)
+
+        if self.prescan is not None and position != len(self.prescan.flags):
+            raise _changed()
+
+    def _verified(self, batch: Batch) -> Batch:
+        if self.prescan and batch.digest != self.prescan.digests[batch.index]:
+            raise _changed()
+
+        return batch
+
+
+async def prescan(
+    ids: Ids, seen: SeenIds, *, excluding: SeenIds | None = None
+) -> Source:
+    """
+    Read and check ids beforehand, if they can be read again.
+
+    Args:
+        seen: Knows the ids afterwards.
+
+        excluding: Ids that must not be among them.
+
+    Raises:
+        InvalidInputError: An id is invalid, there are too many, or one is both
+            added and removed.
+    """
+    if not ids.again:
+        return Source(ids=ids, seen=seen, excluding=excluding)
+
+    batcher = Batcher(size=MOST_IDS)
+    digests: list[str] = []
+    flags = bytearray()
+
+    async with aclosing(ids.slices()) as slices:
+        async for part in slices:
+            _refuse_overlap(part, excluding)
+            new = seen.add(part)
+            flags += new
+            fresh = list(compress(part, new))
+            digests += [batch.digest for batch in batcher.feed(fresh)]
+
+    digests += [batch.digest for batch in batcher.flush()]
+    scanned = Prescan(digests=digests, flags=flags, total=seen.count)
+
+    return Source(ids=ids, prescan=scanned)
+
+
+async def release(ids: SeenIds | Diff) -> None:
+    """Free millions of ids without holding the loop."""
+    for _ in ids.release():
+        await anyio.lowlevel.checkpoint()
+
+
+def _refuse_overlap(ids: Sequence[str], excluding: SeenIds | None) -> None:
+    both = [] if excluding is None else excluding.among(ids)
+
+    if both:
+        raise InvalidInputError(
+            f"ids are both added and removed, among them {both[:_NAMED]}; "
+            f"leave each of them in one of the two"
+        )
+
+
+def _changed() -> InvalidInputError:
+    return InvalidInputError(
+        "the ids changed while they were being written: the second reading differs "
+        "from the first; write them again when they no longer change"
+    )

@@ -1,0 +1,440 @@
+"""
+The caller's ids, in whatever form, as slices of checked text.
+
+A file is read in a worker thread. Everything else is read on the event loop,
+a slice at a time; other tasks run in between.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from collections.abc import Set as AbstractSet
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import (
+    BinaryIO,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+    runtime_checkable,
+)
+
+import anyio.lowlevel
+import anyio.to_thread
+import attrs
+
+from .._core.batching import MOST_IDS, SLICE, checked_ids
+from .._core.csvparse import MemberReader
+from .._core.csvtext import CsvError
+from ..errors import InvalidInputError
+from ..models import Member
+
+IdSource: TypeAlias = Iterable[str | int] | AsyncIterable[str | int] | os.PathLike[str]
+"""
+What may be given as ids: anything that can be walked, or the path of a file
+with one id a line.
+"""
+
+_BLOCK = 64 * 1024
+_BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+_COLUMNS = {"amplitude_id", "user_id", "group_value"}
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class _ArrowColumn(Protocol):
+    """
+    The part of pyarrow's arrays that is used; iterating one yields scalars, not text.
+    """
+
+    def __len__(self) -> int: ...
+    def slice(self, offset: int, length: int, /) -> Self: ...
+    def to_pylist(self) -> list[object]: ...
+
+
+class IdFile(Collection[str]):
+    """
+    The ids of a file, one a line.
+
+    UTF-8 text, gzip too; blank lines are skipped. Give it where ids are asked
+    for, or walk it with ``async for``, which reads in a worker thread. A plain
+    ``for`` and ``len()`` read in the thread that asks.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"IdFile({str(self.path)!r})"
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async with aclosing(_each_of(ids_of(self))) as ids:
+            async for id_ in ids:
+                yield id_
+
+    def __iter__(self) -> Iterator[str]:
+        with _translated(self.path), _open(self.path) as file:
+            position = 0
+            while lines := _read_lines(file, self.path, first=not position):
+                yield from checked_ids(lines, position=position)
+                position += len(lines)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, id_: object) -> bool:
+        return any(id_ == other for other in self)
+
+
+@overload
+def read_ids(source: str | os.PathLike[str]) -> IdFile: ...
+
+
+@overload
+def read_ids(source: BinaryIO) -> AsyncGenerator[str]: ...
+
+
+def read_ids(
+    source: str | os.PathLike[str] | BinaryIO,
+) -> IdFile | AsyncGenerator[str]:
+    """
+    Return the ids of a file, one a line; nothing is read yet.
+
+    Args:
+        source: A path, or an open binary file such as ``sys.stdin.buffer``,
+            which is read once, in a worker thread, and not closed.
+    """
+    if isinstance(source, str | os.PathLike):
+        return IdFile(source)
+
+    return _each_of(ids_of_stream(source))
+
+
+@attrs.frozen(kw_only=True)
+class Ids:
+    """
+    A stream of ids.
+
+    Attributes:
+        open: Begins to read; what it yields is not checked yet.
+
+        again: Whether it can be read more than once.
+
+        path: The file it is read from, if it is one.
+
+        ordered: Whether a later process would read it in the same order.
+    """
+
+    open: Callable[[], AsyncGenerator[Sequence[object]]]
+    again: bool
+    path: Path | None = None
+    ordered: bool = True
+
+    async def slices(self) -> AsyncGenerator[list[str]]:
+        """
+        Yield checked ids, at most `SLICE` at a time.
+
+        Close it when leaving early; see `contextlib.aclosing()`.
+
+        Raises:
+            InvalidInputError: One of them cannot be an id.
+        """
+        position = 0
+
+        async with aclosing(self.open()) as parts:
+            async for part in parts:
+                for start in range(0, len(part), SLICE):
+                    ids = checked_ids(part[start : start + SLICE], position=position)
+                    position += len(ids)
+                    yield ids
+                    await anyio.lowlevel.checkpoint()
+
+
+def ids_of(source: IdSource) -> Ids:
+    """
+    Return the caller's ids as a stream.
+
+    Raises:
+        InvalidInputError: They are one text, a table, a mapping, or nothing
+            that holds ids.
+    """
+    _refuse_lookalikes(source)
+
+    if isinstance(source, IdFile):
+        source = source.path
+
+    if isinstance(source, os.PathLike):
+        path = Path(source)
+        return Ids(open=lambda: _file_lines(path), again=True, path=path)
+
+    if isinstance(source, _ArrowColumn):
+        return Ids(open=lambda: _arrow_slices(source), again=True)
+
+    if isinstance(source, AsyncIterable):
+        return Ids(open=lambda: _gathered(source), again=False)
+
+    if isinstance(source, Iterable):
+        return Ids(
+            open=lambda: _walked(source),
+            again=isinstance(source, Collection),
+            ordered=not isinstance(source, AbstractSet),
+        )
+
+    raise InvalidInputError(
+        f"ids were given as {type(source).__name__}; pass an iterable, an async "
+        f"iterable or a path"
+    )
+
+
+def _refuse_lookalikes(source: object) -> None:
+    # Each of these can be iterated, and yields something other than the ids.
+    kind = type(source)
+
+    if isinstance(source, str | bytes | bytearray | memoryview):
+        raise InvalidInputError(
+            "ids were given as one text; pass a list of them, and the path of a "
+            "file as Path(...) or read_ids(...)"
+        )
+
+    if isinstance(source, Mapping):
+        raise InvalidInputError(
+            f"ids were given as a {kind.__name__}, a mapping, and it is unclear which "
+            f"side has the ids; pass list(mapping) for its keys, or mapping.values()"
+        )
+
+    # Looked up on the class: on a lazy frame, the attribute itself runs a query.
+    if hasattr(kind, "columns"):
+        raise InvalidInputError(
+            f"ids were given as a {kind.__name__}, a table, whose items are not its "
+            f'rows; pass one column of it, as in table["user_id"]'
+        )
+
+
+def ids_of_stream(file: BinaryIO) -> Ids:
+    """Return the ids of an open file, one a line, as a stream."""
+    name = Path(str(getattr(file, "name", "the stream of ids")))
+
+    return Ids(open=lambda: _lines(file, name, endless=True), again=False)
+
+
+async def _each_of(ids: Ids) -> AsyncGenerator[str]:
+    async with aclosing(ids.slices()) as slices:
+        async for part in slices:
+            for id_ in part:
+                yield id_
+
+
+@asynccontextmanager
+async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
+    """
+    Read the first request's worth of ids that can be read only once.
+
+    A stream that ends within it can be checked as a whole before anything is sent.
+    """
+    # A pipe has a path, too, and can be read once only.
+    if ids.again and (
+        ids.path is None or await anyio.to_thread.run_sync(ids.path.is_file)
+    ):
+        yield ids
+        return
+
+    ids = attrs.evolve(ids, again=False)
+    head: list[str] = []
+
+    async with aclosing(ids.slices()) as slices:
+        async for part in slices:
+            head += part
+            if len(head) > MOST_IDS:
+                break
+        else:
+            yield attrs.evolve(ids, open=partial(_walked, head), again=True)
+            return
+
+        async def everything() -> AsyncGenerator[Sequence[object]]:
+            """Yield what was read already, then the rest."""
+            yield head
+            async for part in slices:
+                yield part
+
+        yield attrs.evolve(ids, open=everything)
+
+
+async def is_members_file(path: Path) -> bool:
+    """Whether a file holds members, as an export does, and not ids, one a line."""
+
+    def look() -> bool:
+        """Read the first line, which may be long in coming."""
+        with _open(path) as file:
+            return _has_columns(file.readline(_BLOCK))
+
+    return await _in_thread(look, path)
+
+
+async def members_of_file(path: Path) -> AsyncGenerator[list[Member]]:
+    """
+    Read the members of a file that an export wrote, plain or gzip.
+
+    Raises:
+        InvalidInputError: It is malformed, or cannot be read.
+    """
+    reader = MemberReader()
+
+    async with _opened(path) as file:
+        while block := await _in_thread(lambda: file.read(_BLOCK), path):
+            yield await _in_thread(lambda: _decoded(reader, block), path)
+
+        yield await _in_thread(lambda: _decoded(reader, b""), path)
+
+
+def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
+    batches = reader.feed(block) if block else reader.finish()
+
+    return [member for batch in batches for member in batch]
+
+
+async def _walked(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
+    walk = iter(ids)
+
+    while part := list(islice(walk, SLICE)):
+        yield part
+
+
+async def _arrow_slices(column: _ArrowColumn) -> AsyncGenerator[Sequence[object]]:
+    for start in range(0, len(column), SLICE):
+        yield column.slice(start, SLICE).to_pylist()
+
+
+async def _gathered(
+    ids: AsyncIterable[object],
+) -> AsyncGenerator[Sequence[object]]:
+    part: list[object] = []
+
+    # A generator that is not closed would keep its database cursor open.
+    async with AsyncExitStack() as stack:
+        if isinstance(ids, AsyncGenerator):
+            stack.push_async_callback(cast("AsyncGenerator[object]", ids).aclose)
+
+        async for id_ in ids:
+            part.append(id_)
+            if len(part) == SLICE:
+                yield part
+                part = []
+
+    yield part
+
+
+async def _file_lines(path: Path) -> AsyncGenerator[Sequence[object]]:
+    async with _opened(path) as file, aclosing(_lines(file, path)) as blocks:
+        async for lines in blocks:
+            yield lines
+
+
+async def _lines(
+    file: BinaryIO, path: Path, *, endless: bool = False
+) -> AsyncGenerator[Sequence[object]]:
+    lines: list[str] | None = None
+
+    while lines is None or lines:
+        read = partial(_read_lines, file, path, first=lines is None)
+        lines = await _in_thread(read, path, endless=endless)
+        yield lines
+
+
+def _read_lines(file: BinaryIO, path: Path, *, first: bool) -> list[str]:
+    # Blank lines alone are not the end.
+    while block := b"".join(file.readlines(_BLOCK)):
+        if first and _has_columns(block):
+            raise InvalidInputError(
+                f"{path} has columns, as a file of exported members has, and here "
+                f"one id a line is due; take the ids out of its column first"
+            )
+
+        block = block.removeprefix(_BOM) if first else block
+        lines = [line.rstrip("\r") for line in block.decode().split("\n")]
+
+        if ids := [line for line in lines if line]:
+            return ids
+
+    return []
+
+
+def _has_columns(block: bytes) -> bool:
+    header = block.partition(b"\n")[0].removeprefix(_BOM).decode(errors="replace")
+    names = [name.strip('"\t\r') for name in header.split(",")]
+
+    return len(names) > 1 and not _COLUMNS.isdisjoint(names)
+
+
+def _open(path: Path) -> BinaryIO:
+    file = path.open("rb")
+
+    if file.peek(2)[:2] == _GZIP:
+        return cast("BinaryIO", _OwningGzip(file))
+
+    return file
+
+
+class _OwningGzip(gzip.GzipFile):
+    """Closes the file beneath as well."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file)
+        self._beneath = file
+
+    def close(self) -> None:
+        super().close()
+        self._beneath.close()
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncGenerator[BinaryIO]:
+    file = await _in_thread(lambda: _open(path), path)
+
+    try:
+        yield file
+    finally:
+        # Opened for reading: there is nothing that closing could wait for.
+        file.close()
+
+
+async def _in_thread(work: Callable[[], T], path: Path, *, endless: bool = False) -> T:
+    # A read from a terminal or a pipe may never end: cancelling must not wait for it.
+    with _translated(path):
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=endless)
+
+
+@contextmanager
+def _translated(path: Path) -> Generator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
+    except CsvError as error:
+        raise InvalidInputError(
+            f"{path} is no file of members: {error}; export it again"
+        ) from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from error

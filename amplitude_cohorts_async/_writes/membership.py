@@ -1,0 +1,184 @@
+"""Members in and out, in batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AsyncExitStack, aclosing
+
+import attrs
+
+from .._core.batching import MOST_MEMBERS
+from .._core.id_sets import SeenIds
+from .._core.ids import checked_id
+from .._core.writes import Change, Membership
+from .._io.http.session import Session
+from ..errors import InvalidInputError
+from ..models import MembershipReport, OperationReport
+from .batches import Source, prescan, release
+from .id_stream import Ids, IdSource, buffered_head, ids_of
+from .journal import open_journal
+from .writer import OnSkipped, Writer, check_resumable
+
+
+async def update_membership(
+    session: Session,
+    cohort_id: str,
+    spec: Membership,
+    *,
+    add: IdSource = (),
+    remove: IdSource = (),
+    journal: str | os.PathLike[str] | None = None,
+    on_skipped: OnSkipped | None = None,
+) -> MembershipReport:
+    """
+    Add ids to a cohort and remove others from it.
+
+    Raises:
+        InvalidInputError: An id cannot be one, or is both added and removed,
+            or there are no ids, or the journal is of another update.
+
+        PartialWriteError: Some batches were written, then one failed.
+    """
+    checked_id(cohort_id, "cohort id")
+    adding, removing = ids_of(add), ids_of(remove)
+    check_resumable(journal, adding, removing)
+
+    async with AsyncExitStack() as stack:
+        added, removed = SeenIds(most=MOST_MEMBERS), SeenIds()
+        sources = await _prescan(
+            await stack.enter_async_context(buffered_head(adding)),
+            await stack.enter_async_context(buffered_head(removing)),
+            added,
+            removed,
+        )
+
+        if all(source.is_empty for source in sources):
+            raise InvalidInputError(
+                f"there are no ids to add to cohort {cohort_id} and none to remove"
+            )
+
+        report = await write_membership(
+            session,
+            cohort_id,
+            spec,
+            *sources,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+        await release(added)
+        await release(removed)
+
+    return report
+
+
+async def _prescan(
+    adding: Ids, removing: Ids, added: SeenIds, removed: SeenIds
+) -> tuple[Source, Source]:
+    add = await prescan(adding, added)
+    # Ids that are added first and read once are known by the time of removing.
+    remove = await prescan(removing, removed, excluding=added)
+
+    if adding.again and removing.again:
+        await release(added)
+        await release(removed)
+    elif removing.again:
+        add = attrs.evolve(add, excluding=removed)
+
+    return add, remove
+
+
+async def write_membership(
+    session: Session,
+    cohort_id: str,
+    spec: Membership,
+    add: Source,
+    remove: Source,
+    *,
+    journal: str | os.PathLike[str] | None,
+    on_skipped: OnSkipped | None,
+    remove_first: bool = False,
+) -> MembershipReport:
+    """
+    Add one source of ids and remove the other, in separate requests.
+
+    Args:
+        remove_first: Remove first. Otherwise adding comes first, so that a
+            cohort whose members change is not nearly empty in between.
+
+    Raises:
+        PartialWriteError: Some batches were written, then one failed.
+    """
+    parameters = {
+        "cohort_id": cohort_id,
+        "id_type": spec.id_type.name,
+        "count_group": spec.count_group,
+        "skip_invalid_ids": spec.skip_invalid_ids,
+    }
+
+    async with open_journal(journal, "membership", parameters) as log:
+        run = _MembershipRun(cohort_id, spec, Writer(session, log, on_skipped))
+        changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
+
+        return await run.write(reversed(changes) if remove_first else changes)
+
+
+class _MembershipRun:
+    def __init__(self, cohort_id: str, spec: Membership, writer: Writer) -> None:
+        self._cohort_id = cohort_id
+        self._spec = spec
+        self._writer = writer
+        self._skipped: dict[str, list[str]] = {"add": [], "remove": []}
+
+    async def write(self, changes: Iterable[tuple[Change, Source]]) -> MembershipReport:
+        try:
+            for change, source in changes:
+                await self._write(change, source)
+
+            await self._writer.finish()
+        except Exception as error:  # the caller's ids may raise anything
+            self._writer.raise_if_partial(error, self._report())
+            raise
+
+        return self._report()
+
+    async def _write(self, change: Change, source: Source) -> None:
+        operation = change.lower()
+
+        async with aclosing(source.batches()) as batches:
+            async for batch in batches:
+                if self._writer.was_written(operation, batch):
+                    continue
+
+                skipped = await self._writer.send_batch(
+                    self._cohort_id, self._spec, change, batch
+                )
+                self._skipped[operation] += skipped
+                await self._writer.record_batch(
+                    operation,
+                    batch,
+                    cohort_id=self._cohort_id,
+                    matched=batch.count - len(skipped),
+                    skipped=skipped,
+                )
+
+    def _report(self) -> MembershipReport:
+        return MembershipReport(
+            cohort_id=self._cohort_id,
+            added=self._operation("add"),
+            removed=self._operation("remove"),
+        )
+
+    def _operation(self, operation: str) -> OperationReport:
+        written = [
+            each
+            for each in self._writer.progress.written
+            if each.operation == operation
+        ]
+
+        return OperationReport(
+            sent=sum(each.count for each in written),
+            skipped_ids=self._skipped[operation],
+            batches=len(written),
+            resumed=self._writer.resumed(operation),
+        )

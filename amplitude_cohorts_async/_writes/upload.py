@@ -1,0 +1,315 @@
+"""
+Uploads of any size: the first request makes or fills the cohort, the rest add.
+
+Never two cohorts: a creating request is sent once. When its answer is lost, the
+list shows whether the cohort exists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+import attrs
+
+from .._core.batching import MOST_MEMBERS, Batch
+from .._core.id_sets import SeenIds
+from .._core.journal import attempt_line, refused_line
+from .._core.writes import (
+    Upload,
+    UploadAnswer,
+    check_replacement,
+    checked_share,
+    find_created,
+    upload,
+    upload_answer,
+)
+from .._io.http.session import Session
+from ..errors import (
+    AmbiguousUploadError,
+    CohortsError,
+    InvalidInputError,
+    ServerError,
+    TransportError,
+    UnexpectedResponseError,
+)
+from ..models import Cohort, Routes, UploadReport
+from .batches import Source, prescan, release
+from .id_stream import IdSource, buffered_head, ids_of
+from .journal import open_journal
+from .writer import OnSkipped, Writer, check_resumable
+
+ListCohorts: TypeAlias = Callable[[], Awaitable[list[Cohort]]]
+
+_LIST_DELAYS = (0.0, 1.0, 2.0, 4.0)
+"""
+Seconds before each request for the list: a new cohort may take a moment to appear.
+"""
+
+_REQUEST_LIFE = timedelta(minutes=15)
+"""No request takes this long: a cohort that is not listed by then was not created."""
+
+
+async def upload_cohort(
+    session: Session,
+    spec: Upload,
+    ids: IdSource,
+    *,
+    list_cohorts: ListCohorts,
+    max_removed: float = 0.5,
+    journal: str | os.PathLike[str] | None = None,
+    on_skipped: OnSkipped | None = None,
+) -> UploadReport:
+    """
+    Make a cohort of these ids, or fill one with them.
+
+    Args:
+        max_removed: The share of the members that replacing a cohort may remove.
+
+    Raises:
+        InvalidInputError: An id cannot be one, or there are no ids or too
+            many, or the journal is of another upload.
+
+        RemovalGuardError: Replacing the cohort would remove more, or the list
+            does not show its size.
+
+        AmbiguousUploadError: The answer to the creating request was lost, and
+            the list does not show which cohort it made, if any.
+
+        PartialWriteError: Some batches were written, then one failed.
+    """
+    checked_share(max_removed)
+    given = ids_of(ids)
+    check_resumable(journal, given)
+
+    if spec.validate_only and journal is not None:
+        raise InvalidInputError(
+            "validating writes nothing that could be resumed; leave journal= out"
+        )
+
+    async with buffered_head(given) as read:
+        seen = SeenIds(most=MOST_MEMBERS)
+        source = await prescan(read, seen)
+        _check_source(spec, source)
+
+        if source.prescan is not None:
+            await release(seen)
+
+        parameters = attrs.asdict(spec, filter=attrs.filters.exclude("routes"))
+        parameters["id_type"] = spec.id_type.name
+
+        async with open_journal(journal, "upload", parameters) as log:
+            writer = Writer(session, log, on_skipped)
+            run = _UploadRun(spec, list_cohorts, writer, max_removed)
+            report = await run.write(source)
+
+        await release(seen)
+
+    return report
+
+
+class _UploadRun:
+    def __init__(
+        self,
+        spec: Upload,
+        list_cohorts: ListCohorts,
+        writer: Writer,
+        max_removed: float,
+    ) -> None:
+        self._spec = spec
+        self._max_removed = max_removed
+        self._total: int | None = None
+        self._list_cohorts = list_cohorts
+        self._writer = writer
+        self._session = writer.session
+        self._progress = writer.progress
+        self._totals: int | None = None
+        self._sample: list[str] = []
+        self._skipped: list[str] = []
+
+    async def write(self, source: Source) -> UploadReport:
+        self._total = None if source.prescan is None else source.prescan.total
+
+        try:
+            async with aclosing(source.batches()) as batches:
+                async for batch in batches:
+                    if not self._writer.was_written("upload", batch):
+                        await self._write(batch)
+
+            await self._writer.finish()
+        except Exception as error:  # the caller's ids may raise anything
+            self._writer.raise_if_partial(error, self._report())
+            raise
+
+        return self._report()
+
+    async def _write(self, batch: Batch) -> None:
+        cohort_id = self._progress.cohort_id
+
+        if cohort_id is not None:
+            skipped = await self._writer.send_batch(
+                cohort_id, self._spec.rest, "ADD", batch
+            )
+            self._skipped += skipped
+            answer = UploadAnswer(
+                cohort_id=cohort_id, matched=batch.count - len(skipped)
+            )
+        else:
+            answer = await self._upload(batch)
+            self._totals = answer.totals
+            skipped = list(answer.invalid_sample)
+            self._sample += skipped
+
+        await self._writer.record_batch(
+            "upload",
+            batch,
+            cohort_id=answer.cohort_id,
+            matched=answer.matched,
+            skipped=skipped,
+        )
+
+    async def _upload(self, batch: Batch) -> UploadAnswer:
+        request = upload(self._spec, batch.pieces)
+
+        if self._spec.creates:
+            return await self._create(batch)
+
+        if self._spec.replace is None or self._spec.validate_only:
+            response = await self._session.send(request)
+        else:
+            await self._guard(self._spec.replace, batch)
+            response = await self._writer.send(self._spec.replace, request)
+
+        return upload_answer(self._spec, request, response)
+
+    async def _guard(self, cohort_id: str, first: Batch) -> None:
+        if self._max_removed >= 1:
+            return
+
+        cohorts = await self._list_cohorts()
+        cohort = next((each for each in cohorts if each.id == cohort_id), None)
+        # A stream longer than one request brings at least its first batch.
+        new = first.count if self._total is None else self._total
+
+        check_replacement(cohort_id, cohort, new, self._max_removed)
+
+    async def _create(self, batch: Batch) -> UploadAnswer:
+        lost = self._progress.attempted_at
+
+        if lost is not None and (found := await self._after_a_crash(lost)):
+            return self._adopt(found)
+
+        request = upload(self._spec, batch.pieces)
+        now = self._session.context.clock.utcnow()
+        await self._writer.journal.append(attempt_line(now))
+        self._progress.attempted_at = now
+
+        try:
+            return upload_answer(self._spec, request, await self._session.send(request))
+        except CohortsError as error:
+            if _may_have_happened(error):
+                return self._adopt(await self._find(now, error))
+
+            self._progress.attempted_at = None
+            await self._writer.journal.append(refused_line())
+            raise
+
+    def _adopt(self, cohort: Cohort) -> UploadAnswer:
+        self._progress.adopted = True
+
+        return UploadAnswer(cohort_id=cohort.id)
+
+    async def _after_a_crash(self, attempted_at: datetime) -> Cohort | None:
+        age = self._session.context.clock.utcnow() - attempted_at
+
+        try:
+            return await self._find(attempted_at, None)
+        except AmbiguousUploadError as error:
+            if error.candidates or not self._spec.published or age < _REQUEST_LIFE:
+                raise
+
+            return None
+
+    async def _find(self, attempted_at: datetime, cause: Exception | None) -> Cohort:
+        if not self._spec.published:
+            raise self._ambiguous(
+                "a cohort with published=False is never listed", []
+            ) from cause
+
+        candidates: list[str] = []
+
+        for seconds in _LIST_DELAYS:
+            await self._session.context.clock.sleep(seconds)
+
+            try:
+                cohorts = await self._list_cohorts()
+            except CohortsError as error:
+                cause = error
+                continue
+
+            found = find_created(cohorts, self._spec, attempted_at=attempted_at)
+            candidates = [cohort.id for cohort in found.possible]
+
+            if len(found.certain) == 1:
+                return found.certain[0]
+
+            if found.certain:
+                break
+
+        raise self._ambiguous(
+            f"the list shows {len(candidates)} cohorts of that name that may be the one"
+            f"{': ' if candidates else ''}{', '.join(candidates)}",
+            candidates,
+        ) from cause
+
+    def _ambiguous(self, reason: str, candidates: list[str]) -> AmbiguousUploadError:
+        return AmbiguousUploadError(
+            f"the answer to creating cohort {self._spec.name!r} was lost, and {reason}; "
+            f"nothing was sent again. Look for it in Amplitude: if it is there, upload "
+            f"with replace= and its id and max_removed=1.0, otherwise upload again, "
+            f"without the old journal if there was one",
+            name=self._spec.name,
+            candidates=candidates,
+        )
+
+    def _report(self) -> UploadReport:
+        written = self._progress.written
+        matched = [each.matched for each in written if each.matched is not None]
+
+        return UploadReport(
+            cohort_id=self._progress.cohort_id,
+            total=sum(each.count for each in written),
+            matched=sum(matched) if len(matched) == len(written) else None,
+            totals=self._totals,
+            invalid_sample=self._sample,
+            skipped_ids=self._skipped,
+            batches=len(written),
+            adopted=self._progress.adopted,
+            resumed=self._writer.resumed("upload"),
+        )
+
+
+def _check_source(spec: Upload, source: Source) -> None:
+    if source.is_empty:
+        raise InvalidInputError(
+            "there are no ids, and the service makes no empty cohorts; to empty an "
+            "existing one use sync_membership(..., max_removed=1.0)"
+        )
+
+    several = source.prescan is None or len(source.prescan.digests) > 1
+
+    if several and spec.routes is Routes.OPENAPI:
+        raise InvalidInputError(
+            "Routes.OPENAPI describes no membership endpoint, so at most 100,000 ids "
+            "can be uploaded; use Routes.VENDOR"
+        )
+
+
+def _may_have_happened(error: CohortsError) -> bool:
+    if isinstance(error, TransportError | UnexpectedResponseError):
+        return error.may_have_happened
+
+    return isinstance(error, ServerError)

@@ -1,0 +1,250 @@
+"""The store as all parts of one limiter see it, in any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from datetime import datetime
+from hashlib import sha256
+from importlib.util import find_spec
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import anyio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import LockError, RedisError
+
+from ..._core.schedule import binding_rates, reuse_after
+from ..._io.cancellation import background, finish_despite_cancel
+from ...errors import ConfigurationError, LimiterUnavailableError
+from ...limits import Limits
+from .leases import Lease, Leases
+from .shared_state import SharedState, Snapshot
+
+# redis-py would look its own version up on the disk for each connection.
+_UNNAMED: dict[str, Any] = (
+    {"driver_info": None}
+    if find_spec("redis.driver_info")
+    else {"lib_name": None, "lib_version": None}
+)
+_NAME = re.compile(r"[\w.:@-]{1,100}", re.ASCII)
+
+
+class Connection:
+    """What belongs to one event loop: connections, places, lines."""
+
+    def __init__(self, url: str, prefix: str, limits: Limits, lease: float) -> None:
+        self.redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            socket_timeout=None,  # see `in_time`
+            **_UNNAMED,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
+        )
+        self._prefix = prefix
+        self._lease = lease
+        self._release_delay = limits.release_delay
+        self.line = anyio.Lock()
+        self.snapshot: Snapshot | None = None
+        self.is_checked = False
+        self.windows = {
+            rate: self._leases(f"w{rate.per:g}", rate.count, reuse_after(rate, limits))
+            for rate in binding_rates(limits.exports)
+        }
+        self.slots = self._leases("c", limits.in_flight)
+        self.recovery = max(pool.ttl for pool in [*self.windows.values(), self.slots])
+        self.state = SharedState(self.redis, prefix, recovery=self.recovery)
+
+    def lock(self, name: str) -> Leases:
+        """Return a single place."""
+        return self._leases(name, 1)
+
+    def _leases(self, name: str, count: int, reuse_after: float = 0.0) -> Leases:
+        return Leases(
+            self.redis,
+            [f"{self._prefix}:{name}:{number}" for number in range(count)],
+            lease=self._lease,
+            reuse_after=reuse_after,
+            release_delay=self._release_delay,
+        )
+
+
+class Store:
+    """
+    Connects each event loop, keeps leases, and translates errors.
+
+    Attributes:
+        app: The name of the app in the keys; None until it is known.
+    """
+
+    def __init__(
+        self, url: str, *, app: str | None, limits: Limits, lease: float
+    ) -> None:
+        """
+        Describe the store; nothing is sent.
+
+        Args:
+            lease: Seconds a place is kept without being renewed.
+        """
+        self.app = None if app is None else checked_name(app)
+        self._url = url
+        self._limits = limits
+        self._lease = lease
+        self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
+
+    def connection(self) -> Connection:
+        """
+        Return what belongs to the running loop.
+
+        Raises:
+            ConfigurationError: The app is not known yet.
+        """
+        if self.app is None:
+            raise ConfigurationError(
+                "this limiter does not know its app; pass it to a client as "
+                "limiter=..., or name the app with from_url(..., app=...)"
+            )
+
+        loop = asyncio.get_running_loop()
+        if loop not in self._connections:
+            prefix = f"cohorts:{{{self.app}}}"
+            made = Connection(self._url, prefix, self._limits, self._lease)
+            alive = {k: v for k, v in self._connections.items() if not k.is_closed()}
+            self._connections = {**alive, loop: made}
+
+        return self._connections[loop]
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop; calling it twice does no harm."""
+        if made := self._connections.pop(asyncio.get_running_loop(), None):
+            await made.redis.aclose()
+
+    @asynccontextmanager
+    async def lock(self, name: str) -> AsyncGenerator[None]:
+        """
+        Wait for a lock of the fleet, and keep it.
+
+        Raises:
+            LimiterUnavailableError: The store is away, or the lock was lost.
+        """
+        with self.translated():
+            lease = await self.connection().lock(name).take()
+
+        try:
+            async with self.kept([lease]):
+                yield
+        finally:
+            await finish_despite_cancel(lease.end(clean=True))
+
+    @asynccontextmanager
+    async def kept(self, leases: Sequence[Lease]) -> AsyncGenerator[None]:
+        """Renew leases of a request that takes long; cancel it if one is lost."""
+        with anyio.CancelScope() as scope:
+            async with background(self._renew(leases, scope)):
+                yield
+
+        if scope.cancelled_caught:
+            raise LimiterUnavailableError(
+                f"{self} gave this request's place to another process while it was "
+                "running; it was cancelled, trying again is safe"
+            )
+
+    async def _renew(self, leases: Sequence[Lease], scope: anyio.CancelScope) -> None:
+        now = asyncio.get_running_loop().time
+
+        while True:
+            await anyio.sleep(self._lease / 2)
+            try:
+                for lease in leases:
+                    await lease.renew()
+            except LockError:
+                scope.cancel()
+            except (RedisError, OSError):
+                if any(lease.good_until < now() for lease in leases):
+                    scope.cancel()
+
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Raise `LimiterUnavailableError` for what the store raises."""
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            self.refuse(error)
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """Raise `LimiterUnavailableError` for an error of the store."""
+        raise LimiterUnavailableError(
+            f"{self} cannot say whether there is room ({type(error).__name__}); "
+            "nothing was sent, trying again is safe"
+        ) from error
+
+    def __str__(self) -> str:
+        # Neither the user nor the password of the URL.
+        parts = urlsplit(self._url)
+        host = parts.hostname or parts.path
+
+        return (
+            f"the store at {host}:{parts.port}" if parts.port else f"the store {host}"
+        )
+
+
+class FleetMemory:
+    """What the processes of a fleet remember together: running exports, counters."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Wait until no other process is about to request this export."""
+        return self._store.lock(hashed("claim", key))
+
+    async def find(self, key: str) -> str | None:
+        """Return the token of the running export, if there is one."""
+        with self._store.translated():
+            return await self._state.find(hashed("job", key))
+
+    async def record(self, key: str, token: str, *, seconds: float) -> None:
+        """Record an export that is running now."""
+        with self._store.translated():
+            await self._state.put(hashed("job", key), token, seconds=seconds)
+
+    async def forget(self, key: str, token: str) -> None:
+        """Forget an export that is over."""
+        with self._store.translated():
+            await self._state.remove(hashed("job", key), token)
+
+    async def add(self, name: str, by: int, *, until: datetime) -> int:
+        """Add to a counter and return its value; it is dropped after *until*."""
+        with self._store.translated():
+            return await self._state.add(name, by, until=until)
+
+    @property
+    def _state(self) -> SharedState:
+        return self._store.connection().state
+
+
+def checked_name(app: str) -> str:
+    """
+    Return the name of an app if it can be part of a key.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if not _NAME.fullmatch(app):
+        raise ConfigurationError(
+            f"{app!r} cannot name an app; use up to 100 letters, digits or _.:@-"
+        )
+
+    return app
+
+
+def hashed(what: str, name: str) -> str:
+    """Return a key that does not show the name of what it is for."""
+    return f"{what}:{sha256(name.encode()).hexdigest()[:16]}"

@@ -1,0 +1,29 @@
+"""
+Limiters: what keeps the limits of one app, and the base class for your own.
+
+A limiter of your own is a subclass of `Limiter` with one method:
+
+    class Gateway(Limiter):
+        @asynccontextmanager
+        async def slot(self, kind):
+            async with my_semaphore:
+                yield Permit()
+
+`LocalLimiter` is what a client uses when it is given none;
+`contrib.redis.RedisLimiter` is shared by a fleet.
+"""
+
+from ._io.clock import Clock
+from ._io.limits.base import Limiter, Permit, SharedCounter, Statistics
+from ._io.limits.local import LocalLimiter
+from .limits import Kind
+
+__all__ = (
+    "Clock",
+    "Kind",
+    "Limiter",
+    "LocalLimiter",
+    "Permit",
+    "SharedCounter",
+    "Statistics",
+)

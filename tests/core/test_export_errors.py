@@ -1,0 +1,52 @@
+"""What is said of a job that goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from amplitude_cohorts_async._core.csvtext import Malformed
+from amplitude_cohorts_async._core.export_errors import ExportErrors
+from amplitude_cohorts_async._core.tokens import ExportRef, to_token
+from amplitude_cohorts_async.errors import (
+    MalformedFileError,
+    RequestTimeoutError,
+    StorageError,
+)
+
+TICKET = ExportRef(request_id="Sf7M9j", cohort_id="26umsb5")
+
+
+def test_what_the_disk_says_is_about_the_target():
+    """An error of the system becomes one that names the file and what to do."""
+    with (
+        pytest.raises(StorageError, match=r"members\.csv .* No space left"),
+        ExportErrors(TICKET).about_the_file("members.csv"),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_the_disk_says_is_passed_on_where_no_file_is_written():
+    """Without a target the error is not ours to name."""
+    with pytest.raises(PermissionError), ExportErrors(TICKET).about_the_file():
+        raise PermissionError(13, "Permission denied")
+
+
+def test_a_time_out_is_no_error_of_the_disk():
+    """Python counts time-outs among the errors of the system; ours keep their class."""
+    with (
+        pytest.raises(RequestTimeoutError) as caught,
+        ExportErrors(TICKET).with_token(),
+        ExportErrors(TICKET).about_the_file("members.csv"),
+    ):
+        raise RequestTimeoutError("slow", may_have_happened=True)
+
+    assert to_token(TICKET) == caught.value.token
+
+
+def test_a_malformed_file_names_its_export():
+    """The pure part says what is wrong, and this of which export."""
+    with (
+        pytest.raises(MalformedFileError, match=r"Sf7M9j .* it is empty"),
+        ExportErrors(TICKET).about_the_file(),
+    ):
+        raise Malformed("it is empty")

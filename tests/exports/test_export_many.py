@@ -1,0 +1,422 @@
+"""Many exports: each outcome as it comes, none spent twice, runs taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient, LocalLimiter
+from amplitude_cohorts_async._exports.run_record import NAME, RunRecord
+from amplitude_cohorts_async.errors import (
+    ApiError,
+    ConnectionFailedError,
+    ExportFailedError,
+    ExportTimeoutError,
+    InvalidInputError,
+    NotFoundError,
+    StorageError,
+    TransportError,
+)
+from amplitude_cohorts_async.limits import UNLIMITED
+from amplitude_cohorts_async.models import ExportOutcome
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from amplitude_cohorts_async.testing.faults import Fault
+from support.canary import API_KEY, SECRET_KEY
+from support.exporting import until
+
+IDS = [f"cohort{number}" for number in range(6)]
+LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+
+
+@pytest.fixture
+async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
+    """Six cohorts of a service without windows."""
+    async with CohortsEmulator(
+        api_key=API_KEY,
+        secret_key=SECRET_KEY,
+        clock=clock,
+        quotas=Quotas(windows=()),
+    ) as emulator:
+        for cohort_id in IDS:
+            emulator.add_cohort(
+                cohort_id,
+                members=[f"member-of-{cohort_id}"],
+                overrides={"lastComputed": LONG_AGO, "lastMod": LONG_AGO},
+            )
+        yield emulator
+
+
+@pytest.fixture
+async def client(
+    emulator: CohortsEmulator, clock: FakeClock
+) -> AsyncIterator[CohortsClient]:
+    """A client that waits for no window."""
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
+    ) as client:
+        yield client
+
+
+def stranger(emulator: CohortsEmulator, clock: FakeClock) -> CohortsClient:
+    """Make a client that knows of no other, as one in another process."""
+    return CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        limiter=LocalLimiter(UNLIMITED, clock=clock),
+    )
+
+
+async def collect(batch: AsyncIterator[ExportOutcome]) -> dict[str, ExportOutcome]:
+    """Run a batch to its end."""
+    return {outcome.cohort_id: outcome async for outcome in batch}
+
+
+async def test_every_cohort_has_its_file(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Six cohorts are six files and six exports."""
+    outcomes = await collect(client.export_many(IDS, tmp_path))
+
+    assert set(IDS) == set(outcomes)
+    assert 6 == emulator.spent == sum(each.spent for each in outcomes.values())
+    assert "member-of-cohort3" in (tmp_path / "cohort3.csv").read_text()
+
+
+async def test_one_failure_stops_nobody(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A job that fails, and a cohort that is not there, are outcomes like others."""
+    emulator.fail_next("status", faults.job_failed())
+
+    outcomes = await collect(client.export_many([*IDS, "nobody"], tmp_path))
+    errors = [each.error for each in outcomes.values() if each.error is not None]
+
+    assert 7 == len(outcomes)
+    assert {ExportFailedError, NotFoundError} == {type(error) for error in errors}
+    assert 5 == sum(each.saved is not None for each in outcomes.values())
+
+
+async def test_no_more_are_under_way_than_allowed(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """The next export is requested when an outcome was taken."""
+    async with client.export_many(IDS, tmp_path, max_concurrency=2) as batch:
+        first = await anext(batch)
+
+        assert first.saved is not None
+        assert 2 == emulator.spent
+
+
+async def test_a_repeated_id_is_exported_once(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A cohort has one file."""
+    await collect(client.export_many(["cohort0", "cohort0"], tmp_path))
+
+    assert 1 == emulator.spent
+
+
+async def test_nothing_is_requested_before_the_first_step(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Making the iterator spends nothing."""
+    client.export_many(IDS, tmp_path)
+
+    assert 0 == emulator.spent
+
+
+async def test_a_run_that_was_left_goes_on_without_spending_twice(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """What was saved is not exported again, what was requested is resumed."""
+    async with client.export_many(IDS, tmp_path, max_concurrency=3) as batch:
+        await anext(batch)
+        await anext(batch)
+
+    before = emulator.spent
+    outcomes = await collect(client.export_many(IDS, tmp_path))
+
+    assert 3 <= before < 6
+    assert 6 == emulator.spent
+    assert 6 == sum(each.saved is not None for each in outcomes.values())
+
+
+async def test_a_run_that_came_to_its_end_is_not_taken_up(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """The next run is a new one and gets the members as they are then."""
+    await collect(client.export_many(IDS[:2], tmp_path))
+    await collect(client.export_many(IDS[:2], tmp_path))
+
+    assert 4 == emulator.spent
+
+
+async def test_unchanged_cohorts_cost_one_list_for_all(
+    client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """The nightly run spends exports on what changed since the last."""
+    await collect(client.export_many(IDS, tmp_path))
+    clock.advance(60)
+    emulator.add_cohort("cohort1", members=["somebody-new"])
+
+    outcomes = await collect(client.export_many(IDS, tmp_path, skip_unchanged=True))
+    spent = {each.cohort_id for each in outcomes.values() if each.spent}
+
+    assert {"cohort1"} == spent
+    assert (7, 1) == (emulator.spent, emulator.requests("list"))
+    assert "somebody-new" in (tmp_path / "cohort1.csv").read_text()
+
+
+async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """The last line may be half a line."""
+    async with client.export_many(IDS, tmp_path, max_concurrency=1) as batch:
+        await anext(batch)
+
+    record = tmp_path / ".amplitude-exports.jsonl"
+    with record.open("a") as file:
+        file.write('{"key": "half a li')
+
+    await collect(client.export_many(IDS, tmp_path))
+    await collect(client.export_many(IDS[:1], tmp_path, skip_unchanged=True))
+
+    assert 6 == emulator.spent
+
+
+async def test_an_id_cannot_leave_the_directory(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A slash in an id does not become a folder."""
+    emulator.add_cohort("../c1", members=["ann"])
+
+    (outcome,) = (await collect(client.export_many(["../c1"], tmp_path))).values()
+
+    assert outcome.saved is not None
+    assert tmp_path / "..%2Fc1.csv" == outcome.saved.path
+
+
+@pytest.mark.parametrize(
+    "problem", ["directory", "id", "one text", "format", "max concurrency"]
+)
+async def test_what_cannot_work_is_refused_before_anything_is_spent(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, problem: str
+) -> None:
+    """Bad input is an error of the call, not an outcome of each cohort."""
+    directory = tmp_path / "missing" if problem == "directory" else tmp_path
+    ids = [*IDS, ""] if problem == "id" else IDS
+    ids = "26umsb5" if problem == "one text" else ids
+    format_ = "xlsx" if problem == "format" else "csv"
+    max_concurrency = 0 if problem == "max concurrency" else 4
+
+    with pytest.raises(InvalidInputError):
+        await collect(
+            client.export_many(
+                ids, directory, format=format_, max_concurrency=max_concurrency
+            )
+        )
+
+    assert [] == emulator.log
+
+
+async def test_an_export_cancelled_while_it_was_requested_is_on_record(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Another process with the same directory goes on with it."""
+    async with stranger(emulator, clock) as client:
+        batch = client.export_many(IDS[:1], tmp_path)
+        step = asyncio.create_task(anext(batch))
+        await until(lambda: bool(emulator.requests("export")))
+        step.cancel()
+        await batch.aclose()
+
+    async with stranger(emulator, clock) as client:
+        await collect(client.export_many(IDS[:1], tmp_path))
+
+    assert 1 == emulator.spent
+
+
+async def test_an_export_still_running_at_the_end_of_a_run_is_not_spent_again(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """What was paid for and not saved is taken up by the next run."""
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+
+    async with stranger(emulator, clock) as client:
+        first = await collect(client.export_many(["slow"], tmp_path, timeout=11))
+
+    async with stranger(emulator, clock) as client:
+        second = await collect(client.export_many(["slow"], tmp_path))
+
+    assert isinstance(first["slow"].error, ExportTimeoutError)
+    assert second["slow"].saved is not None
+    assert 1 == emulator.spent
+
+
+async def test_an_export_that_failed_is_requested_anew_by_the_next_run(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A job that the service gave up is not asked for again and again."""
+    emulator.fail_next("status", faults.job_failed())
+
+    await collect(client.export_many(IDS[:1], tmp_path))
+    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+
+    assert outcomes["cohort0"].saved is not None
+    assert 2 == emulator.spent
+
+
+async def test_a_record_that_cannot_be_kept_is_told_before_anything_is_spent(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Without a record a run that dies would spend twice."""
+    (tmp_path / NAME).mkdir()
+
+    with pytest.raises(InvalidInputError, match="no export was spent"):
+        await collect(client.export_many(IDS, tmp_path))
+
+    assert 0 == emulator.spent
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function after which the record takes no line that holds a word."""
+    fsync = os.fsync
+
+    def fill(word: str) -> None:
+        def full(file: int) -> None:
+            record = tmp_path / NAME
+            if os.path.samestat(os.fstat(file), record.stat()):
+                last_line = record.read_text().splitlines()[-1]
+                if word in last_line:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(file)
+
+        monkeypatch.setattr(os, "fsync", full)
+
+    return fill
+
+
+async def test_what_cannot_be_recorded_is_not_requested(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+) -> None:
+    """A disk that fills up costs no export, and the outcomes say so."""
+    full_disk("attempt")
+
+    outcomes = await collect(client.export_many(IDS, tmp_path))
+
+    assert 0 == emulator.spent == emulator.requests("export")
+    assert {StorageError} == {type(each.error) for each in outcomes.values()}
+    assert all("no export was spent" in str(each.error) for each in outcomes.values())
+
+
+async def test_an_export_goes_on_when_its_token_cannot_be_recorded(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was spent is downloaded, and the log has the token."""
+    full_disk("token")
+
+    outcome = (await collect(client.export_many(IDS[:1], tmp_path)))["cohort0"]
+
+    assert outcome.saved is not None
+    assert outcome.saved.token in caplog.text
+    assert (1, 1) == (outcome.spent, emulator.spent)
+
+
+async def test_a_lost_answer_is_told_by_the_next_run(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The request was recorded before it was sent; the next run warns and goes on."""
+    emulator.fail_next("export", faults.lost_answer())
+
+    first = await collect(client.export_many(IDS[:1], tmp_path))
+    await collect(client.export_many(["cohort1"], tmp_path))
+    second = await collect(client.export_many(IDS[:1], tmp_path))
+    third = await collect(client.export_many(IDS[:1], tmp_path))
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if "may have been spent" in record.getMessage()
+    ]
+
+    assert isinstance(first["cohort0"].error, TransportError)
+    assert second["cohort0"].saved is not None is not third["cohort0"].saved
+    assert 1 == len(warnings)
+    assert "cohort0" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.throttled(), faults.refused(400, "no"), faults.broken(503)]
+)
+async def test_a_request_that_was_refused_leaves_no_attempt_open(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, fault: Fault
+) -> None:
+    """What surely spent nothing is not warned of."""
+    emulator.fail_next("export", fault, times=None)
+
+    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+    history = await RunRecord(tmp_path).open()
+
+    assert isinstance(outcomes["cohort0"].error, ApiError)
+    assert set() == history.attempted
+
+
+async def test_a_request_that_was_never_sent_leaves_no_attempt_open(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """A service that cannot be reached has spent nothing."""
+    async with stranger(emulator, clock) as client:
+        await emulator.__aexit__(None, None, None)
+        outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+    history = await RunRecord(tmp_path).open()
+
+    assert isinstance(outcomes["cohort0"].error, ConnectionFailedError)
+    assert set() == history.attempted
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '{"key": "k", "saved": {}}', ""])
+async def test_a_line_that_means_nothing_is_passed_over(
+    client: CohortsClient, tmp_path: Path, line: str
+) -> None:
+    """A damaged record stops nobody."""
+    (tmp_path / NAME).write_text(f"{line}\n")
+
+    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
+
+    assert outcomes["cohort0"].saved is not None
+
+
+async def test_a_run_that_ends_forgets_nothing_of_another(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Two processes may write into one directory."""
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+
+    async with stranger(emulator, clock) as one, stranger(emulator, clock) as other:
+        ending = one.export_many(IDS[:1], tmp_path)
+        await anext(ending)
+        await collect(other.export_many(["slow"], tmp_path, timeout=11))
+        await collect(ending)
+
+    async with stranger(emulator, clock) as client:
+        await collect(client.export_many(["slow"], tmp_path))
+
+    assert 2 == emulator.spent

@@ -1,0 +1,216 @@
+"""The filters that file bytes pass: the same result for any split of the bytes."""
+
+from __future__ import annotations
+
+import gzip
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core.csvtext import Malformed
+from amplitude_cohorts_async._io.sinks.filters import (
+    Deflate,
+    DetectGzip,
+    Filter,
+    Inflate,
+    Tee,
+    TextCheck,
+)
+
+TEXTS = st.lists(st.binary(max_size=200), max_size=4)
+
+
+class Heap:
+    """The last filter: keeps all, and remembers the largest piece."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.largest = 0
+        self.is_finished = False
+        self.is_discarded = False
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data.extend(data)
+        self.largest = max(self.largest, len(data))
+
+    def finish(self) -> None:
+        assert not self.is_finished
+        self.is_finished = True
+
+    def discard(self) -> None:
+        self.is_discarded = True
+
+
+def write_split(
+    chain: Filter | DetectGzip, data: bytes, *, pieces: int, seed: int = 0
+) -> None:
+    """Write *data* cut at random, from a buffer that is used again."""
+    chance = random.Random(seed)
+    cuts = sorted(chance.randint(0, len(data)) for _ in range(pieces - 1))
+    buffer = bytearray(len(data))
+
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        buffer[: end - start] = data[start:end]
+        chain.write(memoryview(buffer)[: end - start])
+        buffer[: end - start] = b"?" * (end - start)
+
+
+@given(TEXTS, st.integers(1, 20), st.integers())
+def test_gzip_in_any_split(texts: list[bytes], pieces: int, seed: int) -> None:
+    """Members of gzip, one after another, are one text, wherever the bytes are cut."""
+    heap = Heap()
+    chain = Inflate(heap)
+    data = b"".join(map(gzip.compress, texts)) or gzip.compress(b"")
+    write_split(chain, data, pieces=pieces, seed=seed)
+    chain.finish()
+
+    assert b"".join(texts) == heap.data
+    assert heap.is_finished
+
+
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_a_torn_or_damaged_gzip_never_finishes_as_another(
+    text: bytes, data: st.DataObject
+) -> None:
+    """Whatever is cut off or changed, what finishes is the text that was meant."""
+    whole = bytearray(gzip.compress(text, mtime=0))
+    at = data.draw(st.integers(0, len(whole) - 1))
+
+    if data.draw(st.booleans()):
+        del whole[at:]
+    else:
+        whole[at] ^= data.draw(st.integers(1, 255))
+
+    heap = Heap()
+    chain = Inflate(heap)
+
+    try:
+        chain.write(bytes(whole))
+        chain.finish()
+    except Malformed:
+        assert not heap.is_finished
+    else:
+        assert text == heap.data
+
+
+def test_a_bomb_comes_in_pieces() -> None:
+    """A thousandfold text is handed on in pieces of a bounded size."""
+    heap = Heap()
+    chain = Inflate(heap)
+    chain.write(gzip.compress(bytes(16 << 20)))
+    chain.finish()
+
+    assert 16 << 20 == len(heap.data)
+    assert 1 << 20 >= heap.largest
+
+
+@given(st.binary(max_size=500), st.integers(1, 9), st.integers())
+def test_deflate_undoes_inflate(text: bytes, pieces: int, seed: int) -> None:
+    """What is compressed here is the text again."""
+    heap = Heap()
+    chain = Deflate(heap)
+    write_split(chain, text, pieces=pieces, seed=seed)
+    chain.finish()
+
+    assert text == gzip.decompress(heap.data)
+
+
+@given(st.binary(max_size=300), st.booleans(), st.integers(1, 9), st.integers())
+def test_bytes_tell_what_they_are(
+    text: bytes, is_gzip: bool, pieces: int, seed: int
+) -> None:
+    """Compressed bytes are known by their first two, however they are cut."""
+    heap = Heap()
+    chosen: list[bool] = []
+
+    def choose(is_gzip: bool) -> Filter:
+        chosen.append(is_gzip)
+        return heap
+
+    chain = DetectGzip(choose)
+    data = gzip.compress(text) if is_gzip else b"a" + text
+    write_split(chain, data, pieces=pieces, seed=seed)
+    chain.finish()
+
+    assert [is_gzip] == chosen
+    assert data == heap.data
+    assert heap.is_finished
+
+
+@pytest.mark.parametrize("data", [b"", b"a", b"\x1f", b"plain"])
+def test_plain_bytes_need_an_end(data: bytes) -> None:
+    """Plain bytes that came without a length may be a part of any longer text."""
+    heap = Heap()
+    chain = DetectGzip(lambda _: heap)
+    chain.write(data)
+
+    with pytest.raises(Malformed, match="without a length"):
+        chain.finish(is_delimited=False)
+    assert not heap.is_finished
+
+
+@pytest.mark.parametrize("blank", [b"", b"\n", b" \r\n\t", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("start", [b"<html>", b"{}", b"[]", b"\x1f\x8b\x08"])
+@pytest.mark.parametrize("size", [1, 2, 99])
+def test_what_is_no_text_of_members(blank: bytes, start: bytes, size: int) -> None:
+    """A page, JSON, or something still compressed is known below any blank lines."""
+    heap = Heap()
+    chain = TextCheck(heap)
+    data = blank + start
+
+    with pytest.raises(Malformed):
+        for at in range(0, len(data), size):
+            chain.write(data[at : at + size])
+        chain.finish()
+    assert not heap.is_finished
+
+
+@given(st.binary(), st.integers(1, 9), st.integers())
+def test_text_passes_unchanged(text: bytes, pieces: int, seed: int) -> None:
+    """What may be members goes on byte for byte; nothing at all does not."""
+    heap = Heap()
+    chain = TextCheck(heap)
+    write_split(chain, b'"' + text, pieces=pieces, seed=seed)
+    chain.finish()
+    assert b'"' + text == heap.data
+
+    with pytest.raises(Malformed, match="empty"):
+        TextCheck(Heap()).finish()
+
+
+def test_both_finish_in_order() -> None:
+    """The second filter does not finish when the first one finds fault."""
+    heap = Heap()
+    both = Tee(Inflate(TextCheck()), heap)
+    both.write(gzip.compress(b"text")[:-1])
+
+    with pytest.raises(Malformed):
+        both.finish()
+    assert not heap.is_finished
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Inflate,
+        Deflate,
+        TextCheck,
+        lambda heap: Tee(TextCheck(), heap),
+        lambda heap: Tee(heap, TextCheck()),
+    ],
+)
+def test_discarding_reaches_the_last(build: object) -> None:
+    """Whoever gives up tells the last filter, at any time, and more than once."""
+    heap = Heap()
+    chain = build(heap)  # type: ignore[operator]
+    chain.discard()
+    chain.discard()
+
+    assert heap.is_discarded
+
+
+def test_sniffing_nothing_can_be_discarded() -> None:
+    """Before the first byte there is nothing to tell."""
+    DetectGzip(lambda _: Heap()).discard()

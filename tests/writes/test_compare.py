@@ -1,0 +1,53 @@
+"""Two sets of ids are compared without a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import IdType, diff_ids, errors
+from amplitude_cohorts_async.models import MembershipDiff
+
+EXPORT = '"amplitude_id","user_id"\n"1","ann"\n"2",\n"3","bob"\n'
+
+
+async def test_two_lists_are_compared_in_memory():
+    """What is added, what is removed, in the order it was given."""
+    found = await diff_ids(["ann", "bob", "ann"], ["zoe", "bob", "yan"])
+
+    assert MembershipDiff(add=["zoe", "yan"], remove=["ann"], kept=1) == found
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_a_folder_gets_three_files(tmp_path: Path, on_disk: bool):
+    """
+    A saved export against a list: the result reads from the files, and counts them.
+    """
+    export = tmp_path / "members.csv"
+    export.write_text(EXPORT)
+    found = await diff_ids(export, ["bob", "zoe"], tmp_path, on_disk=on_disk)
+
+    assert (1, 1, 1, 1) == (
+        len(found.add),
+        len(found.remove),
+        found.kept,
+        found.unnameable,
+    )
+    assert (["zoe"], ["ann"]) == (list(found.add), list(found.remove))
+    assert "bob\n" == (tmp_path / "existing.txt").read_text()
+
+
+async def test_members_are_compared_by_the_id_asked_for(tmp_path: Path):
+    """An anonymous user has Amplitude's id."""
+    export = tmp_path / "members.csv"
+    export.write_text(EXPORT)
+    found = await diff_ids(export, ["1", "4"], id_type=IdType.AMPLITUDE_ID)
+
+    assert (["4"], ["2", "3"], 0) == (found.add, found.remove, found.unnameable)
+
+
+async def test_comparing_on_disk_needs_a_folder():
+    """The message names the argument."""
+    with pytest.raises(errors.InvalidInputError, match="pass folder="):
+        await diff_ids([], [], on_disk=True)
