@@ -64,8 +64,8 @@ def measure(ways: Sequence[str], url: str, out: Path, rounds: int) -> Runs:
                 del runs[way]
             elif number:
                 runs[way].append(json.loads(done.stdout))
-            elif done.stderr:
-                print(f"{way}: {done.stderr.strip()}")
+            elif done.stderr.startswith("aiofastnet"):
+                print(f"{way}: {done.stderr.splitlines()[0]}")
 
     return runs
 

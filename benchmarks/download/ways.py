@@ -106,13 +106,6 @@ async def ours(url: str, out: Path, **keywords: object) -> None:
     service.close()
 
 
-async def one_connection(url: str, out: Path) -> None:
-    """Download with parallel ranges switched off."""
-    from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
-
-    await ours(url, out, downloading=Downloading(max_connections=1))
-
-
 async def ordinary(url: str, out: Path) -> None:
     """Download with the fast path switched off."""
     from amplitude_cohorts_async.policies import Downloading  # noqa: PLC0415
@@ -223,7 +216,6 @@ async def bare_inflate(url: str, out: Path) -> None:
 WAYS: dict[str, Callable[[str, Path], Awaitable[None]]] = {
     "ours": ours,
     "ours, uvloop": ours,
-    "ours, one connection": one_connection,
     "ours, no extra": without_extra,
     "ours, no extra, uvloop": without_extra,
     "ours, ordinary path": ordinary,

@@ -33,7 +33,7 @@ class Disk:
 
 
 def feeding(disk: Disk) -> DiskWriter:
-    """A feed with a policy of its own."""
+    """Return a writer with a policy of its own."""
     return DiskWriter(disk, Shared())
 
 
