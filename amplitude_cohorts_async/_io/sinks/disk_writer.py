@@ -19,8 +19,6 @@ from typing import Protocol
 import anyio
 import anyio.to_thread
 
-from ..._core.inline_writes import InlineWritePolicy
-
 if sys.platform == "linux":
     import resource
 
@@ -44,6 +42,37 @@ _SMALL = (384 * 1024, 2)
 
 _QUEUED = 1 << 20
 """Bytes that may wait for the worker thread; as many are with it."""
+
+
+_BRIEF = 0.002
+_PENANCE = (8, 1024)
+
+
+class InlineWritePolicy:
+    """
+    Whether the next write may be expected to be brief.
+
+    Attributes:
+        holds: The answer.
+    """
+
+    def __init__(self) -> None:
+        self.holds = False
+        self._missing = 1
+        self._penance = _PENANCE[0]
+
+    def note(self, seconds: float) -> None:
+        """Take note of how long one write took."""
+        if seconds > _BRIEF:
+            if self.holds:
+                # It held up the loop. A disk that does so again and again has
+                # to behave for twice as long each time.
+                self._penance = min(2 * self._penance, _PENANCE[1])
+            self._missing = self._penance
+        else:
+            self._missing -= 1
+
+        self.holds = self._missing <= 0
 
 
 class Writes(Protocol):
