@@ -18,9 +18,8 @@ from .._io.download.transfer import Receiver, Transfer
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.file_sink import FileSink
-from .._io.sinks.formats import Options
 from .._io.sinks.saved_file import LocalFile
-from .._io.sinks.target import Target
+from .._io.sinks.target import Options, Target
 from ..errors import NotFoundError
 from ..events import BytesReceived
 from ..models import Routes, SavedExport

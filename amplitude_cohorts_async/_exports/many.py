@@ -19,8 +19,7 @@ import attrs
 from .._core.freshness import export_key
 from .._core.ids import checked_ids
 from .._io.cancellation import finish_despite_cancel
-from .._io.sinks.formats import Format
-from .._io.sinks.target import Target, checked_target
+from .._io.sinks.target import Format, Target, checked_target
 from ..errors import (
     CohortsError,
     ConfigurationError,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .._io.sinks.parquet import ParquetWriter, Writable
+from .._io.sinks.arrow import ParquetWriter, Writable
 
 __all__ = ("ParquetWriter", "Writable")

@@ -200,7 +200,7 @@ async def bare_inflate(url: str, out: Path) -> None:
     """Inflate a body that is in memory already, and write nothing."""
     import aiohttp  # noqa: PLC0415
 
-    from amplitude_cohorts_async._io.sinks.gzip_backend import inflater  # noqa: PLC0415
+    from amplitude_cohorts_async._io.sinks.filters import inflater  # noqa: PLC0415
 
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         body = await response.read()

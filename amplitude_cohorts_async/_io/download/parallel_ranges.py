@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -17,9 +18,19 @@ import anyio.abc
 from ..._core.parallelism import ParallelismController, RangeAllocator, Sample
 from ..cancellation import finish_despite_cancel
 from ..sinks.disk_writer import DiskWriter
-from .link_refresh import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
-from .object_store import checked_part, open_object, pour, range_headers
-from .to_file import RandomAccess
+from .object_store import (
+    DownloadState,
+    LinkFailed,
+    LinkRefresh,
+    ObjectChanged,
+    checked_part,
+    open_object,
+    pour,
+    range_headers,
+)
+
+if TYPE_CHECKING:
+    from .to_file import RandomAccess
 
 _WARM_UP = 0.005
 """Seconds in which a first connection gets going, and the loop is busy with that."""

@@ -11,7 +11,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -24,10 +24,21 @@ from ..cancellation import background
 from ..http.session import Session
 from ..http.streamed_response import StreamedResponse
 from ..sinks.disk_writer import Taker
-from .link_refresh import DownloadState, LinkFailed, LinkRefresh, ObjectChanged
-from .object_store import checked_part, open_object, pour, range_headers, strong
+from .object_store import (
+    DownloadState,
+    LinkFailed,
+    LinkRefresh,
+    ObjectChanged,
+    checked_part,
+    open_object,
+    pour,
+    range_headers,
+    strong,
+)
 from .parallel_ranges import Ranges, throttled
-from .to_file import RandomAccess
+
+if TYPE_CHECKING:
+    from .to_file import RandomAccess
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import attrs
 
 from .filters import DetectGzip, Filter, PassThrough
-from .formats import Counter, Options
 from .part_file import TAKES_RANGES, PartFile
 from .saved_file import LocalFile
-from .target import Target
+from .target import Counter, Options, Target
 
 
 class FileSink:
