@@ -14,8 +14,7 @@ from collections.abc import Callable
 from queue import Queue
 from typing import Protocol
 
-from ..._core.csvblocks import RecordCounter
-from ..._core.csvtext import Malformed
+from ..._core.csvtext import Malformed, RecordCounter
 from .gzip_backend import inflate_errors, inflater
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol, cast
 
 import attrs
 
-from ..._core.csvblocks import RecordCounter
+from ..._core.csvtext import RecordCounter
 from .arrow import AmplitudeId, require_arrow
 from .filters import Count, Deflate, Filter, Inflate, InThread, Tee, TextCheck
 from .parquet import ParquetWriter

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Protocol
 
-from ..._core.csvblocks import Buffer
+from ..._core.csvtext import Buffer
 from .arrow import AmplitudeId, ArrowReader, RecordBatch, Schema, pool
 
 _ROW_GROUP_SIZE = 4 * 1024 * 1024
