@@ -57,9 +57,9 @@ def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
     """
     Return *ids* as text; whole numbers become their decimal digits.
 
-    Raises `InvalidInputError` for an id that is empty, too long, of another type, or holds
-    a line break, a control character or half a surrogate pair. The message counts on from
-    *position*.
+    Raises `InvalidInputError` for an id that is empty, too long, of another type, or
+    holds a line break, a control character or half a surrogate pair. The message counts
+    on from *position*.
     """
     if set(map(type, ids)) <= {str}:
         texts = list[str](ids)  # type: ignore[arg-type]  # checked in the line above

@@ -50,9 +50,9 @@ def read_header(names: Sequence[str]) -> Header:
     """
     Return the columns by the names in a file's first record, never by their order.
 
-    The first column of a name counts: a later "user_id", for example, is a user property.
-    Properties of one name are called "plan", "plan (2)" and so on, so none hides another.
-    Raises `CsvError` if no column holds ids or groups.
+    The first column of a name counts: a later "user_id", for example, is a user
+    property. Properties of one name are called "plan", "plan (2)" and so on, so none
+    hides another. Raises `CsvError` if no column holds ids or groups.
     """
     # The service puts a TAB before each text of group cohorts, the header's too.
     bare = [name.removeprefix("\t") for name in names]
@@ -100,8 +100,8 @@ class MemberReader:
     """
     Reads members from bytes, cut anywhere, in batches of a fraction of a millisecond.
 
-    The same bytes make the same members whatever the cuts; only the sizes of the batches
-    differ. `rows` counts the members yielded so far.
+    The same bytes make the same members whatever the cuts; only the sizes of the
+    batches differ. `rows` counts the members yielded so far.
     """
 
     def __init__(self, *, block: int = BLOCK, max_record: int = MAX_RECORD) -> None:

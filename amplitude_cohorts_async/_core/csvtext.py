@@ -74,7 +74,7 @@ def decode(block: bytes) -> str:
 
 def read_columns(block: bytes, width: int, *, line: int) -> list[Sequence[str]]:
     """
-    Return the *width* columns of whole records, the last of which ends in a newline too.
+    Return the *width* columns of whole records; the last one ends in a newline, too.
 
     Raises `CsvError` for a record of another grammar or width. *line* is the number of
     the block's first line.
@@ -242,8 +242,7 @@ class RecordSplitter:
         """
         Yield the records that these bytes complete, in blocks.
 
-        Exhaust the iterator before feeding more. Raises `CsvError` for a record that is too
-        long.
+        Exhaust the iterator before feeding more. Raises `CsvError` at a too long record.
         """
         view = memoryview(data)
 

@@ -44,7 +44,7 @@ class ExportErrors:
     @contextmanager
     def about_the_file(self, path: object = None) -> Generator[None]:
         """
-        Translate errors of reading the file, or of writing it to *path*, into public errors.
+        Translate errors of reading the file, or of writing it to *path*, for users.
 
         Without a path, an `OSError` passes.
         """

@@ -97,8 +97,8 @@ class Diff:
     A comparison of the wanted ids with the current ones.
 
     First `want()` all wanted ids, then `see()` all current ones, in any number of calls
-    and with repetitions; `kept` counts the different ids that are both. Ids are compared
-    as they are, not by a hash.
+    and with repetitions; `kept` counts the different ids that are both. Ids are
+    compared as they are, not by a hash.
 
     Each different id takes its own memory and about 60 bytes: 0.6 GB for two disjoint
     sets of two million ids of 36 characters, half of that for two nearly equal ones.

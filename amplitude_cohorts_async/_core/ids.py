@@ -16,8 +16,8 @@ def checked_id(value: object, what: str) -> str:
     """
     Return *value* if it can be a *what*, as in "cohort id".
 
-    Raises `InvalidInputError` if it is empty, too long, not a string, or holds white space
-    or control characters.
+    Raises `InvalidInputError` if it is empty, too long, not a string, or holds white
+    space or control characters.
     """
     text = _checked_text(value, what, _MAX_LENGTH)
 
@@ -35,8 +35,8 @@ def checked_request_id(value: object) -> str:
     """
     Return *value* if a job can be followed by this request id.
 
-    The service makes request ids, so any text is percent-encoded and accepted; only what
-    cannot be encoded raises `InvalidInputError`.
+    The service makes request ids, so any text is percent-encoded and accepted; only
+    what cannot be encoded raises `InvalidInputError`.
     """
     text = _checked_text(value, "request id", _MAX_REQUEST_ID_LENGTH)
 

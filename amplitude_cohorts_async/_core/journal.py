@@ -28,8 +28,8 @@ class WrittenBatch:
     """
     One batch that was accepted.
 
-    `operation` is "upload", "add" or "remove"; `matched` counts the ids that the service
-    knew, if it said so.
+    `operation` is "upload", "add" or "remove"; `matched` counts the ids that the
+    service knew, if it said so.
     """
 
     operation: str
@@ -43,8 +43,8 @@ class WriteProgress:
     """
     How far a write has come.
 
-    `attempted_at`, aware UTC, is when a creating request was about to be sent whose answer
-    is not known. `done` says that all batches are written.
+    `attempted_at`, aware UTC, is when a creating request was about to be sent whose
+    answer is not known. `done` says that all batches are written.
     """
 
     cohort_id: str | None = None
@@ -55,7 +55,7 @@ class WriteProgress:
 
     def has(self, operation: str, batch: Batch, *, index: int) -> bool:
         """
-        Whether a batch was written before, or raise `InvalidInputError` if another was.
+        Whether a batch was written before; raises `InvalidInputError` if another was.
         """
         if index >= len(self.written):
             if self.done:
@@ -158,7 +158,7 @@ def parse(content: bytes) -> ParsedJournal:
 def check_same(
     parsed: ParsedJournal, kind: str, parameters: Mapping[str, object]
 ) -> WriteProgress:
-    """Return the progress of the same write, or raise `InvalidInputError` for another."""
+    """Return the progress of this write, or raise `InvalidInputError`."""
     if parsed.kind is None:
         return WriteProgress()
 

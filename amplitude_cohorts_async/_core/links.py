@@ -29,8 +29,8 @@ def link_target(
     """
     Return the target of a redirect from *asked*, byte for byte as the service wrote it.
 
-    Raises `UnexpectedResponseError` if it is missing, not a URL, not encrypted, or carries
-    credentials of its own; *show* returns what the message may show of it.
+    Raises `UnexpectedResponseError` if it is missing, not a URL, not encrypted, or
+    carries credentials of its own; *show* returns what the message may show of it.
     """
     if not location:
         raise UnexpectedResponseError(
@@ -44,7 +44,8 @@ def link_target(
         _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError:
         raise UnexpectedResponseError(
-            "the file's link cannot be read as a URL and was not followed; try again later"
+            "the file's link cannot be read as a URL and was not followed; try again "
+            "later"
         ) from None
 
     # A space or a control character would end the request line.
@@ -88,7 +89,7 @@ class Part:
     """
     The part of an object that an answer holds, in bytes.
 
-    `length` is None if it was not announced, and `total` if the object's size is unknown.
+    `length` is None if it was not announced, `total` if the whole size is unknown.
     """
 
     start: int

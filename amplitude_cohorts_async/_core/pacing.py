@@ -74,8 +74,8 @@ class Pace:
     Attributes:
         paused_until: Nothing is sent before this time.
 
-        paused_at: When the last pause began. A refusal of a request sent before it is no
-            news.
+        paused_at: When the last pause began. A refusal of a request sent before it is
+            no news.
 
         pauses: Pauses in a row; each is twice as long as the last.
 

@@ -27,8 +27,8 @@ class JobState:
     """
     The known state of a job, with the number of polls in this wait.
 
-    `age` is the time in seconds since the export was requested; None if unknown, so that
-    the job may already be done. `status` is the last readable answer, if any.
+    `age` is the time in seconds since the export was requested; None if unknown, so
+    that the job may already be done. `status` is the last readable answer, if any.
     """
 
     age: float | None

@@ -52,7 +52,8 @@ class Endpoints:
         """
         Return the request for an export; each one sent counts in the monthly quota.
 
-        The *properties* are False or empty for ids only, True for all, or the names of some.
+        The *properties* are False or empty for ids only, True for all, or the names of
+        some.
         """
         return Request(
             operation="export",

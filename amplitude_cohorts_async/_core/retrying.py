@@ -65,8 +65,8 @@ def retry_delay(
     """
     Return the delay before the next attempt; None if there is none.
 
-    *attempt* counts the attempts so far, and *waited* the seconds between them; *jitter*
-    is between 0 and 1.
+    *attempt* counts the attempts so far, and *waited* the seconds between them;
+    *jitter* is between 0 and 1.
     """
     if attempt >= retrying.attempts or not may_repeat(replay, failure):
         return None

@@ -32,7 +32,7 @@ USERS = "User"
 Change: TypeAlias = Literal["ADD", "REMOVE"]
 Pieces: TypeAlias = Sequence[bytes]
 
-# How far the service's clock may be behind ours; a larger skew leads to doubt, not harm.
+# How far the service's clock may be behind ours; more leads to doubt, not to harm.
 _SKEW = timedelta(seconds=1)
 
 _UPLOAD_ID_TYPES = {IdType.USER_ID: "BY_USER_ID", IdType.AMPLITUDE_ID: "BY_AMP_ID"}
@@ -47,7 +47,7 @@ class Upload:
     Attributes:
         owner: The login email of the cohort's owner.
 
-        group: The group type of the ids; None for users.
+        group: The name of the group the ids are of; None for users.
 
         replace: The cohort to fill anew; None creates one.
     """
@@ -101,7 +101,7 @@ class Membership:
     """
     All options of a membership update, checked when made.
 
-    `count_group` is what the cohort counts: "User", or a group type.
+    `count_group` is what the cohort counts: "User", or the name of a group.
     """
 
     id_type: IdType
@@ -159,7 +159,7 @@ def membership(
     cohort_id: str, spec: Membership, changes: Sequence[tuple[Change, Pieces]]
 ) -> Request:
     """
-    Return the request that adds and removes these ids, in one or more *changes*.
+    Return the request that adds and removes ids, as one or more *changes*.
 
     The service accepts several, and is reported to prefer one.
     """
@@ -200,8 +200,8 @@ class UploadAnswer:
     """
     The answer to an upload; a count is None if the service did not send it.
 
-    `cohort_id` is None when nothing was saved. `matched` counts the ids that the service
-    knew, and `invalid_sample` holds some that it did not.
+    `cohort_id` is None when nothing was saved. `matched` counts the ids that the
+    service knew, and `invalid_sample` holds some that it did not.
     """
 
     cohort_id: str | None
@@ -301,8 +301,8 @@ class Found:
     """
     Listed cohorts that an upload without an answer may have created.
 
-    `certain` ones have the same name, owner, type and time; `possible` ones have the same
-    name and are not known to be older.
+    `certain` ones have the same name, owner, type and time; `possible` ones have the
+    same name and are not known to be older.
     """
 
     certain: Sequence[Cohort]
@@ -351,10 +351,10 @@ def check_replacement(
     cohort_id: str, cohort: Cohort | None, new: int, max_removed: float
 ) -> None:
     """
-    Raise `RemovalGuardError` if a replacement would remove too large a share of members.
+    Raise `RemovalGuardError` if a replacement would remove too many of the members.
 
-    Only counts are compared: the members themselves would cost an export. *cohort* is the
-    one in the list, if any, and *new* the number of new ids, or a lower bound of it.
+    Only counts are compared: the members themselves would cost an export. *cohort* is
+    the one in the list, if any, and *new* the number of new ids or a lower bound of it.
     """
     current = None if cohort is None else cohort.size
 
@@ -437,7 +437,8 @@ def _check_app_id(value: object) -> None:
 
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise InvalidInputError(
-            f"app_id must be the project's number, a whole number above zero, got {value!r}"
+            f"app_id must be the project's number, a whole number above zero, got "
+            f"{value!r}"
         )
 
 
