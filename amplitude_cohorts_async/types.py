@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._core.csvblocks import Buffer
+    from ._core.csvtext import Buffer
     from ._exports.downloader import Progress
     from ._exports.many import ExportBatch
     from ._io.clock import Clock
@@ -34,7 +34,7 @@ __all__ = (
 
 _MODULES = {
     "AmplitudeId": "._io.sinks.arrow",
-    "Buffer": "._core.csvblocks",
+    "Buffer": "._core.csvtext",
     "Clock": "._io.clock",
     "EventHook": ".events",
     "ExportBatch": "._exports.many",

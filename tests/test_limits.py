@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from amplitude_cohorts_async._core.schedule import reuse_after
+from amplitude_cohorts_async._core.pacing import reuse_after
 from amplitude_cohorts_async.errors import ConfigurationError
 from amplitude_cohorts_async.limits import (
     DOCUMENTED,

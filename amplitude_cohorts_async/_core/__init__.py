@@ -1,5 +1,5 @@
 """
-The core decides: values in, values out.
+Decisions without side effects: values in, values out.
 
-No clock, no chance, no I/O, no logging in here; time and chance are arguments.
+No clock, random source, I/O or logging in here; time and jitter are arguments.
 """

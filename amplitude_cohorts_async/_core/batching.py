@@ -1,8 +1,8 @@
 """
-Ids into batches: what may be an id, and where a batch ends.
+Checks of the ids of members, and batches of them.
 
-The caller hands over some hundred ids at a time and lets other tasks run in
-between; nothing here takes longer than a few milliseconds.
+The caller passes some hundred ids at a time and lets other tasks run in between;
+nothing here takes longer than a few milliseconds.
 """
 
 from __future__ import annotations
@@ -18,40 +18,30 @@ import attrs
 
 from ..errors import InvalidInputError
 
+# Ids in one request, and members of one cohort.
+# Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 MOST_IDS = 100_000
-"""
-Ids in one request.
-
-Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
-"""
-
 MOST_MEMBERS = 2_000_000
-"""
-Members of one cohort.
-
-Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
-"""
 
 MOST_CHARACTERS = 1_024
 
+# Ids handled in one call: a millisecond of work.
 SLICE = 500
-"""Ids handled in one go: a millisecond of work."""
 
 _SHOWN = 40
 _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_MISSING = {"NAType", "NaTType"}
+_HINTS: dict[type, str] = {
+    float: "a float may have lost digits already: read the column as text",
+    bytes: "decode it first",
+}
 
 
 @attrs.frozen(kw_only=True)
 class Batch:
     """
-    The ids of one request.
+    The ids of one request; `index` is its position in the write, from 0.
 
     Attributes:
-        index: Its place in the write, counted from 0.
-
-        count: How many ids.
-
         digest: SHA-256 of the ids, each followed by a newline, in hex.
 
         pieces: The inside of a JSON array of the ids, in pieces.
@@ -65,31 +55,24 @@ class Batch:
 
 def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
     """
-    Return *ids* as text.
+    Return *ids* as text; whole numbers become their decimal digits.
 
-    Args:
-        ids: Text or whole numbers; a number is sent as its decimal digits.
-
-        position: How many ids came before these, for the message.
-
-    Raises:
-        InvalidInputError: One is empty, over-long, of another type, or holds
-            a line break, a control character or half a surrogate pair.
+    Raises `InvalidInputError` for an id that is empty, too long, of another type, or
+    holds a line break, a control character or half a surrogate pair. The message counts
+    on from *position*.
     """
     if set(map(type, ids)) <= {str}:
-        texts = list[str](ids)  # type: ignore[arg-type]  # asked for just above
+        texts = list[str](ids)  # type: ignore[arg-type]  # checked in the line above
     else:
         texts = [_as_text(id_, position + n) for n, id_ in enumerate(ids, 1)]
 
-    # All ids at once, in C; each of them is looked at only if one is suspicious.
-    suspicious = (
+    # All ids at once, in C; each single one only if any is suspicious.
+    if (
         "" in texts
         or not "".join(texts).isprintable()
         or any(map(str.isspace, texts))
         or max(map(len, texts), default=0) > MOST_CHARACTERS
-    )
-
-    if suspicious:
+    ):
         for n, text in enumerate(texts, 1):
             _check(text, position + n)
 
@@ -108,11 +91,7 @@ def _as_text(value: object, position: int) -> str:
             f"id number {position} is missing ({value!r}); leave out what has no id"
         )
 
-    hints: dict[type, str] = {
-        float: "a float may have lost digits already: read the column as text",
-        bytes: "decode it first",
-    }
-    hint = hints.get(type(value), "pass it as text")
+    hint = _HINTS.get(type(value), "pass it as text")
 
     raise InvalidInputError(
         f"id number {position} is a {type(value).__name__}, not a str or int; {hint}"
@@ -120,11 +99,12 @@ def _as_text(value: object, position: int) -> str:
 
 
 def _is_missing(value: object) -> bool:
-    # pandas.NA and NaT are recognised by name, so that pandas is not needed here.
-    if value is None or type(value).__name__ in _MISSING:
-        return True
-
-    return isinstance(value, float) and math.isnan(value)
+    # pandas.NA and NaT are recognised by name, so that pandas is not imported.
+    return (
+        value is None
+        or type(value).__name__ in {"NAType", "NaTType"}
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _check(text: str, position: int) -> None:
@@ -147,7 +127,7 @@ def _check(text: str, position: int) -> None:
 
 
 class Batcher:
-    """Cuts a stream of ids into batches, encoding as it goes."""
+    """Cuts a stream of ids into batches, and encodes them."""
 
     def __init__(self, *, size: int) -> None:
         self._size = size
@@ -155,11 +135,11 @@ class Batcher:
         self._begin()
 
     def feed(self, ids: Sequence[str]) -> Iterator[Batch]:
-        """Yield the batches that more ids fill."""
+        """Yield the batches that these ids fill."""
         while ids:
-            room = self._size - self._count
-            self._take(ids[:room])
-            ids = ids[room:]
+            free = self._size - self._count
+            self._add(ids[:free])
+            ids = ids[free:]
 
             if self._count == self._size:
                 yield self._end()
@@ -174,9 +154,9 @@ class Batcher:
         self._pieces: list[bytes] = []
         self._hash = hashlib.sha256()
 
-    def _take(self, ids: Sequence[str]) -> None:
-        # The commas between pieces are written by hand: one call for 100,000
-        # ids would hold the loop for 10 ms, in a thread as well.
+    def _add(self, ids: Sequence[str]) -> None:
+        # Encoded piece by piece: one call for 100,000 ids would hold the loop for
+        # 10 ms, in a worker thread too.
         comma = "," if self._pieces else ""
         self._pieces.append(
             f"{comma}{json.dumps(ids, separators=(',', ':'))[1:-1]}".encode()

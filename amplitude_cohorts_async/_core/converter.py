@@ -1,24 +1,22 @@
 """
-JSON documents into values, tolerantly: the one cattrs converter.
+Decoded JSON as values, read tolerantly by the one cattrs converter.
 
-Every answer and every error body is an attrs class that is read here. What it
-forgives, because the service has been seen to do it:
+Every answer and every error body is an attrs class that is structured here. Accepted,
+because the service has been seen to send it:
 
 - a key in either spelling, as in ``cohortId`` and ``cohort_id``;
 - null for any value that has a default;
-- a time as epoch seconds, epoch milliseconds or ISO 8601; one without a zone
-  is UTC;
-- one string where a list of strings is due, as in ``owner``;
-- keys that are not known: they are kept in ``extra``, where there is one.
+- a time as epoch seconds, epoch milliseconds or ISO 8601, in UTC if it has no zone;
+- one string in place of a list of strings, as in ``owner``;
+- unknown keys: kept in ``extra`` where the class has one.
 
-What it does not forgive is a value that means something else than it should:
-that is an `UnexpectedResponseError` with the path to it. A `Tolerant` class
-leaves what cannot be read at its default.
+A value of another meaning is an `UnexpectedResponseError` with its path; in a
+`Tolerant` class it leaves the attribute at its default.
 
-The hooks are cattrs', which dispatches on types and describes what is wrong. The
-loop over the keys of an object is ours: a list has 5,000 cohorts of 30 keys, and
-what cattrs generates looks for each attribute instead of taking what came, which
-is a third slower. It runs where an answer is unreadable, for its messages.
+The hooks are cattrs', which dispatches on types and describes errors. The loop over
+an object's keys is ours: a list has 5,000 cohorts of 30 keys, and the code cattrs
+generates looks up each attribute instead of each key, which is a third slower. That
+code runs for unreadable answers only, for its messages.
 """
 
 from __future__ import annotations
@@ -43,26 +41,26 @@ Hook: TypeAlias = "Callable[[object, object], T]"
 
 _MILLISECONDS_FROM = 1e11  # as seconds this would be the year 5138
 
-_COHORT_KEYS = {
-    "cohortId": "id",
-    "cohort_id": "id",
-    "lastMod": "last_modified",
-    "last_mod": "last_modified",
-    "owner": "owners",
-    "syncMetadata": "syncs",
-    "sync_metadata": "syncs",
-}
+# Keys that are neither an attribute's name nor that name in camel case.
 _KEYS: Mapping[type, Mapping[str, str]] = {
-    Cohort: _COHORT_KEYS,
+    Cohort: {
+        "cohortId": "id",
+        "cohort_id": "id",
+        "lastMod": "last_modified",
+        "last_mod": "last_modified",
+        "owner": "owners",
+        "syncMetadata": "syncs",
+        "sync_metadata": "syncs",
+    },
     Usage: {"usage": "used"},
 }
-"""Keys that are neither an attribute's name nor that in camel case."""
 
 
 class Tolerant:
     """
-    A base of attrs classes whose attributes all have defaults, and keep them where
-    the answer holds something else than it should.
+    Base of attrs classes whose attributes all have defaults.
+
+    An attribute keeps its default where the answer holds an unreadable value.
     """
 
     __slots__ = ()
@@ -70,45 +68,33 @@ class Tolerant:
 
 def structure(value: object, model: type[T], *, path: str) -> T:
     """
-    Return a *model* made of decoded JSON.
+    Return a *model* made of decoded JSON, or raise `UnexpectedResponseError`.
 
-    Args:
-        path: Where *value* stands in its document, for the message.
-
-    Raises:
-        UnexpectedResponseError: The value cannot be read as one.
+    The *path* says where *value* stands in its document.
     """
     try:
         return _converter(is_detailed=False).structure(value, model)
-    except Exception:  # noqa: BLE001 - whatever it was, the second look describes it
+    except Exception:  # noqa: BLE001 - the detailed converter describes it
         return _structure_in_detail(value, model, path=path)
 
 
 def structure_each(
     values: Iterable[object], model: type[T], *, path: str
 ) -> Iterator[T]:
-    """
-    Return a *model* made of each element of a decoded list.
-
-    Args:
-        path: Where the list stands in its document.
-
-    Raises:
-        UnexpectedResponseError: An element cannot be read as one.
-    """
+    """Yield a *model* made of each element of a list at *path*, as `structure()`."""
     read = _converter(is_detailed=False).get_structure_hook(model)
 
     for index, value in enumerate(values):
         try:
-            made = read(value, model)
+            item = read(value, model)
         except Exception:  # noqa: BLE001 - as above
-            made = _structure_in_detail(value, model, path=f"{path}[{index}]")
+            item = _structure_in_detail(value, model, path=f"{path}[{index}]")
 
-        yield made
+        yield item
 
 
 def generate() -> None:
-    """Generate the readers now, or the first answer has to."""
+    """Build the hooks now, not with the first answer."""
     for model in (Cohort, Usage):
         _converter(is_detailed=False).get_structure_hook(model)
 
@@ -119,8 +105,8 @@ def _structure_in_detail(value: object, model: type[T], *, path: str) -> T:
     try:
         return _converter(is_detailed=True).structure(value, model)
     except (BaseValidationError, TypeError, ValueError) as error:
-        # cattrs nests groups of groups; its own flattening gives one line
-        # each, as in "invalid type, expected int @ $.size".
+        # cattrs nests exception groups; its own flattening gives one line for each
+        # error, as in "invalid type, expected int @ $.size".
         reasons = transform_error(error, path=path)
         reason, _, where = reasons[0].partition(" @ ")
         reason = shorten(redact_links(reason))
@@ -135,8 +121,8 @@ def _structure_in_detail(value: object, model: type[T], *, path: str) -> T:
 def _converter(*, is_detailed: bool) -> Converter:
     from cattrs import Converter  # noqa: PLC0415 - slow
 
-    # Keeping count of where it is takes a fifth of cattrs' time, and only a
-    # message needs it.
+    # Keeping track of the path takes a fifth of cattrs' time, and only a message
+    # needs it.
     converter = Converter(detailed_validation=is_detailed)
     converter.register_structure_hook(datetime, to_utc)
     converter.register_structure_hook(bool, _to_bool)
@@ -149,41 +135,32 @@ def _converter(*, is_detailed: bool) -> Converter:
         lambda kind: kind == Mapping[str, object], _to_mapping
     )
 
-    converter.register_structure_hook_func(lambda kind: kind is object, _to_object)
+    converter.register_structure_hook_func(
+        lambda kind: kind is object, lambda value, _: value
+    )
 
-    def reader_of(model: type[object]) -> Hook[object]:
-        return _reader_of(converter, model)
+    def hook_of(model: type[object]) -> Hook[object]:
+        return _model_hook(converter, model)
 
-    converter.register_structure_hook_factory(attrs.has, reader_of)
+    converter.register_structure_hook_factory(attrs.has, hook_of)
 
     return converter
 
 
-def _reader_of(converter: Converter, model: type[T]) -> Hook[T]:
-    if converter.detailed_validation and not issubclass(model, Tolerant):
-        return _in_detail(converter, model)
+def _model_hook(converter: Converter, model: type[T]) -> Hook[T]:
+    if not converter.detailed_validation or issubclass(model, Tolerant):
+        read = _attribute_reader(model, converter.get_structure_hook)
+        return lambda value, _: model(**read(value))
 
-    return _in_one_go(converter, model)
-
-
-def _in_detail(converter: Converter, model: type[T]) -> Hook[T]:
     from cattrs.gen import make_dict_structure_fn  # noqa: PLC0415 - slow
 
     from_attributes = make_dict_structure_fn(model, converter)
-    fit = _fitter(model, lambda _: lambda item, _: item)
+    rename = _attribute_reader(model, lambda _: lambda item, _: item)
 
-    return lambda value, _: from_attributes(fit(value), model)
-
-
-def _in_one_go(converter: Converter, model: type[T]) -> Hook[T]:
-    # What cattrs generates asks for each attribute, and calls a hook for each it
-    # finds; with what came, and hooks for what needs one, it is a third faster.
-    fit = _fitter(model, converter.get_structure_hook)
-
-    return lambda value, _: model(**fit(value))
+    return lambda value, _: from_attributes(rename(value), model)
 
 
-def _fitter(
+def _attribute_reader(
     model: type, hook_of: Callable[[type], Hook[object]]
 ) -> Callable[[object], dict[str, object]]:
     kinds = {name: _not_none(kind) for name, kind in get_type_hints(model).items()}
@@ -196,8 +173,8 @@ def _fitter(
         for key, name in spellings.items()
     }
 
-    def fit(value: object) -> dict[str, object]:
-        fitted: dict[str, object] = {}
+    def read(value: object) -> dict[str, object]:
+        attributes: dict[str, object] = {}
         extra: dict[str, object] = {}
 
         for key, item in _to_mapping(value).items():
@@ -207,20 +184,20 @@ def _fitter(
                 extra[key] = item
             else:
                 if type(item) is kind:
-                    fitted[name] = item
+                    attributes[name] = item
                 elif item is not None:
                     try:
-                        fitted[name] = hook(item, kind)
+                        attributes[name] = hook(item, kind)
                     except Exception:
                         if not is_tolerant:
                             raise
 
         if has_extra:
-            fitted["extra"] = extra
+            attributes["extra"] = extra
 
-        return fitted
+        return attributes
 
-    return fit
+    return read
 
 
 def _camel(name: str) -> str:
@@ -233,24 +210,19 @@ def _not_none(kind: object) -> type:
     kinds = get_args(kind)
 
     if NoneType in kinds:
-        (kind,) = (each for each in kinds if each is not NoneType)
+        (kind,) = (option for option in kinds if option is not NoneType)
 
     return cast("type", kind)
 
 
 def to_utc(value: object, _kind: object = None) -> datetime:
-    """
-    Return a time that is in any of the forms the service uses.
-
-    Raises:
-        ValueError: It is in none of them.
-    """
+    """Return a time given in any of the service's forms, or raise `ValueError`."""
     if type(value) is int and 0 <= value < _MILLISECONDS_FROM:
         return datetime.fromtimestamp(value, UTC)
 
     if isinstance(value, str) and not value.lstrip("-").replace(".", "").isdecimal():
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        time = datetime.fromisoformat(value)
+        return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
 
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError(f"{type(value).__name__} is not a time")
@@ -266,11 +238,8 @@ def to_utc(value: object, _kind: object = None) -> datetime:
 
 
 def _to_bool(value: object, _kind: object = None) -> bool:
-    if value is True or value is False:
-        return value
-
     match value:
-        case 0 | 1:
+        case True | False | 0 | 1:
             return bool(value)
         case "true" | "false":
             return value == "true"
@@ -279,26 +248,20 @@ def _to_bool(value: object, _kind: object = None) -> bool:
 
 
 def _to_int(value: object, _kind: object = None) -> int:
-    # Nearly all are what they should be; bool is a kind of int, and none of it.
+    # The common case first; bool is a subclass of int.
     if type(value) is int:
         return value
 
-    match value:
-        case bool():
-            raise TypeError("a truth value is not a number")
-        case float() if value.is_integer():
-            return int(value)
-        case str() if value.lstrip("-").isdecimal():
-            return int(value)
-        case _:
-            raise TypeError(f"{type(value).__name__} is not a whole number")
+    if (isinstance(value, float) and value.is_integer()) or (
+        isinstance(value, str) and value.lstrip("-").isdecimal()
+    ):
+        return int(value)
+
+    raise TypeError(f"{type(value).__name__} is not a whole number")
 
 
 def _to_str(value: object, _kind: object = None) -> str:
-    if isinstance(value, str):
-        return value
-
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, str | int) and not isinstance(value, bool):
         return str(value)
 
     raise TypeError(f"{type(value).__name__} is not text")
@@ -313,7 +276,7 @@ def _to_strings(value: object, _kind: object = None) -> tuple[str, ...]:
 
     items = cast("list[object]", value)
 
-    # There may be 100,000, and a call for each takes ten times as long.
+    # There may be 100,000, and one call for each takes ten times as long.
     if {*map(type, items)} <= {str}:
         return tuple(cast("list[str]", items))
 
@@ -325,7 +288,3 @@ def _to_mapping(value: object, _kind: object = None) -> Mapping[str, object]:
         return cast("dict[str, object]", value)
 
     raise TypeError(f"{type(value).__name__} is not an object")
-
-
-def _to_object(value: object, _kind: object = None) -> object:
-    return value

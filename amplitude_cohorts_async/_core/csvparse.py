@@ -1,34 +1,107 @@
-"""Members out of the bytes of a file, in whatever pieces the bytes come."""
+"""Members from the bytes of a file, cut anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
+from typing import TypeAlias
+
+import attrs
 
 from ..models import NO_PROPERTIES, Member
-from .csvblocks import BLOCK, MAX_RECORD, Buffer, RecordSplitter
-from .csvheader import Header, read_header
-from .csvtext import CsvError, decode, read_columns, read_records
+from .csvtext import (
+    BLOCK,
+    MAX_RECORD,
+    Buffer,
+    CsvError,
+    RecordSplitter,
+    decode,
+    read_columns,
+    read_records,
+)
 
+# Objects created at a time: members, and the dicts of those that have properties. A
+# fraction of a millisecond, and fewer than the 700 that start CPython's collector:
+# the caller can choose the moment for it.
 SLICE = 600
-"""
-How many objects are made at a time: members, and the dicts of those that have
-properties. A fraction of a millisecond, and fewer than CPython's collector
-waits for (700): whoever drives a reader may choose the moment for it.
-"""
+
+Columns: TypeAlias = Sequence[Sequence[str]]
 
 _BOM = b"\xef\xbb\xbf"
+_ID_COLUMNS = ("amplitude_id", "user_id", "group_value")
+
+
+@attrs.frozen(kw_only=True)
+class Header:
+    """
+    The cells of the header and the positions of the columns, from 0; None if missing.
+
+    `properties` are all other columns with their labels, each of which is unique.
+    """
+
+    names: Sequence[str]
+    amplitude_id: int | None
+    user_id: int | None
+    group: int | None
+    properties: Sequence[tuple[int, str]]
+
+
+def read_header(names: Sequence[str]) -> Header:
+    """
+    Return the columns by the names in a file's first record, never by their order.
+
+    The first column of a name counts: a later "user_id", for example, is a user
+    property. Properties of one name are called "plan", "plan (2)" and so on, so none
+    hides another. Raises `CsvError` if no column holds ids or groups.
+    """
+    # The service puts a TAB before each text of group cohorts, the header's too.
+    bare = [name.removeprefix("\t") for name in names]
+    positions = {name: bare.index(name) for name in _ID_COLUMNS if name in bare}
+
+    if not positions:
+        raise CsvError(
+            f"has {len(names)} columns, and none is called amplitude_id, user_id "
+            "or group_value",
+            line=1,
+        )
+
+    others = [at for at in range(len(names)) if at not in positions.values()]
+
+    return Header(
+        names=tuple(names),
+        amplitude_id=positions.get("amplitude_id"),
+        user_id=positions.get("user_id"),
+        group=positions.get("group_value"),
+        properties=tuple(
+            zip(others, distinct([names[at] for at in others]), strict=True)
+        ),
+    )
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return *names* with numbers added to repeated ones, so that each is unique."""
+    taken = set(names)
+    seen: set[str] = set()
+    distinct: list[str] = []
+
+    for name in names:
+        label, number = name, 2
+
+        while label in seen or (label != name and label in taken):
+            label, number = f"{name} ({number})", number + 1
+
+        seen.add(label)
+        distinct.append(label)
+
+    return distinct
 
 
 class MemberReader:
     """
-    Turns bytes, cut anywhere, into batches of members.
+    Reads members from bytes, cut anywhere, in batches of a fraction of a millisecond.
 
-    The same bytes make the same members whatever the cuts; only the sizes of
-    the batches differ. One batch is a fraction of a millisecond's work.
-
-    Attributes:
-        rows: Members handed out so far.
+    The same bytes make the same members whatever the cuts; only the sizes of the
+    batches differ. `rows` counts the members yielded so far.
     """
 
     def __init__(self, *, block: int = BLOCK, max_record: int = MAX_RECORD) -> None:
@@ -38,22 +111,14 @@ class MemberReader:
 
     def feed(self, data: Buffer) -> Iterator[list[Member]]:
         """
-        Take bytes in, and hand out the members they complete.
+        Yield the members that these bytes complete, or raise `CsvError` if malformed.
 
         Exhaust the iterator before feeding more.
-
-        Raises:
-            CsvError: The file is malformed.
         """
         return self._read(self._splitter.feed(data))
 
     def finish(self) -> Iterator[list[Member]]:
-        """
-        Take note that this was all, and hand out the last members.
-
-        Raises:
-            CsvError: The file is malformed, or ends too early.
-        """
+        """Yield the last members, or raise `CsvError` if the file ends too early."""
         yield from self._read(self._splitter.finish())
 
         if self._header is None:
@@ -72,9 +137,7 @@ class MemberReader:
                 columns = read_columns(records, len(names), line=line)
                 yield from self._members(self._header, columns)
 
-    def _members(
-        self, header: Header, columns: Sequence[Sequence[str]]
-    ) -> Iterator[list[Member]]:
+    def _members(self, header: Header, columns: Columns) -> Iterator[list[Member]]:
         step = SLICE // 2 if header.properties else SLICE
 
         for start in range(0, len(columns[0]), step):
@@ -85,12 +148,7 @@ class MemberReader:
 
 
 def split_header(block: bytes) -> tuple[Header, bytes]:
-    """
-    Read the header that begins a file's first block; hand back the rest.
-
-    Raises:
-        CsvError: It is not a header.
-    """
+    """Return the header of a file's first block, and the rest of the block."""
     block = block.removeprefix(_BOM)
     text = decode(block)
     names, end = next(read_records(text, line=1))
@@ -99,14 +157,10 @@ def split_header(block: bytes) -> tuple[Header, bytes]:
     return read_header(names), block[size:]
 
 
-def make_members(header: Header, columns: Sequence[Sequence[str]]) -> list[Member]:
-    """
-    Make members of columns.
-
-    An empty id is None; groups lose the one TAB that guards them.
-    """
-    # Whole columns into one map(): the only Python that runs once for each
-    # member is its constructor.
+def make_members(header: Header, columns: Columns) -> list[Member]:
+    """Return the members in columns; an empty id is None, a group loses its TAB."""
+    # Whole columns in one map(): the only Python code that runs for each member is
+    # its constructor.
     return list(
         map(
             Member,
@@ -118,31 +172,29 @@ def make_members(header: Header, columns: Sequence[Sequence[str]]) -> list[Membe
     )
 
 
-def _ids(place: int | None, columns: Sequence[Sequence[str]]) -> Iterable[str | None]:
-    if place is None:
+def _ids(position: int | None, columns: Columns) -> Iterable[str | None]:
+    if position is None:
         return repeat(None)
 
-    column = columns[place]
+    column = columns[position]
 
     return [cell or None for cell in column] if "" in column else column
 
 
-def _groups(
-    place: int | None, columns: Sequence[Sequence[str]]
-) -> Iterable[str | None]:
-    if place is None:
+def _groups(position: int | None, columns: Columns) -> Iterable[str | None]:
+    if position is None:
         return repeat(None)
 
-    return [cell.removeprefix("\t") or None for cell in columns[place]]
+    return [cell.removeprefix("\t") or None for cell in columns[position]]
 
 
 def _properties(
-    places: Sequence[tuple[int, str]], columns: Sequence[Sequence[str]]
+    labelled: Sequence[tuple[int, str]], columns: Columns
 ) -> Iterable[Mapping[str, str]]:
-    if not places:
+    if not labelled:
         return repeat(NO_PROPERTIES, len(columns[0]))
 
-    labels = [label for _, label in places]
-    cells = zip(*(columns[place] for place, _ in places), strict=True)
+    labels = [label for _, label in labelled]
+    cells = zip(*(columns[position] for position, _ in labelled), strict=True)
 
     return map(dict, map(zip, repeat(labels), cells))

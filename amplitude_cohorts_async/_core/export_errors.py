@@ -33,7 +33,7 @@ class ExportErrors:
 
     @contextmanager
     def with_token(self) -> Generator[None]:
-        """Add the token to every error that passes without one."""
+        """Add the token to every error that is raised without one."""
         try:
             yield
         except CohortsError as error:
@@ -44,10 +44,9 @@ class ExportErrors:
     @contextmanager
     def about_the_file(self, path: object = None) -> Generator[None]:
         """
-        Translate an error that passes into one that names the export and its file.
+        Translate errors of reading the file, or of writing it to *path*, for users.
 
-        Args:
-            path: The target, if one is written.
+        Without a path, an `OSError` passes.
         """
         try:
             yield
@@ -58,26 +57,34 @@ class ExportErrors:
                 token=to_token(self._ref),
             ) from None
         except Malformed as error:
-            raise self._malformed(error) from None
+            raise self._error(
+                MalformedFileError,
+                f"the file of export {self._ref.request_id} cannot be used: {error}; "
+                f"try once more, and report it to Amplitude if that does not help",
+            ) from None
         except OSError as error:
             if isinstance(error, CohortsError) or path is None:
                 raise
-            raise self._not_written(path, error) from error
+            raise self._error(
+                StorageError,
+                f"{path} could not be written: {error.strerror or error}; fix that and "
+                f"continue with `resume_export()`, which spends no export",
+            ) from error
 
-    def failed(self, word: str) -> ExportFailedError:
-        """Return the error for a job that the service gave up."""
+    def failed(self, status: str) -> ExportFailedError:
+        """Return the error for a job that ended without a file."""
         return self._error(
             ExportFailedError,
-            f"{self._name} failed: the service says {word!r}; request it again, which "
-            f"spends another export",
+            f"{self._name} failed with the status {status!r}; request it again, "
+            f"which spends another export",
         )
 
-    def timed_out(self, timeout: float, word: str) -> ExportTimeoutError:
+    def timed_out(self, timeout: float, status: str) -> ExportTimeoutError:
         """Return the error for a job that was still running at the deadline."""
         return self._error(
             ExportTimeoutError,
-            f"{self._name} was still running after {timeout:g} s (last word: "
-            f"{word!r}); its file stays available for seven days, continue with "
+            f"{self._name} was still running after {timeout:g} s (last status: "
+            f"{status!r}); its file stays available for seven days, continue with "
             f'`resume_export("{self._ref.request_id}")`',
         )
 
@@ -91,20 +98,6 @@ class ExportErrors:
             f"the service does not know export {self._ref.request_id} ({status})"
             f"{days}; files live {FILE_LIFE.days} days and belong to one project: check "
             f"the keys and the region, or request the export again",
-        )
-
-    def _malformed(self, error: Malformed) -> MalformedFileError:
-        return self._error(
-            MalformedFileError,
-            f"the file of export {self._ref.request_id} cannot be used: {error}; "
-            f"try once more, and report it to Amplitude if that does not help",
-        )
-
-    def _not_written(self, path: object, error: OSError) -> StorageError:
-        return self._error(
-            StorageError,
-            f"{path} could not be written: {error.strerror or error}; fix that and "
-            f"continue with `resume_export()`, which spends no export",
         )
 
     def _error(self, kind: type[E], message: str) -> E:

@@ -1,10 +1,10 @@
 """
 Sets of millions of ids that never hold the event loop for long.
 
-One set or dict of two million is copied whole whenever it grows, and freed at
-once: the loop would stand still for 50 ms and more each time. So the ids are
-spread over 512 small ones, which grow and are freed in no time, and are at their
-fullest, and leanest, at two million ids.
+One set or dict of two million ids is copied as a whole whenever it grows, and freed
+at once: the loop would stand still for 50 ms and more each time. So the ids are
+spread over 512 small tables, which grow and are freed in no time, and which are at
+their fullest, and leanest, at two million ids.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ..errors import InvalidInputError
-from ..models import IdType
 from .batching import SLICE
-from .writes import USERS
 
 Table = TypeVar("Table", bound="set[bytes] | dict[str, bool]")
 
@@ -25,7 +23,7 @@ _SHARDS = 512
 
 
 class ShardedSet(list[Table]):
-    """The small tables; an id is in ``shards[hash(id_) >> 20 & _SHARDS - 1]``."""
+    """Small tables of ids; `shards[hash(id_) >> 20 & _SHARDS - 1]` is that of an id."""
 
     def __init__(self, table: Callable[[], Table]) -> None:
         super().__init__(table() for _ in range(_SHARDS))
@@ -39,13 +37,10 @@ class ShardedSet(list[Table]):
 
 class SeenIds:
     """
-    Knows which ids have come before.
+    A record of the ids that have come before; `count` is the number of different ones.
 
-    It keeps 15 bytes of a hash for each, 82 bytes of memory whatever the id's
-    length. Two of two million ids are taken for one with a chance of 10^-24.
-
-    Attributes:
-        count: How many different ids have come.
+    It keeps 15 bytes of a hash of each id, which take 82 bytes of memory whatever the
+    id's length. The chance that two of two million ids collide is 10^-24.
     """
 
     def __init__(self, *, most: int | None = None) -> None:
@@ -55,10 +50,9 @@ class SeenIds:
 
     def add(self, ids: Sequence[str]) -> bytes:
         """
-        Add ids, and return a flag for each: 1 if it is new, else 0.
+        Add ids and return a flag for each: 1 if it is new, else 0.
 
-        Raises:
-            InvalidInputError: There are more of them than may be.
+        Raises `InvalidInputError` if there are more different ids than *most*.
         """
         shards = self._shards
         blake2b = hashlib.blake2b
@@ -67,9 +61,9 @@ class SeenIds:
         for id_ in ids:
             digest = blake2b(id_.encode(), digest_size=15).digest()
             shard = shards[hash(digest) >> 20 & _SHARDS - 1]
-            known = len(shard)
+            before = len(shard)
             shard.add(digest)
-            flags.append(len(shard) - known)
+            flags.append(len(shard) - before)
 
         self.count += flags.count(1)
 
@@ -82,7 +76,7 @@ class SeenIds:
         return bytes(flags)
 
     def among(self, ids: Sequence[str]) -> list[str]:
-        """Return those of *ids* that have come before; none is added."""
+        """Return those of *ids* that have come before; add none."""
         shards = self._shards
         found: list[str] = []
 
@@ -100,18 +94,14 @@ class SeenIds:
 
 class Diff:
     """
-    Compares the ids that are wanted with those that are there.
+    A comparison of the wanted ids with the current ones.
 
-    First `want()` everything, then `see()` everything. Both may be called any
-    number of times, and ids may come twice. Ids are compared as they are, not by
-    a hash of them.
+    First `want()` all wanted ids, then `see()` all current ones, in any number of calls
+    and with repetitions; `kept` counts the different ids that are both. Ids are
+    compared as they are, not by a hash.
 
-    For each different id, of either side, it takes the id's own memory and
-    about 60 bytes: 0.6 GB for two disjoint sets of two million ids of 36
-    characters, half of that for two that are nearly the same.
-
-    Attributes:
-        kept: How many different ids are wanted and there.
+    Each different id takes its own memory and about 60 bytes: 0.6 GB for two disjoint
+    sets of two million ids of 36 characters, half of that for two nearly equal ones.
     """
 
     def __init__(self) -> None:
@@ -121,34 +111,34 @@ class Diff:
 
     @property
     def wanted(self) -> int:
-        """How many different ids are wanted."""
+        """The number of different wanted ids."""
         return len(self._wanted.order)
 
     def want(self, ids: Sequence[str]) -> None:
-        """Add ids that are to be members."""
+        """Add wanted ids."""
         for id_ in ids:
             self._wanted.add(id_)
 
     def see(self, ids: Sequence[str]) -> None:
-        """Add ids that are members."""
+        """Add current ids."""
         for id_ in ids:
-            seen = self._wanted.mark(id_)
+            was_marked = self._wanted.mark(id_)
 
-            if seen is None:
+            if was_marked is None:
                 self._unwanted.add(id_)
-            elif not seen:
+            elif not was_marked:
                 self.kept += 1
 
     def added(self) -> Iterator[list[str]]:
-        """Yield what is wanted and not there, in the order it was wanted."""
+        """Yield the wanted ids that are not current, in the order of `want()`."""
         return self._wanted.slices(marked=False)
 
     def unchanged(self) -> Iterator[list[str]]:
-        """Yield what is wanted and there, in the order it was wanted."""
+        """Yield the wanted ids that are current, in the order of `want()`."""
         return self._wanted.slices(marked=True)
 
     def removed(self) -> Iterator[list[str]]:
-        """Yield what is there and not wanted, in the order it was seen."""
+        """Yield the current ids that are not wanted, in the order of `see()`."""
         return self._unwanted.slices(marked=False)
 
     def release(self) -> Iterator[None]:
@@ -170,7 +160,7 @@ class _MarkedIds:
             self.order.append(id_)
 
     def mark(self, id_: str) -> bool | None:
-        """Mark an id, and return whether it was marked; None when it is not here."""
+        """Mark an id and return whether it was marked; None if it is unknown."""
         shard = self._shards[hash(id_) >> 20 & _SHARDS - 1]
         marked = shard.get(id_)
 
@@ -196,11 +186,3 @@ class _MarkedIds:
         while self.order:
             del self.order[-SLICE:]
             yield
-
-
-def id_attribute(id_type: IdType, count_group: str) -> str:
-    """Return which attribute of a `Member` is its id."""
-    if id_type is IdType.AMPLITUDE_ID:
-        return "amplitude_id"
-
-    return "user_id" if count_group == USERS else "group"

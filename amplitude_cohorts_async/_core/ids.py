@@ -1,4 +1,4 @@
-"""Which texts can be ids in a URL."""
+"""Checks of the ids that become part of a URL."""
 
 from __future__ import annotations
 
@@ -6,88 +6,50 @@ from collections.abc import Iterable
 
 from ..errors import InvalidInputError
 
-_MOST_CHARACTERS = 256
+_MAX_LENGTH = 256
 
-_MOST_OF_THE_SERVICE = 1_024
-"""
-Characters of an id that the service made up: percent-encoded, it still fits into
-the first line of a request.
-"""
+# Percent-encoded, a request id of this length still fits into a request line.
+_MAX_REQUEST_ID_LENGTH = 1_024
 
 
 def checked_id(value: object, what: str) -> str:
     """
-    Return *value* when it can name a thing of the service.
+    Return *value* if it can be a *what*, as in "cohort id".
 
-    Args:
-        value: The caller's argument.
-
-        what: What it names, for the message: "cohort id".
-
-    Raises:
-        InvalidInputError: It is empty, over-long, not a string, or holds
-            white space or control characters.
+    Raises `InvalidInputError` if it is empty, too long, not a string, or holds white
+    space or control characters.
     """
-    if not isinstance(value, str):
-        raise InvalidInputError(
-            f"a {what} must be a string, got {type(value).__name__}; pass it in quotes"
-        )
+    text = _checked_text(value, what, _MAX_LENGTH)
 
-    if not value or len(value) > _MOST_CHARACTERS:
+    # A path segment of dots would be resolved to another path on the way.
+    if not text.isprintable() or " " in text or text in {".", ".."}:
         raise InvalidInputError(
-            f"a {what} must have 1 to {_MOST_CHARACTERS} characters, got {len(value)}"
-        )
-
-    # A path of dots would be another path by the time it arrives.
-    if not value.isprintable() or " " in value or value in {".", ".."}:
-        raise InvalidInputError(
-            f"{value!r} cannot be a {what}: it holds white space or a control "
+            f"{text!r} cannot be a {what}: it holds white space or a control "
             f"character, or is a path of dots"
         )
 
-    return value
+    return text
 
 
 def checked_request_id(value: object) -> str:
     """
-    Return *value* when an export can be followed by it.
+    Return *value* if a job can be followed by this request id.
 
-    The service gives request ids: whatever text it likes is percent-encoded, and
-    only what no encoding helps is refused.
-
-    Raises:
-        InvalidInputError: It is empty, over-long, no text, or a path of dots.
+    The service makes request ids, so any text is percent-encoded and accepted; only
+    what cannot be encoded raises `InvalidInputError`.
     """
-    if not isinstance(value, str):
+    text = _checked_text(value, "request id", _MAX_REQUEST_ID_LENGTH)
+
+    if text in {".", ".."} or has_surrogates(text):
         raise InvalidInputError(
-            f"a request id must be a string, got {type(value).__name__}; pass it in "
-            f"quotes"
+            f"{text!r} cannot be a request id: it is a path of dots, or no valid text"
         )
 
-    if not value or len(value) > _MOST_OF_THE_SERVICE:
-        raise InvalidInputError(
-            f"a request id must have 1 to {_MOST_OF_THE_SERVICE} characters, got "
-            f"{len(value)}"
-        )
-
-    # A lone half of a surrogate pair has no UTF-8, and dots cannot be encoded.
-    is_text = value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
-
-    if value in {".", ".."} or not is_text:
-        raise InvalidInputError(
-            f"{value!r} cannot be a request id: it is a path of dots, or no valid text"
-        )
-
-    return value
+    return text
 
 
 def checked_ids(values: Iterable[str], what: str) -> list[str]:
-    """
-    Return the ids of *values*, each of them once, in their order.
-
-    Raises:
-        InvalidInputError: One of them cannot be an id, or *values* is one text.
-    """
+    """Return the different ids of *values* in order, or raise `InvalidInputError`."""
     if isinstance(values, str | bytes):
         raise InvalidInputError(
             f"{what}s were given as one text; pass a list of them, for one as well"
@@ -99,3 +61,22 @@ def checked_ids(values: Iterable[str], what: str) -> list[str]:
         )
 
     return list(dict.fromkeys(checked_id(value, what) for value in values))
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether *text* holds half a surrogate pair, which has no UTF-8."""
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _checked_text(value: object, what: str, max_length: int) -> str:
+    if not isinstance(value, str):
+        raise InvalidInputError(
+            f"a {what} must be a string, got {type(value).__name__}; pass it in quotes"
+        )
+
+    if not value or len(value) > max_length:
+        raise InvalidInputError(
+            f"a {what} must have 1 to {max_length} characters, got {len(value)}"
+        )
+
+    return value

@@ -1,9 +1,9 @@
 """
 The lines of a journal, one for each step of a write, to resume it after a crash.
 
-It holds the parameters, the cohort, and of each batch how many ids it had and
-a digest of them: no secrets and no ids. A line is whole or it was never
-written: what follows the last newline is the trace of a crash and is dropped.
+It holds the parameters, the cohort, and the count and digest of each batch: no
+secrets and no ids. What follows the last newline was cut off by a crash and is
+dropped.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ class WrittenBatch:
     """
     One batch that was accepted.
 
-    Attributes:
-        operation: "upload", "add" or "remove".
-
-        matched: Ids the service knew, if it said.
+    `operation` is "upload", "add" or "remove"; `matched` counts the ids that the
+    service knew, if it said so.
     """
 
     operation: str
@@ -45,13 +43,8 @@ class WriteProgress:
     """
     How far a write has come.
 
-    Attributes:
-        attempted_at: When a creating request was about to be sent whose
-            answer is not known, aware UTC.
-
-        written: The batches, in order.
-
-        done: Whether there are no more.
+    `attempted_at`, aware UTC, is when a creating request was about to be sent whose
+    answer is not known. `done` says that all batches are written.
     """
 
     cohort_id: str | None = None
@@ -62,10 +55,7 @@ class WriteProgress:
 
     def has(self, operation: str, batch: Batch, *, index: int) -> bool:
         """
-        Whether a batch was written before.
-
-        Raises:
-            InvalidInputError: Another one was, in its place.
+        Whether a batch was written before; raises `InvalidInputError` if another was.
         """
         if index >= len(self.written):
             if self.done:
@@ -80,7 +70,7 @@ class WriteProgress:
         return True
 
     def check_end(self, batches: int) -> None:
-        """Make sure that the ids did not end before what was written of them."""
+        """Raise `InvalidInputError` if fewer batches came than were written."""
         if batches < len(self.written):
             raise _other_ids(batches)
 
@@ -88,8 +78,8 @@ class WriteProgress:
 def _other_ids(index: int) -> InvalidInputError:
     return InvalidInputError(
         f"the journal is of a write with other ids, or in another order: batch "
-        f"{index} differs; nothing was sent for it. Resume with the same ids, or "
-        f"begin a new write with a new journal"
+        f"{index} differs, and was not sent; resume with the same ids, or begin a new "
+        f"write with a new journal"
     )
 
 
@@ -98,9 +88,9 @@ def start_line(kind: str, parameters: Mapping[str, object]) -> bytes:
     return _line({"journal": VERSION, "kind": kind, "parameters": dict(parameters)})
 
 
-def attempt_line(moment: datetime) -> bytes:
+def attempt_line(time: datetime) -> bytes:
     """Return the line for a cohort that is about to be created."""
-    return _line({"attempt": moment.isoformat()})
+    return _line({"attempt": time.isoformat()})
 
 
 def refused_line() -> bytes:
@@ -114,19 +104,16 @@ def batch_line(cohort_id: str | None, written: WrittenBatch, *, adopted: bool) -
 
 
 def done_line() -> bytes:
-    """Return the line for the end: all batches were accepted."""
+    """Return the last line: all batches were accepted."""
     return _line({"done": True})
 
 
 @attrs.frozen
 class ParsedJournal:
     """
-    A journal as it was found on disk.
+    A journal as it was found on disk; its first `good` bytes are whole lines.
 
-    Attributes:
-        kind: What wrote it: "upload" or "membership"; None when it is empty.
-
-        good: Bytes of it that are whole lines.
+    `kind` is "upload" or "membership", or None when the journal is empty.
     """
 
     kind: str | None
@@ -137,34 +124,32 @@ class ParsedJournal:
 
 def parse(content: bytes) -> ParsedJournal:
     """
-    Return what a journal holds, whatever moment it was cut at.
+    Return the content of a journal, wherever it was cut off.
 
-    Raises:
-        InvalidInputError: It is not a journal, or is of a later release.
+    Raises `InvalidInputError` if it is not a journal, or of a later release.
     """
     good = content.rfind(b"\n") + 1
     lines = content[:good].splitlines()
     parsed = ParsedJournal(None, {}, WriteProgress(), good)
 
-    # A foreign file must not be truncated, even if it is a single line.
+    # Another file must not be truncated, even if it is a single line.
     if not content.startswith(_OPENING[: len(content)]):
         raise InvalidInputError(
-            "this file is not a journal, and was left as it is; give the path of a "
-            "journal that an upload or update wrote, or a path where no file is"
+            "this file is not a journal, and was left as it is; pass the path of a "
+            "journal that an upload or update wrote, or of a new file"
         )
 
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             if number == 1:
-                parsed = _begin(record, good)
+                parsed = _read_start(record, good)
             else:
-                _apply(parsed.progress, record)
+                _read_step(parsed.progress, record)
         except (ValueError, TypeError, KeyError) as error:
             raise InvalidInputError(
-                f"this file is not a journal, or is damaged, at line {number}; give the "
-                f"path of a journal that an upload or update wrote, or a path where no "
-                f"file is"
+                f"this file is not a journal, or is damaged, at line {number}; pass the "
+                f"path of a journal that an upload or update wrote, or of a new file"
             ) from error
 
     return parsed
@@ -173,12 +158,7 @@ def parse(content: bytes) -> ParsedJournal:
 def check_same(
     parsed: ParsedJournal, kind: str, parameters: Mapping[str, object]
 ) -> WriteProgress:
-    """
-    Return the progress of the write that goes on.
-
-    Raises:
-        InvalidInputError: The journal is of another one.
-    """
+    """Return the progress of this write, or raise `InvalidInputError`."""
     if parsed.kind is None:
         return WriteProgress()
 
@@ -203,7 +183,7 @@ def _line(record: Mapping[str, object]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-def _begin(record: Mapping[str, object], good: int) -> ParsedJournal:
+def _read_start(record: Mapping[str, object], good: int) -> ParsedJournal:
     parameters = record["parameters"]
 
     if record["journal"] != VERSION or not isinstance(parameters, dict):
@@ -217,11 +197,11 @@ def _begin(record: Mapping[str, object], good: int) -> ParsedJournal:
     )
 
 
-def _apply(progress: WriteProgress, record: Mapping[str, object]) -> None:
+def _read_step(progress: WriteProgress, record: Mapping[str, object]) -> None:
     if "attempt" in record:
-        moment = record["attempt"]
+        time = record["attempt"]
         progress.attempted_at = (
-            None if moment is None else datetime.fromisoformat(str(moment))
+            None if time is None else datetime.fromisoformat(str(time))
         )
     elif "done" in record:
         progress.done = True

@@ -1,7 +1,7 @@
 """
-JSON that is long, cut off, or of another shape than expected.
+JSON that is long, cut off, or of an unexpected shape.
 
-A long list is decoded a few elements at a time: decoding megabytes in one go holds
+A long list is decoded a few elements at a time: decoding megabytes in one call holds
 the interpreter, in a worker thread too; between two elements other tasks can run.
 """
 
@@ -16,46 +16,44 @@ from typing import cast
 
 _PIECE = 64 * 1024
 
+# Characters decoded in one call: a quarter of a millisecond. Keys that several
+# elements share are created once for all of them, which saves a sixth of the time.
 _FEW = 16 * 1024
-"""
-Characters decoded in one go: a quarter of a millisecond. Keys that several
-elements have are made once for them all, which saves a sixth of the time.
-"""
 
-# Python knows more blanks than JSON does.
+# Fewer characters than str.strip() takes for blanks.
 _BLANK = " \t\n\r"
 _BLANKS = f"[{_BLANK}]*"
 _BORDER = re.compile(rf'({_BLANKS},{_BLANKS})\{{{_BLANKS}"[^"\\]*"{_BLANKS}:')
 _NEXT = re.compile(rf"{_BLANKS}([,\]]){_BLANKS}")
 _MEMBER = re.compile(rf',{_BLANKS}"')
 
-# A string that the end of the text cuts off is matched to the end, or each quote
-# in it would be tried again. The pattern never gives back what it took.
+# A string that the end of the text cuts off is matched to the end, otherwise each
+# quote in it would be tried again. The quantifier is possessive: no backtracking.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
 _DEEPEST = 200
 
 
 def mapping_of(value: object) -> Mapping[str, object]:
-    """Return an object as it is, and an empty one for anything else."""
+    """Return *value* if it is an object, else an empty one."""
     return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
 def list_of(value: object) -> list[object]:
-    """Return an array as it is, and an empty one for anything else."""
+    """Return *value* if it is an array, else an empty one."""
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def strings_of(value: object) -> list[str]:
-    """Return an array's items as text, and nothing for anything else."""
+    """Return an array's items as text; nothing for another value."""
     return [str(item) for item in list_of(value)]
 
 
 def whole_part(body: bytes) -> bytes:
     """
-    Return the beginning of a document that was cut off, as a document.
+    Return the beginning of a cut document as a valid document.
 
-    What is not whole at the cut is left out; what is no JSON stays as it is.
+    What is incomplete at the cut is left out; a body that is not JSON stays as it is.
     """
     text = body.decode("utf-8", "ignore")
     end, closing, at_end = 0, "", ""
@@ -63,7 +61,8 @@ def whole_part(body: bytes) -> bytes:
     for token in _TOKEN.finditer(text):
         match token[0]:
             case "{" | "[":
-                # Copied at each bracket, and what is so deep cannot be read anyway.
+                # The text is copied at each bracket; json.loads() fails at this depth
+                # anyway.
                 if len(closing) >= _DEEPEST:
                     return body
                 closing = _CLOSING[token[0]] + closing
@@ -86,11 +85,9 @@ def whole_part(body: bytes) -> bytes:
 
 def opening_of(body: bytes, key: str) -> int | None:
     """
-    Return the position of the list in a document that begins with it.
+    Return the position after the bracket of the list that begins a document.
 
-    Returns:
-        The position behind the bracket; None when the document has another
-        shape, and has to be decoded as a whole.
+    None if the document has another shape, and has to be decoded as a whole.
     """
     shape = rf'{_BLANKS}\{{{_BLANKS}"{re.escape(key)}"{_BLANKS}:{_BLANKS}\['
     found = re.match(shape.encode(), body)
@@ -100,10 +97,9 @@ def opening_of(body: bytes, key: str) -> int | None:
 
 def elements(body: bytes, start: int) -> Iterator[object]:
     """
-    Decode the elements of the list that begins at *start*, and check the rest.
+    Yield the decoded elements of the list that begins at *start*, and check the rest.
 
-    Raises:
-        ValueError: The document is no JSON, or not whole.
+    Raises `ValueError` if the document is not JSON, or not whole.
     """
     window = _Window(body, start)
 
@@ -114,7 +110,7 @@ def elements(body: bytes, start: int) -> Iterator[object]:
 
 
 class _Window:
-    """A part of the text, long enough for the element at hand."""
+    """A part of the text, long enough for the current element."""
 
     def __init__(self, body: bytes, start: int) -> None:
         self._body = body
@@ -130,14 +126,13 @@ class _Window:
         first = re.search(f"[^{_BLANK}]", self._text)
         self.is_over = first is not None and first[0] == "]"
         self._index = 0 if first is None else first.start() + self.is_over
-        # Where an element ends and one that is like it begins, once that was seen.
+        # The text between two elements and the first key, once one was seen.
         self._border: re.Match[str] | None = None
         self._are_alike = True
 
     def next_elements(self) -> Sequence[object]:
-        # Elements begin alike; and where one seems to, the text before it is
-        # whole elements or no JSON at all: a cut in a string or in brackets
-        # leaves them open.
+        # Elements begin alike. The text before such a beginning holds whole elements
+        # or is not JSON: a cut inside a string or brackets leaves them open.
         if self._border is not None and self._are_alike:
             begin = self._index
             end = self._text.rfind(self._border[0], begin, begin + _FEW)
@@ -163,7 +158,7 @@ class _Window:
 
             follows = _NEXT.match(self._text, end)
 
-            # What ends with the window may go on behind it.
+            # An element that ends with the window may continue after it.
             if follows is not None and follows.end() < len(self._text):
                 self._index = follows.end()
                 self.is_over = follows[1] == "]"
@@ -181,13 +176,13 @@ class _Window:
 
         if rest != "}":
             if not _MEMBER.match(rest):
-                raise ValueError("what follows the list is no member")
+                raise ValueError("the text after the list is no member")
 
-            # A document of its own, with the list taken out.
+            # The document without the list.
             json.loads("{" + rest.removeprefix(","))
 
     def _lengthen(self) -> bool:
-        # As much again as there is, or a long element would be begun too often.
+        # Doubled each time, so that a long element is not scanned too often.
         size = max(_PIECE, len(self._text) - self._index)
         piece = self._body[self._position : self._position + size]
         self._position += len(piece)

@@ -1,4 +1,4 @@
-"""Which link may be followed, and what the store's answer is a part of."""
+"""Checks of the link to a file, and of the range a store's answer holds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 def is_loopback(host: str | None) -> bool:
     """Whether *host* is this machine."""
-    if host is None:
-        return False
-
-    if host == "localhost":
-        return True
-
     try:
-        return ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
         return False
 
@@ -33,18 +27,10 @@ def link_target(
     asked: str, location: str | None, *, show: Callable[[str], str] = redact_url
 ) -> str:
     """
-    Return where a redirect leads, byte for byte as the service wrote it.
+    Return the target of a redirect from *asked*, byte for byte as the service wrote it.
 
-    Args:
-        asked: The URL that answered with the redirect.
-
-        location: Its ``Location``.
-
-        show: Makes of a link what a message may say of it.
-
-    Raises:
-        UnexpectedResponseError: There is none, it would send the file's link
-            in the clear, it carries credentials of its own, or it is no URL.
+    Raises `UnexpectedResponseError` if it is missing, not a URL, not encrypted, or
+    carries credentials of its own; *show* returns what the message may show of it.
     """
     if not location:
         raise UnexpectedResponseError(
@@ -58,19 +44,20 @@ def link_target(
         _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError:
         raise UnexpectedResponseError(
-            "the file's link cannot be read as a URL and was not followed; try again later"
+            "the file's link cannot be read as a URL and was not followed; try again "
+            "later"
         ) from None
 
-    # A space or a control character would end the line it is sent in.
+    # A space or a control character would end the request line.
     if not (target.isascii() and target.isprintable()) or " " in target:
         raise UnexpectedResponseError(
             f"the file's link {show(target)!r} holds a character that no URL "
             f"has, and was not followed"
         )
 
-    encrypted = parts.scheme == "https"
+    is_local = parts.scheme == "http" and is_loopback(parts.hostname)
 
-    if not encrypted and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+    if parts.scheme != "https" and not is_local:
         raise UnexpectedResponseError(
             f"the file's link {show(target)} is not https and was not followed"
         )
@@ -85,8 +72,8 @@ def link_target(
 
 
 def _joined(asked: str, location: str) -> str:
-    # A presigned URL is signed as it stands: nothing may be quoted anew, and
-    # no path made shorter, as joining does.
+    # The signature covers the URL as it stands: it must not be quoted again, nor its
+    # path shortened, as urljoin() does.
     if urlsplit(location).scheme:
         return location
 
@@ -100,14 +87,9 @@ def _joined(asked: str, location: str) -> str:
 @attrs.frozen(kw_only=True)
 class Part:
     """
-    What a store sends of an object.
+    The part of an object that an answer holds, in bytes.
 
-    Attributes:
-        start: Offset of the first byte.
-
-        length: Bytes announced, if they are.
-
-        total: Bytes of the whole object, if the store says.
+    `length` is None if it was not announced, `total` if the whole size is unknown.
     """
 
     start: int
@@ -116,14 +98,7 @@ class Part:
 
 
 def part_of(status: int, headers: dict[str, str]) -> Part | None:
-    """
-    Return which part of the object an answer holds; None when it is unreadable.
-
-    Args:
-        status: 200 or 206.
-
-        headers: By lower-case name.
-    """
+    """Return the part of the object that a 200 or 206 holds; None when unreadable."""
     text = headers.get("content-length", "")
     length = int(text) if text.isdecimal() else None
 
@@ -137,12 +112,7 @@ def part_of(status: int, headers: dict[str, str]) -> Part | None:
 
     start, end = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
-    counted = end - start + 1
+    size = end - start + 1
+    is_sound = size > 0 and length in {None, size} and (total is None or end < total)
 
-    if counted < 1 or (length is not None and length != counted):
-        return None
-
-    if total is not None and end >= total:
-        return None
-
-    return Part(start=start, length=counted, total=total)
+    return Part(start=start, length=size, total=total) if is_sound else None

@@ -1,4 +1,4 @@
-"""What goes out and what comes back, as values."""
+"""Requests to the service and its answers, as values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ Operation = Literal["list", "usage", "export", "status", "file", "upload", "memb
 
 class Replay(Enum):
     """
-    What sending a request once more may do.
+    What sending a request a second time can cause.
 
-    Attributes:
-        SAFE: Nothing: the end is the same.
-
-        COSTLY: Spend another of the month's exports.
-
-        UNSAFE: Make a second cohort.
+    SAFE: no harm. COSTLY: another export of the monthly quota is spent. UNSAFE: a
+    second cohort is created.
     """
 
     SAFE = "safe"
@@ -33,17 +29,17 @@ class Replay(Enum):
 @attrs.frozen(kw_only=True)
 class Request:
     """
-    One request, complete but for the origin and the credentials.
+    One request, complete except for the origin and the credentials.
 
     Attributes:
         path: Absolute and already percent-encoded.
 
         query: Already percent-encoded, without the question mark.
 
-        body: JSON, encoded.
+        body: Encoded JSON.
 
-        subject: What it is about, by the name that the answer has for it, as in
-            ``cohort_id``; an answer about something else is an error.
+        subject: The allowed values of each answer field that names what the request
+            is about, as in ``cohort_id``; an answer about something else is an error.
     """
 
     operation: Operation
@@ -59,12 +55,9 @@ class Request:
 @attrs.frozen(kw_only=True)
 class Response:
     """
-    One answer, read to its end.
+    One answer, read to its end, without its content encoding.
 
-    Attributes:
-        headers: By lower-case name; the last of a repeated name.
-
-        body: The content, after any content encoding has been undone.
+    `headers` are by lower-case name, with the last value of a repeated one.
     """
 
     status: int
@@ -73,5 +66,5 @@ class Response:
 
     @property
     def is_success(self) -> bool:
-        """Whether the service did what it was asked for."""
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300  # noqa: PLR2004

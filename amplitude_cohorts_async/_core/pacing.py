@@ -1,35 +1,36 @@
 """
-What the service says about our pace, and what follows from it.
+How fast requests may follow each other: the effect of a 429, and exports in windows.
 
-Pure: times come in as numbers, a new `Pace` comes out.
+Pure: times come in as numbers, a new `Pace` or the starts of exports come out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heapreplace
 
 import attrs
 
-from ..limits import Kind, Rate
+from ..limits import Kind, Limits, Rate
 
-# No Retry-After was ever seen from the service: our own pauses start with
-# 15 s and double up to ten minutes, the longest window it documents. A poll that
-# is refused is ordinary weather: the service's own clients ask again after 5 s.
+# The service was never seen to send Retry-After: our own pauses start with 15 s and
+# double up to ten minutes, the longest window it documents. A refused poll is
+# ordinary: the vendor's own clients ask again after 5 s.
 _FIRST_PAUSE = 15.0
 _FIRST_PAUSE_UNCOUNTED = 5.0
 _LONGEST_PAUSE = 600.0
-# Being one request too many is over when that request is.
+# One request too many at once: over as soon as another one ends.
 _CROWDED_PAUSE = 2.0
 
-# Spacing of exports in even shares of the shortest window: for 4 a minute one
-# each 15, 20, 30, 60 s.
+# Spacing of exports, as multiples of an even share of the shortest window: for 4 a
+# minute, one each 15, 20, 30 or 60 s.
 _STEPS = (0.0, 1.0, 4 / 3, 2.0, 4.0)
 _CALM = 40
 
 _EXPORTS: frozenset[Kind] = frozenset({"export"})
 _ALL_OF_A_JOB: frozenset[Kind] = frozenset({"export", "poll", "file"})
-# What was learned of one bad hour must not slow polls down for ever.
+# One bad hour must not slow polls down for ever.
 _REMEMBERED = 600.0
 
 
@@ -39,13 +40,13 @@ class Refusal:
     One answer 429.
 
     Attributes:
-        sent_at: When the request got its place.
+        sent_at: When the request got its slot.
 
-        at: When the answer was here.
+        at: When the answer arrived.
 
-        retry_after: Seconds the service asked for, if it did.
+        retry_after: Seconds the service asked to wait, if any.
 
-        details: Its words, as in "Exceeded rate limit with query of cost 1".
+        details: Its text, as in "Exceeded rate limit with query of cost 1".
     """
 
     kind: Kind
@@ -61,32 +62,32 @@ class Refusal:
 
     @property
     def names_rate(self) -> bool:
-        """Whether the service said that it was too many in a window."""
+        """Whether the text names too many requests in a window."""
         return "rate" in self.details.lower()
 
 
 @attrs.frozen(kw_only=True)
 class Pace:
     """
-    How carefully to go on.
+    How carefully requests go on.
 
     Attributes:
-        paused_until: Nothing is sent before this moment.
+        paused_until: Nothing is sent before this time.
 
-        paused_at: When the last pause was ordered. What was sent before it
-            says nothing new by being refused too.
+        paused_at: When the last pause began. A refusal of a request sent before it is
+            no news.
 
         pauses: Pauses in a row; each is twice as long as the last.
 
-        refused_kind: The kind of request the last pause was for.
+        refused_kind: The kind of request that caused the last pause.
 
-        step: How far exports are spread out: zero is not at all.
+        step: How far exports are spread out, as an index of `_STEPS`.
 
         calm: Good answers since the last change.
 
         counted: Kinds of request that count in the windows.
 
-        learned_at: When the service last said that more than exports count.
+        learned_at: When the service last showed that more than exports count.
     """
 
     paused_until: float = -math.inf
@@ -107,7 +108,7 @@ class Pace:
         return shortest.per / shortest.count * _STEPS[self.step]
 
     def refused(self, refusal: Refusal) -> Pace:
-        """Go slower: the service answered 429."""
+        """Return the slower pace after a 429."""
         if refusal.sent_at < self.paused_at:
             return self._paused(refusal, _seconds_asked(refusal, 0.0))
 
@@ -131,7 +132,7 @@ class Pace:
         return attrs.evolve(pace, step=step, calm=0)
 
     def answered(self, kind: Kind, *, sent_at: float) -> Pace:
-        """Go faster again, after enough good answers."""
+        """Return the pace after a good answer: faster again after enough of them."""
         if self.counted != _EXPORTS and sent_at > self.learned_at + _REMEMBERED:
             return attrs.evolve(self, counted=_EXPORTS)
 
@@ -148,9 +149,9 @@ class Pace:
         return attrs.evolve(pace, calm=0, step=max(0, self.step - 1))
 
     def _learned(self, refusal: Refusal) -> Pace:
-        # The documented text does not say whether polls and files count as
-        # "single cohort requests". One that is refused for its rate says so;
-        # one that is refused without a word does not.
+        # The documentation does not say whether polls and files count as "single
+        # cohort requests". A refusal that names the rate shows it; one without a text
+        # does not.
         if refusal.kind not in {"poll", "file"} or not refusal.names_rate:
             return self
 
@@ -165,6 +166,79 @@ class Pace:
 
 def _seconds_asked(refusal: Refusal, otherwise: float) -> float:
     asked = refusal.retry_after
-    if asked is None or not 0 <= asked < math.inf:
-        return otherwise
-    return asked
+    return otherwise if asked is None or not 0 <= asked < math.inf else asked
+
+
+def reuse_after(rate: Rate, limits: Limits) -> float:
+    """
+    Return the seconds a place in a window stays taken after its request ended.
+
+    The window, a thousandth more for a clock that runs fast, and the margin.
+    """
+    return rate.per * 1.001 + limits.clock_margin
+
+
+def earliest_starts(
+    count: int,
+    limits: Limits,
+    *,
+    now: float = 0.0,
+    taken_until: Mapping[Rate, Sequence[float]] | None = None,
+    latency: float = 0.5,
+    spacing: float = 0.0,
+) -> list[float]:
+    """
+    Return the earliest starts of *count* exports, in order, on the clock of *now*.
+
+    The rule is the limiters': each start takes the place in every window that has been
+    free the longest, and holds it for `reuse_after()` from the end of its request.
+
+    Args:
+        now: The present, or the end of a pause.
+
+        taken_until: For each rate, when its taken places become free.
+
+        latency: Seconds from sending an export request to its answer.
+
+        spacing: Least seconds between two starts.
+    """
+    taken = taken_until or {}
+    windows = [
+        (reuse_after(rate, limits), _places(rate, taken.get(rate, ())))
+        for rate in limits.exports
+    ]
+    starts: list[float] = []
+    earliest = now
+
+    for _ in range(count):
+        start = max([earliest, *(places[0] for _, places in windows)])
+        starts.append(start)
+        earliest = start + spacing
+        for seconds, places in windows:
+            heapreplace(places, start + latency + seconds)
+
+    return starts
+
+
+def binding_rates(rates: Sequence[Rate]) -> list[Rate]:
+    """
+    Return the rates that no other implies, the longest window first.
+
+    4 a minute, for example, imply 60 in ten minutes.
+    """
+    return [
+        rate
+        for rate in sorted(rates, key=lambda rate: -rate.per)
+        if not any(_implies(other, rate) for other in rates if other != rate)
+    ]
+
+
+def _implies(one: Rate, other: Rate) -> bool:
+    return one.count * math.ceil(other.per / one.per) <= other.count
+
+
+def _places(rate: Rate, taken_until: Sequence[float]) -> list[float]:
+    last = sorted(taken_until)[-rate.count :]
+    places = last + [-math.inf] * (rate.count - len(last))
+    heapify(places)
+    return places

@@ -1,52 +1,46 @@
 """
-How many connections one download is worth.
+How many connections one download uses.
 
-A store gives one connection less than this machine can take; then more of them
-help. If the machine, or the line, is what holds things up, they only cost.
+More connections help where the store gives one connection less than this machine
+can take. If the machine or the line is the bottleneck, they only add cost.
 """
 
 from __future__ import annotations
 
 import attrs
 
-_LEAST_LEFT = 16 * 1024 * 1024
-_LEAST_SECONDS = 0.5
+_MIN_LEFT = 16 * 1024 * 1024
+_MIN_SECONDS = 0.5
+# Bytes a second; a store that throttles a connection gives it less.
 _FAST = 160e6
-"""Bytes a second that no store gives a connection which it throttles."""
 
-_BUSY = 0.9
-"""
-Share of its time that the loop's thread may be at work, so that the other tasks
-of the program keep their turns.
-"""
+# The share of time the loop's thread may be busy, so that other tasks get their turns.
+_MAX_BUSY = 0.9
 
-_STEP = 16
-_GAIN = 0.5
-"""
-Share that each further connection has to bring of what the former ones do: while
-the store is what holds things up, it brings all of it.
-"""
+# Growth in one step, and the share of the former connections' rate that each further
+# one has to add: all of it, as long as the store is the bottleneck.
+_MAX_STEP = 16
+_MIN_GAIN = 0.5
 
-_WAITING = 0.2
-
-_SHARES = (1 << 20, 16 << 20)
+_MAX_WAITING = 0.2
+_MIN_PART, _MAX_PART = 1 << 20, 16 << 20
 
 
 @attrs.frozen(kw_only=True)
 class Sample:
     """
-    How a download went for a while.
+    A measurement of a download over a short time.
 
     Attributes:
         rate: Bytes a second.
 
         busy: Share of the time in which the event loop's thread was at work.
 
-        ours: Share of the time in which it was at work for files, this one and
-            others; 0 when unknown.
+        ours: Share of the time in which it worked for downloads, this one and others;
+            0 when unknown.
 
-        waiting: Seconds that the wire waited for the disk, for each second;
-            of several connections, each may have waited.
+        waiting: Seconds that connections waited for the disk, for each second; the sum
+            over all connections.
 
         left: Bytes still to come.
     """
@@ -59,12 +53,7 @@ class Sample:
 
 
 class ParallelismController:
-    """
-    Opens connections as long as that pays.
-
-    Attributes:
-        connections: How many there should be.
-    """
+    """Adds connections, counted in `connections`, as long as they raise the rate."""
 
     def __init__(self, most: int) -> None:
         self.connections = 1
@@ -74,21 +63,20 @@ class ParallelismController:
 
     def update(self, sample: Sample) -> int:
         """
-        Return how many connections there should be from now on.
-
-        Args:
-            sample: Taken since the number changed last.
+        Return the number of connections after a sample taken since it changed last.
         """
         is_throttled = (
             0 < sample.rate < _FAST * self.connections
-            and sample.waiting < _WAITING * self.connections
+            and sample.waiting < _MAX_WAITING * self.connections
         )
-        is_worth_it = sample.left > max(_LEAST_LEFT, _LEAST_SECONDS * sample.rate)
+        is_worth_it = sample.left > max(_MIN_LEFT, _MIN_SECONDS * sample.rate)
         step = self.connections / self._from
-        has_gained = sample.rate >= (1 + _GAIN * (step - 1)) * self._rate
+        has_gained = sample.rate >= (1 + _MIN_GAIN * (step - 1)) * self._rate
 
         if is_throttled and is_worth_it and has_gained:
-            wanted = min(self._most, _STEP * self.connections, self._bearable(sample))
+            wanted = min(
+                self._most, _MAX_STEP * self.connections, self._affordable(sample)
+            )
 
             if wanted > self.connections:
                 self._from, self._rate = self.connections, sample.rate
@@ -96,16 +84,16 @@ class ParallelismController:
 
         return self.connections
 
-    def _bearable(self, sample: Sample) -> int:
-        # What else the loop does will not grow with the connections.
+    def _affordable(self, sample: Sample) -> int:
+        # The loop's other work does not grow with the connections.
         ours = max(0.01, sample.ours or sample.busy)
         others = max(0.0, sample.busy - ours)
 
-        return int(self.connections * (_BUSY - others) / ours)
+        return int(self.connections * (_MAX_BUSY - others) / ours)
 
 
 class RangeAllocator:
-    """The bytes that are missing, handed out from the front."""
+    """The missing bytes of an object, handed out from the front."""
 
     def __init__(self, start: int, end: int) -> None:
         self._start = start
@@ -118,20 +106,16 @@ class RangeAllocator:
 
     def claim(self, connections: int) -> tuple[int, int] | None:
         """
-        Return the next part, now handed out; None when there is none.
+        Return the first byte and the end of the next part; None when none is left.
 
-        The parts get smaller, so that all connections end at about the same
-        time, and few requests are made.
-
-        Returns:
-            The first byte's position, and the one behind the last byte.
+        Parts shrink towards the end, so that all connections end at about the same time
+        with few requests.
         """
         if not self.left:
             return None
 
-        least, most = _SHARES
         share = self.left // (2 * connections)
-        size = min(self.left, max(least, min(most, share)))
+        size = min(self.left, max(_MIN_PART, min(_MAX_PART, share)))
         self._start += size
 
         return self._start - size, self._start

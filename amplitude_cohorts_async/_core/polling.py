@@ -1,8 +1,8 @@
 """
-One requested export as steps: what is known goes in, what to do next comes out.
+One export as steps: its known state goes in, the next step comes out.
 
-Nothing sleeps, sends or waits for a place in a window here: the loop in `_watch`
-does, and asks again with what it learnt.
+Nothing here sleeps, sends or waits for a window: the loop in `poller` does, and asks
+again with what it learned.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import attrs
 
 from ..models import ExportStatus
 from ..policies import Polling
-from .responses import JobFailed
+
+
+@attrs.frozen
+class JobFailed:
+    """The status of a job that ended without a file."""
+
+    word: str
 
 
 @attrs.frozen(kw_only=True)
 class JobState:
     """
-    What is known of a job.
+    The known state of a job, with the number of polls in this wait.
 
-    Attributes:
-        age: Seconds since the export was requested; None if that is unknown, and
-            then the job may long be done.
-
-        polls: Questions asked in this wait.
-
-        status: The last answer that could be read; None if there was none.
+    `age` is the time in seconds since the export was requested; None if unknown, so
+    that the job may already be done. `status` is the last readable answer, if any.
     """
 
     age: float | None
@@ -36,30 +37,30 @@ class JobState:
 
     @property
     def word(self) -> str:
-        """The service's word for the status, or ours."""
+        """The status as the service wrote it; empty if there is none."""
         return "" if self.status is None else self.status.word
 
 
 @attrs.frozen
 class Poll:
-    """Ask for the status, after so many seconds."""
+    """Request the status after so many seconds."""
 
     after: float
 
 
 @attrs.frozen
 class Download:
-    """The file is ready."""
+    """Fetch the file: it is ready."""
 
 
 @attrs.frozen
 class GiveUp:
-    """The caller's deadline is over; the job goes on."""
+    """Stop waiting: the caller's deadline has passed, and the job goes on."""
 
 
 @attrs.frozen
 class Fail:
-    """The job ended without a file."""
+    """Raise: the job ended without a file."""
 
     word: str
 
@@ -69,15 +70,10 @@ Step: TypeAlias = Poll | Download | GiveUp | Fail
 
 def next_step(state: JobState, polling: Polling, *, left: float, jitter: float) -> Step:
     """
-    Return what to do next about a job.
+    Return the next step of a job.
 
-    The first question comes at once when the job may be done, and the last one
-    falls on the deadline itself.
-
-    Args:
-        left: Seconds until the caller's deadline.
-
-        jitter: Between 0 and 1.
+    The first poll comes at once when the job may be done, and the last one falls on the
+    deadline itself, *left* seconds from now. The *jitter* is between 0 and 1.
     """
     if isinstance(state.status, JobFailed):
         return Fail(state.status.word)
@@ -91,16 +87,16 @@ def next_step(state: JobState, polling: Polling, *, left: float, jitter: float) 
     if left <= 0:
         return GiveUp()
 
-    return Poll(min(_vary(polling.interval, polling, jitter), left))
+    return Poll(min(_spread(polling.interval, polling, jitter), left))
 
 
 def _first_delay(age: float | None, polling: Polling, jitter: float) -> float:
     if age is None:
         return 0.0
 
-    # Clocks differ: a request of the future was made just now.
-    return max(0.0, _vary(polling.initial_delay, polling, jitter) - max(0.0, age))
+    # Clocks differ: a request from the future was made just now.
+    return max(0.0, _spread(polling.initial_delay, polling, jitter) - max(0.0, age))
 
 
-def _vary(seconds: float, polling: Polling, jitter: float) -> float:
+def _spread(seconds: float, polling: Polling, jitter: float) -> float:
     return seconds * (1 + polling.jitter * (2 * jitter - 1))

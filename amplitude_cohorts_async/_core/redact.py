@@ -21,8 +21,8 @@ _SIGNED_PAIR = re.compile(
 )
 
 
-_LEAST = 8
-"""Characters of a key that cannot stand in a text by chance; real ones have 32."""
+# A key of this length does not stand in a text by chance; real ones have 32.
+_MIN_KEY_LENGTH = 8
 
 
 def redact_url(url: str) -> str:
@@ -39,10 +39,12 @@ def redact_url(url: str) -> str:
 
 
 def redact_links(text: str) -> str:
-    """Return *text* without credentials that can be told by their form."""
-    # A query is matched whole first and searched then: one expression for both
-    # would try each question mark of a run against all that follows it.
-    text = _QUERY.sub(_without_signature, text)
+    """Return *text* without credentials that are recognised by their form."""
+    # A query is matched as a whole and searched afterwards: one expression for both
+    # would be quadratic for a run of question marks.
+    text = _QUERY.sub(
+        lambda query: f"?{HIDDEN}" if _SIGNATURE.search(query[0]) else query[0], text
+    )
     text = _SIGNED_PAIR.sub(rf"\1={HIDDEN}", text)
     text = _USER.sub(f"//{HIDDEN}@", text)
 
@@ -50,38 +52,34 @@ def redact_links(text: str) -> str:
 
 
 def shorten(text: str, most: int = 300) -> str:
-    """Return as much of *text* as a message should show."""
+    """Return *text*, cut to at most *most* characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _without_signature(query: re.Match[str]) -> str:
-    return f"?{HIDDEN}" if _SIGNATURE.search(query[0]) else query[0]
 
 
 @attrs.frozen
 class Redactor:
-    """Hides one pair of keys and other secrets, in every form a header gives them."""
+    """Hides one pair of keys and other secrets, in all forms a header may hold."""
 
     _secrets: tuple[str, ...] = attrs.field(repr=False)
 
     @classmethod
     def of_keys(cls, api_key: str, secret_key: str, *others: str) -> Redactor:
-        """Return one that hides these keys, and what else is secret."""
+        """Return a redactor of these keys and other secrets."""
         pair = f"{api_key}:{secret_key}"
         forms = {api_key, secret_key, pair, *others}
 
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            # What is followed by its padding is hidden but for that.
+            # Without its padding it is found with and without.
             forms.add(encode(pair.encode()).decode().rstrip("="))
 
         forms |= {quote(form, safe="") for form in forms}
         forms |= {json.dumps(form)[1:-1] for form in forms}
 
-        # The longest first, or a part would leave the rest standing.
+        # The longest first: a shorter one may be a part of it.
         return cls(tuple(sorted(filter(None, forms), key=len, reverse=True)))
 
     def text(self, text: str) -> str:
-        """Return *text* without the keys and without signed queries."""
+        """Return *text* without secrets and signed queries."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
 
@@ -93,23 +91,22 @@ class Redactor:
 
     def body(self, body: bytes) -> bytes:
         """
-        Return *body* without the keys; bytes that are no text stay as they are.
+        Return *body* without secrets; bytes that are not text stay as they are.
 
-        A made-up key that is shorter than any real one stays as well: it may be
-        part of a word, and data must arrive as they were sent.
+        Keys shorter than real ones stay too: they may be part of a word, and data must
+        arrive as they were sent.
         """
-        body = _spelt_plainly(body)
+        body = _unescaped(body)
 
         for secret in self._secrets:
-            if len(secret) >= _LEAST:
+            if len(secret) >= _MIN_KEY_LENGTH:
                 body = body.replace(secret.encode(), HIDDEN.encode())
 
         return body
 
 
-def _spelt_plainly(body: bytes) -> bytes:
-    # JSON may write any character as an escape, and a key in escapes is a key
-    # again once it is read.
+def _unescaped(body: bytes) -> bytes:
+    # JSON may escape any character: an escaped key is a key again once decoded.
     if b"\\" not in body:
         return body
 

@@ -1,9 +1,9 @@
 """
-One method for each reading endpoint; the only place that knows their paths.
+Requests to the reading endpoints; the only module that knows their paths.
 
-Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts. Where a
-third-party OpenAPI description differs, `Routes.OPENAPI` says so here, in two
-paths and two refusals, and `responses` reads its words.
+Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts. The third-party
+description of `Routes.OPENAPI` differs in two paths and two refusals here, and in
+the status values that `responses` reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 from ..errors import InvalidInputError
 from ..models import Routes
-from .ids import checked_id, checked_request_id
+from .ids import checked_id, checked_request_id, has_surrogates
 from .messages import Replay, Request
 from .tokens import ExportRef
 
@@ -27,12 +27,7 @@ STATUS_PATH = "/api/5/cohorts/request-status"
 
 @attrs.frozen
 class Endpoints:
-    """
-    The reading endpoints, as one description of the service has them.
-
-    Attributes:
-        routes: Which description that is.
-    """
+    """The reading endpoints, as one description of the service has them."""
 
     routes: Routes = Routes.VENDOR
 
@@ -43,7 +38,7 @@ class Endpoints:
         return Request(operation="list", path=LIST_PATH, query=query)
 
     def usage(self) -> Request:
-        """Return the request for how many of the month's exports are spent."""
+        """Return the request for the month's usage."""
         if self.routes is Routes.OPENAPI:
             raise InvalidInputError(
                 "Routes.OPENAPI describes no usage endpoint; use Routes.VENDOR"
@@ -55,11 +50,10 @@ class Endpoints:
         self, cohort_id: str, *, properties: bool | Sequence[str]
     ) -> Request:
         """
-        Return the request for one cohort; sending it spends one of the month's exports.
+        Return the request for an export; each one sent counts in the monthly quota.
 
-        Args:
-            properties: False for ids only, True for all user properties, or the
-                names of those wanted. An empty sequence is False.
+        The *properties* are False or empty for ids only, True for all, or the names of
+        some.
         """
         return Request(
             operation="export",
@@ -72,34 +66,34 @@ class Endpoints:
 
     def export_status(self, job: ExportRef) -> Request:
         """Return the request for a job's status."""
-        if self.routes is Routes.OPENAPI:
-            path = f"{EXPORT_PATH}/{_cohort_of(job)}/status"
-        else:
-            path = f"{STATUS_PATH}/{_request_of(job)}"
+        path = (
+            f"{EXPORT_PATH}/{_cohort_segment(job)}/status"
+            if self.routes is Routes.OPENAPI
+            else f"{STATUS_PATH}/{_job_segment(job)}"
+        )
 
         return Request(operation="status", path=path, kind="poll")
 
     def export_file(self, job: ExportRef) -> Request:
-        """Return the request for the file of a finished job, or a link to it."""
-        is_other = self.routes is Routes.OPENAPI
-        segment = _cohort_of(job) if is_other else _request_of(job)
+        """Return the request for a finished job's file, or a link to it."""
+        is_openapi = self.routes is Routes.OPENAPI
+        segment = _cohort_segment(job) if is_openapi else _job_segment(job)
 
         return Request(
             operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file"
         )
 
     def _subject(self, cohort_id: str) -> Mapping[str, Sequence[str]]:
-        # What is made from the other description may answer with its own examples.
+        # Mocks of the other description may answer with its own examples.
         return {"cohort_id": [cohort_id]} if self.routes is Routes.VENDOR else {}
 
 
 def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ...]:
     """
-    Return the caller's *properties*, as a tuple of different names or a bool.
+    Return *properties* as a bool or a tuple of different names.
 
-    Raises:
-        InvalidInputError: They are one string, or hold something that cannot
-            be the name of a property.
+    Raises `InvalidInputError` if they are one string, or hold something that cannot be
+    the name of a property.
     """
     if isinstance(properties, bool):
         return properties
@@ -116,8 +110,7 @@ def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ..
                 f"a property's name must be a string that is not empty, got {name!r}"
             )
 
-        # Half a character, as a badly decoded file has it, cannot be sent.
-        if not name.isascii() and any("\ud800" <= each <= "\udfff" for each in name):
+        if has_surrogates(name):
             raise InvalidInputError(
                 f"the property name {name!r} is not valid text; decode it with the "
                 f"encoding it was written in"
@@ -127,14 +120,14 @@ def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ..
 
 
 def _properties_query(properties: bool | Sequence[str]) -> str:
-    wanted = checked_properties(properties)
+    checked = checked_properties(properties)
 
-    if not wanted:
+    if not checked:
         return ""
 
-    names = () if isinstance(wanted, bool) else wanted
+    names = () if isinstance(checked, bool) else checked
 
-    # The key repeats: `propKeys[]=` and joined names are not understood.
+    # The key repeats: the service does not read `propKeys[]=` or joined names.
     return "&".join(
         ["props=1", *(f"propKeys={quote(name, safe='')}" for name in names)]
     )
@@ -144,12 +137,13 @@ def _segment(cohort_id: str) -> str:
     return quote(checked_id(cohort_id, "cohort id"), safe="")
 
 
-def _request_of(job: ExportRef) -> str:
+def _job_segment(job: ExportRef) -> str:
     return quote(checked_request_id(job.request_id), safe="")
 
 
-def _cohort_of(job: ExportRef) -> str:
-    # Where jobs are named by their cohort, two of one cohort are not told apart.
+def _cohort_segment(job: ExportRef) -> str:
+    # This description identifies a job by its cohort alone, so two jobs of one
+    # cohort cannot be told apart.
     if job.cohort_id is None:
         raise InvalidInputError(
             "Routes.OPENAPI names a job by its cohort, and this job does not know "

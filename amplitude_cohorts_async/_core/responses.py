@@ -1,8 +1,8 @@
 """
-What an answer means: a model, or the right error.
+Answers as models or errors.
 
-An answer is structured into an attrs class by `converter`, and what it is about is
-compared with what was asked.
+An answer is structured into an attrs class by `converter`, and its subject is compared
+with the request's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TypedDict, cast
+from functools import partial
+from typing import cast
 
 import attrs
 
@@ -32,25 +33,24 @@ from .converter import Tolerant, structure, structure_each
 from .ids import checked_request_id
 from .json_stream import elements, list_of, mapping_of, opening_of
 from .messages import Request, Response
+from .polling import JobFailed
 from .redact import redact_links, shorten
 
+# Characters that are shown of an unreadable answer, and kept of one short text.
 _SHOWN = 300
-"""Characters of an unreadable answer that a message shows."""
+_SHORT = 100
 
-_WORD = 100
-"""Characters of a word of the service's that are kept."""
-
+# Bytes of a document that are decoded in one call: a millisecond's work.
 _LONG = 128 * 1024
-"""Bytes of a document that are decoded in one go: a millisecond's work."""
 
-_FAILED_WORDS = ("fail", "error", "cancel", "abort", "expired")
-_DONE_WORDS = ("complete", "done", "success", "finished")
-_RUNNING_WORDS = ("progress", "queue", "comput", "pending", "running", "wait")
+_FAILED = ("fail", "error", "cancel", "abort", "expired")
+_DONE = ("complete", "done", "success", "finished")
+_RUNNING = ("progress", "queue", "comput", "pending", "running", "wait")
 
 
 @attrs.frozen(kw_only=True)
 class _ExportAnswer(Tolerant):
-    # Whatever it is: it is kept where it cannot be followed.
+    # Of any type: the error keeps what cannot be followed.
     request_id: object = None
     cohort_id: str | None = None
 
@@ -58,7 +58,7 @@ class _ExportAnswer(Tolerant):
 @attrs.frozen(kw_only=True)
 class _StatusAnswer(Tolerant):
     request_id: str | None = None
-    # Whatever it is: a word that was not read must not pass for none.
+    # Of any type: an unreadable status must not pass for a missing one.
     async_status: object = None
     status: object = None
 
@@ -78,11 +78,9 @@ class _ErrorMetadata(Tolerant):
 
 def decode(request: Request, response: Response) -> Mapping[str, object]:
     """
-    Return the JSON object of a success.
+    Return the JSON object of a successful answer.
 
-    Raises:
-        UnexpectedResponseError: It is something else, as when a proxy or a
-            login page answered in the service's place.
+    Raises `UnexpectedResponseError` for any other body, as of a proxy or a login page.
     """
     try:
         document = json.loads(response.body)
@@ -96,7 +94,7 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
 
 
 def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
-    """Return the listed cohorts, one at a time."""
+    """Yield the listed cohorts."""
     return structure_each(_listed(request, response), Cohort, path="$.cohorts")
 
 
@@ -114,8 +112,8 @@ def _listed(request: Request, response: Response) -> Iterator[object]:
 
     if not isinstance(listed, list):
         raise UnexpectedResponseError(
-            f"the list of cohorts cannot be read: an array is due at $.cohorts, and "
-            f"there is {type(listed).__name__}: {shorten(repr(_excerpt(response.body)), _SHOWN)}",
+            f"the list of cohorts cannot be read: $.cohorts should be an array and is "
+            f"{type(listed).__name__}: {_quoted(response.body)}",
             path="$.cohorts",
         )
 
@@ -131,106 +129,84 @@ def usage(request: Request, response: Response) -> Usage:
 
 
 def export_request_id(request: Request, response: Response) -> str:
-    """Return the id of the job that was made."""
+    """Return the id of the requested job."""
     answer = structure(decode(request, response), _ExportAnswer, path="$")
-    given = answer.request_id
-    request_id = str(given) if type(given) is int else given
-    check_subject(
-        request, answer, request_id=None if request_id is None else str(request_id)
-    )
+    request_id = answer.request_id
+    text = None if request_id is None else str(request_id)
+    check_subject(request, answer, request_id=text)
 
     try:
-        return checked_request_id(request_id)
+        return checked_request_id(text if type(request_id) is int else request_id)
     except InvalidInputError as error:
         raise UnexpectedResponseError(
             f"the export was accepted without a request id that can be followed "
             f"({error}); see in `get_usage()` whether it was counted",
             path="$.request_id",
-            request_id=None if request_id is None else str(request_id),
+            request_id=text,
         ) from None
 
 
 def answered_at(response: Response, *, now: datetime) -> datetime:
-    """
-    Return when an answer was made, by the earlier of the two clocks.
-
-    Args:
-        now: Aware UTC, by ours.
-    """
+    """Return when an answer was made, aware UTC, by the earlier of the two clocks."""
     header_date = _date(response.headers.get("date", ""))
 
     return now if header_date is None else min(now, header_date)
-
-
-@attrs.frozen
-class JobFailed:
-    """The service said that a job ended without a file."""
-
-    word: str
 
 
 def export_status(request: Request, response: Response) -> ExportStatus | JobFailed:
     """
     Return the status of a job.
 
-    202 is running, whatever the word: the service documents two words, and
-    others are not known. 200 is done if the word says so, or if there is
-    none. A word of failure is believed with either code. A third-party
-    description answers 200 throughout and lets its word decide.
-
-    Raises:
-        UnexpectedResponseError: 200 with a word that is not known.
+    A status of failure decides whatever the HTTP code. Otherwise 202 is running, since
+    the service documents two texts and may send others; 200 is done if the text says so
+    or is missing, and `UnexpectedResponseError` if it is unknown. A third-party
+    description answers 200 throughout, and its text decides.
     """
     answer = structure(decode(request, response), _StatusAnswer, path="$")
     status = answer.status if answer.async_status is None else answer.async_status
-    word = "" if status is None else shorten(redact_links(str(status)), _WORD)
-    lower_word = word.casefold()
+    text = "" if status is None else shorten(redact_links(str(status)), _SHORT)
 
-    if any(part in lower_word for part in _FAILED_WORDS):
-        return JobFailed(word)
+    if _holds(text, _FAILED):
+        return JobFailed(text)
 
-    if response.status == 202:  # noqa: PLR2004 - accepted: still running
-        return ExportStatus(done=False, word=word)
+    is_accepted = response.status == 202  # noqa: PLR2004 - still running
 
-    if any(part in lower_word for part in _RUNNING_WORDS):
-        return ExportStatus(done=False, word=word)
+    if is_accepted or _holds(text, _RUNNING):
+        return ExportStatus(done=False, word=text)
 
-    is_silent = not word and answer.request_id is not None
-
-    if is_silent or any(part in lower_word for part in _DONE_WORDS):
-        return ExportStatus(done=True, word=word)
+    if _holds(text, _DONE) or (not text and answer.request_id is not None):
+        return ExportStatus(done=True, word=text)
 
     raise UnexpectedResponseError(
-        f"the job was answered {response.status} with the status {shorten(repr(word), _WORD)}, which "
-        f"means neither done nor running; look at it later with `resume_export()`",
+        f"the job was answered {response.status} with the status "
+        f"{shorten(repr(text), _SHORT)}, which means neither done nor running; look at "
+        f"it later with `resume_export()`",
         path="$.async_status",
     )
+
+
+def _holds(text: str, parts: Sequence[str]) -> bool:
+    return any(part in text.casefold() for part in parts)
 
 
 def check_subject(
     request: Request, answer: object, *, request_id: str | None = None
 ) -> None:
     """
-    Check that an answer is about what was asked, as far as it says so.
+    Raise `UnexpectedResponseError` if an answer names another subject than the request.
 
-    Args:
-        answer: Has an attribute, perhaps None, for what it says it is about.
-
-        request_id: The job that was made, for the error.
-
-    Raises:
-        UnexpectedResponseError: It is about something else.
+    The subject is read from the attributes of *answer*; *request_id* is for the error.
     """
     for name, asked in request.subject.items():
         answered = getattr(answer, name, None)
 
         if answered is not None and answered not in asked:
             what = name.removesuffix("_id")
-            shown = shorten(redact_links(repr(answered)), _WORD)
-            made = f"; the request id is {request_id!r}" if request_id else ""
+            shown = shorten(redact_links(repr(answered)), _SHORT)
+            job = f"; the request id is {request_id!r}" if request_id else ""
             raise UnexpectedResponseError(
                 f"{request.operation} was answered for {what} {shown}, where "
-                f"{' or '.join(map(repr, asked))} was asked for{made}; find out what "
+                f"{' or '.join(map(repr, asked))} was asked for{job}; find out what "
                 f"was done before trying again",
                 path=f"$.{name}",
                 request_id=request_id,
@@ -238,27 +214,34 @@ def check_subject(
 
 
 def _unreadable(request: Request, response: Response) -> UnexpectedResponseError:
-    kind = shorten(response.headers.get("content-type", "no content type"), _WORD)
+    kind = shorten(response.headers.get("content-type", "no content type"), _SHORT)
 
     return UnexpectedResponseError(
         f"{request.operation} was answered {response.status} with {kind} instead of "
-        f"a JSON object: {shorten(repr(_excerpt(response.body)), _SHOWN)}; check the base URL and any "
-        f"proxy in between"
+        f"a JSON object: {_quoted(response.body)}; check the base URL and any proxy in "
+        f"between"
     )
 
 
 def error_of(request: Request, response: Response, *, now: datetime) -> ApiError:
-    """
-    Return the error that an unsuccessful answer stands for.
-
-    Args:
-        now: Aware UTC; a ``Retry-After`` may name a date.
-    """
-    body = _error_body(_without_links(response.body))
+    """Return the error for an unsuccessful answer; *now* is aware UTC."""
+    status = response.status
+    body = _error_body(response.body)
     details = _details(body, response.body)
-    parts = _ErrorParts(
-        status=response.status,
-        type=shorten(body.type, _WORD),
+    ids = _ids_in(body.metadata) if status == 400 else ()  # noqa: PLR2004
+    kind = InvalidIdsError if ids else _class_of(status, details)
+    build = partial(InvalidIdsError, sample=ids) if ids else kind
+
+    code = (
+        "" if body.http_code in {None, status} else f" (its body says {body.http_code})"
+    )
+    shown = f": {shorten(details, _SHOWN)}" if details else ""
+
+    return build(
+        f"{request.operation} ({request.method} {request.path}) was answered "
+        f"{status}{code}{shown}; {_NEXT[kind]}",
+        status=status,
+        type=shorten(body.type, _SHORT),
         details=details,
         api_message=body.message,
         http_code=body.http_code,
@@ -266,21 +249,10 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
         retry_after=retry_after(response.headers, now=now),
     )
 
-    if response.status == 400 and (ids := _ids_in(body.metadata)):  # noqa: PLR2004
-        message = _message(request, parts, InvalidIdsError)
-        return InvalidIdsError(message, sample=ids, **parts)
-
-    kind = _class_of(response.status, details)
-
-    return kind(_message(request, parts, kind), **parts)
-
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Return how many seconds the service asks to wait; None when it does not."""
+    """Return the seconds the service asks to wait; None without a valid header."""
     text = headers.get("retry-after", "").strip()
-
-    if not text:
-        return None
 
     try:
         seconds = float(text)
@@ -290,33 +262,29 @@ def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
             return None
         seconds = (until - now).total_seconds()
 
-    # Not a number compares false and falls away here.
+    # NaN compares false.
     return seconds if 0 <= seconds < float("inf") else None
 
 
 def _date(text: str) -> datetime | None:
     try:
-        moment = parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
 
-    return moment if moment.tzinfo is not None else None
-
-
-def _without_links(body: bytes) -> bytes:
-    text = body.decode("utf-8", "surrogateescape")
-
-    return redact_links(text).encode("utf-8", "surrogateescape")
+    return None if date.tzinfo is None else date
 
 
 def _error_body(body: bytes) -> _ErrorBody:
+    text = redact_links(body.decode("utf-8", "surrogateescape"))
+
     try:
-        document = mapping_of(json.loads(body))
+        document = mapping_of(json.loads(text.encode("utf-8", "surrogateescape")))
     except (ValueError, RecursionError):
         return _ErrorBody()
 
     error = document.get("error", document)
-    # The error may be an object, or one word beside its metadata.
+    # The error may be an object, or a text beside its metadata.
     envelope = mapping_of(error) or {**document, "message": error}
 
     return structure(envelope, _ErrorBody, path="$.error")
@@ -335,9 +303,13 @@ def _excerpt(body: bytes) -> str:
     return shorten(redact_links(text), _SHOWN)
 
 
+def _quoted(body: bytes) -> str:
+    return shorten(repr(_excerpt(body)), _SHOWN)
+
+
 def _class_of(status: int, details: str) -> type[ApiError]:
     if status == 403:  # noqa: PLR2004 - wrong keys and a wrong plan look alike
-        wrong_keys = "api key" in details.casefold() or "secret" in details.casefold()
+        wrong_keys = _holds(details, ("api key", "secret"))
         return AuthenticationError if wrong_keys else PermissionDeniedError
 
     if status >= 500:  # noqa: PLR2004
@@ -352,13 +324,13 @@ def _class_of(status: int, details: str) -> type[ApiError]:
 
 
 def _ids_in(metadata: Mapping[str, object]) -> Sequence[str]:
-    # Wherever a list of ids stands, and whatever it is called. A stack, because a
-    # body may nest deeper than Python's own calls go.
+    # A list of ids may stand anywhere, under various names. A stack, because a body may
+    # nest deeper than Python's recursion limit.
     found: list[str] = []
-    left: list[tuple[object, bool]] = [(metadata, False)]
+    stack: list[tuple[object, bool]] = [(metadata, False)]
 
-    while left:
-        value, are_ids = left.pop()
+    while stack:
+        value, are_ids = stack.pop()
 
         if are_ids and isinstance(value, str | int):
             found.append(str(value))
@@ -368,7 +340,7 @@ def _ids_in(metadata: Mapping[str, object]) -> Sequence[str]:
             (item, isinstance(item, list) and "ids" in key.casefold())
             for key, item in mapping_of(value).items()
         ]
-        left += reversed(inside)
+        stack += reversed(inside)
 
     return list(dict.fromkeys(found))
 
@@ -383,24 +355,3 @@ _NEXT: dict[type[ApiError], str] = {
     BadRequestError: "see the error's .details and .metadata",
     InvalidIdsError: "take the ids in .sample out, or pass skip_invalid_ids=True",
 }
-
-
-class _ErrorParts(TypedDict):
-    status: int
-    type: str
-    details: str
-    api_message: str
-    http_code: int | None
-    metadata: Mapping[str, object]
-    retry_after: float | None
-
-
-def _message(request: Request, parts: _ErrorParts, kind: type[ApiError]) -> str:
-    status, code = parts["status"], parts["http_code"]
-    differing = "" if code in {None, status} else f" (its body says {code})"
-    details = f": {shorten(parts['details'], _SHOWN)}" if parts["details"] else ""
-
-    return (
-        f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{status}{differing}{details}; {_NEXT[kind]}"
-    )

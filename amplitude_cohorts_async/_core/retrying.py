@@ -1,23 +1,23 @@
 """
-Again, or not: what one failed attempt means for the next.
+Whether and when a failed attempt is made again.
 
 Everything that decides whether something is tried again:
 
 =============================== ====================================================
 `may_repeat()`, `retry_delay()` A request to Amplitude, in `Session.attempts()`.
-`may_ask_again()`               A question about a job, within one `wait()`: the next
-                                question comes anyway, so these failures do not count.
+`may_ask_again()`               A poll of a job, within one `wait()`: the next poll
+                                comes anyway, so these failures do not count.
 `LinkRefresh`                   A link to a file, in `_io/download`: a fresh one, five
-                                times without a new byte; `_SLOW_DOWN` beside it says
-                                which answers of the store ask for a pause first.
+                                times without a new byte; `_SLOW_DOWN` beside it lists
+                                the store's answers that call for a pause first.
 `_once()`                       Nothing: keeps aiohttp from repeating by itself, in
                                 the transport.
-`_may_have_happened()`          An upload whose answer was lost is looked for in the
+`_may_have_happened()`          An upload whose answer was lost is looked up in the
                                 list, and never sent again.
 =============================== ====================================================
 
-`backoff()` is the one formula for how long to wait in between. What a limiter waits
-after a 429 is a pause for all requests, not a retry of one: see `pacing`.
+`backoff()` is the one formula for the wait in between. A limiter's wait after a 429
+is a pause for all requests, not a retry of one: see `pacing`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ..errors import (
 from ..policies import Retrying
 from .messages import Replay
 
-_DOUBLINGS = 60
-"""More of them wait no longer than the longest anyway, and overflow in the end."""
+# More doublings exceed any longest wait anyway, and overflow in the end.
+_MAX_DOUBLINGS = 60
 
 _NOT_IMPLEMENTED = 501
 _UNAVAILABLE = 503
@@ -44,14 +44,11 @@ NO_RETRIES = Retrying(attempts=1)
 
 def backoff(retrying: Retrying, attempt: int, *, jitter: float) -> float:
     """
-    Return the delay after a number of failed attempts: doubled each time, and spread.
+    Return the delay after *attempt* failed attempts: doubled each time, with jitter.
 
-    Args:
-        attempt: Attempts so far, 1 or more.
-
-        jitter: Between 0 and 1.
+    The *jitter* is between 0 and 1.
     """
-    doubled = retrying.wait_initial * 2.0 ** min(attempt - 1, _DOUBLINGS)
+    doubled = retrying.wait_initial * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS)
 
     return min(retrying.wait_max, doubled) * (0.5 + jitter / 2)
 
@@ -68,14 +65,8 @@ def retry_delay(
     """
     Return the delay before the next attempt; None if there is none.
 
-    Args:
-        failure: What the attempt ended with.
-
-        attempt: Attempts so far.
-
-        waited: Seconds waited between them so far.
-
-        jitter: Between 0 and 1.
+    *attempt* counts the attempts so far, and *waited* the seconds between them;
+    *jitter* is between 0 and 1.
     """
     if attempt >= retrying.attempts or not may_repeat(replay, failure):
         return None
@@ -94,7 +85,7 @@ def may_repeat(replay: Replay, failure: CohortsError) -> bool:
     """Whether sending a request again can do no harm."""
     match failure:
         case RateLimitedError():
-            # Refused at the door: nothing was done.
+            # Refused before anything was done.
             return True
         case ServerError(status=status):
             if replay is Replay.SAFE:
@@ -107,12 +98,12 @@ def may_repeat(replay: Replay, failure: CohortsError) -> bool:
 
 
 def may_ask_again(failure: CohortsError) -> bool:
-    """Whether a failed question about a job leaves its answer open."""
+    """Whether a failed poll leaves the job's status open."""
     return isinstance(failure, RateLimitedError | ServerError | TransportError)
 
 
 def was_refused(failure: CohortsError) -> bool:
-    """Whether a request for an export surely spent none."""
+    """Whether a failed request for an export certainly spent none."""
     if isinstance(failure, ApiError) and not isinstance(failure, ServerError):
         return True
 

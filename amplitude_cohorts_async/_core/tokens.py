@@ -1,7 +1,12 @@
-"""A job as text: what another process needs to go on with it. No secrets."""
+"""
+The reference of one export, and the token that carries it to other processes.
+
+A token holds no secrets.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -9,33 +14,29 @@ from datetime import datetime, timedelta
 import attrs
 
 from ..errors import InvalidInputError
-from ..models import Region
+from ..models import Cohort, Region
 from .ids import checked_id, checked_request_id
 from .json_stream import strings_of
 
 VERSION = 1
 
+# Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 FILE_LIFE = timedelta(days=7)
-"""
-How long a job's file can be had.
-
-Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
-"""
+_MARGIN = timedelta(minutes=5)
 
 
 @attrs.frozen(kw_only=True)
 class ExportRef:
     """
-    One export that was requested.
+    The reference of one requested export.
 
     Attributes:
-        requested_at: When, aware UTC and by our clock; None when only the id
-            is known.
+        requested_at: Aware UTC by our clock; None when only the id is known.
 
-        as_of: When, by the service's clock where its answer had one: what changed
-            later is not in the file.
+        as_of: Aware UTC by the service's clock if its answer had one; the file holds no
+            later change.
 
-        region: Where; None for a base URL of the caller's own.
+        region: None for a custom base URL.
     """
 
     request_id: str
@@ -64,10 +65,9 @@ def to_token(ref: ExportRef) -> str:
 
 def from_token(text: str) -> ExportRef:
     """
-    Return what a token holds; any other text is a bare request id.
+    Return the reference in a token; any other text is read as a request id.
 
-    Raises:
-        InvalidInputError: It is neither.
+    Raises `InvalidInputError` if it is neither.
     """
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
         bare = text.strip() if isinstance(text, str) else text
@@ -88,33 +88,60 @@ def from_token(text: str) -> ExportRef:
             f"version {VERSION}; use the release that made it, or the request id"
         )
 
-    return _ref(fields)
+    return _read_ref(fields)
 
 
 def age_of(ref: ExportRef, *, now: datetime) -> float | None:
-    """Return how many seconds ago an export was requested; None if unknown."""
-    if ref.requested_at is None:
-        return None
+    """Return the seconds since an export was requested; None if unknown."""
+    return (
+        None if ref.requested_at is None else (now - ref.requested_at).total_seconds()
+    )
 
-    return (now - ref.requested_at).total_seconds()
+
+def is_unchanged(cohort: Cohort, ref: ExportRef) -> bool:
+    """
+    Whether a cohort has not changed since an export was requested.
+
+    Both times are the service's, in whole seconds: a change in the second of the
+    request counts as later, and a missing time counts as a change.
+    """
+    if cohort.last_computed is None or ref.as_of is None:
+        return False
+
+    changed_at = max(cohort.last_computed, cohort.last_modified or cohort.last_computed)
+
+    return changed_at < ref.as_of.replace(microsecond=0)
 
 
-def _ref(fields: Mapping[str, object]) -> ExportRef:
+def has_file(ref: ExportRef, *, now: datetime) -> bool:
+    """Whether the service still keeps the file of an export."""
+    age = age_of(ref, now=now)
+
+    return age is not None and age < (FILE_LIFE - _MARGIN).total_seconds()
+
+
+def export_key(cohort_id: str, properties: bool | tuple[str, ...]) -> str:
+    """Return a key of what is requested; equal requests have equal keys."""
+    names = properties if isinstance(properties, bool) else sorted(properties)
+    text = json.dumps([cohort_id, names])
+
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _read_ref(fields: Mapping[str, object]) -> ExportRef:
+    properties = fields.get("properties", False)
+    region = fields.get("region")
+    cohort_id = fields.get("cohort_id")
+
     try:
-        properties = fields.get("properties", False)
-        requested_at = fields.get("requested_at")
-        as_of = fields.get("as_of")
-        region = fields.get("region")
-        cohort_id = fields.get("cohort_id")
-
         return ExportRef(
             request_id=checked_request_id(fields.get("request_id")),
             cohort_id=None if cohort_id is None else checked_id(cohort_id, "cohort id"),
             properties=properties
             if isinstance(properties, bool)
             else tuple(strings_of(properties)),
-            requested_at=None if requested_at is None else _moment(requested_at),
-            as_of=None if as_of is None else _moment(as_of),
+            requested_at=_read_time(fields.get("requested_at")),
+            as_of=_read_time(fields.get("as_of")),
             region=None if region is None else Region[str(region)],
         )
     except (KeyError, ValueError) as error:
@@ -123,10 +150,13 @@ def _ref(fields: Mapping[str, object]) -> ExportRef:
         ) from error
 
 
-def _moment(value: object) -> datetime:
-    moment = datetime.fromisoformat(str(value))
+def _read_time(value: object) -> datetime | None:
+    if value is None:
+        return None
 
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment} has no time zone")
+    time = datetime.fromisoformat(str(value))
 
-    return moment
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone")
+
+    return time

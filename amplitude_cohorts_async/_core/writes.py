@@ -1,10 +1,9 @@
 """
-The two writing endpoints: what goes out, what an answer means.
+Requests to the two writing endpoints, and their answers.
 
-Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts, "Upload
-cohort" and "Update cohort membership". The ids come encoded, as the inside of
-a JSON array in pieces, because encoding 100,000 of them in one go would hold
-the event loop; see `batching`.
+Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts, "Upload cohort"
+and "Update cohort membership". The ids come encoded by `batching`, as the inside of a
+JSON array in pieces: encoding 100,000 in one call would hold the event loop.
 """
 
 from __future__ import annotations
@@ -27,32 +26,30 @@ from .responses import check_subject, decode
 UPLOAD_PATH = "/api/3/cohorts/upload"
 MEMBERSHIP_PATH = "/api/3/cohorts/membership"
 
+# The count group of cohorts that hold users, not groups.
 USERS = "User"
-"""The count group of cohorts that hold users, not groups."""
 
 Change: TypeAlias = Literal["ADD", "REMOVE"]
 Pieces: TypeAlias = Sequence[bytes]
 
+# How far the service's clock may be behind ours; more leads to doubt, not to harm.
 _SKEW = timedelta(seconds=1)
-"""How far the service's clock may be behind ours; more makes doubt, no harm."""
 
-_UPLOAD_WORDS = {IdType.USER_ID: "BY_USER_ID", IdType.AMPLITUDE_ID: "BY_AMP_ID"}
-_MEMBERSHIP_WORDS = {IdType.USER_ID: "BY_NAME", IdType.AMPLITUDE_ID: "BY_ID"}
+_UPLOAD_ID_TYPES = {IdType.USER_ID: "BY_USER_ID", IdType.AMPLITUDE_ID: "BY_AMP_ID"}
+_MEMBERSHIP_ID_TYPES = {IdType.USER_ID: "BY_NAME", IdType.AMPLITUDE_ID: "BY_ID"}
 
 
 @attrs.frozen(kw_only=True)
 class Upload:
     """
-    Everything about an upload but its ids; checked when made.
+    All options of an upload, checked when made.
 
     Attributes:
         owner: The login email of the cohort's owner.
 
         group: The name of the group the ids are of; None for users.
 
-        replace: The cohort to fill anew; None makes one.
-
-        validate_only: Whether nothing is to be saved.
+        replace: The cohort to fill anew; None creates one.
     """
 
     name: str
@@ -85,12 +82,12 @@ class Upload:
 
     @property
     def creates(self) -> bool:
-        """Whether a cohort comes into being, one more with each repetition."""
+        """Whether a cohort is created, and another one by each repetition."""
         return self.replace is None and not self.validate_only
 
     @property
     def rest(self) -> Membership:
-        """How the ids beyond the first request are added."""
+        """The options with which the ids after the first request are added."""
         return Membership(
             id_type=self.id_type,
             count_group=self.group or USERS,
@@ -102,10 +99,9 @@ class Upload:
 @attrs.frozen(kw_only=True)
 class Membership:
     """
-    Everything about a membership update but its ids; checked when made.
+    All options of a membership update, checked when made.
 
-    Attributes:
-        count_group: What the cohort counts; "User", or the name of a group.
+    `count_group` is what the cohort counts: "User", or the name of a group.
     """
 
     id_type: IdType
@@ -119,12 +115,20 @@ class Membership:
         _check_switches(self, "skip_invalid_ids")
 
 
+def id_attribute(id_type: IdType, count_group: str) -> str:
+    """Return the name of the attribute of a `Member` that is its id."""
+    if id_type is IdType.AMPLITUDE_ID:
+        return "amplitude_id"
+
+    return "user_id" if count_group == USERS else "group"
+
+
 def upload(spec: Upload, ids: Pieces) -> Request:
-    """Return the request that makes or fills a cohort with these ids."""
+    """Return the request that creates or fills a cohort with these ids."""
     fields: dict[str, object] = {
         "name": spec.name,
         "app_id": spec.app_id,
-        "id_type": _UPLOAD_WORDS[spec.id_type],
+        "id_type": _UPLOAD_ID_TYPES[spec.id_type],
         "cg": spec.group,
         "ids": [],
         "owner": spec.owner,
@@ -133,6 +137,9 @@ def upload(spec: Upload, ids: Pieces) -> Request:
         "skip_invalid_ids": None if spec.skip_invalid_ids else False,
         "existing_cohort_id": spec.replace,
     }
+
+    # Mocks of the other description may answer with its own examples.
+    subject = {"cohort_id": [spec.replace]} if spec.replace is not None else {}
 
     return Request(
         operation="upload",
@@ -144,27 +151,17 @@ def upload(spec: Upload, ids: Pieces) -> Request:
             [ids],
         ),
         replay=Replay.UNSAFE if spec.creates else Replay.SAFE,
-        subject=_filled(spec),
+        subject=subject if spec.routes is Routes.VENDOR else {},
     )
-
-
-def _filled(spec: Upload) -> Mapping[str, Sequence[str]]:
-    # What is made from the other description may answer with its own examples.
-    if spec.replace is None or spec.routes is Routes.OPENAPI:
-        return {}
-
-    return {"cohort_id": [spec.replace]}
 
 
 def membership(
     cohort_id: str, spec: Membership, changes: Sequence[tuple[Change, Pieces]]
 ) -> Request:
     """
-    Return the request that adds and removes these ids.
+    Return the request that adds and removes ids, as one or more *changes*.
 
-    Args:
-        changes: What to do, and with which ids. The service takes several,
-            and is said to prefer one.
+    The service accepts several, and is reported to prefer one.
     """
     fields: dict[str, object] = {"cohort_id": checked_id(cohort_id, "cohort id")}
 
@@ -177,9 +174,10 @@ def membership(
     if spec.count_group != USERS:
         fields["count_group"] = spec.count_group
 
-    word = _MEMBERSHIP_WORDS[spec.id_type]
+    id_type = _MEMBERSHIP_ID_TYPES[spec.id_type]
     fields["memberships"] = [
-        {"ids": [], "id_type": word, "operation": operation} for operation, _ in changes
+        {"ids": [], "id_type": id_type, "operation": operation}
+        for operation, _ in changes
     ]
     fields["skip_invalid_ids"] = spec.skip_invalid_ids
 
@@ -192,7 +190,7 @@ def membership(
         subject={
             "cohort_id": [cohort_id],
             "operation": [operation for operation, _ in changes],
-            "id_type": [word],
+            "id_type": [id_type],
         },
     )
 
@@ -200,16 +198,10 @@ def membership(
 @attrs.frozen(kw_only=True)
 class UploadAnswer:
     """
-    What the service says of an upload.
+    The answer to an upload; a count is None if the service did not send it.
 
-    Attributes:
-        cohort_id: None when nothing was saved.
-
-        matched: Ids it knew, if it says.
-
-        totals: What it counted in all, if it says.
-
-        invalid_sample: Some it did not.
+    `cohort_id` is None when nothing was saved. `matched` counts the ids that the
+    service knew, and `invalid_sample` holds some that it did not.
     """
 
     cohort_id: str | None
@@ -250,15 +242,13 @@ def upload_answer(spec: Upload, request: Request, response: Response) -> UploadA
     """
     Return what an upload did.
 
-    Raises:
-        UnexpectedResponseError: It does not say which cohort it wrote, or names
-            another than was to be filled.
+    Raises `UnexpectedResponseError` if the answer names no cohort, or another one.
     """
     document = structure(decode(request, response), _UploadDocument, path="$")
     cohort_id = document.cohort_id or spec.replace
 
     if document.error or not (cohort_id or spec.validate_only):
-        raise _unclear(request, response, document.error, "$.cohortId")
+        raise _unclear_answer(request, response, document.error, "$.cohortId")
 
     check_subject(request, document)
     counts = document.metadata
@@ -275,32 +265,31 @@ def skipped_ids(request: Request, response: Response) -> list[str]:
     """
     Return the ids that a membership update skipped.
 
-    Raises:
-        UnexpectedResponseError: It holds an error, although it succeeded, or is
-            about another cohort or operation than was asked for.
+    Raises `UnexpectedResponseError` if a success holds an error, or is about another
+    cohort or operation.
     """
     document = structure(decode(request, response), _MembershipDocument, path="$")
 
     if document.error:
-        raise _unclear(request, response, document.error, "$.memberships_result")
+        raise _unclear_answer(request, response, document.error, "$.memberships_result")
 
     check_subject(request, document)
     skipped: list[str] = []
 
     for result in document.memberships_result:
-        check_subject(request, _in_our_words(result))
+        check_subject(request, _normalised(result))
         skipped += result.skipped_ids
 
     return skipped
 
 
-def _in_our_words(result: _MembershipResult) -> _MembershipResult:
+def _normalised(result: _MembershipResult) -> _MembershipResult:
     operation, id_type = (
-        None if word is None else word.upper()
-        for word in (result.operation, result.id_type)
+        None if text is None else text.upper()
+        for text in (result.operation, result.id_type)
     )
-    # Another word than the documented two may well mean the same.
-    is_known = id_type in _MEMBERSHIP_WORDS.values()
+    # A text other than the documented two may mean the same.
+    is_known = id_type in _MEMBERSHIP_ID_TYPES.values()
 
     return attrs.evolve(
         result, operation=operation, id_type=id_type if is_known else None
@@ -310,12 +299,10 @@ def _in_our_words(result: _MembershipResult) -> _MembershipResult:
 @attrs.frozen
 class Found:
     """
-    What a list says about a cohort whose creation was not answered.
+    Listed cohorts that an upload without an answer may have created.
 
-    Attributes:
-        certain: Cohorts that fit in all: name, owner, type, time.
-
-        possible: Cohorts of that name that are not known to be older.
+    `certain` ones have the same name, owner, type and time; `possible` ones have the
+    same name and are not known to be older.
     """
 
     certain: Sequence[Cohort]
@@ -326,12 +313,10 @@ def find_created(
     cohorts: Iterable[Cohort], spec: Upload, *, attempted_at: datetime
 ) -> Found:
     """
-    Return the listed cohorts that an upload may have created.
-
-    Args:
-        attempted_at: When the upload was about to be sent, aware UTC.
+    Return the listed cohorts that an upload, sent after *attempted_at*, may have
+    created.
     """
-    # The service tells whole seconds.
+    # The service's times are whole seconds.
     earliest = attempted_at.replace(microsecond=0) - _SKEW
     owner = (spec.owner or "").casefold()
     possible = [
@@ -345,19 +330,15 @@ def find_created(
         for cohort in possible
         if cohort.created_at is not None
         and owner in [name.casefold() for name in cohort.owners]
-        and _is_upload(cohort.type)
+        # "manual_upload" has been seen; a behavioral cohort is "redshift".
+        and (cohort.type is None or "upload" in cohort.type or "manual" in cohort.type)
     ]
 
     return Found(certain, possible)
 
 
 def checked_share(max_removed: object) -> float:
-    """
-    Return the share of the members that may be removed.
-
-    Raises:
-        InvalidInputError: It is no number from 0 to 1.
-    """
+    """Return the share of members that may be removed, or raise `InvalidInputError`."""
     if not isinstance(max_removed, int | float) or not 0 <= max_removed <= 1:
         raise InvalidInputError(
             f"max_removed must be a share from 0.0 to 1.0, got {max_removed!r}"
@@ -370,17 +351,10 @@ def check_replacement(
     cohort_id: str, cohort: Cohort | None, new: int, max_removed: float
 ) -> None:
     """
-    Make sure that a replacement removes no more than a share of the members.
+    Raise `RemovalGuardError` if a replacement would remove too many of the members.
 
-    Only counts are compared: who the members are would cost an export.
-
-    Args:
-        cohort: The cohort as the list shows it; None if it does not.
-
-        new: How many ids are going to replace the members, or at least are.
-
-    Raises:
-        RemovalGuardError: It would, or the list does not show the size.
+    Only counts are compared: the members themselves would cost an export. *cohort* is
+    the one in the list, if any, and *new* the number of new ids or a lower bound of it.
     """
     current = None if cohort is None else cohort.size
 
@@ -410,24 +384,18 @@ def check_replacement(
         )
 
 
-def _is_upload(kind: str | None) -> bool:
-    # "manual_upload" has been seen; a behavioral cohort is "redshift".
-    return kind is None or "upload" in kind or "manual" in kind
-
-
 def _body(fields: Mapping[str, object], ids: Sequence[Pieces]) -> bytes:
-    # A quote inside a text is written \" so this can only be our own key.
+    # A quote inside a text is escaped, so this can only be our own key.
     frame = json.dumps(fields, separators=(",", ":")).encode().split(b'"ids":[]')
     filled = [frame[0]]
 
     for pieces, after in zip(ids, frame[1:], strict=True):
         filled += [b'"ids":[', *pieces, b"]", after]
 
-    # Megabytes: joined once.
     return b"".join(filled)
 
 
-def _unclear(
+def _unclear_answer(
     request: Request, response: Response, error: object, path: str
 ) -> UnexpectedResponseError:
     shown = shorten(redact_links(str(error)))
@@ -469,7 +437,8 @@ def _check_app_id(value: object) -> None:
 
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise InvalidInputError(
-            f"app_id must be the project's number, a whole number above zero, got {value!r}"
+            f"app_id must be the project's number, a whole number above zero, got "
+            f"{value!r}"
         )
 
 

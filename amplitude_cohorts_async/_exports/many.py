@@ -16,8 +16,8 @@ from urllib.parse import quote
 import anyio.to_thread
 import attrs
 
-from .._core.freshness import export_key
 from .._core.ids import checked_ids
+from .._core.tokens import export_key
 from .._io.cancellation import finish_despite_cancel
 from .._io.sinks.target import Format, Target, checked_target
 from ..errors import (

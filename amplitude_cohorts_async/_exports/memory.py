@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractAsyncContextManager, suppress
 
-from .._core.freshness import export_key
-from .._core.tokens import ExportRef, from_token, to_token
+from .._core.tokens import ExportRef, export_key, from_token, to_token
 from .._io.clock import Clock
 from .._io.limits.base import Limiter, RunningJobs
 from .._io.limits.fifo_lock import KeyedLock

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from .._core.freshness import is_unchanged
-from .._core.tokens import from_token
+from .._core.tokens import from_token, is_unchanged
 from ..models import Cohort, ExportPlan, PlannedExport, SavedExport, Usage
 from .requester import Wanted
 

@@ -14,11 +14,17 @@ import anyio
 import attrs
 
 from .._core import responses
-from .._core.freshness import export_key, has_file, is_unchanged
 from .._core.messages import Request
 from .._core.requests import Endpoints
 from .._core.retrying import was_refused
-from .._core.tokens import ExportRef, from_token, to_token
+from .._core.tokens import (
+    ExportRef,
+    export_key,
+    from_token,
+    has_file,
+    is_unchanged,
+    to_token,
+)
 from .._io.cancellation import finish_despite_cancel, in_thread
 from .._io.http.session import GRACE, Session, out_of_attempts
 from .._io.limits.base import Permit

@@ -24,8 +24,8 @@ import anyio.to_thread
 import attrs
 
 from .._core.batching import MOST_MEMBERS, SLICE, checked_ids
-from .._core.id_sets import Diff, id_attribute
-from .._core.writes import USERS, Membership
+from .._core.id_sets import Diff
+from .._core.writes import USERS, Membership, id_attribute
 from ..errors import InvalidInputError
 from ..models import IdType, Member, MembershipDiff
 from .batches import release

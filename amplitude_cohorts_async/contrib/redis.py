@@ -20,8 +20,7 @@ from typing import Literal, Self
 
 import anyio
 
-from .._core.pacing import Pace, Refusal
-from .._core.schedule import earliest_starts
+from .._core.pacing import Pace, Refusal, earliest_starts
 from .._io.cancellation import finish_despite_cancel
 from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
 from .._io.limits.keeper import WITHHELD_FOR, Admission, LimitsKeeper

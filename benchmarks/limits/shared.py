@@ -20,7 +20,7 @@ sys.path[:0] = [
     str(Path(__file__).parents[2] / "tests"),
 ]
 
-from amplitude_cohorts_async._core.schedule import reuse_after  # noqa: E402
+from amplitude_cohorts_async._core.pacing import reuse_after  # noqa: E402
 from amplitude_cohorts_async.contrib.redis import RedisLimiter  # noqa: E402
 from support.fleet import LEASE, LIMITS, Watcher, Worker  # noqa: E402
 from support.valkey import Valkey  # noqa: E402

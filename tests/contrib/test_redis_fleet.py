@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
-from amplitude_cohorts_async._core.schedule import reuse_after
+from amplitude_cohorts_async._core.pacing import reuse_after
 from support.fleet import LIMITS, Watcher, Worker
 
 if TYPE_CHECKING:

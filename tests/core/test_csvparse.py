@@ -11,9 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.csvblocks import BLOCK, RecordCounter, RecordSplitter
 from amplitude_cohorts_async._core.csvparse import MemberReader
-from amplitude_cohorts_async._core.csvtext import CsvError, check_block
+from amplitude_cohorts_async._core.csvtext import (
+    BLOCK,
+    CsvError,
+    RecordCounter,
+    RecordSplitter,
+    check_block,
+)
 from amplitude_cohorts_async.models import Member
 
 HEADER = b'"amplitude_id","user_id"\n'

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.id_sets import Diff, SeenIds, id_attribute
+from amplitude_cohorts_async._core.id_sets import Diff, SeenIds
 from amplitude_cohorts_async.errors import InvalidInputError
-from amplitude_cohorts_async.models import IdType
 
 SLICES = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), max_size=6)
 
@@ -70,16 +69,3 @@ def test_slices_are_small():
     diff.want([str(number) for number in range(2_500)])
 
     assert [500] * 5 == [len(ids) for ids in diff.added()]
-
-
-@pytest.mark.parametrize(
-    ("id_type", "count_group", "attribute"),
-    [
-        (IdType.USER_ID, "User", "user_id"),
-        (IdType.USER_ID, "company", "group"),
-        (IdType.AMPLITUDE_ID, "User", "amplitude_id"),
-    ],
-)
-def test_the_id_of_a_member(id_type: IdType, count_group: str, attribute: str):
-    """A user's id is its user id, a group's its name."""
-    assert attribute == id_attribute(id_type, count_group)

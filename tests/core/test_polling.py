@@ -10,12 +10,12 @@ from amplitude_cohorts_async._core.polling import (
     Download,
     Fail,
     GiveUp,
+    JobFailed,
     JobState,
     Poll,
     Step,
     next_step,
 )
-from amplitude_cohorts_async._core.responses import JobFailed
 from amplitude_cohorts_async.models import ExportStatus
 from amplitude_cohorts_async.policies import Polling
 

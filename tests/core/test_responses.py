@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core import responses
 from amplitude_cohorts_async._core.messages import Request, Response
+from amplitude_cohorts_async._core.polling import JobFailed
 from amplitude_cohorts_async._core.requests import Endpoints
-from amplitude_cohorts_async._core.responses import JobFailed
 from amplitude_cohorts_async.errors import (
     ApiError,
     AuthenticationError,

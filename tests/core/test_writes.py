@@ -20,6 +20,7 @@ from amplitude_cohorts_async._core.writes import (
     Upload,
     UploadAnswer,
     find_created,
+    id_attribute,
     membership,
     skipped_ids,
     upload,
@@ -362,3 +363,16 @@ def test_a_new_word_for_the_type_of_id_is_no_error():
     assert ["a"] == skipped_ids(
         CHANGE_REQUEST, answer({"cohort_id": "c", "memberships_result": [result]})
     )
+
+
+@pytest.mark.parametrize(
+    ("id_type", "count_group", "attribute"),
+    [
+        (IdType.USER_ID, "User", "user_id"),
+        (IdType.USER_ID, "company", "group"),
+        (IdType.AMPLITUDE_ID, "User", "amplitude_id"),
+    ],
+)
+def test_the_id_of_a_member(id_type: IdType, count_group: str, attribute: str):
+    """A user's id is its user id, a group's its name."""
+    assert attribute == id_attribute(id_type, count_group)

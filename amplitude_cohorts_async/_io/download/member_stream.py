@@ -11,9 +11,8 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
-from ..._core.csvblocks import Buffer
 from ..._core.csvparse import MemberReader
-from ..._core.csvtext import CsvError
+from ..._core.csvtext import Buffer, CsvError
 from ...errors import InvalidInputError
 from ...models import Member
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
-from ..._core.schedule import earliest_starts
+from ..._core.pacing import earliest_starts
 from ...limits import DOCUMENTED, Kind, Limits
 from .fifo_lock import KeyedLock
 

@@ -21,8 +21,7 @@ from typing import Protocol
 
 import attrs
 
-from ..._core.pacing import Pace, Refusal
-from ..._core.schedule import earliest_starts, reuse_after
+from ..._core.pacing import Pace, Refusal, earliest_starts, reuse_after
 from ...limits import DOCUMENTED, Kind, Limits, Rate
 from ..clock import Clock, SystemClock
 from .base import LocalCounter, Permit, SharedCounter, Statistics

@@ -17,10 +17,15 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from ..._core.csvblocks import Buffer, RecordSplitter
-from ..._core.csvheader import Header, distinct
-from ..._core.csvparse import split_header
-from ..._core.csvtext import CsvError, check_block, decode, read_records
+from ..._core.csvparse import Header, distinct, split_header
+from ..._core.csvtext import (
+    Buffer,
+    CsvError,
+    RecordSplitter,
+    check_block,
+    decode,
+    read_records,
+)
 from ...errors import InvalidInputError, MissingExtraError
 
 AmplitudeId: TypeAlias = Literal["text", "int64"]

@@ -18,8 +18,7 @@ from typing import Protocol, cast
 
 import attrs
 
-from ..._core.csvblocks import RecordCounter
-from ..._core.csvtext import Malformed
+from ..._core.csvtext import Malformed, RecordCounter
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_BITS = 31

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol, cast
 
 import attrs
 
-from ..._core.csvblocks import RecordCounter
+from ..._core.csvtext import RecordCounter
 from ...errors import InvalidInputError
 from .arrow import AmplitudeId, ParquetWriter, require_arrow
 from .filters import Count, Deflate, Filter, Inflate, InThread, Tee, TextCheck

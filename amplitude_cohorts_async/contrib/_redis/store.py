@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import LockError, RedisError
 
-from ..._core.schedule import binding_rates, reuse_after
+from ..._core.pacing import binding_rates, reuse_after
 from ..._io.cancellation import background, finish_despite_cancel
 from ...errors import ConfigurationError, LimiterUnavailableError
 from ...limits import Limits
