@@ -13,7 +13,7 @@ A limiter of your own is a subclass of `Limiter` with one method:
 `contrib.redis.RedisLimiter` is shared by a fleet.
 """
 
-from ._io.clock import Clock
+from ._io.context import Clock
 from ._io.limits.base import Limiter, Permit, SharedCounter, Statistics
 from ._io.limits.local import LocalLimiter
 from .limits import Kind

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 from .._core.freshness import export_key
 from .._core.tokens import ExportRef, from_token, to_token
-from .._io.clock import Clock
+from .._io.context import Clock
 from .._io.limits.base import Limiter, RunningJobs
 from .._io.limits.fifo_lock import KeyedLock
 from ..errors import LimiterUnavailableError

@@ -1,17 +1,51 @@
-"""What every part of one client carries, whatever it is asked for."""
+"""The time, and what every part of one client carries."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
 
 import attrs
 
 from ..events import Event, EventHook
 from ..policies import Retrying
-from .clock import Clock
 
 _logger = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """The time: to read it and to wait for it."""
+
+    def now(self) -> float:
+        """Return the time in seconds on a clock that never goes back."""
+        ...
+
+    def utcnow(self) -> datetime:
+        """Return the date and time, aware and in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after *seconds*; zero or less only lets other tasks run."""
+        ...
+
+
+class SystemClock:
+    """The running loop's clock, and the wall's."""
+
+    def now(self) -> float:
+        """Return the loop's time in seconds; it never goes back."""
+        return asyncio.get_running_loop().time()
+
+    def utcnow(self) -> datetime:
+        """Return the date and time, aware and in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after *seconds*."""
+        await asyncio.sleep(seconds)
 
 
 @attrs.frozen(kw_only=True)

@@ -24,8 +24,7 @@ from .._core.pacing import Pace, Refusal
 from .._core.schedule import earliest_starts
 from .._io.cancellation import finish_despite_cancel
 from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
-from .._io.limits.keeper import WITHHELD_FOR, Admission, LimitsKeeper
-from .._io.limits.local import LocalLimiter
+from .._io.limits.local import WITHHELD_FOR, Admission, LocalLimiter, RateLimiter
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
 
@@ -43,7 +42,7 @@ __all__ = ("RedisLimiter",)
 _log = logging.getLogger(__name__)
 
 
-class RedisLimiter(LimitsKeeper):
+class RedisLimiter(RateLimiter):
     """
     Keeps the limits of one app together with other processes.
 

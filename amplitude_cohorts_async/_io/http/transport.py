@@ -32,8 +32,7 @@ from ...errors import (
 )
 from ..cancellation import finish_despite_cancel
 from ..fast import FastPath
-from .error_translation import ErrorTranslation
-from .streamed_response import StreamedResponse
+from .streamed_response import ErrorTranslation, StreamedResponse
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection

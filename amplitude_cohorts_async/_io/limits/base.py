@@ -1,4 +1,4 @@
-"""The base class of all limiters."""
+"""The base class of all limiters, and what it counts with."""
 
 from __future__ import annotations
 

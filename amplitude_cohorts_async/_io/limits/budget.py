@@ -25,7 +25,7 @@ from ...errors import (
     MonthlyQuotaError,
 )
 from ...models import Usage
-from ..clock import Clock
+from ..context import Clock
 from .base import LocalCounter, SharedCounter
 
 _log = logging.getLogger(__name__)

@@ -12,23 +12,140 @@ loops' clock, which is one clock for all of a process's loops.
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import attrs
 
 from ..._core.pacing import Pace, Refusal
 from ..._core.schedule import earliest_starts, reuse_after
+from ...errors import QuotaWaitError
 from ...limits import DOCUMENTED, Kind, Limits, Rate
-from ..clock import Clock, SystemClock
-from .base import LocalCounter, Permit, SharedCounter, Statistics
+from ..context import Clock, SystemClock
+from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics
 from .fifo_lock import FifoLock
-from .keeper import WITHHELD_FOR, Admission, LimitsKeeper
-from .window import Place, PlacePool, SlotSemaphore, sleep_until
+from .window import Pacer, Place, PlacePool, SlotSemaphore, sleep_until
+
+_log = logging.getLogger(__name__)
+
+WITHHELD_FOR = 600.0
+"""Seconds that a place stays free for others who evidently use the app."""
+
+P = TypeVar("P")
+
+
+@attrs.define(eq=False)
+class Admission(Permit, Generic[P]):
+    """
+    A permit of a `RateLimiter`.
+
+    Attributes:
+        windows: Its places in the windows, if its kind counts there.
+
+        slot: Its place in flight.
+
+        sent_at: When it was given, on the clock of *now*.
+
+        refusals: Answers of 429 that were reported.
+    """
+
+    kind: Kind
+    windows: Sequence[P]
+    slot: P
+    now: Callable[[], float]
+    sent_at: float = attrs.field(init=False)
+    refusals: list[Refusal] = attrs.field(factory=list[Refusal])
+
+    def __attrs_post_init__(self) -> None:
+        self.sent_at = self.now()
+
+    def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
+        """Report a 429: all requests pause once this one has ended."""
+        self.refusals.append(
+            Refusal(
+                kind=self.kind,
+                sent_at=self.sent_at,
+                at=self.now(),
+                retry_after=retry_after,
+                details=details,
+            )
+        )
+
+
+class RateLimiter(Limiter):
+    """A limiter that keeps `Limits` and counts what it lets through."""
+
+    def __init__(self, limits: Limits, *, paced: bool = True) -> None:
+        """
+        Prepare the counters.
+
+        Args:
+            paced: Whether to keep the rates that have no window; they need the
+                event loop's own clock.
+        """
+        self._limits = limits
+        self._mutex = threading.Lock()
+        rates: dict[Kind, Rate | None] = {"poll": limits.polls, "write": limits.writes}
+        self._pacers = {
+            kind: Pacer(rate) for kind, rate in rates.items() if rate and paced
+        }
+        self._counts: dict[str, float] = dict.fromkeys(
+            ("started", "in_flight", "waiting", "waited", "throttled"), 0
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits it keeps."""
+        return self._limits
+
+    def statistics(self) -> Statistics:
+        """
+        Return counters of what was let through in this process.
+
+        Returns:
+            "started" and "started.export", "started.poll" and so on,
+            "in_flight", "waiting", "waited" (seconds, of all together) and
+            "throttled".
+        """
+        with self._mutex:
+            return dict(self._counts)
+
+    def _count(self, **by: float) -> None:
+        with self._mutex:
+            for name, number in by.items():
+                self._counts[name] = self._counts.get(name, 0) + number
+
+    def _count_start(self, kind: Kind, *, waited: float) -> None:
+        started = {"started": 1, f"started.{kind}": 1, "waited": waited}
+        self._count(waiting=-1, in_flight=+1, **started)
+
+    def _refuse_if_longer(self, seconds: float, kind: Kind) -> None:
+        most = self._limits.max_wait
+
+        if most is not None and seconds > most:
+            raise QuotaWaitError(
+                f"the next place for a request of kind {kind!r} is {seconds:.1f} s "
+                f"away, and max_wait is {most:g} s; ask again later, or with a "
+                f"larger Limits.max_wait",
+                seconds=seconds,
+            )
+
+    def _note_slowdown(self, refusal: Refusal, before: Pace, after: Pace) -> None:
+        self._count(throttled=1)
+        facts = {
+            "kind": refusal.kind,
+            "pause_seconds": max(0.0, after.paused_until - refusal.at),
+            "spacing_seconds": after.spacing(self._limits.exports),
+        }
+        _log.warning("the service asked to slow down", extra=facts)
+        if after.counted != before.counted:
+            _log.warning("polls and files count in the windows from now on")
 
 
 @attrs.define(eq=False)
@@ -83,7 +200,7 @@ class _Slot:
         await self._end(self._permit, clean=error is None)
 
 
-class LocalLimiter(LimitsKeeper):
+class LocalLimiter(RateLimiter):
     """
     Keeps the limits of one app in this process.
 
@@ -163,7 +280,7 @@ class LocalLimiter(LimitsKeeper):
         Return counters of what was let through, and what waited.
 
         Returns:
-            Those of `LimitsKeeper`, "withheld" places and the "spacing" of
+            Those of `RateLimiter`, "withheld" places and the "spacing" of
             exports in seconds.
         """
         return {

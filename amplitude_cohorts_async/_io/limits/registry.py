@@ -26,7 +26,7 @@ from weakref import WeakValueDictionary
 from anyio.lowlevel import RunVar
 
 from ...limits import Limits
-from ..clock import Clock
+from ..context import Clock
 from .local import LimiterState, LocalLimiter
 
 _log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ the proof. If it is the end itself, the pool is a semaphore.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,8 +17,10 @@ from heapq import heapify, heappop, heappush
 
 import anyio
 import attrs
+from aiolimiter import AsyncLimiter
 
-from ..clock import Clock
+from ...limits import Rate
+from ..context import Clock
 from .fifo_lock import FifoLock, Wakeup
 
 # A timer may fire a hair early, and `now + (then - now)` may miss *then* by a
@@ -167,6 +170,48 @@ class SlotSemaphore(PlacePool):
             self._withheld_until = current
 
         return may
+
+
+class Pacer:
+    """
+    Keeps the pace of one kind of request: a leaky bucket for each event loop.
+
+    A bucket lets a burst through and then an even pace, which is what a rate of
+    our own means. It cannot keep a window that the service counts, see
+    docs/limits.md. aiolimiter reads the time of its event loop and no other clock.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._drop = rate.per / rate.count + EDGE
+        self._mutex = threading.Lock()
+        self._buckets: dict[
+            asyncio.AbstractEventLoop, tuple[FifoLock, AsyncLimiter]
+        ] = {}
+
+    async def wait(self) -> None:
+        """Wait until the bucket has room for one more; first come, first served."""
+        lock, bucket = self._bucket()
+
+        async with lock:
+            # acquire() alone would poll the clock at the very edge until rounding
+            # errors have passed: for ever where time stands still between timers.
+            while not bucket.has_capacity():  # noqa: ASYNC110 - time is the event
+                await asyncio.sleep(self._drop)
+
+            await bucket.acquire()
+
+    def _bucket(self) -> tuple[FifoLock, AsyncLimiter]:
+        loop = asyncio.get_running_loop()
+
+        if loop not in self._buckets:
+            made = FifoLock(), AsyncLimiter(self._rate.count, self._rate.per)
+            # A bucket refers to its loop, so a weak dictionary would keep both.
+            with self._mutex:
+                alive = {k: v for k, v in self._buckets.items() if not k.is_closed()}
+                self._buckets = {**alive, loop: made}
+
+        return self._buckets[loop]
 
 
 async def _either(
