@@ -1,4 +1,4 @@
-"""The time, and what every part of one client carries."""
+"""The clock, and the values that every part of one client uses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
-    """The time: to read it and to wait for it."""
+    """Reads the time and waits."""
 
     def now(self) -> float:
-        """Return the time in seconds on a clock that never goes back."""
+        """Return the time in seconds, on a clock that never goes back."""
         ...
 
     def utcnow(self) -> datetime:
@@ -28,15 +28,15 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after *seconds*; zero or less only lets other tasks run."""
+        """Sleep for *seconds*; zero or less only lets other tasks run."""
         ...
 
 
 class SystemClock:
-    """The running loop's clock, and the wall's."""
+    """The clock of the running loop, and the system's date."""
 
     def now(self) -> float:
-        """Return the loop's time in seconds; it never goes back."""
+        """Return the loop's time in seconds."""
         return asyncio.get_running_loop().time()
 
     def utcnow(self) -> datetime:
@@ -44,21 +44,17 @@ class SystemClock:
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Return after *seconds*."""
+        """Sleep for *seconds*."""
         await asyncio.sleep(seconds)
 
 
 @attrs.frozen(kw_only=True)
 class Context:
     """
-    Time, chance, patience, and who hears of events.
+    Clock, random numbers, retry policy and event hook of one client.
 
     Attributes:
         rng: Returns numbers from 0 to 1.
-
-        retrying: How often a request is tried, and for how long.
-
-        hook: Hears of events; see `emit()`.
 
         file_mode: The mode of new files; None leaves it to the umask.
     """
@@ -70,9 +66,7 @@ class Context:
     hook: EventHook | None = None
 
     def emit(self, event: Event) -> None:
-        """
-        Pass an event to the hook; a hook that fails is logged and disturbs nothing.
-        """
+        """Pass an event to the hook; the error of a hook is logged and not raised."""
         if self.hook is None:
             return
 
