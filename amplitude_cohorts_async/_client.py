@@ -42,7 +42,7 @@ from .policies import Downloading, Polling, Retrying
 if TYPE_CHECKING:
     from ._exports.job import ExportJob
     from ._exports.many import ExportBatch
-    from ._io.clock import Clock
+    from ._io.context import Clock
     from ._io.limits.base import Limiter
     from ._operations import Operations
     from ._writes.id_stream import IdSource

@@ -20,7 +20,7 @@ from .models import Region, Routes
 from .policies import Downloading, Polling, Retrying
 
 if TYPE_CHECKING:  # each class costs half a millisecond
-    from ._io.clock import Clock
+    from ._io.context import Clock
     from .events import EventHook
 
 _WEB_APP = "analytics.amplitude.com"

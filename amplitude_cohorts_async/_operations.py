@@ -33,8 +33,7 @@ from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import Known, make_plan
 from ._exports.requester import ExportRequester
 from ._io.cancellation import collect_cooperatively
-from ._io.clock import SystemClock
-from ._io.context import Context
+from ._io.context import Context, SystemClock
 from ._io.fast.connections import aiofastnet
 from ._io.http.session import Session
 from ._io.http.transport import Transport

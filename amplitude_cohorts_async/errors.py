@@ -1,7 +1,7 @@
 """
-Every error this package raises on purpose.
+The errors of this package.
 
-A leaf exists where a caller would write another ``except`` body::
+There is a class for each case that a caller would handle differently::
 
     CohortsError
     ├── ConfigurationError (ValueError)
@@ -35,10 +35,11 @@ A leaf exists where a caller would write another ``except`` body::
     ├── AmbiguousUploadError
     └── PartialWriteError
 
-All of them survive pickling with their attributes. None holds a key or the
-query string of a presigned link. An error raised after an export was
-requested carries ``token``: hand it to ``client.resume_export(token)``, in
-any process, and no second export is spent.
+All can be pickled with their attributes. None contains a key or the query string
+of a presigned link. An error raised after an export was requested carries
+``token``: pass it to ``client.resume_export(token)``, in any process, and no second
+export is spent. The service's own errors are described at
+https://amplitude.com/docs/apis/analytics/behavioral-cohorts .
 """
 
 from __future__ import annotations
@@ -83,13 +84,13 @@ __all__ = (
 
 class CohortsError(Exception):
     """
-    The root of the tree; never raised itself.
+    The base class; never raised itself.
 
     Attributes:
         message: What happened, to which thing, how much, and what to do next.
 
-        token: Where an export goes on without being spent again, or None when
-            none had been requested yet.
+        token: With it the export goes on without being spent again; None if none
+            had been requested yet.
     """
 
     token: str | None = None
@@ -99,7 +100,7 @@ class CohortsError(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only constructors do not survive the default protocol.
+        # The default protocol cannot call constructors with keyword-only parameters.
         return _revive, (type(self), self.args, self.__dict__.copy())
 
 
@@ -113,24 +114,24 @@ def _revive(
 
 
 class ConfigurationError(CohortsError, ValueError):
-    """The client cannot be built like this; no byte was sent."""
+    """The configuration is invalid; nothing was sent."""
 
 
 class InvalidInputError(CohortsError, ValueError):
-    """The call makes no sense as written; no byte was sent."""
+    """The arguments of a call are invalid; nothing was sent."""
 
 
 class RemovalGuardError(InvalidInputError):
     """
-    More of a cohort would be removed than may be; nothing was written.
+    More of a cohort would be removed than allowed; nothing was written.
 
     Attributes:
-        removed: Members that would have been removed, at least; None if unknown.
+        removed: Members that would be removed, at least; None if unknown.
 
-        current: Members the cohort has: for a sync, those it can name; for a
-            replacement, the size in the list, or None if it shows none.
+        current: Members of the cohort: for a sync, those with an id of its type;
+            for a replacement, the size in the list, or None if it shows none.
 
-        max_removed: The share of them that may be removed.
+        max_removed: The share of them that may be removed, from 0 to 1.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class RemovalGuardError(InvalidInputError):
 
 class MissingExtraError(CohortsError, ImportError):
     """
-    An optional dependency is needed and not installed.
+    An optional dependency is not installed.
 
     Attributes:
         feature: What needs it, as in "Arrow and Parquet".
@@ -167,12 +168,12 @@ class MissingExtraError(CohortsError, ImportError):
 
 
 class QuotaError(CohortsError):
-    """We refused, so that the service need not; nothing was sent."""
+    """The limiter or the budget refused a request; nothing was sent."""
 
 
 class QuotaWaitError(QuotaError, TimeoutError):
     """
-    The next place in a window is farther away than the caller will wait.
+    The wait for a window or a pause would be longer than `Limits.max_wait`.
 
     Attributes:
         seconds: How long the wait would have been.
@@ -185,11 +186,11 @@ class QuotaWaitError(QuotaError, TimeoutError):
 
 class MonthlyQuotaError(QuotaError):
     """
-    This month's export requests are used up, or reserved.
+    The monthly quota, or an allowance, is exhausted; no export was spent.
 
     Attributes:
-        limit: Export requests a month; None when the plan has no limit and a
-            reserve or allowance of the caller's own was reached.
+        limit: Export requests a month; None if the plan has no limit, or it is
+            unknown, and an allowance is exhausted.
 
         used: Export requests known to be spent this month.
 
@@ -211,11 +212,7 @@ class MonthlyQuotaError(QuotaError):
 
 
 class LimiterUnavailableError(QuotaError):
-    """
-    A shared limiter does not know whether there is room, so nothing was sent.
-
-    Trying again later is safe.
-    """
+    """A shared limiter is unavailable; nothing was sent, trying again is safe."""
 
 
 class TransportError(CohortsError):
@@ -223,8 +220,8 @@ class TransportError(CohortsError):
     No usable answer came.
 
     Attributes:
-        may_have_happened: Whether the service may have acted on the request
-            all the same. False means that no byte of it left.
+        may_have_happened: Whether the service may have acted on the request. False
+            means that no byte of it was sent.
     """
 
     def __init__(self, message: str, *, may_have_happened: bool) -> None:
@@ -233,7 +230,7 @@ class TransportError(CohortsError):
 
 
 class ConnectionFailedError(TransportError):
-    """The connection was refused, cut, or could not be made."""
+    """The connection was refused, was lost, or could not be made."""
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
@@ -242,25 +239,25 @@ class RequestTimeoutError(TransportError, TimeoutError):
 
 class ApiError(CohortsError):
     """
-    The service said no.
+    The service answered with an error.
 
     Attributes:
         status: The HTTP status.
 
-        type: The service's word for the kind of error; often "unspecified".
+        type: The service's ``error.type``; often "unspecified".
 
-        details: The text that tells what was wrong, from
-            ``error.metadata.details`` or ``error.message``; may be empty.
+        details: The reason, from ``error.metadata.details`` or ``error.message``;
+            may be empty.
 
-        api_message: The service's ``error.message``; mostly says less than
+        api_message: The service's ``error.message``; often less specific than
             ``details``.
 
-        http_code: The service's ``error.http_code``; the message says so where
+        http_code: The service's ``error.http_code``; the message mentions it where
             it differs from ``status``.
 
         metadata: The service's ``error.metadata``, as sent.
 
-        retry_after: Seconds the service asked to wait, if it did.
+        retry_after: Seconds, from the header ``Retry-After``, if there is one.
     """
 
     def __init__(
@@ -294,7 +291,7 @@ class InvalidIdsError(BadRequestError):
     Some ids are unknown and ``skip_invalid_ids`` is False; nothing was written.
 
     Attributes:
-        sample: Ids the service named, perhaps not all of them.
+        sample: Unknown ids that the service named, perhaps not all.
     """
 
     def __init__(
@@ -324,15 +321,11 @@ class InvalidIdsError(BadRequestError):
 
 
 class AuthenticationError(ApiError):
-    """
-    The keys are not accepted: status 401, or the 403 of a wrong key pair.
-
-    The service answers 403 to keys of another region.
-    """
+    """The keys are refused: status 401, or the 403 of a wrong key pair or region."""
 
 
 class PermissionDeniedError(ApiError):
-    """Status 403: the keys are fine, the plan or project does not allow this."""
+    """Status 403: the keys are valid, but the plan or project does not allow this."""
 
 
 class NotFoundError(ApiError):
@@ -352,13 +345,12 @@ class UnexpectedResponseError(CohortsError):
     The service reported success in a form that cannot be read.
 
     Attributes:
-        path: Where the answer broke, as in ``$.cohorts[3].size``.
+        path: The place in the answer, as in ``$.cohorts[3].size``.
 
-        request_id: What stands in the place of an export's id, if it was accepted
-            with one that cannot be followed, or for another cohort.
+        request_id: The id of an accepted export, if the id is not usable or the
+            answer is about another cohort.
 
-        may_have_happened: That the service may have acted on the request; it
-            said so, and always may. As in ``TransportError``.
+        may_have_happened: Always True: the service may have acted on the request.
     """
 
     may_have_happened: bool = True
@@ -388,23 +380,23 @@ class _JobError(CohortsError):
 
 class ExportError(_JobError):
     """
-    Something about an export job.
+    Base class of errors about an export job.
 
     Attributes:
-        request_id: The job, as the service names it.
+        request_id: The service's id of the job.
 
         cohort_id: The cohort, if known.
 
-        token: Where to go on; see ``CohortsClient.resume_export()``.
+        token: For ``CohortsClient.resume_export()``.
     """
 
 
 class ExportTimeoutError(ExportError, TimeoutError):
-    """The job was still running at the caller's deadline; it goes on without us."""
+    """The job was still running at the caller's timeout; it continues at the service."""
 
 
 class ExportFailedError(ExportError):
-    """The service gave the job up; only a new export can help."""
+    """The job failed at the service; only a new export can help."""
 
 
 class ExportExpiredError(ExportError):
@@ -413,23 +405,18 @@ class ExportExpiredError(ExportError):
 
 class DownloadError(_JobError):
     """
-    Something about the file of a job.
+    Base class of errors about the file of a job.
 
-    Attributes:
-        request_id: The job, as the service names it.
-
-        cohort_id: The cohort, if known.
-
-        token: Where to go on; see ``CohortsClient.resume_export()``.
+    Attributes: see `ExportError`.
     """
 
 
 class IncompleteDownloadError(DownloadError):
     """
-    The file did not arrive whole, and no link that was tried brought the rest.
+    The file is incomplete, and no further link brought the rest.
 
     Attributes:
-        received: Bytes that arrived.
+        received: Bytes received.
 
         expected: Bytes announced, if they were.
     """
@@ -453,10 +440,10 @@ class IncompleteDownloadError(DownloadError):
 
 class MalformedFileError(DownloadError):
     """
-    The file arrived, and is not what it claims to be.
+    The file is complete, but its content is invalid.
 
     Attributes:
-        line: The line of the CSV text, counted from 1, if it is about one.
+        line: The line of the CSV text, counted from 1, if one is meant.
     """
 
     def __init__(
@@ -475,17 +462,17 @@ class MalformedFileError(DownloadError):
 
 
 class StorageError(DownloadError, OSError):
-    """The local disk refused: full, read-only, or gone."""
+    """The local file cannot be written: the disk is full, read-only, or gone."""
 
 
 class AmbiguousUploadError(CohortsError):
     """
-    The answer to a creating upload was lost, and it is not known what it did.
+    The answer to an upload that creates a cohort was lost; its result is unknown.
 
     Attributes:
-        name: The name the cohort was to have.
+        name: The name of the new cohort.
 
-        candidates: Ids of cohorts that may be the one; empty when none fits.
+        candidates: Ids of cohorts that may be the new one; empty if none fits.
     """
 
     def __init__(self, message: str, *, name: str, candidates: Sequence[str]) -> None:
@@ -498,13 +485,12 @@ class PartialWriteError(CohortsError):
     """
     Some batches of a write were accepted, then one failed.
 
-    ``__cause__`` says why. Repeating the finished batches does no harm.
+    ``__cause__`` is the reason. Repeating the accepted batches is safe.
 
     Attributes:
-        report: What had been written: an ``UploadReport`` or a
-            ``MembershipReport``.
+        report: An ``UploadReport`` or ``MembershipReport`` of what was written.
 
-        next_batch: Index of the first batch that is not known to be written.
+        next_batch: Index of the first batch not known to be written, from 0.
 
         cohort_id: The cohort written to.
     """

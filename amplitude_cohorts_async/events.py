@@ -1,7 +1,7 @@
 """
-What a hook is told: small frozen values, no ids of people, no secrets.
+Events passed to a hook: small frozen values without secrets or ids of people.
 
-New kinds of event and new attributes may come with any release.
+Any release may add events and attributes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RequestSent:
 
         status: The HTTP status.
 
-        seconds: From having a slot to having the answer.
+        seconds: From taking the slot to the answer.
     """
 
     operation: str
@@ -50,7 +50,7 @@ class QuotaWait:
     An export has to wait for its place in a window.
 
     Attributes:
-        seconds: How long, as far as is known now.
+        seconds: The wait, as far as is known now.
     """
 
     cohort_id: str
@@ -69,7 +69,7 @@ class RetryScheduled:
 
         seconds: The wait before the next one.
 
-        reason: The failure, in words without secrets.
+        reason: The error as text, without secrets.
     """
 
     operation: str
@@ -89,12 +89,14 @@ class ExportRequested:
 @attrs.frozen(kw_only=True)
 class StatusPolled:
     """
-    A job was asked how it is.
+    A job's status was polled.
 
     Attributes:
+        word: The status as the service spells it.
+
         elapsed: Seconds since `ExportJob.wait()` began.
 
-        next_poll: Seconds until the next question; None when done.
+        next_poll: Seconds until the next poll; None when the job is done.
     """
 
     request_id: str
@@ -106,12 +108,12 @@ class StatusPolled:
 @attrs.frozen(kw_only=True)
 class LinkRenewed:
     """
-    A download goes on with another link.
+    A download continues with another link.
 
     Attributes:
         links: Links used so far.
 
-        received: Bytes kept from the earlier links; zero after a fresh start.
+        received: Bytes kept from the earlier links; zero after a new start.
 
         reason: Why the last link was given up.
     """
@@ -125,12 +127,13 @@ class LinkRenewed:
 @attrs.frozen(kw_only=True)
 class BytesReceived:
     """
-    More of a file is here. May go back, when a download starts over.
+    More of a file was received.
 
     Attributes:
-        received: Bytes on the wire so far, as stored: compressed if it is.
+        received: Bytes so far, as stored (compressed or not); less than before
+            when a download starts over.
 
-        total: Bytes in all, if the store says.
+        total: Bytes of the whole file, if the store says.
     """
 
     request_id: str
@@ -148,9 +151,9 @@ class BatchWritten:
 
         batch: Index of the batch, counted from 0.
 
-        ids: How many ids it held.
+        ids: The number of its ids.
 
-        at: When, aware UTC.
+        at: The time, aware UTC.
     """
 
     cohort_id: str
@@ -173,7 +176,7 @@ Event: TypeAlias = (
 
 
 class EventHook(Protocol):
-    """Receives events as they happen; must return at once."""
+    """Receives events as they happen; must return without blocking."""
 
     def __call__(self, event: Event, /) -> None:
         """Handle *event*."""

@@ -1,7 +1,7 @@
 """
-Limiters: what keeps the limits of one app, and the base class for your own.
+Limiters, which keep the limits of one app, and the base class for your own.
 
-A limiter of your own is a subclass of `Limiter` with one method:
+Your own limiter is a subclass of `Limiter` with one method:
 
     class Gateway(Limiter):
         @asynccontextmanager
@@ -9,11 +9,11 @@ A limiter of your own is a subclass of `Limiter` with one method:
             async with my_semaphore:
                 yield Permit()
 
-`LocalLimiter` is what a client uses when it is given none;
-`contrib.redis.RedisLimiter` is shared by a fleet.
+A client uses `LocalLimiter` by default; `contrib.redis.RedisLimiter` is shared by
+a fleet.
 """
 
-from ._io.clock import Clock
+from ._io.context import Clock
 from ._io.limits.base import Limiter, Permit, SharedCounter, Statistics
 from ._io.limits.local import LocalLimiter
 from .limits import Kind

@@ -1,8 +1,7 @@
 """
-What one app may do, as values.
+The limits of one app, as values.
 
-The numbers of `DOCUMENTED` are the service's own, from "Limits and
-considerations" at
+The numbers of `DOCUMENTED` are the vendor's, from "Limits and considerations" at
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts :
 
 - "The concurrency limit is 5 requests across cohort downloads and the
@@ -28,19 +27,22 @@ __all__ = ("DOCUMENTED", "LEAVE_ROOM", "UNLIMITED", "Kind", "Limits", "Rate")
 
 Kind = Literal["export", "poll", "file", "write", "other"]
 """
-What a request is to the limits: "export" asks for one cohort and counts in
-every window and in the month; "poll" asks for a job's status; "file" asks for
-its file; "write" uploads or changes a cohort; "other" is all else, the
-Dashboard REST API included.
+The kind of a request: "export" requests one cohort and counts in every window and
+in the monthly quota; "poll" asks for a job's status; "file" for its file; "write"
+uploads or changes a cohort; "other" is any other, the Dashboard REST API included.
 """
+
+
+def _error(instance: object, name: str, value: object, advice: str) -> Exception:
+    return ConfigurationError(
+        f"{type(instance).__name__}.{name} is {value!r}; {advice}"
+    )
 
 
 def _whole(least: int, instance: object, name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigurationError(
-            f"{type(instance).__name__}.{name} is {value!r}; "
-            f"give a whole number, {least} or more"
-        )
+        advice = f"give a whole number, {least} or more"
+        raise _error(instance, name, value, advice)
 
 
 def _at_least_one(instance: object, field: attrs.Attribute[int], value: int) -> None:
@@ -55,20 +57,14 @@ def _seconds(
     instance: object, field: attrs.Attribute[float], value: float | None
 ) -> None:
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(
-            f"{type(instance).__name__}.{field.name} is {value!r}; "
-            "give seconds, zero or more"
-        )
+        raise _error(instance, field.name, value, "give seconds, zero or more")
 
 
 def _positive_seconds(
     instance: object, field: attrs.Attribute[float], value: float
 ) -> None:
     if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError(
-            f"{type(instance).__name__}.{field.name} is {value!r}; "
-            "give seconds, more than zero"
-        )
+        raise _error(instance, field.name, value, "give seconds, more than zero")
 
 
 @attrs.frozen
@@ -96,10 +92,8 @@ def _rate(
     instance: object, field: attrs.Attribute[Rate | None], value: Rate | None
 ) -> None:
     if not isinstance(value, Rate | None):
-        raise ConfigurationError(
-            f"{type(instance).__name__}.{field.name} is {value!r}; "
-            f"give a rate, as in {field.name}=Rate(3, per=1), or None"
-        )
+        advice = f"give a rate, as in {field.name}=Rate(3, per=1), or None"
+        raise _error(instance, field.name, value, advice)
 
 
 def _pace() -> Rate | None:
@@ -109,37 +103,37 @@ def _pace() -> Rate | None:
 @attrs.frozen(kw_only=True)
 class Limits:
     """
-    The limits of one app, and how carefully to keep them.
+    The limits of one app, and how to keep them.
 
-    The service documents no rate of polls and none of writes. Those below are
-    ours, so that neither fills the places that exports, files and people's
-    dashboards share: a burst of so many, then an even pace. They are kept
-    within each process, and need the event loop's own clock.
+    The vendor documents no rate of polls or writes. Those below are ours, so that
+    neither fills the slots that exports, files and people's dashboards share: a
+    burst of so many, then an even pace. They are kept within each process, and need
+    the event loop's own clock.
 
     Attributes:
-        in_flight: Requests at once, of all kinds. Lower it when others use
+        in_flight: Requests at the same time, of all kinds. Lower it when others use
             the app: people with dashboards, processes without this package.
 
-        exports: Rates of export requests; all of them hold, in any window,
-            however the service counts. Empty for none.
+        exports: Rates of export requests; all of them hold, in any window, however
+            the service counts. Empty for no limit.
 
-        polls: Pace of questions about jobs; None for none.
+        polls: Pace of status requests; None for no limit.
 
-        writes: Pace of uploads and changes of cohorts; None for none.
+        writes: Pace of uploads and changes of cohorts; None for no limit.
 
-        guard_month: Whether to ask what is left of the month, and to refuse
-            an export it has no room for before anything is sent.
+        guard_month: Whether to read the month's usage, and to refuse an export
+            before it is sent when the monthly quota is exhausted.
 
         monthly_reserve: Export requests of the month to leave for others.
 
-        clock_margin: Seconds added to each window against differences between
-            the clocks of the service's own machines.
+        clock_margin: Seconds added to each window for differences between the
+            clocks of the service's own machines.
 
-        release_delay: Seconds a place stays taken after an attempt that was
-            cancelled or failed: the service may still be busy with it.
+        release_delay: Seconds a slot stays taken after an attempt that was cancelled
+            or failed, because the service may still be busy with it.
 
-        max_wait: Refuse with `QuotaWaitError` instead of waiting longer than
-            this many seconds for a window or a pause; None waits.
+        max_wait: Seconds; a longer wait for a window or a pause raises
+            `QuotaWaitError` at once. None waits.
     """
 
     in_flight: int = attrs.field(default=5, validator=_at_least_one)
@@ -159,10 +153,9 @@ class Limits:
 
     def share(self, processes: int) -> Limits:
         """
-        Return what each of so many processes may do without asking the others.
+        Return the share of each process, if so many keep the limits independently.
 
-        Raises:
-            ConfigurationError: There is not one place for each of them.
+        Raise `ConfigurationError` if there is not one place for each.
         """
         _whole(1, self, "share(processes)", processes)
         least = min([self.in_flight, *(rate.count for rate in self.exports)])
@@ -189,10 +182,10 @@ def _slower(rate: Rate | None, times: int) -> Rate | None:
 
 
 DOCUMENTED = Limits()
-"""What the service documents: 5 at once, 4 exports a minute, 60 in ten minutes."""
+"""As the vendor documents: 5 requests at once, 4 exports a minute, 60 in 10 minutes."""
 
 LEAVE_ROOM = Limits(in_flight=4)
-"""As documented, but one of the five places stays free for people's dashboards."""
+"""As documented, but one of the five slots stays free for people's dashboards."""
 
 UNLIMITED = Limits(
     in_flight=1_000,
@@ -203,4 +196,4 @@ UNLIMITED = Limits(
     clock_margin=0.0,
     release_delay=0.0,
 )
-"""Nothing to wait for, and no count of the month. For tests, never for the service."""
+"""No waiting and no monthly count. For tests, never for the service."""

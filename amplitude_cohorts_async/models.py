@@ -1,5 +1,5 @@
 """
-The values a user holds: what the service told, and what we did.
+Values returned by the client: the service's data, and reports of what was done.
 
 Times are aware UTC. Ids are ``str``, even when they look like numbers.
 """
@@ -39,7 +39,7 @@ __all__ = (
 
 
 class Region(Enum):
-    """Where the project's data lives; keys work in their own region only."""
+    """Where a project's data is stored; keys are valid in their own region only."""
 
     US = "https://amplitude.com"
     EU = "https://analytics.eu.amplitude.com"
@@ -47,13 +47,14 @@ class Region(Enum):
 
 class Routes(Enum):
     """
-    Which description of the service its server follows.
+    The description of the service that the server implements.
 
     Attributes:
-        VENDOR: Amplitude's own reference page.
+        VENDOR: Amplitude's reference page,
+            https://amplitude.com/docs/apis/analytics/behavioral-cohorts .
 
         OPENAPI: A third-party OpenAPI description that differs from it, for
-            gateways and mocks made from that document.
+            gateways and mocks generated from that document.
     """
 
     VENDOR = "vendor"
@@ -61,7 +62,7 @@ class Routes(Enum):
 
 
 class IdType(Enum):
-    """What an id names. Each endpoint has its own word for it; we translate."""
+    """The type of an id; the client spells it as each endpoint does."""
 
     USER_ID = "user"
     AMPLITUDE_ID = "amplitude"
@@ -73,7 +74,7 @@ class CohortSync:
     One sync of a cohort to a destination.
 
     Attributes:
-        extra: Keys the service sent that have no attribute here.
+        extra: Keys of the answer that have no attribute here.
     """
 
     target: str
@@ -87,19 +88,19 @@ class CohortSync:
 @attrs.frozen(kw_only=True)
 class Cohort:
     """
-    A cohort as the list tells it. Only discoverable cohorts are listed.
+    A cohort in the list, which has discoverable cohorts only.
 
     Attributes:
-        size: Members when last computed; None when it never was.
+        size: Number of members when last computed; None if it never was.
 
-        last_modified: When somebody last changed the definition.
+        last_modified: When the definition was last changed.
 
         definition: The service's internal form, as sent.
 
-        syncs: Filled by ``list_cohorts(include_sync_info=True)``; one-time
-            and disabled syncs are left out by the service.
+        syncs: Filled by ``list_cohorts(include_sync_info=True)``; the service omits
+            one-time and disabled syncs.
 
-        extra: Keys the service sent that have no attribute here.
+        extra: Keys of the answer that have no attribute here.
     """
 
     id: str
@@ -140,7 +141,7 @@ class Usage:
     This month's export requests.
 
     Attributes:
-        limit: Requests a month; None when the plan has no limit.
+        limit: Requests a month; None if the plan has no limit.
 
         used: Requests spent.
 
@@ -160,12 +161,12 @@ class Usage:
 @attrs.frozen(kw_only=True)
 class ExportStatus:
     """
-    How a job is.
+    Status of an export job.
 
     Attributes:
         done: Whether the file is ready.
 
-        word: What the service called it, as in "JOB INPROGRESS".
+        word: The status as the service spells it, as in "JOB INPROGRESS".
     """
 
     done: bool
@@ -174,11 +175,11 @@ class ExportStatus:
 
 class _NoProperties(dict[str, str]):
     """
-    An empty mapping that stays empty, so that all members may share it.
+    An immutable empty mapping, which all members without properties share.
 
-    A dict of its own for each member costs the collector a fifth of the time
-    that reading a file takes, and 64 bytes. It is still a dict: JSON, pickle
-    and `attrs.asdict()` know what to do.
+    A dict for each member costs 64 bytes, and the garbage collector a fifth of the
+    time that reading a file takes. It is a dict so that JSON, pickle and
+    `attrs.asdict()` accept it.
     """
 
     def __setitem__(self, key: str, value: str, /) -> NoReturn:
@@ -197,22 +198,22 @@ class _NoProperties(dict[str, str]):
 NO_PROPERTIES: Final[Mapping[str, str]] = _NoProperties()
 
 
-# Not frozen: a frozen class sets attributes one call at a time, and two
-# million members took 1.5 times as long. Nor is it meant to be changed.
+# Not frozen, though not meant to be changed: a frozen class sets each attribute by
+# a call, and two million members took 1.5 times as long.
 @attrs.define
 class Member:
     """
     One row of a cohort's file.
 
     Attributes:
-        amplitude_id: The id Amplitude gave; None in files of groups.
+        amplitude_id: Amplitude's id; None in files of groups.
 
-        user_id: The id you gave; None for an anonymous user.
+        user_id: Your id; None for an anonymous user.
 
         group: The group's name, in files of group cohorts.
 
-        properties: The property columns, by name, as text. An empty cell is
-            an empty text: the file does not tell it from a missing value.
+        properties: The property columns, by name, as text. An empty cell is an
+            empty text, because the file has no other form of a missing value.
     """
 
     amplitude_id: str | None = None
@@ -222,11 +223,11 @@ class Member:
 
 
 class SavedFile(Protocol):
-    """The file of a `SavedExport`, which knows it again and reads it if need be."""
+    """The file of a `SavedExport`: detects changes, and is read on demand."""
 
     @property
     def mtime_ns(self) -> int:
-        """When it was written last."""
+        """The time of its last change, in nanoseconds."""
         ...
 
     @property
@@ -244,30 +245,30 @@ class SavedFile(Protocol):
         ...
 
     def is_intact(self) -> bool:
-        """Whether the file is what was saved; blocks."""
+        """Whether the file is unchanged since it was saved; blocks."""
         ...
 
 
 @attrs.frozen(kw_only=True)
 class SavedExport:
     """
-    A file that is whole.
+    A complete file.
 
-    Copying, comparing, pickling, or making a dict of one reads no file.
+    Copying, comparing, pickling or converting it to a dict does not read the file.
 
     Attributes:
         size: Bytes on disk.
 
-        downloaded: Bytes on the wire.
+        downloaded: Bytes received.
 
-        links: Links it took; zero when the service sent the file itself.
+        links: Number of links used; 0 if the service sent the file itself.
 
-        token: The job it came from; see ``CohortsClient.resume_export()``.
+        token: The job of the file; see ``CohortsClient.resume_export()``.
 
-        unchanged: Whether the cohort had not changed since an earlier export,
-            so that none was spent.
+        unchanged: Whether the cohort had not changed since an earlier export, so
+            that none was spent.
 
-        file: What `sha256` and `rows` are read from.
+        file: The source of `sha256` and `rows`.
     """
 
     path: Path
@@ -281,10 +282,10 @@ class SavedExport:
     @property
     def sha256(self) -> str:
         """
-        The digest of the bytes on disk, in hex.
+        The SHA-256 digest of the bytes on disk, in hex.
 
-        The file is read when this is asked for the first time, which takes most
-        of a second for each GB: on an event loop, await `digest()` instead.
+        The first access reads the file, which takes most of a second for each GB:
+        on an event loop, await `digest()` instead.
 
         Raises:
             StorageError: The file was changed or moved before that.
@@ -294,11 +295,10 @@ class SavedExport:
     @property
     def rows(self) -> int | None:
         """
-        The members in the file.
+        The number of members in the file.
 
-        More than a MiB of text is read when this is asked for the first time.
-        None when the file was changed or moved before that, and where there is no
-        way to count.
+        If the text is longer than a MiB, the first access reads the file. None if
+        it was changed or moved before that, or cannot be counted.
         """
         return self.file.rows
 
@@ -310,16 +310,15 @@ class SavedExport:
 @attrs.frozen(kw_only=True)
 class ExportOutcome:
     """
-    How one of many exports ended.
+    The result of one of many exports.
 
     Attributes:
-        saved: Its file; None when it failed.
+        saved: Its file; None if it failed.
 
-        error: Why it failed; None when it did not. A ``token`` in it says
-            that the export was spent and can go on.
+        error: Why it failed, or None. If it has a ``token``, the export was spent
+            and can be resumed.
 
-        spent: Exports of the month it took: one, or none when it was resumed,
-            or unchanged.
+        spent: Exports spent: 1, or 0 if it was resumed or unchanged.
     """
 
     cohort_id: str
@@ -331,15 +330,15 @@ class ExportOutcome:
 @attrs.frozen(kw_only=True)
 class PlannedExport:
     """
-    What would happen to one cohort.
+    The plan for one cohort.
 
     Attributes:
-        starts_in: Seconds until its export would be requested; None when none
-            would be.
+        starts_in: Seconds until its export would be requested; None if none would
+            be.
 
         ends_in: Seconds until its file would be ready.
 
-        skipped: Why no export would be spent; None when one would.
+        skipped: Why no export would be spent; None if one would be.
     """
 
     cohort_id: str
@@ -353,17 +352,17 @@ class PlannedExport:
 @attrs.frozen(kw_only=True)
 class ExportPlan:
     """
-    What exporting some cohorts would take; nothing of it has happened.
+    What an export of some cohorts would take; nothing is requested yet.
 
     Attributes:
-        exports: One entry for each cohort asked about, in order.
+        exports: One entry for each cohort, in the order given.
 
-        usage: The month as it is now.
+        usage: The current month's usage.
 
         needed: Exports that would be spent.
 
-        left_after: Exports left of the month afterwards; None when the plan
-            has no limit, negative when they do not suffice.
+        left_after: Exports left of the month afterwards; None if the plan has no
+            limit, negative if too few are left.
 
         ends_in: Seconds until the last file would be ready.
 
@@ -381,30 +380,30 @@ class ExportPlan:
 @attrs.frozen(kw_only=True)
 class UploadReport:
     """
-    What an upload did.
+    The result of an upload.
 
     Attributes:
-        cohort_id: The cohort; None when it was only validated.
+        cohort_id: The cohort; None if the ids were only validated.
 
         total: Different ids sent.
 
-        matched: Ids the service knew; None when it did not say.
+        matched: Ids the service knew; None if it did not say.
 
-        totals: What the service counted of the first request, at most 100,000
-            ids; None when it did not say, or an earlier run sent it.
+        totals: The service's count for the first request, at most 100,000 ids;
+            None if it did not say, or an earlier run sent it.
 
-        invalid_sample: Some of the ids that the first request skipped: the
-            service names a sample there, and all of them in later requests.
+        invalid_sample: Some of the ids that the first request skipped: the service
+            names a sample there, and all of them in later requests.
 
         skipped_ids: All ids that later requests skipped.
 
-        batches: Requests that carried ids.
+        batches: Requests with ids.
 
-        adopted: Whether the answer to the creating request was lost and the
-            cohort was found in the list.
+        adopted: Whether the answer to the first request was lost and the cohort was
+            found in the list.
 
-        resumed: How many of the batches an earlier run had written. What
-            they skipped is counted in `matched` and named nowhere.
+        resumed: Batches that an earlier run had written. The ids they skipped are
+            counted in `matched` and not named.
     """
 
     cohort_id: str | None
@@ -421,17 +420,17 @@ class UploadReport:
 @attrs.frozen(kw_only=True)
 class OperationReport:
     """
-    What the adds, or the removes, of a membership update did.
+    The result of the additions, or the removals, of a membership update.
 
     Attributes:
         sent: Different ids sent.
 
-        skipped_ids: All ids the service did not know, over all batches but
-            those that an earlier run had written.
+        skipped_ids: All ids the service did not know, without those of batches that
+            an earlier run had written.
 
-        batches: Requests that carried ids.
+        batches: Requests with ids.
 
-        resumed: How many of the batches an earlier run had written.
+        resumed: Batches that an earlier run had written.
     """
 
     sent: int = 0
@@ -442,7 +441,7 @@ class OperationReport:
 
 @attrs.frozen(kw_only=True)
 class MembershipReport:
-    """What a membership update did."""
+    """The result of a membership update."""
 
     cohort_id: str
     added: OperationReport = attrs.field(factory=OperationReport)
@@ -452,16 +451,16 @@ class MembershipReport:
 @attrs.frozen(kw_only=True)
 class MembershipDiff:
     """
-    What makes one set of ids into another.
+    The difference between two sets of ids.
 
     Attributes:
-        add: Ids that are wanted and not there.
+        add: Ids in the second set only.
 
-        remove: Ids that are there and not wanted.
+        remove: Ids in the first set only.
 
-        kept: How many ids are wanted and there.
+        kept: Number of ids in both.
 
-        unnameable: Members, of either side, without an id of the type compared.
+        unnameable: Members of either set without an id of the type compared.
     """
 
     add: Collection[str] = ()
@@ -473,20 +472,20 @@ class MembershipDiff:
 @attrs.frozen(kw_only=True)
 class SyncReport:
     """
-    What a sync found, and did.
+    The result of a sync.
 
     Attributes:
-        add: Ids that were wanted and missing.
+        add: Wanted ids that were missing.
 
-        remove: Ids that were there and not wanted.
+        remove: Unwanted ids that were in the cohort.
 
-        kept: How many ids were there and wanted.
+        kept: Number of wanted ids that were in the cohort.
 
-        unnameable: Members that have no id of the type synced by; they can
-            be neither kept on purpose nor removed.
+        unnameable: Members without an id of the type synced, which can be neither
+            compared nor removed.
 
-        remove_first: Whether the removals have to be sent first, because with
-            all additions the cohort would overflow.
+        remove_first: Whether the removals have to be sent first, because the cohort
+            would be too large with all additions.
 
         applied: What was written; None for a dry run.
     """
@@ -500,12 +499,7 @@ class SyncReport:
     applied: MembershipReport | None = None
 
     def check_removals(self, max_removed: float) -> None:
-        """
-        Make sure that no more than a share of the members is to be removed.
-
-        Raises:
-            RemovalGuardError: More are.
-        """
+        """Raise `RemovalGuardError` if more than a share of the members is removed."""
         removed = len(self.remove)
         current = removed + self.kept
 

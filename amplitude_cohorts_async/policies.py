@@ -1,4 +1,4 @@
-"""How patient a client is: values to pass to `CohortsClient`."""
+"""Policies for polling, retrying and downloading, to pass to `CohortsClient`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ __all__ = ("Downloading", "Polling", "Retrying")
 @attrs.frozen(kw_only=True)
 class Polling:
     """
-    When to ask for the status of a job.
+    When to poll the status of a job.
 
-    Most jobs take 30 to 60 seconds whatever the size of the cohort, so the
-    first question comes late; each one takes one of the five slots.
+    Most jobs take 30 to 60 seconds whatever the size of the cohort, so the first
+    poll comes late; each poll takes one of the five slots.
 
     Attributes:
-        initial_delay: Seconds from the request of the export to the first
-            question.
+        initial_delay: Seconds from the export request to the first poll.
 
-        interval: Seconds between questions.
+        interval: Seconds between polls.
 
-        jitter: Share of each wait by which it varies, so that many jobs are
-            not asked about at once.
+        jitter: Share of each wait by which it varies, so that many jobs are not
+            polled at the same time.
     """
 
     initial_delay: float = 10.0
@@ -45,17 +44,17 @@ class Retrying:
     How often a request is tried, and for how long.
 
     Attributes:
-        attempts: Sendings at most, the first included.
+        attempts: Maximum number of attempts, the first included.
 
         wait_initial: Seconds before the second attempt; doubles with each.
 
-        wait_max: Longest backoff of our own, in seconds.
+        wait_max: Maximum backoff, in seconds.
 
-        timeout: Seconds that all waits of one request may take together; the
-            waits for slots and windows are not counted.
+        timeout: Seconds that all waits between the attempts of one request may
+            take; waits for slots and windows are not counted.
 
-        max_retry_after: Longest ``Retry-After`` that is honoured, in seconds;
-            a longer one ends the request.
+        max_retry_after: Longest ``Retry-After`` that is honoured, in seconds; a
+            longer one ends the request.
     """
 
     attempts: int = 6
@@ -67,7 +66,7 @@ class Retrying:
     def __attrs_post_init__(self) -> None:
         waits = (self.wait_initial, self.wait_max, self.timeout, self.max_retry_after)
 
-        # Not a number is not zero or more, either.
+        # `>=`, so that a NaN is refused.
         if self.attempts < 1 or not all(seconds >= 0 for seconds in waits):
             raise ConfigurationError(
                 f"retrying needs attempts >= 1 and seconds >= 0, got {self}"
@@ -80,13 +79,12 @@ class Downloading:
     How a file is downloaded.
 
     Attributes:
-        max_connections: To the store for one file. More than one are opened
-            only while a large file is held up by what the store gives to each,
-            and only when it goes to disk as it is served. One turns that off.
+        max_connections: Connections to the store for one file. More than one are
+            opened only while the store limits the speed of each, for a large file
+            that goes to disk as it is served. 1 turns that off.
 
-        fast: Whether to receive files on the shortest way there is; see
-            `docs/design.md`. Environment variable AMPLITUDE_FAST=0 switches it off
-            as well.
+        fast: Whether to use the fast path for files; see `docs/design.md`. The
+            environment variable AMPLITUDE_FAST=0 switches it off as well.
     """
 
     max_connections: int = 16

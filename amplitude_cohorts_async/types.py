@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._core.csvtext import Buffer
     from ._exports.downloader import Progress
     from ._exports.many import ExportBatch
-    from ._io.clock import Clock
+    from ._io.context import Clock
     from ._io.sinks.arrow import AmplitudeId, RecordBatch
     from ._writes.id_stream import IdFile, IdSource
     from ._writes.writer import OnSkipped
@@ -35,7 +35,7 @@ __all__ = (
 _MODULES = {
     "AmplitudeId": "._io.sinks.arrow",
     "Buffer": "._core.csvtext",
-    "Clock": "._io.clock",
+    "Clock": "._io.context",
     "EventHook": ".events",
     "ExportBatch": "._exports.many",
     "IdFile": "._writes.id_stream",

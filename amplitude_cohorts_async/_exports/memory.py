@@ -11,7 +11,7 @@ import threading
 from contextlib import AbstractAsyncContextManager, suppress
 
 from .._core.tokens import ExportRef, export_key, from_token, to_token
-from .._io.clock import Clock
+from .._io.context import Clock
 from .._io.limits.base import Limiter, RunningJobs
 from .._io.limits.fifo_lock import KeyedLock
 from ..errors import LimiterUnavailableError

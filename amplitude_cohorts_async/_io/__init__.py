@@ -1,7 +1,6 @@
 """
-The only place that waits for the outside world.
+Input and output: HTTP, files, threads and waiting.
 
-`session` leads every request for Amplitude through its gates: those of `limits`, then
-`wire`. On top of it, `download` brings files to `disk`, or to rows; `writes` brings ids to
-Amplitude.
+`http` sends every request for Amplitude as `limits` allow; `download` brings files to
+`sinks`, or to rows; `fast` is a faster way to receive a body.
 """

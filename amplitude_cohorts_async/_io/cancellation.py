@@ -1,9 +1,9 @@
 """
-Work beside other work, and what becomes of it under cancellation.
+Work in tasks and threads, and its behaviour under cancellation.
 
-asyncio throws `CancelledError` into whatever waits. Work that must not stop in the
-middle (a request that costs an export, a rename in a thread) runs in a task of its
-own, which its caller waits for even while it is cancelled.
+asyncio raises `CancelledError` in a task that waits. Work that must not stop halfway
+(a request that costs an export, a rename in a thread) runs in a task of its own,
+which its caller waits for even when cancelled.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 _SLICE = 0.001
-"""Seconds of work between two turns for the other tasks."""
+"""Seconds of work before other tasks get a turn."""
 
 T = TypeVar("T")
 
 
 async def finish_despite_cancel(work: Awaitable[T], *, grace: float = math.inf) -> T:
     """
-    Return the result of *work*, and let a cancellation through only when it is done.
+    Return the result of *work*; a cancellation is raised after the work has ended.
 
     Args:
         grace: Seconds after a cancellation in which the work may still end; then
@@ -39,8 +39,8 @@ async def finish_despite_cancel(work: Awaitable[T], *, grace: float = math.inf) 
     cancelled: asyncio.CancelledError | None = None
     deadline = math.inf
 
-    # The shield keeps anyio's cancellations out, which come again and again; with
-    # a grace period the first one has to be heard, because it starts that.
+    # The shield keeps anyio's cancellations out, which are raised again and again.
+    # With a grace period the first one has to come through, because it starts it.
     with anyio.CancelScope(shield=grace == math.inf) as scope:
         while not task.done():
             left = None if deadline == math.inf else max(0, deadline - loop.time())
@@ -50,7 +50,7 @@ async def finish_despite_cancel(work: Awaitable[T], *, grace: float = math.inf) 
             except asyncio.CancelledError as error:
                 if cancelled is None:
                     deadline = loop.time() + grace
-                # The latest: asyncio's own must not be taken for that of a scope.
+                # Keep the latest: one of asyncio must not be taken for one of a scope.
                 cancelled, scope.shield = error, True
             else:
                 if not done:
@@ -59,7 +59,7 @@ async def finish_despite_cancel(work: Awaitable[T], *, grace: float = math.inf) 
 
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # retrieved, or asyncio logs it as lost
+            task.exception()  # retrieved, or asyncio logs that it never was
         raise cancelled
 
     return task.result()
@@ -67,38 +67,34 @@ async def finish_despite_cancel(work: Awaitable[T], *, grace: float = math.inf) 
 
 async def in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
     """
-    Return what *work* returns in a worker thread, which always runs to its end.
+    Return the result of *work*, run in a worker thread to its end, even if cancelled.
 
-    After the exception of a cancelled call no file is opened, written or renamed.
-
-    Args:
-        limiter: The caller's own, so that a program that blocks all the threads
-            anyio shares does not block this one.
+    So no file is opened, written or renamed after a cancelled call has returned. Each
+    caller has its own *limiter*, so that a program that blocks all of anyio's shared
+    threads does not block this one.
     """
     return await finish_despite_cancel(anyio.to_thread.run_sync(work, limiter=limiter))
 
 
 @asynccontextmanager
 async def background(work: Awaitable[None]) -> AsyncGenerator[None]:
-    """Run *work* while the context is entered; leaving it cancels the work."""
+    """Run *work* in a task until the context is left, which cancels it."""
     task = asyncio.ensure_future(work)
 
     try:
         yield
     finally:
         task.cancel()
-        # Waiting for the task itself would raise its end, which is of our making.
+        # Awaiting the task itself would raise the cancellation that we caused.
         await finish_despite_cancel(asyncio.wait([task]))
 
 
 async def collect_cooperatively(items: Iterator[T]) -> list[T]:
-    """
-    Return the items of an iterator as a list, without keeping the loop from others.
-    """
+    """Return the items of an iterator as a list, without blocking the event loop."""
     found: list[T] = []
-    # What is seen while it is young gives the collector no reason to go through
-    # the whole program's heap, several times while 5,000 cohorts are made: that
-    # took a quarter of the time, and 25 to 50 ms in one go.
+    # Collecting young objects often keeps the garbage collector from going through
+    # the whole heap, several times while 5,000 cohorts are built: that took a quarter
+    # of the time, and 25 to 50 ms at once.
     young = gc.get_threshold()[0] // 2 if gc.isenabled() else 0
     turn_ends = time.perf_counter() + _SLICE
 

@@ -1,30 +1,60 @@
-"""What every part of one client carries, whatever it is asked for."""
+"""The clock, and the values that every part of one client uses."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
 
 import attrs
 
 from ..events import Event, EventHook
 from ..policies import Retrying
-from .clock import Clock
 
 _logger = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """Reads the time and waits."""
+
+    def now(self) -> float:
+        """Return the time in seconds, on a clock that never goes back."""
+        ...
+
+    def utcnow(self) -> datetime:
+        """Return the date and time, aware and in UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for *seconds*; zero or less only lets other tasks run."""
+        ...
+
+
+class SystemClock:
+    """The clock of the running loop, and the system's date."""
+
+    def now(self) -> float:
+        """Return the loop's time in seconds."""
+        return asyncio.get_running_loop().time()
+
+    def utcnow(self) -> datetime:
+        """Return the date and time, aware and in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for *seconds*."""
+        await asyncio.sleep(seconds)
 
 
 @attrs.frozen(kw_only=True)
 class Context:
     """
-    Time, chance, patience, and who hears of events.
+    Clock, random numbers, retry policy and event hook of one client.
 
     Attributes:
         rng: Returns numbers from 0 to 1.
-
-        retrying: How often a request is tried, and for how long.
-
-        hook: Hears of events; see `emit()`.
 
         file_mode: The mode of new files; None leaves it to the umask.
     """
@@ -36,9 +66,7 @@ class Context:
     hook: EventHook | None = None
 
     def emit(self, event: Event) -> None:
-        """
-        Pass an event to the hook; a hook that fails is logged and disturbs nothing.
-        """
+        """Pass an event to the hook; the error of a hook is logged and not raised."""
         if self.hook is None:
             return
 

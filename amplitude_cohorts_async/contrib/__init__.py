@@ -1,1 +1,1 @@
-"""Optional doors; each needs its extra and says so when it is missing."""
+"""Optional integrations; importing one without its extra raises `MissingExtraError`."""

@@ -1,12 +1,12 @@
 """
-One app's limits, kept by a fleet: the same promises over Redis 7 or Valkey.
+A limiter that the processes of a fleet share through Redis 7 or Valkey.
 
-Each place of each limit is a key that one request holds; see `_redis.leases`.
-What the service says to one process is shared with all; see
-`_redis.shared_state`. Keys carry a hash of the app, never an API key. The store
-needs `maxmemory-policy noeviction`, for what it evicts are places in use.
+Each place of each limit is a key that one request holds; see `_redis.leases`. A
+429 to one process pauses all; see `_redis.shared_state`. Keys contain a hash of
+the app, never an API key. The store needs `maxmemory-policy noeviction`: what it
+evicts would be places in use.
 
-When the store cannot be asked nothing is sent: `LimiterUnavailableError`.
+While the store is unavailable nothing is sent: `LimiterUnavailableError`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import anyio
 from .._core.pacing import Pace, Refusal, earliest_starts
 from .._io.cancellation import finish_despite_cancel
 from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
-from .._io.limits.keeper import WITHHELD_FOR, Admission, LimitsKeeper
-from .._io.limits.local import LocalLimiter
+from .._io.limits.local import WITHHELD_FOR, Admission, LocalLimiter, RateLimiter
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
 
@@ -42,14 +41,14 @@ __all__ = ("RedisLimiter",)
 _log = logging.getLogger(__name__)
 
 
-class RedisLimiter(LimitsKeeper):
+class RedisLimiter(RateLimiter):
     """
     Keeps the limits of one app together with other processes.
 
-    Inside a process first come, first served; between processes the first that
-    asks when a place is free. A store that is used for the first time, or has
-    lost its data, lets nothing start before everything it may have forgotten
-    would be over: about a minute and a half with the documented limits.
+    Within a process requests are admitted in the order they came; a place that
+    several processes wait for goes to the first that asks. After a store is used
+    for the first time, or has lost its data, nothing starts until all it may have
+    lost is over: about a minute and a half with the documented limits.
     """
 
     def __init__(
@@ -62,11 +61,11 @@ class RedisLimiter(LimitsKeeper):
         on_outage: Literal["share"] | None = None,
         processes: int | None = None,
     ) -> None:
-        """Same as `from_url()`."""
+        """Take the parameters of `from_url()`."""
         if (on_outage is None) != (processes is None):
             raise ConfigurationError(
-                "on_outage='share' and processes go together: say among how many "
-                "processes the limits are to be shared while the store is away"
+                "on_outage='share' and processes go together: give the number of "
+                "processes that share the limits while the store is unavailable"
             )
 
         if not 0 < lease < math.inf:
@@ -98,24 +97,24 @@ class RedisLimiter(LimitsKeeper):
         processes: int | None = None,
     ) -> Self:
         """
-        Describe the limiter; nothing is sent yet.
+        Build the limiter; nothing is sent yet.
 
         Args:
             url: The store, as in "redis://localhost:6379/0".
 
-            app: A name for the app in the keys; None takes the client's, a
-                hash of origin and API key.
+            app: A name for the app in the keys; None uses the client's, a hash of
+                origin and API key.
 
             limits: The limits; the same for all processes.
 
-            lease: Seconds after which the place of a process that died is given
-                to another. While a request runs, its lease is renewed.
+            lease: Seconds after which the place of a process that died is free
+                again. While a request runs, its lease is renewed.
 
-            on_outage: None sends nothing while the store is away. "share" goes
-                on with a fixed share once everything the store knew is over;
-                safe as long as it is away for all.
+            on_outage: None sends nothing while the store is unavailable. "share"
+                continues with a fixed share of the limits once everything the
+                store held is over; safe while it is unavailable to all processes.
 
-            processes: Among how many to share then.
+            processes: How many processes share the limits then.
 
         Raises:
             ConfigurationError: There are more processes than places.
@@ -131,10 +130,7 @@ class RedisLimiter(LimitsKeeper):
 
     def bind(self, app: str) -> None:
         """
-        Learn the app from a client that begins to use this limiter.
-
-        Args:
-            app: A hash of origin and API key.
+        Bind this limiter to the app of a client: a hash of origin and API key.
 
         Raises:
             ConfigurationError: The limiter serves another app already.
@@ -164,7 +160,7 @@ class RedisLimiter(LimitsKeeper):
         Raises:
             QuotaWaitError: The wait would be longer than `Limits.max_wait`.
 
-            LimiterUnavailableError: The store is away, or took the place back
+            LimiterUnavailableError: The store is unavailable, or the place was lost
                 while the request was running.
         """
         return self._slot(kind)
@@ -174,12 +170,12 @@ class RedisLimiter(LimitsKeeper):
         Wait until no other task of the fleet writes to this cohort.
 
         Raises:
-            LimiterUnavailableError: The store is away, or took the lock back.
+            LimiterUnavailableError: The store is unavailable, or the lock was lost.
         """
         return self._store.lock(hashed("cohort", cohort_id))
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop; calling it twice does no harm."""
+        """Close the connections of the running loop; may be called twice."""
         await self._store.aclose()
 
     @asynccontextmanager
@@ -214,13 +210,13 @@ class RedisLimiter(LimitsKeeper):
     async def _ask(
         self, connection: Connection, kind: Kind
     ) -> Admission[Lease] | Limiter:
-        """Return a permit of the store, or our own share to ask while it is away."""
+        """Return a permit of the store, or the limiter of our share in an outage."""
         now = asyncio.get_running_loop().time
 
         try:
             permit = await self._admit(connection, kind)
         except QuotaError:
-            # One of them is a TimeoutError, and so an OSError.
+            # QuotaWaitError is a TimeoutError, and so an OSError.
             raise
         except (RedisError, OSError) as error:
             self._lost_at = min(self._lost_at, now())
@@ -236,14 +232,15 @@ class RedisLimiter(LimitsKeeper):
         while True:
             counts = kind == "export"
 
-            # Asked before the line, the store's answers would change the order.
+            # An export does not ask the store before it is in line: the delay of
+            # the answers would change the order.
             if not counts or self._limits.max_wait is not None:
                 seen = await self._clear(connection, kind)
                 await self._refuse_long_wait(connection, kind, seen)
                 counts = _counts(kind, seen)
 
             if counts:
-                # One at a time up to the sending: first come, first served.
+                # One at a time until it is sent: first come, first served.
                 async with connection.line:
                     permit = await self._take(connection, kind, counts=True)
             else:
@@ -255,7 +252,7 @@ class RedisLimiter(LimitsKeeper):
     async def _take(
         self, connection: Connection, kind: Kind, *, counts: bool
     ) -> Admission[Lease] | None:
-        """Take all places, the slot last; None if the kind counts by now."""
+        """Take all places, the slot last; return None if *counts* is outdated."""
         windows = connection.windows.values() if counts else ()
         pacer = self._pacers.get(kind)
 
@@ -281,7 +278,7 @@ class RedisLimiter(LimitsKeeper):
                     now = asyncio.get_running_loop().time
                     return Admission(kind, held, slot, now)
             except BaseException:
-                # What was taken so far is known here, one by one.
+                # Put back the places taken so far.
                 await finish_despite_cancel(_release_unused(leases))
                 raise
 
@@ -289,10 +286,10 @@ class RedisLimiter(LimitsKeeper):
 
     async def _clear(self, connection: Connection, kind: Kind) -> Snapshot:
         """
-        Wait until no state that we know of keeps this kind from starting.
+        Wait until the shared state lets this kind start, and return the state.
 
-        What was read last is good enough here: it is read again when all
-        places are held, see `_still_clear`. That saves a round trip.
+        The last snapshot suffices here and saves a round trip: the state is read
+        again when all places are held, see `_still_clear`.
         """
         await self._check_policy(connection)
 
@@ -302,11 +299,11 @@ class RedisLimiter(LimitsKeeper):
 
             if seen.epoch is None:
                 if await connection.state.begin_epoch():
-                    _log.warning("the store is new or has lost its data; we wait")
+                    _log.warning("the store is new or has lost its data; waiting")
                 continue
 
             if self._bridged:
-                # What we sent on our own is unknown to the store.
+                # The store does not know what was sent during the outage.
                 self._bridged = False
                 await connection.state.pause(connection.recovery)
                 continue
@@ -366,7 +363,7 @@ class RedisLimiter(LimitsKeeper):
         """Share a 429 with the fleet; return whether to withhold the place."""
         before, after = self._pace, self._pace.refused(refusal)
         self._pace = after
-        self._note_slowdown(refusal, before, after)
+        self._log_slowdown(refusal, before, after)
         state = connection.state
 
         try:
@@ -377,7 +374,7 @@ class RedisLimiter(LimitsKeeper):
                 await state.count_all()
             return first and refusal.crowded and await self._may_withhold(connection)
         except (RedisError, OSError):
-            # Nothing starts while the store is away.
+            # Nothing starts while the store is unavailable.
             return False
 
     async def _may_withhold(self, connection: Connection) -> bool:
@@ -419,7 +416,7 @@ def _counts(kind: Kind, seen: Snapshot) -> bool:
 
 
 def _wait(connection: Connection, kind: Kind, seen: Snapshot) -> float:
-    # What takes no place in a window only waits for lost places in flight.
+    # A kind that takes no place in a window waits only for lost places in flight.
     spared = 0.0 if _counts(kind, seen) else connection.recovery - connection.slots.ttl
     return max(seen.pause, seen.recovery - spared, 0.0)
 

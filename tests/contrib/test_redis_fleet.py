@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.services
 
 SECONDS = 6.0
-NEW = b"the store is new or has lost its data; we wait\n"
+NEW = b"the store is new or has lost its data; waiting\n"
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 from amplitude_cohorts_async._exports.memory import LocalRunningJobs
-from amplitude_cohorts_async._io.clock import SystemClock
+from amplitude_cohorts_async._io.context import SystemClock
 
 
 @pytest.fixture

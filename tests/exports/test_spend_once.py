@@ -16,7 +16,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
 from amplitude_cohorts_async._exports.memory import LocalRunningJobs
-from amplitude_cohorts_async._io.clock import SystemClock
+from amplitude_cohorts_async._io.context import SystemClock
 from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
 from amplitude_cohorts_async.limiters import Permit
 from amplitude_cohorts_async.limits import Kind

@@ -1,1 +1,1 @@
-"""Requests out and answers in; aiohttp, sockets and TLS stay in here."""
+"""HTTP: requests and answers. aiohttp, sockets and TLS are not used elsewhere."""

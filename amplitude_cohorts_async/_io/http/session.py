@@ -1,9 +1,8 @@
 """
-The gates every request for Amplitude passes, in order, at each attempt.
+Sends every request for Amplitude: waits for the limiter, sends, reports, repeats.
 
-Quota first, slot second (both are the limiter's), then send, then decide. The
-slot is given back as soon as Amplitude's own answer has been read: the body of
-a file that comes from the store holds none.
+A slot is released as soon as Amplitude's own answer has been read; the body of a
+file from the object store holds none.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from types import TracebackType
 from typing import Self
 
 import anyio
@@ -40,16 +38,14 @@ _TOO_MANY = 429
 _UNAVAILABLE = 503
 
 GRACE = 5.0
-"""
-Seconds a purchase goes on after its caller is cancelled, to learn what was bought.
-"""
+"""Seconds an export request goes on after its caller is cancelled, to learn its id."""
 
 
 class Attempts:
     """
-    The attempts at one request; each ends well, or with another one, or raises.
+    The attempts at one request; each succeeds, is repeated, or raises.
 
-    As stamina has it::
+    As in stamina::
 
         async for attempt in session.attempts(request):
             with attempt:
@@ -84,10 +80,7 @@ class Attempts:
         pass
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, _kind: object, error: BaseException | None, _trace: object
     ) -> bool:
         if not isinstance(error, ApiError | TransportError):
             return False
@@ -104,11 +97,6 @@ class Attempts:
         if self._delay is None:
             return False
 
-        self._announce_retry(self._delay, error)
-
-        return True
-
-    def _announce_retry(self, delay: float, error: CohortsError) -> None:
         operation = self._request.operation
         _logger.info(
             "request failed, trying again",
@@ -118,19 +106,16 @@ class Attempts:
             RetryScheduled(
                 operation=operation,
                 attempt=self._count,
-                seconds=delay,
+                seconds=self._delay,
                 reason=str(error),
             )
         )
 
+        return True
+
 
 class Session:
-    """
-    Sends requests as the limits allow, and again where that does no harm.
-
-    Attributes:
-        context: What this client carries everywhere.
-    """
+    """Sends requests as the limits allow, and repeats those that are safe to repeat."""
 
     def __init__(
         self,
@@ -148,7 +133,7 @@ class Session:
         self._is_idle = asyncio.Event()
 
     async def aclose(self) -> None:
-        """Close the connections, but wait for the answers to purchases first."""
+        """Wait for the answers to export requests, then close the connections."""
         if self._purchases:
             with anyio.move_on_after(GRACE):
                 await self._is_idle.wait()
@@ -169,21 +154,16 @@ class Session:
         self, request: Request, *, retrying: Retrying | None = None
     ) -> Response:
         """
-        Send *request* and return its successful answer.
+        Return the successful answer to *request*.
 
-        Raises:
-            QuotaError: The limiter refused; nothing was sent.
-
-            ApiError: The service said no.
-
-            TransportError: No usable answer came.
+        Raise a `QuotaError`, `ApiError` or `TransportError` otherwise.
         """
         async for attempt in self.attempts(request, retrying=retrying):
             with attempt:
                 async with self.limiter.slot(request.kind) as permit:
                     response = await self.exchange(request, permit)
 
-                # Outside of the slot, for which any answer is a clean end.
+                # Outside of the slot, because any answer is a clean end of it.
                 if not response.is_success:
                     raise self.refusal(request, response)
 
@@ -194,7 +174,7 @@ class Session:
     @asynccontextmanager
     async def file(self, request: Request) -> AsyncGenerator[StreamedResponse | str]:
         """
-        Ask for a job's file: a link to it, or an answer that holds it.
+        Yield a link to a job's file, or the answer that contains it.
 
         An answer holds a slot until the context is left; a link holds none.
         """
@@ -202,7 +182,7 @@ class Session:
             yield await self._open(request, stack)
 
     async def exchange(self, request: Request, permit: Permit) -> Response:
-        """Send *request* in a slot that was waited for, and return any answer."""
+        """Send *request*, holding *permit*; return the answer, successful or not."""
         started = self.context.clock.now()
         response = await self.transport.send(request)
         self._report(request, response, permit, started)
@@ -210,18 +190,18 @@ class Session:
         return response
 
     def refusal(self, request: Request, response: Response) -> CohortsError:
-        """Return the error that an unsuccessful answer stands for."""
-        if response.status < 400:  # noqa: PLR2004 - a redirect, or stranger
+        """Return the error for an unsuccessful answer."""
+        if response.status < 400:  # noqa: PLR2004 - a redirect, or 1xx
             return UnexpectedResponseError(
                 f"{request.operation} was answered {response.status}, a redirect; "
-                f"check the base URL: the API is never at another place"
+                f"check the base URL: the API never redirects"
             )
 
         return error_of(request, response, now=self.context.clock.utcnow())
 
     @contextmanager
     def purchase(self) -> Generator[None]:
-        """Let `aclose()` wait for what runs in this context."""
+        """Make `aclose()` wait until this context is left."""
         self._purchases += 1
         self._is_idle.clear()
 
@@ -280,9 +260,9 @@ class Session:
         clock = self.context.clock
 
         if answer.status in {_TOO_MANY, _UNAVAILABLE}:
-            asked = retry_after(answer.headers, now=clock.utcnow())
-            if answer.status == _TOO_MANY or asked:
-                self._slow_down(request, answer, permit, asked)
+            seconds = retry_after(answer.headers, now=clock.utcnow())
+            if answer.status == _TOO_MANY or seconds:
+                self._slow_down(request, answer, permit, seconds)
 
         self.context.emit(
             RequestSent(
@@ -297,19 +277,19 @@ class Session:
         request: Request,
         answer: Response | StreamedResponse,
         permit: Permit,
-        asked: float | None,
+        seconds: float | None,
     ) -> None:
-        if asked is not None:
-            asked = min(asked, self.context.retrying.max_retry_after)
+        if seconds is not None:
+            seconds = min(seconds, self.context.retrying.max_retry_after)
 
         details = ""
         if isinstance(answer, Response):
             error = error_of(request, answer, now=self.context.clock.utcnow())
             details = error.details
 
-        permit.throttled(asked, details=details)
+        permit.throttled(seconds, details=details)
 
 
 def out_of_attempts() -> AssertionError:
-    """Return what to raise behind a loop of attempts, which no attempt gets to."""
+    """Return the error to raise after a loop of attempts; it is never reached."""
     return AssertionError("the last attempt returns or raises")

@@ -1,4 +1,4 @@
-"""An answer whose body is still on the wire."""
+"""A response whose body has not been read yet."""
 
 from __future__ import annotations
 
@@ -13,18 +13,39 @@ import anyio
 from ..cancellation import in_thread
 from ..fast import BodyProtocol, FastPath
 from ..sinks.disk_writer import DiskWriter, Taker
-from .error_translation import ErrorTranslation
 
 _LARGE = 1 << 20
-"""Bytes that take a millisecond to join; so many Python joins without its lock."""
+"""Bytes that take a millisecond to join; so large a join releases the GIL."""
+
+_FOREIGN = (aiohttp.ClientError, OSError, UnicodeError)
+
+
+class ErrorTranslation:
+    """A reusable context that translates aiohttp's and the system's errors."""
+
+    def __init__(self, translate: Callable[[Exception], Exception]) -> None:
+        self._translate = translate
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, _FOREIGN):
+            return
+
+        translated = self._translate(error)
+
+        # The original quotes links and headers whole, so it must not stay as the
+        # `__context__` either, which `raise` sets.
+        try:
+            raise translated from None
+        finally:
+            translated.__context__ = None
 
 
 class StreamedResponse:
     """
-    Status and headers of an answer, and its body as it comes.
-
-    Args:
-        fast: Takes the body over, where that is possible.
+    Status and headers of an answer, and its body as it arrives.
 
     Attributes:
         headers: By lower-case name; the last of a repeated name.
@@ -33,12 +54,12 @@ class StreamedResponse:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        border: ErrorTranslation,
+        translation: ErrorTranslation,
         *,
         fast: FastPath | None = None,
     ) -> None:
         self._response = response
-        self._border = border
+        self._translation = translation
         self._fast = fast
         self.status: int = response.status
         self.headers: dict[str, str] = {
@@ -47,26 +68,21 @@ class StreamedResponse:
 
     @property
     def is_delimited(self) -> bool:
-        """Whether the end of the body can be distinguished from a cut."""
+        """Whether the end of the body can be told from a lost connection."""
         return "content-length" in self.headers or (
             "chunked" in self.headers.get("transfer-encoding", "").lower()
         )
 
     async def read(self, *, most: int, seconds: float) -> bytes:
-        """
-        Return the body, or *most* bytes of it and the rest of a piece.
-
-        Args:
-            seconds: To do it in; a byte now and then is not enough.
-        """
+        """Return the body, or *most* bytes and the rest of a piece, within *seconds*."""
         content = self._response.content
         pieces: list[bytes] = []
         left = most
 
-        # A short body comes with its head, and needs no timer.
+        # A short body arrives with its head and needs no timer.
         timer = nullcontext() if content.is_eof() else asyncio.timeout(seconds)
 
-        with self._border:
+        with self._translation:
             async with timer:
                 while left > 0 and (piece := await content.readany()):
                     pieces.append(piece)
@@ -79,22 +95,17 @@ class StreamedResponse:
 
         return await in_thread(join, anyio.CapacityLimiter(1))
 
-    async def pour(self, taker: Taker, tally: Callable[[int], None]) -> None:
-        """
-        Give the body to a taker, on the shortest way there is.
-
-        Args:
-            tally: Told how many more bytes are with the taker.
-        """
+    async def pour(self, taker: Taker, on_bytes: Callable[[int], None]) -> None:
+        """Pass the body to *taker*, by the fast path if possible."""
         early, body = self._take_over(taker)
 
         try:
             for piece in early:
                 await taker.take(piece)
-                tally(len(piece))
+                on_bytes(len(piece))
 
             if body is not None and isinstance(taker, DiskWriter):
-                await body.run(taker, tally, self._border)
+                await body.run(taker, on_bytes, self._translation)
                 return
         finally:
             if body is not None:
@@ -102,16 +113,16 @@ class StreamedResponse:
 
         while chunk := await self._next():
             await taker.take(chunk)
-            tally(len(chunk))
+            on_bytes(len(chunk))
 
     async def _next(self) -> bytes:
-        # What the taker of a piece raises is not the network's doing.
-        with self._border:
+        # Errors of the taker are not the network's: they are not translated.
+        with self._translation:
             return await self._response.content.readany()
 
     def _take_over(self, taker: Taker) -> tuple[list[bytes], BodyProtocol | None]:
         if self._fast is None or not isinstance(taker, DiskWriter):
             return [], None
 
-        with self._border:
+        with self._translation:
             return self._fast.receive(self._response)

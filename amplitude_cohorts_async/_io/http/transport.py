@@ -2,8 +2,8 @@
 Sends requests and reads answers, with aiohttp.
 
 Credentials are added here, to each request for Amplitude's origin and to nothing
-else; the store is asked through a session of its own that has no credentials, no
-cookies and reads no netrc.
+else. Requests to the object store use a separate session, which has no
+credentials and no cookies and does not read netrc.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,7 @@ from ...errors import (
 )
 from ..cancellation import finish_despite_cancel
 from ..fast import FastPath
-from .error_translation import ErrorTranslation
-from .streamed_response import StreamedResponse
+from .streamed_response import ErrorTranslation, StreamedResponse
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -44,8 +44,8 @@ _CONNECT_SECONDS = 15.0
 _LONG = frozenset({"list", "upload", "membership"})
 _LONGER = 4.0
 """
-How much longer an answer may take that is large, or that is about 100,000 ids: a
-write that is given up too early may or may not have been done.
+Factor on the timeout of answers that are large or about 100,000 ids: after a
+write that is given up too early, it is unknown whether it was done.
 """
 _QUOTABLE = 1 << 16
 
@@ -53,13 +53,13 @@ _USER = re.compile(r"\S*@")
 
 _LONGEST = 1 << 27
 """
-Bytes of an answer in memory: whatever a server sends, it ends here. Ten thousand
-cohorts with long definitions are half of it.
+Most bytes of an answer in memory, whatever a server sends. Ten thousand cohorts
+with long definitions are half of it.
 """
 
 _LONGEST_ERROR = 1 << 13
 _LONGEST_REFUSAL = 1 << 16
-"""Bytes that are read of an error, and of one that may list the ids of a write."""
+"""Bytes read of an error, and of the refusal of a write, which may list its ids."""
 
 _INTERIM_ANSWERS = 8
 """Answers of the kind 1xx that may come before the answer itself."""
@@ -67,17 +67,12 @@ _INTERIM_ANSWERS = 8
 
 @attrs.define
 class Load:
-    """
-    What receiving has cost so far.
-
-    Attributes:
-        seconds: In which it kept the loop's thread at work.
-    """
+    """What receiving has cost so far, in seconds of the event loop's thread."""
 
     seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Add what one piece has cost."""
+        """Add the cost of one piece."""
         self.seconds += seconds
 
 
@@ -91,9 +86,9 @@ class InterimAnswersError(aiohttp.ClientError):
 
 class _BoundedResponse(aiohttp.ClientResponse):
     """
-    A response that waits for its head through a few interim answers only.
+    A response that accepts a few interim answers before its head.
 
-    aiohttp leaves out any number of them in a loop that does not yield.
+    aiohttp skips any number of them, in a loop that does not yield.
     """
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
@@ -116,20 +111,20 @@ class _BoundedResponse(aiohttp.ClientResponse):
 
             return await read()
 
-        # aiohttp has no hook here; `read()` is the one step that it takes for each.
+        # aiohttp has no hook here; it calls `read()` once for each head.
         protocol.read = read_counted  # type: ignore[method-assign]
 
         try:
             return await super().start(connection)
         finally:
-            del protocol.read  # the instance's own; the class's is left
+            del protocol.read  # the instance's attribute; the method stays
 
 
 async def _once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    # aiohttp repeats a GET whose answer was lost by itself, and that would
-    # spend a second export behind our back. It does so for these exceptions.
+    # aiohttp itself repeats a GET whose answer was lost, after these exceptions;
+    # that would spend a second export unnoticed.
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -144,8 +139,6 @@ class Transport:
 
     Attributes:
         connections: To the store for one file, at most.
-
-        load: What receiving files from the store has cost.
 
         redactor: Hides the keys and the password of the proxy.
     """
@@ -186,7 +179,7 @@ class Transport:
             aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
             for seconds in (answer_seconds, answer_seconds * _LONGER)
         )
-        # It takes as long as it takes; it must only never stand still.
+        # No limit on the whole file, only on a stall.
         self._file_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=stall_seconds
         )
@@ -195,8 +188,8 @@ class Transport:
 
         if session is not None and session.auth is not None:
             raise ConfigurationError(
-                "the session has credentials of its own (auth=), and the keys could "
-                "not be sent beside them; make it without"
+                "the session has credentials of its own (auth=), and the keys cannot "
+                "be sent beside them; make it without"
             )
 
     @asynccontextmanager
@@ -205,11 +198,6 @@ class Transport:
         Send *request* to Amplitude and yield its answer, unread.
 
         The body of a file comes as stored; any other is decoded.
-
-        Raises:
-            ConnectionFailedError: No answer, or not all of it.
-
-            RequestTimeoutError: No answer in time.
         """
         response, answer = await self._answer(request)
 
@@ -220,23 +208,16 @@ class Transport:
     async def fetch(
         self, link: str, headers: Mapping[str, str]
     ) -> AsyncGenerator[StreamedResponse]:
-        """
-        Follow *link* to the store, byte for byte and without credentials.
-
-        Raises:
-            ConnectionFailedError: No answer, or not all of it.
-
-            RequestTimeoutError: Nothing came for too long.
-        """
-        border = self._border("the file's link", link)
+        """Request *link* from the store, byte for byte and without credentials."""
+        translation = self._translation("the file's link", link)
         response = await self._head(
             self._store(),
             "GET",
             link,
-            border=border,
+            translation=translation,
             operation="file",
             headers={
-                # What a proxy would compress could not be resumed.
+                # A body that a proxy has compressed could not be resumed.
                 "Accept-Encoding": "identity",
                 "User-Agent": self._user_agent,
                 **headers,
@@ -244,10 +225,10 @@ class Transport:
         )
 
         async with response:
-            yield StreamedResponse(response, border, fast=self._fast)
+            yield StreamedResponse(response, translation, fast=self._fast)
 
     async def send(self, request: Request) -> Response:
-        """Send *request* to Amplitude and return its answer, read to the end."""
+        """Return the answer to *request* from Amplitude, read to its end."""
         response, answer = await self._answer(request)
         is_write = request.operation in {"upload", "membership"}
 
@@ -260,13 +241,12 @@ class Transport:
         self, answer: StreamedResponse, *, most_of_error: int = _LONGEST_ERROR
     ) -> Response:
         """
-        Return an answer, read to its end, without our keys should it quote them.
+        Return an answer, read to its end, with our keys hidden if it quotes them.
 
-        Args:
-            most_of_error: Bytes after which an unsuccessful answer is left.
+        Of an unsuccessful one no more than *most_of_error* bytes are read.
 
         Raises:
-            ConnectionFailedError: It does not end.
+            ConnectionFailedError: The answer does not end.
         """
         is_error = answer.status >= 400  # noqa: PLR2004
         most = most_of_error if is_error else _LONGEST
@@ -282,15 +262,15 @@ class Transport:
                 may_have_happened=True,
             )
 
-        # Long lists of cohorts are no part of any message; all else may be.
+        # Any answer but a long list of cohorts may be quoted in a message.
         if is_error or len(body) <= _QUOTABLE or not body.startswith(b"{"):
             body = self.redactor.body(body)
         else:
-            # Should it be no list after all, its beginning is quoted.
+            # If it turns out to be no list, its beginning is quoted.
             quotable = body[:_QUOTABLE]
             shown = self.redactor.body(quotable)
 
-            # Megabytes are not copied for nothing.
+            # Do not copy megabytes unless something was hidden.
             if shown != quotable:
                 body = shown + body[_QUOTABLE:]
 
@@ -301,11 +281,11 @@ class Transport:
         )
 
     async def glance(self, answer: StreamedResponse) -> bytes:
-        """Return the beginning of an answer, which says why it was refused."""
+        """Return the beginning of an answer, which says why a request was refused."""
         return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
 
     async def aclose(self) -> None:
-        """Close our own connections; a session given by the caller stays open."""
+        """Close our own connections; a session of the caller stays open."""
         self._is_closed = True
         await finish_despite_cancel(self._close())
 
@@ -317,24 +297,24 @@ class Transport:
     async def _answer(
         self, request: Request
     ) -> tuple[aiohttp.ClientResponse, StreamedResponse]:
-        # The response has to be left, whatever becomes of the answer.
+        # The caller has to leave the response, whatever becomes of the answer.
         url = f"{self._origin}{request.path}"
         url += f"?{request.query}" if request.query else ""
-        border = self._border(request.operation, url)
+        translation = self._translation(request.operation, url)
 
         with _own_credentials_only():
             response = await self._head(
                 self._amplitude(request.replay),
                 request.method,
                 url,
-                border=border,
+                translation=translation,
                 operation=request.operation,
                 headers=self._headers(request),
-                # As a file it is sent in pieces, with turns for others between.
+                # A file is sent in pieces, with turns of the loop in between.
                 data=None if request.body is None else BytesIO(request.body),
             )
 
-        return response, StreamedResponse(response, border)
+        return response, StreamedResponse(response, translation)
 
     async def _head(
         self,
@@ -342,16 +322,16 @@ class Transport:
         method: str,
         url: str,
         *,
-        border: ErrorTranslation,
+        translation: ErrorTranslation,
         operation: Operation,
         headers: Mapping[str, str],
         data: BytesIO | None = None,
     ) -> aiohttp.ClientResponse:
         is_file = operation == "file"
 
-        # A file has all the time it needs, and aiohttp would let its head have it,
-        # too: a line now and then is enough. Anything else has a total.
-        with border:
+        # aiohttp would allow the head of a file any time, as long as a line comes
+        # now and then; all other requests have a total timeout.
+        with translation:
             async with asyncio.timeout(self._answer_seconds if is_file else None):
                 return await session.request(
                     method,
@@ -367,13 +347,13 @@ class Transport:
                 )
 
     def _without_secrets(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        # Nearly always there are none, and one search tells it of all of them.
+        # Nearly always there are none, which one search over all of them shows.
         together = "\n".join(headers.values())
 
         if self.redactor.text(together) == together:
             return headers
 
-        # A link is followed byte for byte; what shows it hides what it must.
+        # A link has to stay byte for byte; it is redacted where it is shown.
         return {
             name: text if name == "location" else self.redactor.text(text)
             for name, text in headers.items()
@@ -407,35 +387,30 @@ class Transport:
         if self._given is not None:
             return self._given
 
-        # A kept connection may be closed by the service at the moment we use
-        # it, and then it is not known whether the request was seen. What must not
-        # happen twice goes out on a fresh one.
+        # The service may close a kept connection at the moment we use it, and then
+        # it is unknown whether the request was seen. A request that must not happen
+        # twice uses a fresh connection.
         kept = replay is Replay.SAFE
 
         return self._session(
-            "kept" if kept else "fresh", aiohttp.TCPConnector, force_close=not kept
+            "kept" if kept else "fresh",
+            partial(aiohttp.TCPConnector, limit=0, force_close=not kept),
         )
 
     def _store(self) -> aiohttp.ClientSession:
         self._check_open()
 
         if self._given is None or self._given.connector is None:
-            return self._session("store", self._fast.connector_type, force_close=False)
+            return self._session("store", partial(self._fast.connector_type, limit=0))
 
         # The caller's TLS settings and resolver serve the store as well; the
         # caller's headers, cookies and credentials do not.
-        if "store" not in self._own:
-            self._own["store"] = aiohttp.ClientSession(
-                connector=self._given.connector,
-                connector_owner=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                response_class=_BoundedResponse,
-            )
+        connector = self._given.connector
 
-        return self._own["store"]
+        return self._session("store", lambda: connector, connector_owner=False)
 
     def _check_open(self) -> None:
-        # A job may outlive its client; a session made for it would stay open.
+        # A job may outlive its client; a session opened for it would never close.
         if self._is_closed:
             raise ConfigurationError("this client is closed; make another one")
 
@@ -443,24 +418,29 @@ class Transport:
             raise ConfigurationError("the session this client was given is closed")
 
     def _session(
-        self, name: str, connector: type[aiohttp.TCPConnector], *, force_close: bool
+        self,
+        name: str,
+        connect: Callable[[], aiohttp.BaseConnector],
+        *,
+        connector_owner: bool = True,
     ) -> aiohttp.ClientSession:
         if name not in self._own:
             self._own[name] = aiohttp.ClientSession(
-                connector=connector(limit=0, force_close=force_close),
+                connector=connect(),
+                connector_owner=connector_owner,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 response_class=_BoundedResponse,
             )
 
         return self._own[name]
 
-    def _border(self, what: str, url: str) -> ErrorTranslation:
+    def _translation(self, what: str, url: str) -> ErrorTranslation:
         return ErrorTranslation(
             lambda error: self._translated(what, self.redactor.url(url), error)
         )
 
     def _translated(self, what: str, address: str, error: Exception) -> TransportError:
-        reason = shorten(self.redactor.text(_said(error)))
+        reason = shorten(self.redactor.text(_described(error)))
         unsent = isinstance(
             error,
             aiohttp.ClientConnectorError
@@ -469,15 +449,15 @@ class Transport:
             | aiohttp.InvalidURL,
         )
 
-        if isinstance(error, TimeoutError):
-            return RequestTimeoutError(
-                f"{what} at {address} was not answered in time ({reason}); "
-                f"{_next_step(what, unsent=unsent)}",
-                may_have_happened=not unsent,
-            )
+        kind, what_happened = (
+            (RequestTimeoutError, "was not answered in time")
+            if isinstance(error, TimeoutError)
+            else (ConnectionFailedError, "got no whole answer")
+        )
 
-        return ConnectionFailedError(
-            f"{what} at {address} got no whole answer ({reason}); {_next_step(what, unsent=unsent)}",
+        return kind(
+            f"{what} at {address} {what_happened} ({reason}); "
+            f"{_next_step(what, unsent=unsent)}",
             may_have_happened=not unsent,
         )
 
@@ -488,8 +468,8 @@ def _reason_for_ordinary_path(
     if not fast:
         return "Downloading(fast=False) switches it off"
 
-    # A caller's session or a proxy may change how bytes come, and a proxy's TLS may have
-    # to hold another one's inside.
+    # A caller's session or a proxy may change how bytes arrive, and TLS to a proxy may
+    # carry another TLS connection inside.
     if session is not None:
         return "the session is the caller's"
 
@@ -506,19 +486,19 @@ def _own_credentials_only() -> Generator[None]:
         # A session with `trust_env` finds credentials in a netrc file as well.
         raise ConfigurationError(
             f"the session this client was given did not send the request "
-            f"({_said(error)}); make it without credentials, and without trust_env if "
+            f"({_described(error)}); make it without credentials, and without trust_env if "
             f"a netrc file has some for this host"
         ) from None
 
 
-def _said(error: Exception) -> str:
+def _described(error: Exception) -> str:
     name = type(error).__name__
 
-    # What cannot be parsed is quoted by aiohttp: the ids of members, perhaps.
+    # aiohttp quotes what it cannot parse, which may be the ids of members.
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return name
 
-    # A session of the caller's may have a proxy, and a password in its URL.
+    # A session of the caller may have a proxy, with a password in its URL.
     return f"{name}: {_USER.sub(HIDDEN, str(error))}".rstrip(": ")
 
 

@@ -1,1 +1,1 @@
-"""What may be sent when, and what is left of the month."""
+"""When a request may be sent, and what is left of the monthly quota."""

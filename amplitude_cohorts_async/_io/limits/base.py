@@ -1,4 +1,4 @@
-"""The base class of all limiters."""
+"""The base class of all limiters, and its counter."""
 
 from __future__ import annotations
 
@@ -18,40 +18,37 @@ Statistics = Mapping[str, float]
 
 
 class SharedCounter(Protocol):
-    """Named counters for all that share the limits of an app."""
+    """Named counters, common to all clients that share the limits of an app."""
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
         """
-        Add to a counter, which may be dropped after *until*.
-
-        Returns:
-            The counter's value.
+        Add to a counter, which may be dropped after *until*; return its value.
 
         Raises:
-            LimiterUnavailableError: It is unknown.
+            LimiterUnavailableError: The value is unknown.
         """
         ...
 
 
 class LocalCounter:
-    """Counters of this process, for any thread."""
+    """Thread-safe counters of this process."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._counts: dict[str, tuple[int, datetime]] = {}
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """Add to a counter and return its value; those that end earlier are dropped."""
+        """Add to a counter, drop those that end earlier, return its value."""
         with self._mutex:
             count = self._counts.get(name, (0, until))[0] + by
-            kept = {key: each for key, each in self._counts.items() if each[1] >= until}
+            kept = {k: entry for k, entry in self._counts.items() if entry[1] >= until}
             self._counts = {**kept, name: (count, until)}
 
         return count
 
 
 class RunningJobs(Protocol):
-    """An index of running exports, so that one asked for twice is requested once."""
+    """An index of running exports, so that the same one is not requested twice."""
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """Wait until no other caller is about to request this export."""
@@ -62,16 +59,11 @@ class RunningJobs(Protocol):
         ...
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """
-        Record an export that is running now.
-
-        Args:
-            seconds: After this long it counts as over, whatever happened.
-        """
+        """Record an export as running, for *seconds* at most."""
         ...
 
     async def forget(self, key: str, token: str) -> None:
-        """Forget an export that is over, unless another one is recorded by now."""
+        """Remove an export that is over, unless another one is recorded by now."""
         ...
 
 
@@ -84,13 +76,13 @@ class Permit:
         """
         Report that the service answered 429 or asked to slow down.
 
-        This one ignores it; a limiter's own permit does not.
+        This base class ignores it.
 
         Args:
-            retry_after: Seconds the service asked for, if it did.
+            retry_after: Seconds, from the header ``Retry-After``.
 
-            details: Its own words, which may tell a limit on rate from one on
-                concurrency.
+            details: The text of the error, which may tell a limit on rate from
+                one on concurrency.
         """
 
 
@@ -100,35 +92,30 @@ class Limiter(ABC):
 
     A subclass needs only `slot()`. It is entered once for each HTTP attempt,
     retries included, and left when the answer has been read or the attempt has
-    failed. Everything else works within this process unless it is overridden.
+    failed. All other methods work within this process unless overridden.
     """
 
     @property
     def limits(self) -> Limits | None:
-        """The limits it keeps; None if those of the client count."""
+        """The limits it keeps; None if those of the client apply."""
         return None
 
     @property
     def counter(self) -> SharedCounter:
-        """Counts the exports of a month for all that this limiter serves."""
+        """Counts the exports of a month for all clients of this limiter."""
         # Made at first use, because a subclass need not call our constructor; and
-        # in one step, because clients may live in several threads.
+        # in one step, because clients may run in several threads.
         counter: SharedCounter = vars(self).setdefault("_counter", LocalCounter())
 
         return counter
 
     @property
     def job_store(self) -> RunningJobs | None:
-        """The running exports of all that this limiter serves; None keeps none."""
+        """The running exports of all clients of this limiter; None keeps none."""
         return None
 
-    def bind(self, app: str) -> None:  # noqa: B027 - nothing to learn
-        """
-        Learn the app from a client that begins to use this limiter.
-
-        Args:
-            app: A hash of origin and API key.
-        """
+    def bind(self, app: str) -> None:  # noqa: B027 - this one serves any app
+        """Bind this limiter to the app of a client: a hash of origin and API key."""
 
     @abstractmethod
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
@@ -136,9 +123,9 @@ class Limiter(ABC):
         Wait until one more request of this kind may be sent.
 
         Raises:
-            QuotaWaitError: The wait would be longer than the limits allow.
+            QuotaWaitError: The wait would be longer than `Limits.max_wait`.
 
-            LimiterUnavailableError: It is unknown whether there is room.
+            LimiterUnavailableError: It is unknown whether a slot is free.
         """
 
     def cohort_lock(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
@@ -155,7 +142,7 @@ class Limiter(ABC):
         self, count: int, *, limits: Limits = DOCUMENTED
     ) -> Sequence[float]:
         """
-        Return in how many seconds each of the next exports may start.
+        Return in how many seconds each of the next *count* exports may start.
 
         Args:
             limits: The client's, for a limiter that states none.
@@ -163,8 +150,8 @@ class Limiter(ABC):
         return earliest_starts(count, self.limits or limits)
 
     def statistics(self) -> Statistics:
-        """Return counters of what was let through, and what waited."""
+        """Return counters of requests that started and waited."""
         return {}
 
     async def aclose(self) -> None:  # noqa: B027 - nothing to release
-        """Release outside resources; calling it twice does no harm."""
+        """Release outside resources; may be called twice."""

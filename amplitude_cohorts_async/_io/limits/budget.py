@@ -1,9 +1,10 @@
 """
-The month's export requests: what is left of them, and for whom.
+The monthly quota of export requests, and the allowances within it.
 
-The service is asked at the first need, every twenty spends, and in a new
-month; what is spent between is counted here. The counter is the limiter's, so
-the spends of all that share it count too. An export is reserved before anything is sent, and given back if nothing was.
+The usage is read from the service before the first export, after every twenty and
+in a new month; exports in between are counted with the limiter's counter, which
+all its clients share. An export is reserved before its request is sent, and the
+reservation is cancelled if it was not.
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 
@@ -25,32 +26,32 @@ from ...errors import (
     MonthlyQuotaError,
 )
 from ...models import Usage
-from ..clock import Clock
+from ..context import Clock
 from .base import LocalCounter, SharedCounter
 
 _log = logging.getLogger(__name__)
 
 _ALL = "*"
 _ASK_EVERY = 20
-# Seconds to go on with what is known after the service could not be asked.
+# Seconds until the next try after the usage could not be read.
 _ASK_AGAIN = 60.0
 
 
 @attrs.define(eq=False)
 class Spend:
-    """A reservation in the budget, for one export request."""
+    """The reservation of one export request."""
 
     names: list[str] = attrs.field(factory=list[str])
     is_committed: bool = False
 
     def commit(self) -> None:
-        """Make the export count: its request goes out now, whatever the answer."""
+        """Make the export count, whatever the answer: its request is sent now."""
         self.is_committed = True
 
 
 @attrs.frozen
-class _Known:
-    """The usage as the service gave it, and what stood on the counter then."""
+class _Reading:
+    """The usage as the service reported it, and the value of the counter then."""
 
     usage: Usage
     month: str
@@ -58,7 +59,12 @@ class _Known:
 
 
 class Budget:
-    """Refuses an export request once the monthly quota is exhausted."""
+    """
+    Refuses an export request once the monthly quota, or an allowance, is exhausted.
+
+    It leaves *reserve* requests for others. *allowances* are requests a month by
+    name. Without the *counter* of a limiter it counts alone.
+    """
 
     def __init__(
         self,
@@ -69,38 +75,22 @@ class Budget:
         reserve: int = 0,
         allowances: Mapping[str, int] | None = None,
     ) -> None:
-        """
-        Prepare; nothing is asked yet.
-
-        Args:
-            read_usage: Asks the service.
-
-            counter: Counts for all that share the month; None counts alone.
-
-            reserve: Export requests to leave for others.
-
-            allowances: The most export requests of a month by caller.
-        """
         self._read_usage = read_usage
         self._clock = clock
         self._counter = counter or LocalCounter()
         self._reserve = reserve
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
-        self._known: _Known | None = None
+        self._reading: _Reading | None = None
         self._next_try = -math.inf
         self._reserved: set[Spend] = set()
 
     @asynccontextmanager
     async def spend(self, *, allowance: str | None = None) -> AsyncGenerator[Spend]:
         """
-        Reserve one export request; give it back unless it is committed.
+        Reserve one export request; cancel the reservation unless it is committed.
 
-        Args:
-            allowance: The caller it is for.
-
-        Raises:
-            MonthlyQuotaError: There is none left; nothing was sent.
+        Raise `MonthlyQuotaError` if none is left.
         """
         names = [_ALL] if allowance is None else [self._checked(allowance), _ALL]
         spend = Spend()
@@ -109,25 +99,25 @@ class Budget:
         try:
             await self._update_usage()
             for name in names:
-                # Noted first: a cancelled addition is taken back all the same,
-                # which at worst lets the service refuse one request itself.
+                # Recorded first, so that a cancelled addition is taken back as well;
+                # at worst the service then refuses one request itself.
                 spend.names.append(name)
                 self._check(name, await self._add(name, 1))
             yield spend
         finally:
             self._reserved.discard(spend)
             if not spend.is_committed:
-                await self._give_back(spend)
+                await self._take_back(spend)
 
     async def left(self) -> int | None:
-        """Return how many export requests may yet be spent; None is no limit."""
+        """Return how many export requests are left; None means no limit."""
         await self._update_usage()
-        known = self._known
-        if known is None or known.usage.limit is None:
+        reading = self._reading
+        if reading is None or reading.usage.limit is None:
             return None
 
-        used = known.usage.used + await self._add(_ALL, 0) - known.counted
-        return max(0, known.usage.limit - self._reserve - used)
+        used = reading.usage.used + await self._add(_ALL, 0) - reading.counted
+        return max(0, reading.usage.limit - self._reserve - used)
 
     async def _update_usage(self) -> None:
         async with self._asking:
@@ -135,7 +125,7 @@ class Budget:
             if not self._must_ask(counted):
                 return
 
-            # What is reserved and not sent is not in the service's count yet.
+            # The service's count does not include what is reserved and not sent.
             unsent = sum(
                 _ALL in spend.names and not spend.is_committed
                 for spend in self._reserved
@@ -145,26 +135,30 @@ class Budget:
             try:
                 usage = await self._read_usage()
             except CohortsError as error:
-                # The service itself refuses a request that is too many.
+                # If the quota is exhausted, the service refuses the request itself.
                 facts = {"error": type(error).__name__}
                 _log.warning("the month's usage could not be read", extra=facts)
                 self._next_try = self._clock.now() + _ASK_AGAIN
                 return
 
-            self._known = _Known(usage, month, counted - unsent)
+            self._reading = _Reading(usage, month, counted - unsent)
             if self._is_over(usage):
-                # Its clock is behind ours: it has not begun the new month yet.
+                # The service's clock is behind ours: its new month has not begun.
                 self._next_try = self._clock.now() + _ASK_AGAIN
 
     def _must_ask(self, counted: int) -> bool:
         if self._clock.now() < self._next_try:
             return False
 
-        known = self._known
-        if known is None or known.month != self._month() or self._is_over(known.usage):
+        reading = self._reading
+        if (
+            reading is None
+            or reading.month != self._month()
+            or self._is_over(reading.usage)
+        ):
             return True
 
-        return counted - known.counted >= _ASK_EVERY
+        return counted - reading.counted >= _ASK_EVERY
 
     def _is_over(self, usage: Usage) -> bool:
         resets_at = usage.resets_at
@@ -175,21 +169,22 @@ class Budget:
             self._check_allowance(name, count)
             return
 
-        known = self._known
-        if known is None or known.month != self._month():
+        reading = self._reading
+        if reading is None or reading.month != self._month():
             return
 
-        limit, resets_at = known.usage.limit, known.usage.resets_at
-        # The one being reserved is in the count already.
-        used = known.usage.used + count - known.counted - 1
+        limit, resets_at = reading.usage.limit, reading.usage.resets_at
+        # The count includes the export being reserved.
+        used = reading.usage.used + count - reading.counted - 1
 
         if limit is None or used + self._reserve < limit:
             return
 
         kept = f", {self._reserve} of them in reserve" if self._reserve else ""
         raise MonthlyQuotaError(
-            f"{used} of this month's {limit} export requests are spent{kept}; "
-            f"nothing was sent, the count starts again {_when(resets_at)}",
+            f"the monthly quota is exhausted: {used} of {limit} export requests are "
+            f"spent{kept}; no export was spent, the count starts again "
+            f"{_when(resets_at)}",
             limit=limit,
             used=used,
             resets_at=resets_at,
@@ -200,13 +195,13 @@ class Budget:
         if count <= most:
             return
 
-        known = self._known
-        resets_at = known.usage.resets_at if known else None
+        reading = self._reading
+        resets_at = reading.usage.resets_at if reading else None
         raise MonthlyQuotaError(
-            f"{name} has spent its {most} export requests of this month; nothing "
-            f"was sent, raise its allowance or wait: the count starts again "
-            f"{_when(resets_at)}",
-            limit=known.usage.limit if known else None,
+            f"the allowance {name!r} has spent its {most} export requests of this "
+            f"month; no export was spent now, raise the allowance or wait: the count "
+            f"starts again {_when(resets_at)}",
+            limit=reading.usage.limit if reading else None,
             used=count - 1,
             resets_at=resets_at,
         )
@@ -222,11 +217,11 @@ class Budget:
 
     async def _add(self, name: str, by: int) -> int:
         first = datetime.combine(self._clock.utcnow().replace(day=1), time(), UTC)
-        # A week into the next month, lest clocks that differ lose it.
+        # A week into the next month, so that clocks that differ do not drop it.
         until = first + timedelta(days=38)
         return await self._counter.add(f"{first:%Y-%m}:{name}", by, until=until)
 
-    async def _give_back(self, spend: Spend) -> None:
+    async def _take_back(self, spend: Spend) -> None:
         with anyio.CancelScope(shield=True), suppress(LimiterUnavailableError):
             for name in spend.names:
                 await self._add(name, -1)

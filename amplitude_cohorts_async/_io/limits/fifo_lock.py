@@ -1,9 +1,9 @@
 """
-Locks for tasks of any event loop in any thread, first come, first served.
+FIFO locks for tasks of any event loop in any thread.
 
-The locks of anyio and asyncio belong to one loop; the limits of an app belong
-to the whole process. So a waiter here waits on a future of its own loop, and
-the lock is handed over to the next waiter by name.
+The locks of anyio and asyncio belong to one loop; the limits of an app belong to
+the whole process. Here a waiter waits on a future of its own loop, and a lock that
+is released passes directly to the next waiter.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from types import TracebackType
 
 
 class Wakeup:
-    """Wakes one waiter, once, in any loop."""
+    """A one-shot event for one waiter in any loop."""
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
 
     def set(self) -> bool:
-        """Wake the waiter; False if it has stopped waiting."""
+        """Wake the waiter; return False if it has stopped waiting."""
         if not self._future.set_running_or_notify_cancel():
             return False
 
@@ -32,16 +31,16 @@ class Wakeup:
         return True
 
     async def wait(self) -> None:
-        """Return once it is set."""
+        """Wait until it is set."""
         await asyncio.wrap_future(self._future)
 
     def cancel(self) -> bool:
-        """Stop waiting; False if it is too late because it was set."""
+        """Stop waiting; return False if it was set before."""
         return self._future.cancel()
 
 
 class FifoLock:
-    """A lock that is given to its waiters in the order they came."""
+    """A lock that its waiters get in the order they came."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -60,22 +59,17 @@ class FifoLock:
         try:
             await wakeup.wait()
         except BaseException:
-            # Cancelled in the moment it was handed over: it goes to the next.
+            # If the lock was passed on in the moment of the cancellation, release it.
             if not wakeup.cancel():
                 self._release()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         self._release()
 
     @property
     def ahead(self) -> int:
-        """How many holders and waiters are ahead of a newcomer."""
+        """How many holders and waiters are ahead of a new waiter."""
         with self._mutex:
             return len(self._waiters) + self._is_held
 
@@ -100,7 +94,7 @@ class KeyedLock:
 
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncGenerator[None]:
-        """Wait for the lock of this key."""
+        """Wait for the lock of this key, and hold it."""
         with self._mutex:
             lock, users = self._locks.get(key, (FifoLock(), 0))
             self._locks[key] = lock, users + 1

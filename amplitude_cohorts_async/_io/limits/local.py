@@ -1,49 +1,152 @@
 """
-The limiter of one process.
+The limiter of one process, and the base class it shares with that of a fleet.
 
-In this order, so that no request holds a place that others could use while it
-waits for one that is farther away: the pause, if the service ordered one; the
-pace of polls and writes; the windows, the longest first; the spacing after a
-429; one of the places in flight; and the pause once more.
+A request waits in this order, so that none holds a place that others could use
+while it waits for a later one: the pause after a 429; the pace of polls and
+writes; the windows, the longest first; the spacing after a 429; a place in flight;
+and the pause again.
 
-It serves tasks of any event loop in any thread: all its moments are on the
-loops' clock, which is one clock for all of a process's loops.
+The limiter serves tasks of any event loop in any thread: all its times are on the
+loops' clock, which is the same for all loops of a process.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol
+from typing import Generic, TypeVar
 
 import attrs
 
 from ..._core.pacing import Pace, Refusal, earliest_starts, reuse_after
+from ...errors import QuotaWaitError
 from ...limits import DOCUMENTED, Kind, Limits, Rate
-from ..clock import Clock, SystemClock
-from .base import LocalCounter, Permit, SharedCounter, Statistics
+from ..context import Clock, SystemClock
+from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics
 from .fifo_lock import FifoLock
-from .keeper import WITHHELD_FOR, Admission, LimitsKeeper
-from .window import Place, PlacePool, SlotSemaphore, sleep_until
+from .window import Pacer, Place, PlacePool, SlotSemaphore, sleep_until
+
+_log = logging.getLogger(__name__)
+
+WITHHELD_FOR = 600.0
+"""Seconds for which a place is withheld when others evidently use the app."""
+
+P = TypeVar("P")
+
+
+@attrs.define(eq=False)
+class Admission(Permit, Generic[P]):
+    """
+    A permit of a `RateLimiter`.
+
+    Attributes:
+        windows: Its places in the windows, if its kind counts there.
+
+        slot: Its place in flight.
+
+        refusals: Answers of 429 that were reported.
+    """
+
+    kind: Kind
+    windows: Sequence[P]
+    slot: P
+    now: Callable[[], float]
+    sent_at: float = attrs.field(init=False)
+    refusals: list[Refusal] = attrs.field(factory=list[Refusal])
+
+    def __attrs_post_init__(self) -> None:
+        self.sent_at = self.now()
+
+    def throttled(self, retry_after: float | None = None, *, details: str = "") -> None:
+        """Report a 429: all requests pause after this one has ended."""
+        self.refusals.append(
+            Refusal(
+                kind=self.kind,
+                sent_at=self.sent_at,
+                at=self.now(),
+                retry_after=retry_after,
+                details=details,
+            )
+        )
+
+
+class RateLimiter(Limiter):
+    """A limiter that keeps `Limits` and counts the requests it admits."""
+
+    def __init__(self, limits: Limits, *, paced: bool = True) -> None:
+        # The pace of polls and writes needs the event loop's own clock.
+        self._limits = limits
+        self._mutex = threading.Lock()
+        rates: dict[Kind, Rate | None] = {"poll": limits.polls, "write": limits.writes}
+        self._pacers = {
+            kind: Pacer(rate) for kind, rate in rates.items() if rate and paced
+        }
+        self._counts: dict[str, float] = dict.fromkeys(
+            ("started", "in_flight", "waiting", "waited", "throttled"), 0
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits it keeps."""
+        return self._limits
+
+    def statistics(self) -> Statistics:
+        """
+        Return counters of this process's requests.
+
+        They are "started", "started.export", "started.poll" and so on, "in_flight",
+        "waiting", "waited" (seconds of all requests) and "throttled".
+        """
+        with self._mutex:
+            return dict(self._counts)
+
+    def _count(self, **by: float) -> None:
+        with self._mutex:
+            for name, number in by.items():
+                self._counts[name] = self._counts.get(name, 0) + number
+
+    def _count_start(self, kind: Kind, *, waited: float) -> None:
+        started = {"started": 1, f"started.{kind}": 1, "waited": waited}
+        self._count(waiting=-1, in_flight=+1, **started)
+
+    def _refuse_if_longer(self, seconds: float, kind: Kind) -> None:
+        most = self._limits.max_wait
+
+        if most is not None and seconds > most:
+            raise QuotaWaitError(
+                f"the next place for a request of kind {kind!r} is {seconds:.1f} s "
+                f"away, and max_wait is {most:g} s; ask again later, or with a "
+                f"larger Limits.max_wait",
+                seconds=seconds,
+            )
+
+    def _log_slowdown(self, refusal: Refusal, before: Pace, after: Pace) -> None:
+        self._count(throttled=1)
+        facts = {
+            "kind": refusal.kind,
+            "pause_seconds": max(0.0, after.paused_until - refusal.at),
+            "spacing_seconds": after.spacing(self._limits.exports),
+        }
+        _log.warning("the service asked to slow down", extra=facts)
+        if after.counted != before.counted:
+            _log.warning("polls and files count in the windows from now on")
 
 
 @attrs.define(eq=False)
 class LimiterState:
     """
-    What has to outlive a limiter, or the next one would let too much through.
+    The state that the next limiter of the app needs, so as not to admit too much.
 
     Attributes:
         ends: When requests that count in the windows ended, on the loops'
-            clock; no window has more places than are remembered.
+            clock; no window has more places than are kept here.
 
         released_at: Until when places in flight stay taken without a request.
-
-        pace: What the service asked for.
-
-        counter: What was spent.
     """
 
     ends: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=1_024))
@@ -53,20 +156,18 @@ class LimiterState:
 
     @property
     def newest(self) -> float:
-        """The last moment that matters."""
+        """The latest time that matters."""
         moments = [*list(self.ends)[-1:], *self.released_at, self.pace.paused_until]
         return max(moments)
 
 
-class _End(Protocol):
-    async def __call__(self, permit: Admission[Place], *, clean: bool) -> None: ...
-
-
 class _Slot:
-    # A generator would do, and take a tenth of the limiter's time.
+    # A generator would do, but would take a tenth of the limiter's time.
 
     def __init__(
-        self, begin: Callable[[], Awaitable[Admission[Place]]], end: _End
+        self,
+        begin: Callable[[], Awaitable[Admission[Place]]],
+        end: Callable[[Admission[Place], BaseException | None], Awaitable[None]],
     ) -> None:
         self._begin = begin
         self._end = end
@@ -79,16 +180,16 @@ class _Slot:
     async def __aexit__(
         self, _kind: object, error: BaseException | None, _trace: object
     ) -> None:
-        await self._end(self._permit, clean=error is None)
+        await self._end(self._permit, error)
 
 
-class LocalLimiter(LimitsKeeper):
+class LocalLimiter(RateLimiter):
     """
     Keeps the limits of one app in this process.
 
-    Never more exports than the limits say in any window, however the service
-    counts and whatever the latency; never more requests in flight; first
-    come, first served; and a 429 for one is a pause for all.
+    It never admits more exports in any window than the limits allow, however the
+    service counts and whatever the latency, nor more requests in flight. Requests
+    are admitted in the order they came; a 429 for one pauses all.
     """
 
     def __init__(
@@ -99,15 +200,13 @@ class LocalLimiter(LimitsKeeper):
         state: LimiterState | None = None,
     ) -> None:
         """
-        Build the limiter; no event loop needs to run yet.
+        Build the limiter; no event loop needs to run.
 
         Args:
-            limits: The limits to keep.
+            clock: None uses the running loop's time. With another clock there is
+                no pace of polls and writes.
 
-            clock: The time; None takes the running loop's. With another one
-                there is no pace of polls and writes.
-
-            state: What an earlier limiter of the app left behind.
+            state: That of an earlier limiter of the app.
         """
         super().__init__(limits, paced=clock is None)
         self._clock = clock or SystemClock()
@@ -147,23 +246,17 @@ class LocalLimiter(LimitsKeeper):
         *,
         limits: Limits = DOCUMENTED,  # noqa: ARG002 - it has its own
     ) -> list[float]:
-        """
-        Return in how many seconds each of the next exports may start.
-
-        Args:
-            limits: Not used: this limiter has its own.
-        """
+        """Return in how many seconds each of the next *count* exports may start."""
         now = self._clock.now()
 
         return [start - now for start in self._expected_starts("export", now, count)]
 
     def statistics(self) -> Statistics:
         """
-        Return counters of what was let through, and what waited.
+        Return counters of this process's requests.
 
-        Returns:
-            Those of `LimitsKeeper`, "withheld" places and the "spacing" of
-            exports in seconds.
+        Besides those of `RateLimiter`: "withheld" places, and the "spacing" of
+        exports in seconds.
         """
         return {
             **super().statistics(),
@@ -194,7 +287,7 @@ class LocalLimiter(LimitsKeeper):
         if pacer := self._pacers.get(kind):
             await self._pause()
             await pacer.wait()
-            # All that passed during a pause would start together after it.
+            # Requests that got here during a pause would start together after it.
             while self._is_paused():
                 await self._pause()
                 await pacer.wait()
@@ -203,10 +296,9 @@ class LocalLimiter(LimitsKeeper):
         if kind not in self._state.pace.counted:
             return Admission(kind, (), await self._take_slot(), self._clock.now)
 
-        # One at a time up to the sending: first come, first served.
+        # One at a time until it is sent: first come, first served.
         async with self._line:
             places: list[Place] = []
-
             try:
                 await self._pause()
                 for window in self._windows.values():
@@ -214,7 +306,7 @@ class LocalLimiter(LimitsKeeper):
                 await self._space_out()
                 slot = await self._take_slot()
             except BaseException:
-                # What was taken so far is known here, one by one.
+                # Put back the places taken so far.
                 for window, place in zip(self._windows.values(), places, strict=False):
                     window.release_unused(place)
                 raise
@@ -239,7 +331,7 @@ class LocalLimiter(LimitsKeeper):
         return self._state.pace.paused_until > self._clock.now()
 
     async def _pause(self) -> None:
-        # Looked at again after each wait: the pause may have become longer.
+        # Check again after each wait: the pause may have become longer.
         while self._is_paused():
             await sleep_until(self._clock, self._state.pace.paused_until)
 
@@ -247,8 +339,9 @@ class LocalLimiter(LimitsKeeper):
         spacing = self._state.pace.spacing(self._limits.exports)
         await sleep_until(self._clock, self._last_start + spacing)
 
-    async def _end(self, permit: Admission[Place], *, clean: bool) -> None:
+    async def _end(self, permit: Admission[Place], error: BaseException | None) -> None:
         self._count(in_flight=-1)
+        clean = error is None
         now = self._clock.now()
         ended = now if clean else now + self._limits.release_delay
         crowded = [self._slow_down(refusal) for refusal in permit.refusals]
@@ -275,14 +368,13 @@ class LocalLimiter(LimitsKeeper):
             before = self._state.pace
             after = self._state.pace = before.refused(refusal)
 
-        self._note_slowdown(refusal, before, after)
+        self._log_slowdown(refusal, before, after)
 
         return refusal.crowded and refusal.sent_at >= before.paused_at
 
     def _expected_starts(self, kind: Kind, now: float, count: int) -> list[float]:
         pace = self._state.pace
         earliest = max(now, pace.paused_until)
-
         if kind not in pace.counted:
             return [earliest] * count
 

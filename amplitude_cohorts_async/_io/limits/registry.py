@@ -1,18 +1,16 @@
 """
 One limiter for each app, shared by all its clients in this process.
 
-The limits belong to the app, so they have to hold across clients, threads and
-event loops, and across one `asyncio.run()` after another. Clients of an app
-that are alive together get the same limiter. When the last of them is gone,
-what its limiter must not forget stays here: when requests ended and what the
-service said. The next limiter starts from that. This is the package's only
-state at module level, kept under a lock; an app costs a few kilobytes and is
-forgotten once an hour has passed that no window reaches back over. A clock of
-one's own, and a loop whose time is not the system's, are worlds apart: limiters
-are shared within each, and nothing is remembered across.
+The limits have to hold across clients, threads and event loops, and across one
+`asyncio.run()` after another. Clients that exist at the same time share a limiter;
+its state stays here after the last one, for the next limiter of the app. This is
+the package's only state at module level, guarded by a lock; an app costs a few
+kilobytes and is forgotten an hour after its last request, longer than any window.
+A custom clock, and a loop whose time is not the system's, have limiters of their
+own, whose state is not kept.
 
-The limits of the first client hold for all that join it; a warning says so when
-a client joins with others.
+The limits of the first client apply to all that share its limiter; a client with
+others logs a warning.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from weakref import WeakValueDictionary
 from anyio.lowlevel import RunVar
 
 from ...limits import Limits
-from ..clock import Clock
+from ..context import Clock
 from .local import LimiterState, LocalLimiter
 
 _log = logging.getLogger(__name__)
@@ -47,14 +45,12 @@ def limiter_for(
     app_key: str, limits: Limits, clock: Clock | None = None
 ) -> LocalLimiter:
     """
-    Return the limiter of an app.
+    Return the limiter of an app; a new one keeps *limits*.
 
     Args:
-        app_key: The app: a hash of origin and API key.
+        app_key: A hash of origin and API key.
 
-        limits: The limits to keep, if the app has no limiter yet.
-
-        clock: The time; None takes the running loop's.
+        clock: None uses the running loop's time.
     """
     with _mutex:
         limiters, state = _limiters, None
@@ -71,7 +67,9 @@ def limiter_for(
             limiter = limiters[key] = LocalLimiter(limits, clock=clock, state=state)
 
     if limiter.limits != limits:
-        _log.warning("this app's limiter has other limits; these hold for all")
+        _log.warning(
+            "this app's limiter has other limits; these apply to all its clients"
+        )
 
     return limiter
 

@@ -1,14 +1,15 @@
 """
 Pools of places, each held by one request at a time, the longest free first.
 
-A place is free again at a moment that is set when its request has *ended*. If
-that moment is a window's length later, the pool admits n starts in any window,
-whatever the latency and however the service counts; see docs/limits.md for
-the proof. If it is the end itself, the pool is a semaphore.
+When its request has *ended*, a place gets the time at which it is free again. If
+that is a window's length later, the pool admits n starts in any window, whatever
+the latency and however the service counts; see docs/limits.md for the proof. If
+it is the end itself, the pool is a semaphore.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,29 +17,26 @@ from heapq import heapify, heappop, heappush
 
 import anyio
 import attrs
+from aiolimiter import AsyncLimiter
 
-from ..clock import Clock
+from ...limits import Rate
+from ..context import Clock
 from .fifo_lock import FifoLock, Wakeup
 
-# A timer may fire a hair early, and `now + (then - now)` may miss *then* by a
-# bit: aim past the moment, or we would ask again and again at its very edge.
+# A timer may fire early, and `now + (then - now)` may be less than *then* by a
+# rounding error: aim past the moment, or the loop would spin just before it.
 EDGE = 1e-6
 
 
 async def sleep_until(clock: Clock, moment: float) -> None:
-    """Return when *moment* is past on the clock; at once if it is."""
+    """Sleep until the clock has passed *moment*."""
     while (seconds := moment - clock.now()) > 0:
         await clock.sleep(seconds + EDGE)
 
 
 @attrs.define(eq=False)
 class Place:
-    """
-    One place of a pool.
-
-    Attributes:
-        free_at: When the next request may have it, on the pool's clock.
-    """
+    """One place of a pool; the next request may take it at *free_at*."""
 
     free_at: float = -math.inf
 
@@ -50,7 +48,9 @@ class PlacePool:
     """
     Places for requests; first come, first served.
 
-    Cancelling is safe anywhere: a place that was not used goes back as it was.
+    A place stays taken for *reuse_after* seconds after its request ended, also those
+    of earlier requests that ended at *ended_at*. A wait may be cancelled anywhere: an
+    unused place returns to the pool unchanged.
     """
 
     def __init__(
@@ -61,14 +61,6 @@ class PlacePool:
         reuse_after: float = 0.0,
         ended_at: Iterable[float] = (),
     ) -> None:
-        """
-        Make the places.
-
-        Args:
-            reuse_after: Seconds a place stays taken once its request ended.
-
-            ended_at: When earlier requests ended.
-        """
         last = sorted(ended_at)[-size:]
         self._clock = clock
         self._reuse_after = reuse_after
@@ -80,12 +72,12 @@ class PlacePool:
         heapify(self._idle)
 
     def free_at(self) -> list[float]:
-        """Return when each place that is not in use is free."""
+        """Return the times at which the places not in use are free."""
         with self._mutex:
             return [place.free_at for place in self._idle]
 
     async def take(self) -> Place:
-        """Wait for a place."""
+        """Wait for a free place and return it."""
         async with self._line:
             while (place := self._pop_free()) is None:
                 await self._change()
@@ -93,7 +85,7 @@ class PlacePool:
             return place
 
     def release_unused(self, place: Place) -> None:
-        """Return a place that was not used; it is free as before."""
+        """Put back a place that was not used; it is free as before."""
         with self._mutex:
             heappush(self._idle, place)
             wakeup, self._wakeup = self._wakeup, None
@@ -102,7 +94,7 @@ class PlacePool:
             wakeup.set()
 
     def release(self, place: Place, *, at: float) -> None:
-        """Return a place whose request ended at that moment, past or to come."""
+        """Put back a place whose request ended, or will count as ended, at this time."""
         place.free_at = at + self._reuse_after
         self.release_unused(place)
 
@@ -128,35 +120,29 @@ class SlotSemaphore(PlacePool):
     """
     The semaphore for requests in flight.
 
-    Ours, because those of asyncio and anyio belong to one event loop and this one
-    serves all threads, is first come, first served, can release a place late,
-    when the service may still be busy with its request, and can withhold one.
+    Those of asyncio and anyio belong to one event loop. This one works across
+    threads, is FIFO, can release a place late, while the service may still be busy
+    with its request, and can withhold places.
     """
 
     def __init__(
         self, size: int, *, clock: Clock, released_at: Iterable[float] = ()
     ) -> None:
-        """
-        Make the places.
-
-        Args:
-            released_at: Until when places are taken without a request.
-        """
+        """Create the places; those of *released_at* are taken until then."""
         super().__init__(size, clock=clock, ended_at=released_at)
         self._size = size
         self._withheld_until: list[float] = []
 
     @property
     def withheld(self) -> int:
-        """How many places have been withheld, as of the last time."""
+        """How many places were withheld at the last count."""
         return len(self._withheld_until)
 
     def may_withhold(self, *, until: float) -> bool:
         """
-        Count one more place as withheld, unless it is the last one.
+        Count one more place as withheld until then, unless it is the last one.
 
-        Returns:
-            Whether it counts; then release it at that moment.
+        If it counts, return True; the caller then releases it at that time.
         """
         now = self._clock.now()
 
@@ -167,6 +153,48 @@ class SlotSemaphore(PlacePool):
             self._withheld_until = current
 
         return may
+
+
+class Pacer:
+    """
+    The pace of one kind of request: a leaky bucket for each event loop.
+
+    A bucket admits a burst and then an even pace, which is what our own rates mean.
+    It cannot keep a window that the service counts, see docs/limits.md. aiolimiter
+    reads the time of its event loop and no other clock.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._drop = rate.per / rate.count + EDGE
+        self._mutex = threading.Lock()
+        self._buckets: dict[
+            asyncio.AbstractEventLoop, tuple[FifoLock, AsyncLimiter]
+        ] = {}
+
+    async def wait(self) -> None:
+        """Wait until the bucket admits one more; first come, first served."""
+        lock, bucket = self._bucket()
+
+        async with lock:
+            # acquire() alone would poll the clock until rounding errors have passed,
+            # which is for ever where time stands still between timers.
+            while not bucket.has_capacity():  # noqa: ASYNC110 - time is the event
+                await asyncio.sleep(self._drop)
+
+            await bucket.acquire()
+
+    def _bucket(self) -> tuple[FifoLock, AsyncLimiter]:
+        loop = asyncio.get_running_loop()
+
+        if loop not in self._buckets:
+            made = FifoLock(), AsyncLimiter(self._rate.count, self._rate.per)
+            # A bucket refers to its loop, so a weak dictionary would keep both.
+            with self._mutex:
+                alive = {k: v for k, v in self._buckets.items() if not k.is_closed()}
+                self._buckets = {**alive, loop: made}
+
+        return self._buckets[loop]
 
 
 async def _either(

@@ -1,1 +1,1 @@
-"""The parts of the limiter that a fleet shares."""
+"""Parts of `RedisLimiter`."""

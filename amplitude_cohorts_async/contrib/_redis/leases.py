@@ -1,9 +1,9 @@
 """
 Places in a store: n keys are n places, and the holder of a key holds the place.
 
-A lease is redis-py's own lock: `SET NX PX` takes it, the owner's token guards
-renewal and return, and the store's clock alone decides when it is over. A
-lease outlives the request it was taken for, whatever becomes of its process.
+A lease is redis-py's lock: `SET NX PX` takes it, the owner's token guards renewal
+and release, and the store's clock alone decides when it is over. A lease outlives
+its request, even if the process dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from redis.exceptions import LockError, RedisError
 
 from ..._io.cancellation import finish_despite_cancel
 
-# Seconds: a store that takes longer to answer is as good as away.
+# Seconds after which a store that has not answered counts as unavailable.
 _STORE_TIMEOUT = 2.0
 # How long a place may be held before its request is sent, in leases.
 _RESERVE = 1 / 6
@@ -32,7 +32,7 @@ _RESERVE = 1 / 6
 @attrs.define(eq=False)
 class Lease:
     """
-    One place, for a while.
+    One place, for a limited time.
 
     Attributes:
         good_until: When its request must have ended, on the loop's clock.
@@ -43,25 +43,30 @@ class Lease:
     good_until: float
 
     async def release_unused(self) -> None:
-        """Return the place unused."""
+        """Release the place, which was not used."""
         await _quietly(self.lock.release)
 
     async def end(self, *, clean: bool) -> None:
-        """Return the place after its request; see `Leases`."""
-        await self.leases.end(self, clean=clean)
+        """Release the place after its request; see `Leases`."""
+        keep = self.leases.reuse_after + (0.0 if clean else self.leases.release_delay)
+
+        if keep:
+            await self.withhold(keep)
+        else:
+            await self.release_unused()
 
     async def withhold(self, seconds: float) -> None:
-        """Leave the place taken for so long."""
+        """Leave the place taken for *seconds*."""
         await _quietly(lambda: self.lock.extend(seconds, replace_ttl=True))
 
     async def renew(self) -> None:
         """
-        Take the place for another while.
+        Extend the lease.
 
         Raises:
-            LockError: It has another holder by now.
+            LockError: The place has another holder by now.
 
-            RedisError: It is unknown who holds it.
+            RedisError: The holder is unknown.
         """
         now = asyncio.get_running_loop().time()
         async with in_time():
@@ -70,7 +75,13 @@ class Lease:
 
 
 class Leases:
-    """The places of one limit."""
+    """
+    The places of one limit.
+
+    A place is kept for *lease* seconds without being renewed. After its request it
+    stays taken for *reuse_after* seconds (the window of a rate, zero for a limit on
+    requests in flight), and *release_delay* more if that was cancelled or failed.
+    """
 
     def __init__(
         self,
@@ -81,28 +92,16 @@ class Leases:
         reuse_after: float,
         release_delay: float,
     ) -> None:
-        """
-        Describe the places; nothing is sent.
-
-        Args:
-            lease: Seconds a place is kept for a request without being renewed.
-
-            reuse_after: Seconds a place stays taken once its request ended:
-                the window of a rate; zero for a limit on what is in flight.
-
-            release_delay: Seconds more after a request that was cancelled or
-                failed.
-        """
         self._redis = redis
         self._keys = keys
-        self._reuse_after = reuse_after
-        self._release_delay = release_delay
+        self.reuse_after = reuse_after
+        self.release_delay = release_delay
         self._line = anyio.Lock()
         self.good_for = lease + max(_RESERVE * lease, release_delay)
         self.ttl = self.good_for + reuse_after
 
     async def take(self) -> Lease:
-        """Wait for a place. In this process first come, first served."""
+        """Wait for a place; first come, first served within this process."""
         async with self._line:
             while True:
                 left = await self.seconds_left()
@@ -116,17 +115,8 @@ class Leases:
                 if not free:
                     await anyio.sleep(self._nap([s for s in left if s is not None]))
 
-    async def end(self, lease: Lease, *, clean: bool) -> None:
-        """Return the place of a request that ended."""
-        keep = self._reuse_after + (0.0 if clean else self._release_delay)
-
-        if keep:
-            await lease.withhold(keep)
-        else:
-            await lease.release_unused()
-
     async def seconds_left(self) -> list[float | None]:
-        """Return for each place how long it is taken yet; None if it is free."""
+        """Return for each place how long it stays taken; None if it is free."""
         async with in_time(), self._redis.pipeline(transaction=False) as pipeline:
             for key in self._keys:
                 pipeline.pttl(key)
@@ -135,9 +125,9 @@ class Leases:
         return [None if ms < 0 else ms / 1000 for ms in left]
 
     def free_in(self, seconds: float) -> float:
-        """Return in how many seconds a place with so long a lease may be free."""
-        # While its request runs the lease is longer than it will be after it.
-        return min(seconds, self._reuse_after)
+        """Return in how many seconds a place with this lease may be free."""
+        # While its request runs, the lease is longer than it will be afterwards.
+        return min(seconds, self.reuse_after)
 
     async def _try(self, key: str) -> Lease | None:
         lock = Lock(self._redis, key, timeout=self.ttl, thread_local=False)
@@ -148,7 +138,7 @@ class Leases:
             async with in_time():
                 taken = await lock.acquire(blocking=False, token=token)
         except BaseException:
-            # The store may have done it all the same.
+            # The store may have taken the lock all the same.
             await finish_despite_cancel(
                 _quietly(lambda: lock.do_release(token.encode()))
             )
@@ -157,7 +147,7 @@ class Leases:
         return Lease(self, lock, good_until) if taken else None
 
     def _nap(self, left: Sequence[float]) -> float:
-        if not self._reuse_after:
+        if not self.reuse_after:
             return between(0.01, 0.03)
 
         return min(self.free_in(seconds) for seconds in left) + between(0, 0.003)
@@ -167,14 +157,14 @@ def in_time() -> asyncio.Timeout:
     """
     Return a context that gives the store two seconds.
 
-    redis-py's own `socket_timeout` goes through `asyncio.wait_for()`, which
-    before Python 3.12 can swallow a cancellation.
+    redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which before Python
+    3.12 can swallow a cancellation.
     """
     return asyncio.timeout(_STORE_TIMEOUT)
 
 
 def between(least: float, most: float) -> float:
-    """Return a random number, so that processes do not ask in step."""
+    """Return a random number of seconds, so that processes do not poll in step."""
     return random.uniform(least, most)  # noqa: S311  no secret depends on it
 
 

@@ -2,11 +2,10 @@
 State in the store that all processes of a fleet share.
 
 - ``pause``: nothing starts while it exists.
-- ``epoch``: marks that the store remembers. Without it the store is new or has
-  lost its data, leases included: the process that notices puts it back with
-  ``epoch:wait``, and nothing starts before every lease that may be lost would
-  have run out.
-- ``strict``: how far exports are spread out; ``space`` is the present gap.
+- ``epoch``: missing if the store is new or has lost its data, leases included. The
+  process that notices sets it again, with ``epoch:wait``: nothing starts until
+  every lease that may be lost would have ended.
+- ``strict``: how far exports are spread out; ``space`` is the current gap.
 - ``counted``: polls and files count in the windows, too.
 - ``month:``, ``job:``: counters, and tokens of running exports.
 """
@@ -26,7 +25,7 @@ from redis.exceptions import LockNotOwnedError, ResponseError
 
 from .leases import between, in_time
 
-# Seconds for which a 429 of the service has an effect.
+# Seconds for which a 429 has an effect.
 _STRICT_FOR = 1_800
 _COUNTED_FOR = 30 * 86_400
 
@@ -39,11 +38,11 @@ class Snapshot:
     Attributes:
         pause: Seconds until something may start.
 
-        epoch: Names the store's present memory.
+        epoch: Changes when the store has lost its data.
 
-        recovery: Seconds until leases that were lost would have run out.
+        recovery: Seconds until leases that were lost would have ended.
 
-        step: How far exports are spread out.
+        step: How far exports are spread out, as in `Pace`.
 
         counted: Whether polls and files count in the windows.
     """
@@ -56,7 +55,7 @@ class Snapshot:
 
 
 class SharedState:
-    """Reads and sets the state."""
+    """The shared state of one app."""
 
     def __init__(self, redis: Redis, prefix: str, *, recovery: float) -> None:
         self._redis = redis
@@ -64,7 +63,7 @@ class SharedState:
         self._recovery = recovery
 
     async def read(self) -> Snapshot:
-        """Return all of it, in one round trip."""
+        """Return the whole state, in one round trip."""
         async with in_time(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.pttl(self._key("pause"))
             pipeline.get(self._key("epoch"))
@@ -82,7 +81,7 @@ class SharedState:
         )
 
     async def policy(self) -> str | None:
-        """Return what the store does when its memory is full; None if it hides that."""
+        """Return the store's `maxmemory-policy`; None if it does not show it."""
         try:
             async with in_time():
                 answer = await self._redis.config_get(  # pyright: ignore[reportUnknownMemberType]
@@ -95,10 +94,9 @@ class SharedState:
 
     async def begin_epoch(self) -> bool:
         """
-        Put the epoch back, and make all wait until lost leases would be over.
+        Set the epoch, and make all wait until lost leases would have ended.
 
-        Returns:
-            Whether no other process did so first.
+        Return whether no other process did so first.
         """
         # The wait comes first: an epoch without it would let all start at once.
         ms = int(self._recovery * 1000)
@@ -109,7 +107,7 @@ class SharedState:
         return bool(first)
 
     async def pause(self, seconds: float) -> bool:
-        """Make all pause; return whether there was no pause yet."""
+        """Pause all processes; return whether there was no pause yet."""
         ms = int(seconds * 1000)
         if ms <= 0:
             return True
@@ -122,7 +120,7 @@ class SharedState:
         return bool(first)
 
     async def spread_out(self) -> None:
-        """Make exports keep a longer distance, for half an hour at least."""
+        """Spread exports out further, for half an hour at least."""
         async with in_time(), self._redis.pipeline(transaction=True) as pipeline:
             pipeline.incr(self._key("strict"))
             pipeline.expire(self._key("strict"), _STRICT_FOR)
@@ -134,7 +132,7 @@ class SharedState:
             await self._redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
 
     async def take_space(self, seconds: float) -> None:
-        """Wait for the present gap to end, and begin the next one."""
+        """Wait for the current gap to end, and begin the next one."""
         key = self._key("space")
         ms = int(seconds * 1000)
 
@@ -158,24 +156,24 @@ class SharedState:
         return int(count)
 
     async def find(self, name: str) -> str | None:
-        """Return a note, if there is one."""
+        """Return the token stored under *name*, or None."""
         async with in_time():
-            note = cast("bytes | None", await self._redis.get(self._key(name)))
+            token = cast("bytes | None", await self._redis.get(self._key(name)))
 
-        return None if note is None else note.decode()
+        return None if token is None else token.decode()
 
-    async def put(self, name: str, note: str, *, seconds: float) -> None:
-        """Leave a note for so long."""
+    async def put(self, name: str, token: str, *, seconds: float) -> None:
+        """Store a token for *seconds*."""
         async with in_time():
-            await self._redis.set(self._key(name), note, px=int(seconds * 1000))
+            await self._redis.set(self._key(name), token, px=int(seconds * 1000))
 
-    async def remove(self, name: str, note: str) -> None:
-        """Remove a note, unless it is another one by now."""
-        # A note is what a lock is to redis-py: a key with its owner's token.
+    async def remove(self, name: str, token: str) -> None:
+        """Remove a token, unless another one is stored by now."""
+        # This is how redis-py releases a lock: a key that contains its owner's token.
         lock = Lock(self._redis, self._key(name), thread_local=False)
         async with in_time():
             with suppress(LockNotOwnedError):
-                await lock.do_release(note.encode())
+                await lock.do_release(token.encode())
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{name}"

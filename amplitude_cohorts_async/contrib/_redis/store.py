@@ -1,4 +1,4 @@
-"""The store as all parts of one limiter see it, in any event loop."""
+"""The store of one limiter: its connections by event loop, locks and running exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ...limits import Limits
 from .leases import Lease, Leases
 from .shared_state import SharedState, Snapshot
 
-# redis-py would look its own version up on the disk for each connection.
+# redis-py would read its own version from disk for each connection.
 _UNNAMED: dict[str, Any] = (
     {"driver_info": None}
     if find_spec("redis.driver_info")
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[\w.:@-]{1,100}", re.ASCII)
 
 
 class Connection:
-    """What belongs to one event loop: connections, places, lines."""
+    """The connections, places and waiting lines of one event loop."""
 
     def __init__(self, url: str, prefix: str, limits: Limits, lease: float) -> None:
         self.redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
@@ -63,7 +63,7 @@ class Connection:
         self.state = SharedState(self.redis, prefix, recovery=self.recovery)
 
     def lock(self, name: str) -> Leases:
-        """Return a single place."""
+        """Return the single place of a lock."""
         return self._leases(name, 1)
 
     def _leases(self, name: str, count: int, reuse_after: float = 0.0) -> Leases:
@@ -78,7 +78,7 @@ class Connection:
 
 class Store:
     """
-    Connects each event loop, keeps leases, and translates errors.
+    Connects each event loop, renews leases, and translates errors.
 
     Attributes:
         app: The name of the app in the keys; None until it is known.
@@ -87,12 +87,7 @@ class Store:
     def __init__(
         self, url: str, *, app: str | None, limits: Limits, lease: float
     ) -> None:
-        """
-        Describe the store; nothing is sent.
-
-        Args:
-            lease: Seconds a place is kept without being renewed.
-        """
+        """Describe the store; nothing is sent."""
         self.app = None if app is None else checked_name(app)
         self._url = url
         self._limits = limits
@@ -101,7 +96,7 @@ class Store:
 
     def connection(self) -> Connection:
         """
-        Return what belongs to the running loop.
+        Return the connection of the running loop.
 
         Raises:
             ConfigurationError: The app is not known yet.
@@ -122,17 +117,17 @@ class Store:
         return self._connections[loop]
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop; calling it twice does no harm."""
+        """Close the connections of the running loop; may be called twice."""
         if made := self._connections.pop(asyncio.get_running_loop(), None):
             await made.redis.aclose()
 
     @asynccontextmanager
     async def lock(self, name: str) -> AsyncGenerator[None]:
         """
-        Wait for a lock of the fleet, and keep it.
+        Wait for a lock of the fleet, and hold it.
 
         Raises:
-            LimiterUnavailableError: The store is away, or the lock was lost.
+            LimiterUnavailableError: The store is unavailable, or the lock was lost.
         """
         with self.translated():
             lease = await self.connection().lock(name).take()
@@ -145,7 +140,7 @@ class Store:
 
     @asynccontextmanager
     async def kept(self, leases: Sequence[Lease]) -> AsyncGenerator[None]:
-        """Renew leases of a request that takes long; cancel it if one is lost."""
+        """Renew the leases of a long request; cancel the request if one is lost."""
         with anyio.CancelScope() as scope:
             async with background(self._renew(leases, scope)):
                 yield
@@ -172,7 +167,7 @@ class Store:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Raise `LimiterUnavailableError` for what the store raises."""
+        """Raise `LimiterUnavailableError` for the errors of the store."""
         try:
             yield
         except (RedisError, OSError) as error:
@@ -181,12 +176,12 @@ class Store:
     def refuse(self, error: Exception) -> NoReturn:
         """Raise `LimiterUnavailableError` for an error of the store."""
         raise LimiterUnavailableError(
-            f"{self} cannot say whether there is room ({type(error).__name__}); "
-            "nothing was sent, trying again is safe"
+            f"{self} did not answer whether a place is free "
+            f"({type(error).__name__}); nothing was sent, trying again is safe"
         ) from error
 
     def __str__(self) -> str:
-        # Neither the user nor the password of the URL.
+        # Without the user and the password of the URL.
         parts = urlsplit(self._url)
         host = parts.hostname or parts.path
 
@@ -196,7 +191,7 @@ class Store:
 
 
 class FleetMemory:
-    """What the processes of a fleet remember together: running exports, counters."""
+    """The running exports and the counters of a fleet."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -211,12 +206,12 @@ class FleetMemory:
             return await self._state.find(hashed("job", key))
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """Record an export that is running now."""
+        """Record an export as running, for *seconds* at most."""
         with self._store.translated():
             await self._state.put(hashed("job", key), token, seconds=seconds)
 
     async def forget(self, key: str, token: str) -> None:
-        """Forget an export that is over."""
+        """Remove an export that is over."""
         with self._store.translated():
             await self._state.remove(hashed("job", key), token)
 
@@ -231,12 +226,7 @@ class FleetMemory:
 
 
 def checked_name(app: str) -> str:
-    """
-    Return the name of an app if it can be part of a key.
-
-    Raises:
-        ConfigurationError: It cannot.
-    """
+    """Return the name of an app; raise `ConfigurationError` if no key can contain it."""
     if not _NAME.fullmatch(app):
         raise ConfigurationError(
             f"{app!r} cannot name an app; use up to 100 letters, digits or _.:@-"
@@ -246,5 +236,5 @@ def checked_name(app: str) -> str:
 
 
 def hashed(what: str, name: str) -> str:
-    """Return a key that does not show the name of what it is for."""
+    """Return a key that contains a hash of the name instead of the name."""
     return f"{what}:{sha256(name.encode()).hexdigest()[:16]}"

@@ -18,8 +18,10 @@ from aiohttp.client_proto import ResponseHandler
 from amplitude_cohorts_async._io import fast
 from amplitude_cohorts_async._io.fast import FastPath, body_protocol
 from amplitude_cohorts_async._io.fast.connections import FastConnector
-from amplitude_cohorts_async._io.http.error_translation import ErrorTranslation
-from amplitude_cohorts_async._io.http.streamed_response import StreamedResponse
+from amplitude_cohorts_async._io.http.streamed_response import (
+    ErrorTranslation,
+    StreamedResponse,
+)
 from amplitude_cohorts_async._io.sinks.disk_writer import Disk, DiskWriter
 from support.exporting import until
 from support.pieces import PieceServer

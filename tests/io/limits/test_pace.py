@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from amplitude_cohorts_async._io.limits.keeper import Pacer
+from amplitude_cohorts_async._io.limits.window import Pacer
 from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, Kind, Limits, Rate
 from support.virtual_loop import run_virtually

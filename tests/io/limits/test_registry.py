@@ -57,7 +57,7 @@ def test_the_first_clients_limits_hold(app: str, caplog: pytest.LogCaptureFixtur
 
     assert LEAVE_ROOM == limiter_for(app, DOCUMENTED).limits
     assert limiter.limits == LEAVE_ROOM
-    assert ["this app's limiter has other limits; these hold for all"] == (
+    assert ["this app's limiter has other limits; these apply to all its clients"] == (
         caplog.messages
     )
 
