@@ -1,4 +1,4 @@
-"""Requests for exports: none sent twice, and none that is not needed."""
+"""Requests exports: none is sent twice, and none that is not needed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from .._io.sinks.target import Target
 from ..errors import (
     CohortsError,
     ExportError,
+    ExportExpiredError,
     InvalidInputError,
     LimiterUnavailableError,
     TransportError,
@@ -36,29 +37,27 @@ from ..models import Cohort, Region, SavedExport
 from ..policies import Polling
 from .downloader import Progress
 from .job import ExportJob, keep_token
-from .memory import NO_RECORD, ExportMemory
+from .memory import ExportMemory
 from .run_record import AttemptLog
 
 _logger = logging.getLogger(__name__)
 
 Wanted = bool | tuple[str, ...]
+"""The user properties of an export: none, all, or these."""
+
+_NO_RECORD = AttemptLog()
 
 
 @attrs.frozen
 class StartedExport:
-    """
-    A job to wait for.
-
-    Attributes:
-        charged: Whether an export of the month was spent on it just now.
-    """
+    """A job, and whether this call spent an export on it."""
 
     job: ExportJob
     charged: bool
 
 
 class ExportRequester:
-    """Requests exports, joins those that run, and skips those that need not be."""
+    """Requests exports, joins running ones, and finds those that are unchanged."""
 
     def __init__(
         self,
@@ -87,18 +86,13 @@ class ExportRequester:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        record: AttemptLog = NO_RECORD,
+        record: AttemptLog = _NO_RECORD,
     ) -> ExportJob:
         """
-        Spend one of the month's exports.
-
-        Args:
-            allowance: The part of the month it comes out of.
-
-            record: Where each request is recorded, before and after.
+        Request an export; spends one.
 
         Raises:
-            MonthlyQuotaError: The month, or the part, is exhausted.
+            MonthlyQuotaError: The monthly quota, or *allowance*, is exhausted.
         """
         request = self._endpoints.request_export(cohort_id, properties=wanted)
         order = ExportRef(
@@ -114,7 +108,7 @@ class ExportRequester:
         raise out_of_attempts()
 
     def resume(self, request_id_or_token: str) -> ExportJob:
-        """Return the job of an export that was requested before."""
+        """Return the job of an export that was requested before; sends nothing."""
         ref = from_token(request_id_or_token)
 
         if None not in {ref.region, self._region} and ref.region != self._region:
@@ -131,16 +125,16 @@ class ExportRequester:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        record: AttemptLog = NO_RECORD,
+        record: AttemptLog = _NO_RECORD,
     ) -> StartedExport:
-        """Join an export of the same that is not delivered yet, or request one."""
+        """Join the running export of the same cohort and properties, or request one."""
         asked_at = self._clock.utcnow()
         key = export_key(cohort_id, wanted)
         started: StartedExport | None = None
 
         try:
             async with self._memory.lock(key):
-                job = await self._undelivered(key, asked_at)
+                job = await self._running(key, asked_at)
                 if job is not None:
                     await record.requested(job.token)
                     started = StartedExport(job, charged=False)
@@ -150,7 +144,7 @@ class ExportRequester:
                     )
                     started = StartedExport(job, charged=True)
         except LimiterUnavailableError:
-            # The lock was lost, but not what was bought under it.
+            # The lock was lost; an export that was requested under it was not.
             if started is None:
                 raise
         except asyncio.CancelledError as error:
@@ -160,20 +154,16 @@ class ExportRequester:
 
         return started
 
-    async def finish(
-        self,
-        job: ExportJob,
-        target: Target,
-        *,
-        timeout: float,
-        progress: Progress | None,
-    ) -> SavedExport:
-        """Wait for a job and save its file."""
-        await job.wait(timeout=timeout)
+    async def take_up(self, token: str) -> StartedExport | None:
+        """Return an export that was requested before, unless it has expired."""
+        job = self.resume(token)
 
-        return await job.download(
-            target.path, format=target.format.suffix, progress=progress
-        )
+        try:
+            await job.poll()
+        except ExportExpiredError:
+            return None
+
+        return StartedExport(job, charged=False)
 
     async def unchanged(
         self,
@@ -185,19 +175,13 @@ class ExportRequester:
         progress: Progress | None,
     ) -> SavedExport | None:
         """
-        Return what an earlier export has at a target, if it is still right.
+        Return an earlier export at a target, or None if a new one is needed.
 
-        A file that is gone or was changed comes again from the earlier job, as
-        long as the service keeps it; that spends nothing.
+        Its file is downloaded again from the earlier job, which spends nothing, if
+        it is gone or was changed, or only a token is given.
 
         Args:
-            earlier: What was saved, or its token; a token says nothing of the
-                file, so that it comes again.
-
-            cohort: What the list says now; None when it is not listed.
-
-        Returns:
-            None when a new export is needed.
+            cohort: The cohort as listed now; None when it is not listed.
         """
         token = earlier if isinstance(earlier, str) else earlier.token
         ref = from_token(token)
@@ -224,7 +208,7 @@ class ExportRequester:
         return None
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
-        """Return an earlier export whose file is still at a target as it was."""
+        """Return an earlier export, if its file is still at a target, unchanged."""
         intact = partial(_is_intact, earlier, target.path)
 
         if not await in_thread(intact, self._thread):
@@ -233,10 +217,10 @@ class ExportRequester:
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
 
     async def listed(self) -> Mapping[str, Cohort]:
-        """List the cohorts, by id."""
+        """Return the listed cohorts by id."""
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
-    async def _undelivered(self, key: str, asked_at: datetime) -> ExportJob | None:
+    async def _running(self, key: str, asked_at: datetime) -> ExportJob | None:
         ref = await self._memory.find(key)
 
         if ref is None:
@@ -244,7 +228,7 @@ class ExportRequester:
 
         job = self._job(ref)
 
-        # One that was requested while we waited for the lock need not be asked.
+        # An export requested while this call waited for the lock need not be polled.
         if ref.requested_at is None or ref.requested_at < asked_at:
             try:
                 await job.poll()
@@ -259,8 +243,8 @@ class ExportRequester:
         purchase: asyncio.Task[ExportJob | CohortsError] | None = None
 
         try:
-            # Waiting for the slot may be cancelled, and so may the record of the
-            # attempt. Once the request is on its way, its answer is waited for.
+            # The wait for a slot and the record of the attempt may be cancelled. Once
+            # the request is sent, a cancellation waits for its answer.
             async with self._session.limiter.slot(request.kind) as permit:
                 await _record_attempt(record)
                 spend.commit()
@@ -268,34 +252,28 @@ class ExportRequester:
                     purchase = asyncio.create_task(
                         self._purchase(request, order, permit, record)
                     )
-                    bought = await finish_despite_cancel(purchase, grace=GRACE)
+                    result = await finish_despite_cancel(purchase, grace=GRACE)
         except LimiterUnavailableError:
-            # The slot was lost, but not what was bought in it.
+            # The slot was lost; an export that was requested in it was not.
             job = _job_of(purchase)
             if job is None:
                 raise
-            bought = job
+            result = job
         except asyncio.CancelledError as error:
             job = _job_of(purchase)
             if job is not None:
                 keep_token(error, job.token)
             raise
 
-        # Outside of the slot, for which any answer is a clean end.
-        if isinstance(bought, CohortsError):
-            raise bought
-
-        return bought
+        # Raised outside of the slot, which an answer of any kind ends normally.
+        if isinstance(result, CohortsError):
+            raise result
+        return result
 
     async def _purchase(
         self, request: Request, order: ExportRef, permit: Permit, record: AttemptLog
     ) -> ExportJob | CohortsError:
-        """
-        Send the one request that costs an export, and remember what it bought.
-
-        Returns:
-            The job, or the refusal.
-        """
+        """Send the one request that costs an export; return the job or the refusal."""
         try:
             response = await self._session.exchange(request, permit)
         except TransportError as error:
@@ -346,7 +324,7 @@ async def _record_attempt(record: AttemptLog) -> None:
     try:
         await record.attempted()
     except asyncio.CancelledError:
-        # It may be on disk by now, and nothing will be sent.
+        # The line may be on disk by now, and nothing will be sent.
         await finish_despite_cancel(record.refused())
         raise
 
@@ -362,11 +340,10 @@ def _job_of(
     if purchase is None or not purchase.done() or purchase.cancelled():
         return None
 
-    bought = purchase.exception() or purchase.result()
-
-    return bought if isinstance(bought, ExportJob) else None
+    result = purchase.exception() or purchase.result()
+    return result if isinstance(result, ExportJob) else None
 
 
 def _is_intact(earlier: SavedExport, path: Path) -> bool:
-    # In a worker thread.
+    # Called in a worker thread.
     return earlier.path.absolute() == path.absolute() and earlier.file.is_intact()

@@ -35,7 +35,7 @@ async def client(
         SECRET_KEY,
         base_url=emulator.base_url,
         clock=clock,
-        polling=Polling(initial_delay=41, spread=0),
+        polling=Polling(initial_delay=41, jitter=0),
     ) as client:
         yield client
 
