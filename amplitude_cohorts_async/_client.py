@@ -300,7 +300,7 @@ class CohortsClient:
         *,
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
-        format: str | None = None,  # noqa: A002 - the word users know
+        format: str | None = None,  # noqa: A002 - a public name
         if_changed_since: SavedExport | str | None = None,
         allowance: str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
@@ -342,7 +342,7 @@ class CohortsClient:
         *,
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
-        format: str = "csv",  # noqa: A002 - the word users know
+        format: str = "csv",  # noqa: A002 - a public name
         max_concurrency: int = 8,
         skip_unchanged: bool = False,
         allowance: str | None = None,
@@ -542,8 +542,8 @@ class CohortsClient:
         """
         Make a cohort's members equal to *ids*, with as few changes as possible.
 
-        Spends one export to read the members, unless *current* is given. Holds
-        both sets in memory, each id with about 60 bytes, unless *on_disk* is given.
+        Spends one export to read the members, unless *current* is given. Holds both
+        sets in memory, an id and about 60 bytes each, unless *on_disk* is given.
 
         Args:
             current: The present members: ids, or a file that an export wrote; None
@@ -610,7 +610,7 @@ async def export_cohort(
     *,
     properties: bool | Sequence[str] = False,
     timeout: float = 1800.0,
-    format: str | None = None,  # noqa: A002 - the word users know
+    format: str | None = None,  # noqa: A002 - a public name
 ) -> SavedExport:
     """
     Export a cohort to a file, with the keys in the environment.

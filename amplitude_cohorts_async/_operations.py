@@ -59,6 +59,7 @@ from .models import (
     UploadReport,
     Usage,
 )
+from .policies import Retrying
 
 
 class Operations:
@@ -126,10 +127,11 @@ class Operations:
             status=404,
         )
 
-    async def get_usage(self) -> Usage:
+    async def get_usage(self, *, retrying: Retrying | None = None) -> Usage:
         """Return the usage of the month."""
         request = self._endpoints.usage()
-        return responses.usage(request, await self.session.send(request))
+        response = await self.session.send(request, retrying=retrying)
+        return responses.usage(request, response)
 
     async def request_export(
         self,
@@ -153,7 +155,7 @@ class Operations:
         *,
         properties: bool | Sequence[str],
         timeout: float,
-        format: str | None,  # noqa: A002 - the word users know
+        format: str | None,  # noqa: A002 - a public name
         if_changed_since: SavedExport | str | None,
         allowance: str | None,
         progress: Progress | None,
@@ -187,7 +189,7 @@ class Operations:
         *,
         properties: bool | Sequence[str],
         timeout: float,
-        format: str,  # noqa: A002 - the word users know
+        format: str,  # noqa: A002 - a public name
         max_concurrency: int,
         skip_unchanged: bool,
         allowance: str | None,
@@ -355,8 +357,9 @@ class Operations:
         limits = self._config.limits
         guards = limits.guard_month and self._routes is Routes.VENDOR
 
+        # Without retries: an export can do without this number, and must not wait for it.
         return Budget(
-            partial(_read_usage, self.session) if guards else _unknown_usage,
+            partial(self.get_usage, retrying=NO_RETRIES) if guards else _unknown_usage,
             clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
@@ -390,13 +393,6 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
 
     config.limiter.bind(config.settings.app)
     return config.limiter
-
-
-async def _read_usage(session: Session) -> Usage:
-    request = Endpoints(Routes.VENDOR).usage()
-    # Without retries: an export can do without this number, and must not wait for it.
-    response = await session.send(request, retrying=NO_RETRIES)
-    return responses.usage(request, response)
 
 
 async def _unknown_usage() -> Usage:

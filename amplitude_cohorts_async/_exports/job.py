@@ -119,7 +119,7 @@ class ExportJob:
         self,
         to: str | os.PathLike[str],
         *,
-        format: str | None = None,  # noqa: A002 - the word users know
+        format: str | None = None,  # noqa: A002 - a public name
         amplitude_id: AmplitudeId = "text",
         timeout: float = 1800.0,
         progress: Progress | None = None,

@@ -227,11 +227,8 @@ class ExportRun:
 
         while self._waiting and len(self._tasks) < self._options.max_concurrency:
             cohort_id = self._waiting.popleft()
-            self._tasks.add(
-                asyncio.create_task(
-                    self._outcome(cohort_id), name=f"export of {cohort_id}"
-                )
-            )
+            work = self._outcome(cohort_id)
+            self._tasks.add(asyncio.create_task(work, name=f"export of {cohort_id}"))
 
     async def _open(self) -> None:
         # Raises if the directory cannot be written to, before the first outcome.

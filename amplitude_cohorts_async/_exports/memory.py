@@ -66,7 +66,15 @@ class ExportMemory:
     """
 
     def __init__(self, limiter: Limiter, clock: Clock) -> None:
-        self._jobs = _job_store(limiter, clock)
+        store = limiter.job_store
+
+        if store is None:
+            # The limiter holds it, because all clients of an app share the limiter: the
+            # store lives as long as the last of them. `setdefault()` is atomic, for
+            # their threads.
+            store = vars(limiter).setdefault("_jobs", LocalRunningJobs(clock))
+
+        self._jobs: RunningJobs = store
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """Return a lock that one caller at a time holds for an `export_key()`."""
@@ -88,16 +96,6 @@ class ExportMemory:
         """Remove an export that was delivered, or never will be."""
         with suppress(LimiterUnavailableError):
             await self._jobs.forget(_key(ref), to_token(ref))
-
-
-def _job_store(limiter: Limiter, clock: Clock) -> RunningJobs:
-    if limiter.job_store is not None:
-        return limiter.job_store
-
-    # The limiter holds it, because all clients of an app share the limiter: the store
-    # lives as long as the last of them. `setdefault()` is atomic, for their threads.
-    jobs: RunningJobs = vars(limiter).setdefault("_jobs", LocalRunningJobs(clock))
-    return jobs
 
 
 def _key(ref: ExportRef) -> str:

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
-from pathlib import Path
 
 import anyio
 import attrs
@@ -95,7 +93,7 @@ class ExportRequester:
             MonthlyQuotaError: The monthly quota, or *allowance*, is exhausted.
         """
         request = self._endpoints.request_export(cohort_id, properties=wanted)
-        order = ExportRef(
+        draft = ExportRef(
             request_id="", cohort_id=cohort_id, properties=wanted, region=self._region
         )
         self._announce_wait(cohort_id)
@@ -103,7 +101,7 @@ class ExportRequester:
         async with self._budget.spend(allowance=allowance) as spend:
             async for attempt in self._session.attempts(request):
                 with attempt:
-                    return await self._attempt(request, order, spend, record)
+                    return await self._attempt(request, draft, spend, record)
 
         raise out_of_attempts()
 
@@ -144,7 +142,7 @@ class ExportRequester:
                     )
                     started = StartedExport(job, charged=True)
         except LimiterUnavailableError:
-            # The lock was lost; an export that was requested under it was not.
+            # The lock was lost, but not the export that was requested under it.
             if started is None:
                 raise
         except asyncio.CancelledError as error:
@@ -209,9 +207,9 @@ class ExportRequester:
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
         """Return an earlier export, if its file is still at a target, unchanged."""
-        intact = partial(_is_intact, earlier, target.path)
+        is_here = earlier.path.absolute() == target.path.absolute()
 
-        if not await in_thread(intact, self._thread):
+        if not is_here or not await in_thread(earlier.file.is_intact, self._thread):
             return None
 
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
@@ -238,9 +236,9 @@ class ExportRequester:
         return job
 
     async def _attempt(
-        self, request: Request, order: ExportRef, spend: Spend, record: AttemptLog
+        self, request: Request, draft: ExportRef, spend: Spend, record: AttemptLog
     ) -> ExportJob:
-        purchase: asyncio.Task[ExportJob | CohortsError] | None = None
+        sending: asyncio.Task[ExportJob | CohortsError] | None = None
 
         try:
             # The wait for a slot and the record of the attempt may be cancelled. Once
@@ -249,18 +247,18 @@ class ExportRequester:
                 await _record_attempt(record)
                 spend.commit()
                 with self._session.purchase():
-                    purchase = asyncio.create_task(
-                        self._purchase(request, order, permit, record)
+                    sending = asyncio.create_task(
+                        self._send(request, draft, permit, record)
                     )
-                    result = await finish_despite_cancel(purchase, grace=GRACE)
+                    result = await finish_despite_cancel(sending, grace=GRACE)
         except LimiterUnavailableError:
-            # The slot was lost; an export that was requested in it was not.
-            job = _job_of(purchase)
+            # The slot was lost, but not the export that was requested in it.
+            job = _job_of(sending)
             if job is None:
                 raise
             result = job
         except asyncio.CancelledError as error:
-            job = _job_of(purchase)
+            job = _job_of(sending)
             if job is not None:
                 keep_token(error, job.token)
             raise
@@ -270,8 +268,8 @@ class ExportRequester:
             raise result
         return result
 
-    async def _purchase(
-        self, request: Request, order: ExportRef, permit: Permit, record: AttemptLog
+    async def _send(
+        self, request: Request, draft: ExportRef, permit: Permit, record: AttemptLog
     ) -> ExportJob | CohortsError:
         """Send the one request that costs an export; return the job or the refusal."""
         try:
@@ -287,7 +285,7 @@ class ExportRequester:
 
         now = self._clock.utcnow()
         ref = attrs.evolve(
-            order,
+            draft,
             request_id=responses.export_request_id(request, response),
             requested_at=now,
             as_of=responses.answered_at(response, now=now),
@@ -335,15 +333,10 @@ async def _record_refusal(record: AttemptLog, error: CohortsError) -> None:
 
 
 def _job_of(
-    purchase: asyncio.Task[ExportJob | CohortsError] | None,
+    sending: asyncio.Task[ExportJob | CohortsError] | None,
 ) -> ExportJob | None:
-    if purchase is None or not purchase.done() or purchase.cancelled():
+    if sending is None or not sending.done() or sending.cancelled():
         return None
 
-    result = purchase.exception() or purchase.result()
+    result = sending.exception() or sending.result()
     return result if isinstance(result, ExportJob) else None
-
-
-def _is_intact(earlier: SavedExport, path: Path) -> bool:
-    # Called in a worker thread.
-    return earlier.path.absolute() == path.absolute() and earlier.file.is_intact()
