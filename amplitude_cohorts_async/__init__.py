@@ -1,7 +1,7 @@
 """
 Async client for Amplitude's Behavioral Cohorts API.
 
-Start with `CohortsClient`, or with `export_cohort()` for all of it in one call.
+Start with `CohortsClient`, or export one cohort with `export_cohort()`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 
-# Who wants to know what we log says so; to nobody else we speak.
+# Libraries must not log by default; the application adds handlers.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = (
@@ -77,29 +77,23 @@ _MODULES = {
     "LocalLimiter": "._io.limits.local",
     "MemberStream": "._io.download.member_stream",
     "diff_ids": "._writes.compare",
-    "errors": ".errors",
-    "events": ".events",
     "export_cohort": "._client",
-    "limiters": ".limiters",
-    "limits": ".limits",
-    "models": ".models",
-    "policies": ".policies",
     "read_ids": "._writes.id_stream",
-    "testing": ".testing",
-    "types": ".types",
 }
-"""Where the names are that `models` has not."""
+"""The module of each function, and of each class that is not in `.models`."""
 
 
 def __getattr__(name: str) -> object:
-    # aiohttp alone takes a third of a second. A command's help, a settings
-    # module or a type that is only looked at should not have to wait for it.
+    # Importing aiohttp takes a third of a second, which the command's help, or code
+    # that only names a type, should not have to wait for.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    place = _MODULES.get(name, ".models")
-    module = import_module(place, __name__)
-    value: object = module if place == f".{name}" else getattr(module, name)
+    if name in _MODULES or name[0].isupper():
+        module = import_module(_MODULES.get(name, ".models"), __name__)
+        value: object = getattr(module, name)
+    else:
+        value = import_module(f".{name}", __name__)
     globals()[name] = value
 
     return value

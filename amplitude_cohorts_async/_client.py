@@ -1,4 +1,4 @@
-"""The client: one method for each thing the service can do."""
+"""The client, with one method for each operation; `_operations` does the work."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -36,8 +30,8 @@ from .models import (
 )
 from .policies import Downloading, Polling, Retrying
 
-# What the signatures name is little beside aiohttp; what does the work is half as
-# much again. `_operations` imports all of it, and is imported where it is first
+# Importing this module costs little beside aiohttp; `_operations`, which imports the
+# rest of the library, costs half as much again. So it is imported where it is first
 # used: in a thread, when a client is entered.
 if TYPE_CHECKING:
     from ._exports.job import ExportJob
@@ -52,10 +46,13 @@ if TYPE_CHECKING:
 
 class CohortsClient:
     """
-    Amplitude's Behavioral Cohorts API for one project.
+    Client of Amplitude's Behavioral Cohorts API for one project.
 
     An async context manager. All clients of a project in a process share one
-    limiter, so make as many as you like.
+    limiter, so their number does not matter.
+
+    Source of limits and rules:
+    https://amplitude.com/docs/apis/analytics/behavioral-cohorts
     """
 
     def __init__(
@@ -85,58 +82,59 @@ class CohortsClient:
         rng: Callable[[], float] = random.random,
     ) -> None:
         """
-        Check everything and connect to nothing.
+        Check all arguments, without connecting.
 
         Args:
-            region: Where the project's data lives; "us" or "eu".
+            region: Where the project's data is stored: "us" or "eu".
 
-            base_url: Asked instead of the region's own host.
+            base_url: Server to use instead of the region's.
 
-            allow_http: Let the keys go over plain http to another machine.
+            allow_http: Whether the keys may be sent unencrypted to another machine.
 
             app_id: The project's number, for uploads.
 
             owner: The login email of a cohort's owner, for uploads.
 
-            limits: What the project may do; see `limits`. None takes what the
-                service documents, or the limits that *limiter* states.
+            limits: See `limits`. None takes those that *limiter* states, or else
+                the documented ones.
 
-            limiter: Keeps them; None takes this process's own for the project.
+            limiter: Keeps the limits; None takes the one that all clients of the
+                project in this process share.
 
-            allowances: How many exports a month each named part of your system
-                may spend; calls name theirs with ``allowance``.
+            allowances: The exports a month that each named part of your system may
+                spend; calls select one with ``allowance``.
 
-            routes: Which description of the service its server follows.
+            routes: The description of the API that the server follows.
 
-            session: Carries the requests, for TLS settings or tracing; never
-                closed by us. Its connector serves the store as well; its
-                headers, cookies and middlewares do not.
+            session: Sends the requests, for TLS settings or tracing; the client
+                does not close it. Its connector is also used for the object
+                store; its headers, cookies and middlewares are not.
 
-            proxy: URL of a proxy for both Amplitude and its store.
+            proxy: URL of a proxy for both Amplitude and its object store.
 
-            file_mode: Permission bits of new files, as in 0o640; None for what
-                the umask leaves. A file that is replaced keeps its own.
+            file_mode: Permission bits of new files, as in 0o640; None leaves them
+                to the umask. A file that is replaced keeps its own.
 
-            hook: Told of events as they happen; see `events`.
+            hook: Called with each event; see `events`.
 
-            clock: The time, for tests.
+            clock: The source of time, for tests.
 
-            polling: How a job is watched.
+            polling: When a job is polled.
 
-            retrying: How often a request is tried, and for how long.
+            retrying: How often and how long a request is retried.
 
-            downloading: How a file is brought.
+            downloading: How a file is downloaded.
 
             timeout: Seconds that one HTTP request may take; four times as many
                 for the list of cohorts and for writes, whose bodies are long.
 
-            stall_timeout: Seconds in which a file must bring a byte.
+            stall_timeout: Seconds that a download may receive nothing.
 
             rng: Returns numbers from 0 to 1, for tests.
 
         Raises:
-            ConfigurationError: The client cannot work like this; the message says
-                why, and what to change.
+            ConfigurationError: An argument cannot work; the message says why, and
+                what to change.
         """
         self._config = ClientConfig(
             settings=make_settings(
@@ -171,14 +169,14 @@ class CohortsClient:
     @classmethod
     def from_env(cls, **overrides: object) -> Self:
         """
-        Build a client from the environment.
+        Return a client that is configured by environment variables.
 
         Reads AMPLITUDE_API_KEY, AMPLITUDE_SECRET_KEY, AMPLITUDE_REGION,
-        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID and AMPLITUDE_OWNER, and
+        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID, AMPLITUDE_OWNER, and
         AMPLITUDE_LIMITER_URL for a Redis or Valkey that a fleet shares.
 
         Args:
-            overrides: Keywords of the constructor; they win.
+            overrides: Keywords of the constructor; they precede the variables.
         """
         url = os.environ.get("AMPLITUDE_LIMITER_URL")
         keywords: dict[str, object] = {"api_key": "", "secret_key": ""}
@@ -187,9 +185,11 @@ class CohortsClient:
         own: Limiter | None = None
 
         if url and keywords.get("limiter") is None:
-            # Its limits are the limiter's then, and stated once.
+            # The limiter states the limits then; stating them twice is refused.
             limits = keywords.pop("limits", None)
-            own = keywords["limiter"] = _limiter_of_url(url, limits)
+            own = keywords["limiter"] = _load_operations().limiter_of_url(
+                url, limits if isinstance(limits, Limits) else DOCUMENTED
+            )
 
         client = cls(**keywords)  # type: ignore[arg-type]
         client._own_limiter = own
@@ -201,9 +201,9 @@ class CohortsClient:
 
     async def __aenter__(self) -> Self:
         if f"{__package__}._operations" not in sys.modules:
-            # Not anyio's way: the first use of that imports its backend, on the
-            # loop. A caller that is cancelled does not wait for the end of it.
-            await asyncio.to_thread(_prepare)
+            # Not anyio's threads: their first use imports anyio's backend on the
+            # loop. A cancelled caller need not wait for the end of the imports.
+            await asyncio.to_thread(lambda: _load_operations().prepare())
 
         return self
 
@@ -217,7 +217,7 @@ class CohortsClient:
 
     async def aclose(self) -> None:
         """
-        Stop what `export_many()` started, and close the connections.
+        Stop all `export_many()`, and close the connections.
 
         Calling it twice does no harm.
         """
@@ -231,16 +231,16 @@ class CohortsClient:
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
         """
-        List all discoverable cohorts.
+        Return all discoverable cohorts.
 
         Args:
-            include_sync_info: Fill `Cohort.syncs`, too.
+            include_sync_info: Whether to fill `Cohort.syncs`.
         """
         return await self._operations.list_cohorts(include_sync_info=include_sync_info)
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
         """
-        Look up one cohort in the list; spends no export.
+        Return one cohort of the list; spends no export.
 
         Raises:
             NotFoundError: No discoverable cohort has this id.
@@ -248,7 +248,7 @@ class CohortsClient:
         return await self._operations.get_cohort(cohort_id)
 
     async def get_usage(self) -> Usage:
-        """Tell how many of this month's exports are spent."""
+        """Return how many of this month's exports are spent."""
         return await self._operations.get_usage()
 
     async def request_export(
@@ -259,40 +259,37 @@ class CohortsClient:
         allowance: str | None = None,
     ) -> ExportJob:
         """
-        Request the export of a cohort. This spends one of the month's.
+        Request the export of a cohort; spends one export of the monthly quota.
 
         Args:
-            properties: False for ids only, True for all user properties, or
-                the names of those wanted. All of them can be too much for the
-                service: ask for fewer if the request keeps timing out.
+            properties: False for ids only, True for all user properties, or the
+                names of some. Name fewer if requests with many keep timing out.
 
             allowance: Which of the client's ``allowances`` the export counts
                 against.
 
         Raises:
-            MonthlyQuotaError: The month has no room for it; nothing was sent.
+            MonthlyQuotaError: The monthly quota is exhausted; no export was spent.
 
-            TransportError: Its ``may_have_happened`` tells whether the export
-                may have been spent all the same.
+            TransportError: Its ``may_have_happened`` says whether the export may
+                have been spent.
 
-            UnexpectedResponseError: Nobody can read what was made; the export
-                is probably spent.
+            UnexpectedResponseError: The answer cannot be read; the export was
+                probably spent.
         """
         return await self._operations.request_export(
-            cohort_id,
-            properties=properties,
-            allowance=allowance,
+            cohort_id, properties=properties, allowance=allowance
         )
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
         """
-        Take up an export that was requested before, here or elsewhere.
+        Return the job of an export that was requested before, in any process.
 
         Nothing is sent and no export is spent.
 
         Args:
-            request_id_or_token: `ExportJob.token`, an error's ``token``, or
-                the bare request id.
+            request_id_or_token: `ExportJob.token`, an error's ``token``, or the
+                bare request id.
         """
         return self._operations.resume_export(request_id_or_token)
 
@@ -303,30 +300,27 @@ class CohortsClient:
         *,
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
-        format: str | None = None,  # noqa: A002 - the word users know
+        format: str | None = None,  # noqa: A002 - a public name
         if_changed_since: SavedExport | str | None = None,
         allowance: str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> SavedExport:
         """
-        Request a cohort, wait for it and save it; spends one export.
+        Export a cohort to a file; spends one export.
 
-        If the same export is running, or was left undelivered in the last half
-        hour, anywhere the limiter reaches, this joins it and spends none.
-        Whatever fails after the request raises an error with a ``token``:
-        `resume_export()` goes on from it without a second export. A
-        cancellation has the token in a note.
+        Joins the same export, and spends none, if any client of the same limiter
+        requested it in the last half hour and it was not delivered. Every error
+        after the request has a ``token``, with which `resume_export()` goes on
+        without a second export. A cancellation has the token in a note.
 
         Args:
-            to: See `ExportJob.download()`; checked before anything is spent.
+            to: See `ExportJob.download()`; checked before an export is spent.
 
-            timeout: Seconds to wait for the job; the download itself takes as
-                long as it takes.
+            timeout: Seconds to wait for the job; the download has no time limit.
 
-            if_changed_since: An earlier export, or its token. When the list
-                says that the cohort was neither computed nor changed since,
-                it is returned again as `SavedExport.unchanged`, and no export
-                is spent.
+            if_changed_since: An earlier export, or its token. If the cohort was
+                neither computed nor changed since, that one is returned again as
+                `SavedExport.unchanged`, and no export is spent.
 
             allowance: As for `request_export()`.
         """
@@ -348,35 +342,32 @@ class CohortsClient:
         *,
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
-        format: str = "csv",  # noqa: A002 - the word users know
+        format: str = "csv",  # noqa: A002 - a public name
         max_concurrency: int = 8,
         skip_unchanged: bool = False,
         allowance: str | None = None,
     ) -> ExportBatch:
         """
-        Export many cohorts into a directory, as the limits allow.
+        Return an async iterator that exports many cohorts into a directory.
 
-        One failure stops nobody: each cohort has an outcome of its own, with
-        its file or its error. A run that dies is taken up by calling this
-        again: what was requested goes on, what was saved is not exported
-        twice. The directory keeps a record of that, in a hidden file.
+        Each cohort has its own `ExportOutcome`, with its file or its error; one
+        failure does not stop the others. The run record, a hidden file in the
+        directory, makes the same call go on after an interruption: running
+        exports are continued, saved ones are not exported again.
 
         Args:
-            directory: Where ``<cohort id>.csv`` and so on go.
+            directory: The folder for files such as ``<cohort id>.csv``.
 
             timeout: Seconds that each job may take.
 
-            format: Of the files, by its suffix, as in "csv.gz".
+            format: The suffix of the files, as in "csv.gz".
 
-            max_concurrency: Exports that may be under way together.
+            max_concurrency: Exports that may run at the same time.
 
-            skip_unchanged: Ask the list first, once for all, and leave alone
-                what did not change since its file was saved here.
+            skip_unchanged: Whether to skip cohorts that, according to the list,
+                did not change since their file was saved here.
 
             allowance: As for `request_export()`.
-
-        Returns:
-            An async iterator of `ExportOutcome`, in the order they end.
         """
         return self._operations.export_many(
             cohort_ids,
@@ -398,21 +389,18 @@ class CohortsClient:
         job_seconds: float = 45.0,
     ) -> ExportPlan:
         """
-        Tell what exporting some cohorts would take; nothing is spent.
+        Return what exporting some cohorts would take; spends no export.
 
-        Costs one call for the list and one for the usage.
+        Sends one request for the list and one for the usage.
 
         Args:
-            since: Earlier exports; cohorts that did not change are skipped.
+            since: Earlier exports; cohorts that did not change since are skipped.
 
-            job_seconds: How long a job takes; 30 to 60 seconds are common,
-                whatever the size.
+            job_seconds: Seconds that a job takes; 30 to 60 are common, for cohorts
+                of any size.
         """
         return await self._operations.plan(
-            cohort_ids,
-            properties=properties,
-            since=since,
-            job_seconds=job_seconds,
+            cohort_ids, properties=properties, since=since, job_seconds=job_seconds
         )
 
     async def upload_cohort(
@@ -433,36 +421,36 @@ class CohortsClient:
         on_skipped: OnSkipped | None = None,
     ) -> UploadReport:
         """
-        Make a cohort of these ids, or fill one with them.
+        Create a cohort of these ids, or replace the members of one.
 
-        Any number up to two million: the first 100,000 make or fill the
-        cohort, the rest are added to it. A cohort that is replaced holds only
-        the first 100,000 until the rest has followed.
+        Takes up to two million ids: the first 100,000 create or replace the
+        cohort, the rest are added to it. A cohort that is replaced has only the
+        first 100,000 members until the rest are added.
 
         Args:
-            ids: Any iterable or async iterable, or the path of a file with
-                one id a line. Repeated ids are sent once.
+            ids: An iterable or async iterable, or the path of a file with one id
+                a line. Repeated ids are sent once.
 
             app_id: The project's number; None takes the client's.
 
             owner: The login email of the owner; None takes the client's.
 
-            published: Whether others can discover the cohort. One that nobody
-                can discover is not found again when an answer is lost.
+            published: Whether others can discover the cohort. One that cannot be
+                discovered is not found again when an answer is lost.
 
-            group: The kind of group that the ids name, as in "company"; None
-                for users.
+            group: The kind of group that the ids name, as in "company"; None for
+                users.
 
-            replace: The id of an existing cohort to refill; None makes a new one.
+            replace: The id of the cohort to replace; None creates one.
 
-            skip_invalid_ids: True leaves out ids that the service does not know;
-                False makes a request that has some fail.
+            skip_invalid_ids: Whether to leave out ids that the service does not
+                know; False fails the request instead.
 
-            validate_only: Ask which ids match, and save nothing.
+            validate_only: Whether only to check which ids match.
 
-            max_removed: The share of the members that *replace* may remove. The
-                number of ids is compared with the size in the list, which is one
-                more request; 1.0 allows everything, and asks nothing.
+            max_removed: The share of the members that *replace* may remove, 0 to
+                1. The number of ids is compared with the size in the list, which
+                takes one more request; 1.0 sends none.
 
             journal: A file that records each batch. If it exists, the upload goes
                 on from there.
@@ -470,8 +458,8 @@ class CohortsClient:
             on_skipped: Called with the ids that a request skipped; may be async.
 
         Raises:
-            InvalidInputError: An id cannot be one, or there are no ids, or more
-                than two million.
+            InvalidInputError: An id is invalid, or there are none, or more than
+                two million.
 
             InvalidIdsError: The service does not know some ids, and
                 *skip_invalid_ids* is False.
@@ -479,8 +467,8 @@ class CohortsClient:
             RemovalGuardError: *replace* would remove more than *max_removed*, or
                 the list does not show how many members there are.
 
-            AmbiguousUploadError: The answer to the creating request was lost,
-                and the list does not tell which cohort it made, if any.
+            AmbiguousUploadError: The answer to the creating request was lost, and
+                the list does not show which cohort it created, if any.
 
             PartialWriteError: Some batches were written, then one failed.
         """
@@ -515,15 +503,14 @@ class CohortsClient:
         """
         Add ids to a cohort and remove others from it, any number of each.
 
-        Args:
-            count_group: What the cohort counts: "User", or the name of a
-                group; then ids are of groups.
+        Arguments that are not listed are those of `upload_cohort()`.
 
-            skip_invalid_ids: As for `upload_cohort()`, and so are the other
-                arguments.
+        Args:
+            count_group: What the cohort counts: "User", or the kind of group that
+                the ids name.
 
         Raises:
-            InvalidInputError: An id cannot be one, or is both added and removed.
+            InvalidInputError: An id is invalid, or is both added and removed.
 
             PartialWriteError: Some batches were written, then one failed.
         """
@@ -555,17 +542,16 @@ class CohortsClient:
         """
         Make a cohort's members equal to *ids*, with as few changes as possible.
 
-        Spends one export to learn the members, unless *current* tells them.
-        Both sets are held in memory, about 60 bytes an id and the id itself,
-        unless *on_disk* names a folder.
+        Spends one export to read the members, unless *current* is given. Holds both
+        sets in memory, an id and about 60 bytes each, unless *on_disk* is given.
 
         Args:
-            current: The members it has now: ids, or a file that an export wrote;
-                None exports the cohort.
+            current: The present members: ids, or a file that an export wrote; None
+                exports the cohort.
 
-            dry_run: Tell what would be done, and write nothing.
+            dry_run: Whether only to report what would be changed.
 
-            max_removed: The share of the members that may be removed.
+            max_removed: The share of the members that may be removed, 0 to 1.
 
             on_disk: A folder to compare in; the files ``entering.txt``,
                 ``exiting.txt`` and ``existing.txt`` stay there.
@@ -573,10 +559,10 @@ class CohortsClient:
             journal: As for `upload_cohort()`; needs *current*.
 
         Raises:
-            RemovalGuardError: More than *max_removed* would go.
+            RemovalGuardError: More than *max_removed* would be removed.
 
-            PartialWriteError: Some batches were written, then one failed.
-                Like every error after the export it carries its ``token``.
+            PartialWriteError: Some batches were written, then one failed. Like
+                every error after the export, it has the export's ``token``.
         """
         return await self._operations.sync_membership(
             cohort_id,
@@ -594,9 +580,9 @@ class CohortsClient:
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:
         """
-        Hold one of the five slots for a call of your own.
+        Hold one of the five slots, for a request of your own.
 
-        For calls to the Dashboard REST API, which shares the slots.
+        The Dashboard REST API shares the slots.
         """
         async with self._operations.session.limiter.slot("other"):
             yield
@@ -604,28 +590,18 @@ class CohortsClient:
     @property
     def _operations(self) -> Operations:
         if self._is_closed:
-            raise ConfigurationError("this client is closed; make another one")
+            raise ConfigurationError("this client is closed; create another one")
 
         if self._built is None:
-            from ._operations import Operations  # noqa: PLC0415 - see the head
-
-            self._built = Operations(self._config)
+            self._built = _load_operations()(self._config)
 
         return self._built
 
 
-def _prepare() -> None:
-    from . import _operations  # noqa: PLC0415 - see the head
+def _load_operations() -> type[Operations]:
+    from ._operations import Operations  # noqa: PLC0415 - see the head
 
-    _operations.prepare()
-
-
-def _limiter_of_url(url: str, limits: object) -> Limiter:
-    from . import _operations  # noqa: PLC0415 - see the head
-
-    return _operations.limiter_of_url(
-        url, limits if isinstance(limits, Limits) else DOCUMENTED
-    )
+    return Operations
 
 
 async def export_cohort(
@@ -634,10 +610,10 @@ async def export_cohort(
     *,
     properties: bool | Sequence[str] = False,
     timeout: float = 1800.0,
-    format: str | None = None,  # noqa: A002 - the word users know
+    format: str | None = None,  # noqa: A002 - a public name
 ) -> SavedExport:
     """
-    Export a cohort to a file, with keys from the environment.
+    Export a cohort to a file, with the keys in the environment.
 
     See `CohortsClient.export()` and `CohortsClient.from_env()`.
     """

@@ -1,4 +1,4 @@
-"""Settings from keywords and environment, checked before the first byte."""
+"""The configuration of a client, from keywords and the environment, checked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import attrs
@@ -32,12 +33,12 @@ _ALL_BITS = 0o777
 @attrs.frozen(kw_only=True)
 class Settings:
     """
-    Who asks, and where.
+    The keys of a client, and the server they are for.
 
     Attributes:
-        origin: Scheme, host, port and perhaps a prefix; no slash at the end.
+        origin: Scheme, host, port and path prefix, with no slash at the end.
 
-        region: None for a base URL of the caller's own.
+        region: None when the caller gave a base URL.
     """
 
     api_key: str = attrs.field(repr=False)
@@ -49,9 +50,8 @@ class Settings:
 
     @property
     def app(self) -> str:
-        """The name that the app's limits are kept by; the key is not in it."""
+        """A hash that names the app to its limiter."""
         text = f"{self.origin}\n{self.api_key}".encode()
-
         return hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -65,12 +65,7 @@ def make_settings(
     app_id: object,
     owner: object,
 ) -> Settings:
-    """
-    Return the settings that the caller gave, checked.
-
-    Raises:
-        ConfigurationError: It cannot work; the message says what to do.
-    """
+    """Return checked settings, or raise `ConfigurationError`."""
     chosen = _region(region)
 
     return Settings(
@@ -83,13 +78,7 @@ def make_settings(
     )
 
 
-def checked_routes(routes: object) -> Routes:
-    """
-    Return *routes* as `Routes`.
-
-    Raises:
-        ConfigurationError: They name no description of the service.
-    """
+def _checked_routes(routes: object) -> Routes:
     try:
         return Routes(routes)
     except ValueError:
@@ -98,45 +87,39 @@ def checked_routes(routes: object) -> Routes:
         ) from None
 
 
-def checked_seconds(seconds: float, name: str) -> float:
-    """
-    Return *seconds* if they are a time one can wait.
-
-    Raises:
-        ConfigurationError: They are zero, negative or infinite.
-    """
+def _check_seconds(
+    _: ClientConfig, field: attrs.Attribute[float], seconds: float
+) -> None:
     if not 0 < seconds < math.inf:
         raise ConfigurationError(
-            f"{name} must be a finite number of seconds above zero, got {seconds!r}"
+            f"{field.name} must be a finite number of seconds above zero, got {seconds!r}"
         )
 
-    return seconds
 
-
-def checked_proxy(proxy: object) -> str | None:
-    """
-    Return *proxy* if it is the URL of one; messages show no part of it.
-
-    Raises:
-        ConfigurationError: It is none.
-    """
+def _checked_proxy(proxy: object) -> str | None:
+    # The message shows no part of the URL, which may hold a password.
     if proxy is None:
         return None
 
-    parts = _proxy_parts(proxy) if isinstance(proxy, str) else None
+    if isinstance(proxy, str) and proxy.isprintable() and " " not in proxy:
+        with suppress(ValueError):
+            parts = urlsplit(proxy)
+            # A "/" in a password that is not percent-encoded begins a path.
+            is_bare = not (parts.path.strip("/") or parts.query or parts.fragment)
+            has_address = bool(parts.hostname) and parts.port != 0
 
-    if parts is None:
-        raise ConfigurationError(
-            "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
-            "http://proxy.example.com:8080, with a user name and a password in front "
-            "of the host if it needs them, percent-encoded"
-        )
+            if parts.scheme in {"http", "https"} and has_address and is_bare:
+                return parts.geturl()
 
-    return parts.geturl()
+    raise ConfigurationError(
+        "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
+        "http://proxy.example.com:8080, with a user name and a password in front "
+        "of the host if it needs them, percent-encoded"
+    )
 
 
 def proxy_secrets(proxy: str | None) -> Sequence[str]:
-    """Return what no message may show of a checked proxy's URL, in each form."""
+    """Return each form of the password in a proxy's URL, for the redactor."""
     parts = urlsplit(proxy or "")
     password = parts.password
 
@@ -148,74 +131,43 @@ def proxy_secrets(proxy: str | None) -> Sequence[str]:
     return password, unquote(password), pair, b64encode(pair.encode()).decode()
 
 
-def _proxy_parts(proxy: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(proxy)
-        has_address = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return None
-
-    # A slash in a password that is not encoded makes the rest of it a path.
-    is_proxy = (
-        has_address
-        and parts.scheme in {"http", "https"}
-        and not (parts.path.strip("/") or parts.query or parts.fragment)
-        and proxy.isprintable()
-        and " " not in proxy
-    )
-
-    return parts if is_proxy else None
-
-
-def _checked_session(
-    session: aiohttp.ClientSession | None,
-) -> aiohttp.ClientSession | None:
+def _check_session(
+    _: ClientConfig, __: object, session: aiohttp.ClientSession | None
+) -> None:
     if session is not None and session.auth is not None:
         raise ConfigurationError(
             "the session has credentials of its own (auth=), and the keys could not "
-            "be sent beside them; make it without"
+            "be sent beside them; make a session without auth="
         )
 
-    return session
 
-
-def _checked_timeout(seconds: float) -> float:
-    return checked_seconds(seconds, "timeout")
-
-
-def _checked_file_mode(mode: int | None) -> int | None:
-    if mode is None or (type(mode) is int and 0 <= mode <= _ALL_BITS):
-        return mode
-
-    raise ConfigurationError(
-        f"file_mode holds permission bits, as in 0o640, from 0 to 0o777; got "
-        f"{oct(mode) if isinstance(mode, int) else repr(mode)}"
-    )
-
-
-def _checked_stall_timeout(seconds: float) -> float:
-    return checked_seconds(seconds, "stall_timeout")
+def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
+    if mode is not None and (type(mode) is not int or not 0 <= mode <= _ALL_BITS):
+        raise ConfigurationError(
+            f"file_mode holds permission bits, as in 0o640, from 0 to 0o777; got "
+            f"{oct(mode) if isinstance(mode, int) else repr(mode)}"
+        )
 
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """What a client was made with, checked."""
+    """The arguments of a client, checked."""
 
     settings: Settings
     limits: Limits
     limiter: Limiter | None
     allowances: Mapping[str, int]
-    routes: Routes = attrs.field(converter=checked_routes)
-    session: aiohttp.ClientSession | None = attrs.field(converter=_checked_session)
-    proxy: str | None = attrs.field(repr=False, converter=checked_proxy)
-    file_mode: int | None = attrs.field(converter=_checked_file_mode)
+    routes: Routes = attrs.field(converter=_checked_routes)
+    session: aiohttp.ClientSession | None = attrs.field(validator=_check_session)
+    proxy: str | None = attrs.field(repr=False, converter=_checked_proxy)
+    file_mode: int | None = attrs.field(validator=_check_file_mode)
     hook: EventHook | None
     clock: Clock | None
     polling: Polling
     retrying: Retrying
     downloading: Downloading
-    timeout: float = attrs.field(converter=_checked_timeout)
-    stall_timeout: float = attrs.field(converter=_checked_stall_timeout)
+    timeout: float = attrs.field(validator=_check_seconds)
+    stall_timeout: float = attrs.field(validator=_check_seconds)
     rng: Callable[[], float]
 
 
@@ -224,7 +176,7 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
     Return the limits of a client: its own, or those that its limiter states.
 
     Raises:
-        ConfigurationError: Both are stated, or the limiter is none.
+        ConfigurationError: Both are stated, or *limiter* is not a `Limiter`.
     """
     if limiter is None:
         return limits or DOCUMENTED
@@ -246,17 +198,11 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the keywords of a client from variables; empty ones count as unset."""
-    names = {
-        "api_key": "AMPLITUDE_API_KEY",
-        "secret_key": "AMPLITUDE_SECRET_KEY",
-        "region": "AMPLITUDE_REGION",
-        "base_url": "AMPLITUDE_BASE_URL",
-        "app_id": "AMPLITUDE_APP_ID",
-        "owner": "AMPLITUDE_OWNER",
-    }
+    """Return the keywords that variables set; empty variables count as unset."""
+    keywords = ("api_key", "secret_key", "region", "base_url", "app_id", "owner")
+    values = {key: environ.get(f"AMPLITUDE_{key.upper()}") for key in keywords}
 
-    return {key: environ[name] for key, name in names.items() if environ.get(name)}
+    return {key: value for key, value in values.items() if value}
 
 
 def _key(value: object, what: str, variable: str) -> str:
@@ -271,7 +217,6 @@ def _key(value: object, what: str, variable: str) -> str:
             f"the {what} holds a character that no key has (white space, a colon or one "
             f"beyond ASCII); copy it again from the project's settings"
         )
-
     return value
 
 
@@ -295,9 +240,9 @@ def _origin(base_url: object, allow_http: bool) -> str:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        # Its text would quote a part, and that may be of a password.
+        # The error's own text quotes a part, which may be of a password.
         raise ConfigurationError(
-            "base_url is not a URL: its port is no number, or a bracket is not closed"
+            "base_url is not a URL: its port is not a number, or a bracket is not closed"
         ) from None
 
     if parts.scheme not in {"http", "https"} or not host:
@@ -320,8 +265,8 @@ def _origin(base_url: object, allow_http: bool) -> str:
 
     if parts.scheme == "http" and not (allow_http or is_loopback(host)):
         raise ConfigurationError(
-            f"http://{host} would carry the keys in the clear; use https, or pass "
-            f"allow_http=True if the network is yours"
+            f"http://{host} would carry the keys unencrypted; use https, or pass "
+            f"allow_http=True if you trust the network"
         )
 
     return base_url.rstrip("/")
@@ -331,24 +276,16 @@ def _app_id(app_id: object) -> int | None:
     if app_id is None:
         return None
 
-    text = str(app_id)
-
+    text = "" if isinstance(app_id, bool) else str(app_id)
     is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_APP_ID
 
-    if isinstance(app_id, bool) or not is_number:
+    if not is_number or not 0 < int(text) < _LARGEST_APP_ID:
         raise ConfigurationError(
-            f"app_id is the project's number, as in 123456, got {app_id!r}; find "
-            f"it in the project's settings or in `list_cohorts()`"
+            f"app_id is the project's number, as in 123456, positive and below 2**63; "
+            f"got {app_id!r}; find it in the project's settings or in `list_cohorts()`"
         )
 
-    number = int(text)
-
-    if not 0 < number < _LARGEST_APP_ID:
-        raise ConfigurationError(
-            f"app_id must be a positive number below 2**63, got {number}"
-        )
-
-    return number
+    return int(text)
 
 
 def _owner(owner: object) -> str | None:
@@ -360,5 +297,4 @@ def _owner(owner: object) -> str | None:
             f"owner is {owner!r}; pass the login email of the cohort's owner, or leave "
             f"it out"
         )
-
     return owner

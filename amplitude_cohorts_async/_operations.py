@@ -1,9 +1,8 @@
 """
-What a client does, and the parts it is built of.
+The composition root: builds the parts of a client, and runs its operations.
 
-The one module that `_client` does not import at its head. Importing it imports
-all that calls need, which takes half as long as aiohttp: `prepare()` does it in a
-thread when a client is entered.
+Importing it imports everything that calls need, which takes half as long as importing
+aiohttp. `_client` therefore imports it at first use, in a thread if it can.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from ._core.writes import Membership, Upload
 from ._exports.downloader import Progress
 from ._exports.job import ExportJob, checked_timeout
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
-from ._exports.plan import Known, make_plan
+from ._exports.plan import make_plan
 from ._exports.requester import ExportRequester
 from ._io.cancellation import collect_cooperatively
 from ._io.context import Context, SystemClock
@@ -60,15 +59,11 @@ from .models import (
     UploadReport,
     Usage,
 )
+from .policies import Retrying
 
 
 class Operations:
-    """
-    One client's parts, and a method for each of its methods.
-
-    Attributes:
-        session: Sends requests within the limits.
-    """
+    """The operations of one client, and the parts that they share."""
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
@@ -84,23 +79,44 @@ class Operations:
             list_cohorts=self.list_cohorts,
             budget=self._make_budget(),
         )
-        # Weak: a run lives as long as its iterator, or its tasks.
+        # Weak, so that a run lives as long as its iterator or its tasks.
         self._runs: WeakSet[ExportRun] = WeakSet()
 
+    @staticmethod
+    def prepare() -> None:
+        """
+        Import the rest of what calls need, and generate the converters of answers.
+
+        Runs in a worker thread: with the imports of this module it takes 0.1 s, once
+        in a process.
+        """
+        with suppress(ImportError):  # a private module of anyio, which may move
+            import_module("anyio._backends._asyncio")
+
+        # The extra's library, which takes a tenth of what aiohttp takes.
+        aiofastnet()
+        converter.generate()
+
+    @staticmethod
+    def limiter_of_url(url: str, limits: Limits) -> Limiter:
+        """Return a `RedisLimiter`, or raise `MissingExtraError` without that extra."""
+        from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
+
+        return RedisLimiter.from_url(url, limits=limits)
+
     async def aclose(self) -> None:
-        """Stop the runs, wait for the answers to purchases, close the connections."""
+        """Stop the runs, wait for sent export requests, and close the connections."""
         await asyncio.gather(*(run.close_with_client() for run in list(self._runs)))
         await self.session.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
-        """List all discoverable cohorts."""
+        """Return all discoverable cohorts."""
         request = self._endpoints.list_cohorts(include_sync_info=include_sync_info)
         response = await self.session.send(request)
-
         return await collect_cooperatively(responses.each_cohort(request, response))
 
     async def get_cohort(self, cohort_id: str) -> Cohort:
-        """Look up one cohort in the list."""
+        """Return one cohort of the list."""
         checked_id(cohort_id, "cohort id")
 
         for cohort in await self.list_cohorts():
@@ -113,11 +129,11 @@ class Operations:
             status=404,
         )
 
-    async def get_usage(self) -> Usage:
+    async def get_usage(self, *, retrying: Retrying | None = None) -> Usage:
         """Return the usage of the month."""
         request = self._endpoints.usage()
-
-        return responses.usage(request, await self.session.send(request))
+        response = await self.session.send(request, retrying=retrying)
+        return responses.usage(request, response)
 
     async def request_export(
         self,
@@ -128,7 +144,6 @@ class Operations:
     ) -> ExportJob:
         """Request an export; spends one."""
         wanted = checked_properties(properties)
-
         return await self._exports.request(cohort_id, wanted, allowance=allowance)
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
@@ -142,12 +157,12 @@ class Operations:
         *,
         properties: bool | Sequence[str],
         timeout: float,
-        format: str | None,  # noqa: A002 - the word users know
+        format: str | None,  # noqa: A002 - a public name
         if_changed_since: SavedExport | str | None,
         allowance: str | None,
         progress: Progress | None,
     ) -> SavedExport:
-        """Request an export, or join it, and save its file."""
+        """Join or request an export, and save its file."""
         checked_timeout(timeout)
         target = await anyio.to_thread.run_sync(checked_target, to, format)
         wanted = checked_properties(properties)
@@ -165,9 +180,8 @@ class Operations:
                 return saved
 
         started = await self._exports.start(cohort_id, wanted, allowance=allowance)
-
-        return await self._exports.finish(
-            started.job, target, timeout=timeout, progress=progress
+        return await started.job.download(
+            to, format=format, timeout=timeout, progress=progress
         )
 
     def export_many(
@@ -177,7 +191,7 @@ class Operations:
         *,
         properties: bool | Sequence[str],
         timeout: float,
-        format: str,  # noqa: A002 - the word users know
+        format: str,  # noqa: A002 - a public name
         max_concurrency: int,
         skip_unchanged: bool,
         allowance: str | None,
@@ -194,7 +208,6 @@ class Operations:
 
         run = ExportRun(self._exports, cohort_ids, Path(directory), options)
         self._runs.add(run)
-
         return ExportBatch(run)
 
     async def plan(
@@ -205,18 +218,19 @@ class Operations:
         since: Iterable[SavedExport],
         job_seconds: float,
     ) -> ExportPlan:
-        """Return what exporting some cohorts would take."""
+        """Return the plan of exporting some cohorts."""
         wanted = checked_properties(properties)
         ids = checked_ids(cohort_ids, "cohort id")
-        known = Known(
-            cohorts=await self._exports.listed(), usage=await self.get_usage()
-        )
         limiter = self.session.limiter
-        starts = limiter.expected_starts(len(ids), limits=self._config.limits)
-        earlier = {str(from_token(saved.token).cohort_id): saved for saved in since}
 
         return make_plan(
-            ids, known, starts, wanted=wanted, since=earlier, job_seconds=job_seconds
+            ids,
+            cohorts=await self._exports.listed(),
+            usage=await self.get_usage(),
+            starts=limiter.expected_starts(len(ids), limits=self._config.limits),
+            wanted=wanted,
+            since={str(from_token(saved.token).cohort_id): saved for saved in since},
+            job_seconds=job_seconds,
         )
 
     async def upload_cohort(
@@ -236,7 +250,7 @@ class Operations:
         journal: str | os.PathLike[str] | None,
         on_skipped: OnSkipped | None,
     ) -> UploadReport:
-        """Make a cohort, or fill one."""
+        """Create a cohort, or replace the members of one."""
         spec = Upload(
             name=name,
             id_type=id_type,
@@ -304,7 +318,6 @@ class Operations:
             max_removed=max_removed,
             on_disk=on_disk,
         )
-
         return await sync_membership(
             self.session,
             cohort_id,
@@ -346,40 +359,14 @@ class Operations:
         limits = self._config.limits
         guards = limits.guard_month and self._routes is Routes.VENDOR
 
+        # Without retries: an export can do without this number, and must not wait for it.
         return Budget(
-            partial(_read_usage, self.session) if guards else _unknown_usage,
+            partial(self.get_usage, retrying=NO_RETRIES) if guards else _unknown_usage,
             clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
             allowances=self._config.allowances,
         )
-
-
-def prepare() -> None:
-    """
-    Import the rest that calls need, and generate the readers of answers.
-
-    For a worker thread: together with this module's own imports it takes a tenth
-    of a second, once in a process.
-    """
-    with suppress(ImportError):  # where anyio keeps it is its own affair
-        import_module("anyio._backends._asyncio")
-
-    # The extra's library, which takes a tenth of what aiohttp takes.
-    aiofastnet()
-    converter.generate()
-
-
-def limiter_of_url(url: str, limits: Limits) -> Limiter:
-    """
-    Return the limiter that a URL of Redis or Valkey names.
-
-    Raises:
-        MissingExtraError: The extra ``redis`` is not installed.
-    """
-    from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
-
-    return RedisLimiter.from_url(url, limits=limits)
 
 
 def _make_transport(config: ClientConfig) -> Transport:
@@ -407,16 +394,7 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
         return limiter_for(config.settings.app, config.limits, config.clock)
 
     config.limiter.bind(config.settings.app)
-
     return config.limiter
-
-
-async def _read_usage(session: Session) -> Usage:
-    request = Endpoints(Routes.VENDOR).usage()
-    # An export must not wait long for a number that may be missing.
-    response = await session.send(request, retrying=NO_RETRIES)
-
-    return responses.usage(request, response)
 
 
 async def _unknown_usage() -> Usage:

@@ -1,7 +1,7 @@
 """
-The types that public signatures name, for annotations of your own.
+The types that public signatures name, for your own annotations.
 
-Importing one imports the part of the library that it is of.
+Importing a name imports the part of the library that defines it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A finished job's file: onto the disk, or as text for a reader."""
+"""Downloads the file of a finished job: to disk, or as text for a reader."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Progress = Callable[[BytesReceived], None]
 
 
 class FileDownloader:
-    """Fetches the file of one job, as often as asked."""
+    """Downloads the file of one job, any number of times."""
 
     def __init__(
         self, session: Session, ref: ExportRef, *, endpoints: Endpoints
@@ -41,7 +41,7 @@ class FileDownloader:
     async def save(
         self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
     ) -> SavedExport:
-        """Bring the file to a target."""
+        """Download the file to a target."""
         options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
         receiver = FileReceiver(
             FileSink(target, options=options, file_mode=self._session.context.file_mode)
@@ -59,16 +59,18 @@ class FileDownloader:
 
     @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
-        """Open the file as text, while it arrives."""
-        pipe = TextReceiver(request_id=self._ref.request_id, not_text=self._not_text)
-        transfer = self._transfer(pipe, None)
+        """Open the file as text that is read while it arrives."""
+        receiver = TextReceiver(
+            request_id=self._ref.request_id, not_text=self._not_text
+        )
+        transfer = self._transfer(receiver, None)
 
-        async with background(pipe.fill(partial(self._run, transfer))):
-            yield self._read(pipe)
+        async with background(receiver.fill(partial(self._run, transfer))):
+            yield self._read(receiver)
 
-    async def _read(self, pipe: TextReceiver) -> AsyncIterator[bytes]:
+    async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
         with self._errors.with_token(), self._errors.about_the_file():
-            async for text in pipe:
+            async for text in receiver:
                 yield text
 
     async def _run(self, transfer: Transfer) -> None:
@@ -79,13 +81,11 @@ class FileDownloader:
             raise self._errors.expired(error.status, now=now) from error
 
     def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
-        ref = self._ref
-
         return Transfer(
             self._session,
-            self._endpoints.export_file(ref),
+            self._endpoints.export_file(self._ref),
             receiver,
-            request_id=ref.request_id,
+            request_id=self._ref.request_id,
             progress=progress,
         )
 
@@ -93,7 +93,7 @@ class FileDownloader:
         self, target: Target, file: LocalFile, transfer: Transfer
     ) -> SavedExport:
         count = target.format.count_rows
-        # The third-party description leaves open what is in a file of text.
+        # The third-party description does not say what the lines of a file are.
         is_counted = count is None or self._endpoints.routes is Routes.VENDOR
         file = attrs.evolve(
             file,
@@ -113,5 +113,5 @@ class FileDownloader:
 
     @property
     def _not_text(self) -> bytes:
-        # The third-party description has a JSON object in the file's place.
+        # Under the third-party description the file may be a JSON object.
         return b"<{[" if self._endpoints.routes is Routes.VENDOR else b"<"

@@ -1,4 +1,4 @@
-"""One export, from its request to its file; it outlives the process."""
+"""An export job: poll it, wait for it, read or save its file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 def checked_timeout(timeout: float) -> float:
-    """
-    Return *timeout* if it is a time one can wait.
-
-    Raises:
-        InvalidInputError: It is negative, infinite or not a number.
-    """
+    """Return *timeout*, or raise `InvalidInputError` if it cannot be waited for."""
     if not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
         raise InvalidInputError(
             f"timeout must be a finite number of seconds, zero or more, got {timeout!r}"
@@ -45,10 +40,12 @@ def checked_timeout(timeout: float) -> float:
 
 class ExportJob:
     """
-    An export that was requested, and is one of the month's.
+    An export that was requested, which counts against the monthly quota.
+
+    Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 
     Attributes:
-        request_id: What the service calls it.
+        request_id: The service's id of the job.
 
         cohort_id: The cohort; None when the job was resumed from a bare id.
     """
@@ -76,40 +73,40 @@ class ExportJob:
     @property
     def token(self) -> str:
         """
-        The job as text: plain JSON without secrets, good for seven days.
+        The job as JSON text without secrets; valid for seven days.
 
-        Hand it to ``CohortsClient.resume_export()`` in any process.
+        Pass it to ``CohortsClient.resume_export()`` in any process.
         """
         return to_token(self._ref)
 
     async def poll(self) -> ExportStatus:
         """
-        Ask once how the job is.
+        Return the status of the job after one request.
 
         Raises:
-            ExportFailedError: The service gave it up.
+            ExportFailedError: The job failed.
 
-            ExportExpiredError: The service does not know it, or has dropped it.
+            ExportExpiredError: The service does not know the job, or no longer.
         """
         async with self._tracked():
             return await self._poller.poll()
 
     async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
         """
-        Return when the file is ready.
+        Wait until the file is ready, and return the job.
 
         Answers of 429 and 5xx and lost connections do not end the wait: the
-        next question follows as usual.
+        next poll follows as usual.
 
         Args:
-            timeout: Seconds, finite. The job goes on when they are over.
+            timeout: Finite seconds. The job goes on after them.
 
         Raises:
             ExportTimeoutError: The job was still running; resume it later.
 
-            ExportFailedError: The service gave it up.
+            ExportFailedError: The job failed.
 
-            ExportExpiredError: The service does not know it, or has dropped it.
+            ExportExpiredError: The service does not know the job, or no longer.
         """
         checked_timeout(timeout)
 
@@ -122,41 +119,41 @@ class ExportJob:
         self,
         to: str | os.PathLike[str],
         *,
-        format: str | None = None,  # noqa: A002 - the word users know
+        format: str | None = None,  # noqa: A002 - a public name
         amplitude_id: AmplitudeId = "text",
         timeout: float = 1800.0,
         progress: Progress | None = None,
     ) -> SavedExport:
         """
-        Save the file; waits for the job first if need be.
+        Wait for the job, and save its file.
 
-        The file gets its name when it is whole and on disk, and not before.
-        An expired link or a cut connection is made good on the way.
+        The target appears when the file is complete and on disk, not before.
+        Expired links are refreshed and cut connections continued.
 
         Args:
-            to: The target. Ends in ".csv" for decoded text, ".csv.gz" for the
-                bytes as served (compressed here, should they be served plain)
-                or ".parquet" for columns. A file of that name is replaced and passes
-                on its mode; a link is written through.
+            to: The target: ".csv" for decoded text, ".csv.gz" for the bytes as
+                served (compressed here if they are served plain), ".parquet" for
+                columns. A file of that name is replaced and keeps its mode; a
+                symbolic link is followed.
 
             format: Needed when the name does not end in it, as in "csv.gz".
 
-            amplitude_id: Whether a column of Amplitude's ids holds "text" or
+            amplitude_id: Whether the column of Amplitude ids holds "text" or
                 "int64"; for ".parquet" only.
 
             timeout: Seconds to wait for the job, as for `wait()`.
 
-            progress: Told of the bytes received, about once for each MiB. May
-                go back when the download starts over.
+            progress: Called with the bytes received, about once a MiB. The count
+                goes back when the download starts over.
 
         Raises:
             InvalidInputError: The target cannot be written; nothing was sent.
 
-            IncompleteDownloadError: No link brought the rest.
+            IncompleteDownloadError: No link delivered the rest of the file.
 
-            MalformedFileError: What came is not what it claims to be.
+            MalformedFileError: The file is damaged, or not of members.
 
-            StorageError: The local disk refused.
+            StorageError: The file could not be written to disk.
         """
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
@@ -173,10 +170,11 @@ class ExportJob:
     @asynccontextmanager
     async def members(self) -> AsyncGenerator[MemberStream]:
         """
-        Open the file as a stream of members; waits for the job first.
+        Wait for the job, and open its file as a stream of members.
 
-        Nothing touches the disk, and memory stays flat. A small file that the
-        service sends itself holds one of the five slots until it is read.
+        Uses no disk, and memory that does not grow with the file. A small file
+        that the service sends without a link holds one of the five slots until
+        it is read.
         """
         await self.wait()
 
@@ -199,17 +197,17 @@ class ExportJob:
         self, *, amplitude_id: AmplitudeId = "text"
     ) -> AsyncGenerator[AsyncIterator[RecordBatch]]:
         """
-        Open the file as Arrow record batches; waits for the job first.
+        Wait for the job, and open its file as Arrow record batches.
 
-        Needs the extra ``parquet``. Made while the file arrives, some 15,000
-        members each; nothing touches the disk. Empty ids are null.
+        Batches hold some 15,000 members each and are made while the file
+        arrives, without the disk. Empty ids are null.
 
         Args:
-            amplitude_id: Whether Amplitude's ids are "text", as in `Member`,
-                or "int64".
+            amplitude_id: Whether Amplitude ids are "text", as in `Member`, or
+                "int64".
 
         Raises:
-            MissingExtraError: The extra is not installed.
+            MissingExtraError: The extra ``parquet`` is not installed.
         """
         require_arrow()
         await self.wait()
@@ -237,7 +235,7 @@ class ExportJob:
 
     @asynccontextmanager
     async def _tracked(self) -> AsyncGenerator[None]:
-        """Add the token to what passes; forget a job that will never have a file."""
+        """Add the token to errors, and forget a job that will never have a file."""
         try:
             with self._errors.with_token(), self._token_on_cancel():
                 yield
@@ -254,13 +252,13 @@ class ExportJob:
             raise
 
     async def _forget(self) -> None:
-        # Last of all: an export that is not delivered is left to the next call.
+        # Called last: the next call joins an export that was not delivered.
         if self.cohort_id is not None:
             await self._memory.forget(self._ref)
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:
-    """Add the token of a spent export to the cancellation that leaves it behind."""
+    """Add the token of a spent export to the cancellation that interrupts it."""
     note = f"an export was requested; resume_export() goes on with it: {token}"
 
     if note not in getattr(error, "__notes__", ()):

@@ -1,4 +1,4 @@
-"""Many exports into one directory, each outcome as it comes."""
+"""Exports many cohorts into one directory, and yields each outcome as it ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -28,27 +28,17 @@ from ..errors import (
     InvalidInputError,
 )
 from ..models import Cohort, ExportOutcome, SavedExport
-from .requester import ExportRequester, StartedExport, Wanted
 from .run_record import AttemptLog, ExportRecord, RunHistory, RunRecord
+
+if TYPE_CHECKING:
+    from .requester import ExportRequester, StartedExport, Wanted
 
 _logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
 class ManyOptions:
-    """
-    How many exports are run.
-
-    Attributes:
-        timeout: Seconds that each job may take.
-
-        max_concurrency: Exports that may be under way together.
-
-        skip_unchanged: Whether cohorts that the list shows as unchanged since
-            their file was saved are skipped.
-
-        allowance: The name of the allowance that the exports count against.
-    """
+    """The options of `CohortsClient.export_many()`, checked."""
 
     wanted: Wanted
     format: Format
@@ -60,20 +50,19 @@ class ManyOptions:
 
 class ExportBatch:
     """
-    An async iterator of outcomes, in the order the exports end.
+    An async iterator of `ExportOutcome`, in the order the exports end.
 
-    Nothing is requested before the first ``async for`` step, and nothing while
-    the caller is not waiting for the next outcome. As an async context manager
-    it works ahead: exports that were begun go on while the body is busy.
+    Exports are requested only while the caller waits for the next outcome. As an
+    async context manager the batch also requests them while the body is busy.
 
     Leaving the context, `aclose()`, a cancelled step, closing the client and
-    dropping the iterator stop everything. What was requested by then is on
-    record in the directory, and the same call goes on with it.
+    dropping the iterator stop everything. The run record in the directory keeps
+    what was requested, and the same call goes on with it.
     """
 
     def __init__(self, run: ExportRun) -> None:
         self._run = run
-        # The tasks refer to the run and not to the iterator, so that one that
+        # The tasks refer to the run, not to the iterator, so that an iterator that
         # was dropped in the middle of a loop is collected.
         weakref.finalize(self, run.abandon).atexit = False
 
@@ -102,17 +91,17 @@ class ExportBatch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop what is under way; calling it twice does no harm."""
+        """Stop all exports of the batch; calling it twice does no harm."""
         await self._run.aclose()
 
 
 class ExportRun:
     """
-    The work behind an `ExportBatch`.
+    The tasks of an `ExportBatch`.
 
     Attributes:
-        works_ahead: Whether exports are requested while no caller waits for
-            an outcome.
+        works_ahead: Whether to request exports while no caller waits for an
+            outcome.
     """
 
     def __init__(
@@ -148,8 +137,8 @@ class ExportRun:
         """
         Return the next outcome, or None at the end.
 
-        When it returns, no request for an export is under way, unless the run
-        works ahead or another caller waits as well.
+        Then no request for an export is under way, unless the run works ahead or
+        another caller waits as well.
         """
         self._steps += 1
         self._may_request.set()
@@ -166,7 +155,7 @@ class ExportRun:
             raise
 
     async def aclose(self) -> None:
-        """Stop what is under way, and wait for its end."""
+        """Stop the tasks, and wait until they have ended."""
         self._stop()
 
         if self._tasks:
@@ -174,14 +163,14 @@ class ExportRun:
             self._tasks.clear()
 
     async def close_with_client(self) -> None:
-        """Stop because the client is closed: the steps that follow raise."""
+        """Stop because the client is closed; later steps raise."""
         self._is_client_closed = not self._is_over
         await self.aclose()
 
     def abandon(self) -> None:
-        """Stop what is under way; may be called in any thread."""
+        """Stop the tasks without waiting; may be called in any thread."""
         if self._loop is not None:
-            # A loop that is closed has nothing under way.
+            # A closed loop raises; it runs no tasks.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop)
 
@@ -195,8 +184,8 @@ class ExportRun:
             task.cancel()
 
     async def _pause(self) -> None:
-        # Requests that wait for a window are withdrawn, those that were sent are
-        # waited for: nothing is spent while the caller is busy with an outcome.
+        # Nothing is spent while the caller is busy with an outcome: requests that
+        # wait for a window are withdrawn, and sent ones are waited for.
         if self._steps or self.works_ahead:
             return
 
@@ -215,9 +204,9 @@ class ExportRun:
 
         if self._is_client_closed:
             raise ConfigurationError(
-                f"the client was closed before export_many() came to its end; what it "
-                f"requested is on record in {self._directory}, and the same call of "
-                f"another client goes on with it"
+                f"the client was closed before export_many() ended; its requests are "
+                f"recorded in {self._directory}, and the same call of another client "
+                f"goes on with them"
             )
         if self._is_over:
             return None
@@ -237,14 +226,11 @@ class ExportRun:
 
         while self._waiting and len(self._tasks) < self._options.max_concurrency:
             cohort_id = self._waiting.popleft()
-            self._tasks.add(
-                asyncio.create_task(
-                    self._outcome(cohort_id), name=f"export of {cohort_id}"
-                )
-            )
+            work = self._outcome(cohort_id)
+            self._tasks.add(asyncio.create_task(work, name=f"export of {cohort_id}"))
 
     async def _open(self) -> None:
-        # A directory that cannot be written to is an error of the call.
+        # Raises if the directory cannot be written to, before the first outcome.
         await anyio.to_thread.run_sync(self._target, "cohort")
         self._history = await self._record.open()
 
@@ -262,7 +248,7 @@ class ExportRun:
         self._loop = asyncio.get_running_loop()
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
-        record = self._record.of(self._key(cohort_id))
+        record = ExportRecord(self._record, self._key(cohort_id))
         charged = 0
 
         try:
@@ -270,11 +256,12 @@ class ExportRun:
             saved = await self._saved_before(cohort_id, target)
 
             if saved is None:
-                started = await self._resumed(cohort_id)
+                token = self._history.requested.get(self._key(cohort_id))
+                started = await self._exports.take_up(token) if token else None
                 started = started or await self._requested(cohort_id, record)
                 charged = int(started.charged)
-                saved = await self._exports.finish(
-                    started.job, target, timeout=self._options.timeout, progress=None
+                saved = await started.job.download(
+                    target.path, timeout=self._options.timeout
                 )
 
             await record.saved(saved)
@@ -294,7 +281,7 @@ class ExportRun:
             return None
 
         if key in self._history.in_run:
-            # Saved by the run that is taken up.
+            # Saved by an earlier process of this same run.
             return await self._exports.intact(earlier, target)
 
         return await self._exports.unchanged(
@@ -304,21 +291,6 @@ class ExportRun:
             cohort=self._listed.get(cohort_id),
             progress=None,
         )
-
-    async def _resumed(self, cohort_id: str) -> StartedExport | None:
-        token = self._history.requested.get(self._key(cohort_id))
-
-        if token is None:
-            return None
-
-        job = self._exports.resume(token)
-
-        try:
-            await job.poll()
-        except ExportExpiredError:
-            return None
-
-        return StartedExport(job, charged=False)
 
     async def _requested(self, cohort_id: str, record: ExportRecord) -> StartedExport:
         options = self._options
@@ -342,7 +314,7 @@ class ExportRun:
                 self._requests.discard(request)
 
     def _target(self, cohort_id: str) -> Target:
-        # Quoted, an id cannot leave the directory.
+        # Quoted, so that an id cannot lead out of the directory.
         name = f"{quote(cohort_id, safe='')}.{self._options.format.suffix}"
 
         return checked_target(self._directory / name, None)
@@ -353,12 +325,8 @@ class ExportRun:
         return f"{wanted}.{self._options.format.suffix}"
 
 
-class _Request:
-    """
-    A request for an export, in a task that can be withdrawn until it is sent.
-
-    The `AttemptLog` of that task.
-    """
+class _Request(AttemptLog):
+    """A task that requests an export, which can be withdrawn until it is sent."""
 
     def __init__(
         self,
@@ -371,21 +339,19 @@ class _Request:
         self.task = asyncio.create_task(begin(self))
 
     def withdraw(self) -> None:
-        """Send nothing more; what was sent is left to come to its end."""
+        """Send no further request; one that was sent is finished."""
         self.is_withdrawn = True
 
         if not self._is_sent:
             self.task.cancel()
 
     async def attempted(self) -> None:
-        """
-        Write that the request is about to be sent, which cannot be withdrawn then.
-        """
+        """Record that the request is about to be sent, and cannot be withdrawn."""
         await self._record.attempted()
         self._is_sent = True
 
     async def refused(self) -> None:
-        """Write that the request spent nothing; it may be withdrawn again."""
+        """Record that the request spent no export, and can be withdrawn again."""
         self._is_sent = False
         await self._record.refused()
 
@@ -393,7 +359,7 @@ class _Request:
             self.task.cancel()
 
     async def requested(self, token: str) -> None:
-        """Write what was spent, or joined."""
+        """Record the token of an export that was spent or joined."""
         await self._record.requested(token)
 
 

@@ -1,8 +1,8 @@
 """
-What is remembered of exports: those that were requested and not delivered yet.
+The running exports of one app: those that were requested and not delivered yet.
 
-The one seam between exports and the stores that remember them. A shared limiter
-brings a store for its fleet; other limiters get one of this process each.
+The only place where exports meet the store that holds them. A shared limiter brings
+a store for its fleet; every other limiter gets one in this process.
 """
 
 from __future__ import annotations
@@ -17,23 +17,7 @@ from .._io.limits.fifo_lock import KeyedLock
 from ..errors import LimiterUnavailableError
 
 _RUNNING_TTL = 1800.0
-"""Seconds in which an export that was not delivered is taken up by the next call."""
-
-
-class NoAttemptLog:
-    """An `AttemptLog` for exports that belong to no run."""
-
-    async def attempted(self) -> None:
-        """Write nothing."""
-
-    async def refused(self) -> None:
-        """Write nothing."""
-
-    async def requested(self, token: str) -> None:
-        """Write nothing."""
-
-
-NO_RECORD = NoAttemptLog()
+"""Seconds in which the next call joins an export that was not delivered."""
 
 
 class LocalRunningJobs:
@@ -47,7 +31,7 @@ class LocalRunningJobs:
         self._jobs: dict[str, tuple[str, float]] = {}
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """Wait until no other caller is about to request this export."""
+        """Return a lock that one caller at a time holds for this export."""
         return self._locks.hold(key)
 
     async def find(self, key: str) -> str | None:
@@ -57,7 +41,7 @@ class LocalRunningJobs:
         return token if self._clock.now() < until else None
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """Record an export that is running now, for so long at most."""
+        """Record a running export; it counts as over after *seconds*."""
         now = self._clock.now()
 
         with self._mutex:
@@ -65,7 +49,7 @@ class LocalRunningJobs:
             self._jobs[key] = token, now + seconds
 
     async def forget(self, key: str, token: str) -> None:
-        """Forget an export that is over, unless another one is recorded by now."""
+        """Remove an export, unless another one has taken its place."""
         with self._mutex:
             if self._jobs.get(key, ("", 0.0))[0] == token:
                 del self._jobs[key]
@@ -73,51 +57,44 @@ class LocalRunningJobs:
 
 class ExportMemory:
     """
-    The exports of one app that were requested and not delivered.
+    The running exports of one app.
 
-    A store that is away must not lose an export that was spent: only `lock()` and
-    `find()` raise `LimiterUnavailableError`, before anything is.
+    A store that cannot be reached must not lose an export that was spent: only
+    `lock()` and `find()`, which come before the request, raise
+    `LimiterUnavailableError`.
     """
 
     def __init__(self, limiter: Limiter, clock: Clock) -> None:
-        self._jobs = _job_store(limiter, clock)
+        store = limiter.job_store
+
+        if store is None:
+            # The limiter holds it, because all clients of an app share the limiter: the
+            # store lives as long as the last of them. `setdefault()` is atomic, for
+            # their threads.
+            store = vars(limiter).setdefault("_jobs", LocalRunningJobs(clock))
+
+        self._jobs: RunningJobs = store
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """
-        Wait until no other caller is about to request the same.
-
-        Args:
-            key: The `export_key()` of what is asked for.
-        """
+        """Return a lock that one caller at a time holds for an `export_key()`."""
         return self._jobs.lock(key)
 
     async def find(self, key: str) -> ExportRef | None:
-        """Return an export of the same that was not delivered, if there is one."""
+        """Return the running export of a key, if there is one."""
         token = await self._jobs.find(key)
 
         return None if token is None else from_token(token)
 
     async def record(self, ref: ExportRef) -> None:
-        """Remember an export until it is delivered, or for half an hour."""
+        """Record an export until it is delivered, for half an hour at most."""
         with suppress(LimiterUnavailableError):
             token = to_token(ref)
             await self._jobs.record(_key(ref), token, seconds=_RUNNING_TTL)
 
     async def forget(self, ref: ExportRef) -> None:
-        """Forget an export that was delivered, or that can never be."""
+        """Remove an export that was delivered, or never will be."""
         with suppress(LimiterUnavailableError):
             await self._jobs.forget(_key(ref), to_token(ref))
-
-
-def _job_store(limiter: Limiter, clock: Clock) -> RunningJobs:
-    if limiter.job_store is not None:
-        return limiter.job_store
-
-    # Kept with the limiter, because all clients of an app share that: this lives
-    # as long as the last of them. In one step, because they may live in threads.
-    jobs: RunningJobs = vars(limiter).setdefault("_jobs", LocalRunningJobs(clock))
-
-    return jobs
 
 
 def _key(ref: ExportRef) -> str:

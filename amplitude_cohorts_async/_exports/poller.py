@@ -1,4 +1,4 @@
-"""The loop that polls a job until its file is ready."""
+"""Polls a job until its file is ready; `_core.polling` decides each step."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from ..policies import Polling, Retrying
 _logger = logging.getLogger(__name__)
 
 _LAST_POLL = 10.0
-"""Seconds a question that falls on the deadline may still take."""
+"""Seconds that a poll begun at the deadline may still take."""
 
 
 class JobPoller:
-    """Polls one job."""
+    """Polls the status of one job."""
 
     def __init__(
         self,
@@ -48,20 +48,13 @@ class JobPoller:
         self._session = session
         self._context = session.context
         self._ref = ref
-        self._request = endpoints.export_status
+        self._endpoints = endpoints
         self._polling = polling
         self._errors = ExportErrors(ref)
         self._done: ExportStatus | None = None
 
     async def poll(self) -> ExportStatus:
-        """
-        Ask for the status once.
-
-        Raises:
-            ExportFailedError: The service gave the job up.
-
-            ExportExpiredError: The service does not know it.
-        """
+        """Return the status, and raise if the job failed or is not known."""
         status = await self._ask(self._context.retrying)
 
         if isinstance(status, JobFailed):
@@ -70,16 +63,7 @@ class JobPoller:
         return status
 
     async def wait(self, timeout: float) -> None:
-        """
-        Poll until the job is done.
-
-        Raises:
-            ExportTimeoutError: It was still running after *timeout* seconds.
-
-            ExportFailedError: The service gave the job up.
-
-            ExportExpiredError: The service does not know it.
-        """
+        """Poll until the job is done, for *timeout* seconds at most."""
         clock = self._context.clock
         started = clock.now()
         deadline = started + timeout
@@ -104,7 +88,7 @@ class JobPoller:
                     raise self._errors.timed_out(timeout, state.word)
 
     async def _try(self, left: float) -> ExportStatus | JobFailed:
-        """Return the status; one of our own words if no answer came."""
+        """Return the status; "no answer", a word of our own, if none came."""
         reason = ""
 
         with anyio.move_on_after(max(0.0, left) + _LAST_POLL):
@@ -122,7 +106,7 @@ class JobPoller:
         return ExportStatus(done=False, word=f"no answer{reason}")
 
     async def _ask(self, retrying: Retrying) -> ExportStatus | JobFailed:
-        request = self._request(self._ref)
+        request = self._endpoints.export_status(self._ref)
 
         try:
             response = await self._session.send(request, retrying=retrying)
@@ -135,7 +119,6 @@ class JobPoller:
         # A file that was ready once stays so, whatever is answered later.
         if isinstance(status, ExportStatus) and status.done:
             self._done = status
-
         return status
 
     def _report(self, state: JobState, elapsed: float, step: Step) -> None:

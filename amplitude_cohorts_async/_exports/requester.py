@@ -1,4 +1,4 @@
-"""Requests for exports: none sent twice, and none that is not needed."""
+"""Requests exports: none is sent twice, and none that is not needed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
-from pathlib import Path
 
 import anyio
 import attrs
@@ -33,6 +31,7 @@ from .._io.sinks.target import Target
 from ..errors import (
     CohortsError,
     ExportError,
+    ExportExpiredError,
     InvalidInputError,
     LimiterUnavailableError,
     TransportError,
@@ -42,29 +41,27 @@ from ..models import Cohort, Region, SavedExport
 from ..policies import Polling
 from .downloader import Progress
 from .job import ExportJob, keep_token
-from .memory import NO_RECORD, ExportMemory
+from .memory import ExportMemory
 from .run_record import AttemptLog
 
 _logger = logging.getLogger(__name__)
 
 Wanted = bool | tuple[str, ...]
+"""The user properties of an export: none, all, or these."""
+
+_NO_RECORD = AttemptLog()
 
 
 @attrs.frozen
 class StartedExport:
-    """
-    A job to wait for.
-
-    Attributes:
-        charged: Whether an export of the month was spent on it just now.
-    """
+    """A job, and whether this call spent an export on it."""
 
     job: ExportJob
     charged: bool
 
 
 class ExportRequester:
-    """Requests exports, joins those that run, and skips those that need not be."""
+    """Requests exports, joins running ones, and finds those that are unchanged."""
 
     def __init__(
         self,
@@ -93,21 +90,16 @@ class ExportRequester:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        record: AttemptLog = NO_RECORD,
+        record: AttemptLog = _NO_RECORD,
     ) -> ExportJob:
         """
-        Spend one of the month's exports.
-
-        Args:
-            allowance: The part of the month it comes out of.
-
-            record: Where each request is recorded, before and after.
+        Request an export; spends one.
 
         Raises:
-            MonthlyQuotaError: The month, or the part, is exhausted.
+            MonthlyQuotaError: The monthly quota, or *allowance*, is exhausted.
         """
         request = self._endpoints.request_export(cohort_id, properties=wanted)
-        order = ExportRef(
+        draft = ExportRef(
             request_id="", cohort_id=cohort_id, properties=wanted, region=self._region
         )
         self._announce_wait(cohort_id)
@@ -115,12 +107,12 @@ class ExportRequester:
         async with self._budget.spend(allowance=allowance) as spend:
             async for attempt in self._session.attempts(request):
                 with attempt:
-                    return await self._attempt(request, order, spend, record)
+                    return await self._attempt(request, draft, spend, record)
 
         raise out_of_attempts()
 
     def resume(self, request_id_or_token: str) -> ExportJob:
-        """Return the job of an export that was requested before."""
+        """Return the job of an export that was requested before; sends nothing."""
         ref = from_token(request_id_or_token)
 
         if None not in {ref.region, self._region} and ref.region != self._region:
@@ -137,16 +129,16 @@ class ExportRequester:
         wanted: Wanted,
         *,
         allowance: str | None = None,
-        record: AttemptLog = NO_RECORD,
+        record: AttemptLog = _NO_RECORD,
     ) -> StartedExport:
-        """Join an export of the same that is not delivered yet, or request one."""
+        """Join the running export of the same cohort and properties, or request one."""
         asked_at = self._clock.utcnow()
         key = export_key(cohort_id, wanted)
         started: StartedExport | None = None
 
         try:
             async with self._memory.lock(key):
-                job = await self._undelivered(key, asked_at)
+                job = await self._running(key, asked_at)
                 if job is not None:
                     await record.requested(job.token)
                     started = StartedExport(job, charged=False)
@@ -156,7 +148,7 @@ class ExportRequester:
                     )
                     started = StartedExport(job, charged=True)
         except LimiterUnavailableError:
-            # The lock was lost, but not what was bought under it.
+            # The lock was lost, but not the export that was requested under it.
             if started is None:
                 raise
         except asyncio.CancelledError as error:
@@ -166,20 +158,16 @@ class ExportRequester:
 
         return started
 
-    async def finish(
-        self,
-        job: ExportJob,
-        target: Target,
-        *,
-        timeout: float,
-        progress: Progress | None,
-    ) -> SavedExport:
-        """Wait for a job and save its file."""
-        await job.wait(timeout=timeout)
+    async def take_up(self, token: str) -> StartedExport | None:
+        """Return an export that was requested before, unless it has expired."""
+        job = self.resume(token)
 
-        return await job.download(
-            target.path, format=target.format.suffix, progress=progress
-        )
+        try:
+            await job.poll()
+        except ExportExpiredError:
+            return None
+
+        return StartedExport(job, charged=False)
 
     async def unchanged(
         self,
@@ -191,19 +179,13 @@ class ExportRequester:
         progress: Progress | None,
     ) -> SavedExport | None:
         """
-        Return what an earlier export has at a target, if it is still right.
+        Return an earlier export at a target, or None if a new one is needed.
 
-        A file that is gone or was changed comes again from the earlier job, as
-        long as the service keeps it; that spends nothing.
+        Its file is downloaded again from the earlier job, which spends nothing, if
+        it is gone or was changed, or only a token is given.
 
         Args:
-            earlier: What was saved, or its token; a token says nothing of the
-                file, so that it comes again.
-
-            cohort: What the list says now; None when it is not listed.
-
-        Returns:
-            None when a new export is needed.
+            cohort: The cohort as listed now; None when it is not listed.
         """
         token = earlier if isinstance(earlier, str) else earlier.token
         ref = from_token(token)
@@ -230,19 +212,19 @@ class ExportRequester:
         return None
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
-        """Return an earlier export whose file is still at a target as it was."""
-        intact = partial(_is_intact, earlier, target.path)
+        """Return an earlier export, if its file is still at a target, unchanged."""
+        is_here = earlier.path.absolute() == target.path.absolute()
 
-        if not await in_thread(intact, self._thread):
+        if not is_here or not await in_thread(earlier.file.is_intact, self._thread):
             return None
 
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
 
     async def listed(self) -> Mapping[str, Cohort]:
-        """List the cohorts, by id."""
+        """Return the listed cohorts by id."""
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
-    async def _undelivered(self, key: str, asked_at: datetime) -> ExportJob | None:
+    async def _running(self, key: str, asked_at: datetime) -> ExportJob | None:
         ref = await self._memory.find(key)
 
         if ref is None:
@@ -250,7 +232,7 @@ class ExportRequester:
 
         job = self._job(ref)
 
-        # One that was requested while we waited for the lock need not be asked.
+        # An export requested while this call waited for the lock need not be polled.
         if ref.requested_at is None or ref.requested_at < asked_at:
             try:
                 await job.poll()
@@ -260,48 +242,42 @@ class ExportRequester:
         return job
 
     async def _attempt(
-        self, request: Request, order: ExportRef, spend: Spend, record: AttemptLog
+        self, request: Request, draft: ExportRef, spend: Spend, record: AttemptLog
     ) -> ExportJob:
-        purchase: asyncio.Task[ExportJob | CohortsError] | None = None
+        sending: asyncio.Task[ExportJob | CohortsError] | None = None
 
         try:
-            # Waiting for the slot may be cancelled, and so may the record of the
-            # attempt. Once the request is on its way, its answer is waited for.
+            # The wait for a slot and the record of the attempt may be cancelled. Once
+            # the request is sent, a cancellation waits for its answer.
             async with self._session.limiter.slot(request.kind) as permit:
                 await _record_attempt(record)
                 spend.commit()
                 with self._session.purchase():
-                    purchase = asyncio.create_task(
-                        self._purchase(request, order, permit, record)
+                    sending = asyncio.create_task(
+                        self._send(request, draft, permit, record)
                     )
-                    bought = await finish_despite_cancel(purchase, grace=GRACE)
+                    result = await finish_despite_cancel(sending, grace=GRACE)
         except LimiterUnavailableError:
-            # The slot was lost, but not what was bought in it.
-            job = _job_of(purchase)
+            # The slot was lost, but not the export that was requested in it.
+            job = _job_of(sending)
             if job is None:
                 raise
-            bought = job
+            result = job
         except asyncio.CancelledError as error:
-            job = _job_of(purchase)
+            job = _job_of(sending)
             if job is not None:
                 keep_token(error, job.token)
             raise
 
-        # Outside of the slot, for which any answer is a clean end.
-        if isinstance(bought, CohortsError):
-            raise bought
+        # Raised outside of the slot, which an answer of any kind ends normally.
+        if isinstance(result, CohortsError):
+            raise result
+        return result
 
-        return bought
-
-    async def _purchase(
-        self, request: Request, order: ExportRef, permit: Permit, record: AttemptLog
+    async def _send(
+        self, request: Request, draft: ExportRef, permit: Permit, record: AttemptLog
     ) -> ExportJob | CohortsError:
-        """
-        Send the one request that costs an export, and remember what it bought.
-
-        Returns:
-            The job, or the refusal.
-        """
+        """Send the one request that costs an export; return the job or the refusal."""
         try:
             response = await self._session.exchange(request, permit)
         except TransportError as error:
@@ -315,7 +291,7 @@ class ExportRequester:
 
         now = self._clock.utcnow()
         ref = attrs.evolve(
-            order,
+            draft,
             request_id=responses.export_request_id(request, response),
             requested_at=now,
             as_of=responses.answered_at(response, now=now),
@@ -352,7 +328,7 @@ async def _record_attempt(record: AttemptLog) -> None:
     try:
         await record.attempted()
     except asyncio.CancelledError:
-        # It may be on disk by now, and nothing will be sent.
+        # The line may be on disk by now, and nothing will be sent.
         await finish_despite_cancel(record.refused())
         raise
 
@@ -363,16 +339,10 @@ async def _record_refusal(record: AttemptLog, error: CohortsError) -> None:
 
 
 def _job_of(
-    purchase: asyncio.Task[ExportJob | CohortsError] | None,
+    sending: asyncio.Task[ExportJob | CohortsError] | None,
 ) -> ExportJob | None:
-    if purchase is None or not purchase.done() or purchase.cancelled():
+    if sending is None or not sending.done() or sending.cancelled():
         return None
 
-    bought = purchase.exception() or purchase.result()
-
-    return bought if isinstance(bought, ExportJob) else None
-
-
-def _is_intact(earlier: SavedExport, path: Path) -> bool:
-    # In a worker thread.
-    return earlier.path.absolute() == path.absolute() and earlier.file.is_intact()
+    result = sending.exception() or sending.result()
+    return result if isinstance(result, ExportJob) else None

@@ -1,8 +1,8 @@
 """
-The record of a directory's exports: what was requested, spent and saved.
+The run record of `export_many()`: what was requested, spent and saved.
 
-Lines of JSON in a hidden file, so that a run that died is taken up without
-spending an export twice. Holds no secrets and no ids of people.
+Lines of JSON in a hidden file of the target directory. A run that was killed goes on
+from it without spending an export twice. It never holds secrets or members' ids.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import anyio
 import attrs
@@ -31,50 +31,38 @@ NAME = ".amplitude-exports.jsonl"
 _VERSION = 1
 
 _LOCK_ATTEMPTS = 50
-_LOCK_INTERVAL = 0.02
-"""How often to try to lock the record, and seconds between."""
+_LOCK_INTERVAL = 0.02  # seconds
 
 
-class AttemptLog(Protocol):
+class AttemptLog:
     """
-    Where the requests for one export are written down.
+    The record of the requests for one export; this one writes nothing.
 
-    In this order: `attempted()`, then `refused()` and `attempted()` once more
-    for each retry, then `requested()`, unless it is unknown what became of the
-    last request.
+    The order is `attempted()`, then `refused()` and `attempted()` again for each
+    retry, then `requested()`. The last is missing if the answer was lost.
     """
 
     async def attempted(self) -> None:
-        """
-        Write durably that a request is about to be sent.
-
-        Raises:
-            Exception: Nothing must be sent.
-        """
-        ...
+        """Record durably that a request is about to be sent; no request if it raises."""
 
     async def refused(self) -> None:
-        """Write that the last request spent nothing."""
-        ...
+        """Record that the last request spent no export."""
 
     async def requested(self, token: str) -> None:
-        """Write the token of the export that was spent, or joined; never raises."""
-        ...
+        """Record the token of an export that was spent or joined; never raises."""
 
 
 @attrs.define
 class RunHistory:
     """
-    What the lines of earlier runs say, by key.
+    The state that the lines of earlier runs add up to, by key.
 
     Attributes:
         attempted: Exports whose request has no known outcome.
 
-        requested: Tokens of exports whose file is not whole yet.
+        requested: Tokens of exports whose file is not complete.
 
-        saved: Files that are whole.
-
-        in_run: Files that were saved by the run that did not come to its end.
+        in_run: What the run that did not end has saved.
     """
 
     attempted: set[str] = attrs.field(factory=set[str])
@@ -83,7 +71,7 @@ class RunHistory:
     in_run: set[str] = attrs.field(factory=set[str])
 
     def read(self, line: Mapping[str, object]) -> None:
-        """Add what one line says."""
+        """Apply one line."""
         key, token = line.get("key"), line.get("token")
 
         if "finished" in line:
@@ -104,8 +92,8 @@ class RunHistory:
             self._forget(key)
             self.in_run.add(key)
 
-    def lines(self) -> Sequence[Mapping[str, object]]:
-        """Return the lines that say the same to the next run."""
+    def lines(self) -> Iterable[Mapping[str, object]]:
+        """Return the shortest record of this state, with the run ended."""
         saved = [_saved_line(key, saved) for key, saved in self.saved.items()]
         requested = [{"key": k, "token": token} for k, token in self.requested.items()]
         attempted = [{"key": key, "attempt": _VERSION} for key in self.attempted]
@@ -118,12 +106,7 @@ class RunHistory:
 
 
 class RunRecord:
-    """
-    The record in one directory; several processes may write to it.
-
-    Attributes:
-        path: The hidden file.
-    """
+    """The run record in one directory; several processes may write to it."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / NAME
@@ -131,27 +114,19 @@ class RunRecord:
 
     async def open(self) -> RunHistory:
         """
-        Begin a run and return what earlier ones wrote.
-
-        A line that a crash cut is skipped.
+        Begin a run and return the state that earlier ones left.
 
         Raises:
             InvalidInputError: The record cannot be written; no export was spent.
         """
         return await in_thread(self._open, self._thread)
 
-    def of(self, key: str) -> ExportRecord:
-        """Return the part of the record that is about one export."""
-        return ExportRecord(self, key)
-
     async def close(self) -> None:
         """
-        Write that the run came to its end.
-
-        Exports whose file is not whole, and open attempts, are kept.
+        Record the end of the run; unfinished exports and open attempts are kept.
 
         Raises:
-            StorageError: The disk refused.
+            StorageError: The record cannot be written.
         """
         await in_thread(self._compact, self._thread)
 
@@ -159,8 +134,7 @@ class RunRecord:
         """
         Write a line durably, even if the caller is cancelled.
 
-        Args:
-            line: Called in the worker thread, because a digest may be computed.
+        *line* is called in the worker thread, because it may compute a digest.
 
         Raises:
             OSError: The line was not written.
@@ -174,8 +148,8 @@ class RunRecord:
         except OSError as error:
             raise InvalidInputError(
                 f"no record of exports can be kept at {self.path} "
-                f"({error.strerror or error}), and without one a run that dies would "
-                f"spend twice; fix this: no export was spent"
+                f"({error.strerror or error}), and without one the next run could "
+                f"spend an export twice; fix this: no export was spent"
             ) from error
 
         return history
@@ -185,7 +159,7 @@ class RunRecord:
 
         with suppress(FileNotFoundError):
             for text in self.path.read_bytes().splitlines():
-                # A line that a crash cut short is no JSON.
+                # A line that a crash cut short is not JSON, and is skipped.
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     history.read(mapping_of(json.loads(text)))
 
@@ -193,7 +167,7 @@ class RunRecord:
 
     def _write(self, line: Mapping[str, object]) -> None:
         with _locked(self.path.parent), self.path.open("a+b") as file:
-            # A line that a crash cut must not swallow the next one.
+            # This line must not be appended to one that a crash cut short.
             start = b"" if _ends_in_newline(file) else b"\n"
             file.write(start + _encoded(line))
             file.flush()
@@ -202,12 +176,12 @@ class RunRecord:
     def _compact(self) -> None:
         try:
             with _locked(self.path.parent):
-                # From the disk, because other processes write to it as well.
+                # Read again, because other processes write to it as well.
                 self._replace(self._load().lines())
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written ({error.strerror or error}), so the "
-                f"next run will take this one for unfinished; fix this, or remove it",
+                f"next run will treat this one as unfinished; fix this, or remove it",
                 request_id="",
             ) from error
 
@@ -223,23 +197,18 @@ class RunRecord:
 
 
 @attrs.frozen
-class ExportRecord:
-    """The `AttemptLog` of one export, and what became of its file."""
+class ExportRecord(AttemptLog):
+    """The lines of one export in a run record."""
 
     _record: RunRecord
     _key: str
 
     async def attempted(self) -> None:
-        """
-        Write durably that a request is about to be sent.
-
-        Raises:
-            StorageError: The line was not written; nothing must be sent.
-        """
+        """Record durably that a request is about to be sent, or raise `StorageError`."""
         try:
             await self._record.append(lambda: {"key": self._key, "attempt": _VERSION})
         except BaseException as error:
-            # The line may be on the disk all the same.
+            # The line may have reached the disk.
             await self.refused()
             if not isinstance(error, OSError):
                 raise
@@ -251,21 +220,21 @@ class ExportRecord:
             ) from error
 
     async def refused(self) -> None:
-        """Write that the last request spent nothing."""
+        """Record that the last request spent no export."""
         await self._append(lambda: {"key": self._key, "refused": True})
 
     async def requested(self, token: str) -> None:
-        """Write the token of an export that was spent, or joined; never raises."""
-        # The export goes on: its outcome has the token as well.
+        """Record the token of an export that was spent or joined."""
+        # The export goes on if this fails: its outcome has the token as well.
         if not await self._append(lambda: {"key": self._key, "token": token}):
-            _logger.warning("export not on record, its token is %s", token)
+            _logger.warning("export not recorded, its token is %s", token)
 
     async def over(self) -> None:
-        """Write that an export that was spent will never have a file."""
+        """Record that an export will never have a file."""
         await self._append(lambda: {"key": self._key, "over": True})
 
     async def saved(self, saved: SavedExport) -> None:
-        """Write that a file is whole."""
+        """Record that the file of an export is complete."""
         await self._append(lambda: _saved_line(self._key, saved))
 
     async def _append(self, line: Callable[[], Mapping[str, object]]) -> bool:
@@ -276,13 +245,12 @@ class ExportRecord:
                 raise
             _logger.warning("the record of exports cannot be written", exc_info=True)
             return False
-
         return True
 
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """Keep other processes from this folder's record for a moment."""
+    """Lock a folder's record; go on without the lock after a second."""
     try:
         import fcntl  # noqa: PLC0415 - not everywhere
     except ImportError:  # pragma: no cover - Windows has no such lock

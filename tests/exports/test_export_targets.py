@@ -251,6 +251,16 @@ async def test_a_file_that_may_not_grow(
     assert [] == names_in(tmp_path)
 
 
+async def test_a_target_that_is_refused_leaves_the_token(
+    job: ExportJob, tmp_path: Path
+) -> None:
+    """The export was spent, so the error of its download names it."""
+    with pytest.raises(InvalidInputError) as caught:
+        await job.download(tmp_path / "members.txt")
+
+    assert job.token == caught.value.token
+
+
 async def test_a_folder_that_goes_away(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:

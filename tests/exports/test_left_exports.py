@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async._exports.run_record import AttemptLog
 from amplitude_cohorts_async.errors import (
     CohortsError,
     ConnectionFailedError,
@@ -327,8 +328,8 @@ async def test_a_stream_that_failed_half_way_is_taken_up(
     assert (1, job.token) == (emulator.spent, saved.token)
 
 
-class Log:
-    """An attempt log that only remembers what it heard, and what was sent by then."""
+class Log(AttemptLog):
+    """Keeps the calls it received, each with the number of requests sent by then."""
 
     def __init__(self, server: FaultServer, *, refuses: bool = False) -> None:
         self.heard: list[tuple[str, int]] = []
@@ -341,18 +342,18 @@ class Log:
         self.heard.append((what, len(self._server.requests(EXPORT))))
 
     async def attempted(self) -> None:
-        """Write before the request."""
+        """Note the call, and wait until writing is allowed."""
         self._hear("attempted")
         await self.may_write.wait()
         if self._refuses:
             raise OSError(28, "No space left on device")
 
     async def refused(self) -> None:
-        """Write that nothing was spent."""
+        """Note the call."""
         self._hear("refused")
 
     async def requested(self, token: str) -> None:
-        """Write what was spent."""
+        """Note the call."""
         self._hear("requested")
 
 
