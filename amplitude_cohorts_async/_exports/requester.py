@@ -297,10 +297,17 @@ class ExportRequester:
             as_of=responses.answered_at(response, now=now),
         )
         self._announce(ref)
-        await record.requested(to_token(ref))
-        await self._memory.record(ref)
+
+        # The grace period is for the answer. Once it is in, its records are finished,
+        # however long they take, and the task ends with the job.
+        with suppress(asyncio.CancelledError):
+            await finish_despite_cancel(self._remember(ref, record))
 
         return self._job(ref)
+
+    async def _remember(self, ref: ExportRef, record: AttemptLog) -> None:
+        await record.requested(to_token(ref))
+        await self._memory.record(ref)
 
     def _announce(self, ref: ExportRef) -> None:
         cohort_id, request_id = str(ref.cohort_id), ref.request_id

@@ -353,8 +353,9 @@ class Log(AttemptLog):
         self._hear("refused")
 
     async def requested(self, token: str) -> None:
-        """Note the call."""
+        """Note the call, and wait until writing is allowed."""
         self._hear("requested")
+        await self.may_write.wait()
 
 
 async def test_each_request_is_recorded_before_and_after(
@@ -405,6 +406,37 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     assert task.cancelled()
     assert [("attempted", 0), ("refused", 0)] == log.heard
     assert [] == server.seen
+
+
+async def test_a_slow_record_outlasts_the_grace_period(
+    server: FaultServer, patient: CohortsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grace period is the request's: what the answer told is recorded anyway."""
+    monkeypatch.setattr("amplitude_cohorts_async._exports.requester.GRACE", 0.0)
+    log = Log(server)
+    exports = patient._operations._exports
+    task = asyncio.ensure_future(exports.start(COHORT, False, record=log))
+    await until(lambda: bool(log.heard))
+    log.may_write.clear()
+    await until(lambda: ("requested", 1) in log.heard)
+    task.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    log.may_write.set()
+
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    again = await exports.start(COHORT, False)
+
+    assert [again.job.token] == [
+        note[-len(again.job.token) :] for note in notes(caught)
+    ]
+    assert 1 == len(server.requests(EXPORT))
+
+
+def notes(caught: pytest.ExceptionInfo[asyncio.CancelledError]) -> list[str]:
+    """Return the notes of a cancellation."""
+    return list(getattr(caught.value, "__notes__", ()))
 
 
 async def test_an_error_of_another_job_is_none_of_this_one(
