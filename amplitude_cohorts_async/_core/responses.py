@@ -94,7 +94,7 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
 
 
 def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
-    """Yield the listed cohorts."""
+    """Return the listed cohorts, decoded one at a time."""
     return structure_each(_listed(request, response), Cohort, path="$.cohorts")
 
 
