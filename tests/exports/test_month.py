@@ -71,7 +71,7 @@ async def test_an_allowance_bounds_one_caller(
     ) as client:
         await client.request_export("c1", allowance="reports")
 
-        with pytest.raises(MonthlyQuotaError, match="reports has spent"):
+        with pytest.raises(MonthlyQuotaError, match="'reports' has spent"):
             await client.request_export("c1", allowance="reports")
         with pytest.raises(ConfigurationError, match="no allowance"):
             await client.request_export("c1", allowance="nobody")
