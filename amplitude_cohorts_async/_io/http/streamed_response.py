@@ -12,7 +12,7 @@ import anyio
 
 from ..cancellation import in_thread
 from ..fast import BodyProtocol, FastPath
-from ..sinks.disk_writer import DiskWriter, Taker
+from ..sinks.disk_writer import Consumer, DiskWriter
 from .error_translation import ErrorTranslation
 
 _LARGE = 1 << 20
@@ -79,7 +79,7 @@ class StreamedResponse:
 
         return await in_thread(join, anyio.CapacityLimiter(1))
 
-    async def pour(self, taker: Taker, tally: Callable[[int], None]) -> None:
+    async def pour(self, taker: Consumer, tally: Callable[[int], None]) -> None:
         """
         Give the body to a taker, on the shortest way there is.
 
@@ -109,7 +109,7 @@ class StreamedResponse:
         with self._border:
             return await self._response.content.readany()
 
-    def _take_over(self, taker: Taker) -> tuple[list[bytes], BodyProtocol | None]:
+    def _take_over(self, taker: Consumer) -> tuple[list[bytes], BodyProtocol | None]:
         if self._fast is None or not isinstance(taker, DiskWriter):
             return [], None
 

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._io.sinks.disk_writer import Disk as Shared
-from amplitude_cohorts_async._io.sinks.disk_writer import DiskWriter, InlineWritePolicy
+from amplitude_cohorts_async._io.sinks.disk_writer import (
+    DiskThread,
+    DiskWriter,
+    InlineWritePolicy,
+)
 
 MIB = 1024 * 1024
 
@@ -35,8 +38,8 @@ class Disk:
 
 
 def feeding(disk: Disk) -> DiskWriter:
-    """A feed with trust of its own."""
-    return DiskWriter(disk, Shared())
+    """Return a writer with a thread of its own."""
+    return DiskWriter(disk, DiskThread())
 
 
 async def fill(feed: DiskWriter, size: int, bite: int = 100_000) -> int:
@@ -157,33 +160,33 @@ BRIEF = 0.0005
 LONG = 0.05
 
 
-def test_nobody_is_trusted_unseen():
-    """The first write is not the loop's; one brief write makes the next one so."""
-    trust = InlineWritePolicy()
-    assert not trust.holds
+def test_the_first_write_is_made_in_a_thread():
+    """The loop writes only after a brief write was seen."""
+    policy = InlineWritePolicy()
+    assert not policy.is_allowed
 
-    trust.note(BRIEF)
-    assert trust.holds
+    policy.record(BRIEF)
+    assert policy.is_allowed
 
 
-def test_a_slow_disk_is_never_trusted():
+def test_a_slow_disk_is_never_written_on_the_loop():
     """Writes that are slow each time are never made on the loop."""
-    trust = InlineWritePolicy()
+    policy = InlineWritePolicy()
     for _ in range(1000):
-        trust.note(LONG)
-        assert not trust.holds
+        policy.record(LONG)
+        assert not policy.is_allowed
 
 
 @given(st.integers(2, 40))
 def test_a_disk_that_stalls_now_and_then_holds_up_ever_more_rarely(period: int):
     """One slow write in every few: fewer and fewer of them happen on the loop."""
-    trust = InlineWritePolicy()
+    policy = InlineWritePolicy()
     on_the_loop = [0, 0]
 
     for number in range(20_000):
         is_slow = number % period == 0
-        if is_slow and trust.holds:
+        if is_slow and policy.is_allowed:
             on_the_loop[number >= 10_000] += 1
-        trust.note(LONG if is_slow else BRIEF)
+        policy.record(LONG if is_slow else BRIEF)
 
     assert on_the_loop[1] <= on_the_loop[0] <= 20
