@@ -1,1 +1,1 @@
-"""From a link to a file or to rows, over as many links as it takes."""
+"""Downloads: from links to a file or to rows."""

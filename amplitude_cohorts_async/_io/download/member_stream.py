@@ -1,4 +1,4 @@
-"""Members as a stream: bytes from the network in, batches of members out."""
+"""The stream of a file's members: bytes in, members or batches of them out."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from ...models import Member
 
 _BLOCK_SIZE = 384 * 1024
 """
-Bytes decoded in one visit to the worker thread: some ten thousand members.
-
-Fewer, and the visits cost; more, and letting go of a batch holds the loop.
+Bytes decoded in one visit to the worker thread: some ten thousand members. With
+fewer, the visits cost; with more, freeing a batch holds the loop.
 """
-
 
 _YIELD_SECONDS = 0.001
 """Seconds for which the worker thread keeps the interpreter."""
 
 _CHECKPOINT_ROWS = 1_000
-"""Members handed out one by one before other tasks have their turn."""
+"""Members handed out one by one before other tasks may run."""
 
 
 class MemberStream:
     """
     The members of one file, in the file's order, each once.
 
-    Batches are the primitive, and the faster way. Rows and batches may be
-    mixed: nothing is handed out twice, and nothing is skipped when a loop is
-    left early and another one begun. A read that was cancelled or failed ends
-    the stream, because the file may have been cut in the middle.
+    Iterate over it for single members, or over `batches()`, which is faster. Both
+    may be mixed: no member is repeated, and none is skipped when a loop is left
+    early and another one begun. A read that was cancelled or failed ends the stream,
+    because the file may have been cut in the middle.
 
     Made by ``ExportJob.members()``, whose ``async with`` closes the file.
 
@@ -60,20 +58,20 @@ class MemberStream:
         self._cohort_id = cohort_id
         self._token = token
         self._reader = MemberReader()
-        # Decoded and not handed out: first those that rows had begun with.
+        # Decoded and not handed out: first those that `__anext__()` has begun.
         self._row: Iterator[Member] = iter(())
         self._rest: Iterator[Member] = iter(())
         self._text = bytearray()
         self._is_at_end = False
         self._is_broken = False
-        # One thread, and not one of the forty that the rest of the program
-        # shares: a program that blocks all of those would block us, too.
+        # Not one of the forty threads that the program shares: if it blocks all
+        # of those, this stream would stop, too.
         self._thread = anyio.CapacityLimiter(1)
         self._guard = anyio.ResourceGuard("reading")
 
     @property
     def rows(self) -> int:
-        """Members decoded so far; all of the file's when the stream has ended."""
+        """Members decoded so far; all of the file's at the end of the stream."""
         return self._reader.rows
 
     def __aiter__(self) -> AsyncIterator[Member]:
@@ -83,7 +81,7 @@ class MemberStream:
         for member in self._row:
             return member
 
-        # A loop over rows does not wait by itself: let others run.
+        # A loop over rows does not wait by itself: let other tasks run.
         await checkpoint()
         self._row = iter(await self._take(_CHECKPOINT_ROWS))
 
@@ -98,7 +96,7 @@ class MemberStream:
 
         Raises:
             MalformedFileError: The file is not CSV of a cohort's members; its
-                ``line`` says where.
+                ``line`` is the first bad one.
 
             InvalidInputError: *size* is less than one, or an earlier read of
                 this stream was cancelled or failed.
@@ -144,7 +142,7 @@ class MemberStream:
     async def _next_block(self) -> bytearray:
         if len(self._text) < _BLOCK_SIZE:
             async for piece in self._source:
-                # A copy, because the source may use its buffers again.
+                # Copied, because the source may use its buffers again.
                 self._text += piece
 
                 if len(self._text) >= _BLOCK_SIZE:
@@ -184,14 +182,14 @@ def _yield_interpreter(since: float) -> float:
     # Both measured with two million members beside a 1 ms ticker (stall p50,
     # p99 and max in ms).
     #
-    # Ten thousand new objects look like a leak: the cyclic collector walks
-    # the whole program's heap, twenty times and more (0.3, 11.7, 17.8). When
-    # it sees each slice while that is young, it has no reason to (0.3, 1.3,
-    # 5.4), and all takes a fifth less time.
+    # Ten thousand new objects look like a leak: the cyclic collector walks the
+    # whole program's heap, twenty times and more (0.3, 11.7, 17.8). Collecting
+    # each slice while it is young prevents that (0.3, 1.3, 5.4), and everything
+    # takes a fifth less time.
     gc.collect(0)
 
-    # Unasked, the loop gets the interpreter when the switch interval of 5 ms
-    # is over (5.6, 11.0, 13.8). Asking takes a tenth of a millisecond.
+    # By itself, the interpreter goes to the loop when the switch interval of 5 ms
+    # is over (5.6, 11.0, 13.8). Yielding takes a tenth of a millisecond.
     if time.perf_counter() - since < _YIELD_SECONDS:
         return since
 

@@ -1,4 +1,4 @@
-"""What the store answers to a link, and whether it may be used."""
+"""The store's answers to a link, and whether to ask for another link."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ...errors import IncompleteDownloadError, TransportError
 from ...events import BytesReceived, LinkRenewed
 from ..context import Context
 
-if TYPE_CHECKING:  # types alone
+if TYPE_CHECKING:
     from ..http.streamed_response import StreamedResponse
     from ..http.transport import Transport
-    from ..sinks.disk_writer import Taker
+    from ..sinks.disk_writer import Consumer
 
 _logger = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ _SLOW_DOWN = frozenset({429, 500, 502, 503, 504})
 _STORE_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 
 
-class LinkFailed(Exception):  # noqa: N818 - no error: the next link may do
+class LinkFailed(Exception):  # noqa: N818 - no error: the next link may work
     """
-    One link brought no more.
+    One link brings no more bytes.
 
     Args:
         pause: Seconds to wait before the next one; None to back off.
@@ -47,23 +47,22 @@ class LinkFailed(Exception):  # noqa: N818 - no error: the next link may do
 
 
 class ObjectChanged(LinkFailed):
-    """What is in the store is not, or not provably, what came before."""
+    """The object in the store is not, or not provably, the one of before."""
 
 
 @attrs.define
 class DownloadState:
     """
-    What the parts of one download share, and how far it is.
+    The progress of one download, shared by its parts.
 
     Attributes:
-        received: Bytes of the object, as stored, that are with the receiver.
+        received: Bytes of the object, as stored, that the receiver has.
 
-        downloaded: Bytes that came over the wire, those of voided beginnings
-            included.
+        downloaded: Bytes that came over the network, void ones included.
 
         total: Bytes of the object, if known.
 
-        links: Links used.
+        links: Number of links used.
     """
 
     context: Context
@@ -85,11 +84,11 @@ class DownloadState:
             self.report()
 
     def reset(self) -> None:
-        """Start over: all received bytes are void."""
+        """Start over: the received bytes are void."""
         self.received, self.total, self._reported = 0, None, 0
 
     def report(self) -> None:
-        """Report to the hook and the callback how far it is."""
+        """Report the progress to the hook and the callback."""
         self._reported = self.received
         event = BytesReceived(
             request_id=self.request_id, received=self.received, total=self.total
@@ -101,7 +100,7 @@ class DownloadState:
 
 
 class LinkRefresh:
-    """Decides after each link that brought no more whether to ask for another."""
+    """Decides after each failed link whether to ask for another."""
 
     def __init__(self, state: DownloadState) -> None:
         self._state = state
@@ -134,15 +133,12 @@ class LinkRefresh:
                 reason=redact_links(str(reason)),
             )
         )
-        await state.context.clock.sleep(self._pause(reason))
+        context, pause = state.context, reason.pause
 
-    def _pause(self, reason: LinkFailed) -> float:
-        if reason.pause is not None:
-            return reason.pause
+        if pause is None:
+            pause = backoff(context.retrying, self._fruitless + 1, jitter=context.rng())
 
-        context = self._state.context
-
-        return backoff(context.retrying, self._fruitless + 1, jitter=context.rng())
+        await context.clock.sleep(pause)
 
     def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:
         state = self._state
@@ -164,7 +160,7 @@ async def open_object(
     state: DownloadState, link: str, headers: dict[str, str]
 ) -> AsyncGenerator[StreamedResponse]:
     """
-    Follow a link to an answer with bytes of the object in it: 200 or 206.
+    Follow a link to an answer with bytes of the object: 200 or 206.
 
     Raises:
         ObjectChanged: The object is not the one that the headers ask for.
@@ -189,15 +185,10 @@ async def open_object(
 
 
 def range_headers(etag: str, start: int, end: int | None = None) -> dict[str, str]:
-    """
-    Ask for a part of the object that has this tag, and of no other.
-
-    Args:
-        end: The position behind the last byte; None for the rest.
-    """
+    """Return headers for the bytes up to *end* of the object with this tag only."""
     last = "" if end is None else end - 1
 
-    # If-Range would do in theory; in practice no store minds a wrong one.
+    # Not If-Range: in practice no store heeds a wrong one.
     return {"Range": f"bytes={start}-{last}", "If-Match": etag}
 
 
@@ -205,15 +196,15 @@ def checked_part(
     answer: StreamedResponse, *, etag: str, start: int, total: int | None
 ) -> Part:
     """
-    Return which part of the object an answer holds: the one that was asked for.
+    Return the part of the object that an answer holds.
 
     Raises:
-        ObjectChanged: It is another part, or of another object.
+        ObjectChanged: It is not the requested part, or of another object.
     """
     part = part_of(answer.status, answer.headers)
 
     if (
-        answer.status != 206  # noqa: PLR2004 - all of it, to whom asked for less
+        answer.status != 206  # noqa: PLR2004 - 200 is all of it
         or part is None
         or part.start != start
         or not etag
@@ -226,24 +217,17 @@ def checked_part(
 
 
 async def pour(
-    answer: StreamedResponse, taker: Taker, tally: Callable[[int], None]
+    answer: StreamedResponse, consumer: Consumer, count: Callable[[int], None]
 ) -> None:
-    """
-    Give the body of an answer to a taker.
-
-    Raises:
-        LinkFailed: The connection broke, or stood still for too long.
-    """
+    """Pass the body of an answer to a consumer; a cut raises `LinkFailed`."""
     try:
-        await answer.pour(taker, tally)
+        await answer.pour(consumer, count)
     except TransportError as error:
         raise LinkFailed(str(error)) from None
 
 
 def strong(etag: str | None) -> str:
-    """
-    Return a tag that proves two objects the same, byte for byte; "" for any other.
-    """
+    """Return a tag that proves two objects identical; "" for a weak one or none."""
     return etag if etag is not None and etag.startswith('"') else ""
 
 
@@ -255,11 +239,11 @@ async def _check(state: DownloadState, answer: StreamedResponse) -> None:
         raise ObjectChanged("the file changed in the store")
 
     code = _STORE_CODE.search(await state.transport.glance(answer))
-    said = f" ({code[1].decode()})" if code else ""
-    asked = retry_after(answer.headers, now=state.context.clock.utcnow())
+    detail = f" ({code[1].decode()})" if code else ""
+    requested = retry_after(answer.headers, now=state.context.clock.utcnow())
     pause = None if answer.status in _SLOW_DOWN else 0.0
 
-    if asked is not None:
-        pause = min(asked, state.context.retrying.max_retry_after)
+    if requested is not None:
+        pause = min(requested, state.context.retrying.max_retry_after)
 
-    raise LinkFailed(f"the store answered {answer.status}{said}", pause=pause)
+    raise LinkFailed(f"the store answered {answer.status}{detail}", pause=pause)

@@ -1,23 +1,24 @@
 """
 One object over several connections, into one file.
 
-Each connection brings part after part, by ranges of one strong ETag; a part that
-is cut goes on where it stopped, over another link if need be, while the others
-are not disturbed.
+Each connection brings part after part, as ranges of one strong ETag. A part that is
+cut goes on where it stopped, over another link if needed, without disturbing the
+others.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
+import attrs
 
 from ..._core.parallelism import ParallelismController, RangeAllocator, Sample
 from ..cancellation import finish_despite_cancel
-from ..sinks.disk_writer import DiskWriter
 from .object_store import (
     DownloadState,
     LinkFailed,
@@ -30,29 +31,24 @@ from .object_store import (
 )
 
 if TYPE_CHECKING:
+    from ..http.streamed_response import StreamedResponse
     from .to_file import RandomAccess
 
 _WARM_UP = 0.005
-"""Seconds in which a first connection gets going, and the loop is busy with that."""
+"""Seconds until a first connection is at speed; the loop is busy with it."""
 
 _MEASURE_SECONDS = 0.01
 """Seconds between two measurements."""
 
 _CONNECT_SECONDS = 0.0005
-"""
-Seconds between two connections that are opened: their handshakes take turns with
-the other tasks.
-"""
+"""Seconds between two handshakes, so that other tasks run in between."""
 
 _SETTLE_MEASUREMENTS = 2
-"""
-Measurements before the last one counts, once there are several connections: they
-take a while to start.
-"""
+"""Measurements of several connections before one counts: they start slowly."""
 
 
 class Gauge:
-    """Measures how a transfer goes, and how busy the loop's thread is with it."""
+    """Measures the rate of a transfer, and how busy the loop's thread is with it."""
 
     def __init__(self, state: DownloadState, access: RandomAccess) -> None:
         self._state = state
@@ -65,18 +61,18 @@ class Gauge:
         self._received = self._state.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
-        self._ours = self._load.seconds
+        self._receiving = self._load.seconds
         self._waited = self._access.waited
 
     def read(self) -> Sample:
-        """Return how it went since then."""
+        """Return the measurement since `reset()`."""
         seconds = time.perf_counter() - self._time
         received = self._state.received
 
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
-            ours=(self._load.seconds - self._ours) / seconds,
+            ours=(self._load.seconds - self._receiving) / seconds,
             waiting=(self._access.waited - self._waited) / seconds,
             left=(self._state.total or received) - received,
         )
@@ -85,7 +81,7 @@ class Gauge:
 async def throttled(
     state: DownloadState, access: RandomAccess, controller: ParallelismController
 ) -> None:
-    """Return when one connection turns out to be too few."""
+    """Wait until one connection turns out to be too few."""
     gauge = Gauge(state, access)
     await anyio.sleep(_WARM_UP)
     gauge.reset()
@@ -97,38 +93,31 @@ async def throttled(
             return
 
 
+@attrs.define(kw_only=True, eq=False)
 class Ranges:
-    """Brings the rest of an object whose beginning is there."""
+    """Brings the rest of an object over as many connections as pay."""
 
-    def __init__(
-        self,
-        state: DownloadState,
-        refresh: LinkRefresh,
-        access: RandomAccess,
-        controller: ParallelismController,
-        *,
-        etag: str,
-        link: str,
-        ask: Callable[[], Awaitable[str]],
-    ) -> None:
-        self._state = state
-        self._refresh = refresh
-        self._access = access
-        self._controller = controller
-        self._etag = etag
-        self._link = link
-        self._ask = ask
-        self._asking = anyio.Lock()
-        self._ranges = RangeAllocator(state.received, state.total or 0)
-        self._running = 0
-        self._failure: Exception | None = None
+    state: DownloadState
+    refresh: LinkRefresh
+    access: RandomAccess
+    controller: ParallelismController
+    etag: str
+    link: str
+    ask: Callable[[], Awaitable[str]]
+    _asking: anyio.Lock = attrs.field(init=False, factory=anyio.Lock)
+    _ranges: RangeAllocator = attrs.field(init=False)
+    _running: int = attrs.field(init=False, default=0)
+    _failure: Exception | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self._ranges = RangeAllocator(self.state.received, self.state.total or 0)
 
     async def run(self) -> None:
         """
         Bring all of it.
 
         Raises:
-            ObjectChanged: The object is another one by now.
+            ObjectChanged: The object was replaced in the store.
 
             IncompleteDownloadError: Several links in a row brought nothing new.
         """
@@ -142,10 +131,10 @@ class Ranges:
             raise self._failure
 
     async def _widen(self, group: anyio.abc.TaskGroup) -> None:
-        gauge = Gauge(self._state, self._access)
+        gauge = Gauge(self.state, self.access)
 
         while True:
-            while self._running < self._controller.connections and self._ranges.left:
+            while self._running < self.controller.connections and self._ranges.left:
                 self._running += 1
                 group.start_soon(self._work, group.cancel_scope)
                 await anyio.sleep(_CONNECT_SECONDS)
@@ -154,11 +143,11 @@ class Ranges:
                 gauge.reset()
                 await anyio.sleep(_MEASURE_SECONDS)
 
-            self._controller.update(gauge.read())
+            self.controller.update(gauge.read())
 
     async def _work(self, scope: anyio.CancelScope) -> None:
         try:
-            while part := self._ranges.claim(self._controller.connections):
+            while part := self._ranges.claim(self.controller.connections):
                 await self._bring(*part)
         except Exception as error:  # noqa: BLE001 - raised when all have ended
             self._failure = self._failure or error
@@ -170,19 +159,20 @@ class Ranges:
                 scope.cancel()
 
     async def _bring(self, start: int, end: int) -> None:
-        writer = self._access.writer_at(start)
+        writer = self.access.writer_at(start)
 
         def add(count: int) -> None:
             nonlocal start
             start += count
-            self._state.add(count)
+            self.state.add(count)
 
         try:
             while start < end:
-                link = self._link
+                link = self.link
 
                 try:
-                    await self._bring_some(link, writer, start, end, add)
+                    async with self._open(link, start, end) as answer:
+                        await pour(answer, writer, add)
                 except ObjectChanged:
                     raise
                 except LinkFailed as reason:
@@ -192,29 +182,25 @@ class Ranges:
         finally:
             await finish_despite_cancel(writer.drop())
 
-    async def _bring_some(
-        self,
-        link: str,
-        writer: DiskWriter,
-        start: int,
-        end: int,
-        add: Callable[[int], None],
-    ) -> None:
-        headers = range_headers(self._etag, start, end)
+    @asynccontextmanager
+    async def _open(
+        self, link: str, start: int, end: int
+    ) -> AsyncGenerator[StreamedResponse]:
+        headers = range_headers(self.etag, start, end)
 
-        async with open_object(self._state, link, headers) as answer:
+        async with open_object(self.state, link, headers) as answer:
             part = checked_part(
-                answer, etag=self._etag, start=start, total=self._state.total
+                answer, etag=self.etag, start=start, total=self.state.total
             )
 
             if part.length is None or part.length > end - start:
                 raise ObjectChanged("the store sent more than was asked for")
 
-            await pour(answer, writer, add)
+            yield answer
 
     async def _renew(self, link: str, reason: LinkFailed) -> None:
         async with self._asking:
-            # Another connection may have found out first.
-            if link == self._link:
-                await self._refresh.after(reason)
-                self._link = await self._ask()
+            # Another connection may have renewed it already.
+            if link == self.link:
+                await self.refresh.after(reason)
+                self.link = await self.ask()

@@ -1,11 +1,11 @@
-"""A file's bytes from the event loop to a disk that may block."""
+"""The receiver of a file's bytes that writes them to disk."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from ..cancellation import finish_despite_cancel, in_thread
-from ..sinks.disk_writer import Disk, DiskWriter
+from ..sinks.disk_writer import DiskThread, DiskWriter
 from ..sinks.file_sink import FileSink
 from ..sinks.saved_file import LocalFile
 
@@ -13,77 +13,71 @@ from ..sinks.saved_file import LocalFile
 class RandomAccess:
     """The ability of a `FileReceiver` to take bytes in any order."""
 
-    def __init__(self, sink: FileSink, disk: Disk, feed: DiskWriter) -> None:
+    def __init__(self, sink: FileSink, thread: DiskThread, feed: DiskWriter) -> None:
         self._sink = sink
-        self._disk = disk
+        self._thread = thread
         self._feed = feed
 
     @property
     def is_possible(self) -> bool:
-        """Whether these bytes may come so; known after the first ones only."""
+        """Whether these bytes may; known after the first ones only."""
         return self._sink.takes_any_order
 
     @property
     def waited(self) -> float:
-        """Seconds in which connections had to wait for the disk, up to now."""
-        return self._disk.waited
+        """Seconds in which connections waited for the disk, up to now."""
+        return self._thread.waited
 
     async def reserve(self, size: int) -> None:
-        """Make ready for all bytes, *size* of them, in any order."""
+        """Prepare for all *size* bytes, in any order."""
         await self._feed.flush()
-        await in_thread(partial(self._sink.reserve, size), self._disk.thread)
+        await in_thread(partial(self._sink.reserve, size), self._thread.limiter)
 
     def writer_at(self, start: int) -> DiskWriter:
-        """Return what takes bytes from a position on, beside others."""
-        return DiskWriter(self._sink.writer_at(start), self._disk, is_one_of_many=True)
+        """Return a writer for the bytes from a position on, beside others."""
+        return DiskWriter(
+            self._sink.writer_at(start), self._thread, is_one_of_many=True
+        )
 
 
 class FileReceiver:
     """
     A `Receiver` that writes while more bytes arrive.
 
-    One call of the sink at a time, so that it needs no locks.
+    It makes one call of the sink at a time, so that the sink needs no locks.
 
     Attributes:
-        feed: Where the bytes go, in order.
+        feed: Takes the bytes in order.
     """
 
     def __init__(self, sink: FileSink) -> None:
         self._sink = sink
-        self._disk = Disk()
-        self._thread = self._disk.thread
-        self.feed = DiskWriter(sink, self._disk)
+        self._thread = DiskThread()
+        self.feed = DiskWriter(sink, self._thread)
 
     @property
     def random_access(self) -> RandomAccess:
-        """Its ability to take bytes in any order."""
-        return RandomAccess(self._sink, self._disk, self.feed)
+        """The ability to take bytes in any order."""
+        return RandomAccess(self._sink, self._thread, self.feed)
 
     async def begin(self) -> None:
-        """Expect the first byte next, and forget all that came before."""
+        """Expect the first byte next; discard all earlier bytes."""
         await self.feed.drop()
-        await in_thread(self._sink.begin, self._thread)
-        self.feed = DiskWriter(self._sink, self._disk)
+        await in_thread(self._sink.begin, self._thread.limiter)
+        self.feed = DiskWriter(self._sink, self._thread)
 
     def unbound(self) -> None:
-        """Do nothing: the sender waits for no reader here, only for the disk."""
+        """Do nothing: the sender only waits for the disk, not for a reader."""
 
     async def end(self, *, is_delimited: bool) -> None:
-        """
-        Check that the bytes were all.
-
-        Raises:
-            Malformed: They cannot have been.
-
-            OSError: The disk refused.
-        """
+        """Check that the bytes were a whole file."""
         await self.feed.flush()
         finish = partial(self._sink.finish, is_delimited=is_delimited)
-        await in_thread(finish, self._thread)
+        await in_thread(finish, self._thread.limiter)
 
     async def publish(self) -> LocalFile:
-        """Give the file its name, now that it is whole."""
-        return await in_thread(self._sink.publish, self._thread)
+        """Rename the whole file to its target."""
+        return await in_thread(self._sink.publish, self._thread.limiter)
 
     async def discard(self) -> None:
         """Remove what was written, unless it has its name; safe at any time."""
@@ -91,4 +85,4 @@ class FileReceiver:
 
     async def _discard(self) -> None:
         await self.feed.drop()
-        await in_thread(self._sink.discard, self._thread)
+        await in_thread(self._sink.discard, self._thread.limiter)

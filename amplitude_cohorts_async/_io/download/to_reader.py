@@ -1,4 +1,4 @@
-"""A file's bytes from the network to a reader of text."""
+"""The receiver of a file's bytes that decodes them for a reader of text."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PIECE_SIZE = 64 * 1024
 """Bytes of a piece at most: the network brings more at once when it is fast."""
 
 _QUEUE_SIZE = 16
-"""Pieces that may wait; then the network waits for the reader."""
+"""Pieces that may wait; beyond, the network waits for the reader."""
 
 _UNBOUND_QUEUE_SIZE = 1024
 """
 The same while the sender holds one of the five slots: a reader that calls the
-API between rows would otherwise wait for itself.
+API between rows would otherwise deadlock.
 """
 
 _DECODED_AT_ONCE = 4
@@ -31,8 +31,8 @@ class TextReceiver:
     """
     A `Receiver` on one side, an iterator of decoded text on the other.
 
-    What was read cannot be unread: a transfer that has to start over after
-    that fails instead of mixing two files.
+    A transfer that has to start over after the first read fails, because the text
+    of two files must not be mixed.
     """
 
     random_access = None
@@ -52,16 +52,11 @@ class TextReceiver:
 
     @property
     def feed(self) -> Self:
-        """Where the bytes go, in order."""
+        """Takes the bytes in order."""
         return self
 
     async def begin(self) -> None:
-        """
-        Expect the first byte next.
-
-        Raises:
-            IncompleteDownloadError: Some had been read already.
-        """
+        """Expect the first byte next; raise if some text was read already."""
         if self._is_read:
             raise IncompleteDownloadError(
                 f"the file of export {self._request_id} has to be read from its start "
@@ -88,14 +83,14 @@ class TextReceiver:
             self._pieces.put_nowait(data[start : start + _PIECE_SIZE])
 
     async def end(self, *, is_delimited: bool) -> None:
-        """End: the reader gets what is left."""
+        """Record whether HTTP would have shown that the body was cut."""
         self._is_delimited = is_delimited
 
     async def fill(self, transfer: Callable[[], Awaitable[None]]) -> None:
-        """Run the transfer; what it raises is raised where the text is read."""
+        """Run the transfer; the reader raises its exception."""
         try:
             await transfer()
-        except Exception as error:  # noqa: BLE001 - raised where the reader is
+        except Exception as error:  # noqa: BLE001 - raised by the reader
             self._failure = error
 
         self._pieces.put_nowait(None)
@@ -104,12 +99,6 @@ class TextReceiver:
         return self
 
     async def __anext__(self) -> bytes:
-        """
-        Return the next text.
-
-        Raises:
-            Malformed: The file is no gzip, or no text, or not whole.
-        """
         while not self._is_over:
             piece = await self._pieces.get()
             self._is_read = True
@@ -124,7 +113,7 @@ class TextReceiver:
         raise StopAsyncIteration
 
     def _with_next(self, piece: bytes | None) -> list[bytes | None]:
-        # What waits already saves a visit to the worker thread.
+        # Each waiting piece saves a visit to the worker thread.
         pieces = [piece]
 
         while len(pieces) < _DECODED_AT_ONCE and not self._pieces.empty():
@@ -154,7 +143,7 @@ class TextReceiver:
 
 
 class _Text(PassThrough):
-    # The end of the filters: keeps text until it is asked for.
+    # The end of the filters: keeps text until `collect()`.
     def __init__(self) -> None:
         super().__init__()
         self._pieces: list[bytes | memoryview] = []

@@ -1,9 +1,9 @@
 """
-One job's file, whole, over as many links as it takes.
+The download of one job's file, over as many links as needed.
 
-A link lives one minute, and a job's file seven days: a link that is expired,
-refused or cut is replaced by a fresh one, and the transfer goes on where it
-stopped when the store proves that the object is the same one.
+A link is good for one minute, a job's file for seven days. A link that is expired,
+refused or cut is replaced by a fresh one; the transfer goes on where it stopped if
+the store proves that the object is the same.
 
 Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
@@ -23,7 +23,7 @@ from ...events import BytesReceived
 from ..cancellation import background
 from ..http.session import Session
 from ..http.streamed_response import StreamedResponse
-from ..sinks.disk_writer import Taker
+from ..sinks.disk_writer import Consumer
 from .object_store import (
     DownloadState,
     LinkFailed,
@@ -44,16 +44,16 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
 
 class Receiver(Protocol):
-    """Takes the bytes of a file in order; a second beginning voids the first."""
+    """Takes the bytes of a file in order; `begin()` voids all earlier ones."""
 
     @property
-    def feed(self) -> Taker:
-        """Where the bytes go, in order."""
+    def feed(self) -> Consumer:
+        """Takes the bytes in order."""
         ...
 
     @property
     def random_access(self) -> RandomAccess | None:
-        """Its ability to take bytes in any order; None when it has none."""
+        """The ability to take bytes in any order; None without it."""
         ...
 
     async def begin(self) -> None:
@@ -61,26 +61,26 @@ class Receiver(Protocol):
         ...
 
     def unbound(self) -> None:
-        """Take bytes as fast as they come: their sender holds a slot meanwhile."""
+        """Take bytes as fast as they come: their sender holds a slot."""
         ...
 
     async def end(self, *, is_delimited: bool) -> None:
         """
-        Check that the bytes were all.
+        Check that the bytes were a whole file.
 
         Args:
-            is_delimited: Whether a cut would have been noticed; if not, the
-                bytes themselves have to prove their end.
+            is_delimited: Whether HTTP would have shown that the body was cut; if
+                not, the bytes themselves have to prove their end.
         """
         ...
 
 
 class Transfer:
     """
-    Brings the file that a request names to a receiver.
+    Brings the file of one job to a receiver.
 
     Attributes:
-        state: How far it is.
+        state: The progress so far.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Transfer:
 
             ApiError: Amplitude refuses the file itself.
 
-            Malformed: What came cannot be a file of members.
+            Malformed: The bytes cannot be a file of members.
         """
         await self._receiver.begin()
 
@@ -130,7 +130,7 @@ class Transfer:
 
     async def _try(self) -> None:
         async with self._session.file(self._request) as answer:
-            # A link leaves the context at once: nothing here holds its slot.
+            # A link is used outside of this context, so that it holds no slot.
             if isinstance(answer, StreamedResponse):
                 await self._start_over("")
                 self._receiver.unbound()
@@ -143,7 +143,7 @@ class Transfer:
 
     async def _take_link(self, link: str) -> None:
         async with open_object(self.state, link, await self._resumption()) as answer:
-            if answer.status == 200:  # noqa: PLR2004 - all of it, asked for or not
+            if answer.status == 200:  # noqa: PLR2004 - all of it
                 await self._start_over(strong(answer.headers.get("etag")))
             else:
                 self._check_continues(answer)
@@ -158,7 +158,7 @@ class Transfer:
 
     async def _resumption(self) -> dict[str, str]:
         if self.state.received and not self._etag:
-            # Nothing would prove that the rest belongs to what we have.
+            # Nothing would prove that the rest belongs to these bytes.
             await self._start_over("")
 
         if not self.state.received:
@@ -175,13 +175,8 @@ class Transfer:
         checked_part(answer, etag=self._etag, start=received, total=total)
 
     async def _take(self, answer: StreamedResponse) -> RandomAccess | None:
-        """
-        Take what an answer brings.
-
-        Returns:
-            Where the rest goes if more connections have to bring it; None when
-            all of it came.
-        """
+        # Returns where the rest goes if more connections are to bring it; None when
+        # all of it came.
         _check_encoding(answer.headers.get("content-encoding", ""))
         state = self.state
         part = part_of(answer.status, answer.headers) or Part(
@@ -229,22 +224,24 @@ class Transfer:
     async def _take_ranges(self, link: str, access: RandomAccess) -> None:
         await access.reserve(self.state.total or 0)
         ranges = Ranges(
-            self.state,
-            self._refresh,
-            access,
-            # Should this fail, one connection brings it all.
+            state=self.state,
+            refresh=self._refresh,
+            access=access,
             controller=self._controller,
             etag=self._etag,
             link=link,
             ask=self._ask,
         )
+        # If they fail, one connection brings all of it.
         self._controller = ParallelismController(1)
         await ranges.run()
 
     async def _ask(self) -> str:
         async with self._session.file(self._request) as answer:
             if isinstance(answer, StreamedResponse):
-                raise ObjectChanged("the file came by itself, after links to it")
+                raise ObjectChanged(
+                    "the service sent the file itself, after links to it"
+                )
 
         self.state.links += 1
 
@@ -259,10 +256,10 @@ class Transfer:
 
 
 def _check_encoding(encodings: str) -> None:
-    asked_for = {word.strip().lower() for word in encodings.split(",")} <= _ENCODINGS
+    names = {name.strip().lower() for name in encodings.split(",")}
 
-    if not asked_for:
+    if not names <= _ENCODINGS:
         raise Malformed(
             f"it came encoded as {encodings!r}, which was not asked for; look for a "
-            f"proxy that encodes anew"
+            f"proxy that encodes it again"
         )

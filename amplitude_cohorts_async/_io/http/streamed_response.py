@@ -12,7 +12,7 @@ import anyio
 
 from ..cancellation import in_thread
 from ..fast import BodyProtocol, FastPath
-from ..sinks.disk_writer import DiskWriter, Taker
+from ..sinks.disk_writer import Consumer, DiskWriter
 
 _LARGE = 1 << 20
 """Bytes that take a millisecond to join; so large a join releases the GIL."""
@@ -95,7 +95,7 @@ class StreamedResponse:
 
         return await in_thread(join, anyio.CapacityLimiter(1))
 
-    async def pour(self, taker: Taker, on_bytes: Callable[[int], None]) -> None:
+    async def pour(self, taker: Consumer, on_bytes: Callable[[int], None]) -> None:
         """Pass the body to *taker*, by the fast path if possible."""
         early, body = self._take_over(taker)
 
@@ -120,7 +120,7 @@ class StreamedResponse:
         with self._translation:
             return await self._response.content.readany()
 
-    def _take_over(self, taker: Taker) -> tuple[list[bytes], BodyProtocol | None]:
+    def _take_over(self, taker: Consumer) -> tuple[list[bytes], BodyProtocol | None]:
         if self._fast is None or not isinstance(taker, DiskWriter):
             return [], None
 

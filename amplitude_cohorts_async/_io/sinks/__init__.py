@@ -1,1 +1,1 @@
-"""Bytes on their way to a file with a name."""
+"""Sinks: bytes into a file of one of the target formats."""

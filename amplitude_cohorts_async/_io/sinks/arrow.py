@@ -1,5 +1,5 @@
 """
-Members as Arrow record batches; needs the extra ``parquet``.
+Members as Arrow record batches and as a Parquet file; needs the extra ``parquet``.
 
 Columns are what a dataframe wants: no object is made for a member.
 """
@@ -29,44 +29,54 @@ from ..._core.csvtext import (
 from ...errors import InvalidInputError, MissingExtraError
 
 AmplitudeId: TypeAlias = Literal["text", "int64"]
-"""What Amplitude's ids become: text, as everywhere else, or numbers."""
+"""The type of the column of Amplitude's ids: text, as everywhere else, or numbers."""
 
 _BATCH_SIZE = 512 * 1024
 """
-Bytes of CSV for one record batch: below, pyarrow's fixed costs show (three
-times the time at 64 KiB); above, only more memory is taken.
+Bytes of CSV for one record batch: with fewer, pyarrow's fixed costs show (three
+times the time at 64 KiB); more only take memory.
 """
+
+_ROW_GROUP_SIZE = 4 * 1024 * 1024
+"""
+Bytes of columns in one row group, some 100,000 members: as many are in memory,
+and about as many again while they are written.
+"""
+
+_BUFFER_SIZE = 256 * 1024
+
+_UNIQUE_COLUMNS = ("amplitude_id", "user_id", "group_value")
 
 
 class Schema(Protocol):
-    """A ``pyarrow.Schema``, as far as needed: pyarrow tells no types."""
+    """The used part of a ``pyarrow.Schema``; pyarrow ships no types."""
 
     @property
     def names(self) -> list[str]:
-        """What the columns are called."""
+        """Names of the columns."""
         ...
 
 
 class RecordBatch(Protocol):
-    """A ``pyarrow.RecordBatch``, as far as needed: pyarrow tells no types."""
+    """The used part of a ``pyarrow.RecordBatch``; pyarrow ships no types."""
 
     @property
     def num_rows(self) -> int:
-        """How many members it has."""
+        """Number of members."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """How much memory its columns take."""
+        """Bytes of memory that its columns take."""
         ...
 
     @property
     def schema(self) -> Schema:
-        """Its columns' names and types."""
+        """Names and types of its columns."""
         ...
 
     def to_pylist(self) -> list[dict[str, object]]:
-        """Make a dict for each member."""
+        """Return a dict for each member."""
         ...
 
 
@@ -74,16 +84,21 @@ class ArrowReader:
     """
     Turns bytes, cut anywhere, into record batches of some 15,000 members.
 
-    The columns are the file's, in its order: text, but for Amplitude's ids if
-    so wished. Empty ids and groups are null, empty properties empty text.
-    Groups lose the one TAB that guards them. A name that comes once more is
+    The columns are the file's, in its order: text, except for Amplitude's ids if
+    *amplitude_id* is "int64". Empty ids and groups are null, empty properties are
+    empty text. Groups lose the one TAB that guards them. A repeated name is
     numbered, as in "plan (2)".
 
-    Everything here blocks: call it in a worker thread. The interpreter is held
-    for a millisecond at a time, and let go of while pyarrow works.
+    Every call blocks: make it in a worker thread. It holds the interpreter for a
+    millisecond at a time, and releases it while pyarrow works.
+
+    Raises:
+        InvalidInputError: *amplitude_id* is something else.
+
+        MissingExtraError: pyarrow is not installed.
 
     Attributes:
-        rows: Members handed out so far.
+        rows: Members yielded so far.
     """
 
     def __init__(self, *, amplitude_id: AmplitudeId = "text") -> None:
@@ -99,11 +114,11 @@ class ArrowReader:
         self._checked: list[bytes] = []
         self._size = 0
         self._line = 1
-        _pyarrow()
+        require_arrow()
 
     @property
     def schema(self) -> Schema:
-        """The columns; known when a batch was handed out or `finish()` ended."""
+        """The columns; known after the first batch, or the end of `finish()`."""
         if self._columns is None:
             raise RuntimeError("the header has not been read yet")
 
@@ -111,14 +126,14 @@ class ArrowReader:
 
     def feed(self, data: Buffer) -> Iterator[RecordBatch]:
         """
-        Take bytes in, and yield the batches they complete.
+        Yield the batches that *data* completes.
 
         Exhaust the iterator before feeding more.
 
         Raises:
             CsvError: The file is malformed.
         """
-        with self._first_fault():
+        with self._earliest_error():
             for block in self._splitter.feed(data):
                 self._check(block)
 
@@ -127,12 +142,12 @@ class ArrowReader:
 
     def finish(self) -> Iterator[RecordBatch]:
         """
-        End: yield the last batch.
+        Yield the last batch.
 
         Raises:
             CsvError: The file is malformed, or ends too early.
         """
-        with self._first_fault():
+        with self._earliest_error():
             for block in self._splitter.finish():
                 self._check(block)
 
@@ -143,11 +158,11 @@ class ArrowReader:
             yield self._convert()
 
     @contextmanager
-    def _first_fault(self) -> Generator[None]:
+    def _earliest_error(self) -> Generator[None]:
         try:
             yield
         except CsvError:
-            # What is held came before, and pyarrow has not judged it yet.
+            # The blocks held back come first, and pyarrow has not read them yet.
             if self._checked:
                 self._convert()
             raise
@@ -168,11 +183,11 @@ class ArrowReader:
 
     def _convert(self) -> RecordBatch:
         columns = self._columns
-        assert columns is not None  # noqa: S101 - nothing is checked before it
+        assert columns is not None  # noqa: S101 - no block is checked before it
 
-        block, line = b"".join(self._checked), self._line
+        block = b"".join(self._checked)
         self._checked, self._size = [], 0
-        batch = columns.convert(block, line=line)
+        batch = columns.convert(block, line=self._line)
         self.rows += batch.num_rows
 
         return batch
@@ -182,7 +197,7 @@ async def record_batches(
     source: AsyncIterator[Buffer], *, amplitude_id: AmplitudeId = "text"
 ) -> AsyncIterator[RecordBatch]:
     """
-    Turn a stream of bytes into one of record batches, off the event loop.
+    Yield the record batches of a stream of bytes, made off the event loop.
 
     Raises:
         CsvError: The file is malformed.
@@ -191,95 +206,94 @@ async def record_batches(
     thread = anyio.CapacityLimiter(1)
 
     async for data in source:
-        for batch in await anyio.to_thread.run_sync(_fed, reader, data, limiter=thread):
+        for batch in await anyio.to_thread.run_sync(
+            list, reader.feed(data), limiter=thread
+        ):
             yield batch
 
-    for batch in await anyio.to_thread.run_sync(_fed, reader, None, limiter=thread):
+    for batch in await anyio.to_thread.run_sync(list, reader.finish(), limiter=thread):
         yield batch
-
-
-def _fed(reader: ArrowReader, data: Buffer | None) -> list[RecordBatch]:
-    return list(reader.finish() if data is None else reader.feed(data))
 
 
 @attrs.frozen(kw_only=True)
 class _Columns:
-    # What becomes of each column, and pyarrow's CSV reader set up for it.
+    # The type of each column, and pyarrow's CSV reader set up for them.
     names: Sequence[str]
     nullable: Sequence[int]
     integer: int | None
     group: int | None
 
     def schema(self) -> Schema:
-        arrow = _pyarrow()
-        schema: Schema = arrow.schema(zip(self.names, self._types(), strict=True))
+        schema: Schema = require_arrow().schema(
+            zip(self.names, self._types(), strict=True)
+        )
 
         return schema
 
     def convert(self, block: bytes, *, line: int) -> RecordBatch:
-        arrow = _pyarrow()
+        arrow = require_arrow()
 
         try:
             table = self._read(block)
         except arrow.ArrowInvalid as error:
-            raise self._fault(block, line=line) from error
+            raise self._error(block, line=line) from error
 
         arrays = [
-            self._finished(place, column.chunk(0))
-            for place, column in enumerate(table.columns)
+            self._finished(index, column.chunk(0))
+            for index, column in enumerate(table.columns)
         ]
         batch: RecordBatch = arrow.RecordBatch.from_arrays(arrays, schema=self.schema())
 
         return batch
 
     def _types(self) -> list[object]:
-        arrow = _pyarrow()
+        arrow = require_arrow()
 
         return [
-            arrow.int64() if place == self.integer else arrow.string()
-            for place in range(len(self.names))
+            arrow.int64() if index == self.integer else arrow.string()
+            for index in range(len(self.names))
         ]
 
     def _read(self, block: bytes) -> Any:
         csv = import_module("pyarrow.csv")
-        places = [str(place) for place in range(len(self.names))]
+        keys = [str(index) for index in range(len(self.names))]
 
         return csv.read_csv(
-            _pyarrow().py_buffer(block),
+            require_arrow().py_buffer(block),
             read_options=csv.ReadOptions(
                 # One chunk, and no thread but this one.
                 use_threads=False,
                 block_size=len(block) + 1,
-                column_names=places,
+                column_names=keys,
             ),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(
-                column_types=dict(zip(places, self._types(), strict=True)),
+                column_types=dict(zip(keys, self._types(), strict=True)),
                 null_values=[""],
             ),
-            memory_pool=pool(),
+            memory_pool=_pool(),
         )
 
-    def _finished(self, place: int, array: Any) -> Any:
+    def _finished(self, index: int, array: Any) -> Any:
         compute = import_module("pyarrow.compute")
 
-        if place == self.group:
+        if index == self.group:
             array = compute.replace_substring_regex(
-                array, r"\A\t", "", memory_pool=pool()
+                array, r"\A\t", "", memory_pool=_pool()
             )
 
-        return _empty_to_null(array) if place in self.nullable else array
+        return _empty_to_null(array) if index in self.nullable else array
 
-    def _fault(self, block: bytes, *, line: int) -> CsvError:
-        # Raises what is wrong, if it is the text; else it is a number.
+    def _error(self, block: bytes, *, line: int) -> CsvError:
+        # `read_records()` raises what is wrong with the text; else it is a number.
         text = decode(block)
 
         for record, end in read_records(text, len(self.names), line=line):
             if self.integer is not None and not _is_int64(record[self.integer]):
-                before = text.count("\n", 0, end) - sum(map(_newlines, record))
+                inside = sum(cell.count("\n") for cell in record)
                 return CsvError(
                     "has an amplitude_id that is no 64-bit integer; take it as text",
-                    line=line + before - 1,
+                    line=line + text.count("\n", 0, end) - inside - 1,
                 )
 
         return CsvError("begins records that pyarrow cannot read", line=line)
@@ -291,21 +305,21 @@ def _columns_of(header: Header, *, is_integer: bool) -> _Columns:
 
     return _Columns(
         names=distinct([name.removeprefix("\t") for name in header.names]),
-        nullable=[place for place in ids if place is not None and place != integer],
+        nullable=[index for index in ids if index is not None and index != integer],
         integer=integer,
         group=header.group,
     )
 
 
 def _empty_to_null(array: Any) -> Any:
-    # Without a scalar: pyarrow imports pandas to make one, and that takes
-    # 33 MiB wherever it is installed.
-    arrow, compute = _pyarrow(), import_module("pyarrow.compute")
-    lengths = compute.binary_length(array, memory_pool=pool())
-    filled = compute.cast(lengths, arrow.bool_(), memory_pool=pool())
-    nulls = arrow.nulls(len(array), array.type, memory_pool=pool())
+    # Without a scalar: pyarrow imports pandas to make one, which takes 33 MiB
+    # wherever it is installed.
+    arrow, compute = require_arrow(), import_module("pyarrow.compute")
+    lengths = compute.binary_length(array, memory_pool=_pool())
+    filled = compute.cast(lengths, arrow.bool_(), memory_pool=_pool())
+    nulls = arrow.nulls(len(array), array.type, memory_pool=_pool())
 
-    return compute.if_else(filled, array, nulls, memory_pool=pool())
+    return compute.if_else(filled, array, nulls, memory_pool=_pool())
 
 
 def _is_int64(cell: str) -> bool:
@@ -315,21 +329,8 @@ def _is_int64(cell: str) -> bool:
         return False
 
 
-def _newlines(cell: str) -> int:
-    return cell.count("\n")
-
-
-_ROW_GROUP_SIZE = 4 * 1024 * 1024
-"""
-Bytes of columns gathered for one row group, some 100,000 members: as many are
-in memory, and about as many again while they are written.
-"""
-
-_BUFFER_SIZE = 256 * 1024
-
-
 class Writable(Protocol):
-    """Where a file grows."""
+    """A file, or anything else, that bytes are appended to."""
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Append *data*, all of it."""
@@ -338,11 +339,10 @@ class Writable(Protocol):
 
 class ParquetWriter:
     """
-    Takes the text of a file as it arrives, and writes row groups.
+    Writes the text of a file, as it arrives, in row groups.
 
-    The columns are those of `ArrowReader`. Everything here blocks: call it in
-    a worker thread. The file belongs to the caller, who closes it, gives it
-    its name, or removes it.
+    The columns are those of `ArrowReader`. Every call blocks: make it in a worker
+    thread. The file belongs to the caller, who closes, renames or removes it.
 
     Attributes:
         rows: Members taken so far; all of the file's after `finish()`.
@@ -351,7 +351,7 @@ class ParquetWriter:
     def __init__(self, file: Writable, *, amplitude_id: AmplitudeId = "text") -> None:
         self.rows: int = 0
         self._reader = ArrowReader(amplitude_id=amplitude_id)
-        self._raw = _Raw(file)
+        self._raw = _RawFile(file)
         self._file = io.BufferedWriter(self._raw, _BUFFER_SIZE)
         self._writer: Any = None
         self._batches: list[RecordBatch] = []
@@ -370,7 +370,7 @@ class ParquetWriter:
 
     def finish(self) -> None:
         """
-        End: write what is left, and the footer.
+        Write what is left, and the footer.
 
         Raises:
             CsvError: The file is malformed, or ends too early.
@@ -383,8 +383,8 @@ class ParquetWriter:
         self._file.flush()
 
     def discard(self) -> None:
-        """Let go of what was not written yet; safe at any time."""
-        # pyarrow writes a footer when its writer goes, wherever that leads.
+        """Release what is not written yet; safe at any time."""
+        # pyarrow writes a footer when its writer is deleted: let it go nowhere.
         self._raw.detach_file()
         self._batches, self._size = [], 0
         self._writer = None
@@ -399,7 +399,7 @@ class ParquetWriter:
                 self._write_group()
 
     def _write_group(self) -> None:
-        arrow = import_module("pyarrow")
+        arrow = require_arrow()
         schema = self._reader.schema
 
         if self._writer is None:
@@ -409,31 +409,27 @@ class ParquetWriter:
             table = arrow.Table.from_batches(self._batches, schema=schema)
             self._batches, self._size = [], 0
             self._writer.write_table(table, row_group_size=table.num_rows)
-            # It buffers pages where `pool()` has no say, and keeps the room.
+            # It buffers pages in the default pool, which keeps their memory.
             arrow.default_memory_pool().release_unused()
 
 
 def _open(file: io.BufferedIOBase, schema: Schema) -> Any:
-    parquet = import_module("pyarrow.parquet")
-    others = [name for name in schema.names if name not in _DISTINCT]
+    # Ids are all different and in no order: a dictionary of them, and the least
+    # and greatest of a row group, cost half of the time and help no reader.
+    others = [name for name in schema.names if name not in _UNIQUE_COLUMNS]
 
-    # Ids are all different and in no order: a dictionary of them, and the
-    # least and greatest of a row group, cost half of the time and help no reader.
-    return parquet.ParquetWriter(
+    return import_module("pyarrow.parquet").ParquetWriter(
         file,
         schema,
         compression="zstd",
         use_dictionary=others or False,
         write_statistics=others or False,
-        memory_pool=pool(),
+        memory_pool=_pool(),
     )
 
 
-_DISTINCT = ("amplitude_id", "user_id", "group_value")
-
-
-class _Raw(io.RawIOBase):
-    # What pyarrow asks of a file, over what can only append.
+class _RawFile(io.RawIOBase):
+    # What pyarrow needs of a file, over what can only append.
     def __init__(self, file: Writable) -> None:
         super().__init__()
         self._file: Writable | None = file
@@ -460,24 +456,14 @@ class _Raw(io.RawIOBase):
         return size
 
 
-def pool() -> Any:
-    """Return which allocator of pyarrow's to use."""
-    # Its own ones keep what they were given: a Parquet file of two million
-    # members took 92 MiB with mimalloc and 53 MiB with the system's.
-    return _pyarrow().system_memory_pool()
+def _pool() -> Any:
+    # pyarrow's own allocators keep what they were given: a Parquet file of two
+    # million members took 92 MiB with mimalloc and 53 MiB with the system's.
+    return require_arrow().system_memory_pool()
 
 
-def require_arrow() -> None:
-    """
-    Check that pyarrow is there.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
-    _pyarrow()
-
-
-def _pyarrow() -> ModuleType:
+def require_arrow() -> ModuleType:
+    """Return pyarrow; raise `MissingExtraError` if it is not installed."""
     try:
         return import_module("pyarrow")
     except ModuleNotFoundError as error:

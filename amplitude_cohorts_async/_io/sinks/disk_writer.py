@@ -1,9 +1,9 @@
 """
 Bytes from the event loop to a sink that blocks.
 
-Written on the loop as long as that is brief, and in a worker thread otherwise:
-then the wire and the sink work at the same time, and the wire waits when the
-sink is behind.
+Written on the loop while writes are brief, and in a worker thread otherwise: then
+network and sink work at the same time, and the network waits when the sink is
+behind.
 """
 
 from __future__ import annotations
@@ -83,14 +83,8 @@ class InlineWritePolicy:
         self.allows = self._missing <= 0
 
 
-class Writes(Protocol):
-    """
-    Something bytes are written to, in order; it may block.
-
-    Attributes:
-        is_light: Whether writing does nothing but write, so that it may be
-            done on the loop while it is brief.
-    """
+class Sink(Protocol):
+    """What bytes are written to, in order; it may block."""
 
     @property
     def is_light(self) -> bool:
@@ -102,31 +96,31 @@ class Writes(Protocol):
         ...
 
 
-class Disk:
+class DiskThread:
     """
-    What all feeds of one disk share.
+    The worker thread of one file, shared by all writers of it.
 
     Attributes:
         inline: Whether the next write may be made on the loop.
 
-        thread: Keeps the writes in worker threads from overlapping.
+        limiter: Keeps the writes in worker threads from overlapping.
     """
 
     def __init__(self) -> None:
         self.inline = InlineWritePolicy()
-        self.thread = anyio.CapacityLimiter(1)
+        self.limiter = anyio.CapacityLimiter(1)
         self._waiting = 0
         self._waited = 0.0
 
     @property
     def waited(self) -> float:
-        """Seconds in which connections had to wait for the disk, up to now."""
+        """Seconds in which connections waited for the disk, up to now."""
         return self._waited + self._waiting * time.perf_counter()
 
     @contextmanager
     def waiting(self) -> Generator[None]:
         """Count the time in which one connection waits."""
-        # Counted from its beginning on, not when it is over.
+        # Counted while it passes, not only when it is over.
         self._waiting += 1
         self._waited -= time.perf_counter()
 
@@ -137,7 +131,7 @@ class Disk:
             self._waiting -= 1
 
 
-class Taker(Protocol):
+class Consumer(Protocol):
     """Takes bytes in order."""
 
     async def take(self, data: bytes) -> None:
@@ -147,20 +141,22 @@ class Taker(Protocol):
 
 class DiskWriter:
     """
-    A `Taker` that also lends buffers to receive bytes into.
+    A `Consumer` that also lends buffers to receive bytes into.
+
+    What the sink raises is raised by the call that made it write, or by a later one.
 
     Args:
-        is_one_of_many: Whether to make do with less memory.
+        is_one_of_many: Whether to use less memory.
     """
 
     def __init__(
-        self, sink: Writes, disk: Disk, *, is_one_of_many: bool = False
+        self, sink: Sink, thread: DiskThread, *, is_one_of_many: bool = False
     ) -> None:
         self._size, self._max_buffers = (
             _ONE_OF_MANY if is_one_of_many else (_BUFFER_SIZE, _MAX_BUFFERS)
         )
         self._sink = sink
-        self._disk = disk
+        self._thread = thread
         self._made = 0
         self._free: list[memoryview] = []
         self._buffer: memoryview | None = None
@@ -198,7 +194,7 @@ class DiskWriter:
         Take the next bytes, which are in the lent buffer.
 
         Returns:
-            Where the bytes after these go; None when `get_buffer()` has to be asked.
+            The buffer for the bytes after these; None to await `get_buffer()`.
         """
         self._fill += count
 
@@ -256,20 +252,20 @@ class DiskWriter:
     async def _wait_for_write(self) -> None:
         if self._write is not None:
             # Unlike awaiting it, this leaves the work alone when cancelled.
-            with self._disk.waiting():
+            with self._thread.waiting():
                 await asyncio.wait([self._write])
             self._continue()
 
     def _continue(self) -> None:
         if self._write is not None:
             work, self._write = self._write, None
-            self._disk.inline.record(work.result())
+            self._thread.inline.record(work.result())
             self._recycle(self._in_thread)
 
-        while self._queue and self._sink.is_light and self._disk.inline.allows:
+        while self._queue and self._sink.is_light and self._thread.inline.allows:
             piece = self._queue.pop(0)
             self._queued -= len(piece)
-            self._disk.inline.record(_write_all(self._sink, [piece]))
+            self._thread.inline.record(_write_all(self._sink, [piece]))
             self._recycle([piece])
 
         if self._queue:
@@ -279,7 +275,7 @@ class DiskWriter:
         self._in_thread, self._queue, self._queued = self._queue, [], 0
         write = partial(_write_all, self._sink, self._in_thread)
         self._write = asyncio.ensure_future(
-            anyio.to_thread.run_sync(write, limiter=self._disk.thread)
+            anyio.to_thread.run_sync(write, limiter=self._thread.limiter)
         )
 
     def _recycle(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -288,10 +284,10 @@ class DiskWriter:
         ]
 
 
-def _write_all(sink: Writes, pieces: Sequence[bytes | memoryview]) -> float:
-    # Returns the seconds of the slowest write that had to wait for something.
-    # One that only lost the processor to others says nothing of the disk; on
-    # a busy machine every tenth write would look slow.
+def _write_all(sink: Sink, pieces: Sequence[bytes | memoryview]) -> float:
+    # Returns the seconds of the slowest write that waited for something. A write
+    # that only lost the processor to others shows nothing of the disk; on a busy
+    # machine every tenth one would look slow.
     slowest = 0.0
 
     for piece in pieces:

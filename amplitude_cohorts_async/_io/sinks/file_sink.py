@@ -1,4 +1,4 @@
-"""A download on its way to a target, on the side that blocks."""
+"""The blocking side of a download into a file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ from .target import Counter, Options, Target
 
 class FileSink:
     """
-    Takes bytes as served, and writes them to a target in its format.
+    Writes bytes, as served, to a target in its format.
 
     Attributes:
-        is_light: Whether bytes go to the file as they come; known only when
-            the first ones are there.
+        is_light: Whether bytes go to the file unchanged; known after the first
+            ones only.
     """
 
     def __init__(
-        self,
-        target: Target,
-        *,
-        options: Options,
-        file_mode: int | None,
+        self, target: Target, *, options: Options, file_mode: int | None
     ) -> None:
         self._target = target
         self._options = options
@@ -34,7 +30,7 @@ class FileSink:
         self.is_light = False
 
     def begin(self) -> None:
-        """Open a part file, and forget what an earlier one holds."""
+        """Open an empty part file; an earlier one is removed."""
         self.discard()
         self._part.open()
         self._detect = DetectGzip(self._choose)
@@ -46,22 +42,11 @@ class FileSink:
         self._detect.write(data)
 
     def finish(self, *, is_delimited: bool) -> None:
-        """
-        Check that this was all.
-
-        Args:
-            is_delimited: Whether a cut would have been noticed on the wire.
-        """
+        """Check that the bytes so far are a whole file; see `Receiver.end()`."""
         self._detect.finish(is_delimited=is_delimited)
 
     def publish(self) -> LocalFile:
-        """
-        Give the file its name.
-
-        Returns:
-            The file, with its members if they were counted: they are few, or the
-            format counts them.
-        """
+        """Rename the file to its target; return it, with its members if counted."""
         return attrs.evolve(
             self._part.finish(),
             # Not the part's own: a link may lead elsewhere later.
@@ -80,14 +65,14 @@ class FileSink:
         return self.is_light and TAKES_RANGES
 
     def reserve(self, size: int) -> None:
-        """Give the file its final length, to be filled in any order."""
-        # What the filters do not see, they do not count.
+        """Set the file's final length, to be filled in any order."""
+        # The filters do not see these bytes, so they cannot count them.
         self._counter = None
         self._part.reserve(size)
 
-    def writer_at(self, start: int) -> WriterAt:
-        """Return what writes from a position on, beside others."""
-        return WriterAt(self._part, start)
+    def writer_at(self, start: int) -> RangeSink:
+        """Return a sink for the bytes from a position on, beside others."""
+        return RangeSink(self._part, start)
 
     def _choose(self, is_gzip: bool) -> Filter:
         file = _Append(self._part)
@@ -108,7 +93,7 @@ class _Append(PassThrough):
         self._file.write(data)
 
 
-class WriterAt:
+class RangeSink:
     """Writes a range of a file, in order."""
 
     is_light = True

@@ -1,7 +1,7 @@
 """
-A file on its way to its name.
+A file that grows under a hidden name, and is renamed when it is whole.
 
-Everything here may block. Bytes are written at positions of the caller's, so
+Every call may block. Bytes are written at positions that the caller names, so that
 several connections may fill one file.
 """
 
@@ -30,7 +30,7 @@ class PartFile:
     """
     A file that gets its name when it is whole, and not before.
 
-    Until then only its owner may read it. It is there from `open()` on.
+    Until then only its owner may read it. It exists from `open()` on.
 
     Args:
         target: The file to make or replace; absolute, and no link.
@@ -38,15 +38,15 @@ class PartFile:
         mode: Of a new file; None for what the umask leaves.
 
     Attributes:
-        part: Where it grows: hidden, beside the target, with a name of its own,
-            so that two downloads of one target never meet.
+        part: The hidden file beside the target, with a random name, so that two
+            downloads of one target never meet.
     """
 
     def __init__(self, target: Path, *, mode: int | None = None) -> None:
         self._target = target
         self._mode = mode
         self._new_mode = 0
-        # Short, lest it be too long where the target's own name is not.
+        # Cut, so that it is not too long where the target's own name is not.
         name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
         self.part = target.with_name(name)
         self._end = 0
@@ -58,7 +58,7 @@ class PartFile:
         self._end = 0
 
         self._new_mode = (
-            new_file_mode(self._target.parent) if self._mode is None else self._mode
+            _new_file_mode(self._target.parent) if self._mode is None else self._mode
         )
         self._file = os.open(self.part, _FLAGS, 0o600)
 
@@ -67,12 +67,7 @@ class PartFile:
         self._end = self.write_at(self._end, data)
 
     def write_at(self, start: int, data: bytes | memoryview) -> int:
-        """
-        Write *data* at a position, all of it.
-
-        Returns:
-            The position behind it.
-        """
+        """Write *data* at a position, all of it; return the position behind it."""
         view = memoryview(data)
 
         while view:
@@ -83,18 +78,13 @@ class PartFile:
         return start
 
     def reserve(self, size: int) -> None:
-        """Give the file its final length, to be filled in any order."""
+        """Set the file's final length, to be filled in any order."""
         os.ftruncate(self._file, size)
         self._end = size
 
     def finish(self) -> LocalFile:
-        """
-        Make the file durable, then give it its name.
-
-        Returns:
-            What the file is known by from now on.
-        """
-        set_permissions(self._file, self._target, mode=self._new_mode)
+        """Make the file durable, rename it to its target, and return it."""
+        _set_permissions(self._file, self._target, mode=self._new_mode)
         written = os.fstat(self._file).st_mtime_ns
 
         # A file that is written twice within a tick of the disk's clock keeps its
@@ -136,7 +126,7 @@ def _write(file: int, view: memoryview, start: int) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The new name is on disk once its folder is; not every system has that.
+    # The new name is durable once its folder is; not every system can do that.
     if not hasattr(os, "O_DIRECTORY"):
         return
 
@@ -147,8 +137,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def new_file_mode(folder: Path) -> int:
-    """Return the mode that a new file in a folder gets without being asked for."""
+def _new_file_mode(folder: Path) -> int:
     # The umask can only be read by setting it, for all threads at once; and the
     # folder may have a default access list. So let the system make a file.
     probe = folder / f".{secrets.token_hex(4)}.part"
@@ -160,24 +149,13 @@ def new_file_mode(folder: Path) -> int:
         probe.unlink()
 
 
-def set_permissions(file: int, target: Path, *, mode: int | None = None) -> None:
-    """
-    Give an open file the permissions that it will have at its target.
-
-    What it replaces passes on its mode, its access list and, where this user
-    may set them, its owner and group.
-
-    Args:
-        mode: For a new file; None leaves it as it is.
-
-    Raises:
-        FileExistsError: Something at the target is no regular file.
-    """
+def _set_permissions(file: int, target: Path, *, mode: int) -> None:
+    # A file that is replaced passes on its mode, its access list and, where this
+    # user may set them, its owner and group. A new one gets `mode`.
     try:
         replaced = target.lstat()
     except FileNotFoundError:
-        if mode is not None:
-            _chmod(file, mode)
+        _chmod(file, mode)
         return
 
     if not stat.S_ISREG(replaced.st_mode):
@@ -196,7 +174,7 @@ def _take_over(file: int, target: Path, replaced: os.stat_result) -> int:
     is_kept = _chown(file, replaced.st_uid, replaced.st_gid)
 
     if not is_kept and not _chown(file, -1, replaced.st_gid):
-        # Another group than the old one may do what everyone else might, no more.
+        # The group is another one: it gets no more than all others had.
         return mode & (0o707 | (mode & 0o007) << 3)
 
     if sys.platform == "linux":
@@ -218,6 +196,6 @@ def _chown(file: int, user: int, group: int) -> bool:
 
 
 def _chmod(file: int, mode: int) -> None:
-    # Windows has nothing of the kind before Python 3.13.
+    # Windows has no `fchmod` before Python 3.13.
     if sys.platform != "win32":
         os.fchmod(file, mode)

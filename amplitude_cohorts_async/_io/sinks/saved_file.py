@@ -1,8 +1,8 @@
 """
-A file that was saved: whether it is still the same, its digest and its members.
+A saved file: whether it is still the same, its digest and its members.
 
-Hashing takes as much of the processor as receiving over TLS does, and counting as
-much as inflating: a file is read when one of them is asked for.
+Hashing costs as much processor time as receiving over TLS does, and counting as
+much as inflating: the file is read only when one of them is asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..cancellation import in_thread
 T = TypeVar("T")
 
 NO_TIME = -1
-"""In place of a time that tells nothing: no file has it, so the digest decides."""
+"""Stands for a useless time: no file has it, so the digest decides."""
 
 
 @attrs.define(kw_only=True)
@@ -35,12 +35,10 @@ class LocalFile:
     """
     A file on this machine, recognised by its path, size and time.
 
-    Copies share or keep what was read for one of them.
+    Copies keep what was read before.
 
     Attributes:
-        mtime_ns: When it was written last.
-
-        request_id: The job it came from, for errors.
+        request_id: The job that it came from, for errors.
     """
 
     path: Path
@@ -54,7 +52,7 @@ class LocalFile:
     @property
     def sha256(self) -> str:
         """
-        The digest of the bytes on disk, in hex; blocks when it is not known yet.
+        SHA-256 of the bytes on disk, in hex; blocks when it is not known yet.
 
         Raises:
             StorageError: The file is gone, or no longer what was saved.
@@ -67,10 +65,9 @@ class LocalFile:
     @property
     def rows(self) -> int | None:
         """
-        The members in it; blocks when they have to be counted.
+        Number of members; blocks when they have to be counted.
 
-        None when the file is gone or no longer what was saved, and where there is
-        no way to count.
+        None when the file is gone or no longer what was saved, or cannot be counted.
         """
         if self._rows is None and self._count is not None:
             with suppress(StorageError):
@@ -86,8 +83,8 @@ class LocalFile:
         """
         Whether the file is what was saved; blocks.
 
-        Its size and time tell. Where the time is another one, as after a move to
-        another machine, the digest decides if it is known.
+        Size and time decide. Where the time differs, as after a move to another
+        machine, the digest decides if it is known.
         """
         try:
             found = self.path.stat()
@@ -125,7 +122,7 @@ class LocalFile:
 
 
 def to_record(saved: SavedExport) -> dict[str, Any]:
-    """Return what `from_record()` needs, as JSON; blocks to work out the digest."""
+    """Return what `from_record()` needs, as JSON; blocks to compute the digest."""
     record = attrs.asdict(saved, filter=lambda field, _: field.name != "file")
     file = saved.file
 
@@ -138,12 +135,7 @@ def to_record(saved: SavedExport) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> SavedExport:
-    """
-    Return the export that a record tells of.
-
-    Raises:
-        KeyError, TypeError: Something is missing, or is not known.
-    """
+    """Return the export of a record; a wrong one raises KeyError or TypeError."""
     fields = {**record}
     path = Path(fields.pop("path"))
     file = LocalFile(

@@ -1,7 +1,8 @@
 """
-The formats that a file of members can be saved in.
+Files that members can be saved in: their formats, and the check of a path.
 
-A format is one object here: its filters, and what it needs. All else asks it.
+A format is one object in `FORMATS`: its filters, and what it needs; all other code
+asks it. Every call blocks and is made in a worker thread.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _READ_SIZE = 1 << 20
 @attrs.frozen(kw_only=True)
 class Options:
     """
-    How the bytes of a file are taken.
+    How the bytes of a file are read.
 
     Attributes:
-        not_text: What the first byte of text cannot be.
+        not_text: Bytes that the first one of a text may not be.
 
-        amplitude_id: What Amplitude's ids become, where columns have types.
+        amplitude_id: The type of Amplitude's ids, where columns have types.
     """
 
     not_text: bytes = b"<{["
@@ -54,8 +55,8 @@ class Chain:
     The filters between the bytes as served and the file.
 
     Attributes:
-        is_verbatim: Whether they only look at the bytes, and pass on each of
-            them: then bytes may also be written to the file in any order.
+        is_verbatim: Whether they pass each byte on unchanged: then bytes may also
+            be written to the file in any order.
     """
 
     first: Filter
@@ -66,28 +67,27 @@ class Chain:
 @attrs.frozen(kw_only=True)
 class Format:
     """
-    What a file holds.
+    One format of a file.
 
     Attributes:
-        suffix: What its name ends in, and what it is called.
+        suffix: Its name, and how names of such files end.
 
-        build_filters: Makes the filters in front of the one that is the file,
-            for bytes that are compressed or not.
+        build_filters: Returns the filters to a file, by whether the bytes are
+            compressed.
 
-        count_rows: Counts the members of a finished file of the service's own
-            text; None where the filters always do.
+        count_rows: Returns the number of members in such a file; None when its
+            filters count them in any case.
 
-        require: Raises `MissingExtraError` where a package is missing.
+        require: Raises `MissingExtraError` when a package is missing.
     """
 
     suffix: str
     build_filters: Callable[[Filter, bool, Options], Chain]
     count_rows: Callable[[BinaryIO], int] | None = None
-    require: Callable[[], None] = lambda: None
+    require: Callable[[], object] = lambda: None
 
 
-def count_csv(file: BinaryIO) -> int:
-    """Return how many members a file of text holds."""
+def _count_csv(file: BinaryIO) -> int:
     counter = RecordCounter()
 
     while data := file.read(_READ_SIZE):
@@ -96,9 +96,8 @@ def count_csv(file: BinaryIO) -> int:
     return counter.rows
 
 
-def count_csv_gz(file: BinaryIO) -> int:
-    """Return how many members a file of compressed text holds."""
-    return count_csv(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
+def _count_csv_gz(file: BinaryIO) -> int:
+    return _count_csv(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
 
 
 def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
@@ -112,7 +111,7 @@ def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
 def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
     counter = Count()
     text = TextCheck(counter, not_text=options.not_text)
-    # Inflating what is stored compressed proves its check sum.
+    # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
     return Chain(first=first, counter=counter)
@@ -126,10 +125,10 @@ def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
 
 
 FORMATS: dict[str, Format] = {
-    each.suffix: each
-    for each in (
-        Format(suffix="csv", build_filters=_to_csv, count_rows=count_csv),
-        Format(suffix="csv.gz", build_filters=_to_csv_gz, count_rows=count_csv_gz),
+    format_.suffix: format_
+    for format_ in (
+        Format(suffix="csv", build_filters=_to_csv, count_rows=_count_csv),
+        Format(suffix="csv.gz", build_filters=_to_csv_gz, count_rows=_count_csv_gz),
         Format(suffix="parquet", build_filters=_to_parquet, require=require_arrow),
     )
 }
@@ -141,7 +140,7 @@ class Target:
     A path that a whole file may be put at.
 
     Attributes:
-        place: Where that file is: at the path, or where its links lead.
+        place: Where the file itself is: at the path, or where its links lead.
     """
 
     path: Path
@@ -156,10 +155,10 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
     Args:
         to: The file; replaced when it exists, written through if it is a link.
 
-        format: One of `FORMATS`; None reads it off the name.
+        format: One of `FORMATS`; None to take it from the name.
 
     Raises:
-        InvalidInputError: There can be no such file, or its format is unknown.
+        InvalidInputError: No such file can be made, or its format is unknown.
 
         MissingExtraError: Its format needs an extra that is not installed.
     """
@@ -183,22 +182,17 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
 
 
 def checked_format(format: str) -> Format:  # noqa: A002
-    """
-    Return the format that a text names.
-
-    Raises:
-        InvalidInputError: It names none.
-    """
+    """Return the format with this name, or raise `InvalidInputError`."""
     try:
         return FORMATS[format.lower().lstrip(".")]
     except KeyError:
         raise InvalidInputError(
-            f"{format!r} is no format; pass one of {_known()}"
+            f"{format!r} is no format; pass one of {_suffixes()}"
         ) from None
 
 
 def _checked_place(path: Path) -> Path:
-    # Complains of names that no file can have, and of links in a circle.
+    # Raises for names that no file can have, and for links in a circle.
     with suppress(FileNotFoundError, NotADirectoryError):
         path.stat()
 
@@ -219,7 +213,7 @@ def _checked_place(path: Path) -> Path:
     if not folder.is_dir():
         raise InvalidInputError(f"{folder} is no directory; make it first")
 
-    # Nothing but trying tells all: rights, read-only disks, folders like /proc.
+    # Only a trial shows all: rights, read-only disks, folders like /proc.
     with tempfile.TemporaryFile(dir=folder):
         return place
 
@@ -227,15 +221,15 @@ def _checked_place(path: Path) -> Path:
 def _format_of(path: Path) -> Format:
     name = path.name.lower()
 
-    for suffix, each in FORMATS.items():
+    for suffix, format_ in FORMATS.items():
         if name.endswith(f".{suffix}"):
-            return each
+            return format_
 
     raise InvalidInputError(
-        f"the name {path.name!r} does not say its format; end it in one of {_known('.')}"
-        f", or pass format= with one of {_known()}"
+        f"the name {path.name!r} does not say its format; end it in one of "
+        f"{_suffixes('.')}, or pass format= with one of {_suffixes()}"
     )
 
 
-def _known(before: str = "") -> str:
+def _suffixes(before: str = "") -> str:
     return ", ".join(repr(f"{before}{suffix}") for suffix in FORMATS)

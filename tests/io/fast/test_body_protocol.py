@@ -22,7 +22,7 @@ from amplitude_cohorts_async._io.http.streamed_response import (
     ErrorTranslation,
     StreamedResponse,
 )
-from amplitude_cohorts_async._io.sinks.disk_writer import Disk, DiskWriter
+from amplitude_cohorts_async._io.sinks.disk_writer import DiskThread, DiskWriter
 from support.exporting import until
 from support.pieces import PieceServer
 
@@ -88,7 +88,7 @@ def fast_path(patience: float = 5.0) -> FastPath:
 
 def feeding(sink: Collected) -> DiskWriter:
     """A feed that trusts its sink as soon as it may."""
-    return DiskWriter(sink, Disk())
+    return DiskWriter(sink, DiskThread())
 
 
 async def pour(

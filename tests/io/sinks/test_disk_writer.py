@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._io.sinks.disk_writer import Disk as Shared
-from amplitude_cohorts_async._io.sinks.disk_writer import DiskWriter, InlineWritePolicy
+from amplitude_cohorts_async._io.sinks.disk_writer import (
+    DiskThread,
+    DiskWriter,
+    InlineWritePolicy,
+)
 
 MIB = 1024 * 1024
 
@@ -36,7 +39,7 @@ class Disk:
 
 def feeding(disk: Disk) -> DiskWriter:
     """Return a writer with a policy of its own."""
-    return DiskWriter(disk, Shared())
+    return DiskWriter(disk, DiskThread())
 
 
 async def fill(feed: DiskWriter, size: int, bite: int = 100_000) -> int:
