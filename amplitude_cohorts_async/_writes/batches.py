@@ -1,5 +1,5 @@
 """
-A stream of ids as the batches of one write, each id once.
+Turns a stream of ids into the batches of one write, each id once.
 
 Ids that can be read twice are read once beforehand, so that a mistake anywhere
 in them is found before anything is sent.
@@ -19,13 +19,13 @@ from .._core.id_sets import Diff, SeenIds
 from ..errors import InvalidInputError
 from .id_stream import Ids
 
-_NAMED = 5
+_SHOWN = 5
 
 
 @attrs.frozen(kw_only=True)
 class Prescan:
     """
-    What is known of ids that were read beforehand.
+    The result of reading ids beforehand.
 
     Attributes:
         digests: One for each batch.
@@ -51,7 +51,7 @@ class Source:
 
         seen: Finds repeated ids when there was no prescan.
 
-        excluding: Ids that must not come, when there was no prescan.
+        excluding: Ids that must not be among them, when there was no prescan.
     """
 
     ids: Ids
@@ -61,18 +61,15 @@ class Source:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is known that there are no ids."""
+        """Whether a prescan found no ids."""
         return self.prescan is not None and not self.prescan.total
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """
         Yield the batches, in order.
 
-        Close it when leaving early; see `contextlib.aclosing()`.
-
-        Raises:
-            InvalidInputError: An id is invalid, there are too many, one is both
-                added and removed, or the ids changed since they were prescanned.
+        Close it when leaving early; see `contextlib.aclosing()`. It raises
+        `InvalidInputError` also when the ids changed since the prescan.
         """
         batcher = Batcher(size=MOST_IDS)
 
@@ -118,13 +115,9 @@ async def prescan(
     Read and check ids beforehand, if they can be read again.
 
     Args:
-        seen: Knows the ids afterwards.
+        seen: Holds the ids afterwards.
 
         excluding: Ids that must not be among them.
-
-    Raises:
-        InvalidInputError: An id is invalid, there are too many, or one is both
-            added and removed.
     """
     if not ids.again:
         return Source(ids=ids, seen=seen, excluding=excluding)
@@ -158,7 +151,7 @@ def _refuse_overlap(ids: Sequence[str], excluding: SeenIds | None) -> None:
 
     if both:
         raise InvalidInputError(
-            f"ids are both added and removed, among them {both[:_NAMED]}; "
+            f"ids are both added and removed, among them {both[:_SHOWN]}; "
             f"leave each of them in one of the two"
         )
 

@@ -1,4 +1,10 @@
-"""Two sets of ids compared as streams, in memory or on disk."""
+"""
+Compares two sets of ids that are read as streams, in memory or on disk.
+
+On disk, a checksum of each id chooses its partition, a small file, so that equal
+ids of both sides are in partitions of the same number; these are compared one pair
+after another. Nothing here asks Amplitude.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +15,15 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Callable,
+    Iterable,
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
-from functools import partial
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Literal, TextIO, TypeAlias, TypeVar, TypeVarTuple
+from zlib import crc32
 
 import anyio
 import anyio.lowlevel
@@ -30,17 +37,26 @@ from ..errors import InvalidInputError
 from ..models import IdType, Member, MembershipDiff
 from .batches import release
 from .id_stream import IdFile, IdSource, ids_of, is_members_file, members_of_file
-from .partitions import (
-    PARTITIONS,
-    DiffFiles,
-    Partitions,
-    compare_partition,
-    count_distinct,
-)
 
 Slices: TypeAlias = AsyncGenerator[list[str]]
+Check: TypeAlias = Callable[[int], None]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_ENTERING, _EXITING, _EXISTING = "entering.txt", "exiting.txt", "existing.txt"
+_DIFF_FILES = (_ENTERING, _EXITING, _EXISTING)
+
+_PARTITIONS = 128
+"""
+Partitions of each side: of two million ids each has 16,000, which compare in a
+few milliseconds, and all of one side's can be open at once.
+"""
+
+
+def _any_number(_wanted: int) -> None:
+    # Files may hold more ids than a cohort.
+    pass
 
 
 async def diff_ids(
@@ -63,7 +79,7 @@ async def diff_ids(
         folder: Where the files ``entering.txt`` (only in *after*), ``exiting.txt``
             (only in *before*) and ``existing.txt`` are written; None for none.
 
-        id_type: Which id of an exported member counts.
+        id_type: Which id of an exported member is compared.
 
         count_group: "User", or the name of a group; then groups are compared.
 
@@ -71,7 +87,7 @@ async def diff_ids(
             number of ids; in memory, the files keep the order of the ids.
 
     Raises:
-        InvalidInputError: An id cannot be one, or a file cannot be read or written.
+        InvalidInputError: An id is invalid, or a file cannot be read or written.
     """
     if on_disk and folder is None:
         raise InvalidInputError("on_disk=True compares in a folder; pass folder=")
@@ -80,13 +96,13 @@ async def diff_ids(
     wanted, current = reader.of_source(after), reader.of_source(before)
 
     if folder is not None and on_disk:
-        found = await compare_on_disk(wanted, current, _any_number, folder)
+        result = await compare_on_disk(wanted, current, folder)
     else:
-        diff = await compare(wanted, current, _any_number)
-        found = await (in_lists(diff) if folder is None else write_files(diff, folder))
+        diff = await compare(wanted, current)
+        result = await (in_lists(diff) if folder is None else _in_files(diff, folder))
         await release(diff)
 
-    return attrs.evolve(found, unnameable=reader.unnameable)
+    return attrs.evolve(result, unnameable=reader.unnameable)
 
 
 class MemberIds:
@@ -94,7 +110,7 @@ class MemberIds:
     Reads the ids of one type out of members.
 
     Attributes:
-        unnameable: How many members had no id of that type that could be sent.
+        unnameable: How many members had no valid id of that type.
     """
 
     def __init__(self, membership: Membership) -> None:
@@ -122,41 +138,22 @@ class MemberIds:
         async for batch in batches:
             for start in range(0, len(batch), SLICE):
                 members = batch[start : start + SLICE]
-                found = map(self._id_of, members)
-                ids = _sendable([id_ for id_ in found if id_ is not None])
+                ids = _valid([i for i in map(self._id_of, members) if i is not None])
                 self.unnameable += len(members) - len(ids)
                 yield ids
                 await anyio.lowlevel.checkpoint()
 
 
-def _sendable(ids: list[str]) -> list[str]:
+def _valid(ids: list[str]) -> list[str]:
     try:
         return checked_ids(ids)
     except InvalidInputError:
-        return [id_ for id_ in ids if _is_sendable(id_)]
+        middle = len(ids) // 2
+
+        return [*_valid(ids[:middle]), *_valid(ids[middle:])] if middle else []
 
 
-def _is_sendable(id_: str) -> bool:
-    try:
-        return bool(checked_ids([id_]))
-    except InvalidInputError:
-        return False
-
-
-class CountedIdFile(IdFile):
-    """An `IdFile` that knows how many ids it holds."""
-
-    def __init__(self, path: Path, count: int) -> None:
-        super().__init__(path)
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-
-async def compare(
-    wanted: Slices, current: Slices, check: Callable[[int], None]
-) -> Diff:
+async def compare(wanted: Slices, current: Slices, check: Check = _any_number) -> Diff:
     """
     Compare in memory; see `Diff` for how much of it.
 
@@ -180,57 +177,8 @@ async def compare(
     return diff
 
 
-async def compare_on_disk(
-    wanted: Slices,
-    current: Slices,
-    check: Callable[[int], None],
-    folder: str | os.PathLike[str],
-) -> MembershipDiff:
-    """
-    Compare with memory that does not grow with the number of ids.
-
-    Args:
-        check: As in `compare()`.
-
-        folder: Where the work is done and the files ``entering.txt``,
-            ``exiting.txt`` and ``existing.txt`` go; it is made if need be.
-
-    Raises:
-        InvalidInputError: It cannot be written to.
-    """
-    place = Path(folder)
-
-    async with aclosing(wanted), aclosing(current), _workspace(place) as workspace:
-        await _partition(wanted, workspace, "wanted")
-        check(await _in_thread(partial(count_distinct, workspace, "wanted"), place))
-        await _partition(current, workspace, "current")
-
-        async with _diff_files(workspace) as files:
-            for index in range(PARTITIONS):
-                work = partial(compare_partition, workspace, index, files)
-                await _in_thread(work, place)
-
-            return await _published(files, place)
-
-
-async def write_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipDiff:
-    """Write what was compared in memory as the same three files, in its order."""
-    place = Path(folder)
-
-    async with _workspace(place) as workspace, _diff_files(workspace) as files:
-        for name, slices in (
-            ("entering", diff.added()),
-            ("exiting", diff.removed()),
-            ("existing", diff.unchanged()),
-        ):
-            for ids in slices:
-                await _in_thread(partial(files.add, name, ids), place)
-
-        return await _published(files, place)
-
-
 async def in_lists(diff: Diff) -> MembershipDiff:
-    """Return lists of what was compared in memory, without holding the loop."""
+    """Return a comparison as lists, without holding the loop."""
     return MembershipDiff(
         add=await _joined(diff.added()),
         remove=await _joined(diff.removed()),
@@ -248,41 +196,82 @@ async def _joined(slices: Iterator[list[str]]) -> list[str]:
     return ids
 
 
-def _any_number(_wanted: int) -> None:
-    # Files may hold more ids than a cohort.
-    pass
+async def compare_on_disk(
+    wanted: Slices,
+    current: Slices,
+    folder: str | os.PathLike[str],
+    check: Check = _any_number,
+) -> MembershipDiff:
+    """
+    Compare with memory that does not grow with the number of ids.
+
+    Args:
+        folder: Where temporary files and the files ``entering.txt``,
+            ``exiting.txt`` and ``existing.txt`` are written; made if missing.
+
+        check: As in `compare()`.
+
+    Raises:
+        InvalidInputError: The folder cannot be written to.
+    """
+    place = Path(folder)
+
+    async with aclosing(wanted), aclosing(current), _workspace(place) as workspace:
+        await _partition(wanted, workspace, "wanted")
+        check(await _in_thread(place, _count_distinct, workspace))
+        await _partition(current, workspace, "current")
+
+        async with _id_files(workspace, _DIFF_FILES) as files:
+            for index in range(_PARTITIONS):
+                await _in_thread(place, _compare_partition, workspace, index, files)
+
+            return await _published(files, place)
+
+
+async def _in_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipDiff:
+    place = Path(folder)
+    contents = {
+        _ENTERING: diff.added(),
+        _EXITING: diff.removed(),
+        _EXISTING: diff.unchanged(),
+    }
+
+    async with (
+        _workspace(place) as workspace,
+        _id_files(workspace, _DIFF_FILES) as files,
+    ):
+        for name, slices in contents.items():
+            for ids in slices:
+                await _in_thread(place, files.add, name, ids)
+
+        return await _published(files, place)
 
 
 async def _partition(slices: Slices, workspace: Path, side: str) -> None:
-    folder = workspace.parent
-    partitions = await _in_thread(partial(Partitions, workspace, side), folder)
+    names = [f"{side}.{index}" for index in range(_PARTITIONS)]
 
-    try:
+    async with _id_files(workspace, names) as files:
         async for ids in slices:
-            await _in_thread(partial(partitions.add, ids), folder)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _in_thread(partitions.close, folder)
+            await _in_thread(workspace.parent, files.partition, ids)
 
 
-@asynccontextmanager
-async def _diff_files(workspace: Path) -> AsyncGenerator[DiffFiles]:
-    files = await _in_thread(partial(DiffFiles, workspace), workspace.parent)
-
-    try:
-        yield files
-    finally:
-        files.close()
-
-
-async def _published(files: DiffFiles, folder: Path) -> MembershipDiff:
-    counts = await _in_thread(partial(files.publish, folder), folder)
+async def _published(files: _IdFiles, folder: Path) -> MembershipDiff:
+    added, removed, kept = await _in_thread(folder, files.publish, folder)
 
     return MembershipDiff(
-        add=CountedIdFile(folder / "entering.txt", counts["entering"]),
-        remove=CountedIdFile(folder / "exiting.txt", counts["exiting"]),
-        kept=counts["existing"],
+        add=_CountedIdFile(folder / _ENTERING, added),
+        remove=_CountedIdFile(folder / _EXITING, removed),
+        kept=kept,
     )
+
+
+class _CountedIdFile(IdFile):
+    def __init__(self, path: Path, count: int) -> None:
+        super().__init__(path)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
 
 
 @asynccontextmanager
@@ -291,19 +280,92 @@ async def _workspace(folder: Path) -> AsyncGenerator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".comparing-", dir=folder))
 
-    workspace = await _in_thread(make, folder)
+    workspace = await _in_thread(folder, make)
 
     try:
         yield workspace
     finally:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(partial(shutil.rmtree, workspace, True))
+            await anyio.to_thread.run_sync(shutil.rmtree, workspace, True)
 
 
-async def _in_thread(work: Callable[[], T], folder: Path) -> T:
+@asynccontextmanager
+async def _id_files(workspace: Path, names: Sequence[str]) -> AsyncGenerator[_IdFiles]:
+    files = await _in_thread(workspace.parent, _IdFiles, workspace, names)
+
     try:
-        return await anyio.to_thread.run_sync(work)
+        yield files
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _in_thread(workspace.parent, files.close)
+
+
+async def _in_thread(folder: Path, work: Callable[[*Ts], T], *args: *Ts) -> T:
+    try:
+        return await anyio.to_thread.run_sync(work, *args)
     except OSError as error:
         raise InvalidInputError(
             f"{folder} cannot be used to compare ids: {error}; give another folder"
         ) from error
+
+
+class _IdFiles:
+    """Files of ids, one a line, open for writing; to be used in a thread."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._counts = dict.fromkeys(names, 0)
+        self._files = {
+            name: self._stack.enter_context(_text(folder / name, "w")) for name in names
+        }
+
+    def add(self, name: str, ids: Iterable[str]) -> None:
+        for id_ in ids:
+            self._files[name].write(f"{id_}\n")
+            self._counts[name] += 1
+
+    def partition(self, ids: Iterable[str]) -> None:
+        files = list(self._files.values())
+
+        for id_ in ids:
+            files[crc32(id_.encode()) % len(files)].write(f"{id_}\n")
+
+    def publish(self, folder: Path) -> list[int]:
+        """Move the files, now whole, to *folder*; return how many ids each has."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+        self.close()
+
+        for name in self._files:
+            (self._folder / name).replace(folder / name)
+
+        return list(self._counts.values())
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _count_distinct(workspace: Path) -> int:
+    return sum(len(_ids(workspace / f"wanted.{i}")) for i in range(_PARTITIONS))
+
+
+def _compare_partition(workspace: Path, index: int, files: _IdFiles) -> None:
+    wanted = _ids(workspace / f"wanted.{index}")
+    current = _ids(workspace / f"current.{index}")
+
+    files.add(_ENTERING, (id_ for id_ in wanted if id_ not in current))
+    files.add(_EXITING, (id_ for id_ in current if id_ not in wanted))
+    files.add(_EXISTING, (id_ for id_ in wanted if id_ in current))
+
+
+def _ids(path: Path) -> dict[str, None]:
+    with _text(path, "r") as file:
+        return dict.fromkeys(file.read().split("\n")[:-1])
+
+
+def _text(path: Path, mode: Literal["r", "w"]) -> TextIO:
+    # No translation: nothing but a newline ends an id.
+    return path.open(mode, encoding="utf-8", newline="\n")

@@ -1,5 +1,5 @@
 """
-The caller's ids, in whatever form, as slices of checked text.
+Reads the caller's ids, in whatever form, as slices of checked text.
 
 A file is read in a worker thread. Everything else is read on the event loop,
 a slice at a time; other tasks run in between.
@@ -23,7 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -49,10 +49,7 @@ from ..errors import InvalidInputError
 from ..models import Member
 
 IdSource: TypeAlias = Iterable[str | int] | AsyncIterable[str | int] | os.PathLike[str]
-"""
-What may be given as ids: anything that can be walked, or the path of a file
-with one id a line.
-"""
+"""Ids as callers pass them: an iterable, or the path of a file with one id a line."""
 
 _BLOCK = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -64,9 +61,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class _ArrowColumn(Protocol):
-    """
-    The part of pyarrow's arrays that is used; iterating one yields scalars, not text.
-    """
+    """The used part of pyarrow's arrays, which iterate over scalars, not text."""
 
     def __len__(self) -> int: ...
     def slice(self, offset: int, length: int, /) -> Self: ...
@@ -77,9 +72,9 @@ class IdFile(Collection[str]):
     """
     The ids of a file, one a line.
 
-    UTF-8 text, gzip too; blank lines are skipped. Give it where ids are asked
-    for, or walk it with ``async for``, which reads in a worker thread. A plain
-    ``for`` and ``len()`` read in the thread that asks.
+    UTF-8 text, gzip too; blank lines are skipped. Pass it where ids are expected,
+    or iterate it with ``async for``, which reads in a worker thread. A plain
+    ``for`` and ``len()`` read in the calling thread.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -89,7 +84,7 @@ class IdFile(Collection[str]):
         return f"IdFile({str(self.path)!r})"
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        async with aclosing(_each_of(ids_of(self))) as ids:
+        async with aclosing(_flattened(ids_of(self))) as ids:
             async for id_ in ids:
                 yield id_
 
@@ -128,7 +123,7 @@ def read_ids(
     if isinstance(source, str | os.PathLike):
         return IdFile(source)
 
-    return _each_of(ids_of_stream(source))
+    return _flattened(ids_of_stream(source))
 
 
 @attrs.frozen(kw_only=True)
@@ -139,11 +134,11 @@ class Ids:
     Attributes:
         open: Begins to read; what it yields is not checked yet.
 
-        again: Whether it can be read more than once.
+        again: Whether they can be read more than once.
 
-        path: The file it is read from, if it is one.
+        path: The file they are read from, if any.
 
-        ordered: Whether a later process would read it in the same order.
+        ordered: Whether a later process would read them in the same order.
     """
 
     open: Callable[[], AsyncGenerator[Sequence[object]]]
@@ -156,9 +151,6 @@ class Ids:
         Yield checked ids, at most `SLICE` at a time.
 
         Close it when leaving early; see `contextlib.aclosing()`.
-
-        Raises:
-            InvalidInputError: One of them cannot be an id.
         """
         position = 0
 
@@ -176,8 +168,7 @@ def ids_of(source: IdSource) -> Ids:
     Return the caller's ids as a stream.
 
     Raises:
-        InvalidInputError: They are one text, a table, a mapping, or nothing
-            that holds ids.
+        InvalidInputError: They are one text, a table, a mapping, or not iterable.
     """
     _refuse_lookalikes(source)
 
@@ -192,11 +183,11 @@ def ids_of(source: IdSource) -> Ids:
         return Ids(open=lambda: _arrow_slices(source), again=True)
 
     if isinstance(source, AsyncIterable):
-        return Ids(open=lambda: _gathered(source), again=False)
+        return Ids(open=lambda: _async_slices(source), again=False)
 
     if isinstance(source, Iterable):
         return Ids(
-            open=lambda: _walked(source),
+            open=lambda: _iterable_slices(source),
             again=isinstance(source, Collection),
             ordered=not isinstance(source, AbstractSet),
         )
@@ -231,14 +222,23 @@ def _refuse_lookalikes(source: object) -> None:
         )
 
 
+def check_resumable(journal: str | os.PathLike[str] | None, *sources: Ids) -> None:
+    """Raise `InvalidInputError` if a later run would read the ids in another order."""
+    if journal is not None and not all(ids.ordered for ids in sources):
+        raise InvalidInputError(
+            "a set has another order in every process, so a journal of it could not "
+            "be resumed; pass sorted(ids)"
+        )
+
+
 def ids_of_stream(file: BinaryIO) -> Ids:
     """Return the ids of an open file, one a line, as a stream."""
     name = Path(str(getattr(file, "name", "the stream of ids")))
 
-    return Ids(open=lambda: _lines(file, name, endless=True), again=False)
+    return Ids(open=lambda: _lines(file, name, may_block=True), again=False)
 
 
-async def _each_of(ids: Ids) -> AsyncGenerator[str]:
+async def _flattened(ids: Ids) -> AsyncGenerator[str]:
     async with aclosing(ids.slices()) as slices:
         async for part in slices:
             for id_ in part:
@@ -252,7 +252,7 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
 
     A stream that ends within it can be checked as a whole before anything is sent.
     """
-    # A pipe has a path, too, and can be read once only.
+    # A pipe has a path, too, and can be read only once.
     if ids.again and (
         ids.path is None or await anyio.to_thread.run_sync(ids.path.is_file)
     ):
@@ -268,43 +268,33 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
             if len(head) > MOST_IDS:
                 break
         else:
-            yield attrs.evolve(ids, open=partial(_walked, head), again=True)
+            yield attrs.evolve(ids, open=partial(_iterable_slices, head), again=True)
             return
 
-        async def everything() -> AsyncGenerator[Sequence[object]]:
+        async def head_and_rest() -> AsyncGenerator[Sequence[object]]:
             """Yield what was read already, then the rest."""
             yield head
             async for part in slices:
                 yield part
 
-        yield attrs.evolve(ids, open=everything)
+        yield attrs.evolve(ids, open=head_and_rest)
 
 
 async def is_members_file(path: Path) -> bool:
     """Whether a file holds members, as an export does, and not ids, one a line."""
-
-    def look() -> bool:
-        """Read the first line, which may be long in coming."""
-        with _open(path) as file:
-            return _has_columns(file.readline(_BLOCK))
-
-    return await _in_thread(look, path)
+    async with _opened(path) as file:
+        return _has_columns(await _in_thread(lambda: file.readline(_BLOCK), path))
 
 
 async def members_of_file(path: Path) -> AsyncGenerator[list[Member]]:
-    """
-    Read the members of a file that an export wrote, plain or gzip.
-
-    Raises:
-        InvalidInputError: It is malformed, or cannot be read.
-    """
+    """Yield the members of a file that an export wrote, plain or gzip."""
     reader = MemberReader()
+    block: bytes | None = None
 
     async with _opened(path) as file:
-        while block := await _in_thread(lambda: file.read(_BLOCK), path):
-            yield await _in_thread(lambda: _decoded(reader, block), path)
-
-        yield await _in_thread(lambda: _decoded(reader, b""), path)
+        while block != b"":
+            block = await _in_thread(lambda: file.read(_BLOCK), path)
+            yield await _in_thread(partial(_decoded, reader, block), path)
 
 
 def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
@@ -313,10 +303,10 @@ def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
     return [member for batch in batches for member in batch]
 
 
-async def _walked(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
-    walk = iter(ids)
+async def _iterable_slices(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
+    iterator = iter(ids)
 
-    while part := list(islice(walk, SLICE)):
+    while part := list(islice(iterator, SLICE)):
         yield part
 
 
@@ -325,21 +315,21 @@ async def _arrow_slices(column: _ArrowColumn) -> AsyncGenerator[Sequence[object]
         yield column.slice(start, SLICE).to_pylist()
 
 
-async def _gathered(
+async def _async_slices(
     ids: AsyncIterable[object],
 ) -> AsyncGenerator[Sequence[object]]:
     part: list[object] = []
 
-    # A generator that is not closed would keep its database cursor open.
-    async with AsyncExitStack() as stack:
-        if isinstance(ids, AsyncGenerator):
-            stack.push_async_callback(cast("AsyncGenerator[object]", ids).aclose)
-
+    try:
         async for id_ in ids:
             part.append(id_)
             if len(part) == SLICE:
                 yield part
                 part = []
+    finally:
+        # A generator that is not closed would keep its database cursor open.
+        if isinstance(ids, AsyncGenerator):
+            await cast("AsyncGenerator[object]", ids).aclose()
 
     yield part
 
@@ -351,13 +341,13 @@ async def _file_lines(path: Path) -> AsyncGenerator[Sequence[object]]:
 
 
 async def _lines(
-    file: BinaryIO, path: Path, *, endless: bool = False
+    file: BinaryIO, path: Path, *, may_block: bool = False
 ) -> AsyncGenerator[Sequence[object]]:
     lines: list[str] | None = None
 
     while lines is None or lines:
         read = partial(_read_lines, file, path, first=lines is None)
-        lines = await _in_thread(read, path, endless=endless)
+        lines = await _in_thread(read, path, may_block=may_block)
         yield lines
 
 
@@ -366,8 +356,8 @@ def _read_lines(file: BinaryIO, path: Path, *, first: bool) -> list[str]:
     while block := b"".join(file.readlines(_BLOCK)):
         if first and _has_columns(block):
             raise InvalidInputError(
-                f"{path} has columns, as a file of exported members has, and here "
-                f"one id a line is due; take the ids out of its column first"
+                f"{path} has columns, as a file of exported members has, but must have "
+                f"one id a line; extract the column of ids first"
             )
 
         block = block.removeprefix(_BOM) if first else block
@@ -396,15 +386,15 @@ def _open(path: Path) -> BinaryIO:
 
 
 class _OwningGzip(gzip.GzipFile):
-    """Closes the file beneath as well."""
+    """Closes the compressed file as well."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(fileobj=file)
-        self._beneath = file
+        self._compressed = file
 
     def close(self) -> None:
         super().close()
-        self._beneath.close()
+        self._compressed.close()
 
 
 @asynccontextmanager
@@ -414,14 +404,16 @@ async def _opened(path: Path) -> AsyncGenerator[BinaryIO]:
     try:
         yield file
     finally:
-        # Opened for reading: there is nothing that closing could wait for.
+        # Opened for reading: close() does not block.
         file.close()
 
 
-async def _in_thread(work: Callable[[], T], path: Path, *, endless: bool = False) -> T:
+async def _in_thread(
+    work: Callable[[], T], path: Path, *, may_block: bool = False
+) -> T:
     # A read from a terminal or a pipe may never end: cancelling must not wait for it.
     with _translated(path):
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=endless)
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=may_block)
 
 
 @contextmanager
@@ -434,7 +426,7 @@ def _translated(path: Path) -> Generator[None]:
         ) from error
     except CsvError as error:
         raise InvalidInputError(
-            f"{path} is no file of members: {error}; export it again"
+            f"{path} is not a file of members: {error}; export it again"
         ) from error
     except (EOFError, OSError, zlib.error) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error

@@ -1,10 +1,9 @@
-"""Members in and out, in batches."""
+"""Adds ids to a cohort and removes others, in batches."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 
 import attrs
 
@@ -16,9 +15,8 @@ from .._io.http.session import Session
 from ..errors import InvalidInputError
 from ..models import MembershipReport, OperationReport
 from .batches import Source, prescan, release
-from .id_stream import Ids, IdSource, buffered_head, ids_of
-from .journal import open_journal
-from .writer import OnSkipped, Writer, check_resumable
+from .id_stream import Ids, IdSource, buffered_head, check_resumable, ids_of
+from .writer import OnSkipped, Writer, open_journal
 
 
 async def update_membership(
@@ -31,27 +29,14 @@ async def update_membership(
     journal: str | os.PathLike[str] | None = None,
     on_skipped: OnSkipped | None = None,
 ) -> MembershipReport:
-    """
-    Add ids to a cohort and remove others from it.
-
-    Raises:
-        InvalidInputError: An id cannot be one, or is both added and removed,
-            or there are no ids, or the journal is of another update.
-
-        PartialWriteError: Some batches were written, then one failed.
-    """
+    """Check the ids, add some to a cohort and remove others from it."""
     checked_id(cohort_id, "cohort id")
     adding, removing = ids_of(add), ids_of(remove)
     check_resumable(journal, adding, removing)
 
-    async with AsyncExitStack() as stack:
+    async with buffered_head(adding) as adding, buffered_head(removing) as removing:
         added, removed = SeenIds(most=MOST_MEMBERS), SeenIds()
-        sources = await _prescan(
-            await stack.enter_async_context(buffered_head(adding)),
-            await stack.enter_async_context(buffered_head(removing)),
-            added,
-            removed,
-        )
+        sources = await _prescan(adding, removing, added, removed)
 
         if all(source.is_empty for source in sources):
             raise InvalidInputError(
@@ -76,7 +61,7 @@ async def _prescan(
     adding: Ids, removing: Ids, added: SeenIds, removed: SeenIds
 ) -> tuple[Source, Source]:
     add = await prescan(adding, added)
-    # Ids that are added first and read once are known by the time of removing.
+    # Even ids that are read only once are in `added` when the removals are sent.
     remove = await prescan(removing, removed, excluding=added)
 
     if adding.again and removing.again:
@@ -103,12 +88,10 @@ async def write_membership(
     Add one source of ids and remove the other, in separate requests.
 
     Args:
-        remove_first: Remove first. Otherwise adding comes first, so that a
-            cohort whose members change is not nearly empty in between.
-
-    Raises:
-        PartialWriteError: Some batches were written, then one failed.
+        remove_first: Otherwise adding comes first, so that a cohort whose
+            members change is not nearly empty in between.
     """
+    changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
     parameters = {
         "cohort_id": cohort_id,
         "id_type": spec.id_type.name,
@@ -117,10 +100,16 @@ async def write_membership(
     }
 
     async with open_journal(journal, "membership", parameters) as log:
-        run = _MembershipRun(cohort_id, spec, Writer(session, log, on_skipped))
-        changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
+        writer = Writer(session, log, on_skipped)
+        run = _MembershipRun(cohort_id, spec, writer)
 
-        return await run.write(reversed(changes) if remove_first else changes)
+        with writer.partial_errors(run.report):
+            for change, source in reversed(changes) if remove_first else changes:
+                await run.write(change, source)
+
+            await writer.finish()
+
+        return run.report()
 
 
 class _MembershipRun:
@@ -130,26 +119,12 @@ class _MembershipRun:
         self._writer = writer
         self._skipped: dict[str, list[str]] = {"add": [], "remove": []}
 
-    async def write(self, changes: Iterable[tuple[Change, Source]]) -> MembershipReport:
-        try:
-            for change, source in changes:
-                await self._write(change, source)
-
-            await self._writer.finish()
-        except Exception as error:  # the caller's ids may raise anything
-            self._writer.raise_if_partial(error, self._report())
-            raise
-
-        return self._report()
-
-    async def _write(self, change: Change, source: Source) -> None:
+    async def write(self, change: Change, source: Source) -> None:
         operation = change.lower()
+        unwritten = self._writer.unwritten(operation, source.batches())
 
-        async with aclosing(source.batches()) as batches:
+        async with aclosing(unwritten) as batches:
             async for batch in batches:
-                if self._writer.was_written(operation, batch):
-                    continue
-
                 skipped = await self._writer.send_batch(
                     self._cohort_id, self._spec, change, batch
                 )
@@ -162,7 +137,7 @@ class _MembershipRun:
                     skipped=skipped,
                 )
 
-    def _report(self) -> MembershipReport:
+    def report(self) -> MembershipReport:
         return MembershipReport(
             cohort_id=self._cohort_id,
             added=self._operation("add"),
@@ -170,14 +145,11 @@ class _MembershipRun:
         )
 
     def _operation(self, operation: str) -> OperationReport:
-        written = [
-            each
-            for each in self._writer.progress.written
-            if each.operation == operation
-        ]
+        progress = self._writer.progress
+        written = [batch for batch in progress.written if batch.operation == operation]
 
         return OperationReport(
-            sent=sum(each.count for each in written),
+            sent=sum(batch.count for batch in written),
             skipped_ids=self._skipped[operation],
             batches=len(written),
             resumed=self._writer.resumed(operation),

@@ -1,16 +1,10 @@
-"""Make a cohort equal to a set, with as few changes as possible."""
+"""Makes a cohort equal to a set of ids, with as few changes as possible."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-)
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import TypeAlias
 
 import attrs
@@ -21,15 +15,15 @@ from .._core.writes import Membership, checked_share
 from .._exports.job import ExportJob
 from .._io.http.session import Session
 from ..errors import CohortsError, InvalidInputError
-from ..models import Member, MembershipDiff, SyncReport
+from ..models import MembershipDiff, SyncReport
 from .batches import Source, release
 from .compare import MemberIds, compare, compare_on_disk, in_lists
-from .id_stream import Ids, IdSource, ids_of
+from .id_stream import Ids, IdSource, check_resumable, ids_of
 from .membership import write_membership
-from .writer import OnSkipped, check_resumable
+from .writer import OnSkipped
 
 RequestExport: TypeAlias = Callable[[str], Awaitable[ExportJob]]
-"""Requests the export of a cohort; spends one of the month's."""
+"""Requests the export of a cohort; spends one of the monthly quota."""
 
 _MEMBERS_AT_ONCE = 1_000
 
@@ -37,15 +31,12 @@ _MEMBERS_AT_ONCE = 1_000
 @attrs.frozen(kw_only=True)
 class Sync:
     """
-    How a cohort is made to equal a set; checked when made.
+    The options of a sync; checked when made.
 
     Attributes:
-        dry_run: Whether only to report what would be done.
-
         max_removed: The share of the members that may be removed, 0 to 1.
 
-        on_disk: A folder to compare in, for flat memory; None compares in
-            memory.
+        on_disk: A folder to compare in, for flat memory; None compares in memory.
     """
 
     membership: Membership
@@ -72,23 +63,16 @@ async def sync_membership(
     Make a cohort's members equal to *ids*.
 
     Args:
-        current: The members it has now: ids, or a file that an export wrote;
-            None exports the cohort.
-
-    Raises:
-        InvalidInputError: An id cannot be one, or there are too many.
-
-        RemovalGuardError: More would be removed than may be.
-
-        PartialWriteError: Some batches were written, then one failed.
+        current: The present members: ids, or a file that an export wrote; None
+            exports the cohort.
     """
     checked_id(cohort_id, "cohort id")
     wanted = ids_of(ids)
     _check_journal(journal, wanted, current)
-    export = _Export(cohort_id, request_export)
+    comparison = _Comparison(cohort_id, sync, wanted, current, request_export)
 
-    with export.token_on_errors():
-        report = await _Comparison(cohort_id, sync, wanted, current, export).run()
+    try:
+        report = await comparison.run()
 
         if sync.dry_run:
             return report
@@ -104,37 +88,20 @@ async def sync_membership(
             on_skipped=on_skipped,
             remove_first=report.remove_first,
         )
+    except CohortsError as error:
+        error.token = error.token or comparison.token
+        raise
 
     return attrs.evolve(report, applied=applied)
 
 
-class _Export:
-    """Spends one export on a cohort's members, and remembers which it was."""
-
-    def __init__(self, cohort_id: str, request_export: RequestExport) -> None:
-        self._cohort_id = cohort_id
-        self._request_export = request_export
-        self._token: str | None = None
-
-    @asynccontextmanager
-    async def members(self) -> AsyncGenerator[AsyncIterator[list[Member]]]:
-        job = await self._request_export(self._cohort_id)
-        self._token = job.token
-
-        async with job.members() as stream:
-            yield stream.batches(_MEMBERS_AT_ONCE)
-
-    @contextmanager
-    def token_on_errors(self) -> Generator[None]:
-        try:
-            yield
-        except CohortsError as error:
-            error.token = error.token or self._token
-            raise
-
-
 class _Comparison:
-    """Reads what is wanted first, so that a mistake in it spends no export."""
+    """
+    Reads the wanted ids first, so that a mistake in them spends no export.
+
+    Attributes:
+        token: Of the export that was spent, if one was.
+    """
 
     def __init__(
         self,
@@ -142,13 +109,14 @@ class _Comparison:
         sync: Sync,
         wanted: Ids,
         current: IdSource | None,
-        export: _Export,
+        request_export: RequestExport,
     ) -> None:
+        self.token: str | None = None
         self._cohort_id = cohort_id
         self._sync = sync
         self._wanted = wanted
         self._current = current
-        self._export = export
+        self._request_export = request_export
         self._reader = MemberIds(sync.membership)
 
     async def run(self) -> SyncReport:
@@ -165,11 +133,11 @@ class _Comparison:
         )
 
     async def _diff(self) -> MembershipDiff:
-        wanted, current = self._wanted.slices(), self._members()
+        wanted, current = self._wanted.slices(), self._current_ids()
 
         if self._sync.on_disk is not None:
             return await compare_on_disk(
-                wanted, current, self._check, self._sync.on_disk
+                wanted, current, self._sync.on_disk, self._check
             )
 
         compared = await compare(wanted, current, self._check)
@@ -191,13 +159,15 @@ class _Comparison:
                 f"{self._cohort_id}; pass max_removed=1.0 if that is meant"
             )
 
-    async def _members(self) -> AsyncGenerator[list[str]]:
+    async def _current_ids(self) -> AsyncGenerator[list[str]]:
         async with AsyncExitStack() as stack:
             if self._current is not None:
                 slices = self._reader.of_source(self._current)
             else:
-                members = await stack.enter_async_context(self._export.members())
-                slices = self._reader.of_members(members)
+                job = await self._request_export(self._cohort_id)
+                self.token = job.token
+                members = await stack.enter_async_context(job.members())
+                slices = self._reader.of_members(members.batches(_MEMBERS_AT_ONCE))
 
             await stack.enter_async_context(aclosing(slices))
 
@@ -214,7 +184,7 @@ def _check_journal(
     if current is None:
         raise InvalidInputError(
             "the next run would find other members, so a journal could not be "
-            "resumed; sync again instead, which does what is left, or pass current="
+            "resumed; sync again instead, which does what remains, or pass current="
         )
 
     check_resumable(journal, wanted, ids_of(current))

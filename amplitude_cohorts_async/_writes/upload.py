@@ -1,8 +1,8 @@
 """
-Uploads of any size: the first request makes or fills the cohort, the rest add.
+Uploads ids: the first request creates or fills the cohort, the others add to it.
 
-Never two cohorts: a creating request is sent once. When its answer is lost, the
-list shows whether the cohort exists.
+A creating request is sent once, so that there are never two cohorts. When its
+answer is lost, the list shows whether the cohort exists.
 """
 
 from __future__ import annotations
@@ -38,16 +38,13 @@ from ..errors import (
 )
 from ..models import Cohort, Routes, UploadReport
 from .batches import Source, prescan, release
-from .id_stream import IdSource, buffered_head, ids_of
-from .journal import open_journal
-from .writer import OnSkipped, Writer, check_resumable
+from .id_stream import IdSource, buffered_head, check_resumable, ids_of
+from .writer import OnSkipped, Writer, open_journal
 
 ListCohorts: TypeAlias = Callable[[], Awaitable[list[Cohort]]]
 
 _LIST_DELAYS = (0.0, 1.0, 2.0, 4.0)
-"""
-Seconds before each request for the list: a new cohort may take a moment to appear.
-"""
+"""Seconds before each request for the list: a new cohort may appear a little later."""
 
 _REQUEST_LIFE = timedelta(minutes=15)
 """No request takes this long: a cohort that is not listed by then was not created."""
@@ -64,35 +61,27 @@ async def upload_cohort(
     on_skipped: OnSkipped | None = None,
 ) -> UploadReport:
     """
-    Make a cohort of these ids, or fill one with them.
+    Create a cohort of these ids, or fill one with them.
 
     Args:
         max_removed: The share of the members that replacing a cohort may remove.
 
     Raises:
-        InvalidInputError: An id cannot be one, or there are no ids or too
-            many, or the journal is of another upload.
-
-        RemovalGuardError: Replacing the cohort would remove more, or the list
-            does not show its size.
-
         AmbiguousUploadError: The answer to the creating request was lost, and
-            the list does not show which cohort it made, if any.
-
-        PartialWriteError: Some batches were written, then one failed.
+            the list does not show which cohort it created, if any.
     """
     checked_share(max_removed)
-    given = ids_of(ids)
-    check_resumable(journal, given)
+    source_ids = ids_of(ids)
+    check_resumable(journal, source_ids)
 
     if spec.validate_only and journal is not None:
         raise InvalidInputError(
             "validating writes nothing that could be resumed; leave journal= out"
         )
 
-    async with buffered_head(given) as read:
+    async with buffered_head(source_ids) as source_ids:
         seen = SeenIds(most=MOST_MEMBERS)
-        source = await prescan(read, seen)
+        source = await prescan(source_ids, seen)
         _check_source(spec, source)
 
         if source.prescan is not None:
@@ -103,7 +92,7 @@ async def upload_cohort(
 
         async with open_journal(journal, "upload", parameters) as log:
             writer = Writer(session, log, on_skipped)
-            run = _UploadRun(spec, list_cohorts, writer, max_removed)
+            run = _UploadRun(spec, writer, list_cohorts, max_removed)
             report = await run.write(source)
 
         await release(seen)
@@ -115,15 +104,14 @@ class _UploadRun:
     def __init__(
         self,
         spec: Upload,
-        list_cohorts: ListCohorts,
         writer: Writer,
+        list_cohorts: ListCohorts,
         max_removed: float,
     ) -> None:
         self._spec = spec
-        self._max_removed = max_removed
-        self._total: int | None = None
-        self._list_cohorts = list_cohorts
         self._writer = writer
+        self._list_cohorts = list_cohorts
+        self._max_removed = max_removed
         self._session = writer.session
         self._progress = writer.progress
         self._totals: int | None = None
@@ -131,76 +119,73 @@ class _UploadRun:
         self._skipped: list[str] = []
 
     async def write(self, source: Source) -> UploadReport:
-        self._total = None if source.prescan is None else source.prescan.total
+        unwritten = self._writer.unwritten("upload", source.batches())
+        # A stream longer than one request brings at least its first batch.
+        total = None if source.prescan is None else source.prescan.total
 
-        try:
-            async with aclosing(source.batches()) as batches:
+        with self._writer.partial_errors(self._report):
+            async with aclosing(unwritten) as batches:
                 async for batch in batches:
-                    if not self._writer.was_written("upload", batch):
-                        await self._write(batch)
+                    if self._progress.cohort_id is None:
+                        await self._write_first(batch, total or batch.count)
+                    else:
+                        await self._add(self._progress.cohort_id, batch)
 
             await self._writer.finish()
-        except Exception as error:  # the caller's ids may raise anything
-            self._writer.raise_if_partial(error, self._report())
-            raise
 
         return self._report()
 
-    async def _write(self, batch: Batch) -> None:
-        cohort_id = self._progress.cohort_id
+    async def _add(self, cohort_id: str, batch: Batch) -> None:
+        skipped = await self._writer.send_batch(
+            cohort_id, self._spec.rest, "ADD", batch
+        )
+        self._skipped += skipped
+        await self._writer.record_batch(
+            "upload",
+            batch,
+            cohort_id=cohort_id,
+            matched=batch.count - len(skipped),
+            skipped=skipped,
+        )
 
-        if cohort_id is not None:
-            skipped = await self._writer.send_batch(
-                cohort_id, self._spec.rest, "ADD", batch
-            )
-            self._skipped += skipped
-            answer = UploadAnswer(
-                cohort_id=cohort_id, matched=batch.count - len(skipped)
-            )
+    async def _write_first(self, batch: Batch, total: int) -> None:
+        if self._spec.creates:
+            answer = await self._create(batch)
         else:
-            answer = await self._upload(batch)
-            self._totals = answer.totals
-            skipped = list(answer.invalid_sample)
-            self._sample += skipped
+            answer = await self._fill(batch, total)
 
+        self._totals = answer.totals
+        self._sample += answer.invalid_sample
         await self._writer.record_batch(
             "upload",
             batch,
             cohort_id=answer.cohort_id,
             matched=answer.matched,
-            skipped=skipped,
+            skipped=answer.invalid_sample,
         )
 
-    async def _upload(self, batch: Batch) -> UploadAnswer:
+    async def _fill(self, batch: Batch, total: int) -> UploadAnswer:
         request = upload(self._spec, batch.pieces)
-
-        if self._spec.creates:
-            return await self._create(batch)
 
         if self._spec.replace is None or self._spec.validate_only:
             response = await self._session.send(request)
         else:
-            await self._guard(self._spec.replace, batch)
+            await self._check_removals(self._spec.replace, total)
             response = await self._writer.send(self._spec.replace, request)
 
         return upload_answer(self._spec, request, response)
 
-    async def _guard(self, cohort_id: str, first: Batch) -> None:
-        if self._max_removed >= 1:
-            return
-
-        cohorts = await self._list_cohorts()
-        cohort = next((each for each in cohorts if each.id == cohort_id), None)
-        # A stream longer than one request brings at least its first batch.
-        new = first.count if self._total is None else self._total
-
-        check_replacement(cohort_id, cohort, new, self._max_removed)
+    async def _check_removals(self, cohort_id: str, total: int) -> None:
+        if self._max_removed < 1:
+            cohorts = await self._list_cohorts()
+            cohort = next((item for item in cohorts if item.id == cohort_id), None)
+            check_replacement(cohort_id, cohort, total, self._max_removed)
 
     async def _create(self, batch: Batch) -> UploadAnswer:
-        lost = self._progress.attempted_at
+        lost_at = self._progress.attempted_at
 
-        if lost is not None and (found := await self._after_a_crash(lost)):
-            return self._adopt(found)
+        if lost_at is not None and (cohort := await self._find_after_crash(lost_at)):
+            return self._adopt(cohort)
 
         request = upload(self._spec, batch.pieces)
         now = self._session.context.clock.utcnow()
@@ -222,7 +207,7 @@ class _UploadRun:
 
         return UploadAnswer(cohort_id=cohort.id)
 
-    async def _after_a_crash(self, attempted_at: datetime) -> Cohort | None:
+    async def _find_after_crash(self, attempted_at: datetime) -> Cohort | None:
         age = self._session.context.clock.utcnow() - attempted_at
 
         try:
@@ -277,11 +262,11 @@ class _UploadRun:
 
     def _report(self) -> UploadReport:
         written = self._progress.written
-        matched = [each.matched for each in written if each.matched is not None]
+        matched = [batch.matched for batch in written if batch.matched is not None]
 
         return UploadReport(
             cohort_id=self._progress.cohort_id,
-            total=sum(each.count for each in written),
+            total=sum(batch.count for batch in written),
             matched=sum(matched) if len(matched) == len(written) else None,
             totals=self._totals,
             invalid_sample=self._sample,
@@ -295,7 +280,7 @@ class _UploadRun:
 def _check_source(spec: Upload, source: Source) -> None:
     if source.is_empty:
         raise InvalidInputError(
-            "there are no ids, and the service makes no empty cohorts; to empty an "
+            "there are no ids, and Amplitude creates no empty cohorts; to empty an "
             "existing one use sync_membership(..., max_removed=1.0)"
         )
 

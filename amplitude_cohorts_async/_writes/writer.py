@@ -1,32 +1,50 @@
-"""Sends batches, one at a time for each cohort, and keeps the record of them."""
+"""
+Sends the batches of one write in order, and keeps a journal of them on disk.
+
+Each line of the journal is on disk before the next request is sent.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from io import FileIO
+from pathlib import Path
 from typing import TypeAlias
 
+import anyio
+import anyio.to_thread
+
 from .._core.batching import Batch
-from .._core.journal import WrittenBatch, batch_line, done_line
+from .._core.journal import (
+    WriteProgress,
+    WrittenBatch,
+    batch_line,
+    check_same,
+    done_line,
+    parse,
+    start_line,
+)
 from .._core.messages import Request, Response
 from .._core.writes import Change, Membership, membership, skipped_ids
 from .._io.http.session import Session
 from ..errors import InvalidInputError, PartialWriteError
 from ..events import BatchWritten
-from .id_stream import Ids
-from .journal import Journal
 
 OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
 """Called with the ids that a batch skipped, as soon as they are known; may be async."""
 
 
 class Writer:
-    """
-    Sends the batches of one write, and knows what was written.
-
-    Attributes:
-        journal: Where each accepted batch is recorded.
-    """
+    """Sends the batches of one write, and knows which were written."""
 
     def __init__(
         self, session: Session, journal: Journal, on_skipped: OnSkipped | None
@@ -38,24 +56,22 @@ class Writer:
         self._resumed = len(journal.progress.written)
         self._position = 0
 
-    def was_written(self, operation: str, batch: Batch) -> bool:
-        """
-        Whether an earlier run wrote this batch, the next in order.
-
-        Raises:
-            InvalidInputError: It wrote another one.
-        """
-        if not self.progress.has(operation, batch, index=self._position):
-            return False
-
-        self._position += 1
-        return True
+    async def unwritten(
+        self, operation: str, batches: AsyncGenerator[Batch]
+    ) -> AsyncGenerator[Batch]:
+        """Yield the batches that no earlier run wrote; raise if it wrote others."""
+        async with aclosing(batches):
+            async for batch in batches:
+                if self.progress.has(operation, batch, index=self._position):
+                    self._position += 1
+                else:
+                    yield batch
 
     async def send(self, cohort_id: str, request: Request) -> Response:
         """
         Send one write while no other is sent to the cohort.
 
-        The service answers 429 to concurrent writes to one cohort.
+        Amplitude answers 429 to concurrent writes to one cohort.
         """
         async with self.session.writing_to(cohort_id):
             return await self.session.send(request)
@@ -63,7 +79,7 @@ class Writer:
     async def send_batch(
         self, cohort_id: str, spec: Membership, change: Change, batch: Batch
     ) -> list[str]:
-        """Add or remove the ids of a batch; return those the service skipped."""
+        """Add or remove the ids of a batch; return those that were skipped."""
         request = membership(cohort_id, spec, [(change, batch.pieces)])
 
         return skipped_ids(request, await self.send(cohort_id, request))
@@ -75,16 +91,16 @@ class Writer:
         *,
         cohort_id: str | None,
         matched: int | None,
-        skipped: Sequence[str] = (),
+        skipped: Sequence[str],
     ) -> None:
         """Record a batch that was written, and announce it."""
+        progress = self.progress
         written = WrittenBatch(
             operation=operation,
             count=batch.count,
             digest=batch.digest,
             matched=matched,
         )
-        progress = self.progress
         progress.cohort_id, progress.attempted_at = cohort_id, None
         progress.written.append(written)
         self._position += 1
@@ -94,7 +110,15 @@ class Writer:
         )
 
         if cohort_id is not None:
-            self._emit_written(cohort_id, operation, batch)
+            self.session.context.emit(
+                BatchWritten(
+                    cohort_id=cohort_id,
+                    operation=operation,
+                    batch=batch.index,
+                    ids=batch.count,
+                    at=self.session.context.clock.utcnow(),
+                )
+            )
 
         if skipped and self._on_skipped is not None:
             pending = self._on_skipped(skipped)
@@ -102,12 +126,7 @@ class Writer:
                 await pending
 
     async def finish(self) -> None:
-        """
-        Record that there are no more batches.
-
-        Raises:
-            InvalidInputError: An earlier run had written more.
-        """
+        """Record that there are no more batches; raise if an earlier run wrote more."""
         self.progress.check_end(self._position)
 
         if not self.progress.done:
@@ -115,58 +134,141 @@ class Writer:
             await self.journal.append(done_line())
 
     def resumed(self, operation: str) -> int:
-        """Return how many batches an earlier run had written."""
+        """Return how many batches an earlier run wrote."""
         earlier = self.progress.written[: self._resumed]
 
-        return sum(1 for written in earlier if written.operation == operation)
+        return sum(written.operation == operation for written in earlier)
 
-    def raise_if_partial(self, error: Exception, report: object) -> None:
-        """
-        Raise another error if this one leaves a write half done.
+    @contextmanager
+    def partial_errors(self, report: Callable[[], object]) -> Generator[None]:
+        """Turn an error into `PartialWriteError` if some batches are written."""
+        try:
+            yield
+        except Exception as error:  # the caller's ids may raise anything
+            count, cohort_id = len(self.progress.written), self.progress.cohort_id
 
-        Raises:
-            PartialWriteError: Some batches are written.
-        """
-        position, cohort_id = len(self.progress.written), self.progress.cohort_id
-        is_new = position == self._resumed
+            # A mistake in the call is no failure of the write it would resume.
+            is_mistake = count == self._resumed and isinstance(error, InvalidInputError)
 
-        if cohort_id is None or not position:
-            return
+            if cohort_id is None or not count or is_mistake:
+                raise
 
-        # A mistake in the call is no failure of the write it would resume.
-        if is_new and isinstance(error, InvalidInputError):
-            return
-
-        raise PartialWriteError(
-            f"{position} batches are written to cohort {cohort_id}, and batch "
-            f"{position} failed: {error}. Resume from the journal if there is one, or "
-            f"write the same ids to that cohort again: repeating does no harm",
-            report=report,
-            next_batch=position,
-            cohort_id=cohort_id,
-        ) from error
-
-    def _emit_written(self, cohort_id: str, operation: str, batch: Batch) -> None:
-        self.session.context.emit(
-            BatchWritten(
+            raise PartialWriteError(
+                f"{count} batches are written to cohort {cohort_id}, and batch {count} "
+                f"failed: {error}. Resume from the journal if there is one, or write "
+                f"the same ids to that cohort again: repeating does no harm",
+                report=report(),
+                next_batch=count,
                 cohort_id=cohort_id,
-                operation=operation,
-                batch=batch.index,
-                ids=batch.count,
-                at=self.session.context.clock.utcnow(),
-            )
-        )
+            ) from error
 
 
-def check_resumable(journal: str | os.PathLike[str] | None, *ids: Ids) -> None:
+class Journal:
+    """The progress of one write, and its journal file if it has one."""
+
+    def __init__(self, progress: WriteProgress, file: FileIO | None = None) -> None:
+        self.progress = progress
+        self._file = file
+
+    async def append(self, line: bytes) -> None:
+        """Append a line and wait until it is on disk."""
+        if self._file is None:
+            return
+
+        # What has happened has to be recorded even if the caller is cancelled.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_append, self._file, line)
+
+
+@asynccontextmanager
+async def open_journal(
+    path: str | os.PathLike[str] | None, kind: str, parameters: Mapping[str, object]
+) -> AsyncGenerator[Journal]:
     """
-    Make sure that what a journal would hold can be recognised later.
+    Begin a journal, or go on with the one at *path*; None keeps none.
 
     Raises:
-        InvalidInputError: A later process would read the ids in another order.
+        InvalidInputError: The file is no journal, or that of another write, or
+            another process is writing it now.
     """
-    if journal is not None and not all(each.ordered for each in ids):
+    if path is None:
+        yield Journal(WriteProgress())
+        return
+
+    file, progress = await anyio.to_thread.run_sync(_open, Path(path), kind, parameters)
+
+    try:
+        yield Journal(progress, file)
+    finally:
+        file.close()
+
+
+def _open(
+    path: Path, kind: str, parameters: Mapping[str, object]
+) -> tuple[FileIO, WriteProgress]:
+    try:
+        # Unbuffered: close() would write again what a full disk refused, and its
+        # error would hide the one that says what was written.
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise InvalidInputError(f"no journal can be kept at {path}: {error}") from error
+
+    try:
+        _lock(file, path)
+        file.seek(0)
+        parsed = parse(file.read())
+        progress = check_same(parsed, kind, parameters)
+
+        # A crash may have left half a line at the end.
+        file.truncate(parsed.good)
+
+        if parsed.kind is None:
+            _append(file, start_line(kind, parameters))
+            _sync_folder(path.parent)
+    except BaseException:
+        file.close()
+        raise
+
+    return file, progress
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    end = file.seek(0, os.SEEK_END)
+    view = memoryview(line)
+
+    try:
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    except OSError:
+        # Half a line would corrupt the next one.
+        file.truncate(end)
+        raise
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    try:
+        import fcntl  # noqa: PLC0415 - not everywhere
+    except ImportError:  # pragma: no cover - Windows has no flock()
+        return
+
+    try:
+        # Two runs with one journal could create two cohorts.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         raise InvalidInputError(
-            "a set has another order in every process, so a journal of it could not "
-            "be resumed; pass sorted(ids)"
-        )
+            f"the journal {path} is in use by another run; wait until it has ended"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new file survives a power cut only if its folder is on disk as well.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # pragma: no cover - Windows opens no folders
+        return
+
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

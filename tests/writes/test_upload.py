@@ -21,7 +21,7 @@ from amplitude_cohorts_async._io.http.transport import Transport
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async._writes import upload as upload_module
-from amplitude_cohorts_async._writes.journal import Journal, open_journal
+from amplitude_cohorts_async._writes.writer import Journal, open_journal
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, Routes, UploadReport
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
@@ -116,6 +116,7 @@ async def test_the_service_never_sees_more_than_it_takes(
             cohort_id=report.cohort_id,
             total=250_000,
             matched=250_000,
+            totals=100_000,
             batches=3,
             invalid_sample=[],
             skipped_ids=[],
