@@ -1,1 +1,1 @@
-"""Writes: ids, however many, as batches that can be resumed."""
+"""Writes ids to cohorts in batches: uploads, membership updates, syncs."""

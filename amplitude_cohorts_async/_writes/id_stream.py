@@ -272,6 +272,7 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
             return
 
         async def head_and_rest() -> AsyncGenerator[Sequence[object]]:
+            """Yield what was read already, then the rest."""
             yield head
             async for part in slices:
                 yield part

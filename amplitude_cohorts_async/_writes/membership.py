@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 
 import attrs
 
@@ -34,14 +34,9 @@ async def update_membership(
     adding, removing = ids_of(add), ids_of(remove)
     check_resumable(journal, adding, removing)
 
-    async with AsyncExitStack() as stack:
+    async with buffered_head(adding) as adding, buffered_head(removing) as removing:
         added, removed = SeenIds(most=MOST_MEMBERS), SeenIds()
-        sources = await _prescan(
-            await stack.enter_async_context(buffered_head(adding)),
-            await stack.enter_async_context(buffered_head(removing)),
-            added,
-            removed,
-        )
+        sources = await _prescan(adding, removing, added, removed)
 
         if all(source.is_empty for source in sources):
             raise InvalidInputError(
@@ -66,7 +61,7 @@ async def _prescan(
     adding: Ids, removing: Ids, added: SeenIds, removed: SeenIds
 ) -> tuple[Source, Source]:
     add = await prescan(adding, added)
-    # Ids that are added first and read once are known by the time of removing.
+    # Even ids that are read only once are in `added` when the removals are sent.
     remove = await prescan(removing, removed, excluding=added)
 
     if adding.again and removing.again:

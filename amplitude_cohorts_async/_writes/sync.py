@@ -184,7 +184,7 @@ def _check_journal(
     if current is None:
         raise InvalidInputError(
             "the next run would find other members, so a journal could not be "
-            "resumed; sync again instead, which does what is left, or pass current="
+            "resumed; sync again instead, which does what remains, or pass current="
         )
 
     check_resumable(journal, wanted, ids_of(current))

@@ -71,17 +71,17 @@ async def upload_cohort(
             the list does not show which cohort it created, if any.
     """
     checked_share(max_removed)
-    given = ids_of(ids)
-    check_resumable(journal, given)
+    source_ids = ids_of(ids)
+    check_resumable(journal, source_ids)
 
     if spec.validate_only and journal is not None:
         raise InvalidInputError(
             "validating writes nothing that could be resumed; leave journal= out"
         )
 
-    async with buffered_head(given) as read:
+    async with buffered_head(source_ids) as source_ids:
         seen = SeenIds(most=MOST_MEMBERS)
-        source = await prescan(read, seen)
+        source = await prescan(source_ids, seen)
         _check_source(spec, source)
 
         if source.prescan is not None:

@@ -1,4 +1,4 @@
-"""The command and the part of it that only reads: list, show, usage, plan."""
+"""The command, and its subcommands that only read: list, show, usage, plan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ("app", "run")
 
 app: typer.Typer = typer.Typer(
     add_completion=False,
-    help="Export, upload and sync cohorts of Amplitude.",
+    help="Export, upload and sync Amplitude cohorts.",
     epilog=(
         "Keys come from AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY. "
         "Try `amplitude-cohorts demo`, which needs no account."
@@ -47,7 +47,7 @@ def list_cohorts(
     connection: Connection,
     sync_info: Annotated[
         bool,
-        typer.Option("--sync-info", help="Also show where each cohort is synced to."),
+        typer.Option("--sync-info", help="Also show where each cohort is synced."),
     ] = False,
 ) -> None:
     """List the discoverable cohorts."""
@@ -61,13 +61,13 @@ def show(
     connection: Connection,
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
 ) -> None:
-    """Show one cohort, as it is in the list; --json adds its definition."""
+    """Show one cohort from the list; --json adds its definition."""
     found = connection.run(lambda client: client.get_cohort(cohort_id))
     connection.print("cohort", found, render.cohort)
 
 
 def usage(connection: Connection) -> None:
-    """Show how many of this month's exports are spent."""
+    """Show how much of this month's export quota is used."""
     found = connection.run(CohortsClient.get_usage)
     connection.print("usage", found, render.usage)
 
@@ -81,10 +81,10 @@ def plan(
     named: exporting.Properties = None,
     all_properties: exporting.AllProperties = False,
     job_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="How long a job takes.")
+        float, typer.Option(metavar="SECONDS", min=0, help="Assumed duration of a job.")
     ] = 45.0,
 ) -> None:
-    """Show what exporting cohorts would take; spends nothing."""
+    """Show what exporting cohorts would take; spends no export."""
     found = connection.run(
         lambda client: client.plan(
             cohort_ids,
@@ -95,7 +95,7 @@ def plan(
     connection.print("plan", found, render.plan)
 
 
-_MEMBERS = typer.Typer(help="Add members to a cohort, or remove some.")
+_MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
 _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_cohorts,
     "show": show,
@@ -120,19 +120,19 @@ app.add_typer(_MEMBERS, name="members")
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments and return its exit code."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal cannot write is no reason to fail.
+        # A name that the terminal cannot encode must not end the command.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
     try:
         code = typer.main.get_command(app)(
-            words, prog_name="amplitude-cohorts", standalone_mode=False
+            arguments, prog_name="amplitude-cohorts", standalone_mode=False
         )
     except UsageError as error:
-        render.failure(error, as_json="--json" in words)
+        render.failure(error, as_json="--json" in arguments)
         return Exit.USAGE
 
     return int(code or Exit.OK)

@@ -1,4 +1,4 @@
-"""What all commands share: options, and how a command is made of a function."""
+"""Options that commands share, and how a function becomes a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .. import CohortsClient
 from ..events import Event, EventHook
 from . import render
 from .progress import ProgressDisplay
-from .resume_hints import option_words
+from .resume_hints import option_arguments
 from .running import reported, run
 
 __all__ = ("Connection", "Output", "command")
@@ -35,7 +35,7 @@ class Output:
     )
 
     def print(self, name: str, value: T, show: Callable[[T], None]) -> None:
-        """Print *value* on stdout: under its *name* as JSON, or as *show* does."""
+        """Print *value* on stdout: as JSON under its *name*, or with *show*."""
         if self.as_json:
             render.document(name, value)
         else:
@@ -50,7 +50,7 @@ class Output:
 @attrs.frozen(kw_only=True)
 class Connection(Output):
     """
-    The options of every command that asks the service.
+    The options of every command that talks to Amplitude.
 
     There is no option for a key: other users of the machine can read the
     arguments of a process.
@@ -58,11 +58,11 @@ class Connection(Output):
 
     region: Annotated[
         str | None,
-        typer.Option(metavar="us|eu", help="Instead of AMPLITUDE_REGION."),
+        typer.Option(metavar="us|eu", help="Overrides AMPLITUDE_REGION."),
     ] = None
     base_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Instead of AMPLITUDE_BASE_URL."),
+        typer.Option(metavar="URL", help="Overrides AMPLITUDE_BASE_URL."),
     ] = None
     secret_key_stdin: Annotated[
         bool,
@@ -74,8 +74,8 @@ class Connection(Output):
 
     @property
     def arguments(self) -> list[str]:
-        """The options that another command needs to ask the same service."""
-        return option_words(region=self.region, base_url=self.base_url)
+        """The options with which another command reaches the same service."""
+        return option_arguments(region=self.region, base_url=self.base_url)
 
     def run(
         self,
@@ -84,21 +84,14 @@ class Connection(Output):
         hook: EventHook | None = None,
         file_mode: int | None = None,
     ) -> T:
-        """
-        Do *work* with a client, and show its progress on a terminal.
-
-        Args:
-            hook: Called with the client's events as well.
-
-            file_mode: Of the files that the client makes.
-        """
+        """Do *work* with a client, and show its progress on a terminal."""
         overrides = self._overrides()
 
         async def connected(display: ProgressDisplay) -> T:
             """Do the work with a client that shows its events."""
 
             def on_event(event: Event) -> None:
-                """Pass an event on to the display and the caller's hook."""
+                """Pass an event to the display and to *hook*."""
                 display(event)
                 if hook is not None:
                     hook(event)
@@ -115,7 +108,7 @@ class Connection(Output):
         overrides: dict[str, object] = {}
 
         if self.region is not None:
-            # An option on the command line is stronger than any variable.
+            # An option overrides every environment variable.
             overrides |= {"region": self.region, "base_url": None}
 
         if self.base_url is not None:
@@ -129,24 +122,24 @@ class Connection(Output):
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """
-    Return a function for typer, whose first argument's fields are options.
+    Return a function for typer that also has the options common to commands.
 
-    Which ones, its annotation says: `Output` or `Connection`.
+    The first parameter's annotation, `Output` or `Connection`, says which.
     """
     first, *own = inspect.signature(function, eval_str=True).parameters.values()
     shared = _parameters_of(first.annotation)
 
     @wraps(function)
-    def flat(**given: object) -> None:
-        kept = {each.name: given.pop(each.name) for each in shared}
-        options: Output = first.annotation(**kept)
+    def flat(**arguments: object) -> None:
+        values = {option.name: arguments.pop(option.name) for option in shared}
+        options: Output = first.annotation(**values)
 
         with reported(as_json=options.as_json):
-            function(options, **given)
+            function(options, **arguments)
 
-    # What typer reads: the shared options as if each command had spelt them.
+    # typer reads these: the shared options as if each command declared them.
     both = [*own, *shared]
-    flat.__annotations__ = {each.name: each.annotation for each in both}
+    flat.__annotations__ = {option.name: option.annotation for option in both}
     vars(flat)["__signature__"] = inspect.Signature(both)
 
     return flat

@@ -1,4 +1,4 @@
-"""``demo``: an export of two million users, without an account."""
+"""The command ``demo``: an export of two million users, without an account."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _JOB_SECONDS = 2.0
 @attrs.frozen(kw_only=True)
 class DemoResult:
     """
-    What a demo found.
+    The result of a demo.
 
     Attributes:
         users: Members counted in the stream.
@@ -44,17 +44,17 @@ class DemoResult:
 
         size: Bytes of the file.
 
-        downloaded: Bytes on the wire.
+        downloaded: Bytes received for it.
 
-        seconds: That the download took.
+        seconds: Duration of the download.
 
-        megabytes_per_second: Of the file, in this time.
+        megabytes_per_second: Of the file, during the download.
 
         api_calls: Requests to the emulated API.
 
-        links: Links the file took.
+        links: How many links the download used.
 
-        exports_spent: As the usage says.
+        exports_spent: From the usage.
 
         peak_memory: Of this process, in bytes; None if unknown.
 
@@ -79,7 +79,7 @@ def demo(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Keep the file, under this name."
+            "--output", "-o", metavar="FILE", help="Keep the file under this name."
         ),
     ] = None,
     users: Annotated[
@@ -99,10 +99,8 @@ def demo(
 
 
 def _play(script: _Script, to: Path, users: int) -> DemoResult:
-    script.step(
-        "Starting a strict emulator of Amplitude's API, in a process of its own"
-    )
-    script.say("The first time, it makes up its users: a few seconds.")
+    script.step("Starting a strict emulator of Amplitude's API in a separate process")
+    script.say("The first run generates its users, which takes a few seconds.")
     options = [
         "--demo",
         "--mishaps",
@@ -112,7 +110,7 @@ def _play(script: _Script, to: Path, users: int) -> DemoResult:
 
     with emulator_process(*options) as emulator:
         script.say(
-            f"It listens at {emulator.base_url}, and knows the limits and quotas."
+            f"It listens at {emulator.base_url} and enforces the limits and quotas."
         )
         return run(_connected(script, emulator, to))
 
@@ -121,7 +119,7 @@ async def _connected(script: _Script, emulator: Emulator, to: Path) -> DemoResul
     keys = emulator.environment
     counter = _CallCounter(script)
 
-    # Real jobs take a minute, and are asked about less often.
+    # Real jobs take a minute and are polled less often.
     async with CohortsClient(
         keys["AMPLITUDE_API_KEY"],
         keys["AMPLITUDE_SECRET_KEY"],
@@ -153,7 +151,7 @@ async def _connected(script: _Script, emulator: Emulator, to: Path) -> DemoResul
 
 
 async def _look_around(script: _Script, client: CohortsClient) -> Cohort:
-    script.step("Asking which cohorts there are")
+    script.step("Listing the cohorts")
     cohorts = await client.list_cohorts()
 
     for cohort in cohorts:
@@ -168,29 +166,25 @@ async def _look_around(script: _Script, client: CohortsClient) -> Cohort:
 async def _request(script: _Script, client: CohortsClient, cohort: Cohort) -> ExportJob:
     script.step(f"Requesting the export of {cohort.id}, and waiting for its file")
     job = await client.request_export(cohort.id)
-    script.say(
-        f"It is job {job.request_id}: any process can take it up for seven days."
-    )
+    script.say(f"It is job {job.request_id}: any process can resume it for seven days.")
 
     return await job.wait(timeout=60.0)
 
 
 async def _download(script: _Script, job: ExportJob, to: Path) -> SavedExport:
-    script.step("Downloading; it will meet an expired link and a cut connection")
+    script.step("Downloading, with an expired link and a cut connection on the way")
 
     with script.bar() as progress:
         saved = await job.download(to, progress=progress)
 
     digest = await saved.digest()
-    script.say(f"The file is whole, and got its name only now. SHA-256 {digest}")
+    script.say(f"The file is complete and only now has its name. SHA-256 {digest}")
 
     return saved
 
 
 async def _count(script: _Script, job: ExportJob) -> tuple[int, int]:
-    script.step(
-        "Reading the same export again, as a stream of members; nothing on disk"
-    )
+    script.step("Reading the same export again as a stream of members, without a file")
     users = anonymous = 0
     started = time.perf_counter()
 
@@ -212,14 +206,14 @@ class _Script:
         self.console = console
         self._steps = 0
 
-    def step(self, words: str) -> None:
+    def step(self, text: str) -> None:
         """Begin the next step."""
         self._steps += 1
-        self._print(Text(f"{self._steps}. {words}", style="bold"))
+        self._print(Text(f"{self._steps}. {text}", style="bold"))
 
-    def say(self, words: str) -> None:
+    def say(self, text: str) -> None:
         """Print a remark on this step."""
-        self._print(Text(f"   {words}"))
+        self._print(Text(f"   {text}"))
 
     @contextmanager
     def bar(self) -> Generator[Callable[[BytesReceived], None]]:
@@ -239,26 +233,24 @@ class _Script:
 
 
 class _CallCounter:
-    """
-    An event hook that counts calls, and prints what happens to a job and its file.
-    """
+    """An event hook that counts requests, and prints the steps of job and download."""
 
     def __init__(self, script: _Script) -> None:
         self.calls = 0
         self._script = script
-        self._word = ""
+        self._status = ""
 
     def __call__(self, event: Event, /) -> None:
         match event:
             case RequestSent():
                 self.calls += 1
-            case StatusPolled(word=word, elapsed=elapsed) if word != self._word:
-                self._word = word
-                self._script.say(f"{word} after {elapsed:.1f} s")
+            case StatusPolled(word=status, elapsed=elapsed) if status != self._status:
+                self._status = status
+                self._script.say(f"{status} after {elapsed:.1f} s")
             case LinkRenewed(links=links, received=received):
                 self._script.say(
-                    f"Link {links} broke at {decimal(received)}; a fresh one goes on "
-                    f"from there."
+                    f"Link {links} failed after {decimal(received)}; a new link "
+                    f"continues from there."
                 )
             case _:
                 pass
@@ -284,9 +276,9 @@ def _summary(result: DemoResult) -> None:
 
 
 def _peak_memory() -> int | None:
-    """Return the most bytes this process ever had in memory; None if unknown."""
-    # Linux passes the peak of getrusage() on from parent to child, so that a
-    # small program begun by a large one seems large. This one it does not.
+    """Return the peak memory of this process in bytes; None if unknown."""
+    # On Linux a child inherits the peak of getrusage() from its parent, so that a
+    # small process started by a large one seems large. VmHWM is not inherited.
     status = Path("/proc/self/status")
 
     if status.exists():

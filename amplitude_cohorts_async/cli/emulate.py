@@ -1,4 +1,4 @@
-"""``emulate``: Amplitude's API on this machine, for anybody's client."""
+"""The command ``emulate``: Amplitude's API on this machine, for any client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ("emulate",)
 def emulate(
     output: Output,
     *,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port of the API; 0 for a free one.")
     ] = 0,
@@ -33,10 +33,12 @@ def emulate(
     ] = 2_000_000,
     job_seconds: Annotated[
         float,
-        typer.Option(min=0, help="Seconds from requesting an export to its file."),
+        typer.Option(
+            min=0, help="Seconds from an export request until its file is ready."
+        ),
     ] = 1.0,
     link_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that a link is good for.")
+        float, typer.Option(min=0, help="Seconds that a link is valid.")
     ] = 60.0,
     no_limits: Annotated[
         bool, typer.Option("--no-limits", help="Accept any number of requests.")
@@ -45,7 +47,7 @@ def emulate(
     """
     Run an emulator of Amplitude's API on this machine, until Ctrl-C.
 
-    It prints the variables that point a client to it.
+    It prints the environment variables with which a client uses it.
     """
     emulator = CohortsEmulator(
         host=host,
@@ -62,9 +64,9 @@ def emulate(
         sys.stdout.flush()
         output.note(f"Emulating Amplitude at {running.base_url}; Ctrl-C to stop.")
 
-    output.note("Making up the users; this takes a few seconds the first time.")
+    output.note("Generating the users; this takes a few seconds the first time.")
 
-    # It has no other end.
+    # Ctrl-C is the only way to end it.
     with suppress(KeyboardInterrupt):
         run(serve(emulator, announce=announce))
 

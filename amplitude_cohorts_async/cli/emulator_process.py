@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, gone when we are."""
+"""The emulator in a separate process, which ends with this one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import CohortsError
 __all__ = ("Emulator", "emulator_process")
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 5.0
+_TERMINATION_TIMEOUT = 5.0
 
 
 class EmulatorError(CohortsError):
@@ -25,7 +25,7 @@ class EmulatorError(CohortsError):
 
 @attrs.frozen(kw_only=True)
 class Emulator:
-    """Where a running emulator is, and which keys are good there."""
+    """The address of a running emulator, and the environment for its clients."""
 
     base_url: str
     environment: Mapping[str, str] = attrs.field(repr=False)
@@ -39,15 +39,16 @@ def emulator_process(*options: str) -> Generator[Emulator]:
     Args:
         options: Of ``python -m amplitude_cohorts_async.testing``.
     """
-    # It sees the end of its stdin even when we are killed.
+    # Its stdin closes even when this process is killed.
     options = (*options, "--until-stdin-closes")
     process = subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", "amplitude_cohorts_async.testing", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Python looks for modules in the current folder first: not the user's.
+        # Python looks for modules in the current folder first, which must not be
+        # the user's.
         cwd=_ROOT,
-        # Ctrl-C is for us; we end it.
+        # Ctrl-C must not reach it: this process ends it.
         start_new_session=True,
         text=True,
     )
@@ -65,15 +66,17 @@ def _ready(process: subprocess.Popen[str]) -> Emulator:
             f"the emulator ended before it was ready, with exit code {process.wait()}"
         )
 
-    facts = json.loads(line)
+    addresses = json.loads(line)
 
-    return Emulator(base_url=facts["base_url"], environment=facts["environment"])
+    return Emulator(
+        base_url=addresses["base_url"], environment=addresses["environment"]
+    )
 
 
 def _end(process: subprocess.Popen[str]) -> None:
     process.terminate()
 
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TERMINATION_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()

@@ -14,26 +14,26 @@ __all__ = ("Exit", "UsageError", "exit_of")
 
 class Exit(IntEnum):
     """
-    The exit codes, which are a promise.
+    The exit codes, which are stable.
 
     Attributes:
-        FAILURE: Anything without a code of its own.
+        FAILURE: Any failure without another code.
 
-        USAGE: The command makes no sense as written, or is not set up.
+        USAGE: Wrong arguments, or a wrong or missing configuration.
 
-        AUTHENTICATION: The keys are not accepted, or may not do this.
+        AUTHENTICATION: The keys are invalid, or lack a permission.
 
-        NOT_FOUND: No such cohort, or no such export any more.
+        NOT_FOUND: The cohort or the export does not exist, or not any more.
 
-        TRANSPORT: The service gave no usable answer; later it may.
+        TRANSPORT: There was no usable response; a later try may succeed.
 
-        QUOTA: A limit is reached: the month's, a window's, the service's.
+        QUOTA: A limit is reached: the monthly quota, a window, or a 429.
 
-        UNFINISHED: Begun, not finished, and can go on from where it is.
+        UNFINISHED: Partly done; it can be resumed.
 
         INTERRUPTED: Ctrl-C or SIGTERM.
 
-        UNREAD: The reader of our output has gone, as ``head`` does.
+        UNREAD: The reader of stdout has closed it, as ``head`` does.
     """
 
     OK = 0
@@ -48,7 +48,7 @@ class Exit(IntEnum):
     UNREAD = 141
 
 
-# typer does not export the parent of its usage errors; the name finds it.
+# typer does not export the base class of its usage errors, so it is found by name.
 UsageError: type[Exception] = next(
     cast("type[Exception]", kind)
     for kind in typer.BadParameter.__mro__
@@ -78,7 +78,7 @@ _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
 
 def exit_of(error: BaseException) -> Exit:
     """Return the exit code for an error."""
-    # A question that Ctrl-C or the end of stdin answers is typer's Abort.
+    # typer raises Abort when a question is answered by Ctrl-C or the end of stdin.
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return Exit.INTERRUPTED
 

@@ -1,4 +1,4 @@
-"""The part of the command that brings files: export, resume."""
+"""The commands that save files: export, resume."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import Connection
 from .exits import Exit, exit_of
-from .resume_hints import StartedJobs, command_line, option_words, resume_hints
+from .resume_hints import StartedJobs, command_line, option_arguments, resume_hints
 
 __all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 
-_PATIENCE = 1800.0
-"""Seconds to wait for a job."""
+_JOB_TIMEOUT = 1800.0
+"""Seconds."""
 
 Format = Annotated[
     str | None,
     typer.Option(
         metavar="csv|csv.gz|parquet",
-        help="Format, if the file name does not say.",
+        help="Format; by default the file name's.",
     ),
 ]
 Timeout = Annotated[
@@ -47,7 +47,7 @@ def _octal(text: str) -> int:
         return int(text, 8)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no octal number; pass permission bits, as in 640"
+            f"{text!r} is not an octal number; pass permission bits, as in 640"
         ) from None
 
 
@@ -56,7 +56,7 @@ FileMode = Annotated[
     typer.Option(
         parser=_octal,
         metavar="OCTAL",
-        help="Mode of new files, as in 640; by default as the umask says.",
+        help="Permissions of new files, as in 640; by default the umask's.",
     ),
 ]
 
@@ -78,9 +78,9 @@ def export(
     ] = None,
     named: Properties = None,
     all_properties: AllProperties = False,
-    format: Format = None,  # noqa: A002 - the word users know
+    format: Format = None,  # noqa: A002 - named like the option
     file_mode: FileMode = None,
-    timeout: Timeout = _PATIENCE,
+    timeout: Timeout = _JOB_TIMEOUT,
     max_concurrency: Annotated[
         int,
         typer.Option(
@@ -93,22 +93,22 @@ def export(
         bool,
         typer.Option(
             "--skip-unchanged",
-            help="For a directory: skip cohorts that did not change since saved there.",
+            help="For a directory: skip cohorts that are unchanged since saved there.",
         ),
     ] = False,
 ) -> None:
     """
-    Export cohorts to files; each spends one of the month's exports.
+    Export cohorts to files; each spends one export of the monthly quota.
 
-    When something fails after that, the last line says how to go on without
-    spending another. An export into a directory goes on when it is run again.
+    If something fails after that, the last line is the command that resumes
+    without spending another. To resume a directory, run the same command again.
     """
     into_directory = len(cohort_ids) > 1 or (output is not None and output.is_dir())
 
     if skip_unchanged and not into_directory:
         raise typer.BadParameter("--skip-unchanged needs -o with a directory")
 
-    order = _Order(
+    options = _Options(
         cohort_ids=cohort_ids,
         output=output,
         properties=wanted_properties(named, all_properties),
@@ -120,9 +120,9 @@ def export(
     )
 
     if into_directory:
-        _into_directory(connection, order)
+        _into_directory(connection, options)
     else:
-        _into_file(connection, order)
+        _into_file(connection, options)
 
 
 def resume(
@@ -130,7 +130,8 @@ def resume(
     job: Annotated[
         str,
         typer.Argument(
-            metavar="TOKEN_OR_ID", help="What an export said when it was left."
+            metavar="TOKEN_OR_ID",
+            help="The token or request id that an export printed.",
         ),
     ],
     *,
@@ -138,12 +139,12 @@ def resume(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
     ] = None,
-    format: Format = None,  # noqa: A002 - the word users know
+    format: Format = None,  # noqa: A002 - named like the option
     file_mode: FileMode = None,
-    timeout: Timeout = _PATIENCE,
+    timeout: Timeout = _JOB_TIMEOUT,
 ) -> None:
     """
-    Go on with an export that was requested before; spends nothing.
+    Resume an export that was requested before; spends no export.
 
     Its file stays available for seven days.
     """
@@ -159,7 +160,7 @@ def resume(
         return await resumed.download(to, format=format, timeout=timeout)
 
     with resume_hints(
-        lambda error: _resume(
+        lambda error: _resume_commands(
             connection, jobs, error, to=to, format=format, file_mode=file_mode
         )
     ):
@@ -168,16 +169,18 @@ def resume(
     connection.print("export", saved, render.saved)
 
 
-def wanted_properties(named: list[str] | None, every: bool) -> bool | list[str]:
-    """Return what the two options about properties ask for."""
-    if named and every:
+def wanted_properties(
+    named: list[str] | None, all_properties: bool
+) -> bool | list[str]:
+    """Return the client's argument for the two options about properties."""
+    if named and all_properties:
         raise typer.BadParameter("pass either --property or --properties")
 
-    return every or named or False
+    return all_properties or named or False
 
 
 @attrs.frozen(kw_only=True)
-class _Order:
+class _Options:
     cohort_ids: list[str]
     output: Path | None
     properties: bool | list[str]
@@ -188,48 +191,48 @@ class _Order:
     skip_unchanged: bool
 
 
-def _into_file(connection: Connection, order: _Order) -> None:
-    (cohort_id,) = order.cohort_ids
-    to = order.output or _file_named(cohort_id, order.format)
+def _into_file(connection: Connection, options: _Options) -> None:
+    (cohort_id,) = options.cohort_ids
+    to = options.output or _file_named(cohort_id, options.format)
     jobs = StartedJobs()
 
     with resume_hints(
-        lambda error: _resume(
+        lambda error: _resume_commands(
             connection,
             jobs,
             error,
             to=to,
-            format=order.format,
-            file_mode=order.file_mode,
+            format=options.format,
+            file_mode=options.file_mode,
         )
     ):
         saved = connection.run(
             lambda client: client.export(
                 cohort_id,
                 to,
-                properties=order.properties,
-                timeout=order.timeout,
-                format=order.format,
+                properties=options.properties,
+                timeout=options.timeout,
+                format=options.format,
             ),
             hook=jobs,
-            file_mode=order.file_mode,
+            file_mode=options.file_mode,
         )
 
     connection.print("export", saved, render.saved)
 
 
-def _into_directory(connection: Connection, order: _Order) -> None:
+def _into_directory(connection: Connection, options: _Options) -> None:
     async def work(client: CohortsClient) -> list[ExportOutcome]:
         outcomes: list[ExportOutcome] = []
 
         async with client.export_many(
-            order.cohort_ids,
-            order.output or Path(),
-            properties=order.properties,
-            timeout=order.timeout,
-            format=order.format or "csv",
-            max_concurrency=order.max_concurrency,
-            skip_unchanged=order.skip_unchanged,
+            options.cohort_ids,
+            options.output or Path(),
+            properties=options.properties,
+            timeout=options.timeout,
+            format=options.format or "csv",
+            max_concurrency=options.max_concurrency,
+            skip_unchanged=options.skip_unchanged,
         ) as batch:
             async for outcome in batch:
                 outcomes.append(outcome)
@@ -240,22 +243,24 @@ def _into_directory(connection: Connection, order: _Order) -> None:
 
     with resume_hints(
         lambda error: (
-            [_again(connection, order)] if isinstance(error, KeyboardInterrupt) else []
+            [_same_command(connection, options)]
+            if isinstance(error, KeyboardInterrupt)
+            else []
         )
     ):
-        outcomes = connection.run(work, file_mode=order.file_mode)
+        outcomes = connection.run(work, file_mode=options.file_mode)
 
     if connection.as_json:
         render.document("exports", outcomes)
 
-    if codes := {exit_of(each.error) for each in outcomes if each.error}:
+    if codes := {exit_of(item.error) for item in outcomes if item.error}:
         if not connection.as_json:
-            render.go_on(_again(connection, order))
-        # Failures of one kind keep their code.
+            render.resume_command(_same_command(connection, options))
+        # Failures with the same exit code keep it.
         raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILURE)
 
 
-def _resume(
+def _resume_commands(
     connection: Connection,
     jobs: StartedJobs,
     error: BaseException,
@@ -265,27 +270,29 @@ def _resume(
     file_mode: int | None,
 ) -> list[str]:
     options = [
-        *option_words(format=format, file_mode=_octal_text(file_mode)),
+        *option_arguments(format=format, file_mode=_octal_text(file_mode)),
         *connection.arguments,
     ]
 
     return [
         command_line("resume", request_id, "-o", str(to), *options)
-        for request_id in jobs.left_by(error)
+        for request_id in jobs.resumable_after(error)
     ]
 
 
-def _again(connection: Connection, order: _Order) -> str:
-    options = option_words(
-        property=order.properties if isinstance(order.properties, list) else None,
-        properties=order.properties is True,
-        format=order.format,
-        file_mode=_octal_text(order.file_mode),
-        skip_unchanged=order.skip_unchanged,
+def _same_command(connection: Connection, options: _Options) -> str:
+    arguments = option_arguments(
+        property=options.properties if isinstance(options.properties, list) else None,
+        properties=options.properties is True,
+        format=options.format,
+        file_mode=_octal_text(options.file_mode),
+        skip_unchanged=options.skip_unchanged,
     )
-    words = [*order.cohort_ids, "-o", str(order.output or Path()), *options]
+    folder = str(options.output or Path())
 
-    return command_line("export", *words, *connection.arguments)
+    return command_line(
+        "export", *options.cohort_ids, "-o", folder, *arguments, *connection.arguments
+    )
 
 
 def _octal_text(file_mode: int | None) -> str | None:
@@ -293,5 +300,5 @@ def _octal_text(file_mode: int | None) -> str | None:
 
 
 def _file_named(stem: str, format: str | None) -> Path:  # noqa: A002
-    # Quoted, an id cannot leave the folder.
+    # A quoted id cannot point outside the folder.
     return Path(f"{quote(stem, safe='')}.{format or 'csv'}")

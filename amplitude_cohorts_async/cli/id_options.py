@@ -1,4 +1,4 @@
-"""What the writing commands share: where ids come from, and where the skipped go."""
+"""What writing commands share: where ids come from, and where skipped ids go."""
 
 from __future__ import annotations
 
@@ -33,24 +33,22 @@ __all__ = (
 )
 
 Ids: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Ids, one per line; - reads stdin.")
+    Path, typer.Argument(metavar="FILE", help="Ids, one a line; - reads stdin.")
 ]
 Kind: TypeAlias = Annotated[
     IdType,
     typer.Option(
         "--id-type",
         metavar="user|amplitude",
-        help="Your own user ids, or Amplitude's.",
+        help="Your user ids, or Amplitude ids.",
     ),
 ]
 CountGroup: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="NAME", help="What the cohort counts: User, or a kind of group."
-    ),
+    typer.Option(metavar="NAME", help="What the cohort counts: User, or a group type."),
 ]
 Strict: TypeAlias = Annotated[
-    bool, typer.Option("--strict", help="Fail on ids the service does not know.")
+    bool, typer.Option("--strict", help="Fail on ids that Amplitude does not know.")
 ]
 MaxRemoved: TypeAlias = Annotated[
     float,
@@ -58,19 +56,19 @@ MaxRemoved: TypeAlias = Annotated[
         min=0,
         max=1,
         metavar="SHARE",
-        help="The largest share of the members to remove.",
+        help="Largest share of the members that may be removed, 0 to 1.",
     ),
 ]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Skipped: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Append the ids that were skipped to this file."),
+    typer.Option(metavar="FILE", help="Append the skipped ids to this file."),
 ]
 
 
 @attrs.frozen
 class MembershipChange:
-    """What the options say about a change of a cohort's members."""
+    """The options of a change of a cohort's members."""
 
     cohort_id: str
     id_type: IdType
@@ -86,7 +84,7 @@ class MembershipChange:
         remove: IdSource = (),
         journal: Path | None = None,
     ) -> MembershipReport:
-        """Make the change."""
+        """Add and remove members."""
         async with skipped_to(self.skipped) as on_skipped:
             return await client.update_membership(
                 self.cohort_id,
@@ -113,7 +111,7 @@ def id_source(connection: Connection, ids: Path) -> IdSource:
 
 @asynccontextmanager
 async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
-    """Open a file for the ids that are skipped; None discards them."""
+    """Open a file for skipped ids, and yield a callback for them; None yields None."""
     if path is None:
         yield None
         return
@@ -137,14 +135,14 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
 
 def show_members(report: MembershipReport) -> None:
     """Print what was added and removed."""
-    for word, operation in (("added", report.added), ("removed", report.removed)):
+    for label, operation in (("added", report.added), ("removed", report.removed)):
         if operation.batches:
-            render.table(None, _rows(word, operation))
+            render.table(None, _rows(label, operation))
 
 
-def _rows(word: str, operation: OperationReport) -> list[list[object]]:
+def _rows(label: str, operation: OperationReport) -> list[list[object]]:
     return [
-        [word, operation.sent - len(operation.skipped_ids)],
+        [label, operation.sent - len(operation.skipped_ids)],
         ["skipped", len(operation.skipped_ids)],
         ["requests", operation.batches],
     ]

@@ -1,4 +1,4 @@
-"""The progress of exports and writes, on stderr, where that is a terminal."""
+"""Shows the progress of exports and writes on stderr, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .render import printable
 __all__ = ("ProgressDisplay", "bars", "watched_terminal")
 
 _NARROW = 60
-"""Columns of a terminal below which speed and time have no room."""
+"""Terminals with fewer columns show neither speed nor remaining time."""
 
 
 class ProgressDisplay:
@@ -62,7 +62,7 @@ class ProgressDisplay:
             self._bars.stop()
 
     def __call__(self, event: Event, /) -> None:
-        """Show what *event* says."""
+        """Show *event*."""
         if self._bars is None:
             return
 
@@ -70,37 +70,36 @@ class ProgressDisplay:
             case ExportRequested(cohort_id=cohort_id, request_id=request_id):
                 self._names[request_id] = f"cohort {cohort_id}"
                 self._show(self._bars, request_id, "requested")
-            case StatusPolled(request_id=request_id, word=word, elapsed=elapsed):
-                words = f"{word}, {elapsed:.0f} s"
-                self._show(self._bars, request_id, words)
+            case StatusPolled(request_id=request_id, word=status, elapsed=elapsed):
+                text = f"{status}, {elapsed:.0f} s"
+                self._show(self._bars, request_id, text)
             case BytesReceived(request_id=request_id, received=received, total=total):
                 task = self._show(self._bars, request_id, "")
                 self._bars.update(task, completed=received, total=total)
             case BatchWritten(cohort_id=cohort_id, operation=operation, ids=ids):
                 self._written[cohort_id] = self._written.get(cohort_id, 0) + ids
-                words = f"{operation}, {self._written[cohort_id]:,} ids written"
+                text = f"{operation}, {self._written[cohort_id]:,} ids written"
                 self._names[cohort_id] = f"cohort {cohort_id}"
-                self._show(self._bars, cohort_id, words)
+                self._show(self._bars, cohort_id, text)
             case LinkRenewed(reason=reason):
-                self._note(self._bars, f"{reason}; going on with a fresh link")
+                self._note(self._bars, f"{reason}; continuing with a new link")
             case QuotaWait(cohort_id=cohort_id, seconds=seconds):
                 self._note(
                     self._bars,
-                    f"cohort {cohort_id} waits {seconds:.0f} s for a place among the "
-                    f"exports of a minute",
+                    f"cohort {cohort_id} waits {seconds:.0f} s for the rate window",
                 )
             case RetryScheduled(operation=operation, seconds=seconds, reason=reason):
                 self._note(
-                    self._bars, f"{operation}: {reason}; again in {seconds:.1f} s"
+                    self._bars, f"{operation}: {reason}; retrying in {seconds:.1f} s"
                 )
             case _:
                 pass
 
-    def _show(self, shown: Progress, request_id: str, words: str) -> TaskID:
-        # Not before there is something to show: most commands have no job.
+    def _show(self, shown: Progress, request_id: str, text: str) -> TaskID:
+        # Started only now, because most commands have no job to show.
         shown.start()
         name = self._names.setdefault(request_id, f"export {request_id}")
-        text = printable(f"{name} {words}".strip())
+        text = printable(f"{name} {text}".strip())
 
         if request_id not in self._tasks:
             self._tasks[request_id] = shown.add_task(text, total=None)
@@ -109,13 +108,13 @@ class ProgressDisplay:
 
         return self._tasks[request_id]
 
-    def _note(self, shown: Progress, words: str) -> None:
-        shown.console.print(Text(printable(words)))
+    def _note(self, shown: Progress, text: str) -> None:
+        shown.console.print(Text(printable(text)))
 
 
 def watched_terminal() -> Console | None:
-    """Return stderr when it is a terminal that can draw, else None."""
-    # Our own look at it: FORCE_COLOR would have rich take a file for one.
+    """Return stderr if it is a terminal that can move its cursor, else None."""
+    # Checked here, because with FORCE_COLOR rich takes a file for a terminal.
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
 
@@ -123,7 +122,7 @@ def watched_terminal() -> Console | None:
 
 
 def bars(console: Console) -> Progress:
-    """Return a display of downloads that fits the terminal, not started yet."""
+    """Return progress bars that fit the terminal, not started yet."""
     wide = [_Moving(TransferSpeedColumn()), _Moving(TimeRemainingColumn())]
 
     return Progress(
@@ -133,7 +132,7 @@ def bars(console: Console) -> Progress:
         *(wide if console.width >= _NARROW else ()),
         console=console,
         transient=True,
-        # What is printed meanwhile goes above the bars, if it goes there at all.
+        # Output to the terminal appears above the bars.
         redirect_stdout=sys.stdout.isatty(),
     )
 
@@ -146,6 +145,6 @@ class _Moving(ProgressColumn):
         self._column = column
 
     def render(self, task: Task) -> Text:
-        """Show the column, or nothing yet."""
+        """Return the column's text, or none yet."""
         shown = self._column.render(task) if task.completed else None
         return shown if isinstance(shown, Text) else Text()

@@ -1,8 +1,7 @@
 """
-Values into text: tables for people, tabs for pipes, JSON for programs.
+Prints values: tables on a terminal, lines in a pipe, JSON on request.
 
-A terminal gets tables. Anything else gets one line each with TABs between and
-no header, for ``cut`` and ``grep``.
+A line has TABs between its cells, for ``cut`` and ``grep``; there is no header.
 """
 
 from __future__ import annotations
@@ -29,25 +28,24 @@ __all__ = (
     "cohorts",
     "document",
     "failure",
-    "go_on",
     "outcome",
     "plan",
     "printable",
+    "resume_command",
     "saved",
     "table",
     "usage",
 )
 
-_ALSO: Mapping[type, Sequence[str]] = {
-    # Users of the JSON should not have to subtract.
+_PROPERTIES: Mapping[type, Sequence[str]] = {
     Usage: ["remaining"],
     SavedExport: ["sha256", "rows"],
 }
 
 JSON_VERSION = 1
 """
-Raised when a key of the JSON goes away or changes its meaning. New keys may
-come at any time.
+Incremented when a key of the JSON is removed or changes its meaning. New keys may
+be added at any time.
 """
 
 
@@ -57,7 +55,7 @@ def document(name: str, value: object) -> None:
 
 
 def failure(error: BaseException, *, as_json: bool) -> None:
-    """Print an error on stderr; its notes are commands that go on from it."""
+    """Print an error on stderr; its notes are commands that resume."""
     if as_json:
         facts = {"version": JSON_VERSION, "error": _facts(error)}
         sys.stderr.write(f"{json.dumps(facts)}\n")
@@ -66,12 +64,12 @@ def failure(error: BaseException, *, as_json: bool) -> None:
     sys.stderr.write(f"amplitude-cohorts: {_message(error)}\n")
 
     for command in _notes(error):
-        go_on(command)
+        resume_command(command)
 
 
-def go_on(command: str) -> None:
-    """Print on stderr which command goes on with what was left."""
-    sys.stderr.write(f"To go on: {printable(command)}\n")
+def resume_command(command: str) -> None:
+    """Print on stderr the command that resumes."""
+    sys.stderr.write(f"To resume: {printable(command)}\n")
 
 
 def cohorts(found: Sequence[Cohort]) -> None:
@@ -79,14 +77,14 @@ def cohorts(found: Sequence[Cohort]) -> None:
     table(
         ["ID", "NAME", "SIZE", "TYPE", "COMPUTED"],
         [
-            [each.id, each.name, each.size, each.type, each.last_computed]
-            for each in found
+            [cohort.id, cohort.name, cohort.size, cohort.type, cohort.last_computed]
+            for cohort in found
         ],
     )
 
 
 def cohort(found: Cohort) -> None:
-    """Print all that is known of a cohort but its definition."""
+    """Print a cohort without its definition."""
     hidden = {"definition", "extra", "metadata", "syncs"}
     rows = [
         [name.replace("_", " "), value]
@@ -97,7 +95,7 @@ def cohort(found: Cohort) -> None:
 
 
 def usage(found: Usage) -> None:
-    """Print how many of the month's exports are spent."""
+    """Print the usage of the monthly quota."""
     limit = "unlimited" if found.limit is None else found.limit
     table(
         None,
@@ -111,9 +109,9 @@ def usage(found: Usage) -> None:
 
 
 def saved(file: SavedExport) -> None:
-    """Print what a saved file is."""
+    """Print the facts of a saved file."""
     if file.unchanged:
-        _print(f"{printable(str(file.path))}: unchanged, nothing spent")
+        _print(f"{printable(str(file.path))}: unchanged, no export spent")
         return
 
     rows = "" if file.rows is None else f", {file.rows:,} rows"
@@ -125,29 +123,29 @@ def saved(file: SavedExport) -> None:
 
 
 def outcome(found: ExportOutcome) -> None:
-    """Print how one of many exports ended: the good on stdout, the bad on stderr."""
+    """Print the outcome of one of many exports: errors on stderr, files on stdout."""
     if found.saved is not None:
         saved(found.saved)
 
     if found.error is not None:
-        words = f"cohort {found.cohort_id}: {_message(found.error)}"
-        sys.stderr.write(f"amplitude-cohorts: {printable(words)}\n")
+        text = f"cohort {found.cohort_id}: {_message(found.error)}"
+        sys.stderr.write(f"amplitude-cohorts: {printable(text)}\n")
 
 
 def plan(found: ExportPlan) -> None:
-    """Print what exporting would take."""
+    """Print a plan of exports."""
     table(
         ["ID", "NAME", "SIZE", "STARTS IN", "READY IN", "SKIPPED"],
         [
             [
-                each.cohort_id,
-                each.name,
-                each.size,
-                _seconds(each.starts_in),
-                _seconds(each.ends_in),
-                each.skipped,
+                export.cohort_id,
+                export.name,
+                export.size,
+                _seconds(export.starts_in),
+                _seconds(export.ends_in),
+                export.skipped,
             ]
-            for each in found.exports
+            for export in found.exports
         ],
     )
     _print("")
@@ -166,7 +164,7 @@ def plan(found: ExportPlan) -> None:
 
 
 def table(header: Sequence[str] | None, rows: Sequence[Sequence[object]]) -> None:
-    """Print rows: aligned on a terminal, with TABs and no header elsewhere."""
+    """Print rows: as a table on a terminal, else with TABs and no header."""
     if not sys.stdout.isatty():
         for row in rows:
             _print("\t".join(_cell(value) for value in row))
@@ -175,19 +173,19 @@ def table(header: Sequence[str] | None, rows: Sequence[Sequence[object]]) -> Non
     shown = Table(*header or (), box=None, show_header=header is not None)
 
     for row in rows:
-        # Text, or a name like "[red]" would be taken for an instruction.
+        # As Text, because rich would take a name like "[red]" for markup.
         shown.add_row(*(Text(_cell(value)) for value in row))
 
     Console().print(shown)
 
 
 def printable(text: str) -> str:
-    """Return *text* without anything that a terminal would obey."""
+    """Return *text* without control characters."""
     if text.isprintable():
         return text
 
     return "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
     )
 
 
@@ -199,7 +197,7 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
 
     if isinstance(value, (list, tuple)):
-        return ", ".join(_cell(each) for each in cast("Sequence[object]", value))
+        return ", ".join(_cell(item) for item in cast("Sequence[object]", value))
 
     return "" if value is None else printable(str(value))
 
@@ -226,13 +224,13 @@ def _message(error: BaseException) -> str:
     if exit_of(error) == Exit.INTERRUPTED:
         return "interrupted"
 
-    # An error of typer's says only here which option it is about.
-    words = getattr(error, "format_message", error.__str__)()
+    # Only format_message() of a typer error names the option.
+    text = getattr(error, "format_message", error.__str__)()
 
     if (context := getattr(error, "ctx", None)) is not None:
-        words = f"{words.rstrip('.')}; see `{context.command_path} --help`"
+        text = f"{text.rstrip('.')}; see `{context.command_path} --help`"
 
-    return printable(" ".join(words.split()))
+    return printable(" ".join(text.split()))
 
 
 def _print(line: str) -> None:
@@ -249,7 +247,7 @@ def _plain(value: object) -> object:
 
     if attrs.has(kind):
         names = [field.name for field in attrs.fields(kind) if field.name != "file"]
-        names += _ALSO.get(kind, ())
+        names += _PROPERTIES.get(kind, ())
         return {name: getattr(value, name) for name in names}
 
     if isinstance(value, BaseException):

@@ -1,4 +1,4 @@
-"""Which command goes on with what was left: a spent export is never spent twice."""
+"""Builds the commands that resume, so that no export is spent twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = (
     "OptionValue",
     "StartedJobs",
     "command_line",
-    "option_words",
+    "option_arguments",
     "resume_hints",
 )
 
@@ -25,18 +25,18 @@ OptionValue: TypeAlias = str | float | Path | list[str] | None
 
 
 class StartedJobs:
-    """An event hook that remembers which jobs were requested."""
+    """An event hook that records the requested jobs."""
 
     def __init__(self) -> None:
         self.request_ids: list[str] = []
 
     def __call__(self, event: Event, /) -> None:
-        """Remember the job, if the event is about a new one."""
+        """Record the job of an `ExportRequested`."""
         if isinstance(event, ExportRequested):
             self.request_ids.append(event.request_id)
 
-    def left_by(self, error: BaseException) -> list[str]:
-        """Return the request ids of the jobs that can go on after an error."""
+    def resumable_after(self, error: BaseException) -> list[str]:
+        """Return the request ids of the jobs that can be resumed after an error."""
         if isinstance(error, KeyboardInterrupt):
             return self.request_ids
 
@@ -50,12 +50,7 @@ class StartedJobs:
 
 @contextmanager
 def resume_hints(commands: Callable[[BaseException], Iterable[str]]) -> Generator[None]:
-    """
-    Add to an error the commands that go on from there, as notes.
-
-    Args:
-        commands: Returns them for an error.
-    """
+    """Add *commands* of an error, which resume, to it as notes."""
     try:
         yield
     except (CohortsError, KeyboardInterrupt) as error:
@@ -64,23 +59,23 @@ def resume_hints(commands: Callable[[BaseException], Iterable[str]]) -> Generato
         raise
 
 
-def option_words(**options: OptionValue) -> list[str]:
-    """Return options as words; None, False and empty lists are left out."""
-    words: list[str] = []
+def option_arguments(**options: OptionValue) -> list[str]:
+    """Return options as arguments; None, False and empty lists are left out."""
+    arguments: list[str] = []
 
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
 
         if value is True:
-            words.append(flag)
+            arguments.append(flag)
         elif isinstance(value, list):
-            words += [word for each in value for word in (flag, each)]
+            arguments += [text for item in value for text in (flag, item)]
         elif value is not None and value is not False:
-            words += [flag, str(value)]
+            arguments += [flag, str(value)]
 
-    return words
+    return arguments
 
 
-def command_line(*words: str) -> str:
-    """Return our command with these arguments, quoted for a shell."""
-    return shlex.join(["amplitude-cohorts", *words])
+def command_line(*arguments: str) -> str:
+    """Return the command with these arguments, quoted for a shell."""
+    return shlex.join(["amplitude-cohorts", *arguments])

@@ -1,4 +1,4 @@
-"""How the command runs and ends: Ctrl-C, SIGTERM, errors and exit codes."""
+"""Runs a command, and handles Ctrl-C, SIGTERM, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ T = TypeVar("T")
 
 def run(work: Coroutine[object, object, T]) -> T:
     """
-    Run *work* as `asyncio.run()` does, so that Ctrl-C always finds it in order.
+    Run *work* as `asyncio.run()` does, and handle Ctrl-C at any moment.
 
-    Ctrl-C while the loop is being made would leave it half made, with warnings
-    about the parts. It is held back until the loop can handle it.
+    Ctrl-C while the loop is being created would leave it incomplete, with warnings
+    about unclosed parts. It is blocked until the loop can handle it.
     """
 
-    async def reachable() -> T:
-        """Let Ctrl-C through, now that there is a loop to handle it."""
-        _hold_ctrl_c(hold=False)
+    async def interruptible() -> T:
+        """Unblock Ctrl-C, which the loop can handle now."""
+        _block_ctrl_c(block=False)
         return await work
 
-    _hold_ctrl_c(hold=True)
+    _block_ctrl_c(block=True)
     try:
-        return asyncio.run(reachable())
+        return asyncio.run(interruptible())
     finally:
-        _hold_ctrl_c(hold=False)
+        _block_ctrl_c(block=False)
 
 
-def _hold_ctrl_c(*, hold: bool) -> None:
-    # Windows cannot.
+def _block_ctrl_c(*, block: bool) -> None:
+    # Windows has no signal masks.
     if hasattr(signal, "pthread_sigmask"):
-        how = signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK
+        how = signal.SIG_BLOCK if block else signal.SIG_UNBLOCK
         signal.pthread_sigmask(how, {signal.SIGINT, signal.SIGTERM})
 
 
 @contextmanager
 def reported(*, as_json: bool) -> Generator[None]:
-    """Print what goes wrong inside as a paragraph, and exit with its code."""
+    """Print an error inside in one paragraph, and exit with its code."""
     try:
         with _sigterm_as_ctrl_c():
             yield
@@ -66,13 +66,13 @@ def reported(*, as_json: bool) -> Generator[None]:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Generator[None]:
-    # So that `timeout` and a stopped container leave nothing behind, and the
-    # log says how to go on, exactly as after Ctrl-C.
+    # `timeout` and a stopping container send SIGTERM: temporary files are removed
+    # and the command that resumes is printed, exactly as after Ctrl-C.
     def interrupt(_number: int, frame: FrameType | None) -> None:
         on_ctrl_c = signal.getsignal(signal.SIGINT)
 
         if not callable(on_ctrl_c):
-            # A shell's background job: Ctrl-C is not for it, SIGTERM is.
+            # The background job of a shell ignores Ctrl-C, but not SIGTERM.
             raise KeyboardInterrupt
 
         on_ctrl_c(signal.SIGINT, frame)
@@ -85,7 +85,7 @@ def _sigterm_as_ctrl_c() -> Generator[None]:
 
 
 def _abandon_stdout() -> None:
-    # Or the interpreter would complain when it flushes the rest at its end.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    # Otherwise the interpreter's last flush fails and prints a warning.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

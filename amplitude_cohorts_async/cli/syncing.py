@@ -1,4 +1,4 @@
-"""The part of the command that compares: sync, diff."""
+"""The commands that compare: sync, diff."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sync(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The present members: a saved export, or ids. Spends no export.",
+            help="The present members: a saved export, or ids. No export is spent.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -57,7 +57,9 @@ def sync(
 ) -> None:
     """Make a cohort's members equal to the ids of a file; spends one export."""
     if not (yes or dry_run or sys.stdin.isatty()):
-        raise typer.BadParameter("no terminal to ask at: pass --yes or --dry-run")
+        raise typer.BadParameter(
+            "stdin is not a terminal to confirm at: pass --yes or --dry-run"
+        )
 
     source = id_source(connection, ids)
 
@@ -81,7 +83,7 @@ def sync(
     if not (yes or dry_run):
         report.check_removals(max_removed)
 
-        if _ask(report):
+        if _confirm(report):
             change = MembershipChange(cohort_id, id_type, count_group, False, skipped)
             report = _apply(connection, change, report)
 
@@ -107,11 +109,11 @@ def diff(
     ] = False,
 ) -> None:
     """
-    Compare two files: saved exports (.csv, .csv.gz) or ids, one per line.
+    Compare two files: saved exports (.csv, .csv.gz) or ids, one a line.
 
     Writes entering.txt (in B only), exiting.txt (in A only) and existing.txt.
     """
-    found = run(
+    result = run(
         diff_ids(
             before,
             after,
@@ -122,10 +124,10 @@ def diff(
         )
     )
     counts = {
-        "entering": len(found.add),
-        "exiting": len(found.remove),
-        "existing": found.kept,
-        "unnameable": found.unnameable,
+        "entering": len(result.add),
+        "exiting": len(result.remove),
+        "existing": result.kept,
+        "unnameable": result.unnameable,
     }
     output.print("diff", counts, _show_counts)
 
@@ -148,7 +150,7 @@ def _apply(
     return attrs.evolve(report, applied=connection.run(work))
 
 
-def _ask(report: SyncReport) -> bool:
+def _confirm(report: SyncReport) -> bool:
     return typer.confirm(
         f"Add {len(report.add):,} to cohort {report.cohort_id}, remove "
         f"{len(report.remove):,}, keep {report.kept:,}?",
@@ -157,14 +159,14 @@ def _ask(report: SyncReport) -> bool:
 
 
 def _show_sync(report: SyncReport) -> None:
-    done = "" if report.applied is not None else "to "
+    prefix = "" if report.applied is not None else "to "
     render.table(
         None,
         [
-            [f"{done}add", len(report.add)],
-            [f"{done}remove", len(report.remove)],
+            [f"{prefix}add", len(report.add)],
+            [f"{prefix}remove", len(report.remove)],
             ["kept", report.kept],
-            ["without such an id", report.unnameable],
+            ["without a valid id", report.unnameable],
         ],
     )
 
@@ -173,7 +175,7 @@ def _show_sync(report: SyncReport) -> None:
 
 
 def _show_counts(counts: dict[str, int]) -> None:
-    render.table(None, [[word, count] for word, count in counts.items()])
+    render.table(None, [[label, count] for label, count in counts.items()])
 
 
 def _in_lists(report: SyncReport) -> SyncReport:

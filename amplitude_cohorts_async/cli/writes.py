@@ -29,7 +29,7 @@ from .id_options import (
     show_members,
     skipped_to,
 )
-from .resume_hints import OptionValue, command_line, option_words, resume_hints
+from .resume_hints import OptionValue, command_line, option_arguments, resume_hints
 
 __all__ = ("add", "remove", "upload")
 
@@ -37,39 +37,38 @@ Journal: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Record each batch in this new file, to go on after a crash.",
+        help="Record each batch in this new file, to resume after a crash.",
     ),
 ]
 Resume: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Go on with the journal in this file."),
+    typer.Option(metavar="FILE", help="Resume from the journal in this file."),
 ]
 
 
 def upload(
     connection: Connection,
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="What to call the cohort.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the cohort.")],
     ids: Ids,
     *,
     id_type: Kind,
     app_id: Annotated[
         int | None,
-        typer.Option(metavar="NUMBER", help="Instead of AMPLITUDE_APP_ID."),
+        typer.Option(metavar="NUMBER", help="Overrides AMPLITUDE_APP_ID."),
     ] = None,
     owner: Annotated[
-        str | None, typer.Option(metavar="EMAIL", help="Instead of AMPLITUDE_OWNER.")
+        str | None, typer.Option(metavar="EMAIL", help="Overrides AMPLITUDE_OWNER.")
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="The kind of group the ids name, as in company."
-        ),
+        typer.Option(metavar="NAME", help="The group type of the ids, as in company."),
     ] = None,
     replace: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Refill this cohort instead of making one."),
+        typer.Option(
+            metavar="ID",
+            help="Replace the members of this cohort instead of creating one.",
+        ),
     ] = None,
     max_removed: MaxRemoved = 0.5,
     yes: Yes = False,
@@ -77,7 +76,8 @@ def upload(
         bool, typer.Option("--unpublished", help="Hide it from other users.")
     ] = False,
     validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Ask which ids match; save nothing.")
+        bool,
+        typer.Option("--validate-only", help="Check which ids match; save nothing."),
     ] = False,
     strict: Strict = False,
     skipped: Skipped = None,
@@ -87,8 +87,8 @@ def upload(
     """
     Upload a cohort of any size.
 
-    A cohort that is replaced holds only the first 100,000 ids until the rest
-    have been added. With --replace the command asks first, unless --yes is given.
+    A cohort that is replaced holds only the first 100,000 ids until the others
+    are added. With --replace the command asks first, unless --yes is given.
     """
     source = id_source(connection, ids)
     log = _journal(journal, resume)
@@ -97,7 +97,7 @@ def upload(
         _confirm_replacement(replace, ids)
 
     async def work(client: CohortsClient) -> UploadReport:
-        """Upload, and keep the ids that are skipped."""
+        """Upload, and keep the skipped ids."""
         async with skipped_to(skipped) as on_skipped:
             return await client.upload_cohort(
                 name,
@@ -199,7 +199,7 @@ def _update(
 
 
 def _confirm_replacement(cohort_id: str, ids: Path) -> None:
-    # Piped ids leave no stdin to answer on.
+    # With piped ids, stdin cannot be asked.
     if not sys.stdin.isatty() or str(ids) == "-":
         raise typer.BadParameter("replacing a cohort asks first: pass --yes")
 
@@ -214,25 +214,26 @@ def _journal(journal: Path | None, resume: Path | None) -> Path | None:
         raise typer.BadParameter("pass --journal for a new one or --resume, not both")
 
     if journal is not None and journal.exists():
-        raise typer.BadParameter(f"{journal} exists; go on with --resume {journal}")
+        raise typer.BadParameter(f"{journal} exists; resume with --resume {journal}")
 
     if resume is not None and not resume.exists():
-        raise typer.BadParameter(f"there is no journal {resume} to go on with")
+        raise typer.BadParameter(f"there is no journal {resume} to resume from")
 
     return journal or resume
 
 
 def _resume_from_journal(
-    connection: Connection, *words: str, **options: OptionValue
+    connection: Connection, *arguments: str, **options: OptionValue
 ) -> AbstractContextManager[None]:
     def commands(error: BaseException) -> list[str]:
         journal = options["resume"]
 
-        # What was refused would be refused again.
+        # Invalid input stays invalid.
         if not isinstance(journal, Path) or isinstance(error, InvalidInputError):
             return []
 
-        line = command_line(*words, *option_words(**options), *connection.arguments)
+        flags = option_arguments(**options)
+        line = command_line(*arguments, *flags, *connection.arguments)
         return [line] if journal.exists() else []
 
     return resume_hints(commands)
@@ -245,9 +246,9 @@ def _show_upload(report: UploadReport) -> None:
         [
             ["cohort", report.cohort_id or "none, validated only"],
             ["ids", report.total],
-            ["matched", "not told" if report.matched is None else report.matched],
-            ["skipped, of which told", skipped],
+            ["matched", "unknown" if report.matched is None else report.matched],
+            ["skipped ids known", skipped],
             ["requests", report.batches],
-            ["written before", report.resumed],
+            ["resumed requests", report.resumed],
         ],
     )

@@ -80,7 +80,7 @@ def test_the_command_to_go_on_works(command, cohorts_emulator):
     """What an error says to type brings the file, and spends no second export."""
     cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
     err = command("export", "slow", "-o", "a b.csv", "--timeout", 20).err
-    words = shlex.split(err.splitlines()[-1].removeprefix("To go on: "))
+    words = shlex.split(err.splitlines()[-1].removeprefix("To resume: "))
 
     assert ["amplitude-cohorts", "resume"] == words[:2]
     assert 0 == command(*words[1:]).code
@@ -120,7 +120,7 @@ def test_a_failed_job_is_not_to_be_gone_on_with(command, cohorts_emulator):
     code, _, err = command("resume", "nope", "-o", "out.csv")
 
     assert 4 == code
-    assert "To go on" not in err
+    assert "To resume" not in err
 
 
 def test_resume_checks_its_target_before_it_waits(command, cohorts_emulator):
@@ -139,7 +139,7 @@ def test_new_files_have_the_mode_that_was_asked_for(command, cohorts_emulator):
     words = shlex.split(
         command("export", "slow", "--file-mode", 400, "--timeout", 20)
         .err.splitlines()[-1]
-        .removeprefix("To go on: amplitude-cohorts ")
+        .removeprefix("To resume: amplitude-cohorts ")
     )
     command(*words)
 
@@ -179,7 +179,7 @@ def test_many_are_run_again_to_go_on(command):
 
     assert 1 == len(out.splitlines())
     assert "cohort nope: " in err
-    assert "To go on: amplitude-cohorts export c1 nope -o . --property plan" in err
+    assert "To resume: amplitude-cohorts export c1 nope -o . --property plan" in err
 
 
 def test_the_unchanged_is_left_alone(command, cohorts_emulator):
@@ -189,7 +189,7 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
     command("export", "c1", "c2", "-o", ".")
     code, out, _ = command("export", "c1", "-o", ".", "--skip-unchanged")
 
-    assert (0, "c1.csv: unchanged, nothing spent\n") == (code, out)
+    assert (0, "c1.csv: unchanged, no export spent\n") == (code, out)
     assert 2 == cohorts_emulator.spent
 
 

@@ -97,7 +97,7 @@ def test_a_renewed_link_is_told_on_a_terminal(
     cohorts_emulator.fail_next("store", cut_off(at=1_500_000))
     drawn = on_terminal(process, "export", "big", "--timeout", 0, columns=300)
 
-    assert "going on with a fresh link" in drawn
+    assert "continuing with a new link" in drawn
     assert "Signature=" not in drawn
 
 
@@ -162,7 +162,7 @@ def test_an_interrupted_export_says_how_to_go_on(
 
     assert (130, "") == (started.returncode, out)
     assert "amplitude-cohorts: interrupted" == first
-    assert re.fullmatch(r"To go on: amplitude-cohorts resume \w+ -o out\.csv", second)
+    assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o out\.csv", second)
     assert [] == list(Path().iterdir())
 
 
@@ -180,7 +180,7 @@ def test_an_interrupted_download_leaves_nothing_half(
 
     assert 130 == started.returncode
     assert [] == list(Path().iterdir())
-    words = err.splitlines()[-1].split()[4:]
+    words = err.splitlines()[-1].split()[3:]
     assert 0 == process(*words, stdout=None).wait()
     assert [Path("big.csv")] == list(Path().iterdir())
 
@@ -197,7 +197,7 @@ def test_many_that_are_interrupted_go_on_when_run_again(
     _, err = started.communicate()
 
     assert 130 == started.returncode
-    assert "To go on: amplitude-cohorts export long big -o ." == err.splitlines()[-1]
+    assert "To resume: amplitude-cohorts export long big -o ." == err.splitlines()[-1]
 
 
 def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulator):
@@ -215,7 +215,7 @@ def test_a_background_job_heeds_sigterm(process, cohorts_emulator: CohortsEmulat
     _, err = started.communicate()
 
     assert 130 == started.returncode
-    assert err.splitlines()[-1].startswith("To go on: amplitude-cohorts resume ")
+    assert err.splitlines()[-1].startswith("To resume: amplitude-cohorts resume ")
 
 
 def test_a_reader_that_leaves_is_no_failure(process, cohorts_emulator: CohortsEmulator):

@@ -108,14 +108,14 @@ def test_upload_goes_on_from_its_journal(
     code, _, err = run(capsys, *words, "--journal", journal)
 
     assert 7 == code
-    assert f"To go on: amplitude-cohorts upload Buyers {file} --id-type user" in err
+    assert f"To resume: amplitude-cohorts upload Buyers {file} --id-type user" in err
     assert f"--resume '{journal}'" in err
 
     code, out, _ = run(capsys, *words, "--resume", journal)
     (cohort_id,) = cohorts_emulator.cohort_ids
 
     assert 0 == code
-    assert "written before\t2\n" in out
+    assert "resumed requests\t2\n" in out
     assert 35 == len(cohorts_emulator.members_of(cohort_id))
 
 
@@ -123,7 +123,7 @@ def test_upload_goes_on_from_its_journal(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--journal", "{ids}"], "exists; go on with --resume"),
+        (["--journal", "{ids}"], "exists; resume with --resume"),
         (["--resume", "/nowhere"], "there is no journal"),
         (["--journal", "/nowhere", "--resume", "{ids}"], "not both"),
         (["--secret-key-stdin"], "stdin cannot hold both"),
@@ -187,7 +187,7 @@ def test_a_replacement_asks_and_takes_no_for_an_answer(
     ids: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """With no terminal to ask at, it refuses."""
+    """When stdin is not a terminal, it refuses."""
     cohorts_emulator.add_cohort("1a2bc3d", members=["old"])
     words = ("upload", "Buyers", ids, "--id-type", "user", "--replace", "1a2bc3d")
     code, _, err = run(capsys, *words)
@@ -216,7 +216,7 @@ def test_a_replacement_is_guarded(
     code, _, err = run(capsys, *words)
 
     assert (2, True) == (code, "at least 97" in err)
-    assert "To go on" not in err
+    assert "To resume" not in err
     assert 100 == len(cohorts_emulator.members_of("1a2bc3d"))
 
     words = (*words[:-2], "--max-removed", 1)
@@ -264,7 +264,7 @@ def test_sync_makes_a_cohort_equal_to_a_file(
     words = ("sync", "1a2bc3d", ids)
 
     code, out, _ = run(capsys, *words, "--dry-run")
-    assert (0, "to add\t2\nto remove\t1\nkept\t1\nwithout such an id\t0\n") == (
+    assert (0, "to add\t2\nto remove\t1\nkept\t1\nwithout a valid id\t0\n") == (
         code,
         out,
     )
