@@ -28,7 +28,8 @@ from ..errors import (
     InvalidInputError,
 )
 from ..models import Cohort, ExportOutcome, SavedExport
-from .run_record import AttemptLog, ExportRecord, RunHistory, RunRecord
+from .memory import AttemptLog
+from .run_record import ExportRecord, RunHistory, RunRecord
 
 if TYPE_CHECKING:
     from .requester import ExportRequester, StartedExport, Wanted

@@ -1,5 +1,5 @@
 """
-The running exports of one app: those that were requested and not delivered yet.
+The exports of one app that were requested and are not delivered yet.
 
 The only place where exports meet the store that holds them. A shared limiter brings
 a store for its fleet; every other limiter gets one in this process.
@@ -18,6 +18,24 @@ from ..errors import LimiterUnavailableError
 
 _RUNNING_TTL = 1800.0
 """Seconds in which the next call joins an export that was not delivered."""
+
+
+class AttemptLog:
+    """
+    The record of the requests for one export; this one writes nothing.
+
+    The order is `attempted()`, then `refused()` and `attempted()` again for each
+    retry, then `requested()`. The last is missing if the answer was lost.
+    """
+
+    async def attempted(self) -> None:
+        """Record durably that a request is about to be sent; no request if it raises."""
+
+    async def refused(self) -> None:
+        """Record that the last request spent no export."""
+
+    async def requested(self, token: str) -> None:
+        """Record the token of an export that was spent or joined; never raises."""
 
 
 class LocalRunningJobs:

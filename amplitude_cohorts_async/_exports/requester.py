@@ -41,8 +41,7 @@ from ..models import Cohort, Region, SavedExport
 from ..policies import Polling
 from .downloader import Progress
 from .job import ExportJob, keep_token
-from .memory import ExportMemory
-from .run_record import AttemptLog
+from .memory import AttemptLog, ExportMemory
 
 _logger = logging.getLogger(__name__)
 

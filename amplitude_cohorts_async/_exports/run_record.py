@@ -24,6 +24,7 @@ from .._io.cancellation import in_thread
 from .._io.sinks.saved_file import from_record, to_record
 from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import SavedExport
+from .memory import AttemptLog
 
 _logger = logging.getLogger(__name__)
 
@@ -32,24 +33,6 @@ _VERSION = 1
 
 _LOCK_ATTEMPTS = 50
 _LOCK_INTERVAL = 0.02  # seconds
-
-
-class AttemptLog:
-    """
-    The record of the requests for one export; this one writes nothing.
-
-    The order is `attempted()`, then `refused()` and `attempted()` again for each
-    retry, then `requested()`. The last is missing if the answer was lost.
-    """
-
-    async def attempted(self) -> None:
-        """Record durably that a request is about to be sent; no request if it raises."""
-
-    async def refused(self) -> None:
-        """Record that the last request spent no export."""
-
-    async def requested(self, token: str) -> None:
-        """Record the token of an export that was spent or joined; never raises."""
 
 
 @attrs.define
@@ -188,7 +171,10 @@ class RunRecord:
     def _replace(self, lines: Iterable[Mapping[str, object]]) -> None:
         part = self.path.with_suffix(".part")
 
-        with part.open("wb") as file:
+        # A new file: a link left at this name must not lead to another's file.
+        part.unlink(missing_ok=True)
+
+        with part.open("xb") as file:
             file.writelines(map(_encoded, lines))
             file.flush()
             os.fsync(file.fileno())

@@ -420,3 +420,17 @@ async def test_a_run_that_ends_forgets_nothing_of_another(
         await collect(client.export_many(["slow"], tmp_path))
 
     assert 2 == emulator.spent
+
+
+async def test_a_link_beside_the_run_record_is_not_followed(tmp_path: Path) -> None:
+    """What a link at the record's other name leads to stays as it was."""
+    other = tmp_path / "other"
+    other.write_text("precious")
+    record = RunRecord(tmp_path)
+    record.path.with_suffix(".part").symlink_to(other)
+
+    await record.open()
+    await record.close()
+
+    assert "precious" == other.read_text()
+    assert not record.path.is_symlink()
