@@ -145,7 +145,9 @@ def main() -> None:
         results = json.loads(chosen.json.read_text()) | results
 
     chosen.json.write_text(json.dumps(results, indent=1) + "\n")
-    chosen.chart.write_text(draw(results["one"], title="One connection, times curl"))
+    if "one" in results:
+        title = "One connection, times curl"
+        chosen.chart.write_text(draw(results["one"], title=title))
 
 
 def _scenes(
