@@ -212,9 +212,14 @@ class ExportRequester:
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
         """Return an earlier export, if its file is still at a target, unchanged."""
-        is_here = earlier.path.absolute() == target.path.absolute()
 
-        if not is_here or not await in_thread(earlier.file.is_intact, self._thread):
+        def is_intact() -> bool:
+            """Whether the file is at the target, as it was saved."""
+            is_here = earlier.path.absolute() == target.path.absolute()
+
+            return is_here and earlier.file.is_intact()
+
+        if not await in_thread(is_intact, self._thread):
             return None
 
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)

@@ -52,7 +52,7 @@ class MemberStream:
         cohort_id: str | None = None,
         token: str | None = None,
     ) -> None:
-        self.is_exhausted = False
+        self.is_exhausted: bool = False
         self._source = source
         self._request_id = request_id
         self._cohort_id = cohort_id
