@@ -30,6 +30,7 @@ OTHERS = [
     if version != RUNNING
 ]
 QUICK = "not big and not services"
+FAST = ("-m", f"{QUICK} and not slow", "--hypothesis-profile=quick")
 
 # As many tests at a time as there are processors, within reason.
 WORKERS = ("--numprocesses=auto", "--maxprocesses=4")
@@ -197,7 +198,7 @@ def uvloop(session: nox.Session) -> None:
 def aiofastnet(session: nox.Session) -> None:
     """Run the quick part of the suite with aiofastnet under every connection."""
     session.install(*group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, "--aiofastnet", "-m", QUICK)
+    pytest(session, *WORKERS, "--aiofastnet", *FAST)
 
 
 @nox.session
@@ -205,7 +206,7 @@ def ordinary(session: nox.Session) -> None:
     """Run the quick part of the suite with the fast path switched off."""
     session.install(*group("tests"), WITH_EXTRAS)
     session.env["AMPLITUDE_FAST"] = "0"
-    pytest(session, *WORKERS, "-m", QUICK)
+    pytest(session, *WORKERS, *FAST)
 
 
 @nox.session(default=False)
@@ -218,8 +219,7 @@ def quick(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-cache", silent=True)
     session.run("mypy")
-    most = ("-m", f"{QUICK} and not slow", "--hypothesis-profile=quick")
-    pytest(session, *WORKERS, *most)
+    pytest(session, *WORKERS, *FAST)
 
 
 @nox.session(default=False)
