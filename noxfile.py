@@ -30,6 +30,8 @@ OTHERS = [
     if version != RUNNING
 ]
 QUICK = "not big and not services"
+# What differs little from the running Python skips the tests of seconds as well, so
+# that all sessions together end within half an hour.
 FAST = ("-m", f"{QUICK} and not slow", "--hypothesis-profile=quick")
 
 # As many tests at a time as there are processors, within reason.
@@ -160,7 +162,7 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp(), "lowest.txt")
     constraints.write_text("\n".join(c.replace(">=", "==") for c in claims))
     session.install("--constraint", str(constraints), *group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, "-m", QUICK)
+    pytest(session, *WORKERS, *FAST)
 
 
 @nox.session
@@ -182,7 +184,7 @@ def tests(session: nox.Session) -> None:
     """Run the suite: all of it on the running Python, the quick part on the others."""
     whole = session.python == RUNNING
     session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
-    pytest(session, *WORKERS, *([] if whole else ["-m", QUICK]))
+    pytest(session, *WORKERS, *(() if whole else FAST))
 
 
 @nox.session
@@ -190,8 +192,7 @@ def uvloop(session: nox.Session) -> None:
     """Run the quick part of the suite on the other event loop."""
     session.install(*group("tests", "uvloop"), WITH_EXTRAS)
     # Nothing that a signal raises ends a test there; a thread ends the worker.
-    quick = ("-m", QUICK, "--timeout-method=thread")
-    pytest(session, *WORKERS, "--uvloop", *quick)
+    pytest(session, *WORKERS, "--uvloop", "--timeout-method=thread", *FAST)
 
 
 @nox.session
