@@ -186,12 +186,6 @@ class Transport:
         self._own: dict[str, aiohttp.ClientSession] = {}
         self._is_closed = False
 
-        if session is not None and session.auth is not None:
-            raise ConfigurationError(
-                "the session has credentials of its own (auth=), and the keys cannot "
-                "be sent beside them; make it without"
-            )
-
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[StreamedResponse]:
         """
