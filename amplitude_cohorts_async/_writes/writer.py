@@ -73,7 +73,7 @@ class Writer:
 
         Amplitude answers 429 to concurrent writes to one cohort.
         """
-        async with self.session.writing_to(cohort_id):
+        async with self.session.limiter.cohort_lock(cohort_id):
             return await self.session.send(request)
 
     async def send_batch(

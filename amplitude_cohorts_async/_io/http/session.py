@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
@@ -139,10 +138,6 @@ class Session:
                 await self._is_idle.wait()
 
         await self.transport.aclose()
-
-    def writing_to(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
-        """Wait until no other task writes to this cohort."""
-        return self.limiter.cohort_lock(cohort_id)
 
     def attempts(
         self, request: Request, *, retrying: Retrying | None = None
