@@ -13,10 +13,10 @@ from ..sinks.saved_file import LocalFile
 class RandomAccess:
     """The ability of a `FileReceiver` to take bytes in any order."""
 
-    def __init__(self, sink: FileSink, thread: DiskThread, feed: DiskWriter) -> None:
+    def __init__(self, sink: FileSink, thread: DiskThread, writer: DiskWriter) -> None:
         self._sink = sink
         self._thread = thread
-        self._feed = feed
+        self._writer = writer
 
     @property
     def is_possible(self) -> bool:
@@ -30,7 +30,7 @@ class RandomAccess:
 
     async def reserve(self, size: int) -> None:
         """Prepare for all *size* bytes, in any order."""
-        await self._feed.flush()
+        await self._writer.flush()
         await in_thread(partial(self._sink.reserve, size), self._thread.limiter)
 
     def writer_at(self, start: int) -> DiskWriter:
@@ -47,31 +47,31 @@ class FileReceiver:
     It makes one call of the sink at a time, so that the sink needs no locks.
 
     Attributes:
-        feed: Takes the bytes in order.
+        consumer: Takes the bytes in order.
     """
 
     def __init__(self, sink: FileSink) -> None:
         self._sink = sink
         self._thread = DiskThread()
-        self.feed = DiskWriter(sink, self._thread)
+        self.consumer = DiskWriter(sink, self._thread)
 
     @property
     def random_access(self) -> RandomAccess:
         """The ability to take bytes in any order."""
-        return RandomAccess(self._sink, self._thread, self.feed)
+        return RandomAccess(self._sink, self._thread, self.consumer)
 
     async def begin(self) -> None:
         """Expect the first byte next; discard all earlier bytes."""
-        await self.feed.drop()
+        await self.consumer.drop()
         await in_thread(self._sink.begin, self._thread.limiter)
-        self.feed = DiskWriter(self._sink, self._thread)
+        self.consumer = DiskWriter(self._sink, self._thread)
 
     def unbound(self) -> None:
         """Do nothing: the sender only waits for the disk, not for a reader."""
 
     async def end(self, *, is_delimited: bool) -> None:
         """Check that the bytes were a whole file."""
-        await self.feed.flush()
+        await self.consumer.flush()
         finish = partial(self._sink.finish, is_delimited=is_delimited)
         await in_thread(finish, self._thread.limiter)
 
@@ -84,5 +84,5 @@ class FileReceiver:
         await finish_despite_cancel(self._discard())
 
     async def _discard(self) -> None:
-        await self.feed.drop()
+        await self.consumer.drop()
         await in_thread(self._sink.discard, self._thread.limiter)

@@ -51,7 +51,7 @@ class TextReceiver:
         self._filters = DetectGzip(self._choose)
 
     @property
-    def feed(self) -> Self:
+    def consumer(self) -> Self:
         """Takes the bytes in order."""
         return self
 

@@ -47,7 +47,7 @@ class Receiver(Protocol):
     """Takes the bytes of a file in order; `begin()` voids all earlier ones."""
 
     @property
-    def feed(self) -> Consumer:
+    def consumer(self) -> Consumer:
         """Takes the bytes in order."""
         ...
 
@@ -197,7 +197,7 @@ class Transfer:
 
     async def _pour(self, answer: StreamedResponse) -> RandomAccess | None:
         access = self._receiver.random_access
-        pouring = pour(answer, self._receiver.feed, self.state.add)
+        pouring = pour(answer, self._receiver.consumer, self.state.add)
 
         if access is None or not self._may_spread(answer):
             await pouring

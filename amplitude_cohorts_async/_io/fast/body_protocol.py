@@ -113,7 +113,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
         self,
         buffers: Buffers,
         on_bytes: Callable[[int], None],
-        border: AbstractContextManager[None],
+        translation: AbstractContextManager[None],
     ) -> None:
         """
         Receive to the end of the body, and hand the connection back.
@@ -121,7 +121,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
         Args:
             on_bytes: Called with the number of bytes whenever some have come.
 
-            border: Around whatever the network does, and nothing else.
+            translation: A context around what the network does, and nothing else.
         """
         self._buffers, self._on_bytes = buffers, on_bytes
 
@@ -129,7 +129,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
             while self._left:
                 self._room = await buffers.get_buffer()
 
-                with border:
+                with translation:
                     await self._receive()
 
                 if self._refusal is not None:

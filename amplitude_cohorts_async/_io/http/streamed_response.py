@@ -95,33 +95,33 @@ class StreamedResponse:
 
         return await in_thread(join, anyio.CapacityLimiter(1))
 
-    async def pour(self, taker: Consumer, on_bytes: Callable[[int], None]) -> None:
-        """Pass the body to *taker*, by the fast path if possible."""
-        early, body = self._take_over(taker)
+    async def pour(self, consumer: Consumer, on_bytes: Callable[[int], None]) -> None:
+        """Pass the body to *consumer*, by the fast path if possible."""
+        early, body = self._take_over(consumer)
 
         try:
             for piece in early:
-                await taker.take(piece)
+                await consumer.take(piece)
                 on_bytes(len(piece))
 
-            if body is not None and isinstance(taker, DiskWriter):
-                await body.run(taker, on_bytes, self._translation)
+            if body is not None and isinstance(consumer, DiskWriter):
+                await body.run(consumer, on_bytes, self._translation)
                 return
         finally:
             if body is not None:
                 body.detach()
 
         while chunk := await self._next():
-            await taker.take(chunk)
+            await consumer.take(chunk)
             on_bytes(len(chunk))
 
     async def _next(self) -> bytes:
-        # Errors of the taker are not the network's: they are not translated.
+        # Errors of the consumer are not the network's: they are not translated.
         with self._translation:
             return await self._response.content.readany()
 
-    def _take_over(self, taker: Consumer) -> tuple[list[bytes], BodyProtocol | None]:
-        if self._fast is None or not isinstance(taker, DiskWriter):
+    def _take_over(self, consumer: Consumer) -> tuple[list[bytes], BodyProtocol | None]:
+        if self._fast is None or not isinstance(consumer, DiskWriter):
             return [], None
 
         with self._translation:
