@@ -29,10 +29,10 @@ OTHERS = [
     for version in reversed(nox.project.python_versions(PROJECT))
     if version != RUNNING
 ]
-QUICK = "not big and not services"
+SMALL = "not big and not services"
 # What differs little from the running Python skips the tests of seconds as well, so
 # that all sessions together end within half an hour.
-FAST = ("-m", f"{QUICK} and not slow", "--hypothesis-profile=quick")
+QUICK = ("-m", f"{SMALL} and not slow", "--hypothesis-profile=quick")
 
 # As many tests at a time as there are processors, within reason.
 WORKERS = ("--numprocesses=auto", "--maxprocesses=4")
@@ -152,7 +152,7 @@ def docs(session: nox.Session) -> None:
 def bare(session: nox.Session) -> None:
     """Without any extra the core must work, and the rest say what it misses."""
     session.install(*group("tests"), ".")
-    pytest(session, *WORKERS, "-m", QUICK)
+    pytest(session, *WORKERS, "-m", SMALL)
 
 
 @nox.session
@@ -162,7 +162,7 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp(), "lowest.txt")
     constraints.write_text("\n".join(c.replace(">=", "==") for c in claims))
     session.install("--constraint", str(constraints), *group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, *FAST)
+    pytest(session, *WORKERS, *QUICK)
 
 
 @nox.session
@@ -184,7 +184,7 @@ def tests(session: nox.Session) -> None:
     """Run the suite: all of it on the running Python, the quick part on the others."""
     whole = session.python == RUNNING
     session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
-    pytest(session, *WORKERS, *(() if whole else FAST))
+    pytest(session, *WORKERS, *(() if whole else QUICK))
 
 
 @nox.session
@@ -192,14 +192,14 @@ def uvloop(session: nox.Session) -> None:
     """Run the quick part of the suite on the other event loop."""
     session.install(*group("tests", "uvloop"), WITH_EXTRAS)
     # Nothing that a signal raises ends a test there; a thread ends the worker.
-    pytest(session, *WORKERS, "--uvloop", "--timeout-method=thread", *FAST)
+    pytest(session, *WORKERS, "--uvloop", "--timeout-method=thread", *QUICK)
 
 
 @nox.session
 def aiofastnet(session: nox.Session) -> None:
     """Run the quick part of the suite with aiofastnet under every connection."""
     session.install(*group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, "--aiofastnet", *FAST)
+    pytest(session, *WORKERS, "--aiofastnet", *QUICK)
 
 
 @nox.session
@@ -207,7 +207,7 @@ def ordinary(session: nox.Session) -> None:
     """Run the quick part of the suite with the fast path switched off."""
     session.install(*group("tests"), WITH_EXTRAS)
     session.env["AMPLITUDE_FAST"] = "0"
-    pytest(session, *WORKERS, *FAST)
+    pytest(session, *WORKERS, *QUICK)
 
 
 @nox.session(default=False)
@@ -220,7 +220,7 @@ def quick(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-cache", silent=True)
     session.run("mypy")
-    pytest(session, *WORKERS, *FAST)
+    pytest(session, *WORKERS, *QUICK)
 
 
 @nox.session(default=False)
