@@ -2,7 +2,7 @@
 Every check of the project, each in an environment of its own.
 
 `nox` runs them all, `nox -l` lists them, `nox -s lint types` runs two of them.
-Options after `--` go to pytest: `nox -s tests-3.11 -- -k windows`.
+Options after `--` go to pytest: `nox -s quick -- -k windows`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 WITH_EXTRAS = f".[{','.join(EXTRAS)}]"
 
-# The running Python gets the whole suite, the others what can differ there.
+# The running Python gets the whole suite (`coverage` and `big`), the others the quick
+# part of it.
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 OTHERS = [
     version
@@ -34,8 +35,8 @@ SMALL = "not big and not services"
 # that all sessions together end within half an hour.
 QUICK = ("-m", f"{SMALL} and not slow", "--hypothesis-profile=quick")
 
-# As many tests at a time as there are processors, within reason.
-WORKERS = ("--numprocesses=auto", "--maxprocesses=4")
+# Two workers a processor, within reason: a test waits for a third of its time.
+WORKERS = (f"--numprocesses={min(4, 2 * (os.cpu_count() or 1))}",)
 
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
@@ -167,7 +168,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Count what the tests reach: most of everything, and all of what decides."""
+    """Run all but the big tests, and count the lines they reach."""
     session.install(*group("tests", "services"), WITH_EXTRAS)
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
@@ -179,12 +180,18 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report", f"--include={deciding}", "--fail-under=100")
 
 
-@nox.session(python=[*OTHERS, RUNNING])
+@nox.session(python=OTHERS)
 def tests(session: nox.Session) -> None:
-    """Run the suite: all of it on the running Python, the quick part on the others."""
-    whole = session.python == RUNNING
-    session.install(*group("tests", *["services"] * whole), WITH_EXTRAS)
-    pytest(session, *WORKERS, *(() if whole else QUICK))
+    """Run the quick part of the suite on another Python."""
+    session.install(*group("tests"), WITH_EXTRAS)
+    pytest(session, *WORKERS, *QUICK)
+
+
+@nox.session
+def big(session: nox.Session) -> None:
+    """Run the tests of two million rows, without a tracer."""
+    session.install(*group("tests"), WITH_EXTRAS)
+    pytest(session, *WORKERS, "-m", "big")
 
 
 @nox.session

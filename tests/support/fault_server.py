@@ -155,9 +155,12 @@ class FaultServer:
             with contextlib.suppress(*GONE):
                 await self._serve(reader, writer, next(self._connections))
         except asyncio.CancelledError:
-            pass
+            writer.transport.abort()
         finally:
             writer.close()
+            # What ended the connection is reported by the loop unless it is asked for.
+            with contextlib.suppress(*GONE):
+                await writer.wait_closed()
             self._tasks.discard(task)
 
     async def _serve(
