@@ -86,50 +86,31 @@ class CohortsClient:
 
         Args:
             region: Where the project's data is stored: "us" or "eu".
-
             base_url: Server to use instead of the region's.
-
             allow_http: Whether the keys may be sent unencrypted to another machine.
-
             app_id: The project's number, for uploads.
-
             owner: The login email of a cohort's owner, for uploads.
-
             limits: See `limits`. None takes those that *limiter* states, or else
                 the documented ones.
-
             limiter: Keeps the limits; None takes the one that all clients of the
                 project in this process share.
-
             allowances: The exports a month that each named part of your system may
                 spend; calls select one with ``allowance``.
-
             routes: The description of the API that the server follows.
-
             session: Sends the requests, for TLS settings or tracing; the client
                 does not close it. Its connector is also used for the object
                 store; its headers, cookies and middlewares are not.
-
             proxy: URL of a proxy for both Amplitude and its object store.
-
             file_mode: Permission bits of new files, as in 0o640; None leaves them
                 to the umask. A file that is replaced keeps its own.
-
             hook: Called with each event; see `events`.
-
             clock: The source of time, for tests.
-
             polling: When a job is polled.
-
             retrying: How often and how long a request is retried.
-
             downloading: How a file is downloaded.
-
             timeout: Seconds that one HTTP request may take; four times as many
                 for the list of cohorts and for writes, whose bodies are long.
-
             stall_timeout: Seconds that a download may receive nothing.
-
             rng: Returns numbers from 0 to 1, for tests.
 
         Raises:
@@ -264,16 +245,13 @@ class CohortsClient:
         Args:
             properties: False for ids only, True for all user properties, or the
                 names of some. Name fewer if requests with many keep timing out.
-
             allowance: Which of the client's ``allowances`` the export counts
                 against.
 
         Raises:
             MonthlyQuotaError: The monthly quota is exhausted; no export was spent.
-
             TransportError: Its ``may_have_happened`` says whether the export may
                 have been spent.
-
             UnexpectedResponseError: The answer cannot be read; the export was
                 probably spent.
         """
@@ -315,13 +293,10 @@ class CohortsClient:
 
         Args:
             to: See `ExportJob.download()`; checked before an export is spent.
-
             timeout: Seconds to wait for the job; the download has no time limit.
-
             if_changed_since: An earlier export, or its token. If the cohort was
                 neither computed nor changed since, that one is returned again as
                 `SavedExport.unchanged`, and no export is spent.
-
             allowance: As for `request_export()`.
         """
         return await self._operations.export(
@@ -357,16 +332,11 @@ class CohortsClient:
 
         Args:
             directory: The folder for files such as ``<cohort id>.csv``.
-
             timeout: Seconds that each job may take.
-
             format: The suffix of the files, as in "csv.gz".
-
             max_concurrency: Exports that may run at the same time.
-
             skip_unchanged: Whether to skip cohorts that, according to the list,
                 did not change since their file was saved here.
-
             allowance: As for `request_export()`.
         """
         return self._operations.export_many(
@@ -395,7 +365,6 @@ class CohortsClient:
 
         Args:
             since: Earlier exports; cohorts that did not change since are skipped.
-
             job_seconds: Seconds that a job takes; 30 to 60 are common, for cohorts
                 of any size.
         """
@@ -430,46 +399,32 @@ class CohortsClient:
         Args:
             ids: An iterable or async iterable, or the path of a file with one id
                 a line. Repeated ids are sent once.
-
             app_id: The project's number; None takes the client's.
-
             owner: The login email of the owner; None takes the client's.
-
             published: Whether others can discover the cohort. One that cannot be
                 discovered is not found again when an answer is lost.
-
             group: The kind of group that the ids name, as in "company"; None for
                 users.
-
             replace: The id of the cohort to replace; None creates one.
-
             skip_invalid_ids: Whether to leave out ids that the service does not
                 know; False fails the request instead.
-
             validate_only: Whether only to check which ids match.
-
             max_removed: The share of the members that *replace* may remove, 0 to
                 1. The number of ids is compared with the size in the list, which
                 takes one more request; 1.0 sends none.
-
             journal: A file that records each batch. If it exists, the upload goes
                 on from there.
-
             on_skipped: Called with the ids that a request skipped; may be async.
 
         Raises:
             InvalidInputError: An id is invalid, or there are none, or more than
                 two million.
-
             InvalidIdsError: The service does not know some ids, and
                 *skip_invalid_ids* is False.
-
             RemovalGuardError: *replace* would remove more than *max_removed*, or
                 the list does not show how many members there are.
-
             AmbiguousUploadError: The answer to the creating request was lost, and
                 the list does not show which cohort it created, if any.
-
             PartialWriteError: Some batches were written, then one failed.
         """
         return await self._operations.upload_cohort(
@@ -511,7 +466,6 @@ class CohortsClient:
 
         Raises:
             InvalidInputError: An id is invalid, or is both added and removed.
-
             PartialWriteError: Some batches were written, then one failed.
         """
         return await self._operations.update_membership(
@@ -548,19 +502,14 @@ class CohortsClient:
         Args:
             current: The present members: ids, or a file that an export wrote; None
                 exports the cohort.
-
             dry_run: Whether only to report what would be changed.
-
             max_removed: The share of the members that may be removed, 0 to 1.
-
             on_disk: A folder to compare in; the files ``entering.txt``,
                 ``exiting.txt`` and ``existing.txt`` stay there.
-
             journal: As for `upload_cohort()`; needs *current*.
 
         Raises:
             RemovalGuardError: More than *max_removed* would be removed.
-
             PartialWriteError: Some batches were written, then one failed. Like
                 every error after the export, it has the export's ``token``.
         """

@@ -37,7 +37,6 @@ class Settings:
 
     Attributes:
         origin: Scheme, host, port and path prefix, with no slash at the end.
-
         region: None when the caller gave a base URL.
     """
 

@@ -88,7 +88,6 @@ class CohortsError(Exception):
 
     Attributes:
         message: What happened, to which thing, how much, and what to do next.
-
         token: With it the export goes on without being spent again; None if none
             had been requested yet.
     """
@@ -127,10 +126,8 @@ class RemovalGuardError(InvalidInputError):
 
     Attributes:
         removed: Members that would be removed, at least; None if unknown.
-
         current: Members of the cohort: for a sync, those with an id of its type;
             for a replacement, the size in the list, or None if it shows none.
-
         max_removed: The share of them that may be removed, from 0 to 1.
     """
 
@@ -154,7 +151,6 @@ class MissingExtraError(CohortsError, ImportError):
 
     Attributes:
         feature: What needs it, as in "Arrow and Parquet".
-
         extra: The extra to install, as in ``amplitude-cohorts-async[redis]``.
     """
 
@@ -191,9 +187,7 @@ class MonthlyQuotaError(QuotaError):
     Attributes:
         limit: Export requests a month; None if the plan has no limit, or it is
             unknown, and an allowance is exhausted.
-
         used: Export requests known to be spent this month.
-
         resets_at: When the count starts again, aware UTC, if known.
     """
 
@@ -243,20 +237,14 @@ class ApiError(CohortsError):
 
     Attributes:
         status: The HTTP status.
-
         type: The service's ``error.type``; often "unspecified".
-
         details: The reason, from ``error.metadata.details`` or ``error.message``;
             may be empty.
-
         api_message: The service's ``error.message``; often less specific than
             ``details``.
-
         http_code: The service's ``error.http_code``; the message mentions it where
             it differs from ``status``.
-
         metadata: The service's ``error.metadata``, as sent.
-
         retry_after: Seconds, from the header ``Retry-After``, if there is one.
     """
 
@@ -346,10 +334,8 @@ class UnexpectedResponseError(CohortsError):
 
     Attributes:
         path: The place in the answer, as in ``$.cohorts[3].size``.
-
         request_id: The id of an accepted export, if the id is not usable or the
             answer is about another cohort.
-
         may_have_happened: Always True: the service may have acted on the request.
     """
 
@@ -384,9 +370,7 @@ class ExportError(_JobError):
 
     Attributes:
         request_id: The service's id of the job.
-
         cohort_id: The cohort, if known.
-
         token: For ``CohortsClient.resume_export()``.
     """
 
@@ -417,7 +401,6 @@ class IncompleteDownloadError(DownloadError):
 
     Attributes:
         received: Bytes received.
-
         expected: Bytes announced, if they were.
     """
 
@@ -471,7 +454,6 @@ class AmbiguousUploadError(CohortsError):
 
     Attributes:
         name: The name of the new cohort.
-
         candidates: Ids of cohorts that may be the new one; empty if none fits.
     """
 
@@ -489,9 +471,7 @@ class PartialWriteError(CohortsError):
 
     Attributes:
         report: An ``UploadReport`` or ``MembershipReport`` of what was written.
-
         next_batch: Index of the first batch not known to be written, from 0.
-
         cohort_id: The cohort written to.
     """
 

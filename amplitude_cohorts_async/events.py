@@ -33,9 +33,7 @@ class RequestSent:
     Attributes:
         operation: "list", "usage", "export", "status", "file", "upload" or
             "membership".
-
         status: The HTTP status.
-
         seconds: From taking the slot to the answer.
     """
 
@@ -64,11 +62,8 @@ class RetryScheduled:
 
     Attributes:
         operation: As in `RequestSent`.
-
         attempt: The attempt that failed, counted from 1.
-
         seconds: The wait before the next one.
-
         reason: The error as text, without secrets.
     """
 
@@ -93,9 +88,7 @@ class StatusPolled:
 
     Attributes:
         word: The status as the service spells it.
-
         elapsed: Seconds since `ExportJob.wait()` began.
-
         next_poll: Seconds until the next poll; None when the job is done.
     """
 
@@ -112,9 +105,7 @@ class LinkRenewed:
 
     Attributes:
         links: Links used so far.
-
         received: Bytes kept from the earlier links; zero after a new start.
-
         reason: Why the last link was given up.
     """
 
@@ -132,7 +123,6 @@ class BytesReceived:
     Attributes:
         received: Bytes so far, as stored (compressed or not); less than before
             when a download starts over.
-
         total: Bytes of the whole file, if the store says.
     """
 
@@ -148,11 +138,8 @@ class BatchWritten:
 
     Attributes:
         operation: "upload", "add" or "remove".
-
         batch: Index of the batch, counted from 0.
-
         ids: The number of its ids.
-
         at: The time, aware UTC.
     """
 

@@ -113,25 +113,17 @@ class Limits:
     Attributes:
         in_flight: Requests at the same time, of all kinds. Lower it when others use
             the app: people with dashboards, processes without this package.
-
         exports: Rates of export requests; all of them hold, in any window, however
             the service counts. Empty for no limit.
-
         polls: Pace of status requests; None for no limit.
-
         writes: Pace of uploads and changes of cohorts; None for no limit.
-
         guard_month: Whether to read the month's usage, and to refuse an export
             before it is sent when the monthly quota is exhausted.
-
         monthly_reserve: Export requests of the month to leave for others.
-
         clock_margin: Seconds added to each window for differences between the
             clocks of the service's own machines.
-
         release_delay: Seconds a slot stays taken after an attempt that was cancelled
             or failed, because the service may still be busy with it.
-
         max_wait: Seconds; a longer wait for a window or a pause raises
             `QuotaWaitError` at once. None waits.
     """

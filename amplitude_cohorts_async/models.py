@@ -52,7 +52,6 @@ class Routes(Enum):
     Attributes:
         VENDOR: Amplitude's reference page,
             https://amplitude.com/docs/apis/analytics/behavioral-cohorts .
-
         OPENAPI: A third-party OpenAPI description that differs from it, for
             gateways and mocks generated from that document.
     """
@@ -92,14 +91,10 @@ class Cohort:
 
     Attributes:
         size: Number of members when last computed; None if it never was.
-
         last_modified: When the definition was last changed.
-
         definition: The service's internal form, as sent.
-
         syncs: Filled by ``list_cohorts(include_sync_info=True)``; the service omits
             one-time and disabled syncs.
-
         extra: Keys of the answer that have no attribute here.
     """
 
@@ -142,9 +137,7 @@ class Usage:
 
     Attributes:
         limit: Requests a month; None if the plan has no limit.
-
         used: Requests spent.
-
         resets_at: The first of next month, aware UTC, if the service says.
     """
 
@@ -165,7 +158,6 @@ class ExportStatus:
 
     Attributes:
         done: Whether the file is ready.
-
         word: The status as the service spells it, as in "JOB INPROGRESS".
     """
 
@@ -207,11 +199,8 @@ class Member:
 
     Attributes:
         amplitude_id: Amplitude's id; None in files of groups.
-
         user_id: Your id; None for an anonymous user.
-
         group: The group's name, in files of group cohorts.
-
         properties: The property columns, by name, as text. An empty cell is an
             empty text, because the file has no other form of a missing value.
     """
@@ -258,16 +247,11 @@ class SavedExport:
 
     Attributes:
         size: Bytes on disk.
-
         downloaded: Bytes received.
-
         links: Number of links used; 0 if the service sent the file itself.
-
         token: The job of the file; see ``CohortsClient.resume_export()``.
-
         unchanged: Whether the cohort had not changed since an earlier export, so
             that none was spent.
-
         file: The source of `sha256` and `rows`.
     """
 
@@ -314,10 +298,8 @@ class ExportOutcome:
 
     Attributes:
         saved: Its file; None if it failed.
-
         error: Why it failed, or None. If it has a ``token``, the export was spent
             and can be resumed.
-
         spent: Exports spent: 1, or 0 if it was resumed or unchanged.
     """
 
@@ -335,9 +317,7 @@ class PlannedExport:
     Attributes:
         starts_in: Seconds until its export would be requested; None if none would
             be.
-
         ends_in: Seconds until its file would be ready.
-
         skipped: Why no export would be spent; None if one would be.
     """
 
@@ -356,16 +336,11 @@ class ExportPlan:
 
     Attributes:
         exports: One entry for each cohort, in the order given.
-
         usage: The current month's usage.
-
         needed: Exports that would be spent.
-
         left_after: Exports left of the month afterwards; None if the plan has no
             limit, negative if too few are left.
-
         ends_in: Seconds until the last file would be ready.
-
         unknown: Ids that no discoverable cohort has.
     """
 
@@ -384,24 +359,16 @@ class UploadReport:
 
     Attributes:
         cohort_id: The cohort; None if the ids were only validated.
-
         total: Different ids sent.
-
         matched: Ids the service knew; None if it did not say.
-
         totals: The service's count for the first request, at most 100,000 ids;
             None if it did not say, or an earlier run sent it.
-
         invalid_sample: Some of the ids that the first request skipped: the service
             names a sample there, and all of them in later requests.
-
         skipped_ids: All ids that later requests skipped.
-
         batches: Requests with ids.
-
         adopted: Whether the answer to the first request was lost and the cohort was
             found in the list.
-
         resumed: Batches that an earlier run had written. The ids they skipped are
             counted in `matched` and not named.
     """
@@ -424,12 +391,9 @@ class OperationReport:
 
     Attributes:
         sent: Different ids sent.
-
         skipped_ids: All ids the service did not know, without those of batches that
             an earlier run had written.
-
         batches: Requests with ids.
-
         resumed: Batches that an earlier run had written.
     """
 
@@ -455,11 +419,8 @@ class MembershipDiff:
 
     Attributes:
         add: Ids in the second set only.
-
         remove: Ids in the first set only.
-
         kept: Number of ids in both.
-
         unnameable: Members of either set without an id of the type compared.
     """
 
@@ -476,17 +437,12 @@ class SyncReport:
 
     Attributes:
         add: Wanted ids that were missing.
-
         remove: Unwanted ids that were in the cohort.
-
         kept: Number of wanted ids that were in the cohort.
-
         unnameable: Members without an id of the type synced, which can be neither
             compared nor removed.
-
         remove_first: Whether the removals have to be sent first, because the cohort
             would be too large with all additions.
-
         applied: What was written; None for a dry run.
     """
 

@@ -19,9 +19,7 @@ class Polling:
 
     Attributes:
         initial_delay: Seconds from the export request to the first poll.
-
         interval: Seconds between polls.
-
         jitter: Share of each wait by which it varies, so that many jobs are not
             polled at the same time.
     """
@@ -45,14 +43,10 @@ class Retrying:
 
     Attributes:
         attempts: Maximum number of attempts, the first included.
-
         wait_initial: Seconds before the second attempt; doubles with each.
-
         wait_max: Maximum backoff, in seconds.
-
         timeout: Seconds that all waits between the attempts of one request may
             take; waits for slots and windows are not counted.
-
         max_retry_after: Longest ``Retry-After`` that is honoured, in seconds; a
             longer one ends the request.
     """
@@ -82,7 +76,6 @@ class Downloading:
         max_connections: Connections to the store for one file. More than one are
             opened only while the store limits the speed of each, for a large file
             that goes to disk as it is served. 1 turns that off.
-
         fast: Whether to use the fast path for files; see `docs/design.md`. The
             environment variable AMPLITUDE_FAST=0 switches it off as well.
     """

@@ -43,7 +43,6 @@ class Batch:
 
     Attributes:
         digest: SHA-256 of the ids, each followed by a newline, in hex.
-
         pieces: The inside of a JSON array of the ids, in pieces.
     """
 

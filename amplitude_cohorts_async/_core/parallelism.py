@@ -33,15 +33,11 @@ class Sample:
 
     Attributes:
         rate: Bytes a second.
-
         busy: Share of the time in which the event loop's thread was at work.
-
         ours: Share of the time in which it worked for downloads, this one and others;
             0 when unknown.
-
         waiting: Seconds that connections waited for the disk, for each second; the sum
             over all connections.
-
         left: Bytes still to come.
     """
 

@@ -32,10 +32,8 @@ class ExportRef:
 
     Attributes:
         requested_at: Aware UTC by our clock; None when only the id is known.
-
         as_of: Aware UTC by the service's clock if its answer had one; the file holds no
             later change.
-
         region: None for a custom base URL.
     """
 

@@ -46,9 +46,7 @@ class Upload:
 
     Attributes:
         owner: The login email of the cohort's owner.
-
         group: The name of the group the ids are of; None for users.
-
         replace: The cohort to fill anew; None creates one.
     """
 

@@ -46,7 +46,6 @@ class ExportJob:
 
     Attributes:
         request_id: The service's id of the job.
-
         cohort_id: The cohort; None when the job was resumed from a bare id.
     """
 
@@ -85,7 +84,6 @@ class ExportJob:
 
         Raises:
             ExportFailedError: The job failed.
-
             ExportExpiredError: The service does not know the job, or no longer.
         """
         async with self._tracked():
@@ -103,9 +101,7 @@ class ExportJob:
 
         Raises:
             ExportTimeoutError: The job was still running; resume it later.
-
             ExportFailedError: The job failed.
-
             ExportExpiredError: The service does not know the job, or no longer.
         """
         checked_timeout(timeout)
@@ -135,24 +131,17 @@ class ExportJob:
                 served (compressed here if they are served plain), ".parquet" for
                 columns. A file of that name is replaced and keeps its mode; a
                 symbolic link is followed.
-
             format: Needed when the name does not end in it, as in "csv.gz".
-
             amplitude_id: Whether the column of Amplitude ids holds "text" or
                 "int64"; for ".parquet" only.
-
             timeout: Seconds to wait for the job, as for `wait()`.
-
             progress: Called with the bytes received, about once a MiB. The count
                 goes back when the download starts over.
 
         Raises:
             InvalidInputError: The target cannot be written; nothing was sent.
-
             IncompleteDownloadError: No link delivered the rest of the file.
-
             MalformedFileError: The file is damaged, or not of members.
-
             StorageError: The file could not be written to disk.
         """
         # All of it: for a caller that has just spent this export, leaving while the

@@ -30,9 +30,7 @@ def make_plan(
     Args:
         starts: Seconds until each of the next exports may start, at least one for
             each cohort.
-
         since: Earlier exports by cohort; cohorts unchanged since are skipped.
-
         job_seconds: Seconds from the request of a job to its file.
     """
     next_start = iter(starts)

@@ -42,9 +42,7 @@ class RunHistory:
 
     Attributes:
         attempted: Exports whose request has no known outcome.
-
         requested: Tokens of exports whose file is not complete.
-
         in_run: What the run that did not end has saved.
     """
 

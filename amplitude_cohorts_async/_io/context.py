@@ -55,7 +55,6 @@ class Context:
 
     Attributes:
         rng: Returns numbers from 0 to 1.
-
         file_mode: The mode of new files; None leaves it to the umask.
     """
 

@@ -29,9 +29,7 @@ class Prescan:
 
     Attributes:
         digests: One for each batch.
-
         flags: One byte for each id: 1 if it was new, 0 if it had come before.
-
         total: How many different ids there are.
     """
 
@@ -48,9 +46,7 @@ class Source:
     Attributes:
         prescan: None when the ids can be read only once, or are known to be
             distinct.
-
         seen: Finds repeated ids when there was no prescan.
-
         excluding: Ids that must not be among them, when there was no prescan.
     """
 
@@ -116,7 +112,6 @@ async def prescan(
 
     Args:
         seen: Holds the ids afterwards.
-
         excluding: Ids that must not be among them.
     """
     if not ids.again:

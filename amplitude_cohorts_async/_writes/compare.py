@@ -73,16 +73,11 @@ async def diff_ids(
 
     Args:
         before: Ids, or the path of a file that an export wrote.
-
         after: The same.
-
         folder: Where the files ``entering.txt`` (only in *after*), ``exiting.txt``
             (only in *before*) and ``existing.txt`` are written; None for none.
-
         id_type: Which id of an exported member is compared.
-
         count_group: "User", or the name of a group; then groups are compared.
-
         on_disk: Compare in *folder*, with memory that does not grow with the
             number of ids; in memory, the files keep the order of the ids.
 
@@ -208,7 +203,6 @@ async def compare_on_disk(
     Args:
         folder: Where temporary files and the files ``entering.txt``,
             ``exiting.txt`` and ``existing.txt`` are written; made if missing.
-
         check: As in `compare()`.
 
     Raises:

@@ -133,11 +133,8 @@ class Ids:
 
     Attributes:
         open: Begins to read; what it yields is not checked yet.
-
         again: Whether they can be read more than once.
-
         path: The file they are read from, if any.
-
         ordered: Whether a later process would read them in the same order.
     """
 

@@ -35,7 +35,6 @@ class Sync:
 
     Attributes:
         max_removed: The share of the members that may be removed, 0 to 1.
-
         on_disk: A folder to compare in, for flat memory; None compares in memory.
     """
 

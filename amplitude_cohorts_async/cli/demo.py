@@ -39,25 +39,15 @@ class DemoResult:
 
     Attributes:
         users: Members counted in the stream.
-
         anonymous: How many of them have no user id.
-
         size: Bytes of the file.
-
         downloaded: Bytes received for it.
-
         seconds: Duration of the download.
-
         megabytes_per_second: Of the file, during the download.
-
         api_calls: Requests to the emulated API.
-
         links: How many links the download used.
-
         exports_spent: From the usage.
-
         peak_memory: Of this process, in bytes; None if unknown.
-
         path: Where the file is; None when it was not kept.
     """
 

@@ -18,21 +18,13 @@ class Exit(IntEnum):
 
     Attributes:
         FAILURE: Any failure without another code.
-
         USAGE: Wrong arguments, or a wrong or missing configuration.
-
         AUTHENTICATION: The keys are invalid, or lack a permission.
-
         NOT_FOUND: The cohort or the export does not exist, or not any more.
-
         TRANSPORT: There was no usable response; a later try may succeed.
-
         QUOTA: A limit is reached: the monthly quota, a window, or a 429.
-
         UNFINISHED: Partly done; it can be resumed.
-
         INTERRUPTED: Ctrl-C or SIGTERM.
-
         UNREAD: The reader of stdout has closed it, as ``head`` does.
     """
 

@@ -101,19 +101,14 @@ class RedisLimiter(RateLimiter):
 
         Args:
             url: The store, as in "redis://localhost:6379/0".
-
             app: A name for the app in the keys; None uses the client's, a hash of
                 origin and API key.
-
             limits: The limits; the same for all processes.
-
             lease: Seconds after which the place of a process that died is free
                 again. While a request runs, its lease is renewed.
-
             on_outage: None sends nothing while the store is unavailable. "share"
                 continues with a fixed share of the limits once everything the
                 store held is over; safe while it is unavailable to all processes.
-
             processes: How many processes share the limits then.
 
         Raises:
@@ -159,7 +154,6 @@ class RedisLimiter(RateLimiter):
 
         Raises:
             QuotaWaitError: The wait would be longer than `Limits.max_wait`.
-
             LimiterUnavailableError: The store is unavailable, or the place was lost
                 while the request was running.
         """

@@ -33,7 +33,6 @@ class Call:
 
     Attributes:
         argument: What stands in the variable part of the path, decoded.
-
         query: Decoded pairs, in their order.
     """
 

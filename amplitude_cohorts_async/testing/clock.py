@@ -85,15 +85,11 @@ class FakeClock:
 
         Args:
             start: What `now()` returns first, in seconds.
-
             utc: What `utcnow()` returns first; aware.
-
             jumps: Whether sleeping moves time; without it only `advance()`
                 does.
-
             flows: Whether real time passes too, between the jumps: for code
                 under test that keeps a clock of its own.
-
             grace: Real seconds without any activity before time jumps; more for
                 code that works long between two of its awaits.
         """

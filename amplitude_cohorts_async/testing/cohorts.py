@@ -71,7 +71,6 @@ class GeneratedMembers:
 
     Attributes:
         anonymous: Every how many-th has no user id; 0 for none.
-
         properties: Values by name of property; members take them in turn.
     """
 
@@ -244,11 +243,8 @@ class CohortRecord:
 
     Attributes:
         properties: Names of the user properties that its members have.
-
         computed_at: When it was last computed; None for never.
-
         overrides: Keys of its object in the list that are replaced.
-
         job_seconds: How long its exports take; None for the emulator's own.
     """
 

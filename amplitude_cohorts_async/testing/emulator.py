@@ -81,43 +81,28 @@ class CohortsEmulator:
 
         Args:
             app_id: The project of the keys; uploads have to name it.
-
             owner: Of the cohorts that are added without one.
-
             routes: "vendor" is Amplitude's own reference page, "openapi" a
                 third-party description that differs from it.
-
             clock: The time here; share it with the client. The real time by
                 default.
-
             quotas: The limits; the vendor's by default.
-
             assumptions: Switches for what the vendor does not say.
-
             job_seconds: From the request of an export to its file.
-
             link_seconds: The life of a link into the store.
-
             inline_below: Files of fewer members than this are sent by the
                 API itself; 0 for none, infinity for all.
-
             compress: How files are kept: gzip, gzip without saying so in a
                 Content-Encoding, or None for plain text.
-
             latency: Seconds that each request of the API takes, or a function
                 of the request that returns them. It is in flight meanwhile, even
                 if its client has gone.
-
             known_users: Ids the project has, users' and Amplitude's; by
                 default all that do not begin with ``unknown-``.
-
             port: Of the API; 0 for any that is free.
-
             store_port: Of the store.
-
             cache_dir: Where generated files are kept for the next time; a
                 folder of this user's among the temporary files by default.
-
             seed: Of the ids it invents: the same seed, the same ids.
         """
         if routes not in _APIS:
@@ -262,30 +247,20 @@ class CohortsEmulator:
         Args:
             members: User ids; or (amplitude id, user id or None) with or
                 without properties after it; or group names.
-
             size: Instead of members: make up so many, as a stream. Millions
                 are made in seconds, and kept on disk for the next time.
-
             properties: Values by name of property; members that have none of
                 their own take them in turn.
-
             anonymous: Every how many-th generated member has no user id; 0
                 for none.
-
             group: The count group, if it is not users that it counts.
-
             type: As in the list; "manual_upload" for cohorts of listed
                 members, which can be written to, else "redshift".
-
             published: Whether it is listed and can be exported.
-
             computed: Without it the list has no size, as for a cohort that
                 was never computed.
-
             syncs: The list's `syncMetadata`.
-
             job_seconds: How long its exports take, if not as all others'.
-
             overrides: Keys of its object in the list that are replaced by these.
         """
         if (members is None) == (size is None):
@@ -377,9 +352,7 @@ class CohortsEmulator:
         Args:
             step: "list", "usage", "export", "status", "file", "store",
                 "upload" or "membership".
-
             faults: See `amplitude_cohorts_async.testing.faults`.
-
             times: How often to go through them; None for always.
         """
         if step not in STEPS:

@@ -80,32 +80,19 @@ class Fault:
 
     Attributes:
         steps: The steps it can happen in.
-
         refusal: Answered, and nothing is done.
-
         delay: Seconds before the answer, on the emulator's clock; infinite
             for no answer at all.
-
         lost: Everything is done, then the connection closes without an answer.
-
         cut_at: Bytes of the body after which the connection closes.
-
         stall_at: Bytes of the body after which nothing more comes.
-
         flip_at: The byte of the body that arrives with a wrong bit.
-
         rate: Bytes a second, on the emulator's clock.
-
         headers: Headers of the answer to set, or with None to leave out.
-
         ignored: Headers of the request that are ignored.
-
         expired: The link that is issued is too old.
-
         job: What becomes of the job from now on.
-
         edits: What becomes of the text of the job's file from now on.
-
         stored_edits: What becomes of the bytes in the store from now on.
     """
 
@@ -182,7 +169,6 @@ def throttled(
     Args:
         retry_after: Seconds for a Retry-After header. The live service has
             never been seen to send one.
-
         details: The text of the error envelope.
     """
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}

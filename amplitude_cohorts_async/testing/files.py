@@ -46,7 +46,6 @@ class Columns:
 
     Attributes:
         group_header: The header of a file of groups; None in one of users.
-
         properties: The properties, in the order of their columns.
     """
 

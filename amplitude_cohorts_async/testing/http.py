@@ -53,14 +53,10 @@ class Exchange:
 
     Attributes:
         body: Of the request.
-
         refusal: Why the request is refused at its arrival, if it is.
-
         finish: Called just before the last bytes of the answer are sent: the
             client that reads them may send its next request at once.
-
         pause: Waits on the emulator's clock.
-
         wait_until_gone: Waits until the client has closed the connection.
     """
 
@@ -84,7 +80,6 @@ class Origin(ABC):
 
     Args:
         cache: The files of jobs.
-
         lock: Held while the service is used; its other users are in other
             threads.
     """

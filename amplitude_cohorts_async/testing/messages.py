@@ -73,9 +73,7 @@ class Refused(Exception):  # noqa: N818 - the service's word, not our error
 
     Attributes:
         details: The one informative text of the vendor's error envelope.
-
         rule: The rule the client broke, if it broke one.
-
         metadata: Further fields beside the details.
     """
 
@@ -153,9 +151,7 @@ class Upload:
 
     Attributes:
         id_kind: Whether ids are names (user ids) or Amplitude ids.
-
         group: The count group; None for users.
-
         replaces: The cohort whose contents they replace.
     """
 
@@ -199,7 +195,6 @@ def parse_upload(
 
     Args:
         max_ids: Identifiers that one request may have.
-
         required: The fields that must be there.
     """
     known = (*_UPLOAD_REQUIRED, *_UPLOAD_OPTIONAL)

@@ -60,15 +60,10 @@ class Job:
 
     Attributes:
         members: As they were when the export was asked for.
-
         requested_at: When that was, on the emulator's clock.
-
         ready_at: When its file is there.
-
         outcome: How it ends, if a fault says so.
-
         edits: Changes by faults to the text of its file.
-
         stored_edits: Changes by faults to the bytes in the store.
     """
 
@@ -122,7 +117,6 @@ class Link:
 
     Attributes:
         target: Path and query.
-
         expires_at: On the emulator's clock.
     """
 

@@ -26,19 +26,13 @@ class Assumptions:
 
     Attributes:
         early_file_status: The status of a file that is asked for too early.
-
         expired_job_status: The status for a job older than seven days.
-
         spent_month_status: The status for an export beyond the month's.
-
         manual_only: Whether only uploaded cohorts can be written to.
-
         cohorts_by_id: Whether an upload answers with `cohortsById` as well;
             seen, and not documented.
-
         validation_names_cohort: Whether an upload with `skip_save` answers
             with a `cohortId`; it is null then.
-
         group_header: The header of a file of groups; seen with and without
             the TAB.
     """

@@ -34,21 +34,14 @@ class Quotas:
     Attributes:
         concurrent: Requests in flight at once, over all endpoints; None for
             any number.
-
         windows: Pairs of a count and seconds, for requests of one cohort.
-
         window: How starts are counted: "log" counts any window that ends
             now, "fixed" restarts on the hour, as it were, and "bucket"
             refills while it drains. Nobody outside knows which it is.
-
         refused_count: Whether a refused start fills a window as well.
-
         month: Requests of one cohort a month; None for an unlimited plan.
-
         used: Requests already spent this month.
-
         ids: Identifiers in one request.
-
         members: Members of one cohort.
     """
 
@@ -161,22 +154,14 @@ class RequestRecord:
 
     Attributes:
         step: What it asked for; "other" for a path that is none.
-
         target: Path and query, byte for byte as received; shown without
             what is behind ``X-Amz-Signature=``.
-
         headers: Names in lower case; the values of credentials are hidden.
-
         at: When it arrived, on the emulator's clock.
-
         ended: When its answer was given, or None.
-
         status: The status of the answer, or None when none was given.
-
         ids: Identifiers in its body.
-
         order: The place of its arrival among all arrivals and endings.
-
         end_order: The place of its ending.
     """
 
@@ -199,9 +184,7 @@ class Violation:
 
     Attributes:
         rule: Its name, as in "concurrency" or "window".
-
         details: What was wrong.
-
         request: The request that broke it.
     """
 

@@ -122,7 +122,6 @@ class Service:
 
         Args:
             keys: Properties to show; None for all of them.
-
             record: The request; windows count its arrival.
         """
         self._admit_export(record.at)

@@ -97,7 +97,6 @@ class MemberStream:
         Raises:
             MalformedFileError: The file is not CSV of a cohort's members; its
                 ``line`` is the first bad one.
-
             InvalidInputError: *size* is less than one, or an earlier read of
                 this stream was cancelled or failed.
         """

@@ -57,11 +57,8 @@ class DownloadState:
 
     Attributes:
         received: Bytes of the object, as stored, that the receiver has.
-
         downloaded: Bytes that came over the network, void ones included.
-
         total: Bytes of the object, if known.
-
         links: Number of links used.
     """
 
@@ -164,7 +161,6 @@ async def open_object(
 
     Raises:
         ObjectChanged: The object is not the one that the headers ask for.
-
         LinkFailed: The store refuses, or cannot be reached.
     """
     for _ in range(_REDIRECTS + 1):

@@ -118,7 +118,6 @@ class Ranges:
 
         Raises:
             ObjectChanged: The object was replaced in the store.
-
             IncompleteDownloadError: Several links in a row brought nothing new.
         """
         if not self._ranges.left:

@@ -109,9 +109,7 @@ class Transfer:
 
         Raises:
             IncompleteDownloadError: Several links in a row brought nothing new.
-
             ApiError: Amplitude refuses the file itself.
-
             Malformed: The bytes cannot be a file of members.
         """
         await self._receiver.begin()

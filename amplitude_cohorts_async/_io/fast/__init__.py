@@ -30,9 +30,7 @@ class FastPath:
 
     Args:
         stall_seconds: In which a byte of a body has to come.
-
         off: Why the ordinary path has to serve, if it has to.
-
         on_work: Called with the seconds in which receiving kept the loop at work.
     """
 

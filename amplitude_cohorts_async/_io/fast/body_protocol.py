@@ -120,7 +120,6 @@ class BodyProtocol(asyncio.BufferedProtocol):
 
         Args:
             on_bytes: Called with the number of bytes whenever some have come.
-
             translation: A context around what the network does, and nothing else.
         """
         self._buffers, self._on_bytes = buffers, on_bytes

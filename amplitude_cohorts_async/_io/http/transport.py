@@ -139,7 +139,6 @@ class Transport:
 
     Attributes:
         connections: To the store for one file, at most.
-
         redactor: Hides the keys and the password of the proxy.
     """
 

@@ -80,7 +80,6 @@ class Permit:
 
         Args:
             retry_after: Seconds, from the header ``Retry-After``.
-
             details: The text of the error, which may tell a limit on rate from
                 one on concurrency.
         """
@@ -124,7 +123,6 @@ class Limiter(ABC):
 
         Raises:
             QuotaWaitError: The wait would be longer than `Limits.max_wait`.
-
             LimiterUnavailableError: It is unknown whether a slot is free.
         """
 

@@ -46,9 +46,7 @@ class Admission(Permit, Generic[P]):
 
     Attributes:
         windows: Its places in the windows, if its kind counts there.
-
         slot: Its place in flight.
-
         refusals: Answers of 429 that were reported.
     """
 
@@ -145,7 +143,6 @@ class LimiterState:
     Attributes:
         ends: When requests that count in the windows ended, on the loops'
             clock; no window has more places than are kept here.
-
         released_at: Until when places in flight stay taken without a request.
     """
 
@@ -205,7 +202,6 @@ class LocalLimiter(RateLimiter):
         Args:
             clock: None uses the running loop's time. With another clock there is
                 no pace of polls and writes.
-
             state: That of an earlier limiter of the app.
         """
         super().__init__(limits, paced=clock is None)

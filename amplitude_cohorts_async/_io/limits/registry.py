@@ -49,7 +49,6 @@ def limiter_for(
 
     Args:
         app_key: A hash of origin and API key.
-
         clock: None uses the running loop's time.
     """
     with _mutex:

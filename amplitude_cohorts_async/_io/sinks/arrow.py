@@ -94,7 +94,6 @@ class ArrowReader:
 
     Raises:
         InvalidInputError: *amplitude_id* is something else.
-
         MissingExtraError: pyarrow is not installed.
 
     Attributes:
@@ -363,7 +362,6 @@ class ParquetWriter:
 
         Raises:
             CsvError: The file is malformed.
-
             OSError: The disk refused.
         """
         self._take(self._reader.feed(data))
@@ -374,7 +372,6 @@ class ParquetWriter:
 
         Raises:
             CsvError: The file is malformed, or ends too early.
-
             OSError: The disk refused.
         """
         self._take(self._reader.finish())

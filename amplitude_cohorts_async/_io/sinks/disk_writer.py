@@ -102,7 +102,6 @@ class DiskThread:
 
     Attributes:
         inline: Whether the next write may be made on the loop.
-
         limiter: Keeps the writes in worker threads from overlapping.
     """
 

@@ -34,7 +34,6 @@ class PartFile:
 
     Args:
         target: The file to make or replace; absolute, and no link.
-
         mode: Of a new file; None for what the umask leaves.
 
     Attributes:

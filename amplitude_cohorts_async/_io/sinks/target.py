@@ -32,7 +32,6 @@ class Options:
 
     Attributes:
         not_text: Bytes that the first one of a text may not be.
-
         amplitude_id: The type of Amplitude's ids, where columns have types.
     """
 
@@ -71,13 +70,10 @@ class Format:
 
     Attributes:
         suffix: Its name, and how names of such files end.
-
         build_filters: Returns the filters to a file, by whether the bytes are
             compressed.
-
         count_rows: Returns the number of members in such a file; None when its
             filters count them in any case.
-
         require: Raises `MissingExtraError` when a package is missing.
     """
 
@@ -154,12 +150,10 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
 
     Args:
         to: The file; replaced when it exists, written through if it is a link.
-
         format: One of `FORMATS`; None to take it from the name.
 
     Raises:
         InvalidInputError: No such file can be made, or its format is unknown.
-
         MissingExtraError: Its format needs an extra that is not installed.
     """
     try:

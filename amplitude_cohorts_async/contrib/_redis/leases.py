@@ -65,7 +65,6 @@ class Lease:
 
         Raises:
             LockError: The place has another holder by now.
-
             RedisError: The holder is unknown.
         """
         now = asyncio.get_running_loop().time()

@@ -37,13 +37,9 @@ class Snapshot:
 
     Attributes:
         pause: Seconds until something may start.
-
         epoch: Changes when the store has lost its data.
-
         recovery: Seconds until leases that were lost would have ended.
-
         step: How far exports are spread out, as in `Pace`.
-
         counted: Whether polls and files count in the windows.
     """
 
