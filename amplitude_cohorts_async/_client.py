@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from ._config import ClientConfig, agreed_limits, from_environment, make_settings
+from ._config import ClientConfig, agreed_limits, from_environment
 from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import (
@@ -118,15 +118,13 @@ class CohortsClient:
                 what to change.
         """
         self._config = ClientConfig(
-            settings=make_settings(
-                api_key,
-                secret_key,
-                region=region,
-                base_url=base_url,
-                allow_http=allow_http,
-                app_id=app_id,
-                owner=owner,
-            ),
+            api_key=api_key,
+            secret_key=secret_key,
+            region=region,
+            base_url=base_url,
+            allow_http=allow_http,
+            app_id=app_id,
+            owner=owner,
             limits=agreed_limits(limits, limiter),
             limiter=limiter,
             allowances=dict(allowances or {}),
@@ -178,7 +176,7 @@ class CohortsClient:
         return client
 
     def __repr__(self) -> str:
-        return f"<CohortsClient of {self._config.settings.origin}>"
+        return f"<CohortsClient of {self._config.origin}>"
 
     async def __aenter__(self) -> Self:
         if f"{__package__}._operations" not in sys.modules:

@@ -30,51 +30,100 @@ _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
 
 
-@attrs.frozen(kw_only=True)
-class Settings:
-    """
-    The keys of a client, and the server they are for.
+def _check_key(_: ClientConfig, field: attrs.Attribute[str], key: object) -> None:
+    what = field.name.replace("_", " ").replace("api", "API")
 
-    Attributes:
-        origin: Scheme, host, port and path prefix, with no slash at the end.
-        region: None when the caller gave a base URL.
-    """
+    if not isinstance(key, str) or not key:
+        raise ConfigurationError(
+            f"the {what} is missing; pass it, or set AMPLITUDE_{field.name.upper()} and "
+            f"use `CohortsClient.from_env()`"
+        )
 
-    api_key: str = attrs.field(repr=False)
-    secret_key: str = attrs.field(repr=False)
-    origin: str
-    region: Region | None
-    app_id: int | None
-    owner: str | None
-
-    @property
-    def app(self) -> str:
-        """A hash that names the app to its limiter."""
-        text = f"{self.origin}\n{self.api_key}".encode()
-        return hashlib.sha256(text).hexdigest()[:16]
+    if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
+        raise ConfigurationError(
+            f"the {what} holds a character that no key has (white space, a colon or one "
+            f"beyond ASCII); copy it again from the project's settings"
+        )
 
 
-def make_settings(
-    api_key: object,
-    secret_key: object,
-    *,
-    region: Region | str,
-    base_url: str | None,
-    allow_http: bool,
-    app_id: object,
-    owner: object,
-) -> Settings:
-    """Return checked settings, or raise `ConfigurationError`."""
-    chosen = _region(region)
+def _checked_region(region: object) -> Region:
+    if isinstance(region, Region):
+        return region
 
-    return Settings(
-        api_key=_key(api_key, "API key", "AMPLITUDE_API_KEY"),
-        secret_key=_key(secret_key, "secret key", "AMPLITUDE_SECRET_KEY"),
-        origin=chosen.value if base_url is None else _origin(base_url, allow_http),
-        region=chosen if base_url is None else None,
-        app_id=_app_id(app_id),
-        owner=_owner(owner),
-    )
+    try:
+        return Region[str(region).upper()]
+    except KeyError:
+        raise ConfigurationError(
+            f"{region!r} is not a region; pass 'us' or 'eu', or a base_url"
+        ) from None
+
+
+def _checked_origin(base_url: object, allow_http: bool) -> str:
+    if not isinstance(base_url, str):
+        raise ConfigurationError(f"base_url must be a string, got {base_url!r}")
+
+    try:
+        parts = urlsplit(base_url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        # The error's own text quotes a part, which may be of a password.
+        raise ConfigurationError(
+            "base_url is not a URL: its port is not a number, or a bracket is not closed"
+        ) from None
+
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ConfigurationError(
+            "base_url needs a scheme and a host, as in https://amplitude.com"
+        )
+
+    if parts.query or parts.fragment or "@" in base_url:
+        raise ConfigurationError(
+            "base_url may hold only scheme, host, port and path; pass the keys as "
+            "api_key and secret_key"
+        )
+
+    if host == _WEB_APP:
+        # https://amplitude.com/docs/apis/analytics/behavioral-cohorts#regions
+        raise ConfigurationError(
+            f"{_WEB_APP} is the web app, not the API; use https://amplitude.com, or "
+            f"region='eu'"
+        )
+
+    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
+        raise ConfigurationError(
+            f"http://{host} would carry the keys unencrypted; use https, or pass "
+            f"allow_http=True if you trust the network"
+        )
+
+    return base_url.rstrip("/")
+
+
+def _checked_app_id(app_id: object) -> int | None:
+    if app_id is None:
+        return None
+
+    text = "" if isinstance(app_id, bool) else str(app_id)
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_APP_ID
+
+    if not is_number or not 0 < int(text) < _LARGEST_APP_ID:
+        raise ConfigurationError(
+            f"app_id is the project's number, as in 123456, positive and below 2**63; "
+            f"got {app_id!r}; find it in the project's settings or in `list_cohorts()`"
+        )
+
+    return int(text)
+
+
+def _checked_owner(owner: object) -> str | None:
+    if owner is None:
+        return None
+
+    if not isinstance(owner, str) or not owner.strip():
+        raise ConfigurationError(
+            f"owner is {owner!r}; pass the login email of the cohort's owner, or leave "
+            f"it out"
+        )
+    return owner
 
 
 def _checked_routes(routes: object) -> Routes:
@@ -150,9 +199,22 @@ def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """The arguments of a client, checked."""
+    """
+    The arguments of a client, checked.
 
-    settings: Settings
+    Attributes:
+        base_url: A server to use instead of the region's.
+        origin: Scheme, host, port and path prefix, with no slash at the end.
+    """
+
+    api_key: str = attrs.field(repr=False, validator=_check_key)
+    secret_key: str = attrs.field(repr=False, validator=_check_key)
+    region: Region = attrs.field(converter=_checked_region)
+    base_url: str | None
+    allow_http: bool
+    origin: str = attrs.field(init=False)
+    app_id: int | None = attrs.field(converter=_checked_app_id)
+    owner: str | None = attrs.field(converter=_checked_owner)
     limits: Limits
     limiter: Limiter | None
     allowances: Mapping[str, int]
@@ -168,6 +230,19 @@ class ClientConfig:
     timeout: float = attrs.field(validator=_check_seconds)
     stall_timeout: float = attrs.field(validator=_check_seconds)
     rng: Callable[[], float]
+
+    @origin.default
+    def _origin(self) -> str:
+        if self.base_url is None:
+            return self.region.value
+
+        return _checked_origin(self.base_url, self.allow_http)
+
+    @property
+    def app(self) -> str:
+        """A hash that names the app to its limiter."""
+        text = f"{self.origin}\n{self.api_key}".encode()
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
@@ -202,98 +277,3 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     values = {key: environ.get(f"AMPLITUDE_{key.upper()}") for key in keywords}
 
     return {key: value for key, value in values.items() if value}
-
-
-def _key(value: object, what: str, variable: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(
-            f"the {what} is missing; pass it, or set {variable} and use "
-            f"`CohortsClient.from_env()`"
-        )
-
-    if not value.isascii() or not value.isprintable() or " " in value or ":" in value:
-        raise ConfigurationError(
-            f"the {what} holds a character that no key has (white space, a colon or one "
-            f"beyond ASCII); copy it again from the project's settings"
-        )
-    return value
-
-
-def _region(region: object) -> Region:
-    if isinstance(region, Region):
-        return region
-
-    try:
-        return Region[str(region).upper()]
-    except KeyError:
-        raise ConfigurationError(
-            f"{region!r} is not a region; pass 'us' or 'eu', or a base_url"
-        ) from None
-
-
-def _origin(base_url: object, allow_http: bool) -> str:
-    if not isinstance(base_url, str):
-        raise ConfigurationError(f"base_url must be a string, got {base_url!r}")
-
-    try:
-        parts = urlsplit(base_url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        # The error's own text quotes a part, which may be of a password.
-        raise ConfigurationError(
-            "base_url is not a URL: its port is not a number, or a bracket is not closed"
-        ) from None
-
-    if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigurationError(
-            "base_url needs a scheme and a host, as in https://amplitude.com"
-        )
-
-    if parts.query or parts.fragment or "@" in base_url:
-        raise ConfigurationError(
-            "base_url may hold only scheme, host, port and path; pass the keys as "
-            "api_key and secret_key"
-        )
-
-    if host == _WEB_APP:
-        # https://amplitude.com/docs/apis/analytics/behavioral-cohorts#regions
-        raise ConfigurationError(
-            f"{_WEB_APP} is the web app, not the API; use https://amplitude.com, or "
-            f"region='eu'"
-        )
-
-    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
-        raise ConfigurationError(
-            f"http://{host} would carry the keys unencrypted; use https, or pass "
-            f"allow_http=True if you trust the network"
-        )
-
-    return base_url.rstrip("/")
-
-
-def _app_id(app_id: object) -> int | None:
-    if app_id is None:
-        return None
-
-    text = "" if isinstance(app_id, bool) else str(app_id)
-    is_number = text.isascii() and text.isdecimal() and len(text) <= _LONGEST_APP_ID
-
-    if not is_number or not 0 < int(text) < _LARGEST_APP_ID:
-        raise ConfigurationError(
-            f"app_id is the project's number, as in 123456, positive and below 2**63; "
-            f"got {app_id!r}; find it in the project's settings or in `list_cohorts()`"
-        )
-
-    return int(text)
-
-
-def _owner(owner: object) -> str | None:
-    if owner is None:
-        return None
-
-    if not isinstance(owner, str) or not owner.strip():
-        raise ConfigurationError(
-            f"owner is {owner!r}; pass the login email of the cohort's owner, or leave "
-            f"it out"
-        )
-    return owner

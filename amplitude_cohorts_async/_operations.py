@@ -67,7 +67,6 @@ class Operations:
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._settings = config.settings
         self._routes = config.routes
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
@@ -75,7 +74,7 @@ class Operations:
             self.session,
             endpoints=self._endpoints,
             polling=config.polling,
-            region=config.settings.region,
+            region=config.region if config.base_url is None else None,
             list_cohorts=self.list_cohorts,
             budget=self._make_budget(),
         )
@@ -254,8 +253,8 @@ class Operations:
         spec = Upload(
             name=name,
             id_type=id_type,
-            app_id=self._settings.app_id if app_id is None else app_id,
-            owner=self._settings.owner if owner is None else owner,
+            app_id=self._config.app_id if app_id is None else app_id,
+            owner=self._config.owner if owner is None else owner,
             published=published,
             group=group,
             replace=replace,
@@ -352,7 +351,7 @@ class Operations:
                 file_mode=config.file_mode,
                 hook=config.hook,
             ),
-            origin=config.settings.origin,
+            origin=config.origin,
         )
 
     def _make_budget(self) -> Budget:
@@ -370,15 +369,13 @@ class Operations:
 
 
 def _make_transport(config: ClientConfig) -> Transport:
-    settings = config.settings
-
     return Transport(
-        origin=settings.origin,
-        api_key=settings.api_key,
-        secret_key=settings.secret_key,
+        origin=config.origin,
+        api_key=config.api_key,
+        secret_key=config.secret_key,
         user_agent=f"amplitude-cohorts-async/{VERSION}",
         redactor=Redactor.of_keys(
-            settings.api_key, settings.secret_key, *proxy_secrets(config.proxy)
+            config.api_key, config.secret_key, *proxy_secrets(config.proxy)
         ),
         session=config.session,
         proxy=config.proxy,
@@ -391,9 +388,9 @@ def _make_transport(config: ClientConfig) -> Transport:
 
 def _shared_limiter(config: ClientConfig) -> Limiter:
     if config.limiter is None:
-        return limiter_for(config.settings.app, config.limits, config.clock)
+        return limiter_for(config.app, config.limits, config.clock)
 
-    config.limiter.bind(config.settings.app)
+    config.limiter.bind(config.app)
     return config.limiter
 
 

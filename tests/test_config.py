@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, Region
-from amplitude_cohorts_async._config import from_environment, make_settings
+from amplitude_cohorts_async._config import from_environment
 from amplitude_cohorts_async.errors import ConfigurationError, InvalidInputError
 from amplitude_cohorts_async.policies import Polling, Retrying
 from support.canary import API_KEY, SECRET_KEY, find_secrets
@@ -125,18 +125,10 @@ def test_what_works(options: dict[str, object], origin: str) -> None:
 
 def test_keys_are_not_in_settings_that_are_shown() -> None:
     """Neither the settings nor the name that limits are kept by tell the keys."""
-    settings = make_settings(
-        API_KEY,
-        SECRET_KEY,
-        region="us",
-        base_url=None,
-        allow_http=False,
-        app_id="153957",
-        owner=" ann@example.com",
-    )
+    config = client(app_id="153957", owner=" ann@example.com")._config
 
-    assert [] == find_secrets(repr(settings) + settings.app)
-    assert 153957 == settings.app_id
+    assert [] == find_secrets(repr(config) + config.app)
+    assert 153957 == config.app_id
 
 
 def test_limits_belong_to_the_app() -> None:
@@ -144,7 +136,7 @@ def test_limits_belong_to_the_app() -> None:
     names = {
         (key, secret, region): client(
             api_key=key, secret_key=secret, region=region
-        )._config.settings.app
+        )._config.app
         for key in ("key1", "key2")
         for secret in ("secret1", "secret2")
         for region in ("us", "eu")
@@ -180,7 +172,7 @@ def test_a_client_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert "analytics.eu" in repr(CohortsClient.from_env())
     assert "https://amplitude.com" in repr(CohortsClient.from_env(region="us"))
-    assert 153957 == CohortsClient.from_env()._config.settings.app_id
+    assert 153957 == CohortsClient.from_env()._config.app_id
     monkeypatch.setenv("AMPLITUDE_REGION", "mars")
     with pytest.raises(ConfigurationError, match="'mars'"):
         CohortsClient.from_env()
