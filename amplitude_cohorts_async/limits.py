@@ -16,8 +16,8 @@ the default keeps both.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -32,39 +32,35 @@ in the monthly quota; "poll" asks for a job's status; "file" for its file; "writ
 uploads or changes a cohort; "other" is any other, the Dashboard REST API included.
 """
 
-
-def _error(instance: object, name: str, value: object, advice: str) -> Exception:
-    return ConfigurationError(
-        f"{type(instance).__name__}.{name} is {value!r}; {advice}"
-    )
+_Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], Any], None]"
 
 
-def _whole(least: int, instance: object, name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        advice = f"give a whole number, {least} or more"
-        raise _error(instance, name, value, advice)
+def _checked(is_valid: Callable[[object], bool], advice: str) -> _Validator:
+    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+        if not is_valid(value):
+            name = f"{type(instance).__name__}.{field.name}"
+            raise ConfigurationError(f"{name} is {value!r}; give {advice}")
+
+    return check
 
 
-def _at_least_one(instance: object, field: attrs.Attribute[int], value: int) -> None:
-    _whole(1, instance, field.name, value)
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _not_negative(instance: object, field: attrs.Attribute[int], value: int) -> None:
-    _whole(0, instance, field.name, value)
+def _are_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
-def _seconds(
-    instance: object, field: attrs.Attribute[float], value: float | None
-) -> None:
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise _error(instance, field.name, value, "give seconds, zero or more")
-
-
-def _positive_seconds(
-    instance: object, field: attrs.Attribute[float], value: float
-) -> None:
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _error(instance, field.name, value, "give seconds, more than zero")
+_at_least_one = _checked(lambda n: _is_whole(n, 1), "a whole number, 1 or more")
+_not_negative = _checked(lambda n: _is_whole(n, 0), "a whole number, 0 or more")
+_seconds = _checked(_are_seconds, "seconds, zero or more")
+_positive_seconds = _checked(
+    lambda s: s != 0 and _are_seconds(s), "seconds, more than zero"
+)
+_rate = _checked(
+    lambda rate: isinstance(rate, Rate | None), "a rate, as in Rate(3, per=1), or None"
+)
 
 
 @attrs.frozen
@@ -86,14 +82,6 @@ def _as_rates(value: Rate | Iterable[Rate]) -> tuple[Rate, ...]:
             )
 
     return rates
-
-
-def _rate(
-    instance: object, field: attrs.Attribute[Rate | None], value: Rate | None
-) -> None:
-    if not isinstance(value, Rate | None):
-        advice = f"give a rate, as in {field.name}=Rate(3, per=1), or None"
-        raise _error(instance, field.name, value, advice)
 
 
 def _pace() -> Rate | None:
@@ -149,13 +137,12 @@ class Limits:
 
         Raise `ConfigurationError` if there is not one place for each.
         """
-        _whole(1, self, "share(processes)", processes)
         least = min([self.in_flight, *(rate.count for rate in self.exports)])
 
-        if processes > least:
+        if not _is_whole(processes, 1) or processes > least:
             raise ConfigurationError(
-                f"{processes} processes cannot share limits with {least} places; "
-                f"share among {least} at most"
+                f"{processes!r} processes cannot share limits with {least} places; "
+                f"share among 1 to {least}"
             )
 
         return attrs.evolve(

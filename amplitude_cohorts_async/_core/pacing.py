@@ -207,23 +207,6 @@ def earliest_starts(
     return starts
 
 
-def binding_rates(rates: Sequence[Rate]) -> list[Rate]:
-    """
-    Return the rates that no other implies, the longest window first.
-
-    4 a minute, for example, imply 60 in ten minutes.
-    """
-    return [
-        rate
-        for rate in sorted(rates, key=lambda rate: -rate.per)
-        if not any(_implies(other, rate) for other in rates if other != rate)
-    ]
-
-
-def _implies(one: Rate, other: Rate) -> bool:
-    return one.count * math.ceil(other.per / one.per) <= other.count
-
-
 def _places(rate: Rate, taken_until: Sequence[float]) -> list[float]:
     last = sorted(taken_until)[-rate.count :]
     places = last + [-math.inf] * (rate.count - len(last))

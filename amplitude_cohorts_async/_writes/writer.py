@@ -36,6 +36,7 @@ from .._core.journal import (
 from .._core.messages import Request, Response
 from .._core.writes import Change, Membership, membership, skipped_ids
 from .._io.http.session import Session
+from .._io.sinks.part_file import sync_folder
 from ..errors import InvalidInputError, PartialWriteError
 from ..events import BatchWritten
 
@@ -224,7 +225,7 @@ def _open(
 
         if parsed.kind is None:
             _append(file, start_line(kind, parameters))
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except BaseException:
         file.close()
         raise
@@ -259,16 +260,3 @@ def _lock(file: FileIO, path: Path) -> None:
         raise InvalidInputError(
             f"the journal {path} is in use by another run; wait until it has ended"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new file survives a power cut only if its folder is on disk as well.
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # pragma: no cover - Windows opens no folders
-        return
-
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

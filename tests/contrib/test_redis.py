@@ -358,7 +358,7 @@ async def test_the_share_needs_the_number_of_processes():
     """And no more of them than there are places."""
     with pytest.raises(ConfigurationError, match="go together"):
         RedisLimiter.from_url("redis://localhost", on_outage="share")
-    with pytest.raises(ConfigurationError, match="among 4 at most"):
+    with pytest.raises(ConfigurationError, match="among 1 to 4"):
         RedisLimiter.from_url("redis://localhost", on_outage="share", processes=5)
 
 

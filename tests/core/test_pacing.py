@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from amplitude_cohorts_async._core.pacing import (
     Pace,
     Refusal,
-    binding_rates,
     earliest_starts,
 )
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
@@ -190,13 +189,6 @@ def test_two_hundred_take_fifty_minutes():
     assert pytest.approx(49 * 60.81) == starts[-1]
 
 
-def test_rates_that_others_keep_anyway_are_left_out():
-    """Four a minute are forty in ten minutes at most."""
-    assert [FOUR_A_MINUTE] == binding_rates(DOCUMENTED.exports)
-    both = [Rate(7, per=60), Rate(60, per=600)]
-    assert both[::-1] == binding_rates(both)
-
-
 @given(
     st.integers(0, 150),
     st.lists(st.builds(Rate, st.integers(1, 9), per=st.floats(1, 99)), max_size=3),
@@ -212,15 +204,5 @@ def test_no_window_ever_holds_too_many(
 
     assert count == len(starts)
     assert sorted(starts) == starts
-    for rate in rates:
-        assert most_in_any(starts, rate.per) <= rate.count
-
-
-@given(st.lists(st.builds(Rate, st.integers(1, 9), per=st.floats(1, 99)), max_size=3))
-def test_the_rates_that_bind_keep_the_others(rates: list[Rate]):
-    """Whoever keeps the former keeps all."""
-    limits = Limits(exports=binding_rates(rates))
-    starts = earliest_starts(60, limits, latency=0.0)
-
     for rate in rates:
         assert most_in_any(starts, rate.per) <= rate.count

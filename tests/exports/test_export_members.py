@@ -26,6 +26,7 @@ from support.exporting import (
     FILE,
     GZIP,
     OBJECT,
+    REQUEST,
     STATUS,
     cut,
     rest,
@@ -304,13 +305,18 @@ async def test_a_link_that_expires_on_the_way(
 
 
 async def test_the_pipe_makes_the_wire_wait(
-    server: FaultServer, job: ExportJob
+    server: FaultServer, clock: FakeClock
 ) -> None:
     """A reader that stands still keeps little in memory, and gets all in the end."""
     text = HEADER + b"".join(b'"%d","user-%d"\n' % (n, n) for n in range(300_000))
     server.on(OBJECT, whole(text))
 
-    async with job.members() as stream:
+    async with (
+        CohortsClient(
+            API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=UNLIMITED
+        ) as client,
+        client.resume_export(REQUEST).members() as stream,
+    ):
         await anext(aiter(stream))
         with traced() as waiting:
             await asyncio.sleep(0.2)

@@ -59,14 +59,14 @@ async def server() -> AsyncIterator[FaultServer]:
 async def exporter(
     server: FaultServer, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
-    """A client of that server: no limits, no waiting, and little patience."""
+    """A client of that server: no limits, no waiting, and patience for a second."""
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
         base_url=server.url,
         clock=clock,
         limits=UNLIMITED,
-        stall_timeout=0.2,
+        stall_timeout=1.0,
         rng=lambda: 0.5,
     ) as client:
         yield client

@@ -2,8 +2,8 @@
 The fast path, behind two doors: `connector_type` and `receive`.
 
 Delete this folder and everything works, slower: `transport` then opens aiohttp's own
-connector, and `answer` reads each body from aiohttp's stream, as both do where the fast
-path is switched off.
+connector, and `streamed_response` reads each body from aiohttp's stream, as both do
+where the fast path is switched off.
 """
 
 from __future__ import annotations

@@ -109,16 +109,6 @@ class Budget:
             if not spend.is_committed:
                 await self._take_back(spend)
 
-    async def left(self) -> int | None:
-        """Return how many export requests are left; None means no limit."""
-        await self._update_usage()
-        reading = self._reading
-        if reading is None or reading.usage.limit is None:
-            return None
-
-        used = reading.usage.used + await self._add(_ALL, 0) - reading.counted
-        return max(0, reading.usage.limit - self._reserve - used)
-
     async def _update_usage(self) -> None:
         async with self._asking:
             counted = await self._add(_ALL, 0)

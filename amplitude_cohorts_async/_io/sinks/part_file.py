@@ -96,7 +96,7 @@ class PartFile:
         found = os.fstat(self._file)
         self._close()
         self.part.replace(self._target)
-        _sync_folder(self._target.parent)
+        sync_folder(self._target.parent)
 
         return LocalFile(
             path=self._target,
@@ -124,12 +124,13 @@ def _write(file: int, view: memoryview, start: int) -> int:
     return os.pwrite(file, view, start)
 
 
-def _sync_folder(folder: Path) -> None:
-    # The new name is durable once its folder is; not every system can do that.
-    if not hasattr(os, "O_DIRECTORY"):
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where it can be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders, and one may be closed to readers
         return
 
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import (
@@ -22,10 +23,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import LockError, RedisError
 
-from ..._core.pacing import binding_rates, reuse_after
+from ..._core.pacing import reuse_after
 from ..._io.cancellation import background, finish_despite_cancel
 from ...errors import ConfigurationError, LimiterUnavailableError
-from ...limits import Limits
+from ...limits import Limits, Rate
 from .leases import Lease, Leases
 from .shared_state import SharedState, Snapshot
 
@@ -238,3 +239,20 @@ def checked_name(app: str) -> str:
 def hashed(what: str, name: str) -> str:
     """Return a key that contains a hash of the name instead of the name."""
     return f"{what}:{sha256(name.encode()).hexdigest()[:16]}"
+
+
+def binding_rates(rates: Sequence[Rate]) -> list[Rate]:
+    """
+    Return the rates that no other implies, the longest window first.
+
+    4 a minute, for example, imply 60 in ten minutes.
+    """
+    return [
+        rate
+        for rate in sorted(rates, key=lambda rate: -rate.per)
+        if not any(_implies(other, rate) for other in rates if other != rate)
+    ]
+
+
+def _implies(one: Rate, other: Rate) -> bool:
+    return one.count * math.ceil(other.per / one.per) <= other.count

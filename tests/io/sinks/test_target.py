@@ -130,6 +130,25 @@ def test_a_link_to_something_else_is_refused(
         checked_target(link, None)
 
 
+def test_a_folder_that_cannot_be_listed_takes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its new name may then be lost in a power cut; that is no failure."""
+    open_ = os.open
+
+    def refuse_folders(path: str | Path, *args: int) -> int:
+        """Open files only."""
+        if Path(path).is_dir():
+            raise PermissionError(path)
+        return open_(path, *args)
+
+    part = opened(tmp_path / "a.csv")
+    monkeypatch.setattr(os, "open", refuse_folders)
+    part.finish()
+
+    assert ["a.csv"] == names_in(tmp_path)
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("is_pipe", [True, False])
 def test_an_open_file_without_a_name_is_refused(tmp_path: Path, is_pipe: bool) -> None:
