@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def list_cohorts(
     found = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
-    connection.print("cohorts", found, render.cohorts)
+    connection.print("cohorts", found, partial(render.cohorts, sync_info=sync_info))
 
 
 def show(

@@ -72,15 +72,18 @@ def resume_command(command: str) -> None:
     sys.stderr.write(f"To resume: {printable(command)}\n")
 
 
-def cohorts(found: Sequence[Cohort]) -> None:
-    """Print a list of cohorts."""
-    table(
-        ["ID", "NAME", "SIZE", "TYPE", "COMPUTED"],
+def cohorts(found: Sequence[Cohort], *, sync_info: bool = False) -> None:
+    """Print a list of cohorts, if asked with the targets of their syncs."""
+    header = ["ID", "NAME", "SIZE", "TYPE", "COMPUTED", "SYNCED TO"]
+    columns = len(header) if sync_info else len(header) - 1
+    rows = [
         [
-            [cohort.id, cohort.name, cohort.size, cohort.type, cohort.last_computed]
-            for cohort in found
-        ],
-    )
+            *(cohort.id, cohort.name, cohort.size, cohort.type, cohort.last_computed),
+            [sync.target for sync in cohort.syncs],
+        ]
+        for cohort in found
+    ]
+    table(header[:columns], [row[:columns] for row in rows])
 
 
 def cohort(found: Cohort) -> None:

@@ -45,6 +45,15 @@ Resume: TypeAlias = Annotated[
     typer.Option(metavar="FILE", help="Resume from the journal in this file."),
 ]
 
+SkippedOfUpload: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Append the skipped ids to this file; of those among the first 100,000 "
+        "ids, the service names only a sample.",
+    ),
+]
+
 
 def upload(
     connection: Connection,
@@ -80,7 +89,7 @@ def upload(
         typer.Option("--validate-only", help="Check which ids match; save nothing."),
     ] = False,
     strict: Strict = False,
-    skipped: Skipped = None,
+    skipped: SkippedOfUpload = None,
     journal: Journal = None,
     resume: Resume = None,
 ) -> None:
@@ -240,14 +249,17 @@ def _resume_from_journal(
 
 
 def _show_upload(report: UploadReport) -> None:
-    skipped = len(report.skipped_ids) or len(report.invalid_sample)
+    named = len(report.skipped_ids) + len(report.invalid_sample)
+    matched = report.total if report.matched is None else report.matched
+    unnamed = report.total - matched - named
     render.table(
         None,
         [
             ["cohort", report.cohort_id or "none, validated only"],
             ["ids", report.total],
             ["matched", "unknown" if report.matched is None else report.matched],
-            ["skipped ids known", skipped],
+            ["skipped ids known", named],
+            *([["skipped ids not named", unnamed]] if unnamed > 0 else []),
             ["requests", report.batches],
             ["resumed requests", report.resumed],
         ],

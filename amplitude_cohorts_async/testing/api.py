@@ -60,6 +60,11 @@ class VendorApi:
         "upload": ("POST", r"/api/3/cohorts/upload"),
         "membership": ("POST", r"/api/3/cohorts/membership"),
     }
+    # The names that a query may have; none at the other steps.
+    queries: ClassVar[Mapping[str, Sequence[str]]] = {
+        "list": ("includeSyncInfo",),
+        "export": ("props", "propKeys"),
+    }
     # Bad credentials are 403 here, and the details tell which one is bad.
     unauthorized: ClassVar[int] = 403
 
@@ -112,6 +117,7 @@ class VendorApi:
             body=body,
             fault=fault,
         )
+        _allow(call, *self.queries.get(step, ()))
 
         return self._handlers[step](call)
 
@@ -131,7 +137,7 @@ class VendorApi:
 
     def usage(self, call: Call) -> Reply:
         """Get usage."""
-        _allow(call)
+        del call
         resets_at = self.service.resets_at().replace(tzinfo=None)
 
         return json_answer(
@@ -154,7 +160,6 @@ class VendorApi:
 
     def status(self, call: Call) -> Reply:
         """Get request status, the second step."""
-        _allow(call)
         job = self.service.find_job(call.argument)
         job.apply(call.fault)
         running = self.service.clock.now() < job.ready_at
@@ -174,7 +179,6 @@ class VendorApi:
 
     def file(self, call: Call) -> Reply:
         """Download cohort, the third step: the file, or a link to it."""
-        _allow(call)
         job = self.service.find_job(call.argument)
         self.service.check_ready(job)
         job.apply(call.fault)
@@ -195,7 +199,6 @@ class VendorApi:
 
     def upload(self, call: Call) -> Reply:
         """Upload cohort."""
-        _allow(call)
         _check_json(call)
         body = parse_upload(call.body, max_ids=self.service.options.quotas.ids)
         call.record.ids = len(body.ids)
@@ -204,7 +207,6 @@ class VendorApi:
 
     def membership(self, call: Call) -> Reply:
         """Update cohort membership."""
-        _allow(call)
         _check_json(call)
         body = parse_update(call.body, max_ids=self.service.options.quotas.ids)
         call.record.ids = sum(len(entry.ids) for entry in body.operations)
@@ -222,15 +224,25 @@ class VendorApi:
 
     def start(self, call: Call) -> Job:
         """Start an export."""
-        _allow(call, "props", "propKeys", "lastComputed")
         wanted = _choice(call, "props", ("0", "1")) == "1"
         keys = [value for name, value in call.query if name == "propKeys"]
-        _check_keys(keys)
+        self._check_keys(keys, call.argument)
         chosen = (keys or None) if wanted else ()
         job = self.service.request_export(call.argument, chosen, call.record)
         job.apply(call.fault)
 
         return job
+
+    def _check_keys(self, keys: Sequence[str], cohort_id: str) -> None:
+        cohort = self.service.cohorts.get(cohort_id)
+        known = cohort.properties if cohort else ()
+
+        for key in keys:
+            # A name may hold a comma; several names joined by one are a mistake.
+            if not key or ("," in key and key not in known):
+                raise Refused(
+                    400, "propKeys is one property; repeat it for more", rule="query"
+                )
 
     def _uploaded(self, result: Uploaded) -> Answer:
         value: dict[str, object] = {}
@@ -299,14 +311,6 @@ def _choice(call: Call, name: str, choices: Sequence[str]) -> str:
         raise Refused(400, f"{name} must be one of {', '.join(choices)}", rule="query")
 
     return values[0]
-
-
-def _check_keys(keys: Sequence[str]) -> None:
-    for key in keys:
-        if not key or "," in key:
-            raise Refused(
-                400, "propKeys is one property; repeat it for more", rule="query"
-            )
 
 
 def _check_json(call: Call) -> None:

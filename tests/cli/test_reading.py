@@ -74,10 +74,28 @@ def test_list_as_json(command):
 
 
 def test_list_tells_syncs_when_asked(command, cohorts_emulator):
-    """--sync-info asks the service for them."""
-    command("list", "--sync-info")
+    """--sync-info asks the service for them, and adds a field with their targets."""
+    syncs = [{"target": target, "frequency": "hourly"} for target in ("braze", "s3")]
+    cohorts_emulator.add_cohort("c3", members=["ann"], syncs=syncs)
+    lines = command("list", "--sync-info").out.splitlines()
 
     assert "includeSyncInfo" in cohorts_emulator.log[-1].target
+    assert ["", "", "braze, s3"] == [line.split("\t")[5] for line in lines]
+    assert "braze" not in command("list").out
+
+
+def test_the_table_of_the_list_has_syncs_when_asked(
+    command, cohorts_emulator, monkeypatch
+):
+    """On a terminal they have a heading, too."""
+    syncs = [{"target": "braze", "frequency": "hourly"}]
+    cohorts_emulator.add_cohort("c3", members=["ann"], syncs=syncs)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    heading, *_, last = command("list", "--sync-info").out.splitlines()
+
+    assert "SYNCED TO" in heading
+    assert last.rstrip().endswith("braze")
+    assert "SYNCED" not in command("list").out
 
 
 def test_show_tells_what_is_known_of_a_cohort(command):

@@ -62,8 +62,29 @@ def test_upload_makes_a_cohort_of_a_file(
 
     assert 0 == code
     assert f"cohort\t{cohort_id}\nids\t3\nmatched\t2\n" in out
+    assert "skipped ids known\t1\nrequests" in out
     assert "unknown-1\n" == skipped.read_text()
     assert {"ann", "bob"} == cohorts_emulator.members_of(cohort_id)
+
+
+@pytest.mark.usefixtures("project")
+def test_upload_tells_how_many_skipped_ids_are_not_named(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    """The service names ten of the first request's, and all of the later ones."""
+    monkeypatch.setattr(batches_module, "MOST_IDS", 20)
+    file, skipped = tmp_path / "ids.txt", tmp_path / "skipped.txt"
+    unknown = [f"unknown-{number}" for number in range(22)]
+    file.write_text("\n".join(["ann", *unknown, "bob"]))
+    words = ("upload", "Buyers", file, "--id-type", "user", "--skipped", skipped)
+    code, out, _ = run(capsys, *words)
+
+    assert 0 == code
+    assert "matched\t2\nskipped ids known\t13\nskipped ids not named\t9\n" in out
+    assert 13 == len(skipped.read_text().splitlines())
 
 
 @pytest.mark.usefixtures("project")

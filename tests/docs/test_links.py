@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+MODULE = re.compile(r"`(?:python )?(\w+/[\w/]+\.py)\b")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -34,3 +35,18 @@ def test_links_lead_somewhere(path: Path) -> None:
             broken.append(f"{target}#{anchor}")
 
     assert [] == broken
+
+
+@pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_modules_are_there(path: Path) -> None:
+    """Every module that a document names by its path is one."""
+    folders = (ROOT, ROOT / "amplitude_cohorts_async")
+    missing = [
+        module
+        for module in MODULE.findall(FENCED.sub("", path.read_text()))
+        if not any((folder / module).exists() for folder in folders)
+    ]
+
+    assert [] == missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import pytest
 
@@ -97,6 +98,45 @@ async def test_queries_are_read_strictly(
     assert 400 == (await caller.get(EXPORT + query)).status
     assert ["query"] == rules(emulator)
     assert 0 == emulator.spent
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/3/cohorts",
+        "/api/3/cohorts/usage",
+        EXPORT,
+        "/api/5/cohorts/request-status/Sf7M9j",
+        "/api/5/cohorts/request/Sf7M9j/file",
+    ],
+)
+async def test_no_other_names_in_queries(
+    caller: Caller, emulator: CohortsEmulator, path: str
+) -> None:
+    """A name that the page does not have at this endpoint is 400, and noted."""
+    emulator.add_cohort("c1", members=["ann"])
+    reply = await caller.get(f"{path}?lastComputed=1")
+
+    assert (400, "unknown query parameter lastComputed") == (
+        reply.status,
+        reply.details,
+    )
+    assert ["query"] == rules(emulator)
+    assert 0 == emulator.spent
+
+
+async def test_a_property_may_have_a_comma_in_its_name(
+    caller: Caller, emulator: CohortsEmulator
+) -> None:
+    """As one of the cohort's own; what it does not have, is two names joined."""
+    place = {"City, State": "Kyiv, UA"}
+    emulator.add_cohort("c1", members=[("1", "ann", place)])
+    job = await caller.export("c1", "?props=1&propKeys=City%2C%20State")
+    lines = gzip.decompress((await caller.file(job)).body).decode().splitlines()
+
+    assert '"City, State"' in lines[0]
+    assert lines[1].endswith('"Kyiv, UA"')
+    assert [] == emulator.violations
 
 
 async def test_the_sixth_at_once_is_refused() -> None:

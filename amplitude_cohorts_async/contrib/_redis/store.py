@@ -149,7 +149,7 @@ class Store:
         if scope.cancelled_caught:
             raise LimiterUnavailableError(
                 f"{self} gave this request's place to another process while it was "
-                "running; it was cancelled, trying again is safe"
+                "running; it was cancelled, but may have taken effect"
             )
 
     async def _renew(self, leases: Sequence[Lease], scope: anyio.CancelScope) -> None:
