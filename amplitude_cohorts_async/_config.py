@@ -197,6 +197,13 @@ def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
         )
 
 
+def _origin_of(config: ClientConfig) -> str:
+    if config.base_url is None:
+        return config.region.value
+
+    return _checked_origin(config.base_url, config.allow_http)
+
+
 @attrs.frozen(kw_only=True)
 class ClientConfig:
     """
@@ -212,7 +219,10 @@ class ClientConfig:
     region: Region = attrs.field(converter=_checked_region)
     base_url: str | None
     allow_http: bool
-    origin: str = attrs.field(init=False)
+    origin: str = attrs.field(
+        init=False,
+        default=attrs.Factory(_origin_of, takes_self=True),
+    )
     app_id: int | None = attrs.field(converter=_checked_app_id)
     owner: str | None = attrs.field(converter=_checked_owner)
     limits: Limits
@@ -230,13 +240,6 @@ class ClientConfig:
     timeout: float = attrs.field(validator=_check_seconds)
     stall_timeout: float = attrs.field(validator=_check_seconds)
     rng: Callable[[], float]
-
-    @origin.default
-    def _origin(self) -> str:
-        if self.base_url is None:
-            return self.region.value
-
-        return _checked_origin(self.base_url, self.allow_http)
 
     @property
     def app(self) -> str:
