@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import aiohttp
@@ -79,11 +78,8 @@ class StreamedResponse:
         pieces: list[bytes] = []
         left = most
 
-        # A short body arrives with its head and needs no timer.
-        timer = nullcontext() if content.is_eof() else asyncio.timeout(seconds)
-
         with self._translation:
-            async with timer:
+            async with asyncio.timeout(seconds):
                 while left > 0 and (piece := await content.readany()):
                     pieces.append(piece)
                     left -= len(piece)
