@@ -53,7 +53,7 @@ class Gauge:
     def __init__(self, state: DownloadState, receiver: FileReceiver) -> None:
         self._state = state
         self._receiver = receiver
-        self._load = state.transport.load
+        self._fast = state.transport.fast
         self.reset()
 
     def reset(self) -> None:
@@ -61,7 +61,7 @@ class Gauge:
         self._received = self._state.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
-        self._receiving = self._load.seconds
+        self._receiving = self._fast.seconds
         self._waited = self._receiver.waited
 
     def read(self) -> Sample:
@@ -72,7 +72,7 @@ class Gauge:
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
-            ours=(self._load.seconds - self._receiving) / seconds,
+            ours=(self._fast.seconds - self._receiving) / seconds,
             waiting=(self._receiver.waited - self._waited) / seconds,
             left=(self._state.total or received) - received,
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 
 import aiohttp
 
@@ -31,22 +30,18 @@ class FastPath:
     Args:
         stall_seconds: In which a byte of a body has to come.
         off: Why the ordinary path has to serve, if it has to.
-        on_work: Called with the seconds in which receiving kept the loop at work.
+
+    Attributes:
+        seconds: In which receiving kept the event loop's thread at work, so far.
     """
 
-    def __init__(
-        self,
-        *,
-        stall_seconds: float,
-        off: str | None = None,
-        on_work: Callable[[float], None],
-    ) -> None:
+    def __init__(self, *, stall_seconds: float, off: str | None = None) -> None:
         if os.environ.get(_SWITCH) == "0":
             off = f"{_SWITCH}=0 switches it off"
 
-        self._stall_seconds = stall_seconds
+        self.seconds: float = 0.0
+        self.stall_seconds = stall_seconds
         self._off = off
-        self._on_work = on_work
         self._logged: str | None = None
 
     @property
@@ -68,9 +63,7 @@ class FastPath:
         body: BodyProtocol | str = self._off or ""
 
         if self._off is None:
-            early, body = take_over(
-                response, stall_seconds=self._stall_seconds, on_work=self._on_work
-            )
+            early, body = take_over(response, self)
 
         if isinstance(body, str):
             self._log(f"ordinary, because {body}")

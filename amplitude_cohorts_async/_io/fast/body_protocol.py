@@ -28,11 +28,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 
 from .connections import engine_of
+
+if TYPE_CHECKING:
+    from . import FastPath
 
 _SMALLEST = 256 * 1024
 """Bytes of a body below which it is not worth it: they may be here already."""
@@ -80,16 +83,14 @@ class BodyProtocol(asyncio.BufferedProtocol):
         handler: asyncio.Protocol,
         *,
         left: int,
-        stall_seconds: float,
-        on_work: Callable[[float], None],
+        path: FastPath,
     ) -> None:
         self.tls: str = engine_of(transport)
         self._content = response.content
         self._transport = transport
         self._handler = handler
         self._left = left
-        self._stall_seconds = stall_seconds
-        self._on_work = on_work
+        self._path = path
         self._began = 0.0
         self._loop = asyncio.get_running_loop()
         self._state = _State.PAUSED
@@ -183,7 +184,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
         elif self._turn:
             self._take_turns(nbytes)
 
-        self._on_work(time.thread_time() - self._began)
+        self._path.seconds += time.thread_time() - self._began
 
     def eof_received(self) -> None:
         """End the wait: the other side sends no more."""
@@ -205,7 +206,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
         while self._failure is None and not self._waiter.done():
-            patience = self._last_read + self._stall_seconds - self._loop.time()
+            patience = self._last_read + self._path.stall_seconds - self._loop.time()
 
             if patience <= 0:
                 raise aiohttp.SocketTimeoutError("nothing came for too long")
@@ -242,10 +243,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
 
 
 def take_over(
-    response: aiohttp.ClientResponse,
-    *,
-    stall_seconds: float,
-    on_work: Callable[[float], None],
+    response: aiohttp.ClientResponse, path: FastPath
 ) -> tuple[list[bytes], BodyProtocol | str]:
     """
     Put a protocol of ours on an answer's connection.
@@ -287,14 +285,7 @@ def take_over(
     handler.read_timeout = None
     handler.start_timeout()
 
-    return early, BodyProtocol(
-        response,
-        transport,
-        handler,
-        left=left,
-        stall_seconds=stall_seconds,
-        on_work=on_work,
-    )
+    return early, BodyProtocol(response, transport, handler, left=left, path=path)
 
 
 def _length(response: aiohttp.ClientResponse) -> int | None:

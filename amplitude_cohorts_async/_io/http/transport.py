@@ -18,7 +18,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import aiohttp
-import attrs
 from yarl import URL
 
 from ..._core.json_stream import whole_part
@@ -62,17 +61,6 @@ _MAX_ERROR = 1 << 16
 
 _INTERIM_ANSWERS = 8
 """Answers of the kind 1xx that may come before the answer itself."""
-
-
-@attrs.define
-class Load:
-    """What receiving has cost so far, in seconds of the event loop's thread."""
-
-    seconds: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Add the cost of one piece."""
-        self.seconds += seconds
 
 
 class AnswerLost(aiohttp.ClientError):
@@ -158,11 +146,9 @@ class Transport:
         pair = base64.b64encode(f"{api_key}:{secret_key}".encode()).decode()
 
         self.connections = connections
-        self.load: Load = Load()
-        self._fast = FastPath(
+        self.fast: FastPath = FastPath(
             stall_seconds=stall_seconds,
             off=_reason_for_ordinary_path(session, proxy, fast=fast),
-            on_work=self.load.add,
         )
         self._origin = origin
         self._authorization = f"Basic {pair}"
@@ -216,7 +202,7 @@ class Transport:
         )
 
         async with response:
-            yield StreamedResponse(response, translation, fast=self._fast)
+            yield StreamedResponse(response, translation, fast=self.fast)
 
     async def send(self, request: Request) -> Response:
         """Return the answer to *request* from Amplitude, read to its end."""
@@ -399,7 +385,7 @@ class Transport:
         self._check_open()
 
         if self._given is None or self._given.connector is None:
-            return self._session("store", partial(self._fast.connector_type, limit=0))
+            return self._session("store", partial(self.fast.connector_type, limit=0))
 
         # The caller's TLS settings and resolver serve the store as well; the
         # caller's headers, cookies and credentials do not.

@@ -83,7 +83,7 @@ def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fast_path(patience: float = 5.0) -> FastPath:
     """The fast path of a client."""
-    return FastPath(stall_seconds=patience, on_work=lambda _: None)
+    return FastPath(stall_seconds=patience)
 
 
 def feeding(sink: Collected) -> DiskWriter:
