@@ -299,7 +299,7 @@ async def test_a_debug_line_names_the_path_once(
     async with PieceServer(HEAD, BODY) as server, session(path.connector_type) as made:
         for _ in range(3):
             async with made.get(server.url) as response:
-                _, body = path.receive(response)
+                _, body = path.receive(response, object(), len)  # type: ignore[arg-type]
                 if body is not None:
                     body.detach()
 
