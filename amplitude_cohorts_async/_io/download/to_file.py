@@ -16,9 +16,6 @@ class FileReceiver:
     Writes bytes, in order or to reserved places, while more arrive.
 
     It makes one call of the sink at a time, so that the sink needs no locks.
-
-    Attributes:
-        consumer: Takes the bytes in order.
     """
 
     def __init__(self, sink: FileSink) -> None:

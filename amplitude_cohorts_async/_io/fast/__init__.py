@@ -59,10 +59,6 @@ class FastPath:
         """
         Put a protocol of ours on an answer's connection.
 
-        Args:
-            on_bytes: Called with the number of bytes whenever some have come to
-                *buffers*.
-
         Returns:
             The bytes that aiohttp had received already, and the protocol for those that
             follow; None when aiohttp's own stream has to bring these.

@@ -215,10 +215,8 @@ class Transport:
         """
         Return an answer, read to its end, with our keys hidden if it quotes them.
 
-        Of an unsuccessful one only the beginning is read.
-
-        Raises:
-            ConnectionFailedError: The answer does not end.
+        Of an unsuccessful one only the beginning is read. One that does not end raises
+        `ConnectionFailedError`.
         """
         is_error = answer.status >= 400  # noqa: PLR2004
         most = _MAX_ERROR if is_error else _MAX_BODY
