@@ -14,7 +14,7 @@ from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import background
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
-from .._io.download.transfer import Receiver, Transfer
+from .._io.download.transfer import Transfer
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.file_sink import FileSink
@@ -80,7 +80,9 @@ class FileDownloader:
             now = self._session.context.clock.utcnow()
             raise self._errors.expired(error.status, now=now) from error
 
-    def _transfer(self, receiver: Receiver, progress: Progress | None) -> Transfer:
+    def _transfer(
+        self, receiver: FileReceiver | TextReceiver, progress: Progress | None
+    ) -> Transfer:
         return Transfer(
             self._session,
             self._endpoints.export_file(self._ref),

@@ -501,7 +501,7 @@ async def test_an_answer_without_end_is_given_up(
     server: FaultServer, exporter: CohortsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No server can fill our memory."""
-    monkeypatch.setattr("amplitude_cohorts_async._io.http.transport._LONGEST", 1 << 16)
+    monkeypatch.setattr("amplitude_cohorts_async._io.http.transport._MAX_BODY", 1 << 16)
     server.on(STATUS, reply(200, b"{" * (1 << 20)))
 
     with pytest.raises(ConnectionFailedError, match="given up"):

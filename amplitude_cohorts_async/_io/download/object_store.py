@@ -58,8 +58,6 @@ class DownloadState:
     Attributes:
         received: Bytes of the object, as stored, that the receiver has.
         downloaded: Bytes that came over the network, void ones included.
-        total: Bytes of the object, if known.
-        links: Number of links used.
     """
 
     context: Context
@@ -191,12 +189,7 @@ def range_headers(etag: str, start: int, end: int | None = None) -> dict[str, st
 def checked_part(
     answer: StreamedResponse, *, etag: str, start: int, total: int | None
 ) -> Part:
-    """
-    Return the part of the object that an answer holds.
-
-    Raises:
-        ObjectChanged: It is not the requested part, or of another object.
-    """
+    """Return the part in an answer; raise `ObjectChanged` unless it was asked for."""
     part = part_of(answer.status, answer.headers)
 
     if (

@@ -32,7 +32,7 @@ from .object_store import (
 
 if TYPE_CHECKING:
     from ..http.streamed_response import StreamedResponse
-    from .to_file import RandomAccess
+    from .to_file import FileReceiver
 
 _WARM_UP = 0.005
 """Seconds until a first connection is at speed; the loop is busy with it."""
@@ -40,7 +40,7 @@ _WARM_UP = 0.005
 _MEASURE_SECONDS = 0.01
 """Seconds between two measurements."""
 
-_CONNECT_SECONDS = 0.0005
+_HANDSHAKE_GAP = 0.0005
 """Seconds between two handshakes, so that other tasks run in between."""
 
 _SETTLE_MEASUREMENTS = 2
@@ -50,10 +50,10 @@ _SETTLE_MEASUREMENTS = 2
 class Gauge:
     """Measures the rate of a transfer, and how busy the loop's thread is with it."""
 
-    def __init__(self, state: DownloadState, access: RandomAccess) -> None:
+    def __init__(self, state: DownloadState, receiver: FileReceiver) -> None:
         self._state = state
-        self._access = access
-        self._load = state.transport.load
+        self._receiver = receiver
+        self._fast = state.transport.fast
         self.reset()
 
     def reset(self) -> None:
@@ -61,8 +61,8 @@ class Gauge:
         self._received = self._state.received
         self._time = time.perf_counter()
         self._work = time.thread_time()
-        self._receiving = self._load.seconds
-        self._waited = self._access.waited
+        self._receiving = self._fast.seconds
+        self._waited = self._receiver.waited
 
     def read(self) -> Sample:
         """Return the measurement since `reset()`."""
@@ -72,24 +72,24 @@ class Gauge:
         return Sample(
             rate=(received - self._received) / seconds,
             busy=(time.thread_time() - self._work) / seconds,
-            ours=(self._load.seconds - self._receiving) / seconds,
-            waiting=(self._access.waited - self._waited) / seconds,
+            ours=(self._fast.seconds - self._receiving) / seconds,
+            waiting=(self._receiver.waited - self._waited) / seconds,
             left=(self._state.total or received) - received,
         )
 
 
-async def throttled(
-    state: DownloadState, access: RandomAccess, controller: ParallelismController
+async def wait_until_throttled(
+    state: DownloadState, receiver: FileReceiver, controller: ParallelismController
 ) -> None:
     """Wait until one connection turns out to be too few."""
-    gauge = Gauge(state, access)
+    gauge = Gauge(state, receiver)
     await anyio.sleep(_WARM_UP)
     gauge.reset()
 
     while True:
         await anyio.sleep(_MEASURE_SECONDS)
 
-        if access.is_possible and controller.update(gauge.read()) > 1:
+        if receiver.takes_any_order and controller.update(gauge.read()) > 1:
             return
 
 
@@ -99,12 +99,12 @@ class Ranges:
 
     state: DownloadState
     refresh: LinkRefresh
-    access: RandomAccess
+    receiver: FileReceiver
     controller: ParallelismController
     etag: str
     link: str
-    ask: Callable[[], Awaitable[str]]
-    _asking: anyio.Lock = attrs.field(init=False, factory=anyio.Lock)
+    fresh_link: Callable[[], Awaitable[str]]
+    _renewing: anyio.Lock = attrs.field(init=False, factory=anyio.Lock)
     _ranges: RangeAllocator = attrs.field(init=False)
     _running: int = attrs.field(init=False, default=0)
     _failure: Exception | None = attrs.field(init=False, default=None)
@@ -130,13 +130,13 @@ class Ranges:
             raise self._failure
 
     async def _widen(self, group: anyio.abc.TaskGroup) -> None:
-        gauge = Gauge(self.state, self.access)
+        gauge = Gauge(self.state, self.receiver)
 
         while True:
             while self._running < self.controller.connections and self._ranges.left:
                 self._running += 1
                 group.start_soon(self._work, group.cancel_scope)
-                await anyio.sleep(_CONNECT_SECONDS)
+                await anyio.sleep(_HANDSHAKE_GAP)
 
             for _ in range(_SETTLE_MEASUREMENTS):
                 gauge.reset()
@@ -158,7 +158,7 @@ class Ranges:
                 scope.cancel()
 
     async def _bring(self, start: int, end: int) -> None:
-        writer = self.access.writer_at(start)
+        writer = self.receiver.writer_at(start)
 
         def add(count: int) -> None:
             nonlocal start
@@ -198,8 +198,8 @@ class Ranges:
             yield answer
 
     async def _renew(self, link: str, reason: LinkFailed) -> None:
-        async with self._asking:
+        async with self._renewing:
             # Another connection may have renewed it already.
             if link == self.link:
                 await self.refresh.after(reason)
-                self.link = await self.ask()
+                self.link = await self.fresh_link()

@@ -29,7 +29,7 @@ _DECODED_AT_ONCE = 4
 
 class TextReceiver:
     """
-    A `Receiver` on one side, an iterator of decoded text on the other.
+    Takes bytes on one side; an iterator of decoded text on the other.
 
     A transfer that has to start over after the first read fails, because the text
     of two files must not be mixed.
@@ -83,7 +83,7 @@ class TextReceiver:
             self._pieces.put_nowait(data[start : start + _PIECE_SIZE])
 
     async def end(self, *, is_delimited: bool) -> None:
-        """Record whether HTTP would have shown that the body was cut."""
+        """Record whether a cut would have been seen: see `FileReceiver.end()`."""
         self._is_delimited = is_delimited
 
     async def fill(self, transfer: Callable[[], Awaitable[None]]) -> None:

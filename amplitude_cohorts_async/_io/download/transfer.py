@@ -11,7 +11,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -23,7 +23,6 @@ from ...events import BytesReceived
 from ..cancellation import background
 from ..http.session import Session
 from ..http.streamed_response import StreamedResponse
-from ..sinks.disk_writer import Consumer
 from .object_store import (
     DownloadState,
     LinkFailed,
@@ -35,59 +34,23 @@ from .object_store import (
     range_headers,
     strong,
 )
-from .parallel_ranges import Ranges, throttled
+from .parallel_ranges import Ranges, wait_until_throttled
 
 if TYPE_CHECKING:
-    from .to_file import RandomAccess
+    from .to_file import FileReceiver
+    from .to_reader import TextReceiver
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
 
-class Receiver(Protocol):
-    """Takes the bytes of a file in order; `begin()` voids all earlier ones."""
-
-    @property
-    def consumer(self) -> Consumer:
-        """Takes the bytes in order."""
-        ...
-
-    @property
-    def random_access(self) -> RandomAccess | None:
-        """The ability to take bytes in any order; None without it."""
-        ...
-
-    async def begin(self) -> None:
-        """Expect the first byte next."""
-        ...
-
-    def unbound(self) -> None:
-        """Take bytes as fast as they come: their sender holds a slot."""
-        ...
-
-    async def end(self, *, is_delimited: bool) -> None:
-        """
-        Check that the bytes were a whole file.
-
-        Args:
-            is_delimited: Whether HTTP would have shown that the body was cut; if
-                not, the bytes themselves have to prove their end.
-        """
-        ...
-
-
 class Transfer:
-    """
-    Brings the file of one job to a receiver.
-
-    Attributes:
-        state: The progress so far.
-    """
+    """Brings the file of one job to a receiver."""
 
     def __init__(
         self,
         session: Session,
         request: Request,
-        receiver: Receiver,
+        receiver: FileReceiver | TextReceiver,
         *,
         request_id: str,
         progress: Callable[[BytesReceived], None] | None = None,
@@ -116,7 +79,7 @@ class Transfer:
 
         while True:
             try:
-                await self._try()
+                await self._try_link()
             except LinkFailed as reason:
                 if isinstance(reason, ObjectChanged):
                     await self._start_over("")
@@ -126,7 +89,7 @@ class Transfer:
                 self.state.report()
                 return
 
-    async def _try(self) -> None:
+    async def _try_link(self) -> None:
         async with self._session.file(self._request) as answer:
             # A link is used outside of this context, so that it holds no slot.
             if isinstance(answer, StreamedResponse):
@@ -146,12 +109,12 @@ class Transfer:
             else:
                 self._check_continues(answer)
 
-            access = await self._take(answer)
+            spread = await self._take(answer)
 
-        if access is not None:
-            await self._take_ranges(link, access)
+        if spread is not None:
+            await self._take_ranges(link, spread)
 
-        is_delimited = access is not None or answer.is_delimited
+        is_delimited = spread is not None or answer.is_delimited
         await self._receiver.end(is_delimited=is_delimited)
 
     async def _resumption(self) -> dict[str, str]:
@@ -172,7 +135,7 @@ class Transfer:
 
         checked_part(answer, etag=self._etag, start=received, total=total)
 
-    async def _take(self, answer: StreamedResponse) -> RandomAccess | None:
+    async def _take(self, answer: StreamedResponse) -> FileReceiver | None:
         # Returns where the rest goes if more connections are to bring it; None when
         # all of it came.
         _check_encoding(answer.headers.get("content-encoding", ""))
@@ -182,8 +145,8 @@ class Transfer:
         )
         state.total = part.total if part.total is not None else state.total
 
-        if (access := await self._pour(answer)) is not None:
-            return access
+        if (spread := await self._pour(answer)) is not None:
+            return spread
 
         if part.length is not None and state.received != part.start + part.length:
             raise LinkFailed("the body was shorter than announced")
@@ -193,23 +156,23 @@ class Transfer:
 
         return None
 
-    async def _pour(self, answer: StreamedResponse) -> RandomAccess | None:
-        access = self._receiver.random_access
+    async def _pour(self, answer: StreamedResponse) -> FileReceiver | None:
+        receiver = self._receiver.random_access
         pouring = pour(answer, self._receiver.consumer, self.state.add)
 
-        if access is None or not self._may_spread(answer):
+        if receiver is None or not self._may_spread(answer):
             await pouring
             return None
 
         async def watch() -> None:
-            await throttled(self.state, access, self._controller)
+            await wait_until_throttled(self.state, receiver, self._controller)
             scope.cancel()
 
         with anyio.CancelScope() as scope:
             async with background(watch()):
                 await pouring
 
-        return access if scope.cancelled_caught else None
+        return receiver if scope.cancelled_caught else None
 
     def _may_spread(self, answer: StreamedResponse) -> bool:
         return (
@@ -219,22 +182,22 @@ class Transfer:
             and answer.headers.get("accept-ranges") == "bytes"
         )
 
-    async def _take_ranges(self, link: str, access: RandomAccess) -> None:
-        await access.reserve(self.state.total or 0)
+    async def _take_ranges(self, link: str, receiver: FileReceiver) -> None:
+        await receiver.reserve(self.state.total or 0)
         ranges = Ranges(
             state=self.state,
             refresh=self._refresh,
-            access=access,
+            receiver=receiver,
             controller=self._controller,
             etag=self._etag,
             link=link,
-            ask=self._ask,
+            fresh_link=self._fresh_link,
         )
         # If they fail, one connection brings all of it.
         self._controller = ParallelismController(1)
         await ranges.run()
 
-    async def _ask(self) -> str:
+    async def _fresh_link(self) -> str:
         async with self._session.file(self._request) as answer:
             if isinstance(answer, StreamedResponse):
                 raise ObjectChanged(

@@ -28,11 +28,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 
-from .connections import engine_of
+if TYPE_CHECKING:
+    from . import FastPath
 
 _SMALLEST = 256 * 1024
 """Bytes of a body below which it is not worth it: they may be here already."""
@@ -67,37 +68,35 @@ class _State(Enum):
 
 class BodyProtocol(asyncio.BufferedProtocol):
     """
-    Receives the rest of one body in aiohttp's place.
+    Receives the *left* bytes of one body in aiohttp's place.
 
-    Attributes:
-        tls: Which TLS the bytes come over.
+    Whoever makes one has to `detach()` it.
     """
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        path: FastPath,
+        content: aiohttp.StreamReader,
         transport: asyncio.Transport,
         handler: asyncio.Protocol,
         *,
         left: int,
-        stall_seconds: float,
-        on_work: Callable[[float], None],
+        buffers: Buffers,
+        on_bytes: Callable[[int], None],
     ) -> None:
-        self.tls: str = engine_of(transport)
-        self._content = response.content
+        self._path = path
+        self._content = content
         self._transport = transport
         self._handler = handler
         self._left = left
-        self._stall_seconds = stall_seconds
-        self._on_work = on_work
+        self._buffers = buffers
+        self._on_bytes = on_bytes
         self._began = 0.0
         self._loop = asyncio.get_running_loop()
         self._state = _State.PAUSED
         self._failure: Exception | None = None
         self._refusal: Exception | None = None
         self._room: memoryview | None = None
-        self._buffers: Buffers | None = None
-        self._on_bytes: Callable[[int], None] = _ignored
         self._waiter: asyncio.Future[None] | None = None
         self._last_read = self._loop.time()
         # asyncio reads once in each turn of the loop. Other loops read many times in a
@@ -109,32 +108,16 @@ class BodyProtocol(asyncio.BufferedProtocol):
         transport.set_protocol(self)
         transport.pause_reading()
 
-    async def run(
-        self,
-        buffers: Buffers,
-        on_bytes: Callable[[int], None],
-        translation: AbstractContextManager[None],
-    ) -> None:
-        """
-        Receive to the end of the body, and hand the connection back.
+    async def run(self, translation: AbstractContextManager[None]) -> None:
+        """Receive to the end, with only what the network does in *translation*."""
+        while self._left:
+            self._room = await self._buffers.get_buffer()
 
-        Args:
-            on_bytes: Called with the number of bytes whenever some have come.
-            translation: A context around what the network does, and nothing else.
-        """
-        self._buffers, self._on_bytes = buffers, on_bytes
+            with translation:
+                await self._receive()
 
-        try:
-            while self._left:
-                self._room = await buffers.get_buffer()
-
-                with translation:
-                    await self._receive()
-
-                if self._refusal is not None:
-                    raise self._refusal
-        finally:
-            self.detach()
+            if self._refusal is not None:
+                raise self._refusal
 
     def detach(self) -> None:
         """Hand the connection back; it is used again only if the body is over."""
@@ -168,11 +151,9 @@ class BodyProtocol(asyncio.BufferedProtocol):
         """Pass the received bytes on."""
         self._left -= nbytes
         self._last_read = self._loop.time()
-        buffers, self._room = self._buffers, None
 
         try:
-            if buffers is not None:
-                self._room = buffers.buffer_filled(nbytes)
+            self._room = self._buffers.buffer_filled(nbytes)
             self._on_bytes(nbytes)
         except Exception as error:  # noqa: BLE001 - raised where the caller waits
             self._refusal = error
@@ -183,7 +164,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
         elif self._turn:
             self._take_turns(nbytes)
 
-        self._on_work(time.thread_time() - self._began)
+        self._path.seconds += time.thread_time() - self._began
 
     def eof_received(self) -> None:
         """End the wait: the other side sends no more."""
@@ -205,7 +186,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
         while self._failure is None and not self._waiter.done():
-            patience = self._last_read + self._stall_seconds - self._loop.time()
+            patience = self._last_read + self._path.stall_seconds - self._loop.time()
 
             if patience <= 0:
                 raise aiohttp.SocketTimeoutError("nothing came for too long")
@@ -241,67 +222,12 @@ class BodyProtocol(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
 
-def take_over(
-    response: aiohttp.ClientResponse,
-    *,
-    stall_seconds: float,
-    on_work: Callable[[float], None],
-) -> tuple[list[bytes], BodyProtocol | str]:
-    """
-    Put a protocol of ours on an answer's connection.
-
-    Returns:
-        The bytes that aiohttp had received already, and the protocol for those that
-        follow, or the reason why aiohttp's own stream has to bring them.
-    """
-    length = _length(response)
-    content, connection = response.content, response.connection
-
-    if length is None or length < _SMALLEST:
-        return [], "the body is short, or its length is not known"
-
-    transport = None if connection is None else connection.transport
-    handler = None if connection is None else connection.protocol
-
-    if transport is None or handler is None:
-        return [], "the body is here already"
-
-    if type(content) is not aiohttp.StreamReader or not _is_known(transport, handler):
-        return [], f"aiohttp {aiohttp.__version__} is not known"
-
-    # Nothing else runs from here on, so nothing is received in between.
-    early: list[bytes] = []
-
-    while piece := content.read_nowait(-1):
-        early.append(piece)
-
-    left = length - sum(map(len, early))
-
-    if left <= 0 or content.is_eof():
-        return early, "the body is here already"
-
-    # Paused although the stream is empty: aiohttp holds bytes back somewhere.
-    if not transport.is_reading():
-        return early, "aiohttp has paused the connection"
-
-    handler.read_timeout = None
-    handler.start_timeout()
-
-    return early, BodyProtocol(
-        response,
-        transport,
-        handler,
-        left=left,
-        stall_seconds=stall_seconds,
-        on_work=on_work,
-    )
-
-
-def _length(response: aiohttp.ClientResponse) -> int | None:
+def worthwhile_length(response: aiohttp.ClientResponse) -> int | None:
+    """Return the length of a body; None if it is short or not known."""
     length = response.headers.get("Content-Length", "")
-    is_known = length.isdecimal() and "Transfer-Encoding" not in response.headers
+    is_length = length.isdecimal() and "Transfer-Encoding" not in response.headers
 
-    return int(length) if is_known else None
+    return int(length) if is_length and int(length) >= _SMALLEST else None
 
 
 _TRANSPORT = (
@@ -315,11 +241,15 @@ _TRANSPORT = (
 _HANDLER = ("connection_lost", "read_timeout", "should_close", "start_timeout")
 
 
-def _is_known(transport: asyncio.Transport, handler: asyncio.Protocol) -> bool:
+def is_known(
+    content: object, transport: asyncio.Transport, handler: asyncio.Protocol
+) -> bool:
+    """Whether these parts of aiohttp and asyncio are as the fast path needs them."""
     return (
-        all(hasattr(transport, name) for name in _TRANSPORT)
+        type(content) is aiohttp.StreamReader
+        and all(hasattr(transport, name) for name in _TRANSPORT)
         and all(hasattr(handler, name) for name in _HANDLER)
-        and hasattr(aiohttp.StreamReader, "feed_eof")
+        and hasattr(content, "feed_eof")
         and transport.get_protocol() is handler
         and _parses_afresh(type(handler))
     )
@@ -337,7 +267,3 @@ def _parses_afresh(kind: Callable[[asyncio.AbstractEventLoop], Any]) -> bool:
         return False
 
     return parser is not None and parser is not handler._parser  # noqa: SLF001
-
-
-def _ignored(_count: int) -> None:
-    pass

@@ -129,19 +129,10 @@ def _is_known(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
 
 
 def engine_of(transport: asyncio.Transport) -> str:
-    """Return which TLS a connection has, for a log."""
-    if transport.get_extra_info("sslcontext") is None:
-        return "no TLS"
+    """Return whose TLS a connection has, and on which engine, for a log."""
+    # aiofastnet's slower engine is Python's `ssl`: a Python that is linked with OpenSSL
+    # statically, as uv's are, hides OpenSSL from others.
+    engine = transport.get_extra_info("ssl_object")
+    tls = f"{type(transport).__module__} on {type(engine).__module__}"
 
-    name = type(transport).__module__.partition(".")[0]
-
-    if name != "aiofastnet":
-        return f"the TLS of {name}"
-
-    # A Python that is linked with OpenSSL statically, as uv's are, hides it from others.
-    fastnet = import_module(name)
-    engine = (
-        "OpenSSL" if fastnet.OPENSSL_DYN_LIBS else "the slower engine of Python's ssl"
-    )
-
-    return f"aiofastnet {fastnet.__version__} on {engine}"
+    return "no TLS" if engine is None else tls

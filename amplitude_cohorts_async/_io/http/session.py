@@ -10,18 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator
-from contextlib import (
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
 
 import anyio
 
 from ..._core.links import link_target
 from ..._core.messages import Request, Response
-from ..._core.responses import error_of, retry_after
+from ..._core.responses import error_of
 from ..._core.retrying import retry_delay
 from ...errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
 from ...events import RequestSent, RetryScheduled
@@ -174,7 +170,16 @@ class Session:
         An answer holds a slot until the context is left; a link holds none.
         """
         async with AsyncExitStack() as stack:
-            yield await self._open(request, stack)
+            answer = None
+
+            async for attempt in self.attempts(request):
+                with attempt:
+                    answer = await self._open_once(request, stack)
+
+            if answer is None:
+                raise out_of_attempts()
+
+            yield answer
 
     async def exchange(self, request: Request, permit: Permit) -> Response:
         """Send *request*, holding *permit*; return the answer, successful or not."""
@@ -206,15 +211,6 @@ class Session:
             self._purchases -= 1
             if not self._purchases:
                 self._is_idle.set()
-
-    async def _open(
-        self, request: Request, stack: AsyncExitStack
-    ) -> StreamedResponse | str:
-        async for attempt in self.attempts(request):
-            with attempt:
-                return await self._open_once(request, stack)
-
-        raise out_of_attempts()
 
     async def _open_once(
         self, request: Request, stack: AsyncExitStack
@@ -252,37 +248,26 @@ class Session:
         permit: Permit,
         started: float,
     ) -> None:
-        clock = self.context.clock
-
-        if answer.status in {_TOO_MANY, _UNAVAILABLE}:
-            seconds = retry_after(answer.headers, now=clock.utcnow())
-            if answer.status == _TOO_MANY or seconds:
-                self._slow_down(request, answer, permit, seconds)
+        if isinstance(answer, Response) and answer.status in {_TOO_MANY, _UNAVAILABLE}:
+            self._slow_down(request, answer, permit)
 
         self.context.emit(
             RequestSent(
                 operation=request.operation,
                 status=answer.status,
-                seconds=clock.now() - started,
+                seconds=self.context.clock.now() - started,
             )
         )
 
-    def _slow_down(
-        self,
-        request: Request,
-        answer: Response | StreamedResponse,
-        permit: Permit,
-        seconds: float | None,
-    ) -> None:
-        if seconds is not None:
-            seconds = min(seconds, self.context.retrying.max_retry_after)
+    def _slow_down(self, request: Request, answer: Response, permit: Permit) -> None:
+        error = error_of(request, answer, now=self.context.clock.utcnow())
+        seconds = error.retry_after
 
-        details = ""
-        if isinstance(answer, Response):
-            error = error_of(request, answer, now=self.context.clock.utcnow())
-            details = error.details
+        if seconds or error.status == _TOO_MANY:
+            if seconds is not None:
+                seconds = min(seconds, self.context.retrying.max_retry_after)
 
-        permit.throttled(seconds, details=details)
+            permit.throttled(seconds, details=error.details)
 
 
 def out_of_attempts() -> AssertionError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import aiohttp
@@ -79,11 +78,8 @@ class StreamedResponse:
         pieces: list[bytes] = []
         left = most
 
-        # A short body arrives with its head and needs no timer.
-        timer = nullcontext() if content.is_eof() else asyncio.timeout(seconds)
-
         with self._translation:
-            async with timer:
+            async with asyncio.timeout(seconds):
                 while left > 0 and (piece := await content.readany()):
                     pieces.append(piece)
                     left -= len(piece)
@@ -97,15 +93,15 @@ class StreamedResponse:
 
     async def pour(self, consumer: Consumer, on_bytes: Callable[[int], None]) -> None:
         """Pass the body to *consumer*, by the fast path if possible."""
-        early, body = self._take_over(consumer)
+        early, body = self._take_over(consumer, on_bytes)
 
         try:
             for piece in early:
                 await consumer.take(piece)
                 on_bytes(len(piece))
 
-            if body is not None and isinstance(consumer, DiskWriter):
-                await body.run(consumer, on_bytes, self._translation)
+            if body is not None:
+                await body.run(self._translation)
                 return
         finally:
             if body is not None:
@@ -120,9 +116,11 @@ class StreamedResponse:
         with self._translation:
             return await self._response.content.readany()
 
-    def _take_over(self, consumer: Consumer) -> tuple[list[bytes], BodyProtocol | None]:
+    def _take_over(
+        self, consumer: Consumer, on_bytes: Callable[[int], None]
+    ) -> tuple[list[bytes], BodyProtocol | None]:
         if self._fast is None or not isinstance(consumer, DiskWriter):
             return [], None
 
         with self._translation:
-            return self._fast.receive(self._response)
+            return self._fast.receive(self._response, consumer, on_bytes)

@@ -42,7 +42,7 @@ class FileSink:
         self._detect.write(data)
 
     def finish(self, *, is_delimited: bool) -> None:
-        """Check that the bytes so far are a whole file; see `Receiver.end()`."""
+        """Check that the bytes so far are a whole file; see `FileReceiver.end()`."""
         self._detect.finish(is_delimited=is_delimited)
 
     def publish(self) -> LocalFile:

@@ -106,7 +106,7 @@ class DetectGzip(PassThrough):
             self._choose()
 
     def finish(self, *, is_delimited: bool = True) -> None:
-        """Finish the filters; see `Receiver.end()` for *is_delimited*."""
+        """Finish the filters; see `FileReceiver.end()` for *is_delimited*."""
         then = self._then or self._choose()
 
         if not is_delimited and not self._is_gzip:

@@ -15,7 +15,6 @@ import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
 
-from amplitude_cohorts_async._io import fast
 from amplitude_cohorts_async._io.fast import FastPath, body_protocol
 from amplitude_cohorts_async._io.fast.connections import FastConnector
 from amplitude_cohorts_async._io.http.streamed_response import (
@@ -83,7 +82,7 @@ def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fast_path(patience: float = 5.0) -> FastPath:
     """The fast path of a client."""
-    return FastPath(stall_seconds=patience, on_work=lambda _: None)
+    return FastPath(stall_seconds=patience)
 
 
 def feeding(sink: Collected) -> DiskWriter:
@@ -118,15 +117,15 @@ async def pour(
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """For each body that is taken over, how many bytes aiohttp had already."""
     seen: list[int] = []
-    real = fast.take_over
+    real = FastPath.receive
 
-    def watched(*args: object, **kwargs: object) -> object:
-        early, made = real(*args, **kwargs)  # type: ignore[arg-type]
-        if not isinstance(made, str):
+    def watched(*args: object) -> object:
+        early, made = real(*args)  # type: ignore[arg-type]
+        if made is not None:
             seen.append(sum(map(len, early)))
         return early, made
 
-    monkeypatch.setattr("amplitude_cohorts_async._io.fast.take_over", watched)
+    monkeypatch.setattr(FastPath, "receive", watched)
 
     return seen
 

@@ -294,12 +294,12 @@ async def test_a_debug_line_names_the_path_once(
 ) -> None:
     """Which path serves bodies, and why, is in the log of each client."""
     caplog.set_level(logging.DEBUG, "amplitude_cohorts_async")
-    path = FastPath(stall_seconds=5.0, off=off, on_work=lambda _: None)
+    path = FastPath(stall_seconds=5.0, off=off)
 
     async with PieceServer(HEAD, BODY) as server, session(path.connector_type) as made:
         for _ in range(3):
             async with made.get(server.url) as response:
-                _, body = path.receive(response)
+                _, body = path.receive(response, object(), len)  # type: ignore[arg-type]
                 if body is not None:
                     body.detach()
 
@@ -314,7 +314,7 @@ def test_the_environment_switches_it_off(
 ) -> None:
     """AMPLITUDE_FAST=0 does; any other value changes nothing."""
     monkeypatch.setenv("AMPLITUDE_FAST", value)
-    path = FastPath(stall_seconds=5.0, on_work=lambda _: None)
+    path = FastPath(stall_seconds=5.0)
 
     expected = aiohttp.TCPConnector if value == "0" else FastConnector
     assert expected is path.connector_type

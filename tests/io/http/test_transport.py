@@ -303,7 +303,7 @@ async def test_a_session_that_finds_credentials_of_its_own_is_told(
 
 
 async def test_an_error_is_read_in_part(server: FaultServer, clock: FakeClock) -> None:
-    """A few KiB tell what was wrong; an error page without end is left unread."""
+    """64 KiB tell what was wrong; an error page without end is left unread."""
     server.on(LIST, reply(400, b"?" * 100_000, length=1 << 30, then="hang"))
 
     async with client_of(server, clock) as client:
