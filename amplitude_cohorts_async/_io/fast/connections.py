@@ -42,9 +42,11 @@ class FastConnector(aiohttp.TCPConnector):
     ) -> tuple[asyncio.Transport, ResponseHandler]:
         # aiohttp types its addresses only in part.
         connect = cast("_Connect", super()._wrap_create_connection)  # pyright: ignore[reportUnknownMemberType]
-        fastnet = aiofastnet()
+        loop, fastnet = asyncio.get_running_loop(), aiofastnet()
 
-        if fastnet is None or not _is_known(args, keywords):
+        if fastnet is None or not (
+            _has_engine(fastnet, loop) and _is_known(args, keywords)
+        ):
             return await connect(*args, **keywords)
 
         context, hostname = keywords.pop("ssl"), keywords.pop("server_hostname")
@@ -57,8 +59,7 @@ class FastConnector(aiohttp.TCPConnector):
             try:
                 _check_silent(plain, waiting)
                 transport = await fastnet.start_tls(
-                    asyncio.get_running_loop(),
-                    *(plain, handler, context),
+                    *(loop, plain, handler, context),
                     server_hostname=hostname,
                 )
             except ssl.SSLCertVerificationError as error:
@@ -102,6 +103,12 @@ def aiofastnet() -> ModuleType | None:
     return None
 
 
+def _has_engine(fastnet: ModuleType, loop: asyncio.AbstractEventLoop) -> bool:
+    # A Python that is linked with OpenSSL statically, as uv's are, hides it. The slower
+    # engine for these fails in each handshake on uvloop (aiofastnet 1.2.0).
+    return bool(fastnet.OPENSSL_DYN_LIBS) or isinstance(loop, asyncio.BaseEventLoop)
+
+
 def _check_silent(plain: asyncio.Transport, waiting: _Waiting) -> None:
     # A handshake on a connection that is gone would wait for ever.
     if plain.is_closing():
@@ -130,8 +137,7 @@ def _is_known(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
 
 def engine_of(transport: asyncio.Transport) -> str:
     """Return whose TLS a connection has, and on which engine, for a log."""
-    # aiofastnet's slower engine is Python's `ssl`: a Python that is linked with OpenSSL
-    # statically, as uv's are, hides OpenSSL from others.
+    # aiofastnet's slower engine is Python's `ssl`; see `_has_engine()`.
     engine = transport.get_extra_info("ssl_object")
     tls = f"{type(transport).__module__} on {type(engine).__module__}"
 

@@ -238,6 +238,29 @@ async def test_aiofastnet_is_used_where_it_is_installed(
         assert BODY == await response.read()
 
 
+@needs_aiofastnet
+async def test_its_slower_engine_serves_asyncio_alone(
+    served: ssl.SSLContext, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python that hides OpenSSL has no other; no handshake succeeds on uvloop."""
+    found = aiofastnet()
+    assert found is not None
+    monkeypatch.setattr(found, "OPENSSL_DYN_LIBS", None)
+    is_asyncio = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+
+    async with (
+        PieceServer(HEAD, BODY, context=served) as server,
+        session(FastConnector, trust) as made,
+        made.get(server.url) as response,
+    ):
+        connection = response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        engine = connections.engine_of(connection.transport)
+        assert is_asyncio == ("aiofastnet" in engine)
+        assert BODY == await response.read()
+
+
 async def test_another_aiohttp_connects_by_itself(
     served: ssl.SSLContext, trust: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
