@@ -206,7 +206,15 @@ class MonthlyQuotaError(QuotaError):
 
 
 class LimiterUnavailableError(QuotaError):
-    """A shared limiter is unavailable; nothing was sent, trying again is safe."""
+    """
+    A shared limiter is unavailable.
+
+    Attributes:
+        may_have_happened: Whether a request was under way whose place was lost, so
+            that the service may have acted on it. False means that nothing was sent.
+    """
+
+    may_have_happened: bool = False
 
 
 class TransportError(CohortsError):

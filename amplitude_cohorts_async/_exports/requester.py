@@ -253,7 +253,7 @@ class ExportRequester:
         try:
             # The wait for a slot and the record of the attempt may be cancelled. Once
             # the request is sent, a cancellation waits for its answer.
-            async with self._session.limiter.slot(request.kind) as permit:
+            async with self._session.slot(request.kind) as permit:
                 await _record_attempt(record)
                 spend.commit()
                 with self._session.purchase():

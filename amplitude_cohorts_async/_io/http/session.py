@@ -19,8 +19,15 @@ from ..._core.links import link_target
 from ..._core.messages import Request, Response
 from ..._core.responses import error_of
 from ..._core.retrying import retry_delay
-from ...errors import ApiError, CohortsError, TransportError, UnexpectedResponseError
+from ...errors import (
+    ApiError,
+    CohortsError,
+    LimiterUnavailableError,
+    TransportError,
+    UnexpectedResponseError,
+)
 from ...events import RequestSent, RetryScheduled
+from ...limits import Kind
 from ...policies import Retrying
 from ..context import Context
 from ..limits.base import Limiter, Permit
@@ -141,6 +148,19 @@ class Session:
         """Return the attempts at a request, for an ``async for`` loop."""
         return Attempts(self.context, request, retrying or self.context.retrying)
 
+    @asynccontextmanager
+    async def slot(self, kind: Kind) -> AsyncGenerator[Permit]:
+        """Hold a slot; a limiter that fails meanwhile leaves the request in doubt."""
+        is_held = False
+
+        try:
+            async with self.limiter.slot(kind) as permit:
+                is_held = True
+                yield permit
+        except LimiterUnavailableError as error:
+            error.may_have_happened = is_held
+            raise
+
     async def send(
         self, request: Request, *, retrying: Retrying | None = None
     ) -> Response:
@@ -151,7 +171,7 @@ class Session:
         """
         async for attempt in self.attempts(request, retrying=retrying):
             with attempt:
-                async with self.limiter.slot(request.kind) as permit:
+                async with self.slot(request.kind) as permit:
                     response = await self.exchange(request, permit)
 
                 # Outside of the slot, because any answer is a clean end of it.
@@ -216,7 +236,7 @@ class Session:
         self, request: Request, stack: AsyncExitStack
     ) -> StreamedResponse | str:
         async with AsyncExitStack() as attempt:
-            permit = await attempt.enter_async_context(self.limiter.slot(request.kind))
+            permit = await attempt.enter_async_context(self.slot(request.kind))
             started = self.context.clock.now()
             answer = await attempt.enter_async_context(self.transport.open(request))
 
