@@ -22,6 +22,8 @@ from ..errors import (
 from .csvtext import CsvError, Malformed
 from .tokens import FILE_LIFE, ExportRef, age_of, to_token
 
+_SHOWN_DAYS = 0.1
+
 E = TypeVar("E", bound=ExportError | DownloadError)
 
 
@@ -93,12 +95,13 @@ class ExportErrors:
     def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
         """Return the error for a job that the service does not know."""
         age = age_of(self.ref, now=now)
-        days = "" if age is None else f", and was requested {age / 86_400:.1f} days ago"
+        days = (age or 0.0) / 86_400
+        ago = f", and was requested {days:.1f} days ago" if days >= _SHOWN_DAYS else ""
 
         return self._error(
             ExportExpiredError,
             f"the service does not know export {self.ref.request_id} ({status})"
-            f"{days}; files live {FILE_LIFE.days} days and belong to one project: check "
+            f"{ago}; files live {FILE_LIFE.days} days and belong to one project: check "
             f"the keys and the region, or request the export again",
         )
 
