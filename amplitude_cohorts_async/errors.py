@@ -244,7 +244,7 @@ class ApiError(CohortsError):
     The service answered with an error.
 
     Attributes:
-        status: The HTTP status.
+        status: The HTTP status; ``http_code`` if an answer of 200 holds an error.
         type: The service's ``error.type``; often "unspecified".
         details: The reason, from ``error.metadata.details`` or ``error.message``;
             may be empty.
@@ -284,7 +284,9 @@ class BadRequestError(ApiError):
 
 class InvalidIdsError(BadRequestError):
     """
-    Some ids are unknown and ``skip_invalid_ids`` is False; nothing was written.
+    Some ids are unknown and ``skip_invalid_ids`` is False, or all are unknown.
+
+    Nothing was written.
 
     Attributes:
         sample: Unknown ids that the service named, perhaps not all.
@@ -458,7 +460,9 @@ class StorageError(DownloadError, OSError):
 
 class AmbiguousUploadError(CohortsError):
     """
-    The answer to an upload that creates a cohort was lost; its result is unknown.
+    The answer to an upload that creates a cohort was lost or is unclear.
+
+    So it is unknown whether the cohort exists.
 
     Attributes:
         name: The name of the new cohort.

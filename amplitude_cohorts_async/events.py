@@ -167,4 +167,3 @@ class EventHook(Protocol):
 
     def __call__(self, event: Event, /) -> None:
         """Handle *event*."""
-        ...

@@ -174,17 +174,13 @@ class _NoProperties(dict[str, str]):
     `attrs.asdict()` accept it.
     """
 
-    def __setitem__(self, key: str, value: str, /) -> NoReturn:
-        raise TypeError("a member without properties cannot be given any")
-
-    def __ior__(self, other: object, /) -> NoReturn:  # type: ignore[misc]  # refuses
-        raise TypeError("a member without properties cannot be given any")
-
     def setdefault(self, *_args: object) -> NoReturn:
         raise TypeError("a member without properties cannot be given any")
 
     def update(self, *_args: object, **_more: object) -> NoReturn:
         raise TypeError("a member without properties cannot be given any")
+
+    __setitem__ = __ior__ = update
 
 
 NO_PROPERTIES: Final[Mapping[str, str]] = _NoProperties()

@@ -260,17 +260,20 @@ async def test_the_documented_job(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path
 ) -> None:
     """The three steps, with the page's own answers, ask for the page's own paths."""
-    sample = (DATA / "export.json").read_bytes().replace(b"<cohort_id>", b"26umsb5")
-    export = json.loads(sample)
-    server.on(EXPORT, reply(202, sample))
+
+    def sample(name: str) -> bytes:
+        return (DATA / name).read_bytes().replace(b"<cohort_id>", b"26umsb5")
+
+    export = json.loads(sample("export.json"))
+    server.on(EXPORT, reply(202, sample("export.json")))
     job = await exporter.request_export("26umsb5")
     status = STATUS.replace(
         "Sf7M9j", job.request_id.replace("<", "%3C").replace(">", "%3E")
     )
     server.on(
         status,
-        reply(202, (DATA / "status-running.json").read_bytes()),
-        reply(200, (DATA / "status-completed.json").read_bytes()),
+        reply(202, sample("status-running.json")),
+        reply(200, sample("status-completed.json")),
     )
 
     assert export["request_id"] == job.request_id

@@ -1,5 +1,5 @@
 """
-Decoded JSON as values, read tolerantly by the one cattrs converter.
+Decoded JSON as values, read tolerantly by two cattrs converters.
 
 Every answer and every error body is an attrs class that is structured here. Accepted,
 because the service has been seen to send it:
@@ -16,7 +16,8 @@ A value of another meaning is an `UnexpectedResponseError` with its path; in a
 The hooks are cattrs', which dispatches on types and describes errors. The loop over
 an object's keys is ours: a list has 5,000 cohorts of 30 keys, and the code cattrs
 generates looks up each attribute instead of each key, which is a third slower. That
-code runs for unreadable answers only, for its messages.
+code runs in the second, detailed converter only: it reads what the first one could not,
+for the message.
 """
 
 from __future__ import annotations

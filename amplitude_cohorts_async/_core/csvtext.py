@@ -13,8 +13,6 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 
-from ..errors import MalformedFileError
-
 # About the bytes of a block, decoded in a millisecond, unless one record is longer.
 BLOCK = 32 * 1024
 
@@ -44,19 +42,6 @@ class CsvError(Malformed):
     def __init__(self, reason: str, *, line: int) -> None:
         super().__init__(f"line {line} {reason}")
         self.line = line
-
-    def of_job(
-        self, request_id: str, *, cohort_id: str | None, token: str | None
-    ) -> MalformedFileError:
-        """Return the public error, about the file of one export."""
-        return MalformedFileError(
-            f"the file of export {request_id} is malformed: {self}; download it "
-            "to a name that ends in .csv.gz to have it as it was served",
-            request_id=request_id,
-            cohort_id=cohort_id,
-            token=token,
-            line=self.line,
-        )
 
 
 def decode(block: bytes) -> str:

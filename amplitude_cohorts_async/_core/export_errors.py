@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
@@ -22,6 +22,8 @@ from ..errors import (
 from .csvtext import CsvError, Malformed
 from .tokens import FILE_LIFE, ExportRef, age_of, to_token
 
+_SHOWN_DAYS = 0.1
+
 E = TypeVar("E", bound=ExportError | DownloadError)
 
 
@@ -29,7 +31,7 @@ E = TypeVar("E", bound=ExportError | DownloadError)
 class ExportErrors:
     """Builds the errors of one export."""
 
-    _ref: ExportRef
+    ref: ExportRef
 
     @contextmanager
     def with_token(self) -> Generator[None]:
@@ -38,7 +40,7 @@ class ExportErrors:
             yield
         except CohortsError as error:
             if error.token is None:
-                error.token = to_token(self._ref)
+                error.token = to_token(self.ref)
             raise
 
     @contextmanager
@@ -51,15 +53,17 @@ class ExportErrors:
         try:
             yield
         except CsvError as error:
-            raise error.of_job(
-                self._ref.request_id,
-                cohort_id=self._ref.cohort_id,
-                token=to_token(self._ref),
+            raise self._error(
+                MalformedFileError,
+                f"the file of export {self.ref.request_id} is malformed: {error}; "
+                f"download it to a name that ends in .csv.gz to have it as it was "
+                f"served",
+                line=error.line,
             ) from None
         except Malformed as error:
             raise self._error(
                 MalformedFileError,
-                f"the file of export {self._ref.request_id} cannot be used: {error}; "
+                f"the file of export {self.ref.request_id} cannot be used: {error}; "
                 f"try once more, and report it to Amplitude if that does not help",
             ) from None
         except OSError as error:
@@ -85,28 +89,31 @@ class ExportErrors:
             ExportTimeoutError,
             f"{self._name} was still running after {timeout:g} s (last status: "
             f"{status!r}); its file stays available for seven days, continue with "
-            f'`resume_export("{self._ref.request_id}")`',
+            f'`resume_export("{self.ref.request_id}")`',
         )
 
     def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
         """Return the error for a job that the service does not know."""
-        age = age_of(self._ref, now=now)
-        days = "" if age is None else f", and was requested {age / 86_400:.1f} days ago"
+        age = age_of(self.ref, now=now)
+        days = (age or 0.0) / 86_400
+        ago = f", and was requested {days:.1f} days ago" if days >= _SHOWN_DAYS else ""
 
         return self._error(
             ExportExpiredError,
-            f"the service does not know export {self._ref.request_id} ({status})"
-            f"{days}; files live {FILE_LIFE.days} days and belong to one project: check "
+            f"the service does not know export {self.ref.request_id} ({status})"
+            f"{ago}; files live {FILE_LIFE.days} days and belong to one project: check "
             f"the keys and the region, or request the export again",
         )
 
-    def _error(self, kind: type[E], message: str) -> E:
+    def _error(self, kind: Callable[..., E], message: str, **facts: int) -> E:
         return kind(
             message,
-            request_id=self._ref.request_id,
-            cohort_id=self._ref.cohort_id,
+            request_id=self.ref.request_id,
+            cohort_id=self.ref.cohort_id,
+            token=to_token(self.ref),
+            **facts,
         )
 
     @property
     def _name(self) -> str:
-        return f"export {self._ref.request_id} of cohort {self._ref.cohort_id}"
+        return f"export {self.ref.request_id} of cohort {self.ref.cohort_id}"

@@ -88,14 +88,13 @@ def start_line(kind: str, parameters: Mapping[str, object]) -> bytes:
     return _line({"journal": VERSION, "kind": kind, "parameters": dict(parameters)})
 
 
-def attempt_line(time: datetime) -> bytes:
-    """Return the line for a cohort that is about to be created."""
-    return _line({"attempt": time.isoformat()})
+def attempt_line(time: datetime | None) -> bytes:
+    """
+    Return the line for a cohort that is about to be created.
 
-
-def refused_line() -> bytes:
-    """Return the line for an attempt that certainly created nothing."""
-    return _line({"attempt": None})
+    None says that the last attempt certainly created nothing.
+    """
+    return _line({"attempt": time and time.isoformat()})
 
 
 def batch_line(cohort_id: str | None, written: WrittenBatch, *, adopted: bool) -> bytes:

@@ -1,7 +1,7 @@
 """
 JSON that is long, cut off, or of an unexpected shape.
 
-A long list is decoded a few elements at a time: decoding megabytes in one call holds
+A long list is decoded one element at a time: decoding megabytes in one call holds
 the interpreter, in a worker thread too; between two elements other tasks can run.
 """
 
@@ -10,20 +10,14 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 _PIECE = 64 * 1024
 
-# Characters decoded in one call: a quarter of a millisecond. Keys that several
-# elements share are created once for all of them, which saves a sixth of the time.
-_FEW = 16 * 1024
-
 # Fewer characters than str.strip() takes for blanks.
 _BLANK = " \t\n\r"
 _BLANKS = f"[{_BLANK}]*"
-_BORDER = re.compile(rf'({_BLANKS},{_BLANKS})\{{{_BLANKS}"[^"\\]*"{_BLANKS}:')
 _NEXT = re.compile(rf"{_BLANKS}([,\]]){_BLANKS}")
 _MEMBER = re.compile(rf',{_BLANKS}"')
 
@@ -104,7 +98,7 @@ def elements(body: bytes, start: int) -> Iterator[object]:
     window = _Window(body, start)
 
     while not window.is_over:
-        yield from window.next_elements()
+        yield window.next_element()
 
     window.check_rest()
 
@@ -126,28 +120,8 @@ class _Window:
         first = re.search(f"[^{_BLANK}]", self._text)
         self.is_over = first is not None and first[0] == "]"
         self._index = 0 if first is None else first.start() + self.is_over
-        # The text between two elements and the first key, once one was seen.
-        self._border: re.Match[str] | None = None
-        self._are_alike = True
 
-    def next_elements(self) -> Sequence[object]:
-        # Elements begin alike. The text before such a beginning holds whole elements
-        # or is not JSON: a cut inside a string or brackets leaves them open.
-        if self._border is not None and self._are_alike:
-            begin = self._index
-            end = self._text.rfind(self._border[0], begin, begin + _FEW)
-
-            if end > begin:
-                with suppress(ValueError):
-                    few: list[object] = json.loads(f"[{self._text[begin:end]}]")
-                    self._index = end + len(self._border[1])
-                    return few
-
-                self._are_alike = False
-
-        return (self._next_element(),)
-
-    def _next_element(self) -> object:
+    def next_element(self) -> object:
         while True:
             try:
                 element, end = self._scan(self._text, self._index)
@@ -162,7 +136,6 @@ class _Window:
             if follows is not None and follows.end() < len(self._text):
                 self._index = follows.end()
                 self.is_over = follows[1] == "]"
-                self._border = self._border or _BORDER.match(self._text, end)
                 return element
 
             if not self._lengthen():

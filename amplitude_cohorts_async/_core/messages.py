@@ -34,7 +34,6 @@ class Request:
     Attributes:
         path: Absolute and already percent-encoded.
         query: Already percent-encoded, without the question mark.
-        body: Encoded JSON.
         subject: The allowed values of each answer field that names what the request
             is about, as in ``cohort_id``; an answer about something else is an error.
     """

@@ -42,7 +42,6 @@ class Refusal:
     Attributes:
         sent_at: When the request got its slot.
         at: When the answer arrived.
-        retry_after: Seconds the service asked to wait, if any.
         details: Its text, as in "Exceeded rate limit with query of cost 1".
     """
 
@@ -73,7 +72,6 @@ class Pace:
         paused_at: When the last pause began. A refusal of a request sent before it is
             no news.
         pauses: Pauses in a row; each is twice as long as the last.
-        refused_kind: The kind of request that caused the last pause.
         step: How far exports are spread out, as an index of `_STEPS`.
         calm: Good answers since the last change.
         counted: Kinds of request that count in the windows.
@@ -187,7 +185,6 @@ def earliest_starts(
         now: The present, or the end of a pause.
         taken_until: For each rate, when its taken places become free.
         latency: Seconds from sending an export request to its answer.
-        spacing: Least seconds between two starts.
     """
     taken = taken_until or {}
     windows = [

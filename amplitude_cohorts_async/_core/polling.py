@@ -58,14 +58,7 @@ class GiveUp:
     """Stop waiting: the caller's deadline has passed, and the job goes on."""
 
 
-@attrs.frozen
-class Fail:
-    """Raise: the job ended without a file."""
-
-    word: str
-
-
-Step: TypeAlias = Poll | Download | GiveUp | Fail
+Step: TypeAlias = Poll | Download | GiveUp | JobFailed
 
 
 def next_step(state: JobState, polling: Polling, *, left: float, jitter: float) -> Step:
@@ -76,7 +69,7 @@ def next_step(state: JobState, polling: Polling, *, left: float, jitter: float) 
     deadline itself, *left* seconds from now. The *jitter* is between 0 and 1.
     """
     if isinstance(state.status, JobFailed):
-        return Fail(state.status.word)
+        return state.status
 
     if state.status is not None and state.status.done:
         return Download()

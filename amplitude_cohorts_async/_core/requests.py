@@ -72,7 +72,12 @@ class Endpoints:
             else f"{STATUS_PATH}/{_job_segment(job)}"
         )
 
-        return Request(operation="status", path=path, kind="poll")
+        return Request(
+            operation="status",
+            path=path,
+            kind="poll",
+            subject=self._subject(job.cohort_id, request_id=[job.request_id]),
+        )
 
     def export_file(self, job: ExportRef) -> Request:
         """Return the request for a finished job's file, or a link to it."""
@@ -83,9 +88,14 @@ class Endpoints:
             operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file"
         )
 
-    def _subject(self, cohort_id: str) -> Mapping[str, Sequence[str]]:
+    def _subject(
+        self, cohort_id: str | None, **others: Sequence[str]
+    ) -> Mapping[str, Sequence[str]]:
         # Mocks of the other description may answer with its own examples.
-        return {"cohort_id": [cohort_id]} if self.routes is Routes.VENDOR else {}
+        if self.routes is not Routes.VENDOR:
+            return {}
+
+        return others if cohort_id is None else {**others, "cohort_id": [cohort_id]}
 
 
 def checked_properties(properties: bool | Sequence[str]) -> bool | tuple[str, ...]:

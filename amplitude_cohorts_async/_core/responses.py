@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import cast
@@ -40,6 +40,10 @@ from .redact import redact_links, shorten
 _SHOWN = 300
 _SHORT = 100
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_LATER = "look at it later with `resume_export()`"
+_LOOK_FIRST = "find out what was done before trying again"
+
 # Bytes of a document that are decoded in one call: a millisecond's work.
 _LONG = 128 * 1024
 
@@ -58,6 +62,7 @@ class _ExportAnswer(Tolerant):
 @attrs.frozen(kw_only=True)
 class _StatusAnswer(Tolerant):
     request_id: str | None = None
+    cohort_id: str | None = None
     # Of any type: an unreadable status must not pass for a missing one.
     async_status: object = None
     status: object = None
@@ -69,11 +74,6 @@ class _ErrorBody(Tolerant):
     type: str = ""
     message: str = ""
     metadata: Mapping[str, object] = attrs.field(factory=dict[str, object])
-
-
-@attrs.frozen(kw_only=True)
-class _ErrorMetadata(Tolerant):
-    details: str = ""
 
 
 def decode(request: Request, response: Response) -> Mapping[str, object]:
@@ -155,7 +155,7 @@ def answered_at(response: Response, *, now: datetime) -> datetime:
 
 def export_status(request: Request, response: Response) -> ExportStatus | JobFailed:
     """
-    Return the status of a job.
+    Return the status of a job; `UnexpectedResponseError` if it is another job's.
 
     A status of failure decides whatever the HTTP code. Otherwise 202 is running, since
     the service documents two texts and may send others; 200 is done if the text says so
@@ -163,6 +163,7 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     description answers 200 throughout, and its text decides.
     """
     answer = structure(decode(request, response), _StatusAnswer, path="$")
+    check_subject(request, answer)
     status = answer.status if answer.async_status is None else answer.async_status
     text = "" if status is None else shorten(redact_links(str(status)), _SHORT)
 
@@ -179,8 +180,7 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
 
     raise UnexpectedResponseError(
         f"the job was answered {response.status} with the status "
-        f"{shorten(repr(text), _SHORT)}, which means neither done nor running; look at "
-        f"it later with `resume_export()`",
+        f"{shorten(repr(text), _SHORT)}, which means neither done nor running; {_LATER}",
         path="$.async_status",
     )
 
@@ -204,10 +204,10 @@ def check_subject(
             what = name.removesuffix("_id")
             shown = shorten(redact_links(repr(answered)), _SHORT)
             job = f"; the request id is {request_id!r}" if request_id else ""
+            advice = _LATER if request.kind == "poll" else _LOOK_FIRST
             raise UnexpectedResponseError(
                 f"{request.operation} was answered for {what} {shown}, where "
-                f"{' or '.join(map(repr, asked))} was asked for{job}; find out what "
-                f"was done before trying again",
+                f"{' or '.join(map(repr, asked))} was asked for{job}; {advice}",
                 path=f"$.{name}",
                 request_id=request_id,
             )
@@ -223,23 +223,35 @@ def _unreadable(request: Request, response: Response) -> UnexpectedResponseError
     )
 
 
+def refusal_in(request: Request, response: Response) -> ApiError | None:
+    """Return the error that a success holds; None if its code is not 4xx or 5xx."""
+    code = _error_body(response.body).http_code or 0
+    # The headers are those of a success, so there is no date in them to compare.
+    bare = attrs.evolve(response, headers={})
+
+    return error_of(request, bare, now=_NEVER) if code // 100 in {4, 5} else None
+
+
 def error_of(request: Request, response: Response, *, now: datetime) -> ApiError:
     """Return the error for an unsuccessful answer; *now* is aware UTC."""
-    status = response.status
     body = _error_body(response.body)
+    # In a success that holds an error, the error's code decides.
+    status = (response.is_success and body.http_code) or response.status
     details = _details(body, response.body)
     ids = _ids_in(body.metadata) if status == 400 else ()  # noqa: PLR2004
     kind = InvalidIdsError if ids else _class_of(status, details)
     build = partial(InvalidIdsError, sample=ids) if ids else kind
 
     code = (
-        "" if body.http_code in {None, status} else f" (its body says {body.http_code})"
+        ""
+        if body.http_code in {None, response.status}
+        else f" (its body says {body.http_code})"
     )
     shown = f": {shorten(details, _SHOWN)}" if details else ""
 
     return build(
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{status}{code}{shown}; {_NEXT[kind]}",
+        f"{response.status}{code}{shown}; {_NEXT[kind]}",
         status=status,
         type=shorten(body.type, _SHORT),
         details=details,
@@ -292,9 +304,11 @@ def _error_body(body: bytes) -> _ErrorBody:
 
 def _details(error: _ErrorBody, body: bytes) -> str:
     # The useful text is in the metadata; "message" is mostly boilerplate.
-    details = structure(error.metadata, _ErrorMetadata, path="$.metadata").details
+    details = error.metadata.get("details")
 
-    return details or error.message or _excerpt(body)
+    return (
+        (details if isinstance(details, str) else "") or error.message or _excerpt(body)
+    )
 
 
 def _excerpt(body: bytes) -> str:
@@ -309,7 +323,7 @@ def _quoted(body: bytes) -> str:
 
 def _class_of(status: int, details: str) -> type[ApiError]:
     if status == 403:  # noqa: PLR2004 - wrong keys and a wrong plan look alike
-        wrong_keys = _holds(details, ("api key", "secret"))
+        wrong_keys = _holds(details, ("api key", "secret key"))
         return AuthenticationError if wrong_keys else PermissionDeniedError
 
     if status >= 500:  # noqa: PLR2004
@@ -353,5 +367,6 @@ _NEXT: dict[type[ApiError], str] = {
     RateLimitedError: "try again later, or share one limiter between all processes",
     ServerError: "try again later",
     BadRequestError: "see the error's .details and .metadata",
-    InvalidIdsError: "take the ids in .sample out, or pass skip_invalid_ids=True",
+    InvalidIdsError: "take the ids in .sample out; skip_invalid_ids=True skips them, "
+    "unless none of the ids is known",
 }

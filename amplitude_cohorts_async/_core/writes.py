@@ -15,13 +15,18 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from ..errors import InvalidInputError, RemovalGuardError, UnexpectedResponseError
+from ..errors import (
+    CohortsError,
+    InvalidInputError,
+    RemovalGuardError,
+    UnexpectedResponseError,
+)
 from ..models import Cohort, IdType, Routes
 from .converter import Tolerant, structure
 from .ids import checked_id
 from .messages import Replay, Request, Response
 from .redact import redact_links, shorten
-from .responses import check_subject, decode
+from .responses import check_subject, decode, refusal_in
 
 UPLOAD_PATH = "/api/3/cohorts/upload"
 MEMBERSHIP_PATH = "/api/3/cohorts/membership"
@@ -145,8 +150,7 @@ def upload(spec: Upload, ids: Pieces) -> Request:
         path=UPLOAD_PATH,
         kind="write",
         body=_body(
-            {name: field for name, field in fields.items() if field is not None},
-            [ids],
+            {name: field for name, field in fields.items() if field is not None}, ids
         ),
         replay=Replay.UNSAFE if spec.creates else Replay.SAFE,
         subject=subject if spec.routes is Routes.VENDOR else {},
@@ -154,12 +158,12 @@ def upload(spec: Upload, ids: Pieces) -> Request:
 
 
 def membership(
-    cohort_id: str, spec: Membership, changes: Sequence[tuple[Change, Pieces]]
+    cohort_id: str, spec: Membership, change: Change, ids: Pieces
 ) -> Request:
     """
-    Return the request that adds and removes ids, as one or more *changes*.
+    Return the request that adds or removes ids.
 
-    The service accepts several, and is reported to prefer one.
+    The service accepts several changes at once, and is reported to prefer one.
     """
     fields: dict[str, object] = {"cohort_id": checked_id(cohort_id, "cohort id")}
 
@@ -173,10 +177,7 @@ def membership(
         fields["count_group"] = spec.count_group
 
     id_type = _MEMBERSHIP_ID_TYPES[spec.id_type]
-    fields["memberships"] = [
-        {"ids": [], "id_type": id_type, "operation": operation}
-        for operation, _ in changes
-    ]
+    fields["memberships"] = [{"ids": [], "id_type": id_type, "operation": change}]
     fields["skip_invalid_ids"] = spec.skip_invalid_ids
 
     return Request(
@@ -184,41 +185,35 @@ def membership(
         method="POST",
         path=MEMBERSHIP_PATH,
         kind="write",
-        body=_body(fields, [ids for _, ids in changes]),
+        body=_body(fields, ids),
         subject={
             "cohort_id": [cohort_id],
-            "operation": [operation for operation, _ in changes],
+            "operation": [change],
             "id_type": [id_type],
         },
     )
 
 
 @attrs.frozen(kw_only=True)
-class UploadAnswer:
+class UploadCounts(Tolerant):
     """
-    The answer to an upload; a count is None if the service did not send it.
+    What an upload did; a count is None if the service did not send it.
 
-    `cohort_id` is None when nothing was saved. `matched` counts the ids that the
-    service knew, and `invalid_sample` holds some that it did not.
+    `matched` counts the ids that the service knew, and `invalid_ids_sample` holds some
+    that it did not.
     """
 
-    cohort_id: str | None
-    matched: int | None = None
-    totals: int | None = None
-    invalid_sample: Sequence[str] = attrs.field(factory=list[str])
-
-
-@attrs.frozen(kw_only=True)
-class _UploadMetadata(Tolerant):
     matched: int | None = None
     totals: int | None = None
     invalid_ids_sample: Sequence[str] = ()
 
 
 @attrs.frozen(kw_only=True)
-class _UploadDocument(Tolerant):
+class UploadAnswer(Tolerant):
+    """The answer to an upload; `cohort_id` is None when nothing was saved."""
+
     cohort_id: str | None = None
-    metadata: _UploadMetadata = _UploadMetadata()
+    metadata: UploadCounts = UploadCounts()
     error: object = None
 
 
@@ -240,30 +235,26 @@ def upload_answer(spec: Upload, request: Request, response: Response) -> UploadA
     """
     Return what an upload did.
 
-    Raises `UnexpectedResponseError` if the answer names no cohort, or another one.
+    Raises `ApiError` if a success holds an error with a code, and
+    `UnexpectedResponseError` if it names no cohort, or another one.
     """
-    document = structure(decode(request, response), _UploadDocument, path="$")
+    document = structure(decode(request, response), UploadAnswer, path="$")
     cohort_id = document.cohort_id or spec.replace
 
     if document.error or not (cohort_id or spec.validate_only):
         raise _unclear_answer(request, response, document.error, "$.cohortId")
 
     check_subject(request, document)
-    counts = document.metadata
 
-    return UploadAnswer(
-        cohort_id=None if spec.validate_only else cohort_id,
-        matched=counts.matched,
-        totals=counts.totals,
-        invalid_sample=list(counts.invalid_ids_sample),
-    )
+    return attrs.evolve(document, cohort_id=None if spec.validate_only else cohort_id)
 
 
 def skipped_ids(request: Request, response: Response) -> list[str]:
     """
     Return the ids that a membership update skipped.
 
-    Raises `UnexpectedResponseError` if a success holds an error, or is about another
+    Raises `ApiError` if a success holds an error with a code, and
+    `UnexpectedResponseError` if the code is missing, or the answer is about another
     cohort or operation.
     """
     document = structure(decode(request, response), _MembershipDocument, path="$")
@@ -294,25 +285,15 @@ def _normalised(result: _MembershipResult) -> _MembershipResult:
     )
 
 
-@attrs.frozen
-class Found:
-    """
-    Listed cohorts that an upload without an answer may have created.
-
-    `certain` ones have the same name, owner, type and time; `possible` ones have the
-    same name and are not known to be older.
-    """
-
-    certain: Sequence[Cohort]
-    possible: Sequence[Cohort]
-
-
 def find_created(
     cohorts: Iterable[Cohort], spec: Upload, *, attempted_at: datetime
-) -> Found:
+) -> tuple[Sequence[Cohort], Sequence[Cohort]]:
     """
     Return the listed cohorts that an upload, sent after *attempted_at*, may have
-    created.
+    created: certain and possible ones.
+
+    The certain ones have the same name, owner, type and time; the possible ones have
+    the same name and are not known to be older.
     """
     # The service's times are whole seconds.
     earliest = attempted_at.replace(microsecond=0) - _SKEW
@@ -332,7 +313,7 @@ def find_created(
         and (cohort.type is None or "upload" in cohort.type or "manual" in cohort.type)
     ]
 
-    return Found(certain, possible)
+    return certain, possible
 
 
 def checked_share(max_removed: object) -> float:
@@ -382,20 +363,20 @@ def check_replacement(
         )
 
 
-def _body(fields: Mapping[str, object], ids: Sequence[Pieces]) -> bytes:
+def _body(fields: Mapping[str, object], ids: Pieces) -> bytes:
     # A quote inside a text is escaped, so this can only be our own key.
-    frame = json.dumps(fields, separators=(",", ":")).encode().split(b'"ids":[]')
-    filled = [frame[0]]
+    frame = json.dumps(fields, separators=(",", ":")).encode()
+    before, key, after = frame.partition(b'"ids":[')
 
-    for pieces, after in zip(ids, frame[1:], strict=True):
-        filled += [b'"ids":[', *pieces, b"]", after]
-
-    return b"".join(filled)
+    return b"".join([before, key, *ids, after])
 
 
 def _unclear_answer(
     request: Request, response: Response, error: object, path: str
-) -> UnexpectedResponseError:
+) -> CohortsError:
+    if error and (refusal := refusal_in(request, response)):
+        return refusal
+
     shown = shorten(redact_links(str(error)))
     reason = f", and with an error: {shown}" if error else ""
 

@@ -169,12 +169,7 @@ class ExportJob:
 
         with self._token_on_cancel():
             async with self._downloader.text() as text:
-                stream = MemberStream(
-                    self._checked(text),
-                    request_id=self.request_id,
-                    cohort_id=self.cohort_id,
-                    token=self.token,
-                )
+                stream = MemberStream(self._checked(text), errors=self._errors)
                 yield stream
 
             # Not when the text is at its end: that is read ahead of the members.

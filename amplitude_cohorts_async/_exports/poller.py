@@ -11,7 +11,6 @@ from .._core import responses
 from .._core.export_errors import ExportErrors
 from .._core.polling import (
     Download,
-    Fail,
     GiveUp,
     JobFailed,
     JobState,
@@ -82,7 +81,7 @@ class JobPoller:
                     state = attrs.evolve(state, polls=state.polls + 1, status=status)
                 case Download():
                     return
-                case Fail(word=word):
+                case JobFailed(word=word):
                     raise self._errors.failed(word)
                 case GiveUp():
                     raise self._errors.timed_out(timeout, state.word)
@@ -122,7 +121,7 @@ class JobPoller:
         return status
 
     def _report(self, state: JobState, elapsed: float, step: Step) -> None:
-        if not state.polls or isinstance(step, Fail):
+        if not state.polls or isinstance(step, JobFailed):
             return
 
         self._context.emit(

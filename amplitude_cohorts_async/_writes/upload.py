@@ -17,7 +17,7 @@ import attrs
 
 from .._core.batching import MOST_MEMBERS, Batch
 from .._core.id_sets import SeenIds
-from .._core.journal import attempt_line, refused_line
+from .._core.journal import attempt_line
 from .._core.writes import (
     Upload,
     UploadAnswer,
@@ -32,6 +32,7 @@ from ..errors import (
     AmbiguousUploadError,
     CohortsError,
     InvalidInputError,
+    LimiterUnavailableError,
     ServerError,
     TransportError,
     UnexpectedResponseError,
@@ -154,14 +155,15 @@ class _UploadRun:
         else:
             answer = await self._fill(batch, total)
 
-        self._totals = answer.totals
-        self._sample += answer.invalid_sample
+        counts = answer.metadata
+        self._totals = counts.totals
+        self._sample += counts.invalid_ids_sample
         await self._writer.record_batch(
             "upload",
             batch,
             cohort_id=answer.cohort_id,
-            matched=answer.matched,
-            skipped=answer.invalid_sample,
+            matched=counts.matched,
+            skipped=list(counts.invalid_ids_sample),
         )
 
     async def _fill(self, batch: Batch, total: int) -> UploadAnswer:
@@ -199,7 +201,7 @@ class _UploadRun:
                 return self._adopt(await self._find(now, error))
 
             self._progress.attempted_at = None
-            await self._writer.journal.append(refused_line())
+            await self._writer.journal.append(attempt_line(None))
             raise
 
     def _adopt(self, cohort: Cohort) -> UploadAnswer:
@@ -218,10 +220,12 @@ class _UploadRun:
 
             return None
 
-    async def _find(self, attempted_at: datetime, cause: Exception | None) -> Cohort:
+    async def _find(self, attempted_at: datetime, cause: CohortsError | None) -> Cohort:
+        doubt = _doubt(cause)
+
         if not self._spec.published:
             raise self._ambiguous(
-                "a cohort with published=False is never listed", []
+                f"{doubt}, and a cohort with published=False is never listed", []
             ) from cause
 
         candidates: list[str] = []
@@ -235,27 +239,29 @@ class _UploadRun:
                 cause = error
                 continue
 
-            found = find_created(cohorts, self._spec, attempted_at=attempted_at)
-            candidates = [cohort.id for cohort in found.possible]
+            certain, possible = find_created(
+                cohorts, self._spec, attempted_at=attempted_at
+            )
+            candidates = [cohort.id for cohort in possible]
 
-            if len(found.certain) == 1:
-                return found.certain[0]
+            if len(certain) == 1:
+                return certain[0]
 
-            if found.certain:
+            if certain:
                 break
 
         raise self._ambiguous(
-            f"the list shows {len(candidates)} cohorts of that name that may be the one"
-            f"{': ' if candidates else ''}{', '.join(candidates)}",
+            f"{doubt}, and the list shows {len(candidates)} cohorts of that name that "
+            f"may be the one{': ' if candidates else ''}{', '.join(candidates)}",
             candidates,
         ) from cause
 
     def _ambiguous(self, reason: str, candidates: list[str]) -> AmbiguousUploadError:
         return AmbiguousUploadError(
-            f"the answer to creating cohort {self._spec.name!r} was lost, and {reason}; "
-            f"nothing was sent again. Look for it in Amplitude: if it is there, upload "
-            f"with replace= and its id and max_removed=1.0, otherwise upload again, "
-            f"without the old journal if there was one",
+            f"the answer to creating cohort {self._spec.name!r} {reason}; nothing was "
+            f"sent again. Look for it in Amplitude: if it is there, upload with "
+            f"replace= and its id and max_removed=1.0, otherwise upload again, without "
+            f"the old journal if there was one",
             name=self._spec.name,
             candidates=candidates,
         )
@@ -293,8 +299,18 @@ def _check_source(spec: Upload, source: Source) -> None:
         )
 
 
+def _doubt(cause: CohortsError | None) -> str:
+    if cause is None or isinstance(cause, TransportError | LimiterUnavailableError):
+        return "was lost"
+
+    # Without the advice at its end, which is for other requests.
+    return f"leaves its result open ({str(cause).rpartition('; ')[0]})"
+
+
 def _may_have_happened(error: CohortsError) -> bool:
-    if isinstance(error, TransportError | UnexpectedResponseError):
+    if isinstance(
+        error, TransportError | UnexpectedResponseError | LimiterUnavailableError
+    ):
         return error.may_have_happened
 
     return isinstance(error, ServerError)

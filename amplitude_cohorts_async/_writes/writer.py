@@ -81,7 +81,7 @@ class Writer:
         self, cohort_id: str, spec: Membership, change: Change, batch: Batch
     ) -> list[str]:
         """Add or remove the ids of a batch; return those that were skipped."""
-        request = membership(cohort_id, spec, [(change, batch.pieces)])
+        request = membership(cohort_id, spec, change, batch.pieces)
 
         return skipped_ids(request, await self.send(cohort_id, request))
 

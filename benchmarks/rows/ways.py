@@ -20,6 +20,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
+from amplitude_cohorts_async._core.export_errors import ExportErrors
+from amplitude_cohorts_async._core.tokens import ExportRef
 from amplitude_cohorts_async._io.download.member_stream import MemberStream
 from amplitude_cohorts_async.models import Member
 
@@ -55,7 +57,8 @@ def members(path: Path) -> dict[str, object]:
     """Make them with this package."""
 
     async def stream() -> dict[str, object]:
-        batches = MemberStream(_pieces(path), request_id="benchmark").batches(10_000)
+        errors = ExportErrors(ExportRef(request_id="benchmark"))
+        batches = MemberStream(_pieces(path), errors=errors).batches(10_000)
         return await _beside_a_ticker(batches)
 
     return asyncio.run(stream())

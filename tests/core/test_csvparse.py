@@ -227,19 +227,6 @@ def test_blocks_are_small_whatever_comes_in():
     assert 1010 >= max(map(len, blocks))
 
 
-def test_the_error_of_a_job_names_the_job_and_the_line():
-    """Users read which export, which line, and what to do."""
-    error = CsvError("is empty", line=7).of_job("Sf7M9j", cohort_id="c1", token="t")
-
-    assert ("Sf7M9j", "c1", "t", 7) == (
-        error.request_id,
-        error.cohort_id,
-        error.token,
-        error.line,
-    )
-    assert "export Sf7M9j is malformed: line 7 is empty" in str(error)
-
-
 def test_a_file_without_a_byte_has_no_rows_to_count():
     """Neither nothing nor a header alone holds a member."""
     assert (0, 0, 0) == (count(), count(b""), count(HEADER.rstrip()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from amplitude_cohorts_async._core.csvtext import Malformed
+from amplitude_cohorts_async._core.csvtext import CsvError, Malformed
 from amplitude_cohorts_async._core.export_errors import ExportErrors
 from amplitude_cohorts_async._core.tokens import ExportRef, to_token
 from amplitude_cohorts_async.errors import (
@@ -50,3 +50,22 @@ def test_a_malformed_file_names_its_export():
         ExportErrors(TICKET).about_the_file(),
     ):
         raise Malformed("it is empty")
+
+
+def test_a_malformed_line_names_the_export_and_the_line():
+    """Users read which export, which line, and what to do."""
+    with (
+        pytest.raises(MalformedFileError) as caught,
+        ExportErrors(TICKET).about_the_file(),
+    ):
+        raise CsvError("is empty", line=7)
+
+    error = caught.value
+
+    assert ("Sf7M9j", "26umsb5", to_token(TICKET), 7) == (
+        error.request_id,
+        error.cohort_id,
+        error.token,
+        error.line,
+    )
+    assert "export Sf7M9j is malformed: line 7 is empty" in str(error)

@@ -17,7 +17,6 @@ from amplitude_cohorts_async._core.journal import (
     check_same,
     done_line,
     parse,
-    refused_line,
     start_line,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
@@ -69,7 +68,9 @@ def ends() -> list[int]:
 def test_an_attempt_is_open_until_it_is_answered():
     """A refusal closes it, and so does the first batch."""
     assert NOW == parse(b"".join(LINES[:2])).progress.attempted_at
-    assert parse(b"".join([*LINES[:2], refused_line()])).progress.attempted_at is None
+    assert (
+        parse(b"".join([*LINES[:2], attempt_line(None)])).progress.attempted_at is None
+    )
     assert parse(b"".join(LINES[:3])).progress.attempted_at is None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +16,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
-STYLES = [{"separators": (",", ":")}, {}, {"indent": 2}]
 
 
 @pytest.fixture(params=[1, 7, 65_536])
@@ -53,52 +51,6 @@ def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: 
         assert listed == read(body)
 
     law()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("few", [8, 40, 16_384])
-@pytest.mark.parametrize("style", STYLES)
-def test_elements_that_begin_alike(
-    few: int, style: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
-    """What looks like the border of two elements, and is none, changes nothing."""
-    monkeypatch.setattr(module, "_FEW", few)
-    alike = st.recursive(
-        st.sampled_from(["", ',{"a":', ', {"a": ', '"}],{"a":', 1, None]),
-        lambda inner: st.lists(st.fixed_dictionaries({"a": inner}), max_size=3),
-        max_leaves=12,
-    )
-    elements_of = st.lists(st.fixed_dictionaries({"a": alike, "b": alike}))
-
-    @settings(max_examples=100, deadline=None)
-    @given(elements_of, elements_of)
-    def law(listed: list[object], others: list[object]) -> None:
-        document = {"cohorts": listed, "others": others}
-
-        assert listed == read(json.dumps(document, **style).encode())
-
-    law()
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_elements_that_begin_alike_are_decoded_together(
-    style: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
-    """Whatever stands between them, most are not decoded one by one."""
-    window = module._Window
-    one_by_one = 0
-    next_element = window._next_element
-
-    def counted(self: module._Window) -> object:
-        nonlocal one_by_one
-        one_by_one += 1
-        return next_element(self)
-
-    monkeypatch.setattr(window, "_next_element", counted)
-    listed = [{"id": number, "name": "x" * 50} for number in range(5_000)]
-
-    assert listed == read(json.dumps({"cohorts": listed}, **style).encode())
-    assert one_by_one < 50
 
 
 @pytest.mark.parametrize(
@@ -139,7 +91,7 @@ def test_a_long_element_is_not_begun_again_for_each_piece(
 
 
 def test_what_is_broken_among_many_is_refused():
-    """A fault behind elements that could be decoded together is found."""
+    """A fault behind elements that are whole is found."""
     body = json.dumps(
         {"cohorts": [{"id": n} for n in range(50)]}, separators=(",", ":")
     )

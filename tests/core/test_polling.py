@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.polling import (
     Download,
-    Fail,
     GiveUp,
     JobFailed,
     JobState,
@@ -95,7 +94,7 @@ def test_the_defaults() -> None:
         (JobState(age=0.0, polls=9, status=READY), Download()),
         (
             JobState(age=0.0, polls=1, status=JobFailed("JOB FAILED")),
-            Fail("JOB FAILED"),
+            JobFailed("JOB FAILED"),
         ),
         (JobState(age=0.0, polls=1, status=RUNNING), GiveUp()),
         (JobState(age=0.0, polls=1), GiveUp()),

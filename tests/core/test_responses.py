@@ -14,6 +14,7 @@ from amplitude_cohorts_async._core import responses
 from amplitude_cohorts_async._core.messages import Request, Response
 from amplitude_cohorts_async._core.polling import JobFailed
 from amplitude_cohorts_async._core.requests import Endpoints
+from amplitude_cohorts_async._core.tokens import ExportRef
 from amplitude_cohorts_async.errors import (
     ApiError,
     AuthenticationError,
@@ -103,6 +104,7 @@ def test_every_status_has_its_class(status: int, error: type[ApiError]) -> None:
     [
         ("Invalid API Key", AuthenticationError),
         ("Invalid API/Secret Key combination", AuthenticationError),
+        ("no access to cohort 'Secret Santa'", PermissionDeniedError),
         ("Your plan does not include this", PermissionDeniedError),
         ("", PermissionDeniedError),
     ],
@@ -390,6 +392,15 @@ def test_lists_that_hold_no_ids() -> None:
     )
 
 
+def test_what_to_do_about_unknown_ids_is_true_either_way() -> None:
+    """With skip_invalid_ids=True it is raised, too, if none of the ids is known."""
+    body = {"error": {"metadata": {"invalid_ids": ["a"]}}}
+    made = responses.error_of(REQUEST, answer(400, body), now=NOW)
+
+    assert "take the ids in .sample out" in str(made)
+    assert "skips them, unless none of the ids is known" in str(made)
+
+
 EXPORT = Endpoints().request_export("26umsb5", properties=False)
 
 
@@ -420,6 +431,40 @@ def test_an_answer_about_something_else(
         read(request_, answer(200, document))
 
     assert caught.value.may_have_happened
+
+
+OF_A_JOB = ExportRef(request_id="Sf7M9j", cohort_id="26umsb5")
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"request_id": "other", "cohort_id": "26umsb5"}, "request 'other'"),
+        ({"request_id": "Sf7M9j", "cohort_id": "other"}, "cohort 'other'"),
+    ],
+)
+@pytest.mark.parametrize("word", ["JOB COMPLETED", "JOB FAILED"])
+def test_the_status_of_another_job_is_none(
+    document: dict[str, str], told: str, word: str
+) -> None:
+    """Neither its end nor its failure is believed; the examples of a mock are."""
+    reply = answer(200, document | {"async_status": word})
+    mock = Endpoints(Routes.OPENAPI).export_status(OF_A_JOB)
+
+    with pytest.raises(UnexpectedResponseError, match=f"{told}.*resume_export"):
+        responses.export_status(Endpoints().export_status(OF_A_JOB), reply)
+
+    assert word == responses.export_status(mock, reply).word
+
+
+def test_a_job_that_does_not_know_its_cohort_has_a_status() -> None:
+    """Resumed from a bare request id, it compares that alone."""
+    request = Endpoints().export_status(ExportRef(request_id="Sf7M9j"))
+    document = {"request_id": "Sf7M9j", "cohort_id": "c", "async_status": "done"}
+
+    assert ExportStatus(done=True, word="done") == responses.export_status(
+        request, answer(200, document)
+    )
 
 
 def test_a_strange_export_is_not_lost() -> None:

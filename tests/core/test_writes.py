@@ -19,6 +19,7 @@ from amplitude_cohorts_async._core.writes import (
     Membership,
     Upload,
     UploadAnswer,
+    UploadCounts,
     find_created,
     id_attribute,
     membership,
@@ -26,7 +27,16 @@ from amplitude_cohorts_async._core.writes import (
     upload,
     upload_answer,
 )
-from amplitude_cohorts_async.errors import InvalidInputError, UnexpectedResponseError
+from amplitude_cohorts_async.errors import (
+    BadRequestError,
+    CohortsError,
+    InvalidIdsError,
+    InvalidInputError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    UnexpectedResponseError,
+)
 from amplitude_cohorts_async.models import Cohort, IdType, Routes
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 700_000, tzinfo=UTC)
@@ -94,9 +104,7 @@ def answer(document: object, *, status: int = 200) -> Response:
 
 
 UPLOAD_REQUEST = upload(a_spec(), [b'"a"'])
-CHANGE_REQUEST = membership(
-    "c", Membership(id_type=IdType.USER_ID), [("ADD", [b'"a"'])]
-)
+CHANGE_REQUEST = membership("c", Membership(id_type=IdType.USER_ID), "ADD", [b'"a"'])
 
 
 def test_upload_sends_the_documented_example():
@@ -107,20 +115,35 @@ def test_upload_sends_the_documented_example():
     assert ("POST", "/api/3/cohorts/upload") == (request.method, request.path)
 
 
-def test_update_sends_the_documented_example():
-    """The vendor's example, as a JSON value and in its order."""
-    spec = Membership(id_type=IdType.AMPLITUDE_ID)
-    changes = [("ADD", [b'"111","222"']), ("REMOVE", [b'"333","444"'])]
-    request = membership("1a2bc3d", spec, changes)  # type: ignore[arg-type]
+def example_of(position: int) -> dict[str, object]:
+    """Return the vendor's example with one of its two changes."""
+    document = json.loads(CHANGE)
+    document["memberships"] = [document["memberships"][position]]
 
-    assert json.dumps(json.loads(CHANGE)) == json.dumps(sent(request))
+    return dict(document)
+
+
+def test_an_addition_is_that_of_the_documented_example():
+    """The first change of the vendor's example, as a JSON value and in its order."""
+    spec = Membership(id_type=IdType.AMPLITUDE_ID)
+    request = membership("1a2bc3d", spec, "ADD", [b'"111","222"'])
+
+    assert json.dumps(example_of(0)) == json.dumps(sent(request))
     assert ("POST", "/api/3/cohorts/membership") == (request.method, request.path)
+
+
+def test_a_removal_is_that_of_the_documented_example():
+    """The second change of the vendor's example, in a request of its own."""
+    spec = Membership(id_type=IdType.AMPLITUDE_ID)
+    request = membership("1a2bc3d", spec, "REMOVE", [b'"333"', b',"444"'])
+
+    assert json.dumps(example_of(1)) == json.dumps(sent(request))
 
 
 def test_the_example_by_name():
     """User ids are names to this endpoint."""
     spec = Membership(id_type=IdType.USER_ID)
-    request = membership("1a2bc3d", spec, [("ADD", [b'"asd","qwe"'])])
+    request = membership("1a2bc3d", spec, "ADD", [b'"asd","qwe"'])
 
     assert {"ids": ["asd", "qwe"], "id_type": "BY_NAME", "operation": "ADD"} == (
         json.loads(request.body or b"")["memberships"][0]
@@ -157,7 +180,7 @@ def test_count_group_is_sent_unless_it_is_the_default():
     spec = Membership(
         id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
     )
-    fields = sent(membership("c", spec, [("REMOVE", [b'"a"'])]))
+    fields = sent(membership("c", spec, "REMOVE", [b'"a"']))
 
     assert ("company", False) == (fields["count_group"], fields["skip_invalid_ids"])
     assert "count_group" not in sent(CHANGE_REQUEST)
@@ -228,16 +251,18 @@ def test_the_other_description_needs_less_and_has_less():
 
     assert {"name", "id_type", "ids", "published"} == set(sent(upload(spec, [b'"a"'])))
     with pytest.raises(InvalidInputError, match="no membership endpoint"):
-        membership("c", spec.rest, [("ADD", [b'"a"'])])
+        membership("c", spec.rest, "ADD", [b'"a"'])
 
 
 def test_the_documented_answer_is_read():
     """More matches than ids, as in the vendor's sample, are taken as they are."""
     expected = UploadAnswer(
         cohort_id="COHORT_ID",
-        matched=1234,
-        totals=1232,
-        invalid_sample=["INVALID_ID1", "INVALID_ID2"],
+        metadata=UploadCounts(
+            matched=1234,
+            totals=1232,
+            invalid_ids_sample=("INVALID_ID1", "INVALID_ID2"),
+        ),
     )
     read = upload_answer(a_spec(), UPLOAD_REQUEST, answer(json.loads(UPLOADED)))
 
@@ -254,7 +279,7 @@ def test_the_documented_answer_is_read():
         (
             {"validate_only": True},
             {"cohortId": "c", "metadata": {"matched": 2}},
-            UploadAnswer(cohort_id=None, matched=2),
+            UploadAnswer(metadata=UploadCounts(matched=2)),
         ),
     ],
 )
@@ -291,6 +316,49 @@ def test_skipped_ids_are_read():
         skipped_ids(CHANGE_REQUEST, answer({"error": "no"}))
 
 
+REFUSAL = {
+    "error": {
+        "http_code": 400,
+        "message": "bad thing",
+        "metadata": {"invalid_ids": ["a"]},
+    }
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"replace": "r"}, {"validate_only": True}])
+def test_an_error_in_a_success_is_that_of_its_code(changes: dict[str, object]):
+    """The vendor lists it among an upload's answers, and does not say with which."""
+    with pytest.raises(InvalidIdsError, match=r"200 \(its body says 400\): bad") as one:
+        upload_answer(a_spec(**changes), UPLOAD_REQUEST, answer(REFUSAL))
+    with pytest.raises(InvalidIdsError) as other:
+        skipped_ids(CHANGE_REQUEST, answer(REFUSAL))
+
+    assert (400, ["a"]) == (one.value.status, one.value.sample)
+    assert (400, ["a"]) == (other.value.status, other.value.sample)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (400, BadRequestError),
+        ("403", PermissionDeniedError),
+        (429, RateLimitedError),
+        (503, ServerError),
+        (200, UnexpectedResponseError),
+        (None, UnexpectedResponseError),
+        ("soon", UnexpectedResponseError),
+    ],
+)
+def test_a_code_without_a_meaning_leaves_it_open(
+    code: object, kind: type[CohortsError]
+):
+    """Only 4xx and 5xx are refusals; the reason is shown in any case."""
+    document = {"error": {"http_code": code, "message": "bad thing"}}
+
+    with pytest.raises(kind, match="bad thing"):
+        upload_answer(a_spec(), UPLOAD_REQUEST, answer(document))
+
+
 def a_cohort(**changes: object) -> Cohort:
     """The cohort that the example upload would make."""
     fields: dict[str, object] = {
@@ -311,8 +379,8 @@ def test_the_cohort_of_a_lost_answer_is_found():
     others = [a_cohort(name="Other"), a_cohort(created_at=NOW - timedelta(seconds=3))]
     found = find_created([*others, ours], a_spec(), attempted_at=NOW)
 
-    assert ([ours], [ours]) == (found.certain, found.possible)
-    assert [late] == find_created([late], a_spec(), attempted_at=NOW).certain
+    assert ([ours], [ours]) == found
+    assert [late] == find_created([late], a_spec(), attempted_at=NOW)[0]
 
 
 @pytest.mark.parametrize(
@@ -321,9 +389,8 @@ def test_the_cohort_of_a_lost_answer_is_found():
 def test_a_doubtful_cohort_is_a_candidate(changes: dict[str, object]):
     """What fits in name only is told, not taken."""
     doubtful = a_cohort(**changes)
-    found = find_created([doubtful], a_spec(), attempted_at=NOW)
 
-    assert ([], [doubtful]) == (found.certain, found.possible)
+    assert ([], [doubtful]) == find_created([doubtful], a_spec(), attempted_at=NOW)
 
 
 @pytest.mark.parametrize(

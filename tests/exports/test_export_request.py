@@ -26,7 +26,7 @@ from amplitude_cohorts_async.limits import UNLIMITED, Limits
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, BASIC, SECRET_KEY
-from support.exporting import ACCEPTED, COHORT, COMPLETED, EXPORT, REQUEST, whole
+from support.exporting import ACCEPTED, COHORT, EXPORT, REQUEST, whole
 from support.fault_server import (
     DROP,
     HANG,
@@ -102,7 +102,7 @@ async def test_an_export_with_an_odd_name_is_followed(
     """The service may call an export what it likes: the name is percent-encoded."""
     server.on(EXPORT, json_reply({"request_id": "a b/\n"}, 202))
     path = "/api/5/cohorts/request-status/a%20b%2F%0A"
-    server.on(path, COMPLETED)
+    server.on(path, json_reply({"request_id": "a b/\n"}))
     server.on("/api/5/cohorts/request/a%20b%2F%0A/file", whole())
 
     saved = await exporter.export(COHORT, tmp_path / "c1.csv")

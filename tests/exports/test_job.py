@@ -258,6 +258,8 @@ async def test_words_that_say_failed(
     [
         status("no one knows this word"),
         json_reply({}),
+        json_reply({"request_id": "another", "async_status": "JOB COMPLETED"}),
+        json_reply({"request_id": "another", "async_status": "JOB FAILED"}),
         reply(200, b"<!DOCTYPE html>", content_type="text/html"),
         reply(202, b""),
         reply(302, location="/login"),
@@ -266,12 +268,29 @@ async def test_words_that_say_failed(
 async def test_answers_that_say_nothing(
     server: FaultServer, job: ExportJob, answer: Reply
 ) -> None:
-    """200 with an unknown word, or no JSON at all: an error with the job's token."""
+    """
+    200 with an unknown word or about another job, or no JSON: an error with the token.
+    """
     server.on(STATUS, answer)
 
     with pytest.raises(UnexpectedResponseError) as caught:
         await job.wait()
     assert job.token == caught.value.token
+
+
+async def test_the_status_of_another_cohort(
+    server: FaultServer, exporter: CohortsClient
+) -> None:
+    """A job that knows its cohort believes no status of another one."""
+    other = {"request_id": REQUEST, "cohort_id": "other", "async_status": "JOB FAILED"}
+    server.on(STATUS, json_reply(other), COMPLETED)
+    job = await exporter.request_export(COHORT)
+
+    with pytest.raises(UnexpectedResponseError, match="cohort 'other'") as caught:
+        await job.wait()
+    assert job.token == caught.value.token
+
+    await exporter.resume_export(caught.value.token).wait()
 
 
 async def test_a_word_that_is_missing(server: FaultServer, job: ExportJob) -> None:
@@ -296,6 +315,17 @@ async def test_a_job_that_nobody_knows(
         with pytest.raises(ExportExpiredError, match=r"8\.0 days ago") as caught:
             await ask()
         assert job.token == caught.value.token
+
+
+async def test_the_age_of_a_new_job_is_not_told(
+    server: FaultServer, exporter: CohortsClient
+) -> None:
+    """Less than a tenth of a day says nothing about a file that lives for seven."""
+    server.on(STATUS, reply(404))
+    job = await exporter.request_export(COHORT)
+
+    with pytest.raises(ExportExpiredError, match=r"\(404\); files live 7 days"):
+        await job.poll()
 
 
 async def test_seven_days(

@@ -158,8 +158,9 @@ class FaultServer:
             writer.transport.abort()
         finally:
             writer.close()
-            # What ended the connection is reported by the loop unless it is asked for.
-            with contextlib.suppress(*GONE):
+            # What ended the connection is reported by the loop unless it is asked for;
+            # so is a server that ends while it waits here.
+            with contextlib.suppress(*GONE, asyncio.CancelledError):
                 await writer.wait_closed()
             self._tasks.discard(task)
 

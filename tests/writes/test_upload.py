@@ -35,6 +35,7 @@ from amplitude_cohorts_async.testing.faults import (
     works,
 )
 from support.canary import API_KEY, SECRET_KEY
+from support.fault_server import FaultServer, Reply, json_reply
 
 OWNER = "datamonster@amplitude.com"
 APP = 153957
@@ -498,9 +499,9 @@ async def test_an_unanswered_creation_is_never_repeated(
     if fault == lost_answer():
         emulator.fail_next("list", broken(404), times=None)
 
-    with pytest.raises(
-        errors.AmbiguousUploadError, match="'Buyers' was lost"
-    ) as raised:
+    what = "was lost" if fault == lost_answer() else r"leaves .* open \(upload "
+
+    with pytest.raises(errors.AmbiguousUploadError, match=f"'Buyers' {what}") as raised:
         await upload(client, ["bob"])
 
     error = pickle.loads(pickle.dumps(raised.value))
@@ -508,6 +509,47 @@ async def test_an_unanswered_creation_is_never_repeated(
     assert ("Buyers", []) == (error.name, error.candidates)
     assert 2 == emulator.requests("upload")
     assert {"ann"} == emulator.members_of(str(old.cohort_id))
+
+
+async def fails_with(answer: Reply, **options: object) -> errors.CohortsError:
+    """Return the error of an upload that is answered so, and is in no list."""
+    async with FaultServer() as server:
+        server.on("/api/3/cohorts/upload", answer)
+        server.on("/api/3/cohorts", json_reply({"cohorts": []}))
+
+        async with CohortsClient(
+            API_KEY, SECRET_KEY, base_url=server.url, clock=FakeClock()
+        ) as client:
+            with pytest.raises(errors.CohortsError) as raised:
+                await upload(client, ["a"], **options)
+
+    return raised.value
+
+
+@pytest.mark.parametrize("options", [{}, {"replace": "c", "max_removed": 1.0}])
+async def test_an_error_in_a_success_with_a_code_is_a_refusal(
+    options: dict[str, object],
+):
+    """The page lists it without a status: nothing was created, and why is told."""
+    metadata = {"details": "bad thing", "invalid_ids": ["a"]}
+    error = await fails_with(
+        json_reply({"error": {"http_code": 400, "metadata": metadata}}), **options
+    )
+
+    assert isinstance(error, errors.InvalidIdsError)
+    assert (["a"], "bad thing") == (error.sample, error.details)
+
+
+@pytest.mark.parametrize("code", [None, 500])
+async def test_an_error_in_a_success_may_leave_the_result_open(code: int | None):
+    """The answer came, so it is not called lost, and its reason is shown."""
+    error = await fails_with(
+        json_reply({"error": {"http_code": code, "message": "bad thing"}})
+    )
+
+    assert isinstance(error, errors.AmbiguousUploadError)
+    assert "bad thing" in str(error)
+    assert "lost" not in str(error)
 
 
 async def test_several_that_fit_are_told(

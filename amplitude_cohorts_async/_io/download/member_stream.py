@@ -12,7 +12,8 @@ import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from ..._core.csvparse import MemberReader
-from ..._core.csvtext import Buffer, CsvError
+from ..._core.csvtext import Buffer
+from ..._core.export_errors import ExportErrors
 from ...errors import InvalidInputError
 from ...models import Member
 
@@ -48,15 +49,11 @@ class MemberStream:
         self,
         source: AsyncIterator[Buffer],
         *,
-        request_id: str,
-        cohort_id: str | None = None,
-        token: str | None = None,
+        errors: ExportErrors,
     ) -> None:
         self.is_exhausted: bool = False
         self._source = source
-        self._request_id = request_id
-        self._cohort_id = cohort_id
-        self._token = token
+        self._errors = errors
         self._reader = MemberReader()
         # Decoded and not handed out: first those that `__anext__()` has begun.
         self._row: Iterator[Member] = iter(())
@@ -121,7 +118,7 @@ class MemberStream:
     async def _decode_next(self) -> list[Member]:
         if self._is_broken:
             raise InvalidInputError(
-                f"reading the members of export {self._request_id} was cut short; "
+                f"reading the members of export {self._errors.ref.request_id} was cut short; "
                 "open `job.members()` again, which spends no export"
             )
 
@@ -159,14 +156,10 @@ class MemberStream:
         decoded: list[Member] = []
         since = time.perf_counter()
 
-        try:
+        with self._errors.about_the_file():
             for members in self._slices(block):
                 decoded += members
                 since = _yield_interpreter(since)
-        except CsvError as error:
-            raise error.of_job(
-                self._request_id, cohort_id=self._cohort_id, token=self._token
-            ) from error
 
         return decoded
 

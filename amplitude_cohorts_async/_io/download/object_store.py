@@ -137,7 +137,7 @@ class LinkRefresh:
 
     def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:
         state = self._state
-        expected = "an unknown number" if state.total is None else state.total
+        expected = "an unknown number of" if state.total is None else state.total
 
         return IncompleteDownloadError(
             f"the file of export {state.request_id} did not arrive: "

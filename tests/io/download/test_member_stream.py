@@ -9,8 +9,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from amplitude_cohorts_async._core.export_errors import ExportErrors
+from amplitude_cohorts_async._core.tokens import ExportRef, to_token
 from amplitude_cohorts_async._io.download.member_stream import MemberStream
 from amplitude_cohorts_async.errors import InvalidInputError, MalformedFileError
+
+ERRORS = ExportErrors(ExportRef(request_id="Sf7M9j", cohort_id="c1"))
 
 
 def file(rows: int) -> bytes:
@@ -33,7 +37,7 @@ async def pieces(data: bytes, size: int = 7_777) -> AsyncIterator[memoryview]:
 
 def stream(data: bytes) -> MemberStream:
     """Open a stream of the members in *data*."""
-    return MemberStream(pieces(data), request_id="Sf7M9j", cohort_id="c1", token="t")
+    return MemberStream(pieces(data), errors=ERRORS)
 
 
 async def test_batches_have_the_size_asked_for():
@@ -93,7 +97,7 @@ async def test_a_fault_names_the_job():
     ) as caught:
         [member async for member in stream(file(3) + b'"4"\n')]
 
-    assert (5, "t") == (caught.value.line, caught.value.token)
+    assert (5, to_token(ERRORS.ref)) == (caught.value.line, caught.value.token)
 
 
 async def test_a_file_without_a_byte_is_a_fault():
@@ -123,7 +127,7 @@ async def test_an_error_of_the_source_is_not_the_end_of_the_file():
         yield file(10)
         raise ConnectionResetError
 
-    members = MemberStream(failing(), request_id="Sf7M9j")
+    members = MemberStream(failing(), errors=ERRORS)
 
     with pytest.raises(ConnectionResetError):
         [member async for member in members]
@@ -156,7 +160,7 @@ async def test_a_long_piece_is_not_decoded_at_once():
     async def one_piece() -> AsyncIterator[bytes]:
         yield file(200_000)
 
-    members = MemberStream(one_piece(), request_id="Sf7M9j")
+    members = MemberStream(one_piece(), errors=ERRORS)
 
     assert "0" == (await anext(members)).amplitude_id
     assert 30_000 > members.rows
@@ -176,7 +180,7 @@ async def test_memory_does_not_grow_with_the_file():
                 yield block
 
         tracemalloc.start()
-        members = MemberStream(source(), request_id="Sf7M9j")
+        members = MemberStream(source(), errors=ERRORS)
         seen = sum([len(batch) async for batch in members.batches()])
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
