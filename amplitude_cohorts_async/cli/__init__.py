@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from ..errors import MissingExtraError
 
@@ -18,6 +20,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Those after the command's name; None takes `sys.argv`.
     """
+    try:
+        _open_missing_streams()
+        return _run(arguments)
+    except KeyboardInterrupt:
+        # Loading the modules takes half a second, in which Ctrl-C may come.
+        sys.stderr.write("amplitude-cohorts: interrupted\n")
+        return 130
+
+
+def _open_missing_streams() -> None:
+    # Python has None for a stream that is closed, as by `>&-`, and the next file or
+    # socket gets its number: what is written to the stream would end up there.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     if find_spec("typer") is None or find_spec("rich") is None:
         error = MissingExtraError("the command amplitude-cohorts", extra="cli")
         sys.stderr.write(f"{error}\n")

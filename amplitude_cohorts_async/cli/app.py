@@ -13,7 +13,7 @@ import typer
 from .. import CohortsClient, __version__
 from . import demo, emulate, exporting, render, syncing, writes
 from .common import Connection, command
-from .exits import Exit, UsageError
+from .exits import Exit, UsageError, exit_of
 
 __all__ = ("app", "run")
 
@@ -132,8 +132,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app)(
             arguments, prog_name="amplitude-cohorts", standalone_mode=False
         )
-    except UsageError as error:
+    except (UsageError, typer.Abort) as error:
         render.failure(error, as_json="--json" in arguments)
-        return Exit.USAGE
+        return exit_of(error)
 
     return int(code or Exit.OK)

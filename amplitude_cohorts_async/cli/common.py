@@ -77,6 +77,11 @@ class Connection(Output):
         """The options with which another command reaches the same service."""
         return option_arguments(region=self.region, base_url=self.base_url)
 
+    @property
+    def announces(self) -> bool:
+        """Whether to name an export that was requested, in a line on stderr."""
+        return not (self.quiet or self.as_json)
+
     def run(
         self,
         work: Callable[[CohortsClient], Coroutine[object, object, T]],

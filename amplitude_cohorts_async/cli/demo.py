@@ -29,6 +29,7 @@ from .running import run
 __all__ = ("demo",)
 
 _USERS = 2_000_000
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _JOB_SECONDS = 2.0
 
 
@@ -77,6 +78,9 @@ def demo(
     ] = _USERS,
 ) -> None:
     """Export two million users from an emulator on this machine; no account needed."""
+    if output is not None:
+        _check(output)
+
     script = _Script(
         Console(stderr=shared.as_json, quiet=shared.quiet, highlight=False)
     )
@@ -86,6 +90,18 @@ def demo(
 
     result = attrs.evolve(result, path=output)
     shared.print("demo", result, _summary)
+
+
+def _check(output: Path) -> None:
+    # The library checks more, but only when the export is ready.
+    if not output.name.lower().endswith(_SUFFIXES):
+        raise typer.BadParameter(
+            f"the name {output.name!r} does not say its format; end it in one of "
+            f"{', '.join(_SUFFIXES)}"
+        )
+
+    if output.is_dir() or not output.parent.is_dir():
+        raise typer.BadParameter(f"{output} cannot be a file; name another one")
 
 
 def _play(script: _Script, to: Path, users: int) -> DemoResult:

@@ -17,7 +17,7 @@ class Exit(IntEnum):
     The exit codes, which are stable.
 
     Attributes:
-        FAILURE: Any failure without another code.
+        FAILURE: Any failure without another code, and a refused removal.
         USAGE: Wrong arguments, or a wrong or missing configuration.
         AUTHENTICATION: The keys are invalid, or lack a permission.
         NOT_FOUND: The cohort or the export does not exist, or not any more.
@@ -48,6 +48,8 @@ UsageError: type[Exception] = next(
 )
 
 _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
+    # Requests were sent, and a sync has spent its export: not the usage's code.
+    (Exit.FAILURE, (errors.RemovalGuardError,)),
     (
         Exit.USAGE,
         (errors.ConfigurationError, errors.InvalidInputError, errors.MissingExtraError),

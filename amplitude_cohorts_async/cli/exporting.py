@@ -14,7 +14,13 @@ from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import Connection
 from .exits import Exit, exit_of
-from .resume_hints import StartedJobs, command_line, option_arguments, resume_hints
+from .resume_hints import (
+    StartedJobs,
+    command_line,
+    option_arguments,
+    resumable_id,
+    resume_hints,
+)
 
 __all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
 
@@ -100,10 +106,18 @@ def export(
     """
     Export cohorts to files; each spends one export of the monthly quota.
 
-    If something fails after that, the last line is the command that resumes
-    without spending another. To resume a directory, run the same command again.
+    If something fails after that, the last lines are the commands that resume
+    without spending another. A directory whose run was interrupted or killed is
+    resumed by the same command; for a single file that would spend another.
     """
-    into_directory = len(cohort_ids) > 1 or (output is not None and output.is_dir())
+    is_directory = output is not None and output.is_dir()
+    into_directory = len(cohort_ids) > 1 or is_directory
+
+    if into_directory and output is not None and not is_directory:
+        raise typer.BadParameter(
+            f"several cohorts need -o with a directory, and {output} is none; make it "
+            f"first"
+        )
 
     if skip_unchanged and not into_directory:
         raise typer.BadParameter("--skip-unchanged needs -o with a directory")
@@ -161,8 +175,13 @@ def resume(
 
     with resume_hints(
         lambda error: _resume_commands(
-            connection, jobs, error, to=to, format=format, file_mode=file_mode
-        )
+            connection,
+            jobs.resumable_after(error),
+            to=to,
+            format=format,
+            file_mode=file_mode,
+        ),
+        jobs,
     ):
         saved = connection.run(work, hook=jobs, file_mode=file_mode)
 
@@ -194,17 +213,17 @@ class _Options:
 def _into_file(connection: Connection, options: _Options) -> None:
     (cohort_id,) = options.cohort_ids
     to = options.output or _file_named(cohort_id, options.format)
-    jobs = StartedJobs()
+    jobs = StartedJobs(announced=connection.announces)
 
     with resume_hints(
         lambda error: _resume_commands(
             connection,
-            jobs,
-            error,
+            jobs.resumable_after(error),
             to=to,
             format=options.format,
             file_mode=options.file_mode,
-        )
+        ),
+        jobs,
     ):
         saved = connection.run(
             lambda client: client.export(
@@ -235,6 +254,7 @@ def _into_directory(connection: Connection, options: _Options) -> None:
             skip_unchanged=options.skip_unchanged,
         ) as batch:
             async for outcome in batch:
+                _add_hint(connection, options, outcome)
                 outcomes.append(outcome)
                 if not connection.as_json:
                     render.outcome(outcome)
@@ -250,20 +270,43 @@ def _into_directory(connection: Connection, options: _Options) -> None:
     ):
         outcomes = connection.run(work, file_mode=options.file_mode)
 
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+
     if connection.as_json:
         render.document("exports", outcomes)
+    else:
+        for command in (note for each in errors for note in _notes(each)):
+            render.resume_command(command)
 
-    if codes := {exit_of(item.error) for item in outcomes if item.error}:
-        if not connection.as_json:
-            render.resume_command(_same_command(connection, options))
+    if codes := {exit_of(error) for error in errors}:
         # Failures with the same exit code keep it.
         raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILURE)
 
 
+def _add_hint(
+    connection: Connection, options: _Options, outcome: ExportOutcome
+) -> None:
+    # The same command would be a new run, and spend an export for each saved file.
+    if outcome.error is None or (request_id := resumable_id(outcome.error)) is None:
+        return
+
+    (command,) = _resume_commands(
+        connection,
+        [request_id],
+        to=(options.output or Path()) / _file_named(outcome.cohort_id, options.format),
+        format=options.format,
+        file_mode=options.file_mode,
+    )
+    outcome.error.add_note(command)
+
+
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
 def _resume_commands(
     connection: Connection,
-    jobs: StartedJobs,
-    error: BaseException,
+    request_ids: list[str],
     *,
     to: Path,
     format: str | None,  # noqa: A002
@@ -276,7 +319,7 @@ def _resume_commands(
 
     return [
         command_line("resume", request_id, "-o", str(to), *options)
-        for request_id in jobs.resumable_after(error)
+        for request_id in request_ids
     ]
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..models import Cohort, ExportOutcome, ExportPlan, SavedExport, Usage
+from .command_words import in_command_words, refused_ids
 from .exits import Exit, exit_of
 
 __all__ = (
@@ -210,12 +211,17 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _facts(error: BaseException) -> dict[str, object]:
+    code = exit_of(error)
+    is_interruption = code == Exit.INTERRUPTED
+    refused = refused_ids(error)
+
     return {
-        "code": int(exit_of(error)),
-        "type": type(error).__name__,
+        "code": int(code),
+        "type": "Interrupted" if is_interruption else type(error).__name__,
         "message": _message(error),
         "token": getattr(error, "token", None),
         "resume": list(_notes(error)),
+        **({"sample": refused.sample} if refused else {}),
     }
 
 
@@ -228,7 +234,7 @@ def _message(error: BaseException) -> str:
         return "interrupted"
 
     # Only format_message() of a typer error names the option.
-    text = getattr(error, "format_message", error.__str__)()
+    text = getattr(error, "format_message", lambda: in_command_words(error))()
 
     if (context := getattr(error, "ctx", None)) is not None:
         text = f"{text.rstrip('.')}; see `{context.command_path} --help`"

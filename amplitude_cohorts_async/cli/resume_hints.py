@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
+import typer
+
 from ..errors import CohortsError, ExportExpiredError, ExportFailedError
 from ..events import Event, ExportRequested
+from .render import printable
 
 __all__ = (
     "OptionValue",
     "StartedJobs",
     "command_line",
     "option_arguments",
+    "resumable_id",
     "resume_hints",
 )
 
@@ -25,37 +30,71 @@ OptionValue: TypeAlias = str | float | Path | list[str] | None
 
 
 class StartedJobs:
-    """An event hook that records the requested jobs."""
+    """
+    An event hook that records the requested jobs.
 
-    def __init__(self) -> None:
+    Args:
+        announced: Whether to name each on stderr: should the process be killed, no
+            other line tells how to resume.
+    """
+
+    def __init__(self, *, announced: bool = False) -> None:
         self.request_ids: list[str] = []
+        self._announced = announced
 
     def __call__(self, event: Event, /) -> None:
         """Record the job of an `ExportRequested`."""
-        if isinstance(event, ExportRequested):
-            self.request_ids.append(event.request_id)
+        if not isinstance(event, ExportRequested):
+            return
+
+        self.request_ids.append(event.request_id)
+
+        if self._announced:
+            text = f"requested export {event.request_id} of cohort {event.cohort_id}"
+            # Nobody may read stderr any more; the export goes on.
+            with suppress(OSError):
+                sys.stderr.write(f"amplitude-cohorts: {printable(text)}\n")
 
     def resumable_after(self, error: BaseException) -> list[str]:
         """Return the request ids of the jobs that can be resumed after an error."""
         if isinstance(error, KeyboardInterrupt):
             return self.request_ids
 
-        token = getattr(error, "token", None)
+        request_id = resumable_id(error)
 
-        if token is None or isinstance(error, ExportFailedError | ExportExpiredError):
-            return []
+        return [] if request_id is None else [request_id]
 
-        return [json.loads(token)["request_id"]]
+
+def resumable_id(error: BaseException) -> str | None:
+    """Return the id of the job that an error tells of, if it can be resumed."""
+    token = getattr(error, "token", None)
+
+    if token is None or isinstance(error, ExportFailedError | ExportExpiredError):
+        return None
+
+    return str(json.loads(token)["request_id"])
 
 
 @contextmanager
-def resume_hints(commands: Callable[[BaseException], Iterable[str]]) -> Generator[None]:
-    """Add *commands* of an error, which resume, to it as notes."""
+def resume_hints(
+    commands: Callable[[BaseException], Iterable[str]],
+    jobs: StartedJobs | None = None,
+) -> Generator[None]:
+    """
+    Add *commands* of an error, which resume, to it as notes.
+
+    An error without a token, such as an interruption, gets the id of its job.
+    """
     try:
         yield
-    except (CohortsError, KeyboardInterrupt) as error:
-        for command in commands(error):
+    except (CohortsError, KeyboardInterrupt, OSError, typer.Abort) as error:
+        found = list(commands(error))
+
+        for command in found:
             error.add_note(command)
+
+        if found and jobs is not None and getattr(error, "token", None) is None:
+            vars(error)["token"] = jobs.request_ids[0]
         raise
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import attrs
 import typer
 
 from .. import CohortsClient, diff_ids
+from ..errors import ExportExpiredError, ExportFailedError
 from ..models import IdType, MembershipReport, SyncReport
 from . import render
 from .common import Connection, Output
@@ -24,6 +26,13 @@ from .id_options import (
     id_source,
     show_members,
     skipped_to,
+)
+from .resume_hints import (
+    OptionValue,
+    StartedJobs,
+    command_line,
+    option_arguments,
+    resume_hints,
 )
 from .running import run
 
@@ -55,7 +64,12 @@ def sync(
     ] = None,
     skipped: Skipped = None,
 ) -> None:
-    """Make a cohort's members equal to the ids of a file; spends one export."""
+    """
+    Make a cohort's members equal to the ids of a file; spends one export.
+
+    If something fails after that, the last lines are two commands: one saves that
+    export, one syncs with it as --current, and neither spends another.
+    """
     if not (yes or dry_run or sys.stdin.isatty()):
         raise typer.BadParameter(
             "stdin is not a terminal to confirm at: pass --yes or --dry-run"
@@ -78,14 +92,34 @@ def sync(
                 on_skipped=on_skipped,
             )
 
-    report = connection.run(work)
+    jobs = StartedJobs(announced=connection.announces)
 
-    if not (yes or dry_run):
-        report.check_removals(max_removed)
+    with resume_hints(
+        lambda error: _resume_commands(
+            connection,
+            jobs,
+            error,
+            *(cohort_id, str(ids)),
+            id_type=id_type.value,
+            dry_run=dry_run,
+            yes=yes,
+            max_removed=max_removed,
+            count_group=count_group,
+            on_disk=on_disk,
+            skipped=skipped,
+        ),
+        jobs,
+    ):
+        report = connection.run(work, hook=jobs)
 
-        if _confirm(report):
-            change = MembershipChange(cohort_id, id_type, count_group, False, skipped)
-            report = _apply(connection, change, report)
+        if not (yes or dry_run):
+            report.check_removals(max_removed)
+
+            if _confirm(report):
+                change = MembershipChange(
+                    cohort_id, id_type, count_group, False, skipped
+                )
+                report = _apply(connection, change, report)
 
     if connection.as_json:
         render.document("sync", _in_lists(report))
@@ -130,6 +164,31 @@ def diff(
         "unnameable": result.unnameable,
     }
     output.print("diff", counts, _show_counts)
+
+
+def _resume_commands(
+    connection: Connection,
+    jobs: StartedJobs,
+    error: BaseException,
+    cohort_id: str,
+    ids: str,
+    **options: OptionValue,
+) -> list[str]:
+    if isinstance(error, ExportFailedError | ExportExpiredError):
+        return []
+
+    # Not ID.csv, which may well be the file of wanted ids.
+    current = f"current-{quote(cohort_id, safe='')}.csv.gz"
+    flags = [*option_arguments(**options), *connection.arguments]
+
+    return [
+        command
+        for request_id in jobs.request_ids
+        for command in (
+            command_line("resume", request_id, "-o", current, *connection.arguments),
+            command_line("sync", cohort_id, ids, "--current", current, *flags),
+        )
+    ]
 
 
 def _apply(

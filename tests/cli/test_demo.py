@@ -100,6 +100,14 @@ def test_an_emulator_that_does_not_start_is_told(
     assert 1 == len(err.splitlines())
 
 
+@pytest.mark.parametrize("name", ["x.txt", "missing/x.csv", "."])
+def test_demo_checks_its_file_first(command, name: str):
+    """Before it starts the emulator."""
+    code, out, err = command("demo", "-o", name)
+
+    assert (2, "", 1) == (code, out, len(err.splitlines()))
+
+
 @pytest.mark.big
 def test_demo_of_two_million_users(process):
     """All are made up, exported and counted, in flat memory."""

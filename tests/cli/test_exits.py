@@ -46,7 +46,7 @@ CODES = {
     "QuotaError": 6,
     "QuotaWaitError": 6,
     "RateLimitedError": 6,
-    "RemovalGuardError": 2,
+    "RemovalGuardError": 1,
     "RequestTimeoutError": 5,
     "ServerError": 5,
     "StorageError": 7,

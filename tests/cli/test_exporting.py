@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import stat
 from pathlib import Path
@@ -36,10 +37,11 @@ def cohorts(
 
 
 def test_export_saves_and_says_so_in_a_line(command):
-    """The file is whole, the line names it, and stderr stays empty."""
+    """The file is whole, the line names it, and stderr names what was spent."""
     code, out, err = command("export", "c1", "-o", "members.csv")
 
-    assert (0, "") == (code, err)
+    assert 0 == code
+    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1\n", err)
     assert out.startswith("members.csv: ")
     assert 3 == len(Path("members.csv").read_text().splitlines())
 
@@ -51,6 +53,12 @@ def test_export_names_the_file_after_the_cohort(command):
 
     assert Path("c1.csv").exists()
     assert b"\x1f\x8b" == Path("c1.csv.gz").read_bytes()[:2]
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_the_requested_export_is_not_named_if_not_wanted(command, option: str):
+    """Scripts that read stderr get nothing but an error."""
+    assert "" == command("export", "c1", option).err
 
 
 @pytest.mark.parametrize(
@@ -173,13 +181,38 @@ def test_many_as_json(command):
     assert exports["nope"]["saved"] is None
 
 
-def test_many_are_run_again_to_go_on(command):
-    """Who failed is told on stderr, and the command to type is the same one."""
+def test_many_that_failed_unspent_have_nothing_to_go_on_with(command):
+    """The same command again would spend an export for each file that was saved."""
     _, out, err = command("export", "c1", "nope", "-p", "plan")
 
     assert 1 == len(out.splitlines())
     assert "cohort nope: " in err
-    assert "To resume: amplitude-cohorts export c1 nope -o . --property plan" in err
+    assert "To resume" not in err
+
+
+def test_many_go_on_with_what_was_spent_and_not_saved(command, cohorts_emulator):
+    """A command for each such cohort, as text and as JSON; it spends no export."""
+    cohorts_emulator.add_cohort("s/w", members=["ann"], job_seconds=300)
+    words = ("export", "c1", "s/w", "nope", "-o", ".", "--timeout", 50)
+    *_, last = command(*words).err.splitlines()
+    assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o s%2Fw\.csv", last)
+
+    again = json.loads(command(*words, "--json").out)["exports"]
+    hints = {each["cohort_id"]: (each["error"] or {}).get("resume") for each in again}
+    spent = cohorts_emulator.spent
+
+    assert [last.removeprefix("To resume: ")] == hints.pop("s/w")
+    assert {"c1": None, "nope": []} == hints
+    assert 0 == command(*last.split()[3:]).code
+    assert Path("s%2Fw.csv").exists()
+    assert spent == cohorts_emulator.spent
+
+
+def test_many_into_a_file_need_a_directory(command):
+    """The message says so, instead of asking for a directory of the file's name."""
+    assert "several cohorts need -o with a directory" in (
+        command("export", "c1", "c2", "-o", "m2.csv").err
+    )
 
 
 def test_the_unchanged_is_left_alone(command, cohorts_emulator):

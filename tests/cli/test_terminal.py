@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -73,6 +76,7 @@ def test_a_terminal_gets_a_bar(process, cohorts_emulator: CohortsEmulator):
     drawn = on_terminal(process, "export", "big", "--timeout", 0)
 
     assert "cohort big" in drawn
+    assert re.search(r"amplitude-cohorts: requested export \w+ of", drawn)
     assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in drawn
     assert re.search(r"1\.\d/2\.\d MB", drawn)
     assert "MB/s" in drawn
@@ -116,7 +120,9 @@ def test_a_dumb_terminal_gets_no_bar(process):
         process, "export", "big", "--timeout", 0, columns=300, TERM="dumb"
     )
 
-    assert drawn.startswith("big.csv: ")
+    first, second = drawn.splitlines()
+    assert first.startswith("amplitude-cohorts: requested export ")
+    assert second.startswith("big.csv: ")
 
 
 def test_no_color_is_honoured(process):
@@ -137,11 +143,16 @@ def test_a_terminal_gets_a_table(process):
 
 
 def test_a_pipe_gets_the_result_and_nothing_else(process):
-    """Not even with FORCE_COLOR, which makes others draw into files."""
+    """
+    Not even with FORCE_COLOR, which makes others draw into files.
+
+    Stderr names the export: a process that is killed says nothing afterwards.
+    """
     started = process("export", "big", "--timeout", 0, env={"FORCE_COLOR": "1"})
     out, err = started.communicate()
 
-    assert (0, "") == (started.returncode, err)
+    assert 0 == started.returncode
+    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort big\n", err)
     assert out.startswith("big.csv: ")
     assert 1 == len(out.splitlines())
 
@@ -158,12 +169,73 @@ def test_an_interrupted_export_says_how_to_go_on(
     time.sleep(0.2)
     started.send_signal(number)
     out, err = started.communicate()
-    first, second = err.splitlines()
+    requested, first, second = err.splitlines()
 
     assert (130, "") == (started.returncode, out)
+    assert requested.startswith("amplitude-cohorts: requested export ")
     assert "amplitude-cohorts: interrupted" == first
     assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o out\.csv", second)
+    assert requested.split()[3] == second.split()[4]
     assert [] == list(Path().iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_as_json(
+    process, cohorts_emulator: CohortsEmulator, number: signal.Signals
+):
+    """Its token is what the command that resumes takes; both signals interrupt."""
+    cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=600)
+    started = process("export", "long", "--json")
+    while not cohorts_emulator.requests("export"):
+        time.sleep(0.01)
+    time.sleep(0.2)
+    started.send_signal(number)
+    error = json.loads(started.communicate()[1])["error"]
+
+    assert (130, "Interrupted") == (error["code"], error["type"])
+    assert [error["token"]] == [line.split()[2] for line in error["resume"]]
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.2, 0.3])
+def test_ctrl_c_while_modules_load(process, seconds: float):
+    """From when the package is there, the end is that of any interruption."""
+    started = process("list", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    while "amplitude_cohorts_async.errors" not in started.stderr.readline():
+        pass
+    time.sleep(seconds)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate()
+
+    # Python dies of the signal itself, to a shell 130 as well, if it came in an exec().
+    assert started.returncode in {0, 130, -signal.SIGINT}
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("list >&-", 0),
+        ("usage --json >&-", 0),
+        ("export big -o out.csv --timeout 0 >&-", 0),
+        ("export big -o out.csv --timeout 0 2>&-", 0),
+        ("export big -o out.csv --timeout 0 <&- >&- 2>&-", 0),
+        ("list --nope 2>&-", 2),
+    ],
+)
+def test_closed_streams_are_no_failure(process, tmp_path: Path, line: str, code: int):
+    """What would be printed there is lost, and nothing else."""
+    command = shlex.join([sys.executable, "-m", "amplitude_cohorts_async"])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{command} {line}"],
+        check=False,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (code, "") == (done.returncode, done.stderr.partition("Traceback")[1])
+    assert ("export" in line) == Path("out.csv").exists()
 
 
 def test_an_interrupted_download_leaves_nothing_half(

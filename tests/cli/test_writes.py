@@ -236,7 +236,9 @@ def test_a_replacement_is_guarded(
     words = (*words, "--yes", "--journal", tmp_path / "journal")
     code, _, err = run(capsys, *words)
 
-    assert (2, True) == (code, "at least 97" in err)
+    assert (1, True) == (code, "at least 97" in err)
+    assert "Pass a larger" in err
+    assert "max_removed" not in err
     assert "To resume" not in err
     assert 100 == len(cohorts_emulator.members_of("1a2bc3d"))
 
@@ -335,11 +337,101 @@ def test_sync_guards_against_an_empty_list(
     cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", "zoe"])
 
     assert 2 == run(capsys, "sync", "1a2bc3d", file, "--yes")[0]
+    assert 0 == cohorts_emulator.spent
     file.write_text("ann\n")
-    assert 2 == run(capsys, "sync", "1a2bc3d", file, "--yes")[0]
+    assert 1 == run(capsys, "sync", "1a2bc3d", file, "--yes")[0]
     assert 3 == len(cohorts_emulator.members_of("1a2bc3d"))
     assert 0 == run(capsys, "sync", "1a2bc3d", file, "--yes", "--max-removed", 1)[0]
     assert {"ann"} == cohorts_emulator.members_of("1a2bc3d")
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_refused_sync_says_how_to_use_its_export(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_asked: bool,
+):
+    """Two commands, as text and as JSON: together they sync, and spend no export."""
+    file = tmp_path / "ids.txt"
+    file.write_text("ann\n")
+    monkeypatch.chdir(tmp_path)
+    cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", "zoe"])
+    words = ("sync", "1a2bc3d", "ids.txt", *([] if is_asked else ["--yes"]))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: is_asked, raising=False)
+
+    code, _, err = run(capsys, *words)
+    save, again = (line.split()[3:] for line in err.splitlines()[-2:])
+    assert (1, True) == (code, "at least 2 of the 3" in err)
+    assert "dry_run" not in err
+
+    error = json.loads(run(capsys, *words, "--json")[2])["error"]
+    assert error["token"]
+    assert [save[0], again[0]] == [line.split()[1] for line in error["resume"]]
+    assert 2 == cohorts_emulator.spent
+
+    assert 0 == run(capsys, *save)[0]
+    assert 1 == run(capsys, *again)[0]
+    assert 0 == run(capsys, *again, "--yes", "--max-removed", 1)[0]
+    assert {"ann"} == cohorts_emulator.members_of("1a2bc3d")
+    assert 2 == cohorts_emulator.spent
+
+
+@pytest.mark.usefixtures("project")
+def test_a_replacement_of_an_unknown_cohort_is_no_wrong_usage(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path
+):
+    """The list was asked, and does not show unpublished ones: it may exist."""
+    words = ("upload", "B", ids, "--id-type", "user", "--replace", "nope", "--yes")
+    code, _, err = run(capsys, *words)
+
+    assert (1, True) == (code, "--max-removed 1 " in err)
+    assert "max_removed" not in err
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("words", [["upload", "B"], ["members", "add", "1a2bc3d"]])
+def test_refused_ids_are_shown(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    tmp_path: Path,
+    words: list[str],
+):
+    """How many, the first few, and the option to leave out; JSON has the sample."""
+    cohorts_emulator.add_cohort("1a2bc3d", members=["eve"])
+    file = tmp_path / "ids.txt"
+    file.write_text("\n".join(["ann", *(f"unknown-{number}" for number in range(7))]))
+    words = [*words, file, "--id-type", "user", "--strict"]
+    code, _, err = run(capsys, *words)
+    error = json.loads(run(capsys, *words, "--json")[2])["error"]
+
+    assert 1 == code
+    assert "at least 7 of the ids" in err
+    assert "unknown-0, unknown-1, unknown-2, unknown-3, unknown-4, ...;" in err
+    assert "--strict" in err
+    assert "skip_invalid_ids" not in err
+    assert [f"unknown-{number}" for number in range(7)] == error["sample"]
+
+
+@pytest.mark.usefixtures("project")
+def test_ids_refused_half_way_are_shown(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    """What was written before is told as well."""
+    monkeypatch.setattr(batches_module, "MOST_IDS", 2)
+    cohorts_emulator.add_cohort("1a2bc3d", members=["eve"])
+    file = tmp_path / "ids.txt"
+    file.write_text("ann\nbob\nunknown-1\n" + "x" * 70)
+    code, _, err = run(capsys, "members", "add", "1a2bc3d", file, "--strict")
+
+    assert 7 == code
+    assert "1 batches are written to cohort 1a2bc3d" in err
+    assert "unknown-1" in err
+    assert "x" * 61 not in err
 
 
 @pytest.mark.parametrize("on_disk", [[], ["--on-disk"]])

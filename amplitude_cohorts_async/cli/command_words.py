@@ -1,0 +1,64 @@
+"""Says errors whose advice is a parameter in the words of the command's options."""
+
+from __future__ import annotations
+
+from ..errors import InvalidIdsError, PartialWriteError, RemovalGuardError
+
+__all__ = ("in_command_words", "refused_ids")
+
+_SHOWN_IDS = 5
+_SHOWN_LENGTH = 60
+"""Characters of each."""
+
+
+def in_command_words(error: BaseException) -> str:
+    """Return the text of an error, with the options that help."""
+    if isinstance(error, RemovalGuardError):
+        return _of_guard(error)
+
+    if (refused := refused_ids(error)) is None:
+        return str(error)
+
+    if isinstance(error, PartialWriteError):
+        return (
+            f"{error.next_batch} batches are written to cohort {error.cohort_id}, and "
+            f"the next one failed: {_of_ids(refused)}. Repeating those does no harm"
+        )
+
+    return _of_ids(refused)
+
+
+def refused_ids(error: BaseException) -> InvalidIdsError | None:
+    """Return the refusal of ids that an error is, or tells of; else None."""
+    reason = error.__cause__ if isinstance(error, PartialWriteError) else error
+
+    return reason if isinstance(reason, InvalidIdsError) else None
+
+
+def _of_ids(error: InvalidIdsError) -> str:
+    shown = [
+        id_ if len(id_) <= _SHOWN_LENGTH else f"{id_[:_SHOWN_LENGTH]}..."
+        for id_ in error.sample[:_SHOWN_IDS]
+    ]
+    rest = ", ..." if len(error.sample) > _SHOWN_IDS else ""
+
+    return (
+        f"Amplitude does not know at least {len(error.sample):,} of the ids, and wrote "
+        f"none of their request: {', '.join(shown)}{rest}; take them out, or leave "
+        f"--strict out to skip them (--skipped FILE keeps them)"
+    )
+
+
+def _of_guard(error: RemovalGuardError) -> str:
+    if error.removed is None or error.current is None:
+        return (
+            "it is unknown how many members this would remove, because the list of "
+            "cohorts does not show this one, or not its size; nothing was written. "
+            "Check the id, and pass --max-removed 1 to replace it all the same"
+        )
+
+    return (
+        f"this would remove at least {error.removed:,} of the {error.current:,} members "
+        f"({error.removed / error.current:.0%}), and --max-removed {error.max_removed:g} "
+        f"is the limit; nothing was written. Pass a larger one if it is meant"
+    )
