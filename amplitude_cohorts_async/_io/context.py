@@ -29,7 +29,6 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for *seconds*; zero or less only lets other tasks run."""
-        ...
 
 
 class SystemClock:

@@ -56,15 +56,12 @@ class RunningJobs(Protocol):
 
     async def find(self, key: str) -> str | None:
         """Return the token of the running export, if there is one."""
-        ...
 
     async def record(self, key: str, token: str, *, seconds: float) -> None:
         """Record an export as running, for *seconds* at most."""
-        ...
 
     async def forget(self, key: str, token: str) -> None:
         """Remove an export that is over, unless another one is recorded by now."""
-        ...
 
 
 class Permit:
@@ -102,8 +99,8 @@ class Limiter(ABC):
     @property
     def counter(self) -> SharedCounter:
         """Counts the exports of a month for all clients of this limiter."""
-        # Made at first use, because a subclass need not call our constructor; and
-        # in one step, because clients may run in several threads.
+        # Made at first use, because a subclass need not call our constructor; and in
+        # one step, because clients may run in several threads. So is `cohort_lock()`'s.
         counter: SharedCounter = vars(self).setdefault("_counter", LocalCounter())
 
         return counter

@@ -27,7 +27,7 @@ from ...errors import (
 )
 from ...models import Usage
 from ..context import Clock
-from .base import LocalCounter, SharedCounter
+from .base import SharedCounter
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Budget:
     Refuses an export request once the monthly quota, or an allowance, is exhausted.
 
     It leaves *reserve* requests for others. *allowances* are requests a month by
-    name. Without the *counter* of a limiter it counts alone.
+    name.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Budget:
         read_usage: Callable[[], Awaitable[Usage]],
         *,
         clock: Clock,
-        counter: SharedCounter | None = None,
+        counter: SharedCounter,
         reserve: int = 0,
         allowances: Mapping[str, int] | None = None,
     ) -> None:
         self._read_usage = read_usage
         self._clock = clock
-        self._counter = counter or LocalCounter()
+        self._counter = counter
         self._reserve = reserve
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
@@ -87,11 +87,7 @@ class Budget:
 
     @asynccontextmanager
     async def spend(self, *, allowance: str | None = None) -> AsyncGenerator[Spend]:
-        """
-        Reserve one export request; cancel the reservation unless it is committed.
-
-        Raise `MonthlyQuotaError` if none is left.
-        """
+        """Reserve one export request, or raise; cancel it unless it is committed."""
         names = [_ALL] if allowance is None else [self._checked(allowance), _ALL]
         spend = Spend()
         self._reserved.add(spend)

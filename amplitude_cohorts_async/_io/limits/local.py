@@ -16,9 +16,8 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
 import attrs
@@ -41,14 +40,7 @@ P = TypeVar("P")
 
 @attrs.define(eq=False)
 class Admission(Permit, Generic[P]):
-    """
-    A permit of a `RateLimiter`.
-
-    Attributes:
-        windows: Its places in the windows, if its kind counts there.
-        slot: Its place in flight.
-        refusals: Answers of 429 that were reported.
-    """
+    """A permit of a `RateLimiter`: places in the windows that count its kind, a slot."""
 
     kind: Kind
     windows: Sequence[P]
@@ -141,11 +133,11 @@ class LimiterState:
     The state that the next limiter of the app needs, so as not to admit too much.
 
     Attributes:
-        ends: When requests that count in the windows ended, on the loops'
-            clock; no window has more places than are kept here.
+        ends: When requests that count in the windows ended, on the loops' clock.
         released_at: Until when places in flight stay taken without a request.
     """
 
+    # No window has more places than are kept here.
     ends: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=1_024))
     released_at: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=64))
     pace: Pace = attrs.field(factory=Pace)
@@ -156,28 +148,6 @@ class LimiterState:
         """The latest time that matters."""
         moments = [*list(self.ends)[-1:], *self.released_at, self.pace.paused_until]
         return max(moments)
-
-
-class _Slot:
-    # A generator would do, but would take a tenth of the limiter's time.
-
-    def __init__(
-        self,
-        begin: Callable[[], Awaitable[Admission[Place]]],
-        end: Callable[[Admission[Place], BaseException | None], Awaitable[None]],
-    ) -> None:
-        self._begin = begin
-        self._end = end
-
-    async def __aenter__(self) -> Permit:
-        self._permit = await self._begin()
-
-        return self._permit
-
-    async def __aexit__(
-        self, _kind: object, error: BaseException | None, _trace: object
-    ) -> None:
-        await self._end(self._permit, error)
 
 
 class LocalLimiter(RateLimiter):
@@ -234,7 +204,7 @@ class LocalLimiter(RateLimiter):
         Raises:
             QuotaWaitError: The wait would be longer than `Limits.max_wait`.
         """
-        return _Slot(partial(self._begin, kind), self._end)
+        return self._slot(kind)
 
     def expected_starts(
         self,
@@ -251,14 +221,26 @@ class LocalLimiter(RateLimiter):
         """
         Return counters of this process's requests.
 
-        Besides those of `RateLimiter`: "withheld" places, and the "spacing" of
-        exports in seconds.
+        They are "started", "started.export", "started.poll" and so on, "in_flight",
+        "waiting", "waited" (seconds of all requests), "throttled", "withheld" (places)
+        and "spacing" (seconds between exports).
         """
         return {
             **super().statistics(),
             "withheld": self._slots.withheld,
             "spacing": self._state.pace.spacing(self._limits.exports),
         }
+
+    @asynccontextmanager
+    async def _slot(self, kind: Kind) -> AsyncGenerator[Permit]:
+        permit = await self._begin(kind)
+        clean = False
+
+        try:
+            yield permit
+            clean = True
+        finally:
+            self._end(permit, clean=clean)
 
     async def _begin(self, kind: Kind) -> Admission[Place]:
         if self._limits.max_wait is not None:
@@ -335,9 +317,8 @@ class LocalLimiter(RateLimiter):
         spacing = self._state.pace.spacing(self._limits.exports)
         await sleep_until(self._clock, self._last_start + spacing)
 
-    async def _end(self, permit: Admission[Place], error: BaseException | None) -> None:
+    def _end(self, permit: Admission[Place], *, clean: bool) -> None:
         self._count(in_flight=-1)
-        clean = error is None
         now = self._clock.now()
         ended = now if clean else now + self._limits.release_delay
         crowded = [self._slow_down(refusal) for refusal in permit.refusals]

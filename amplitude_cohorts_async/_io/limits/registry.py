@@ -44,13 +44,7 @@ _of_loop: RunVar[_Limiters] = RunVar("amplitude_cohorts_async_limiters")
 def limiter_for(
     app_key: str, limits: Limits, clock: Clock | None = None
 ) -> LocalLimiter:
-    """
-    Return the limiter of an app; a new one keeps *limits*.
-
-    Args:
-        app_key: A hash of origin and API key.
-        clock: None uses the running loop's time.
-    """
+    """Return the limiter of an app; a new one keeps *limits*."""
     with _mutex:
         limiters, state = _limiters, None
 

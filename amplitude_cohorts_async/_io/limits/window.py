@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 import anyio
@@ -20,6 +20,7 @@ import attrs
 from aiolimiter import AsyncLimiter
 
 from ...limits import Rate
+from ..cancellation import background
 from ..context import Clock
 from .fifo_lock import FifoLock, Wakeup
 
@@ -113,7 +114,9 @@ class PlacePool:
         if first is None:
             await wakeup.wait()
         else:
-            await _either(wakeup.wait, lambda: sleep_until(self._clock, first))
+            with anyio.CancelScope() as scope:
+                async with background(_cancel_at(wakeup, scope)):
+                    await sleep_until(self._clock, first)
 
 
 class SlotSemaphore(PlacePool):
@@ -197,14 +200,6 @@ class Pacer:
         return self._buckets[loop]
 
 
-async def _either(
-    one: Callable[[], Awaitable[None]], other: Callable[[], Awaitable[None]]
-) -> None:
-    async with anyio.create_task_group() as group:
-
-        async def finish(wait: Callable[[], Awaitable[None]]) -> None:
-            await wait()
-            group.cancel_scope.cancel()
-
-        group.start_soon(finish, one)
-        group.start_soon(finish, other)
+async def _cancel_at(wakeup: Wakeup, scope: anyio.CancelScope) -> None:
+    await wakeup.wait()
+    scope.cancel()

@@ -333,7 +333,6 @@ class Writable(Protocol):
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Append *data*, all of it."""
-        ...
 
 
 class ParquetWriter:

@@ -9,15 +9,21 @@ behind.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
+
+if TYPE_CHECKING:
+    from .file_sink import FileSink, RangeSink
+
+    Sink: TypeAlias = FileSink | RangeSink
 
 if sys.platform == "linux":
     import resource
@@ -59,9 +65,6 @@ class InlineWritePolicy:
     beforehand, so writes are timed. It is worth a fifth of the processor's time:
     512 MB over TLS to a memory disk take 2.1 s/GB with it, and 2.6 with every write
     in a thread (asyncio, medians of eight on a busy machine of two cores).
-
-    Attributes:
-        allows: The answer.
     """
 
     def __init__(self) -> None:
@@ -83,30 +86,11 @@ class InlineWritePolicy:
         self.allows = self._missing <= 0
 
 
-class Sink(Protocol):
-    """What bytes are written to, in order; it may block."""
-
-    @property
-    def is_light(self) -> bool:
-        """Whether writing does nothing but write."""
-        ...
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Take the next bytes."""
-        ...
-
-
 class DiskThread:
-    """
-    The worker thread of one file, shared by all writers of it.
-
-    Attributes:
-        inline: Whether the next write may be made on the loop.
-        limiter: Keeps the writes in worker threads from overlapping.
-    """
+    """The worker thread of one file, shared by all writers of it."""
 
     def __init__(self) -> None:
-        self.inline = InlineWritePolicy()
+        self.policy = InlineWritePolicy()
         self.limiter = anyio.CapacityLimiter(1)
         self._waiting = 0
         self._waited = 0.0
@@ -135,7 +119,6 @@ class Consumer(Protocol):
 
     async def take(self, data: bytes) -> None:
         """Take the next bytes; waits while it is behind."""
-        ...
 
 
 class DiskWriter:
@@ -166,12 +149,7 @@ class DiskWriter:
         self._in_thread: list[bytes | memoryview] = []
 
     async def take(self, data: bytes) -> None:
-        """
-        Take the next bytes; waits while the sink is behind.
-
-        Raises:
-            Exception: Whatever the sink raised, now or at an earlier piece.
-        """
+        """Take the next bytes; waits while the sink is behind."""
         self._queue_buffer()
         self._put(data)
 
@@ -189,12 +167,7 @@ class DiskWriter:
         return buffer
 
     def buffer_filled(self, count: int) -> memoryview | None:
-        """
-        Take the next bytes, which are in the lent buffer.
-
-        Returns:
-            The buffer for the bytes after these; None to await `get_buffer()`.
-        """
+        """Take bytes in the lent buffer; None means: await `get_buffer()` for more."""
         self._fill += count
 
         if (
@@ -258,24 +231,21 @@ class DiskWriter:
     def _continue(self) -> None:
         if self._write is not None:
             work, self._write = self._write, None
-            self._thread.inline.record(work.result())
+            self._thread.policy.record(work.result())
             self._recycle(self._in_thread)
 
-        while self._queue and self._sink.is_light and self._thread.inline.allows:
+        while self._queue and self._sink.is_light and self._thread.policy.allows:
             piece = self._queue.pop(0)
             self._queued -= len(piece)
-            self._thread.inline.record(_write_all(self._sink, [piece]))
+            self._thread.policy.record(_write_all(self._sink, [piece]))
             self._recycle([piece])
 
         if self._queue:
-            self._write_in_thread()
-
-    def _write_in_thread(self) -> None:
-        self._in_thread, self._queue, self._queued = self._queue, [], 0
-        write = partial(_write_all, self._sink, self._in_thread)
-        self._write = asyncio.ensure_future(
-            anyio.to_thread.run_sync(write, limiter=self._thread.limiter)
-        )
+            self._in_thread, self._queue, self._queued = self._queue, [], 0
+            write = partial(_write_all, self._sink, self._in_thread)
+            self._write = asyncio.ensure_future(
+                anyio.to_thread.run_sync(write, limiter=self._thread.limiter)
+            )
 
     def _recycle(self, pieces: Sequence[bytes | memoryview]) -> None:
         self._free += [
@@ -294,18 +264,15 @@ def _write_all(sink: Sink, pieces: Sequence[bytes | memoryview]) -> float:
         sink.write(piece)
         seconds = time.perf_counter() - started
 
-        if _times_blocked() != blocked or not _COUNTS_BLOCKING:
+        if _times_blocked() != blocked:
             slowest = max(slowest, seconds)
 
     return slowest
 
 
-def _times_blocked() -> int:
+def _times_blocked() -> float:
     if sys.platform != "linux":
-        return 0
+        return math.nan  # never equal: every write counts
 
     # How often this thread has had to wait for something, such as a slow disk.
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-
-
-_COUNTS_BLOCKING = sys.platform == "linux"

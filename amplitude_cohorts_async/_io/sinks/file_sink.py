@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from .filters import DetectGzip, Filter, PassThrough
+from .filters import DetectGzip, Filter
 from .part_file import TAKES_RANGES, PartFile
 from .saved_file import LocalFile
 from .target import Counter, Options, Target
@@ -48,7 +48,7 @@ class FileSink:
     def publish(self) -> LocalFile:
         """Rename the file to its target; return it, with its members if counted."""
         return attrs.evolve(
-            self._part.finish(),
+            self._part.publish(),
             # Not the part's own: a link may lead elsewhere later.
             path=self._target.path.absolute(),
             rows=None if self._counter is None else self._counter.rows,
@@ -75,22 +75,11 @@ class FileSink:
         return RangeSink(self._part, start)
 
     def _choose(self, is_gzip: bool) -> Filter:
-        file = _Append(self._part)
-        chain = self._target.format.build_filters(file, is_gzip, self._options)
+        chain = self._target.format.build_filters(self._part, is_gzip, self._options)
         self._counter = chain.counter
         self.is_light = chain.is_verbatim
 
         return chain.first
-
-
-class _Append(PassThrough):
-    # The end of a chain; the file itself is finished by its owner.
-    def __init__(self, file: PartFile) -> None:
-        super().__init__()
-        self._file = file
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
 
 
 class RangeSink:

@@ -47,15 +47,12 @@ class Filter(Protocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
-        ...
 
     def finish(self) -> None:
         """End; raise `Malformed` if the bytes so far cannot be a whole file."""
-        ...
 
     def discard(self) -> None:
         """Discard everything; safe at any time, also after `finish()`."""
-        ...
 
 
 class PassThrough:
@@ -229,9 +226,6 @@ class TextCheck(PassThrough):
     Passes on text, and refuses what cannot be CSV.
 
     A proxy's page or an error of the store must not be saved as a cohort.
-
-    Args:
-        not_text: Bytes that the first one that is not blank may not be.
     """
 
     def __init__(self, then: Filter | None = None, *, not_text: bytes = b"<{[") -> None:

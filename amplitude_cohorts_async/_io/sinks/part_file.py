@@ -30,22 +30,16 @@ class PartFile:
     """
     A file that gets its name when it is whole, and not before.
 
-    Until then only its owner may read it. It exists from `open()` on.
-
-    Args:
-        target: The file to make or replace; absolute, and no link.
-        mode: Of a new file; None for what the umask leaves.
-
-    Attributes:
-        part: The hidden file beside the target, with a random name, so that two
-            downloads of one target never meet.
+    Until then only its owner may read it. It exists from `open()` on. The target is
+    absolute, and no link; a *mode* of None is what the umask leaves.
     """
 
     def __init__(self, target: Path, *, mode: int | None = None) -> None:
         self._target = target
         self._mode = mode
         self._new_mode = 0
-        # Cut, so that it is not too long where the target's own name is not.
+        # Random, so that two downloads of one target never meet; and cut, so that it
+        # is not too long where the target's own name is not.
         name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
         self.part = target.with_name(name)
         self._end = 0
@@ -81,7 +75,10 @@ class PartFile:
         os.ftruncate(self._file, size)
         self._end = size
 
-    def finish(self) -> LocalFile:
+    def finish(self) -> None:
+        """Do nothing: the filters have ended, and the owner calls `publish()`."""
+
+    def publish(self) -> LocalFile:
         """Make the file durable, rename it to its target, and return it."""
         _set_permissions(self._file, self._target, mode=self._new_mode)
         written = os.fstat(self._file).st_mtime_ns

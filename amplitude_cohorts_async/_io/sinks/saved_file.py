@@ -36,9 +36,6 @@ class LocalFile:
     A file on this machine, recognised by its path, size and time.
 
     Copies keep what was read before.
-
-    Attributes:
-        request_id: The job that it came from, for errors.
     """
 
     path: Path
@@ -51,12 +48,7 @@ class LocalFile:
 
     @property
     def sha256(self) -> str:
-        """
-        SHA-256 of the bytes on disk, in hex; blocks when it is not known yet.
-
-        Raises:
-            StorageError: The file is gone, or no longer what was saved.
-        """
+        """See `SavedExport`."""
         if self._sha256 is None:
             self._sha256 = self._read(_sha256_of)
 
@@ -64,11 +56,7 @@ class LocalFile:
 
     @property
     def rows(self) -> int | None:
-        """
-        Number of members; blocks when they have to be counted.
-
-        None when the file is gone or no longer what was saved, or cannot be counted.
-        """
+        """See `SavedExport`."""
         if self._rows is None and self._count is not None:
             with suppress(StorageError):
                 self._rows = self._read(self._count)
@@ -76,7 +64,7 @@ class LocalFile:
         return self._rows
 
     async def digest(self) -> str:
-        """Return `sha256` without blocking the event loop."""
+        """See `SavedExport`."""
         return await in_thread(lambda: self.sha256, anyio.CapacityLimiter(1))
 
     def is_intact(self) -> bool:

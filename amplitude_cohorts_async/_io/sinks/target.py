@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, TypeAlias, cast
 
 import attrs
 
@@ -39,13 +39,7 @@ class Options:
     amplitude_id: AmplitudeId = "text"
 
 
-class Counter(Protocol):
-    """A filter that counts members."""
-
-    @property
-    def rows(self) -> int | None:
-        """Members so far; None when there were too many to count."""
-        ...
+Counter: TypeAlias = Count | ParquetWriter
 
 
 @attrs.frozen(kw_only=True)
@@ -53,9 +47,7 @@ class Chain:
     """
     The filters between the bytes as served and the file.
 
-    Attributes:
-        is_verbatim: Whether they pass each byte on unchanged: then bytes may also
-            be written to the file in any order.
+    Verbatim, they pass each byte on unchanged: any order will then do.
     """
 
     first: Filter
@@ -97,6 +89,7 @@ def _count_csv_gz(file: BinaryIO) -> int:
 
 
 def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
+    # With two threads inflating, writing and the wire overlap; see docs/design.md.
     counter = Count(InThread(file) if is_gzip else file)
     text = TextCheck(counter, not_text=options.not_text)
     first = InThread(Inflate(text)) if is_gzip else text
@@ -132,12 +125,7 @@ FORMATS: dict[str, Format] = {
 
 @attrs.frozen
 class Target:
-    """
-    A path that a whole file may be put at.
-
-    Attributes:
-        place: Where the file itself is: at the path, or where its links lead.
-    """
+    """A path for a whole file; the *place* is where its links lead."""
 
     path: Path
     place: Path
@@ -145,17 +133,7 @@ class Target:
 
 
 def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  # noqa: A002
-    """
-    Return where a download goes, before anything is spent on it.
-
-    Args:
-        to: The file; replaced when it exists, written through if it is a link.
-        format: One of `FORMATS`; None to take it from the name.
-
-    Raises:
-        InvalidInputError: No such file can be made, or its format is unknown.
-        MissingExtraError: Its format needs an extra that is not installed.
-    """
+    """Return where a download goes; see `ExportJob.download()` for what it refuses."""
     try:
         path = Path(to)
     except TypeError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -50,6 +52,11 @@ def november() -> FakeClock:
     return FakeClock(utc=datetime(2026, 11, 22, tzinfo=UTC), jumps=False)
 
 
+def alone(read_usage: Callable[[], Awaitable[Usage]], **options: Any) -> Budget:
+    """Make the budget of one client that shares its counter with no other."""
+    return Budget(read_usage, counter=LocalCounter(), **options)
+
+
 async def left(budget: Budget) -> int:
     """Count how many more exports could be reserved at once."""
     count = 0
@@ -73,7 +80,7 @@ async def spend(budget: Budget, service: Service, **options: str) -> None:
 async def test_what_is_left_is_spent_and_no_more():
     """The service is asked once, and refuses nothing because we do."""
     service = Service(limit=500, used=497)
-    budget = Budget(service.usage, clock=november())
+    budget = alone(service.usage, clock=november())
 
     for _ in range(3):
         await spend(budget, service)
@@ -93,7 +100,7 @@ async def test_what_is_left_is_spent_and_no_more():
 async def test_at_once_is_no_way_around():
     """Ten at once with three left: three go."""
     service = Service(limit=500, used=497)
-    budget = Budget(service.usage, clock=november())
+    budget = alone(service.usage, clock=november())
 
     ends = await asyncio.gather(
         *(spend(budget, service) for _ in range(10)), return_exceptions=True
@@ -107,7 +114,7 @@ async def test_at_once_is_no_way_around():
 async def test_a_reserve_is_left_to_others():
     """With a reserve of 20 the last 20 are not ours."""
     service = Service(limit=500, used=479)
-    budget = Budget(service.usage, clock=november(), reserve=20)
+    budget = alone(service.usage, clock=november(), reserve=20)
     await spend(budget, service)
 
     with pytest.raises(MonthlyQuotaError, match="20 of them in reserve"):
@@ -117,7 +124,7 @@ async def test_a_reserve_is_left_to_others():
 async def test_an_unlimited_plan_has_no_end():
     """A limit of null means no limit."""
     service = Service(limit=None, used=10_000)
-    budget = Budget(service.usage, clock=november(), reserve=20)
+    budget = alone(service.usage, clock=november(), reserve=20)
 
     for _ in range(30):
         await spend(budget, service)
@@ -128,7 +135,7 @@ async def test_an_unlimited_plan_has_no_end():
 async def test_what_was_not_sent_is_given_back():
     """An error or a cancellation before the sending costs nothing."""
     service = Service(limit=1)
-    budget = Budget(service.usage, clock=november())
+    budget = alone(service.usage, clock=november())
 
     with pytest.raises(ZeroDivisionError):
         async with budget.spend():
@@ -151,7 +158,7 @@ async def _hold(budget: Budget) -> None:
 async def test_the_service_is_asked_again_every_twenty_spends():
     """So that what others spend is seen."""
     service = Service(limit=500)
-    budget = Budget(service.usage, clock=november())
+    budget = alone(service.usage, clock=november())
 
     for _ in range(60):
         await spend(budget, service)
@@ -167,7 +174,7 @@ async def test_the_service_is_asked_again_every_twenty_spends():
 async def test_a_new_month_is_a_new_count():
     """After `resets_at` the service is asked again."""
     clock, service = november(), Service(limit=2, used=2)
-    budget = Budget(service.usage, clock=clock)
+    budget = alone(service.usage, clock=clock)
     with pytest.raises(MonthlyQuotaError):
         await spend(budget, service)
 
@@ -185,7 +192,7 @@ async def test_a_service_that_resets_late_is_asked_every_minute():
     """Its clock may be behind ours when the month ends."""
     clock, service = november(), Service(limit=1, used=1)
     clock.advance(9 * 86_400)
-    budget = Budget(service.usage, clock=clock)
+    budget = alone(service.usage, clock=clock)
     for _ in range(3):
         with pytest.raises(MonthlyQuotaError):
             await spend(budget, service)
@@ -204,7 +211,7 @@ async def test_a_usage_that_cannot_be_read_stops_nobody(
     """The service itself refuses then; it is asked again a minute later."""
     clock, service = november(), Service(limit=0)
     service.broken = True
-    budget = Budget(service.usage, clock=clock)
+    budget = alone(service.usage, clock=clock)
 
     with caplog.at_level(logging.WARNING):
         await spend(budget, service)
@@ -221,7 +228,7 @@ async def test_a_usage_that_cannot_be_read_stops_nobody(
 async def test_each_caller_has_an_allowance():
     """One team's spending leaves another's alone."""
     service = Service()
-    budget = Budget(
+    budget = alone(
         service.usage, clock=november(), allowances={"team-a": 2, "team-b": 1}
     )
     await spend(budget, service, allowance="team-a")
@@ -237,7 +244,7 @@ async def test_each_caller_has_an_allowance():
 
 async def test_an_unknown_allowance_is_an_error():
     """The message lists those there are."""
-    budget = Budget(Service().usage, clock=november(), allowances={"team-a": 2})
+    budget = alone(Service().usage, clock=november(), allowances={"team-a": 2})
 
     with pytest.raises(ConfigurationError, match="'team-c'; there is team-a"):
         await spend(budget, Service(), allowance="team-c")
@@ -299,7 +306,7 @@ def test_no_course_of_things_spends_too_much_or_loses_any(
 
     async def main() -> None:
         service = Service(limit=limit, used=used)
-        budget = Budget(service.usage, clock=november(), reserve=reserve)
+        budget = alone(service.usage, clock=november(), reserve=reserve)
         await asyncio.gather(
             *(call(budget, service, *caller) for caller in callers),
             return_exceptions=True,

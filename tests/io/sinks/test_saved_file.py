@@ -37,7 +37,7 @@ def saved_at(path: Path, data: bytes = TEXT) -> SavedExport:
     part.open()
     part.write(data)
     count = checked_target(path, None).format.count_rows
-    file = attrs.evolve(part.finish(), count=count)
+    file = attrs.evolve(part.publish(), count=count)
 
     return SavedExport(
         path=path, size=file.size, file=file, downloaded=9, links=1, token="{}"

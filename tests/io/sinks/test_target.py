@@ -82,7 +82,7 @@ def test_a_link_to_a_file_is_written_through(tmp_path: Path) -> None:
     part = opened(near)
     part.write(b"new")
     assert b"old" == near.read_bytes()
-    part.finish()
+    part.publish()
 
     assert b"new" == (tmp_path / "far" / "a.csv").read_bytes()
     assert Path("far/link.csv") == near.readlink()
@@ -97,7 +97,7 @@ def test_a_link_that_leads_nowhere_yet(tmp_path: Path) -> None:
     assert link == checked_target(link, None).path
 
     part = opened(link)
-    part.finish()
+    part.publish()
 
     assert (tmp_path / "made.csv").is_file()
     assert link.is_symlink()
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_listed_takes_files(
 
     part = opened(tmp_path / "a.csv")
     monkeypatch.setattr(os, "open", refuse_folders)
-    part.finish()
+    part.publish()
 
     assert ["a.csv"] == names_in(tmp_path)
 
@@ -185,7 +185,7 @@ def test_a_part_begins_anew(tmp_path: Path) -> None:
     part.write(b"longer")
     part.open()
     part.write(b"new")
-    part.finish()
+    part.publish()
 
     assert b"new" == (tmp_path / "a.csv").read_bytes()
     assert ["a.csv"] == names_in(tmp_path)
@@ -197,7 +197,7 @@ def test_what_became_of_the_target_meanwhile(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
 
     with pytest.raises(FileExistsError, match="no regular file"):
-        part.finish()
+        part.publish()
     part.discard()
 
     assert (tmp_path / "a.csv").is_fifo()
@@ -219,7 +219,7 @@ def test_a_part_gets_its_name_at_the_end(tmp_path: Path) -> None:
     assert all(name.startswith(".") for name in names_in(tmp_path) if name != "a.csv")
     assert 3 == len(names_in(tmp_path))
 
-    one.finish()
+    one.publish()
     assert b"new" == target.read_bytes()
     other.discard()
     other.discard()
@@ -245,7 +245,7 @@ def write_to(target: Path, mode: int | None = None) -> None:
     """Put a file at a target."""
     part = opened(target, mode)
     part.write(b"new")
-    part.finish()
+    part.publish()
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_a_long_name_has_a_part(tmp_path: Path) -> None:
     """A name as long as the disk allows is not too long for its part."""
     target = tmp_path / f"{'ü' * 125}.csv"
     part = opened(target)
-    part.finish()
+    part.publish()
 
     assert [target.name] == names_in(tmp_path)
 
