@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # each class costs half a millisecond
     from .events import EventHook
 
 _WEB_APP = "analytics.amplitude.com"
+_ENDPOINTS = re.compile(r"/api/[35](/cohorts)?/*$")
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
@@ -82,11 +84,17 @@ def _checked_origin(base_url: object, allow_http: bool) -> str:
             "api_key and secret_key"
         )
 
-    if host == _WEB_APP:
+    if host.rstrip(".") == _WEB_APP:
         # https://amplitude.com/docs/apis/analytics/behavioral-cohorts#regions
         raise ConfigurationError(
             f"{_WEB_APP} is the web app, not the API; use https://amplitude.com, or "
             f"region='eu'"
+        )
+
+    if _ENDPOINTS.search(parts.path):
+        raise ConfigurationError(
+            "base_url ends in a path of the API, which the client appends itself; pass "
+            "only what comes before /api, as in https://amplitude.com"
         )
 
     if parts.scheme == "http" and not (allow_http or is_loopback(host)):
@@ -246,12 +254,7 @@ class ClientConfig:
 
 
 def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
-    """
-    Return the limits of a client: its own, or those that its limiter states.
-
-    Raises:
-        ConfigurationError: Both are stated, or *limiter* is not a `Limiter`.
-    """
+    """Return the limits of a client; `ConfigurationError` if they are stated twice."""
     if limiter is None:
         return limits or DOCUMENTED
 
