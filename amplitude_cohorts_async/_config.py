@@ -60,7 +60,12 @@ def _checked_region(region: object) -> Region:
         ) from None
 
 
-def _checked_origin(base_url: object, allow_http: bool) -> str:
+def _checked_origin(config: ClientConfig) -> str:
+    base_url: object = config.base_url
+
+    if base_url is None:
+        return config.region.value
+
     if not isinstance(base_url, str):
         raise ConfigurationError(f"base_url must be a string, got {base_url!r}")
 
@@ -97,7 +102,7 @@ def _checked_origin(base_url: object, allow_http: bool) -> str:
             "only what comes before /api, as in https://amplitude.com"
         )
 
-    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
+    if parts.scheme == "http" and not (config.allow_http or is_loopback(host)):
         raise ConfigurationError(
             f"http://{host} would carry the keys unencrypted; use https, or pass "
             f"allow_http=True if you trust the network"
@@ -220,7 +225,9 @@ class ClientConfig:
     region: Region = attrs.field(converter=_checked_region)
     base_url: str | None
     allow_http: bool
-    origin: str = attrs.field(init=False)
+    origin: str = attrs.field(
+        init=False, default=attrs.Factory(_checked_origin, takes_self=True)
+    )
     app_id: int | None = attrs.field(converter=_checked_app_id)
     owner: str | None = attrs.field(converter=_checked_owner)
     limits: Limits
@@ -238,13 +245,6 @@ class ClientConfig:
     timeout: float = attrs.field(validator=_check_seconds)
     stall_timeout: float = attrs.field(validator=_check_seconds)
     rng: Callable[[], float]
-
-    @origin.default
-    def _origin(self) -> str:
-        if self.base_url is None:
-            return self.region.value
-
-        return _checked_origin(self.base_url, self.allow_http)
 
     @property
     def app(self) -> str:
