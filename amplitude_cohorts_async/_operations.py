@@ -43,7 +43,7 @@ from ._io.sinks.target import checked_format, checked_target
 from ._version import VERSION
 from ._writes.id_stream import IdSource
 from ._writes.membership import update_membership
-from ._writes.sync import Sync, sync_membership
+from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from ._writes.writer import OnSkipped
 from .errors import NotFoundError
@@ -311,19 +311,16 @@ class Operations:
         on_skipped: OnSkipped | None,
     ) -> SyncReport:
         """Make a cohort's members equal to a set."""
-        sync = Sync(
-            membership=self._membership(id_type, count_group),
-            dry_run=dry_run,
-            max_removed=max_removed,
-            on_disk=on_disk,
-        )
         return await sync_membership(
             self.session,
             cohort_id,
             ids,
-            sync,
+            self._membership(id_type, count_group),
             request_export=self.request_export,
             current=current,
+            dry_run=dry_run,
+            max_removed=max_removed,
+            on_disk=on_disk,
             journal=journal,
             on_skipped=on_skipped,
         )
