@@ -153,7 +153,7 @@ async def compare(
 
     Args:
         check: Called with the number of different ids that are wanted, before
-            *current* is read; may raise.
+            *current* is read, and whenever it is more than a cohort holds; may raise.
 
     Raises:
         InvalidInputError: The folder cannot be written to.
@@ -166,8 +166,9 @@ async def compare(
 
         async for ids in wanted:
             diff.want(ids)
+            # At once: an endless stream would fill the memory.
             if diff.wanted > MOST_MEMBERS:
-                break
+                check(diff.wanted)
 
         check(diff.wanted)
 
