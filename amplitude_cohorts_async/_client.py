@@ -253,7 +253,7 @@ class CohortsClient:
             UnexpectedResponseError: The answer cannot be read; the export was
                 probably spent.
         """
-        return await self._operations.request_export(
+        return await self._operations.exports.request(
             cohort_id, properties=properties, allowance=allowance
         )
 
@@ -267,7 +267,7 @@ class CohortsClient:
             request_id_or_token: `ExportJob.token`, an error's ``token``, or the
                 bare request id.
         """
-        return self._operations.resume_export(request_id_or_token)
+        return self._operations.exports.resume(request_id_or_token)
 
     async def export(
         self,
@@ -425,17 +425,21 @@ class CohortsClient:
                 the list does not show which cohort it created, if any.
             PartialWriteError: Some batches were written, then one failed.
         """
-        return await self._operations.upload_cohort(
-            name,
-            ids,
+        options = self._operations.upload_options(
+            name=name,
             id_type=id_type,
-            app_id=app_id,
-            owner=owner,
+            app_id=self._config.app_id if app_id is None else app_id,
+            owner=self._config.owner if owner is None else owner,
             published=published,
             group=group,
             replace=replace,
             skip_invalid_ids=skip_invalid_ids,
             validate_only=validate_only,
+            routes=self._config.routes,
+        )
+        return await self._operations.upload_cohort(
+            options,
+            ids,
             max_removed=max_removed,
             journal=journal,
             on_skipped=on_skipped,
@@ -466,13 +470,17 @@ class CohortsClient:
             InvalidInputError: An id is invalid, or is both added and removed.
             PartialWriteError: Some batches were written, then one failed.
         """
-        return await self._operations.update_membership(
-            cohort_id,
-            add=add,
-            remove=remove,
+        options = self._operations.membership_options(
             id_type=id_type,
             count_group=count_group,
             skip_invalid_ids=skip_invalid_ids,
+            routes=self._config.routes,
+        )
+        return await self._operations.update_membership(
+            cohort_id,
+            options,
+            add=add,
+            remove=remove,
             journal=journal,
             on_skipped=on_skipped,
         )
@@ -511,14 +519,16 @@ class CohortsClient:
             PartialWriteError: Some batches were written, then one failed. Like
                 every error after the export, it has the export's ``token``.
         """
+        options = self._operations.membership_options(
+            id_type=id_type, count_group=count_group, routes=self._config.routes
+        )
         return await self._operations.sync_membership(
             cohort_id,
+            options,
             ids,
-            id_type=id_type,
             current=current,
             dry_run=dry_run,
             max_removed=max_removed,
-            count_group=count_group,
             on_disk=on_disk,
             journal=journal,
             on_skipped=on_skipped,

@@ -123,7 +123,10 @@ def read_ids(
     if isinstance(source, str | os.PathLike):
         return IdFile(source)
 
-    return _flattened(ids_of_stream(source))
+    name = Path(str(getattr(source, "name", "the stream of ids")))
+    lines = partial(_lines, source, name, may_block=True)
+
+    return _flattened(Ids(open=lines, again=False))
 
 
 @attrs.frozen(kw_only=True)
@@ -226,13 +229,6 @@ def check_resumable(journal: str | os.PathLike[str] | None, *sources: Ids) -> No
             "a set has another order in every process, so a journal of it could not "
             "be resumed; pass sorted(ids)"
         )
-
-
-def ids_of_stream(file: BinaryIO) -> Ids:
-    """Return the ids of an open file, one a line, as a stream."""
-    name = Path(str(getattr(file, "name", "the stream of ids")))
-
-    return Ids(open=lambda: _lines(file, name, may_block=True), again=False)
 
 
 async def _flattened(ids: Ids) -> AsyncGenerator[str]:

@@ -32,8 +32,8 @@ _MEMBERS_AT_ONCE = 1_000
 async def sync_membership(
     session: Session,
     cohort_id: str,
-    ids: IdSource,
     spec: Membership,
+    ids: IdSource,
     *,
     request_export: RequestExport,
     current: IdSource | None,
