@@ -242,7 +242,8 @@ class CohortsClient:
 
         Args:
             properties: False for ids only, True for all user properties, or the
-                names of some. Name fewer if requests with many keep timing out.
+                names of some. If requests keep timing out, leave them out: False
+                asks for the least, fewer names for less.
             allowance: Which of the client's ``allowances`` the export counts
                 against.
 
@@ -412,7 +413,8 @@ class CohortsClient:
                 takes one more request; 1.0 sends none.
             journal: A file that records each batch. If it exists, the upload goes
                 on from there.
-            on_skipped: Called with the ids that a request skipped; may be async.
+            on_skipped: Called with the ids that a request skipped; may be async. Of
+                those in the first 100,000 ids the service names only a sample.
 
         Raises:
             InvalidInputError: An id is invalid, or there are none, or more than
@@ -458,16 +460,18 @@ class CohortsClient:
         on_skipped: OnSkipped | None = None,
     ) -> MembershipReport:
         """
-        Add ids to a cohort and remove others from it, any number of each.
+        Add up to two million ids to a cohort, and remove any number of others.
 
-        Arguments that are not listed are those of `upload_cohort()`.
+        Arguments that are not listed are those of `upload_cohort()`; here
+        *on_skipped* hears of every id that a request skipped.
 
         Args:
             count_group: What the cohort counts: "User", or the kind of group that
                 the ids name.
 
         Raises:
-            InvalidInputError: An id is invalid, or is both added and removed.
+            InvalidInputError: An id is invalid, or is both added and removed, or
+                more than two million are added.
             PartialWriteError: Some batches were written, then one failed.
         """
         options = self._operations.membership_options(

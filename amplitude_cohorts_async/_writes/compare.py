@@ -93,12 +93,7 @@ async def diff_ids(
 
 
 class MemberIds:
-    """
-    Reads the ids of one type out of members.
-
-    Attributes:
-        unnameable: How many members had no valid id of that type.
-    """
+    """Reads the ids of one type; `unnameable` counts the members without a valid one."""
 
     def __init__(self, membership: Membership) -> None:
         self.unnameable = 0
@@ -154,9 +149,6 @@ async def compare(
     Args:
         check: Called with the number of different ids that are wanted, before
             *current* is read, and whenever it is more than a cohort holds; may raise.
-
-    Raises:
-        InvalidInputError: The folder cannot be written to.
     """
     async with aclosing(wanted), aclosing(current):
         if folder is not None and on_disk:

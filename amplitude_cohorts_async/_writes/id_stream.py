@@ -134,11 +134,8 @@ class Ids:
     """
     A stream of ids.
 
-    Attributes:
-        open: Begins to read; what it yields is not checked yet.
-        again: Whether they can be read more than once.
-        path: The file they are read from, if any.
-        ordered: Whether a later process would read them in the same order.
+    What `open()` yields is not checked yet. `again`: they can be read more than once;
+    `ordered`: a later process would read them in the same order.
     """
 
     open: Callable[[], AsyncGenerator[Sequence[object]]]
@@ -147,11 +144,7 @@ class Ids:
     ordered: bool = True
 
     async def slices(self) -> AsyncGenerator[list[str]]:
-        """
-        Yield checked ids, at most `SLICE` at a time.
-
-        Close it when leaving early; see `contextlib.aclosing()`.
-        """
+        """Yield checked ids, at most `SLICE` at a time; close it when leaving early."""
         position = 0
 
         async with aclosing(self.open()) as parts:
@@ -164,12 +157,7 @@ class Ids:
 
 
 def ids_of(source: IdSource) -> Ids:
-    """
-    Return the caller's ids as a stream.
-
-    Raises:
-        InvalidInputError: They are one text, a table, a mapping, or not iterable.
-    """
+    """Return the caller's ids as a stream; refuse texts, tables and mappings."""
     _refuse_lookalikes(source)
 
     if isinstance(source, IdFile):

@@ -88,9 +88,7 @@ async def write_membership(
     """
     Add one source of ids and remove the other, in separate requests.
 
-    Args:
-        remove_first: Otherwise adding comes first, so that a cohort whose
-            members change is not nearly empty in between.
+    Adding comes first as a rule, so that the cohort is not nearly empty in between.
     """
     changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
     parameters = {

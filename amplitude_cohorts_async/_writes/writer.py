@@ -51,8 +51,7 @@ class Writer:
     """
     Sends the batches of one write, and knows which were written.
 
-    Attributes:
-        skipped: The ids that this run's batches skipped, by operation.
+    `skipped` holds the ids that this run's batches skipped, by operation.
     """
 
     session: Session
@@ -200,13 +199,7 @@ async def open_writer(
     parameters: Mapping[str, object],
     on_skipped: OnSkipped | None,
 ) -> AsyncGenerator[Writer]:
-    """
-    Begin a write, or go on with the one whose journal is at the path *journal*.
-
-    Raises:
-        InvalidInputError: The file is no journal, or that of another write, or
-            another process is writing it now.
-    """
+    """Begin a write, or go on with the one in *journal*, which is locked meanwhile."""
     if journal is None:
         yield Writer(session, WriteProgress(), None, on_skipped)
         return
