@@ -242,7 +242,8 @@ class CohortsClient:
 
         Args:
             properties: False for ids only, True for all user properties, or the
-                names of some. Name fewer if requests with many keep timing out.
+                names of some. If requests keep timing out, leave them out: False
+                asks for the least, fewer names for less.
             allowance: Which of the client's ``allowances`` the export counts
                 against.
 
@@ -253,7 +254,7 @@ class CohortsClient:
             UnexpectedResponseError: The answer cannot be read; the export was
                 probably spent.
         """
-        return await self._operations.request_export(
+        return await self._operations.exports.request(
             cohort_id, properties=properties, allowance=allowance
         )
 
@@ -267,7 +268,7 @@ class CohortsClient:
             request_id_or_token: `ExportJob.token`, an error's ``token``, or the
                 bare request id.
         """
-        return self._operations.resume_export(request_id_or_token)
+        return self._operations.exports.resume(request_id_or_token)
 
     async def export(
         self,
@@ -412,7 +413,8 @@ class CohortsClient:
                 takes one more request; 1.0 sends none.
             journal: A file that records each batch. If it exists, the upload goes
                 on from there.
-            on_skipped: Called with the ids that a request skipped; may be async.
+            on_skipped: Called with the ids that a request skipped; may be async. Of
+                those in the first 100,000 ids the service names only a sample.
 
         Raises:
             InvalidInputError: An id is invalid, or there are none, or more than
@@ -425,17 +427,21 @@ class CohortsClient:
                 the list does not show which cohort it created, if any.
             PartialWriteError: Some batches were written, then one failed.
         """
-        return await self._operations.upload_cohort(
-            name,
-            ids,
+        options = self._operations.upload_options(
+            name=name,
             id_type=id_type,
-            app_id=app_id,
-            owner=owner,
+            app_id=self._config.app_id if app_id is None else app_id,
+            owner=self._config.owner if owner is None else owner,
             published=published,
             group=group,
             replace=replace,
             skip_invalid_ids=skip_invalid_ids,
             validate_only=validate_only,
+            routes=self._config.routes,
+        )
+        return await self._operations.upload_cohort(
+            options,
+            ids,
             max_removed=max_removed,
             journal=journal,
             on_skipped=on_skipped,
@@ -454,25 +460,31 @@ class CohortsClient:
         on_skipped: OnSkipped | None = None,
     ) -> MembershipReport:
         """
-        Add ids to a cohort and remove others from it, any number of each.
+        Add up to two million ids to a cohort, and remove any number of others.
 
-        Arguments that are not listed are those of `upload_cohort()`.
+        Arguments that are not listed are those of `upload_cohort()`; here
+        *on_skipped* hears of every id that a request skipped.
 
         Args:
             count_group: What the cohort counts: "User", or the kind of group that
                 the ids name.
 
         Raises:
-            InvalidInputError: An id is invalid, or is both added and removed.
+            InvalidInputError: An id is invalid, or is both added and removed, or
+                more than two million are added.
             PartialWriteError: Some batches were written, then one failed.
         """
-        return await self._operations.update_membership(
-            cohort_id,
-            add=add,
-            remove=remove,
+        options = self._operations.membership_options(
             id_type=id_type,
             count_group=count_group,
             skip_invalid_ids=skip_invalid_ids,
+            routes=self._config.routes,
+        )
+        return await self._operations.update_membership(
+            cohort_id,
+            options,
+            add=add,
+            remove=remove,
             journal=journal,
             on_skipped=on_skipped,
         )
@@ -511,14 +523,16 @@ class CohortsClient:
             PartialWriteError: Some batches were written, then one failed. Like
                 every error after the export, it has the export's ``token``.
         """
+        options = self._operations.membership_options(
+            id_type=id_type, count_group=count_group, routes=self._config.routes
+        )
         return await self._operations.sync_membership(
             cohort_id,
+            options,
             ids,
-            id_type=id_type,
             current=current,
             dry_run=dry_run,
             max_removed=max_removed,
-            count_group=count_group,
             on_disk=on_disk,
             journal=journal,
             on_skipped=on_skipped,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # each class costs half a millisecond
     from .events import EventHook
 
 _WEB_APP = "analytics.amplitude.com"
+_ENDPOINTS = re.compile(r"/api/[35](/cohorts)?/*$")
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
@@ -58,7 +60,12 @@ def _checked_region(region: object) -> Region:
         ) from None
 
 
-def _checked_origin(base_url: object, allow_http: bool) -> str:
+def _checked_origin(config: ClientConfig) -> str:
+    base_url: object = config.base_url
+
+    if base_url is None:
+        return config.region.value
+
     if not isinstance(base_url, str):
         raise ConfigurationError(f"base_url must be a string, got {base_url!r}")
 
@@ -82,14 +89,20 @@ def _checked_origin(base_url: object, allow_http: bool) -> str:
             "api_key and secret_key"
         )
 
-    if host == _WEB_APP:
+    if host.rstrip(".") == _WEB_APP:
         # https://amplitude.com/docs/apis/analytics/behavioral-cohorts#regions
         raise ConfigurationError(
             f"{_WEB_APP} is the web app, not the API; use https://amplitude.com, or "
             f"region='eu'"
         )
 
-    if parts.scheme == "http" and not (allow_http or is_loopback(host)):
+    if _ENDPOINTS.search(parts.path):
+        raise ConfigurationError(
+            "base_url ends in a path of the API, which the client appends itself; pass "
+            "only what comes before /api, as in https://amplitude.com"
+        )
+
+    if parts.scheme == "http" and not (config.allow_http or is_loopback(host)):
         raise ConfigurationError(
             f"http://{host} would carry the keys unencrypted; use https, or pass "
             f"allow_http=True if you trust the network"
@@ -197,13 +210,6 @@ def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
         )
 
 
-def _origin_of(config: ClientConfig) -> str:
-    if config.base_url is None:
-        return config.region.value
-
-    return _checked_origin(config.base_url, config.allow_http)
-
-
 @attrs.frozen(kw_only=True)
 class ClientConfig:
     """
@@ -220,8 +226,7 @@ class ClientConfig:
     base_url: str | None
     allow_http: bool
     origin: str = attrs.field(
-        init=False,
-        default=attrs.Factory(_origin_of, takes_self=True),
+        init=False, default=attrs.Factory(_checked_origin, takes_self=True)
     )
     app_id: int | None = attrs.field(converter=_checked_app_id)
     owner: str | None = attrs.field(converter=_checked_owner)
@@ -249,12 +254,7 @@ class ClientConfig:
 
 
 def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
-    """
-    Return the limits of a client: its own, or those that its limiter states.
-
-    Raises:
-        ConfigurationError: Both are stated, or *limiter* is not a `Limiter`.
-    """
+    """Return the limits of a client; `ConfigurationError` if they are stated twice."""
     if limiter is None:
         return limits or DOCUMENTED
 

@@ -27,7 +27,7 @@ from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports.downloader import Progress
-from ._exports.job import ExportJob, checked_timeout
+from ._exports.job import checked_timeout
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
 from ._exports.requester import ExportRequester
@@ -41,22 +41,16 @@ from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
 from ._io.sinks.target import checked_format, checked_target
 from ._version import VERSION
-from ._writes.id_stream import IdSource
 from ._writes.membership import update_membership
-from ._writes.sync import Sync, sync_membership
+from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
-from ._writes.writer import OnSkipped
 from .errors import NotFoundError
 from .limits import Limits
 from .models import (
     Cohort,
     ExportPlan,
-    IdType,
-    MembershipReport,
     Routes,
     SavedExport,
-    SyncReport,
-    UploadReport,
     Usage,
 )
 from .policies import Retrying
@@ -65,12 +59,14 @@ from .policies import Retrying
 class Operations:
     """The operations of one client, and the parts that they share."""
 
+    upload_options = Upload
+    membership_options = Membership
+
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
-        self._routes = config.routes
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
-        self._exports = ExportRequester(
+        self.exports = ExportRequester(
             self.session,
             endpoints=self._endpoints,
             polling=config.polling,
@@ -78,17 +74,19 @@ class Operations:
             list_cohorts=self.list_cohorts,
             budget=self._make_budget(),
         )
+        self.upload_cohort = partial(
+            upload_cohort, self.session, list_cohorts=self.list_cohorts
+        )
+        self.update_membership = partial(update_membership, self.session)
+        self.sync_membership = partial(
+            sync_membership, self.session, request_export=self.exports.request
+        )
         # Weak, so that a run lives as long as its iterator or its tasks.
         self._runs: WeakSet[ExportRun] = WeakSet()
 
     @staticmethod
     def prepare() -> None:
-        """
-        Import the rest of what calls need, and generate the converters of answers.
-
-        Runs in a worker thread: with the imports of this module it takes 0.1 s, once
-        in a process.
-        """
+        """Import the rest of what calls need; takes 0.1 s, so runs in a thread."""
         with suppress(ImportError):  # a private module of anyio, which may move
             import_module("anyio._backends._asyncio")
 
@@ -134,21 +132,6 @@ class Operations:
         response = await self.session.send(request, retrying=retrying)
         return responses.usage(request, response)
 
-    async def request_export(
-        self,
-        cohort_id: str,
-        *,
-        properties: bool | Sequence[str] = False,
-        allowance: str | None = None,
-    ) -> ExportJob:
-        """Request an export; spends one."""
-        wanted = checked_properties(properties)
-        return await self._exports.request(cohort_id, wanted, allowance=allowance)
-
-    def resume_export(self, request_id_or_token: str) -> ExportJob:
-        """Return the job of an export that was requested before."""
-        return self._exports.resume(request_id_or_token)
-
     async def export(
         self,
         cohort_id: str,
@@ -167,8 +150,8 @@ class Operations:
         wanted = checked_properties(properties)
 
         if if_changed_since is not None:
-            listed = await self._exports.listed()
-            saved = await self._exports.unchanged(
+            listed = await self.exports.listed()
+            saved = await self.exports.unchanged(
                 if_changed_since,
                 target,
                 wanted,
@@ -178,7 +161,7 @@ class Operations:
             if saved is not None:
                 return saved
 
-        started = await self._exports.start(cohort_id, wanted, allowance=allowance)
+        started = await self.exports.start(cohort_id, wanted, allowance=allowance)
         return await started.job.download(
             to, format=format, timeout=timeout, progress=progress
         )
@@ -205,7 +188,7 @@ class Operations:
             allowance=allowance,
         )
 
-        run = ExportRun(self._exports, cohort_ids, Path(directory), options)
+        run = ExportRun(self.exports, cohort_ids, Path(directory), options)
         self._runs.add(run)
         return ExportBatch(run)
 
@@ -224,118 +207,12 @@ class Operations:
 
         return make_plan(
             ids,
-            cohorts=await self._exports.listed(),
+            cohorts=await self.exports.listed(),
             usage=await self.get_usage(),
             starts=limiter.expected_starts(len(ids), limits=self._config.limits),
             wanted=wanted,
             since={str(from_token(saved.token).cohort_id): saved for saved in since},
             job_seconds=job_seconds,
-        )
-
-    async def upload_cohort(
-        self,
-        name: str,
-        ids: IdSource,
-        *,
-        id_type: IdType,
-        app_id: int | None,
-        owner: str | None,
-        published: bool,
-        group: str | None,
-        replace: str | None,
-        skip_invalid_ids: bool,
-        validate_only: bool,
-        max_removed: float,
-        journal: str | os.PathLike[str] | None,
-        on_skipped: OnSkipped | None,
-    ) -> UploadReport:
-        """Create a cohort, or replace the members of one."""
-        spec = Upload(
-            name=name,
-            id_type=id_type,
-            app_id=self._config.app_id if app_id is None else app_id,
-            owner=self._config.owner if owner is None else owner,
-            published=published,
-            group=group,
-            replace=replace,
-            skip_invalid_ids=skip_invalid_ids,
-            validate_only=validate_only,
-            routes=self._routes,
-        )
-
-        return await upload_cohort(
-            self.session,
-            spec,
-            ids,
-            list_cohorts=self.list_cohorts,
-            max_removed=max_removed,
-            journal=journal,
-            on_skipped=on_skipped,
-        )
-
-    async def update_membership(
-        self,
-        cohort_id: str,
-        *,
-        add: IdSource,
-        remove: IdSource,
-        id_type: IdType,
-        count_group: str,
-        skip_invalid_ids: bool,
-        journal: str | os.PathLike[str] | None,
-        on_skipped: OnSkipped | None,
-    ) -> MembershipReport:
-        """Add ids to a cohort and remove others."""
-        return await update_membership(
-            self.session,
-            cohort_id,
-            self._membership(id_type, count_group, skip_invalid_ids),
-            add=add,
-            remove=remove,
-            journal=journal,
-            on_skipped=on_skipped,
-        )
-
-    async def sync_membership(
-        self,
-        cohort_id: str,
-        ids: IdSource,
-        *,
-        id_type: IdType,
-        current: IdSource | None,
-        dry_run: bool,
-        max_removed: float,
-        count_group: str,
-        on_disk: str | os.PathLike[str] | None,
-        journal: str | os.PathLike[str] | None,
-        on_skipped: OnSkipped | None,
-    ) -> SyncReport:
-        """Make a cohort's members equal to a set."""
-        sync = Sync(
-            membership=self._membership(id_type, count_group),
-            dry_run=dry_run,
-            max_removed=max_removed,
-            on_disk=on_disk,
-        )
-        return await sync_membership(
-            self.session,
-            cohort_id,
-            ids,
-            sync,
-            request_export=self.request_export,
-            current=current,
-            journal=journal,
-            on_skipped=on_skipped,
-        )
-
-    def _membership(
-        self, id_type: IdType, count_group: str, skip_invalid_ids: bool = True
-    ) -> Membership:
-        return Membership(
-            id_type=id_type,
-            count_group=count_group,
-            skip_invalid_ids=skip_invalid_ids,
-            routes=self._routes,
         )
 
     def _make_session(self) -> Session:
@@ -356,7 +233,7 @@ class Operations:
 
     def _make_budget(self) -> Budget:
         limits = self._config.limits
-        guards = limits.guard_month and self._routes is Routes.VENDOR
+        guards = limits.guard_month and self._config.routes is Routes.VENDOR
 
         # Without retries: an export can do without this number, and must not wait for it.
         return Budget(

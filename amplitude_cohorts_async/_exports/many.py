@@ -97,13 +97,7 @@ class ExportBatch:
 
 
 class ExportRun:
-    """
-    The tasks of an `ExportBatch`.
-
-    Attributes:
-        works_ahead: Whether to request exports while no caller waits for an
-            outcome.
-    """
+    """The tasks of an `ExportBatch`; `works_ahead`: also while no caller waits."""
 
     def __init__(
         self,

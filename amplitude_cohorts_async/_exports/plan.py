@@ -27,11 +27,8 @@ def make_plan(
     """
     Return the plan, with one entry for each listed cohort.
 
-    Args:
-        starts: Seconds until each of the next exports may start, at least one for
-            each cohort.
-        since: Earlier exports by cohort; cohorts unchanged since are skipped.
-        job_seconds: Seconds from the request of a job to its file.
+    The *starts* are seconds until each of the next exports may start, at least one for
+    each cohort; *since* has earlier exports by cohort.
     """
     next_start = iter(starts)
     exports = [
@@ -42,13 +39,12 @@ def make_plan(
         if cohort_id in cohorts
     ]
     needed = sum(export.skipped is None for export in exports)
-    remaining = usage.remaining
 
     return ExportPlan(
         exports=exports,
         usage=usage,
         needed=needed,
-        left_after=None if remaining is None else remaining - needed,
+        left_after=None if usage.remaining is None else usage.remaining - needed,
         ends_in=max((export.ends_in or 0.0 for export in exports), default=0.0),
         unknown=[cohort_id for cohort_id in cohort_ids if cohort_id not in cohorts],
     )

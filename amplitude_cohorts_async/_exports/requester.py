@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -13,7 +13,7 @@ import attrs
 
 from .._core import responses
 from .._core.messages import Request
-from .._core.requests import Endpoints
+from .._core.requests import Endpoints, checked_properties
 from .._core.retrying import was_refused
 from .._core.tokens import (
     ExportRef,
@@ -86,17 +86,13 @@ class ExportRequester:
     async def request(
         self,
         cohort_id: str,
-        wanted: Wanted,
+        properties: bool | Sequence[str] = False,
         *,
         allowance: str | None = None,
         record: AttemptLog = _NO_RECORD,
     ) -> ExportJob:
-        """
-        Request an export; spends one.
-
-        Raises:
-            MonthlyQuotaError: The monthly quota, or *allowance*, is exhausted.
-        """
+        """Request an export; spends one."""
+        wanted = checked_properties(properties)
         request = self._endpoints.request_export(cohort_id, properties=wanted)
         draft = ExportRef(
             request_id="", cohort_id=cohort_id, properties=wanted, region=self._region

@@ -25,12 +25,10 @@ _SHOWN = 5
 @attrs.frozen(kw_only=True)
 class Prescan:
     """
-    The result of reading ids beforehand.
+    The result of reading ids beforehand: the digests of the batches.
 
-    Attributes:
-        digests: One for each batch.
-        flags: One byte for each id: 1 if it was new, 0 if it had come before.
-        total: How many different ids there are.
+    `flags` has a byte for each id: 1 if it was new, 0 if it had come before; `total`
+    is how many different ones there are.
     """
 
     digests: Sequence[str]
@@ -43,11 +41,8 @@ class Source:
     """
     The ids of a write.
 
-    Attributes:
-        prescan: None when the ids can be read only once, or are known to be
-            distinct.
-        seen: Finds repeated ids when there was no prescan.
-        excluding: Ids that must not be among them, when there was no prescan.
+    `prescan` is None when they can be read only once, or are known to be distinct.
+    Without it, `seen` finds repeated ones, and `excluding` must hold none of them.
     """
 
     ids: Ids
@@ -62,10 +57,9 @@ class Source:
 
     async def batches(self) -> AsyncGenerator[Batch]:
         """
-        Yield the batches, in order.
+        Yield the batches; close it when leaving early.
 
-        Close it when leaving early; see `contextlib.aclosing()`. It raises
-        `InvalidInputError` also when the ids changed since the prescan.
+        Raises `InvalidInputError` also when the ids changed since the prescan.
         """
         batcher = Batcher(size=MOST_IDS)
 
@@ -107,13 +101,7 @@ class Source:
 async def prescan(
     ids: Ids, seen: SeenIds, *, excluding: SeenIds | None = None
 ) -> Source:
-    """
-    Read and check ids beforehand, if they can be read again.
-
-    Args:
-        seen: Holds the ids afterwards.
-        excluding: Ids that must not be among them.
-    """
+    """Read and check ids beforehand, if they can be read again; *seen* gets them."""
     if not ids.again:
         return Source(ids=ids, seen=seen, excluding=excluding)
 

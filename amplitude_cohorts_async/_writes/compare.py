@@ -54,11 +54,6 @@ few milliseconds, and all of one side's can be open at once.
 """
 
 
-def _any_number(_wanted: int) -> None:
-    # Files may hold more ids than a cohort.
-    pass
-
-
 async def diff_ids(
     before: IdSource,
     after: IdSource,
@@ -89,24 +84,16 @@ async def diff_ids(
 
     reader = MemberIds(Membership(id_type=id_type, count_group=count_group))
     wanted, current = reader.of_source(after), reader.of_source(before)
+    # Files may hold more ids than a cohort.
+    diff = await compare(
+        wanted, current, lambda _: None, folder=folder, on_disk=on_disk
+    )
 
-    if folder is not None and on_disk:
-        result = await compare_on_disk(wanted, current, folder)
-    else:
-        diff = await compare(wanted, current)
-        result = await (in_lists(diff) if folder is None else _in_files(diff, folder))
-        await release(diff)
-
-    return attrs.evolve(result, unnameable=reader.unnameable)
+    return attrs.evolve(diff, unnameable=reader.unnameable)
 
 
 class MemberIds:
-    """
-    Reads the ids of one type out of members.
-
-    Attributes:
-        unnameable: How many members had no valid id of that type.
-    """
+    """Reads the ids of one type; `unnameable` counts the members without a valid one."""
 
     def __init__(self, membership: Membership) -> None:
         self.unnameable = 0
@@ -148,32 +135,47 @@ def _valid(ids: list[str]) -> list[str]:
         return [*_valid(ids[:middle]), *_valid(ids[middle:])] if middle else []
 
 
-async def compare(wanted: Slices, current: Slices, check: Check = _any_number) -> Diff:
+async def compare(
+    wanted: Slices,
+    current: Slices,
+    check: Check,
+    *,
+    folder: str | os.PathLike[str] | None,
+    on_disk: bool,
+) -> MembershipDiff:
     """
-    Compare in memory; see `Diff` for how much of it.
+    Compare in memory, or in *folder*; see `diff_ids()` for the files there.
 
     Args:
         check: Called with the number of different ids that are wanted, before
-            *current* is read; may raise.
+            *current* is read, and whenever it is more than a cohort holds; may raise.
     """
-    diff = Diff()
-
     async with aclosing(wanted), aclosing(current):
+        if folder is not None and on_disk:
+            return await _compare_on_disk(wanted, current, check, Path(folder))
+
+        diff = Diff()
+
         async for ids in wanted:
             diff.want(ids)
+            # At once: an endless stream would fill the memory.
             if diff.wanted > MOST_MEMBERS:
-                break
+                check(diff.wanted)
 
         check(diff.wanted)
 
         async for ids in current:
             diff.see(ids)
 
-    return diff
+    result = await (
+        _in_lists(diff) if folder is None else _in_files(diff, Path(folder))
+    )
+    await release(diff)
+
+    return result
 
 
-async def in_lists(diff: Diff) -> MembershipDiff:
-    """Return a comparison as lists, without holding the loop."""
+async def _in_lists(diff: Diff) -> MembershipDiff:
     return MembershipDiff(
         add=await _joined(diff.added()),
         remove=await _joined(diff.removed()),
@@ -191,26 +193,10 @@ async def _joined(slices: Iterator[list[str]]) -> list[str]:
     return ids
 
 
-async def compare_on_disk(
-    wanted: Slices,
-    current: Slices,
-    folder: str | os.PathLike[str],
-    check: Check = _any_number,
+async def _compare_on_disk(
+    wanted: Slices, current: Slices, check: Check, place: Path
 ) -> MembershipDiff:
-    """
-    Compare with memory that does not grow with the number of ids.
-
-    Args:
-        folder: Where temporary files and the files ``entering.txt``,
-            ``exiting.txt`` and ``existing.txt`` are written; made if missing.
-        check: As in `compare()`.
-
-    Raises:
-        InvalidInputError: The folder cannot be written to.
-    """
-    place = Path(folder)
-
-    async with aclosing(wanted), aclosing(current), _workspace(place) as workspace:
+    async with _workspace(place) as workspace:
         await _partition(wanted, workspace, "wanted")
         check(await _in_thread(place, _count_distinct, workspace))
         await _partition(current, workspace, "current")
@@ -222,19 +208,16 @@ async def compare_on_disk(
             return await _published(files, place)
 
 
-async def _in_files(diff: Diff, folder: str | os.PathLike[str]) -> MembershipDiff:
-    place = Path(folder)
-    contents = {
-        _ENTERING: diff.added(),
-        _EXITING: diff.removed(),
-        _EXISTING: diff.unchanged(),
-    }
+async def _in_files(diff: Diff, place: Path) -> MembershipDiff:
+    contents = zip(
+        _DIFF_FILES, (diff.added(), diff.removed(), diff.unchanged()), strict=True
+    )
 
     async with (
         _workspace(place) as workspace,
         _id_files(workspace, _DIFF_FILES) as files,
     ):
-        for name, slices in contents.items():
+        for name, slices in contents:
             for ids in slices:
                 await _in_thread(place, files.add, name, ids)
 

@@ -123,7 +123,10 @@ def read_ids(
     if isinstance(source, str | os.PathLike):
         return IdFile(source)
 
-    return _flattened(ids_of_stream(source))
+    name = Path(str(getattr(source, "name", "the stream of ids")))
+    lines = partial(_lines, source, name, may_block=True)
+
+    return _flattened(Ids(open=lines, again=False))
 
 
 @attrs.frozen(kw_only=True)
@@ -131,11 +134,8 @@ class Ids:
     """
     A stream of ids.
 
-    Attributes:
-        open: Begins to read; what it yields is not checked yet.
-        again: Whether they can be read more than once.
-        path: The file they are read from, if any.
-        ordered: Whether a later process would read them in the same order.
+    What `open()` yields is not checked yet. `again`: they can be read more than once;
+    `ordered`: a later process would read them in the same order.
     """
 
     open: Callable[[], AsyncGenerator[Sequence[object]]]
@@ -144,11 +144,7 @@ class Ids:
     ordered: bool = True
 
     async def slices(self) -> AsyncGenerator[list[str]]:
-        """
-        Yield checked ids, at most `SLICE` at a time.
-
-        Close it when leaving early; see `contextlib.aclosing()`.
-        """
+        """Yield checked ids, at most `SLICE` at a time; close it when leaving early."""
         position = 0
 
         async with aclosing(self.open()) as parts:
@@ -161,12 +157,7 @@ class Ids:
 
 
 def ids_of(source: IdSource) -> Ids:
-    """
-    Return the caller's ids as a stream.
-
-    Raises:
-        InvalidInputError: They are one text, a table, a mapping, or not iterable.
-    """
+    """Return the caller's ids as a stream; refuse texts, tables and mappings."""
     _refuse_lookalikes(source)
 
     if isinstance(source, IdFile):
@@ -226,13 +217,6 @@ def check_resumable(journal: str | os.PathLike[str] | None, *sources: Ids) -> No
             "a set has another order in every process, so a journal of it could not "
             "be resumed; pass sorted(ids)"
         )
-
-
-def ids_of_stream(file: BinaryIO) -> Ids:
-    """Return the ids of an open file, one a line, as a stream."""
-    name = Path(str(getattr(file, "name", "the stream of ids")))
-
-    return Ids(open=lambda: _lines(file, name, may_block=True), again=False)
 
 
 async def _flattened(ids: Ids) -> AsyncGenerator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import aclosing
+from functools import partial
 
 import attrs
 
@@ -16,7 +17,7 @@ from ..errors import InvalidInputError
 from ..models import MembershipReport, OperationReport
 from .batches import Source, prescan, release
 from .id_stream import Ids, IdSource, buffered_head, check_resumable, ids_of
-from .writer import OnSkipped, Writer, open_journal
+from .writer import OnSkipped, Writer, open_writer
 
 
 async def update_membership(
@@ -24,10 +25,10 @@ async def update_membership(
     cohort_id: str,
     spec: Membership,
     *,
-    add: IdSource = (),
-    remove: IdSource = (),
-    journal: str | os.PathLike[str] | None = None,
-    on_skipped: OnSkipped | None = None,
+    add: IdSource,
+    remove: IdSource,
+    journal: str | os.PathLike[str] | None,
+    on_skipped: OnSkipped | None,
 ) -> MembershipReport:
     """Check the ids, add some to a cohort and remove others from it."""
     checked_id(cohort_id, "cohort id")
@@ -87,9 +88,7 @@ async def write_membership(
     """
     Add one source of ids and remove the other, in separate requests.
 
-    Args:
-        remove_first: Otherwise adding comes first, so that a cohort whose
-            members change is not nearly empty in between.
+    Adding comes first as a rule, so that the cohort is not nearly empty in between.
     """
     changes: list[tuple[Change, Source]] = [("ADD", add), ("REMOVE", remove)]
     parameters = {
@@ -99,58 +98,46 @@ async def write_membership(
         "skip_invalid_ids": spec.skip_invalid_ids,
     }
 
-    async with open_journal(journal, "membership", parameters) as log:
-        writer = Writer(session, log, on_skipped)
-        run = _MembershipRun(cohort_id, spec, writer)
+    async with open_writer(
+        session, journal, "membership", parameters, on_skipped
+    ) as writer:
+        report = partial(_report, cohort_id, writer)
 
-        with writer.partial_errors(run.report):
+        with writer.partial_errors(report):
             for change, source in reversed(changes) if remove_first else changes:
-                await run.write(change, source)
+                await _write(writer, cohort_id, spec, change, source)
 
             await writer.finish()
 
-        return run.report()
+        return report()
 
 
-class _MembershipRun:
-    def __init__(self, cohort_id: str, spec: Membership, writer: Writer) -> None:
-        self._cohort_id = cohort_id
-        self._spec = spec
-        self._writer = writer
-        self._skipped: dict[str, list[str]] = {"add": [], "remove": []}
+async def _write(
+    writer: Writer, cohort_id: str, spec: Membership, change: Change, source: Source
+) -> None:
+    operation = change.lower()
 
-    async def write(self, change: Change, source: Source) -> None:
-        operation = change.lower()
-        unwritten = self._writer.unwritten(operation, source.batches())
+    async with aclosing(writer.unwritten(operation, source.batches())) as batches:
+        async for batch in batches:
+            await writer.write_batch(operation, cohort_id, spec, change, batch)
 
-        async with aclosing(unwritten) as batches:
-            async for batch in batches:
-                skipped = await self._writer.send_batch(
-                    self._cohort_id, self._spec, change, batch
-                )
-                self._skipped[operation] += skipped
-                await self._writer.record_batch(
-                    operation,
-                    batch,
-                    cohort_id=self._cohort_id,
-                    matched=batch.count - len(skipped),
-                    skipped=skipped,
-                )
 
-    def report(self) -> MembershipReport:
-        return MembershipReport(
-            cohort_id=self._cohort_id,
-            added=self._operation("add"),
-            removed=self._operation("remove"),
-        )
+def _report(cohort_id: str, writer: Writer) -> MembershipReport:
+    return MembershipReport(
+        cohort_id=cohort_id,
+        added=_operation("add", writer),
+        removed=_operation("remove", writer),
+    )
 
-    def _operation(self, operation: str) -> OperationReport:
-        progress = self._writer.progress
-        written = [batch for batch in progress.written if batch.operation == operation]
 
-        return OperationReport(
-            sent=sum(batch.count for batch in written),
-            skipped_ids=self._skipped[operation],
-            batches=len(written),
-            resumed=self._writer.resumed(operation),
-        )
+def _operation(operation: str, writer: Writer) -> OperationReport:
+    written = [
+        batch for batch in writer.progress.written if batch.operation == operation
+    ]
+
+    return OperationReport(
+        sent=sum(batch.count for batch in written),
+        skipped_ids=writer.skipped[operation],
+        batches=len(written),
+        resumed=writer.resumed(operation),
+    )

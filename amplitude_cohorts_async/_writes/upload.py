@@ -17,7 +17,7 @@ import attrs
 
 from .._core.batching import MOST_MEMBERS, Batch
 from .._core.id_sets import SeenIds
-from .._core.journal import attempt_line
+from .._core.journal import WriteProgress, attempt_line
 from .._core.writes import (
     Upload,
     UploadAnswer,
@@ -40,7 +40,7 @@ from ..errors import (
 from ..models import Cohort, Routes, UploadReport
 from .batches import Source, prescan, release
 from .id_stream import IdSource, buffered_head, check_resumable, ids_of
-from .writer import OnSkipped, Writer, open_journal
+from .writer import OnSkipped, Writer, open_writer
 
 ListCohorts: TypeAlias = Callable[[], Awaitable[list[Cohort]]]
 
@@ -57,20 +57,11 @@ async def upload_cohort(
     ids: IdSource,
     *,
     list_cohorts: ListCohorts,
-    max_removed: float = 0.5,
-    journal: str | os.PathLike[str] | None = None,
-    on_skipped: OnSkipped | None = None,
+    max_removed: float,
+    journal: str | os.PathLike[str] | None,
+    on_skipped: OnSkipped | None,
 ) -> UploadReport:
-    """
-    Create a cohort of these ids, or fill one with them.
-
-    Args:
-        max_removed: The share of the members that replacing a cohort may remove.
-
-    Raises:
-        AmbiguousUploadError: The answer to the creating request was lost, and
-            the list does not show which cohort it created, if any.
-    """
+    """Create a cohort of these ids, or fill one with them."""
     checked_share(max_removed)
     source_ids = ids_of(ids)
     check_resumable(journal, source_ids)
@@ -91,9 +82,12 @@ async def upload_cohort(
         parameters = attrs.asdict(spec, filter=attrs.filters.exclude("routes"))
         parameters["id_type"] = spec.id_type.name
 
-        async with open_journal(journal, "upload", parameters) as log:
-            writer = Writer(session, log, on_skipped)
-            run = _UploadRun(spec, writer, list_cohorts, max_removed)
+        async with open_writer(
+            session, journal, "upload", parameters, on_skipped
+        ) as writer:
+            run = _UploadRun(
+                spec, writer, session, writer.progress, list_cohorts, max_removed
+            )
             report = await run.write(source)
 
         await release(seen)
@@ -101,23 +95,16 @@ async def upload_cohort(
     return report
 
 
+@attrs.define
 class _UploadRun:
-    def __init__(
-        self,
-        spec: Upload,
-        writer: Writer,
-        list_cohorts: ListCohorts,
-        max_removed: float,
-    ) -> None:
-        self._spec = spec
-        self._writer = writer
-        self._list_cohorts = list_cohorts
-        self._max_removed = max_removed
-        self._session = writer.session
-        self._progress = writer.progress
-        self._totals: int | None = None
-        self._sample: list[str] = []
-        self._skipped: list[str] = []
+    _spec: Upload
+    _writer: Writer
+    _session: Session
+    _progress: WriteProgress
+    _list_cohorts: ListCohorts
+    _max_removed: float
+    _totals: int | None = None
+    _sample: list[str] = attrs.field(factory=list[str])
 
     async def write(self, source: Source) -> UploadReport:
         unwritten = self._writer.unwritten("upload", source.batches())
@@ -127,27 +114,16 @@ class _UploadRun:
         with self._writer.partial_errors(self._report):
             async with aclosing(unwritten) as batches:
                 async for batch in batches:
-                    if self._progress.cohort_id is None:
+                    if (cohort_id := self._progress.cohort_id) is None:
                         await self._write_first(batch, total or batch.count)
                     else:
-                        await self._add(self._progress.cohort_id, batch)
+                        await self._writer.write_batch(
+                            "upload", cohort_id, self._spec.rest, "ADD", batch
+                        )
 
             await self._writer.finish()
 
         return self._report()
-
-    async def _add(self, cohort_id: str, batch: Batch) -> None:
-        skipped = await self._writer.send_batch(
-            cohort_id, self._spec.rest, "ADD", batch
-        )
-        self._skipped += skipped
-        await self._writer.record_batch(
-            "upload",
-            batch,
-            cohort_id=cohort_id,
-            matched=batch.count - len(skipped),
-            skipped=skipped,
-        )
 
     async def _write_first(self, batch: Batch, total: int) -> None:
         if self._spec.creates:
@@ -191,7 +167,7 @@ class _UploadRun:
 
         request = upload(self._spec, batch.pieces)
         now = self._session.context.clock.utcnow()
-        await self._writer.journal.append(attempt_line(now))
+        await self._writer.append(attempt_line(now))
         self._progress.attempted_at = now
 
         try:
@@ -201,7 +177,7 @@ class _UploadRun:
                 return self._adopt(await self._find(now, error))
 
             self._progress.attempted_at = None
-            await self._writer.journal.append(attempt_line(None))
+            await self._writer.append(attempt_line(None))
             raise
 
     def _adopt(self, cohort: Cohort) -> UploadAnswer:
@@ -276,7 +252,7 @@ class _UploadRun:
             matched=sum(matched) if len(matched) == len(written) else None,
             totals=self._totals,
             invalid_sample=self._sample,
-            skipped_ids=self._skipped,
+            skipped_ids=self._writer.skipped["upload"],
             batches=len(written),
             adopted=self._progress.adopted,
             resumed=self._writer.resumed("upload"),

@@ -7,6 +7,7 @@ Each line of the journal is on disk before the next request is sent.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -22,6 +23,7 @@ from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
+import attrs
 
 from .._core.batching import Batch
 from .._core.journal import (
@@ -44,18 +46,24 @@ OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
 """Called with the ids that a batch skipped, as soon as they are known; may be async."""
 
 
+@attrs.define
 class Writer:
-    """Sends the batches of one write, and knows which were written."""
+    """
+    Sends the batches of one write, and knows which were written.
 
-    def __init__(
-        self, session: Session, journal: Journal, on_skipped: OnSkipped | None
-    ) -> None:
-        self.session = session
-        self.journal = journal
-        self.progress = journal.progress
-        self._on_skipped = on_skipped
-        self._resumed = len(journal.progress.written)
-        self._position = 0
+    `skipped` holds the ids that this run's batches skipped, by operation.
+    """
+
+    session: Session
+    progress: WriteProgress
+    _file: FileIO | None
+    _on_skipped: OnSkipped | None
+    skipped: dict[str, list[str]] = attrs.field(factory=lambda: defaultdict(list))
+    _position: int = 0
+    _resumed: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._resumed = len(self.progress.written)
 
     async def unwritten(
         self, operation: str, batches: AsyncGenerator[Batch]
@@ -77,13 +85,25 @@ class Writer:
         async with self.session.limiter.cohort_lock(cohort_id):
             return await self.session.send(request)
 
-    async def send_batch(
-        self, cohort_id: str, spec: Membership, change: Change, batch: Batch
-    ) -> list[str]:
-        """Add or remove the ids of a batch; return those that were skipped."""
+    async def write_batch(
+        self,
+        operation: str,
+        cohort_id: str,
+        spec: Membership,
+        change: Change,
+        batch: Batch,
+    ) -> None:
+        """Add or remove the ids of a batch, and record it."""
         request = membership(cohort_id, spec, change, batch.pieces)
-
-        return skipped_ids(request, await self.send(cohort_id, request))
+        skipped = skipped_ids(request, await self.send(cohort_id, request))
+        self.skipped[operation] += skipped
+        await self.record_batch(
+            operation,
+            batch,
+            cohort_id=cohort_id,
+            matched=batch.count - len(skipped),
+            skipped=skipped,
+        )
 
     async def record_batch(
         self,
@@ -106,9 +126,7 @@ class Writer:
         progress.written.append(written)
         self._position += 1
 
-        await self.journal.append(
-            batch_line(cohort_id, written, adopted=progress.adopted)
-        )
+        await self.append(batch_line(cohort_id, written, adopted=progress.adopted))
 
         if cohort_id is not None:
             self.session.context.emit(
@@ -126,13 +144,22 @@ class Writer:
             if pending is not None:
                 await pending
 
+    async def append(self, line: bytes) -> None:
+        """Append a line to the journal, if there is one, and wait until it is on disk."""
+        if self._file is None:
+            return
+
+        # What has happened has to be recorded even if the caller is cancelled.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_append, self._file, line)
+
     async def finish(self) -> None:
         """Record that there are no more batches; raise if an earlier run wrote more."""
         self.progress.check_end(self._position)
 
         if not self.progress.done:
             self.progress.done = True
-            await self.journal.append(done_line())
+            await self.append(done_line())
 
     def resumed(self, operation: str) -> int:
         """Return how many batches an earlier run wrote."""
@@ -164,44 +191,25 @@ class Writer:
             ) from error
 
 
-class Journal:
-    """The progress of one write, and its journal file if it has one."""
-
-    def __init__(self, progress: WriteProgress, file: FileIO | None = None) -> None:
-        self.progress = progress
-        self._file = file
-
-    async def append(self, line: bytes) -> None:
-        """Append a line and wait until it is on disk."""
-        if self._file is None:
-            return
-
-        # What has happened has to be recorded even if the caller is cancelled.
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_append, self._file, line)
-
-
 @asynccontextmanager
-async def open_journal(
-    path: str | os.PathLike[str] | None, kind: str, parameters: Mapping[str, object]
-) -> AsyncGenerator[Journal]:
-    """
-    Begin a journal, or go on with the one at *path*; None keeps none.
-
-    Raises:
-        InvalidInputError: The file is no journal, or that of another write, or
-            another process is writing it now.
-    """
-    if path is None:
-        yield Journal(WriteProgress())
+async def open_writer(
+    session: Session,
+    journal: str | os.PathLike[str] | None,
+    kind: str,
+    parameters: Mapping[str, object],
+    on_skipped: OnSkipped | None,
+) -> AsyncGenerator[Writer]:
+    """Begin a write, or go on with the one in *journal*, which is locked meanwhile."""
+    if journal is None:
+        yield Writer(session, WriteProgress(), None, on_skipped)
         return
 
-    file, progress = await anyio.to_thread.run_sync(_open, Path(path), kind, parameters)
+    file, progress = await anyio.to_thread.run_sync(
+        _open, Path(journal), kind, parameters
+    )
 
-    try:
-        yield Journal(progress, file)
-    finally:
-        file.close()
+    with file:
+        yield Writer(session, progress, file, on_skipped)
 
 
 def _open(

@@ -366,7 +366,7 @@ async def test_each_request_is_recorded_before_and_after(
     log = Log(server)
 
     with pytest.raises(ConnectionFailedError):
-        await patient._operations._exports.start(COHORT, False, record=log)
+        await patient._operations.exports.start(COHORT, False, record=log)
 
     assert [
         ("attempted", 0),
@@ -374,7 +374,7 @@ async def test_each_request_is_recorded_before_and_after(
         ("attempted", 1),
     ] == log.heard
 
-    await patient._operations._exports.start(COHORT, False, record=log)
+    await patient._operations.exports.start(COHORT, False, record=log)
     assert [("attempted", 2), ("requested", 3)] == log.heard[3:]
 
 
@@ -385,7 +385,7 @@ async def test_what_cannot_be_recorded_is_not_sent(
     log = Log(server, refuses=True)
 
     with pytest.raises(OSError, match="No space"):
-        await patient._operations._exports.start(COHORT, False, record=log)
+        await patient._operations.exports.start(COHORT, False, record=log)
 
     assert [("attempted", 0)] == log.heard
     assert [] == server.seen
@@ -397,7 +397,7 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     """The attempt may be on disk by then, so it is closed."""
     log = Log(server)
     log.may_write.clear()
-    begin = patient._operations._exports.start(COHORT, False, record=log)
+    begin = patient._operations.exports.start(COHORT, False, record=log)
     task = asyncio.ensure_future(begin)
     await until(lambda: bool(log.heard))
     task.cancel()
@@ -414,7 +414,7 @@ async def test_a_slow_record_outlasts_the_grace_period(
     """The grace period is the request's: what the answer told is recorded anyway."""
     monkeypatch.setattr("amplitude_cohorts_async._exports.requester.GRACE", 0.0)
     log = Log(server)
-    exports = patient._operations._exports
+    exports = patient._operations.exports
     task = asyncio.ensure_future(exports.start(COHORT, False, record=log))
     await until(lambda: bool(log.heard))
     log.may_write.clear()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import IdType, diff_ids, errors
+from amplitude_cohorts_async._writes import compare as compare_module
 from amplitude_cohorts_async.models import MembershipDiff
 
 EXPORT = '"amplitude_id","user_id"\n"1","ann"\n"2",\n"3","bob"\n'
@@ -45,6 +46,15 @@ async def test_members_are_compared_by_the_id_asked_for(tmp_path: Path):
     found = await diff_ids(export, ["1", "4"], id_type=IdType.AMPLITUDE_ID)
 
     assert (["4"], ["2", "3"], 0) == (found.add, found.remove, found.unnameable)
+
+
+async def test_more_ids_than_a_cohort_holds(monkeypatch: pytest.MonkeyPatch):
+    """All of them are compared, not only as many as a cohort could have."""
+    monkeypatch.setattr(compare_module, "MOST_MEMBERS", 10)
+    ids = [f"user-{number}" for number in range(3_000)]
+    found = await diff_ids(ids, [*ids, "new"])
+
+    assert (["new"], [], 3_000) == (found.add, found.remove, found.kept)
 
 
 async def test_comparing_on_disk_needs_a_folder():

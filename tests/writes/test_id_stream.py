@@ -22,7 +22,6 @@ from amplitude_cohorts_async._writes.id_stream import (
     IdSource,
     buffered_head,
     ids_of,
-    ids_of_stream,
     read_ids,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
@@ -145,18 +144,11 @@ async def test_a_pipe_is_read_once(tmp_path: Path):
     writer.join()
 
 
-async def test_standard_input_is_a_stream():
-    """An open file is read from where it is, once."""
-    ids = ids_of_stream(io.BytesIO(b"ann\nbob\n"))
-
-    assert not ids.again
-    assert [["ann", "bob"]] == [part async for part in ids.slices()]
-
-
 async def test_an_open_file_is_given_as_ids():
     """As standard input is; it stays open."""
     file = io.BytesIO(b"ann\nbob\n")
 
+    assert not ids_of(read_ids(file)).again
     assert ["ann", "bob"] == await read(read_ids(file))
     assert not file.closed
 

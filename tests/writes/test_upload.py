@@ -22,7 +22,7 @@ from amplitude_cohorts_async._io.http.transport import Transport
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async._writes import upload as upload_module
-from amplitude_cohorts_async._writes.writer import Journal, open_journal
+from amplitude_cohorts_async._writes.writer import Writer, open_writer
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.limiters import Kind, LocalLimiter, Permit
 from amplitude_cohorts_async.models import IdType, Routes, UploadReport
@@ -701,7 +701,7 @@ def _kill_at(patch: pytest.MonkeyPatch, moment: int) -> None:
         return wrapper
 
     patch.setattr(Transport, "send", watched(Transport.send))
-    patch.setattr(Journal, "append", watched(Journal.append))
+    patch.setattr(Writer, "append", watched(Writer.append))
 
 
 @pytest.mark.usefixtures("batches_of_ten")
@@ -846,7 +846,9 @@ async def test_two_runs_cannot_share_a_journal(client: CohortsClient, tmp_path: 
         yield "ann"
         await anyio.lowlevel.checkpoint()
 
-    async with open_journal(journal, "upload", {}):
+    session = client._operations.session
+
+    async with open_writer(session, journal, "upload", {}, None):
         with pytest.raises(errors.InvalidInputError, match="in use by another run"):
             await upload(client, slowly(), journal=journal)
 
