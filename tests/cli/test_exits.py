@@ -79,7 +79,7 @@ def test_an_unanswered_question_is_an_interruption(
 ):
     """Ctrl-C at a question is told like any other."""
 
-    def abort(_: object) -> None:
+    def abort(*_: object, **__: object) -> None:
         raise typer.Abort
 
     monkeypatch.setattr(render, "cohorts", abort)

@@ -20,13 +20,11 @@ from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import FakeClock
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import (
-    COMPLETED,
     CSV,
     FILE,
     LINK,
     OBJECT,
     REQUEST,
-    RUNNING,
     STATUS,
     cut,
     names_in,
@@ -127,9 +125,13 @@ def expect(server: FaultServer, cohort_id: str) -> None:
     """
     Set up one export: a job that runs for a while, a link that is cut, a fresh one.
     """
-    accepted = json_reply({"request_id": REQUEST, "cohort_id": cohort_id}, 202)
-    server.on(f"{EXPORTS}{cohort_id}", accepted)
-    server.on(STATUS, RUNNING, COMPLETED)
+    job = {"request_id": REQUEST, "cohort_id": cohort_id}
+    server.on(f"{EXPORTS}{cohort_id}", json_reply(job, 202))
+    server.on(
+        STATUS,
+        json_reply({**job, "async_status": "JOB INPROGRESS"}, 202),
+        json_reply({**job, "async_status": "JOB COMPLETED"}),
+    )
     server.on(FILE, redirect(f"{server.url}{OBJECT}?{LINK}"))
     server.on(OBJECT, cut(5_000), rest(5_000))
 
