@@ -7,6 +7,7 @@ A minute is scaled to a second; see tests/support/fleet.py.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import statistics
 import sys
@@ -53,7 +54,7 @@ async def scene(
                 valkey.start()
             told = [await process.communicate() for process in processes]
 
-    given_up = sum(int(words or 0) for words, _ in told)
+    given_up = sum(json.loads(words)["given_up"] for words, _ in told if words)
     print(
         f"| {name} | {watcher.per_second:.2f} | {watcher.most_in_a_window} "
         f"| {watcher.most_in_flight} | {given_up} |"

@@ -8,9 +8,11 @@ kind are in `benchmarks/limits`.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +21,7 @@ import pytest
 pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from amplitude_cohorts_async._core.pacing import reuse_after
-from support.fleet import LIMITS, Watcher, Worker
+from support.fleet import LIMITS, Report, Watcher, Worker
 
 if TYPE_CHECKING:
     from support.valkey import Valkey
@@ -48,29 +50,35 @@ async def fleet(
             await process.communicate()
 
 
-async def finish(processes: list[asyncio.subprocess.Process]) -> int:
-    """Await the end of all that live; tell how often callers gave up."""
-    given_up = 0
+async def finish(processes: list[asyncio.subprocess.Process]) -> list[Report]:
+    """Await the end of all that live; return what they tell."""
+    reports: list[Report] = []
 
     for process in processes:
         told, complaints = await process.communicate()
         if process.returncode != -9:
             assert b"" == complaints.replace(NEW, b"")
-            given_up += int(told)
+            reports.append(Report(**json.loads(told)))
 
-    return given_up
+    return reports
 
 
 async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
-    """Never over, at least 95 % of what is permitted, clocks 300 ms apart."""
+    """
+    Never over, at least 95 % of what is permitted, clocks 300 ms apart.
+
+    What is permitted counts the time that a request took on this machine, and eight
+    times, as many as the limiter waits for the store or a timer between two requests
+    of a place, what the machine added to such a wait: a load on it slows down both.
+    """
     async with Watcher().running() as watcher:
         worker = Worker(url=valkey.url, port=watcher.port, seconds=SECONDS)
         async with fleet(worker) as processes:
-            await finish(processes)
+            reports = await finish(processes)
 
-    permitted = 4 / (
-        reuse_after(LIMITS.exports[0], LIMITS) + (worker.least + worker.most) / 2
-    )
+    held = mean(report.held for report in reports)
+    late = mean(report.late for report in reports)
+    permitted = 4 / (reuse_after(LIMITS.exports[0], LIMITS) + held + 8 * late)
     assert 4 == watcher.most_in_a_window
     assert 5 == watcher.most_in_flight
     assert watcher.per_second >= 0.95 * permitted
@@ -98,7 +106,7 @@ async def test_processes_killed_in_mid_request_break_no_limit(valkey: Valkey):
     assert len(watcher.exports) > before > 0
 
 
-async def test_five_hundred_cancellations_break_no_limit(valkey: Valkey):
+async def test_hundreds_of_cancellations_break_no_limit(valkey: Valkey):
     """Callers give up anywhere: in line, while a place is taken, in mid request."""
     async with Watcher().running() as watcher:
         worker = Worker(
@@ -110,9 +118,11 @@ async def test_five_hundred_cancellations_break_no_limit(valkey: Valkey):
             cancels=True,
         )
         async with fleet(worker) as processes:
-            given_up = await finish(processes)
+            reports = await finish(processes)
 
-    assert given_up >= 500
+    calls = sum(report.calls for report in reports)
+    # A slow machine lets fewer call, and more of them give up.
+    assert sum(report.given_up for report in reports) >= calls / 2 > 100
     assert watcher.most_in_a_window <= 4
     assert watcher.most_in_flight <= 5
     assert len(watcher.exports) > 8

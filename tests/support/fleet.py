@@ -7,6 +7,7 @@ Run as a module this is one process of the fleet.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
 import time
@@ -15,6 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import LimiterUnavailableError
@@ -108,10 +111,34 @@ class Watcher:
         return (len(self.exports) - 1) / (last - first)
 
 
+@attrs.frozen
+class Report:
+    """
+    What one process of the fleet tells at its end.
+
+    Attributes:
+        calls: How often a caller asked for a place.
+
+        given_up: How often it gave up.
+
+        held: Seconds an export held its place, on average.
+
+        late: Seconds the machine added to a sleep and an answer of the store.
+    """
+
+    calls: int
+    given_up: int
+    held: float
+    late: float
+
+
 @attrs.define(eq=False)
 class _Callers:
     limiter: RedisLimiter
+    calls: int = 0
     given_up: int = 0
+    held: list[float] = attrs.field(factory=list)
+    late: list[float] = attrs.field(factory=list)
     sending: set[asyncio.Task[None] | None] = attrs.field(factory=set)
 
 
@@ -151,8 +178,8 @@ class Worker:
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def work(self) -> int:
-        """Send requests until the time is over; tell how often a caller gave up."""
+    async def work(self) -> Report:
+        """Send requests until the time is over; return what came of them."""
         limiter = RedisLimiter.from_url(
             self.url, app="fleet", limits=LIMITS, lease=LEASE
         )
@@ -164,6 +191,7 @@ class Worker:
             asyncio.create_task(self._call(callers, kind))
             for kind in ("export",) * 6 + ("poll",) * 2
         ]
+        tasks.append(asyncio.create_task(self._time_machine(callers)))
         await asyncio.sleep(self.seconds)
         # What the server works on has to end well: it would work on for longer
         # than a place stays taken.
@@ -175,11 +203,13 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await limiter.aclose()
-        return callers.given_up
+        held, late = _mean(callers.held), _mean(callers.late)
+        return Report(callers.calls, callers.given_up, held, late)
 
     async def _call(self, callers: _Callers, kind: str) -> None:
         patience = 0.5 if self.cancels else None
         while True:
+            callers.calls += 1
             try:
                 async with asyncio.timeout(patience and random.uniform(0, patience)):
                     await self._request(callers, kind)
@@ -190,17 +220,33 @@ class Worker:
             # Exports wait for windows anyway; polls come now and then.
             await asyncio.sleep(0.01 if kind == "export" else 0.05)
 
+    async def _time_machine(self, callers: _Callers) -> None:
+        async with Redis.from_url(self.url) as redis:
+            while True:
+                begin = time.perf_counter()
+                await asyncio.sleep(0.05)
+                with suppress(RedisError):
+                    await redis.ping()
+                callers.late.append(time.perf_counter() - begin - 0.05)
+
     async def _request(self, callers: _Callers, kind: str) -> None:
         seconds = random.uniform(self.least, self.most)
         async with callers.limiter.slot(kind):
+            begin = time.perf_counter()
             callers.sending.add(asyncio.current_task())
             reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
             try:
                 writer.write(f"{kind} {seconds}\n".encode())
                 await reader.readline()
+                if kind == "export":
+                    callers.held.append(time.perf_counter() - begin)
             finally:
                 writer.close()
                 callers.sending.discard(asyncio.current_task())
+
+
+def _mean(seconds: list[float]) -> float:
+    return sum(seconds) / max(1, len(seconds))
 
 
 def main(words: list[str]) -> None:
@@ -216,7 +262,8 @@ def main(words: list[str]) -> None:
         most=float(most),
         cancels=cancels == "True",
     )
-    sys.stdout.write(str(asyncio.run(worker.work())))
+    report = asyncio.run(worker.work())
+    sys.stdout.write(json.dumps(attrs.asdict(report)))
 
 
 if __name__ == "__main__":
