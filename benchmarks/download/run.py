@@ -2,7 +2,8 @@
 Compare ways to bring a file to disk: `nox -s bench`, or `run.py` with the peers.
 
 All ways of a scene take turns, so that a busy machine is unkind to all of them;
-the figures are medians, the speed is a ratio to curl's in the same round.
+the figures are medians, the speed is a ratio to curl's in the same round. Stalls
+are of other downloads, each after the one that is timed.
 """
 
 from __future__ import annotations
@@ -56,18 +57,28 @@ def measure(ways: Sequence[str], url: str, out: Path, rounds: int) -> Runs:
     runs: Runs = {way: [] for way in available(ways)}
     for number in range(rounds + 1):
         for way in list(runs):
-            command = [sys.executable, str(HERE / "ways.py"), way, url, str(out)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            out.unlink(missing_ok=True)
+            done = _download(way, url, out)
             if done.returncode:
                 print(f"without {way}: {done.stderr.strip().splitlines()[-1]}")
                 del runs[way]
             elif number:
-                runs[way].append(json.loads(done.stdout))
+                timed = json.loads(done.stdout)
+                ticked = json.loads(_download(way, url, out, "ticker").stdout)
+                runs[way].append(ticked | timed)
             elif done.stderr.startswith("aiofastnet"):
                 print(f"{way}: {done.stderr.splitlines()[0]}")
 
     return runs
+
+
+def _download(
+    way: str, url: str, out: Path, *ticker: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / "ways.py"), way, url, str(out), *ticker]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out.unlink(missing_ok=True)
+
+    return done
 
 
 def summed_up(runs: Runs, base: str) -> dict[str, dict[str, float]]:

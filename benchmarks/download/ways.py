@@ -1,7 +1,8 @@
 """
-One download in one way, in a process of its own: `ways.py WAY URL OUT`.
+One download in one way, in a process of its own: `ways.py WAY URL OUT [ticker]`.
 
-Prints what it took as JSON.
+Prints what it took as JSON. With a ticker it tells stalls as well, and is slower: in a loop
+that is busy the ticker itself takes some percent of the time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CLI = {
 }
 
 
-class JobPoller:
+class Watch:
     """What a download takes, from its start to its stop."""
 
     def __init__(self) -> None:
@@ -46,15 +47,15 @@ class JobPoller:
 
         seconds = time.perf_counter() - self._started
         cpu = time.process_time() - self._cpu
-        late = sorted(self.late) or [0.0]
-        self.found = {
-            "seconds": seconds,
-            "cpu": cpu,
-            "memory": _most_memory() - self._memory,
-            "p50": 1e3 * late[len(late) // 2],
-            "p99": 1e3 * late[int(len(late) * 0.99)],
-            "max": 1e3 * late[-1],
-        }
+        memory = _most_memory() - self._memory
+        self.found = {"seconds": seconds, "cpu": cpu, "memory": memory}
+
+        if late := sorted(self.late):
+            self.found |= {
+                "p50": 1e3 * late[len(late) // 2],
+                "p99": 1e3 * late[int(len(late) * 0.99)],
+                "max": 1e3 * late[-1],
+            }
 
 
 def _most_memory() -> float:
@@ -65,7 +66,7 @@ def _most_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-watch = JobPoller()
+watch = Watch()
 
 
 async def ours(url: str, out: Path, **keywords: object) -> None:
@@ -229,19 +230,20 @@ WAYS: dict[str, Callable[[str, Path], Awaitable[None]]] = {
 }
 
 
-async def _measured(way: str, url: str, out: Path) -> dict[str, float]:
+async def _measured(way: str, url: str, out: Path, *, ticks: bool) -> dict[str, float]:
     async def tick() -> None:
         while True:
             due = time.perf_counter() + 0.001
             await asyncio.sleep(0.001)
             watch.late.append(max(0.0, time.perf_counter() - due))
 
-    ticking = asyncio.ensure_future(tick())
+    ticking = asyncio.ensure_future(tick()) if ticks else None
     await asyncio.sleep(0.05)
     watch.start()
     await WAYS[way](url, out)
     watch.stop()
-    ticking.cancel()
+    if ticking is not None:
+        ticking.cancel()
 
     return watch.found
 
@@ -269,7 +271,7 @@ def _require_extra() -> None:
     print(f"aiofastnet {aiofastnet.__version__} on {engine}", file=sys.stderr)
 
 
-def main(way: str, url: str, out: str) -> None:
+def main(way: str, url: str, out: str, ticker: str = "") -> None:
     """Download once and print what it took."""
     if way in CLI:
         found = _commanded(way, url, Path(out))
@@ -285,7 +287,7 @@ def main(way: str, url: str, out: str) -> None:
             import uvloop  # noqa: PLC0415
 
             run = uvloop.run
-        found = run(_measured(way, url, Path(out)))
+        found = run(_measured(way, url, Path(out), ticks=bool(ticker)))
 
     print(json.dumps(found | {"size": Path(out).stat().st_size}))
 
