@@ -59,6 +59,7 @@ from .policies import Retrying
 class Operations:
     """The operations of one client, and the parts that they share."""
 
+    # For the client, which imports no part of the library by itself.
     upload_options = Upload
     membership_options = Membership
 

@@ -58,8 +58,10 @@ def measure(ways: Sequence[str], url: str, out: Path, rounds: int) -> Runs:
     for number in range(rounds + 1):
         for way in list(runs):
             done = _download(way, url, out)
-            if done.returncode:
-                print(f"without {way}: {done.stderr.strip().splitlines()[-1]}")
+            # A peer may crash at its exit, with all its figures printed.
+            if not done.stdout:
+                why = done.stderr.strip() or f"it ended with {done.returncode}"
+                print(f"without {way}: {why.splitlines()[-1]}")
                 del runs[way]
             elif number:
                 timed = json.loads(done.stdout)

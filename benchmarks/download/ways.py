@@ -289,7 +289,7 @@ def main(way: str, url: str, out: str, ticker: str = "") -> None:
             run = uvloop.run
         found = run(_measured(way, url, Path(out), ticks=bool(ticker)))
 
-    print(json.dumps(found | {"size": Path(out).stat().st_size}))
+    print(json.dumps(found | {"size": Path(out).stat().st_size}), flush=True)
 
 
 if __name__ == "__main__":
