@@ -63,7 +63,8 @@ class VendorApi:
     # The names that a query may have; none at the other steps.
     queries: ClassVar[Mapping[str, Sequence[str]]] = {
         "list": ("includeSyncInfo",),
-        "export": ("props", "propKeys"),
+        # "lastComputed" is not documented; the vendor's own clients send it.
+        "export": ("props", "propKeys", "lastComputed"),
     }
     # Bad credentials are 403 here, and the details tell which one is bad.
     unauthorized: ClassVar[int] = 403
