@@ -41,7 +41,7 @@ WORKERS = (f"--numprocesses={min(4, 2 * (os.cpu_count() or 1))}",)
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
 
-# What the comparisons take, and with what: all of them end within ten minutes.
+# What the comparisons take, and with what: all of them take about 15 minutes.
 PEERS = (
     *("duckdb", "httpx", "obstore", "pandas", "polars"),
     *("pycurl", "pyreqwest", "trustme", "uvloop"),
