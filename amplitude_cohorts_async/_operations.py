@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from ._config import ClientConfig, proxy_secrets
 from ._core import converter, responses
-from ._core.ids import checked_id, checked_ids
+from ._core.ids import checked_distinct_ids, checked_id
 from ._core.redact import Redactor
 from ._core.requests import Endpoints, checked_properties
 from ._core.retrying import NO_RETRIES
@@ -162,7 +162,9 @@ class Operations:
             if saved is not None:
                 return saved
 
-        started = await self.exports.start(cohort_id, wanted, allowance=allowance)
+        started = await self.exports.join_or_request(
+            cohort_id, wanted, allowance=allowance
+        )
         return await started.job.download(
             to, format=format, timeout=timeout, progress=progress
         )
@@ -203,7 +205,7 @@ class Operations:
     ) -> ExportPlan:
         """Return the plan of exporting some cohorts."""
         wanted = checked_properties(properties)
-        ids = checked_ids(cohort_ids, "cohort id")
+        ids = checked_distinct_ids(cohort_ids, "cohort id")
         limiter = self.session.limiter
 
         return make_plan(

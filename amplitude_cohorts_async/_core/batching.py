@@ -26,7 +26,7 @@ MOST_MEMBERS = 2_000_000
 MOST_CHARACTERS = 1_024
 
 # Ids handled in one call: a millisecond of work.
-SLICE = 500
+IDS_AT_ONCE = 500
 
 _SHOWN = 40
 _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -52,7 +52,7 @@ class Batch:
     pieces: Sequence[bytes] = attrs.field(repr=False)
 
 
-def checked_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
+def checked_member_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
     """
     Return *ids* as text; whole numbers become their decimal digits.
 

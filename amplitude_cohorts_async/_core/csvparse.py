@@ -23,7 +23,7 @@ from .csvtext import (
 # Objects created at a time: members, and the dicts of those that have properties. A
 # fraction of a millisecond, and fewer than the 700 that start CPython's collector:
 # the caller can choose the moment for it.
-SLICE = 600
+OBJECTS_AT_ONCE = 600
 
 Columns: TypeAlias = Sequence[Sequence[str]]
 
@@ -138,7 +138,7 @@ class MemberReader:
                 yield from self._members(self._header, columns)
 
     def _members(self, header: Header, columns: Columns) -> Iterator[list[Member]]:
-        step = SLICE // 2 if header.properties else SLICE
+        step = OBJECTS_AT_ONCE // 2 if header.properties else OBJECTS_AT_ONCE
 
         for start in range(0, len(columns[0]), step):
             piece = [column[start : start + step] for column in columns]

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ..errors import InvalidInputError
-from .batching import SLICE
+from .batching import IDS_AT_ONCE
 
 Table = TypeVar("Table", bound="set[bytes] | dict[str, bool]")
 
@@ -173,7 +173,7 @@ class _MarkedIds:
         shards = self._shards
         ids = iter(self.order)
 
-        while part := list(islice(ids, SLICE)):
+        while part := list(islice(ids, IDS_AT_ONCE)):
             yield [
                 id_
                 for id_ in part
@@ -184,5 +184,5 @@ class _MarkedIds:
         yield from self._shards.release()
 
         while self.order:
-            del self.order[-SLICE:]
+            del self.order[-IDS_AT_ONCE:]
             yield

@@ -48,7 +48,7 @@ def checked_request_id(value: object) -> str:
     return text
 
 
-def checked_ids(values: Iterable[str], what: str) -> list[str]:
+def checked_distinct_ids(values: Iterable[str], what: str) -> list[str]:
     """Return the different ids of *values* in order, or raise `InvalidInputError`."""
     if isinstance(values, str | bytes):
         raise InvalidInputError(

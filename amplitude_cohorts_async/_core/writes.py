@@ -126,7 +126,7 @@ def id_attribute(id_type: IdType, count_group: str) -> str:
     return "user_id" if count_group == USERS else "group"
 
 
-def upload(spec: Upload, ids: Pieces) -> Request:
+def upload_request(spec: Upload, ids: Pieces) -> Request:
     """Return the request that creates or fills a cohort with these ids."""
     fields: dict[str, object] = {
         "name": spec.name,
@@ -157,7 +157,7 @@ def upload(spec: Upload, ids: Pieces) -> Request:
     )
 
 
-def membership(
+def membership_request(
     cohort_id: str, spec: Membership, change: Change, ids: Pieces
 ) -> Request:
     """

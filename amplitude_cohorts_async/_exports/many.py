@@ -16,7 +16,7 @@ from urllib.parse import quote
 import anyio.to_thread
 import attrs
 
-from .._core.ids import checked_ids
+from .._core.ids import checked_distinct_ids
 from .._core.tokens import export_key
 from .._io.cancellation import finish_despite_cancel
 from .._io.sinks.target import Format, Target, checked_target
@@ -113,7 +113,7 @@ class ExportRun:
 
         self.works_ahead = False
         self._exports = exports
-        self._waiting = deque(checked_ids(cohort_ids, "cohort id"))
+        self._waiting = deque(checked_distinct_ids(cohort_ids, "cohort id"))
         self._directory = directory
         self._options = options
         self._record = RunRecord(directory)
@@ -124,7 +124,7 @@ class ExportRun:
         self._steps = 0
         self._may_request = asyncio.Event()
         self._tasks: set[asyncio.Task[ExportOutcome]] = set()
-        self._requests: set[_Request] = set()
+        self._requests: set[_Purchase] = set()
         self._is_over = False
         self._is_client_closed = False
 
@@ -244,7 +244,7 @@ class ExportRun:
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
         record = ExportRecord(self._record, self._key(cohort_id))
-        charged = 0
+        spent = 0
 
         try:
             target = await anyio.to_thread.run_sync(self._target, cohort_id)
@@ -252,9 +252,11 @@ class ExportRun:
 
             if saved is None:
                 token = self._history.requested.get(self._key(cohort_id))
-                started = await self._exports.take_up(token) if token else None
+                started = (
+                    await self._exports.resume_unless_expired(token) if token else None
+                )
                 started = started or await self._requested(cohort_id, record)
-                charged = int(started.charged)
+                spent = int(started.spent)
                 saved = await started.job.download(
                     target.path, timeout=self._options.timeout
                 )
@@ -262,11 +264,11 @@ class ExportRun:
             await record.saved(saved)
         except (ExportFailedError, ExportExpiredError) as error:
             await record.over()
-            return ExportOutcome(cohort_id=cohort_id, error=error, spent=charged)
+            return ExportOutcome(cohort_id=cohort_id, error=error, spent=spent)
         except CohortsError as error:
-            return ExportOutcome(cohort_id=cohort_id, error=error, spent=charged)
+            return ExportOutcome(cohort_id=cohort_id, error=error, spent=spent)
 
-        return ExportOutcome(cohort_id=cohort_id, saved=saved, spent=charged)
+        return ExportOutcome(cohort_id=cohort_id, saved=saved, spent=spent)
 
     async def _saved_before(self, cohort_id: str, target: Target) -> SavedExport | None:
         key = self._key(cohort_id)
@@ -292,9 +294,9 @@ class ExportRun:
 
         while True:
             await self._may_request.wait()
-            request = _Request(
+            request = _Purchase(
                 record,
-                lambda log: self._exports.start(
+                lambda log: self._exports.join_or_request(
                     cohort_id, options.wanted, allowance=options.allowance, record=log
                 ),
             )
@@ -320,7 +322,7 @@ class ExportRun:
         return f"{wanted}.{self._options.format.suffix}"
 
 
-class _Request(AttemptLog):
+class _Purchase(AttemptLog):
     """A task that requests an export, which can be withdrawn until it is sent."""
 
     def __init__(

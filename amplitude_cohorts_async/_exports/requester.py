@@ -56,7 +56,7 @@ class StartedExport:
     """A job, and whether this call spent an export on it."""
 
     job: ExportJob
-    charged: bool
+    spent: bool
 
 
 class ExportRequester:
@@ -118,7 +118,7 @@ class ExportRequester:
 
         return self._job(ref)
 
-    async def start(
+    async def join_or_request(
         self,
         cohort_id: str,
         wanted: Wanted,
@@ -136,12 +136,12 @@ class ExportRequester:
                 job = await self._running(key, asked_at)
                 if job is not None:
                     await record.requested(job.token)
-                    started = StartedExport(job, charged=False)
+                    started = StartedExport(job, spent=False)
                 else:
                     job = await self.request(
                         cohort_id, wanted, allowance=allowance, record=record
                     )
-                    started = StartedExport(job, charged=True)
+                    started = StartedExport(job, spent=True)
         except LimiterUnavailableError:
             # The lock was lost, but not the export that was requested under it.
             if started is None:
@@ -153,7 +153,7 @@ class ExportRequester:
 
         return started
 
-    async def take_up(self, token: str) -> StartedExport | None:
+    async def resume_unless_expired(self, token: str) -> StartedExport | None:
         """Return an export that was requested before, unless it has expired."""
         job = self.resume(token)
 
@@ -162,7 +162,7 @@ class ExportRequester:
         except ExportExpiredError:
             return None
 
-        return StartedExport(job, charged=False)
+        return StartedExport(job, spent=False)
 
     async def unchanged(
         self,

@@ -30,7 +30,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
-from .._core.batching import MOST_MEMBERS, SLICE, checked_ids
+from .._core.batching import IDS_AT_ONCE, MOST_MEMBERS, checked_member_ids
 from .._core.id_sets import Diff
 from .._core.writes import USERS, Membership, id_attribute
 from ..errors import InvalidInputError
@@ -116,10 +116,10 @@ class MemberIds:
                 yield ids
 
     async def of_members(self, batches: AsyncIterator[Sequence[Member]]) -> Slices:
-        """Yield the ids of members, at most `SLICE` at a time."""
+        """Yield the ids of members, at most `IDS_AT_ONCE` at a time."""
         async for batch in batches:
-            for start in range(0, len(batch), SLICE):
-                members = batch[start : start + SLICE]
+            for start in range(0, len(batch), IDS_AT_ONCE):
+                members = batch[start : start + IDS_AT_ONCE]
                 ids = _valid([i for i in map(self._id_of, members) if i is not None])
                 self.unnameable += len(members) - len(ids)
                 yield ids
@@ -128,7 +128,7 @@ class MemberIds:
 
 def _valid(ids: list[str]) -> list[str]:
     try:
-        return checked_ids(ids)
+        return checked_member_ids(ids)
     except InvalidInputError:
         middle = len(ids) // 2
 

@@ -42,7 +42,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import attrs
 
-from .._core.batching import MOST_IDS, SLICE, checked_ids
+from .._core.batching import IDS_AT_ONCE, MOST_IDS, checked_member_ids
 from .._core.csvparse import MemberReader
 from .._core.csvtext import CsvError
 from ..errors import InvalidInputError
@@ -92,7 +92,7 @@ class IdFile(Collection[str]):
         with _translated(self.path), _open(self.path) as file:
             position = 0
             while lines := _read_lines(file, self.path, first=not position):
-                yield from checked_ids(lines, position=position)
+                yield from checked_member_ids(lines, position=position)
                 position += len(lines)
 
     def __len__(self) -> int:
@@ -144,13 +144,15 @@ class Ids:
     ordered: bool = True
 
     async def slices(self) -> AsyncGenerator[list[str]]:
-        """Yield checked ids, at most `SLICE` at a time; close it when leaving early."""
+        """Yield checked ids, at most `IDS_AT_ONCE` at a time; close it when leaving early."""
         position = 0
 
         async with aclosing(self.open()) as parts:
             async for part in parts:
-                for start in range(0, len(part), SLICE):
-                    ids = checked_ids(part[start : start + SLICE], position=position)
+                for start in range(0, len(part), IDS_AT_ONCE):
+                    ids = checked_member_ids(
+                        part[start : start + IDS_AT_ONCE], position=position
+                    )
                     position += len(ids)
                     yield ids
                     await anyio.lowlevel.checkpoint()
@@ -287,13 +289,13 @@ def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
 async def _iterable_slices(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
     iterator = iter(ids)
 
-    while part := list(islice(iterator, SLICE)):
+    while part := list(islice(iterator, IDS_AT_ONCE)):
         yield part
 
 
 async def _arrow_slices(column: _ArrowColumn) -> AsyncGenerator[Sequence[object]]:
-    for start in range(0, len(column), SLICE):
-        yield column.slice(start, SLICE).to_pylist()
+    for start in range(0, len(column), IDS_AT_ONCE):
+        yield column.slice(start, IDS_AT_ONCE).to_pylist()
 
 
 async def _async_slices(
@@ -304,7 +306,7 @@ async def _async_slices(
     try:
         async for id_ in ids:
             part.append(id_)
-            if len(part) == SLICE:
+            if len(part) == IDS_AT_ONCE:
                 yield part
                 part = []
     finally:

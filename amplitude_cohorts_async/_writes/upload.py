@@ -24,8 +24,8 @@ from .._core.writes import (
     check_replacement,
     checked_share,
     find_created,
-    upload,
     upload_answer,
+    upload_request,
 )
 from .._io.http.session import Session
 from ..errors import (
@@ -143,7 +143,7 @@ class _UploadRun:
         )
 
     async def _fill(self, batch: Batch, total: int) -> UploadAnswer:
-        request = upload(self._spec, batch.pieces)
+        request = upload_request(self._spec, batch.pieces)
 
         if self._spec.replace is None or self._spec.validate_only:
             response = await self._session.send(request)
@@ -165,7 +165,7 @@ class _UploadRun:
         if lost_at is not None and (cohort := await self._find_after_crash(lost_at)):
             return self._adopt(cohort)
 
-        request = upload(self._spec, batch.pieces)
+        request = upload_request(self._spec, batch.pieces)
         now = self._session.context.clock.utcnow()
         await self._writer.append(attempt_line(now))
         self._progress.attempted_at = now

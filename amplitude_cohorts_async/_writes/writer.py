@@ -36,7 +36,7 @@ from .._core.journal import (
     start_line,
 )
 from .._core.messages import Request, Response
-from .._core.writes import Change, Membership, membership, skipped_ids
+from .._core.writes import Change, Membership, membership_request, skipped_ids
 from .._io.http.session import Session
 from .._io.sinks.part_file import sync_folder
 from ..errors import InvalidInputError, PartialWriteError
@@ -94,7 +94,7 @@ class Writer:
         batch: Batch,
     ) -> None:
         """Add or remove the ids of a batch, and record it."""
-        request = membership(cohort_id, spec, change, batch.pieces)
+        request = membership_request(cohort_id, spec, change, batch.pieces)
         skipped = skipped_ids(request, await self.send(cohort_id, request))
         self.skipped[operation] += skipped
         await self.record_batch(

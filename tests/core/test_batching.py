@@ -15,7 +15,7 @@ from amplitude_cohorts_async._core.batching import (
     MOST_MEMBERS,
     Batch,
     Batcher,
-    checked_ids,
+    checked_member_ids,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
 
@@ -91,7 +91,7 @@ def test_digest_is_that_of_the_ids_as_lines():
 @given(st.lists(IDS | st.integers()))
 def test_numbers_are_sent_as_their_digits(ids: list[str | int]):
     """Text stays as it is, and a whole number becomes its decimal string."""
-    assert [str(id_) for id_ in ids] == checked_ids(ids)
+    assert [str(id_) for id_ in ids] == checked_member_ids(ids)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_numbers_are_sent_as_their_digits(ids: list[str | int]):
 def test_what_is_no_id_is_named_with_its_place(id_: object, reason: str):
     """The message says which id it is, counted from the first of all, and why."""
     with pytest.raises(InvalidInputError, match=f"id number 1003 .*{reason}"):
-        checked_ids(["ann", "bob", id_], position=1000)
+        checked_member_ids(["ann", "bob", id_], position=1000)
 
 
 @pytest.mark.parametrize("id_", ["a b", "zoë", "👩‍💻", "x" * MOST_CHARACTERS, "#1"])
 def test_unusual_ids_are_ids(id_: str):
     """Spaces inside, other scripts and joined emoji are fine."""
-    assert [id_] == checked_ids([id_])
+    assert [id_] == checked_member_ids([id_])

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core.ids import (
+    checked_distinct_ids,
     checked_id,
-    checked_ids,
     checked_request_id,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
@@ -33,14 +33,14 @@ def test_no_ids(value: object) -> None:
 
 def test_different_ids_keep_their_order() -> None:
     """An id that is repeated counts once."""
-    assert ["b", "a"] == checked_ids(iter(["b", "a", "b"]), "cohort id")
+    assert ["b", "a"] == checked_distinct_ids(iter(["b", "a", "b"]), "cohort id")
 
 
 @pytest.mark.parametrize("values", ["26umsb5", b"26umsb5", 7, None])
 def test_ids_are_a_list(values: object) -> None:
     """One text would be taken apart, and a number has no ids in it."""
     with pytest.raises(InvalidInputError, match="pass a list of them"):
-        checked_ids(values, "cohort id")  # type: ignore[arg-type]
+        checked_distinct_ids(values, "cohort id")  # type: ignore[arg-type]
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1))

@@ -22,10 +22,10 @@ from amplitude_cohorts_async._core.writes import (
     UploadCounts,
     find_created,
     id_attribute,
-    membership,
+    membership_request,
     skipped_ids,
-    upload,
     upload_answer,
+    upload_request,
 )
 from amplitude_cohorts_async.errors import (
     BadRequestError,
@@ -103,13 +103,15 @@ def answer(document: object, *, status: int = 200) -> Response:
     return Response(status=status, headers={}, body=json.dumps(document).encode())
 
 
-UPLOAD_REQUEST = upload(a_spec(), [b'"a"'])
-CHANGE_REQUEST = membership("c", Membership(id_type=IdType.USER_ID), "ADD", [b'"a"'])
+UPLOAD_REQUEST = upload_request(a_spec(), [b'"a"'])
+CHANGE_REQUEST = membership_request(
+    "c", Membership(id_type=IdType.USER_ID), "ADD", [b'"a"']
+)
 
 
 def test_upload_sends_the_documented_example():
     """The vendor's example, as a JSON value and in its order."""
-    request = upload(a_spec(), [b'"10101010101010ID1","00000010101010ID2"'])
+    request = upload_request(a_spec(), [b'"10101010101010ID1","00000010101010ID2"'])
 
     assert json.dumps(json.loads(CREATE)) == json.dumps(sent(request))
     assert ("POST", "/api/3/cohorts/upload") == (request.method, request.path)
@@ -126,7 +128,7 @@ def example_of(position: int) -> dict[str, object]:
 def test_an_addition_is_that_of_the_documented_example():
     """The first change of the vendor's example, as a JSON value and in its order."""
     spec = Membership(id_type=IdType.AMPLITUDE_ID)
-    request = membership("1a2bc3d", spec, "ADD", [b'"111","222"'])
+    request = membership_request("1a2bc3d", spec, "ADD", [b'"111","222"'])
 
     assert json.dumps(example_of(0)) == json.dumps(sent(request))
     assert ("POST", "/api/3/cohorts/membership") == (request.method, request.path)
@@ -135,7 +137,7 @@ def test_an_addition_is_that_of_the_documented_example():
 def test_a_removal_is_that_of_the_documented_example():
     """The second change of the vendor's example, in a request of its own."""
     spec = Membership(id_type=IdType.AMPLITUDE_ID)
-    request = membership("1a2bc3d", spec, "REMOVE", [b'"333"', b',"444"'])
+    request = membership_request("1a2bc3d", spec, "REMOVE", [b'"333"', b',"444"'])
 
     assert json.dumps(example_of(1)) == json.dumps(sent(request))
 
@@ -143,7 +145,7 @@ def test_a_removal_is_that_of_the_documented_example():
 def test_the_example_by_name():
     """User ids are names to this endpoint."""
     spec = Membership(id_type=IdType.USER_ID)
-    request = membership("1a2bc3d", spec, "ADD", [b'"asd","qwe"'])
+    request = membership_request("1a2bc3d", spec, "ADD", [b'"asd","qwe"'])
 
     assert {"ids": ["asd", "qwe"], "id_type": "BY_NAME", "operation": "ADD"} == (
         json.loads(request.body or b"")["memberships"][0]
@@ -172,7 +174,7 @@ def test_every_documented_parameter_is_sent():
         "skip_save": True,
         "skip_invalid_ids": False,
         "existing_cohort_id": "1a2bc3d",
-    } == sent(upload(spec, [b'"a"']))
+    } == sent(upload_request(spec, [b'"a"']))
 
 
 def test_count_group_is_sent_unless_it_is_the_default():
@@ -180,7 +182,7 @@ def test_count_group_is_sent_unless_it_is_the_default():
     spec = Membership(
         id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
     )
-    fields = sent(membership("c", spec, "REMOVE", [b'"a"']))
+    fields = sent(membership_request("c", spec, "REMOVE", [b'"a"']))
 
     assert ("company", False) == (fields["count_group"], fields["skip_invalid_ids"])
     assert "count_group" not in sent(CHANGE_REQUEST)
@@ -198,8 +200,8 @@ def test_what_follows_an_upload_is_of_its_kind():
 def test_bodies_are_those_of_json_dumps(name: str, ids: list[str]):
     """Whatever stands in the fields, ids go where ids belong."""
     ids_json = json.dumps(ids, separators=(",", ":"))[1:-1].encode()
-    expected = sent(upload(a_spec(name=name), [])) | {"ids": ids}
-    body = upload(a_spec(name=name), [ids_json]).body
+    expected = sent(upload_request(a_spec(name=name), [])) | {"ids": ids}
+    body = upload_request(a_spec(name=name), [ids_json]).body
 
     assert json.dumps(expected, separators=(",", ":")).encode() == body
 
@@ -214,7 +216,7 @@ def test_bodies_are_those_of_json_dumps(name: str, ids: list[str]):
 )
 def test_only_creating_must_not_be_repeated(changes: dict[str, object], replay: Replay):
     """A second creation makes a second cohort; all else ends the same."""
-    assert replay is upload(a_spec(**changes), [b'"a"']).replay
+    assert replay is upload_request(a_spec(**changes), [b'"a"']).replay
     assert Replay.SAFE is CHANGE_REQUEST.replay
 
 
@@ -249,9 +251,11 @@ def test_the_other_description_needs_less_and_has_less():
     """It requires a name and ids only, and knows no membership endpoint."""
     spec = a_spec(app_id=None, owner=None, routes=Routes.OPENAPI)
 
-    assert {"name", "id_type", "ids", "published"} == set(sent(upload(spec, [b'"a"'])))
+    assert {"name", "id_type", "ids", "published"} == set(
+        sent(upload_request(spec, [b'"a"']))
+    )
     with pytest.raises(InvalidInputError, match="no membership endpoint"):
-        membership("c", spec.rest, "ADD", [b'"a"'])
+        membership_request("c", spec.rest, "ADD", [b'"a"'])
 
 
 def test_the_documented_answer_is_read():
@@ -417,7 +421,7 @@ def test_an_update_of_something_else_is_none(document: object, told: str):
 def test_an_upload_into_another_cohort_is_told():
     """What was to be filled is named, and so is what the answer names."""
     spec = a_spec(replace="1a2bc3d")
-    request = upload(spec, [b'"a"'])
+    request = upload_request(spec, [b'"a"'])
 
     with pytest.raises(UnexpectedResponseError, match=r"'other'.*'1a2bc3d'"):
         upload_answer(spec, request, answer({"cohortId": "other"}))

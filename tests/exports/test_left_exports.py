@@ -366,7 +366,7 @@ async def test_each_request_is_recorded_before_and_after(
     log = Log(server)
 
     with pytest.raises(ConnectionFailedError):
-        await patient._operations.exports.start(COHORT, False, record=log)
+        await patient._operations.exports.join_or_request(COHORT, False, record=log)
 
     assert [
         ("attempted", 0),
@@ -374,7 +374,7 @@ async def test_each_request_is_recorded_before_and_after(
         ("attempted", 1),
     ] == log.heard
 
-    await patient._operations.exports.start(COHORT, False, record=log)
+    await patient._operations.exports.join_or_request(COHORT, False, record=log)
     assert [("attempted", 2), ("requested", 3)] == log.heard[3:]
 
 
@@ -385,7 +385,7 @@ async def test_what_cannot_be_recorded_is_not_sent(
     log = Log(server, refuses=True)
 
     with pytest.raises(OSError, match="No space"):
-        await patient._operations.exports.start(COHORT, False, record=log)
+        await patient._operations.exports.join_or_request(COHORT, False, record=log)
 
     assert [("attempted", 0)] == log.heard
     assert [] == server.seen
@@ -397,7 +397,7 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     """The attempt may be on disk by then, so it is closed."""
     log = Log(server)
     log.may_write.clear()
-    begin = patient._operations.exports.start(COHORT, False, record=log)
+    begin = patient._operations.exports.join_or_request(COHORT, False, record=log)
     task = asyncio.ensure_future(begin)
     await until(lambda: bool(log.heard))
     task.cancel()
@@ -415,7 +415,7 @@ async def test_a_slow_record_outlasts_the_grace_period(
     monkeypatch.setattr("amplitude_cohorts_async._exports.requester.GRACE", 0.0)
     log = Log(server)
     exports = patient._operations.exports
-    task = asyncio.ensure_future(exports.start(COHORT, False, record=log))
+    task = asyncio.ensure_future(exports.join_or_request(COHORT, False, record=log))
     await until(lambda: bool(log.heard))
     log.may_write.clear()
     await until(lambda: ("requested", 1) in log.heard)
@@ -426,7 +426,7 @@ async def test_a_slow_record_outlasts_the_grace_period(
 
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
-    again = await exports.start(COHORT, False)
+    again = await exports.join_or_request(COHORT, False)
 
     assert [again.job.token] == [
         note[-len(again.job.token) :] for note in notes(caught)

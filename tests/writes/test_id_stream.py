@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.batching import SLICE
+from amplitude_cohorts_async._core.batching import IDS_AT_ONCE
 from amplitude_cohorts_async._writes.id_stream import (
     IdFile,
     IdSource,
@@ -33,7 +33,7 @@ async def read(source: IdSource) -> list[str]:
 
     async with aclosing(ids_of(source).slices()) as slices:
         async for part in slices:
-            assert len(part) <= SLICE
+            assert len(part) <= IDS_AT_ONCE
             ids += part
 
     return ids

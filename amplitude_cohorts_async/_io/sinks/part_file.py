@@ -158,10 +158,10 @@ def _set_permissions(file: int, target: Path, *, mode: int) -> None:
     if not stat.S_ISREG(replaced.st_mode):
         raise FileExistsError(f"{target} is no regular file any more")
 
-    _chmod(file, _take_over(file, target, replaced))
+    _chmod(file, _inherit_permissions(file, target, replaced))
 
 
-def _take_over(file: int, target: Path, replaced: os.stat_result) -> int:
+def _inherit_permissions(file: int, target: Path, replaced: os.stat_result) -> int:
     # Returns the mode that may be set after that.
     mode = replaced.st_mode & 0o777
 
