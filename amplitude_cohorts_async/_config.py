@@ -67,7 +67,9 @@ def _checked_origin(config: ClientConfig) -> str:
         return config.region.value
 
     if not isinstance(base_url, str):
-        raise ConfigurationError(f"base_url must be a string, got {base_url!r}")
+        raise ConfigurationError(
+            f"base_url must be a string, got a {type(base_url).__name__}"
+        )
 
     try:
         parts = urlsplit(base_url)
@@ -260,8 +262,8 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
 
     if not isinstance(limiter, Limiter):
         raise ConfigurationError(
-            f"limiter is {limiter!r}; pass a LocalLimiter, a RedisLimiter or an "
-            f"instance of your own subclass of limiters.Limiter"
+            f"limiter is a {type(limiter).__name__}; pass a LocalLimiter, a RedisLimiter "
+            f"or an instance of your own subclass of limiters.Limiter"
         )
 
     stated = limiter.limits

@@ -46,13 +46,7 @@ from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from .errors import NotFoundError
 from .limits import Limits
-from .models import (
-    Cohort,
-    ExportPlan,
-    Routes,
-    SavedExport,
-    Usage,
-)
+from .models import Cohort, ExportPlan, Routes, SavedExport, Usage
 from .policies import Retrying
 
 

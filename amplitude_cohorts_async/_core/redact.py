@@ -21,6 +21,8 @@ _SIGNED_PAIR = re.compile(
 )
 
 
+_ESCAPED_ASCII = re.compile(rb"\\(?:u00[2-7]|/)")
+
 # A key of this length does not stand in a text by chance; real ones have 32.
 _MIN_KEY_LENGTH = 8
 
@@ -106,8 +108,9 @@ class Redactor:
 
 
 def _unescaped(body: bytes) -> bytes:
-    # JSON may escape any character: an escaped key is a key again once decoded.
-    if b"\\" not in body:
+    # JSON may escape any character: an escaped key is a key again once decoded. Other
+    # escapes, as of names beyond ASCII, are left: decoding megabytes takes long.
+    if not _ESCAPED_ASCII.search(body):
         return body
 
     try:

@@ -9,15 +9,7 @@ import attrs
 
 from .._core import responses
 from .._core.export_errors import ExportErrors
-from .._core.polling import (
-    Download,
-    GiveUp,
-    JobFailed,
-    JobState,
-    Poll,
-    Step,
-    next_step,
-)
+from .._core.polling import Download, GiveUp, JobFailed, JobState, Poll, Step, next_step
 from .._core.requests import Endpoints
 from .._core.retrying import NO_RETRIES, may_ask_again
 from .._core.tokens import ExportRef, age_of

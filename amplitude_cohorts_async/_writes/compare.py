@@ -9,8 +9,8 @@ after another. Nothing here asks Amplitude.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Literal, TextIO, TypeAlias, TypeVar, TypeVarTuple
 from zlib import crc32
 
-import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import attrs
@@ -33,6 +32,7 @@ import attrs
 from .._core.batching import IDS_AT_ONCE, MOST_MEMBERS, checked_member_ids
 from .._core.id_sets import Diff
 from .._core.writes import USERS, Membership, id_attribute
+from .._io.cancellation import finish_despite_cancel
 from ..errors import InvalidInputError
 from ..models import IdType, Member, MembershipDiff
 from .batches import release
@@ -253,17 +253,13 @@ class _CountedIdFile(IdFile):
 
 @asynccontextmanager
 async def _workspace(folder: Path) -> AsyncGenerator[Path]:
-    def make() -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".comparing-", dir=folder))
-
-    workspace = await _in_thread(folder, make)
+    workspace = folder / f".comparing-{secrets.token_hex(8)}"
 
     try:
+        await _in_thread(folder, lambda: workspace.mkdir(mode=0o700, parents=True))
         yield workspace
     finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(shutil.rmtree, workspace, True)
+        await _in_thread(folder, shutil.rmtree, workspace, True)
 
 
 @asynccontextmanager
@@ -273,13 +269,13 @@ async def _id_files(workspace: Path, names: Sequence[str]) -> AsyncGenerator[_Id
     try:
         yield files
     finally:
-        with anyio.CancelScope(shield=True):
-            await _in_thread(workspace.parent, files.close)
+        await _in_thread(workspace.parent, files.close)
 
 
 async def _in_thread(folder: Path, work: Callable[[*Ts], T], *args: *Ts) -> T:
     try:
-        return await anyio.to_thread.run_sync(work, *args)
+        # To its end, even if cancelled: the files are all of one comparison.
+        return await finish_despite_cancel(anyio.to_thread.run_sync(work, *args))
     except OSError as error:
         raise InvalidInputError(
             f"{folder} cannot be used to compare ids: {error}; give another folder"

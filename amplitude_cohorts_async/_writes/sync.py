@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -13,7 +14,7 @@ import attrs
 from .._core.batching import MOST_MEMBERS
 from .._core.ids import checked_id
 from .._core.writes import Membership, checked_share
-from .._exports.job import ExportJob
+from .._exports.job import ExportJob, keep_token
 from .._io.http.session import Session
 from ..errors import CohortsError, InvalidInputError
 from ..models import SyncReport
@@ -83,6 +84,10 @@ async def sync_membership(
         )
     except CohortsError as error:
         error.token = error.token or members.token
+        raise
+    except asyncio.CancelledError as error:
+        if members.token is not None:
+            keep_token(error, members.token)
         raise
 
     return attrs.evolve(report, applied=applied)

@@ -21,7 +21,6 @@ from io import FileIO
 from pathlib import Path
 from typing import TypeAlias
 
-import anyio
 import anyio.to_thread
 import attrs
 
@@ -37,6 +36,7 @@ from .._core.journal import (
 )
 from .._core.messages import Request, Response
 from .._core.writes import Change, Membership, membership_request, skipped_ids
+from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
 from .._io.sinks.part_file import sync_folder
 from ..errors import InvalidInputError, PartialWriteError
@@ -126,13 +126,22 @@ class Writer:
         progress.written.append(written)
         self._position += 1
 
-        await self.append(batch_line(cohort_id, written, adopted=progress.adopted))
+        line = batch_line(cohort_id, written, adopted=progress.adopted)
+        # A batch that is recorded is not sent again, so nothing else names what it
+        # skipped: both, or neither.
+        await finish_despite_cancel(self._announce(written, batch, line, skipped))
+
+    async def _announce(
+        self, written: WrittenBatch, batch: Batch, line: bytes, skipped: Sequence[str]
+    ) -> None:
+        await self.append(line)
+        cohort_id = self.progress.cohort_id
 
         if cohort_id is not None:
             self.session.context.emit(
                 BatchWritten(
                     cohort_id=cohort_id,
-                    operation=operation,
+                    operation=written.operation,
                     batch=batch.index,
                     ids=batch.count,
                     at=self.session.context.clock.utcnow(),
@@ -150,8 +159,7 @@ class Writer:
             return
 
         # What has happened has to be recorded even if the caller is cancelled.
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_append, self._file, line)
+        await finish_despite_cancel(anyio.to_thread.run_sync(_append, self._file, line))
 
     async def finish(self) -> None:
         """Record that there are no more batches; raise if an earlier run wrote more."""

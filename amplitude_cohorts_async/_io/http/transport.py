@@ -209,9 +209,11 @@ class Transport:
         response, answer = await self._answer(request)
 
         async with response:
-            return await self.read(answer)
+            return await self.read(answer, is_list=request.operation == "list")
 
-    async def read(self, answer: StreamedResponse) -> Response:
+    async def read(
+        self, answer: StreamedResponse, *, is_list: bool = False
+    ) -> Response:
         """
         Return an answer, read to its end, with our keys hidden if it quotes them.
 
@@ -232,11 +234,11 @@ class Transport:
                 may_have_happened=True,
             )
 
-        # Any answer but a long list of cohorts may be quoted in a message.
-        if is_error or len(body) <= _QUOTABLE or not body.startswith(b"{"):
+        # Any part of an answer may be quoted in a message, but of a list of cohorts
+        # only the beginning, if it turns out to be none.
+        if is_error or not is_list or len(body) <= _QUOTABLE:
             body = self.redactor.body(body)
         else:
-            # If it turns out to be no list, its beginning is quoted.
             quotable = body[:_QUOTABLE]
             shown = self.redactor.body(quotable)
 

@@ -6,11 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
 from hashlib import sha256
 from importlib.util import find_spec
