@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +58,39 @@ async def test_more_ids_than_a_cohort_holds(monkeypatch: pytest.MonkeyPatch):
     found = await diff_ids(ids, [*ids, "new"])
 
     assert (["new"], [], 3_000) == (found.add, found.remove, found.kept)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("moment", ["mkdir", "replace"])
+async def test_a_cancelled_comparison_ends_what_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: bool, moment: str
+):
+    """The three files are of one comparison, and no folder stays behind."""
+    await diff_ids(["a", "b"], ["b", "c"], tmp_path, on_disk=on_disk)
+    loop, reached = asyncio.get_running_loop(), asyncio.Event()
+    original, held = getattr(Path, moment), threading.Event()
+
+    def slow(path: Path, *args: Any, **keywords: Any) -> object:
+        """Do it, and let the test cancel meanwhile."""
+        result = original(path, *args, **keywords)
+        loop.call_soon_threadsafe(reached.set)
+        held.wait(10)
+        return result
+
+    monkeypatch.setattr(Path, moment, slow)
+    ids = (["p", "q"], ["q", "r"])
+    task = asyncio.create_task(diff_ids(*ids, tmp_path, on_disk=on_disk))
+    await reached.wait()
+    task.cancel()
+    await asyncio.sleep(0.01)
+    held.set()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    names = ("entering.txt", "existing.txt", "exiting.txt")
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    texts = "".join((tmp_path / name).read_text().strip() for name in names)
+    assert ("cba" if moment == "mkdir" else "rqp") == texts
 
 
 async def test_comparing_on_disk_needs_a_folder():

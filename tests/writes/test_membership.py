@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import anyio
@@ -14,6 +17,7 @@ from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async._writes import membership as membership_module
+from amplitude_cohorts_async._writes import writer as writer_module
 from amplitude_cohorts_async.models import IdType, MembershipReport, OperationReport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import broken, lost_answer, refused, works
@@ -269,3 +273,41 @@ async def test_the_first_failure_is_itself(
 
     with pytest.raises(KeyError):
         await client.update_membership("nowhere", add=stream())
+
+
+async def test_a_batch_is_recorded_and_told_despite_a_cancellation(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A resumed write does not send it again, so nothing else names what it skipped."""
+    emulator.add_cohort("c1", members=["ann"])
+    journal, skipped = tmp_path / "journal", list[str]()
+    loop, reached, held = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    append = writer_module._append
+
+    def slow(file: FileIO, line: bytes) -> None:
+        """Append a line, and let the test cancel meanwhile if it is a batch's."""
+        if b"digest" in line:
+            loop.call_soon_threadsafe(reached.set)
+            held.wait(10)
+        append(file, line)
+
+    async def update() -> MembershipReport:
+        return await client.update_membership(
+            "c1", add=["bob", "unknown-1"], journal=journal, on_skipped=skipped.extend
+        )
+
+    monkeypatch.setattr(writer_module, "_append", slow)
+    task = asyncio.create_task(update())
+    await reached.wait()
+    task.cancel()
+    await asyncio.sleep(0.01)
+    held.set()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+    assert ["unknown-1"] == skipped
+    assert 1 == (await update()).added.resumed
+    assert 1 == emulator.requests("membership")

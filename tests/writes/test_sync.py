@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from amplitude_cohorts_async._writes import sync as sync_module
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, SyncReport
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
-from amplitude_cohorts_async.testing.faults import broken
+from amplitude_cohorts_async.testing.faults import broken, hang
 from support.canary import API_KEY, SECRET_KEY
 
 COHORT = "1a2bc3d"
@@ -358,3 +359,23 @@ async def test_crashes_of_a_million_converge_with_minimal_operations(
     wanted = current[200_000:] + [f"new-{number}" for number in range(200_000)]
 
     assert 4 == await crash_until_in_step(monkeypatch, current, wanted, kills=2)
+
+
+async def test_a_cancelled_sync_has_the_token_of_its_export(
+    client: CohortsClient, emulator: CohortsEmulator
+):
+    """Also while it writes: the members need not be exported again."""
+    emulator.add_cohort("c1", members=["ann", "bob"])
+    emulator.fail_next("membership", hang())
+    task = asyncio.create_task(client.sync_membership("c1", ["ann", "zoe"]))
+
+    while not emulator.requests("membership"):  # noqa: ASYNC110 - no event to wait for
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+
+    (note,) = caught.value.__notes__
+    token = note.partition(": ")[2]
+    assert "c1" == client.resume_export(token).cohort_id
+    assert 1 == emulator.spent

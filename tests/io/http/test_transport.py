@@ -26,7 +26,7 @@ from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.models import IdType
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import FakeClock
-from support.canary import API_KEY, BASIC, SECRET_KEY
+from support.canary import API_KEY, BASIC, SECRET_KEY, find_secrets
 from support.exporting import (
     COMPLETED,
     CSV,
@@ -335,6 +335,24 @@ async def test_a_long_list_of_refused_ids_is_a_sample(
     sample = list(caught.value.sample)
     assert ids[: len(sample)] == sample
     assert 1_000 < len(sample)
+
+
+@pytest.mark.parametrize("is_escaped", [True, False])
+async def test_no_part_of_a_long_answer_shows_a_key(
+    server: FaultServer, clock: FakeClock, is_escaped: bool
+) -> None:
+    """Anything in an answer may be quoted by an error, however far behind it is."""
+    key = "".join(f"\\u{ord(c):04x}" for c in SECRET_KEY) if is_escaped else SECRET_KEY
+    error = f'"error":{{"http_code":400,"message":"{key}"}}'
+    text = f'{{"pad":"{"x" * 70_000}",{error}}}'
+    server.on("/api/3/cohorts/membership", reply(200, text.encode()))
+
+    async with client_of(server, clock) as client:
+        with pytest.raises(BadRequestError) as caught:
+            await client.update_membership("c", add=["ann"], id_type=IdType.USER_ID)
+
+    assert "[hidden]" in str(caught.value)
+    assert [] == find_secrets(f"{caught.value} {vars(caught.value)}")
 
 
 HINT = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n"
