@@ -191,7 +191,7 @@ class Worker:
             asyncio.create_task(self._call(callers, kind))
             for kind in ("export",) * 6 + ("poll",) * 2
         ]
-        tasks.append(asyncio.create_task(self._time_machine(callers)))
+        timing = asyncio.create_task(self._time_machine(callers))
         await asyncio.sleep(self.seconds)
         # What the server works on has to end well: it would work on for longer
         # than a place stays taken.
@@ -202,6 +202,10 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while not timing.done():
+            # Before Python 3.12 redis-py may swallow a cancellation in `ping()`.
+            timing.cancel()
+            await asyncio.wait([timing], timeout=0.1)
         await limiter.aclose()
         held, late = _mean(callers.held), _mean(callers.late)
         return Report(callers.calls, callers.given_up, held, late)
