@@ -65,7 +65,9 @@ async def finish_despite_cancel(work: Awaitable[T], *, grace: float = math.inf) 
     return task.result()
 
 
-async def in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+async def in_thread(
+    work: Callable[[], T], limiter: anyio.CapacityLimiter | None = None
+) -> T:
     """
     Return the result of *work*, run in a worker thread to its end, even if cancelled.
 
@@ -73,6 +75,8 @@ async def in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
     caller has its own *limiter*, so that a program that blocks all of anyio's shared
     threads does not block this one.
     """
+    limiter = limiter or anyio.CapacityLimiter(1)
+
     return await finish_despite_cancel(anyio.to_thread.run_sync(work, limiter=limiter))
 
 

@@ -20,19 +20,19 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, TextIO, TypeAlias, TypeVar, TypeVarTuple
 from zlib import crc32
 
 import anyio.lowlevel
-import anyio.to_thread
 import attrs
 
 from .._core.batching import IDS_AT_ONCE, MOST_MEMBERS, checked_member_ids
 from .._core.id_sets import Diff
 from .._core.writes import USERS, Membership, id_attribute
-from .._io.cancellation import finish_despite_cancel
+from .._io.cancellation import in_thread
 from ..errors import InvalidInputError
 from ..models import IdType, Member, MembershipDiff
 from .batches import release
@@ -264,9 +264,10 @@ async def _workspace(folder: Path) -> AsyncGenerator[Path]:
 
 @asynccontextmanager
 async def _id_files(workspace: Path, names: Sequence[str]) -> AsyncGenerator[_IdFiles]:
-    files = await _in_thread(workspace.parent, _IdFiles, workspace, names)
+    files = _IdFiles(workspace, names)
 
     try:
+        await _in_thread(workspace.parent, files.open)
         yield files
     finally:
         await _in_thread(workspace.parent, files.close)
@@ -275,7 +276,7 @@ async def _id_files(workspace: Path, names: Sequence[str]) -> AsyncGenerator[_Id
 async def _in_thread(folder: Path, work: Callable[[*Ts], T], *args: *Ts) -> T:
     try:
         # To its end, even if cancelled: the files are all of one comparison.
-        return await finish_despite_cancel(anyio.to_thread.run_sync(work, *args))
+        return await in_thread(partial(work, *args))
     except OSError as error:
         raise InvalidInputError(
             f"{folder} cannot be used to compare ids: {error}; give another folder"
@@ -289,9 +290,12 @@ class _IdFiles:
         self._folder = folder
         self._stack = ExitStack()
         self._counts = dict.fromkeys(names, 0)
-        self._files = {
-            name: self._stack.enter_context(_text(folder / name, "w")) for name in names
-        }
+        self._files: dict[str, TextIO] = {}
+
+    def open(self) -> None:
+        for name in self._counts:
+            file = _text(self._folder / name, "w")
+            self._files[name] = self._stack.enter_context(file)
 
     def add(self, name: str, ids: Iterable[str]) -> None:
         for id_ in ids:

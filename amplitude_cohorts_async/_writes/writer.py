@@ -17,6 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import TypeAlias
@@ -36,7 +37,7 @@ from .._core.journal import (
 )
 from .._core.messages import Request, Response
 from .._core.writes import Change, Membership, membership_request, skipped_ids
-from .._io.cancellation import finish_despite_cancel
+from .._io.cancellation import finish_despite_cancel, in_thread
 from .._io.http.session import Session
 from .._io.sinks.part_file import sync_folder
 from ..errors import InvalidInputError, PartialWriteError
@@ -159,7 +160,7 @@ class Writer:
             return
 
         # What has happened has to be recorded even if the caller is cancelled.
-        await finish_despite_cancel(anyio.to_thread.run_sync(_append, self._file, line))
+        await in_thread(partial(_append, self._file, line))
 
     async def finish(self) -> None:
         """Record that there are no more batches; raise if an earlier run wrote more."""

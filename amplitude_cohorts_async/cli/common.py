@@ -18,7 +18,10 @@ from .progress import ProgressDisplay
 from .resume_hints import option_arguments
 from .running import reported, run
 
-__all__ = ("Connection", "Output", "command")
+__all__ = ("FORMATS", "Connection", "Output", "command")
+
+FORMATS = ("csv", "csv.gz", "parquet")
+"""The formats of files, which names end in."""
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from ..events import BytesReceived, Event, LinkRenewed, RequestSent, StatusPolle
 from ..models import Cohort, SavedExport
 from ..policies import Polling
 from ..testing.demo import DEMO_COHORT
-from .common import Output
+from .common import FORMATS, Output
 from .emulator_process import Emulator, emulator_process
 from .progress import bars
 from .running import run
@@ -29,7 +29,7 @@ from .running import run
 __all__ = ("demo",)
 
 _USERS = 2_000_000
-_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+_SUFFIXES = tuple(f".{name}" for name in FORMATS)
 _JOB_SECONDS = 2.0
 
 

@@ -12,7 +12,7 @@ import typer
 from .. import CohortsClient
 from ..models import ExportOutcome, SavedExport
 from . import render
-from .common import Connection
+from .common import FORMATS, Connection
 from .exits import Exit, exit_of
 from .resume_hints import (
     StartedJobs,
@@ -30,7 +30,7 @@ _JOB_TIMEOUT = 1800.0
 Format = Annotated[
     str | None,
     typer.Option(
-        metavar="csv|csv.gz|parquet",
+        metavar="|".join(FORMATS),
         help="Format; by default the file name's.",
     ),
 ]
@@ -275,8 +275,8 @@ def _into_directory(connection: Connection, options: _Options) -> None:
     if connection.as_json:
         render.document("exports", outcomes)
     else:
-        for command in (note for each in errors for note in _notes(each)):
-            render.resume_command(command)
+        for error in errors:
+            render.resume_commands(error)
 
     if codes := {exit_of(error) for error in errors}:
         # Failures with the same exit code keep it.
@@ -298,10 +298,6 @@ def _add_hint(
         file_mode=options.file_mode,
     )
     outcome.error.add_note(command)
-
-
-def _notes(error: BaseException) -> list[str]:
-    return getattr(error, "__notes__", [])
 
 
 def _resume_commands(

@@ -32,7 +32,7 @@ __all__ = (
     "outcome",
     "plan",
     "printable",
-    "resume_command",
+    "resume_commands",
     "saved",
     "table",
     "usage",
@@ -64,13 +64,13 @@ def failure(error: BaseException, *, as_json: bool) -> None:
 
     sys.stderr.write(f"amplitude-cohorts: {_message(error)}\n")
 
+    resume_commands(error)
+
+
+def resume_commands(error: BaseException) -> None:
+    """Print on stderr the commands that resume, which are the notes of an error."""
     for command in _notes(error):
-        resume_command(command)
-
-
-def resume_command(command: str) -> None:
-    """Print on stderr the command that resumes."""
-    sys.stderr.write(f"To resume: {printable(command)}\n")
+        sys.stderr.write(f"To resume: {printable(command)}\n")
 
 
 def cohorts(found: Sequence[Cohort], *, sync_info: bool = False) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import aiohttp
-import anyio
 
 from ..cancellation import in_thread
 from ..fast import BodyProtocol, FastPath
@@ -89,7 +88,7 @@ class StreamedResponse:
         if most - left < _LARGE:
             return join()
 
-        return await in_thread(join, anyio.CapacityLimiter(1))
+        return await in_thread(join)
 
     async def pour(self, consumer: Consumer, on_bytes: Callable[[int], None]) -> None:
         """Pass the body to *consumer*, by the fast path if possible."""

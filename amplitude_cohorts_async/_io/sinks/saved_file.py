@@ -17,7 +17,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import anyio
 import attrs
 
 from ...errors import StorageError
@@ -65,7 +64,7 @@ class LocalFile:
 
     async def digest(self) -> str:
         """See `SavedExport`."""
-        return await in_thread(lambda: self.sha256, anyio.CapacityLimiter(1))
+        return await in_thread(lambda: self.sha256)
 
     def is_intact(self) -> bool:
         """
