@@ -75,9 +75,8 @@ async def in_thread(
     caller has its own *limiter*, so that a program that blocks all of anyio's shared
     threads does not block this one.
     """
-    limiter = limiter or anyio.CapacityLimiter(1)
-
-    return await finish_despite_cancel(anyio.to_thread.run_sync(work, limiter=limiter))
+    own = limiter or anyio.CapacityLimiter(1)
+    return await finish_despite_cancel(anyio.to_thread.run_sync(work, limiter=own))
 
 
 @asynccontextmanager

@@ -275,7 +275,6 @@ async def _id_files(workspace: Path, names: Sequence[str]) -> AsyncGenerator[_Id
 
 async def _in_thread(folder: Path, work: Callable[[*Ts], T], *args: *Ts) -> T:
     try:
-        # To its end, even if cancelled: the files are all of one comparison.
         return await in_thread(partial(work, *args))
     except OSError as error:
         raise InvalidInputError(

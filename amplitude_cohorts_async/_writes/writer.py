@@ -22,7 +22,6 @@ from io import FileIO
 from pathlib import Path
 from typing import TypeAlias
 
-import anyio.to_thread
 import attrs
 
 from .._core.batching import Batch
@@ -213,9 +212,7 @@ async def open_writer(
         yield Writer(session, WriteProgress(), None, on_skipped)
         return
 
-    file, progress = await anyio.to_thread.run_sync(
-        _open, Path(journal), kind, parameters
-    )
+    file, progress = await in_thread(partial(_open, Path(journal), kind, parameters))
 
     with file:
         yield Writer(session, progress, file, on_skipped)
