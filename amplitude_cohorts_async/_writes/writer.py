@@ -129,9 +129,11 @@ class Writer:
         line = batch_line(cohort_id, written, adopted=progress.adopted)
         # A batch that is recorded is not sent again, so nothing else names what it
         # skipped: both, or neither.
-        await finish_despite_cancel(self._announce(written, batch, line, skipped))
+        await finish_despite_cancel(
+            self._record_and_announce(written, batch, line, skipped)
+        )
 
-    async def _announce(
+    async def _record_and_announce(
         self, written: WrittenBatch, batch: Batch, line: bytes, skipped: Sequence[str]
     ) -> None:
         await self.append(line)

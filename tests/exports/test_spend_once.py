@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +18,9 @@ from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
 from amplitude_cohorts_async._exports.memory import LocalRunningJobs
 from amplitude_cohorts_async._io.context import SystemClock
 from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
-from amplitude_cohorts_async.limiters import Permit
-from amplitude_cohorts_async.limits import Kind
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
+from support.limiters import PlaceLosing
 
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 
@@ -214,23 +213,6 @@ async def test_an_earlier_export_of_other_properties_is_no_help(
     assert 2 == emulator.spent
 
 
-class Forgetful(LocalLimiter):
-    """A limiter whose store takes a place back when its request has been sent."""
-
-    def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
-        """Lose the place of every export."""
-        return self._losing(super().slot(kind), loses=kind == "export")
-
-    @asynccontextmanager
-    async def _losing(
-        self, place: AbstractAsyncContextManager[Permit], *, loses: bool
-    ) -> AsyncIterator[Permit]:
-        async with place as permit:
-            yield permit
-        if loses:
-            raise LimiterUnavailableError("the place is somebody else's by now")
-
-
 async def test_an_export_whose_place_was_lost_is_not(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
@@ -240,7 +222,7 @@ async def test_an_export_whose_place_was_lost_is_not(
         SECRET_KEY,
         base_url=emulator.base_url,
         clock=clock,
-        limiter=Forgetful(clock=clock),
+        limiter=PlaceLosing("export", clock=clock),
     ) as client:
         await client.export("c1", tmp_path / "c1.csv")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from amplitude_cohorts_async import IdType, diff_ids, errors
 from amplitude_cohorts_async._writes import compare as compare_module
 from amplitude_cohorts_async.models import MembershipDiff
+from support.holding import Held
 
 EXPORT = '"amplitude_id","user_id"\n"1","ann"\n"2",\n"3","bob"\n'
 
@@ -67,26 +67,19 @@ async def test_a_cancelled_comparison_ends_what_it_began(
 ):
     """The three files are of one comparison, and no folder stays behind."""
     await diff_ids(["a", "b"], ["b", "c"], tmp_path, on_disk=on_disk)
-    loop, reached = asyncio.get_running_loop(), asyncio.Event()
-    original, held = getattr(Path, moment), threading.Event()
+    original, held = getattr(Path, moment), Held()
 
     def slow(path: Path, *args: Any, **keywords: Any) -> object:
         """Do it, and let the test cancel meanwhile."""
         result = original(path, *args, **keywords)
-        loop.call_soon_threadsafe(reached.set)
-        held.wait(10)
+        held.hold()
         return result
 
     monkeypatch.setattr(Path, moment, slow)
     ids = (["p", "q"], ["q", "r"])
     task = asyncio.create_task(diff_ids(*ids, tmp_path, on_disk=on_disk))
-    await reached.wait()
-    task.cancel()
-    await asyncio.sleep(0.01)
-    held.set()
-    await asyncio.wait([task])
+    await held.cancel_meanwhile(task)
 
-    assert task.cancelled()
     names = ("entering.txt", "existing.txt", "exiting.txt")
     assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     texts = "".join((tmp_path / name).read_text().strip() for name in names)

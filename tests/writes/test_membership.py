@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from amplitude_cohorts_async._writes import writer as writer_module
 from amplitude_cohorts_async.models import IdType, MembershipReport, OperationReport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import broken, lost_answer, refused, works
+from support.holding import Held
 
 COHORT = "1a2bc3d"
 
@@ -284,14 +284,12 @@ async def test_a_batch_is_recorded_and_told_despite_a_cancellation(
     """A resumed write does not send it again, so nothing else names what it skipped."""
     emulator.add_cohort("c1", members=["ann"])
     journal, skipped = tmp_path / "journal", list[str]()
-    loop, reached, held = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-    append = writer_module._append
+    append, held = writer_module._append, Held()
 
     def slow(file: FileIO, line: bytes) -> None:
         """Append a line, and let the test cancel meanwhile if it is a batch's."""
         if b"digest" in line:
-            loop.call_soon_threadsafe(reached.set)
-            held.wait(10)
+            held.hold()
         append(file, line)
 
     async def update() -> MembershipReport:
@@ -300,14 +298,8 @@ async def test_a_batch_is_recorded_and_told_despite_a_cancellation(
         )
 
     monkeypatch.setattr(writer_module, "_append", slow)
-    task = asyncio.create_task(update())
-    await reached.wait()
-    task.cancel()
-    await asyncio.sleep(0.01)
-    held.set()
-    await asyncio.wait([task])
+    await held.cancel_meanwhile(asyncio.create_task(update()))
 
-    assert task.cancelled()
     assert ["unknown-1"] == skipped
     assert 1 == (await update()).added.resumed
     assert 1 == emulator.requests("membership")

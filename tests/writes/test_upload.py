@@ -6,7 +6,6 @@ import errno
 import json
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from io import BufferedRandom, FileIO
 from pathlib import Path
@@ -24,7 +23,6 @@ from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async._writes import upload as upload_module
 from amplitude_cohorts_async._writes.writer import Writer, open_writer
 from amplitude_cohorts_async.events import BatchWritten, Event
-from amplitude_cohorts_async.limiters import Kind, LocalLimiter, Permit
 from amplitude_cohorts_async.models import IdType, Routes, UploadReport
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from amplitude_cohorts_async.testing.faults import (
@@ -38,6 +36,7 @@ from amplitude_cohorts_async.testing.faults import (
 )
 from support.canary import API_KEY, SECRET_KEY
 from support.fault_server import FaultServer, Reply, json_reply
+from support.limiters import PlaceLosing
 
 OWNER = "datamonster@amplitude.com"
 APP = 153957
@@ -485,28 +484,11 @@ async def test_a_lost_answer_at_any_request_makes_no_second_cohort(
     assert 35 == report.total
 
 
-class PlaceLosing(LocalLimiter):
-    """A limiter whose store gives a write's place away while its request runs."""
-
-    def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
-        """Hold a place until it is lost."""
-        return self._losing(super().slot(kind), loses=kind == "write")
-
-    @asynccontextmanager
-    async def _losing(
-        self, place: AbstractAsyncContextManager[Permit], *, loses: bool
-    ) -> AsyncIterator[Permit]:
-        async with place as permit:
-            yield permit
-        if loses:
-            raise errors.LimiterUnavailableError("the place is another's by now")
-
-
 async def test_a_creation_whose_place_was_lost_is_looked_up(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ):
     """The cohort may exist by then: it is found in the list, not created again."""
-    limiter, journal = PlaceLosing(clock=clock), tmp_path / "journal"
+    limiter, journal = PlaceLosing("write", clock=clock), tmp_path / "journal"
 
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limiter=limiter

@@ -118,8 +118,8 @@ class MemberStream:
     async def _decode_next(self) -> list[Member]:
         if self._is_broken:
             raise InvalidInputError(
-                f"reading the members of export {self._errors.ref.request_id} was cut short; "
-                "open `job.members()` again, which spends no export"
+                f"reading the members of export {self._errors.ref.request_id} was cut "
+                f"short; open `job.members()` again, which spends no export"
             )
 
         self._is_broken = True

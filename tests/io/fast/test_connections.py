@@ -221,11 +221,8 @@ async def test_a_connection_is_kept_and_used_again(
         assert 1 == server.connections
 
 
-@needs_aiofastnet
-async def test_aiofastnet_is_used_where_it_is_installed(
-    served: ssl.SSLContext, trust: ssl.SSLContext
-) -> None:
-    """No release of aiohttp or aiofastnet ends this unseen."""
+async def engine_used(served: ssl.SSLContext, trust: ssl.SSLContext) -> str:
+    """Fetch a body, and return whose TLS it came over."""
     async with (
         PieceServer(HEAD, BODY, context=served) as server,
         session(FastConnector, trust) as made,
@@ -234,8 +231,18 @@ async def test_aiofastnet_is_used_where_it_is_installed(
         connection = response.connection
         assert connection is not None
         assert connection.transport is not None
-        assert "aiofastnet" in connections.engine_of(connection.transport)
+        engine = connections.engine_of(connection.transport)
         assert BODY == await response.read()
+
+    return engine
+
+
+@needs_aiofastnet
+async def test_aiofastnet_is_used_where_it_is_installed(
+    served: ssl.SSLContext, trust: ssl.SSLContext
+) -> None:
+    """No release of aiohttp or aiofastnet ends this unseen."""
+    assert "aiofastnet" in await engine_used(served, trust)
 
 
 @needs_aiofastnet
@@ -248,17 +255,7 @@ async def test_its_slower_engine_serves_asyncio_alone(
     monkeypatch.setattr(found, "OPENSSL_DYN_LIBS", None)
     is_asyncio = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
 
-    async with (
-        PieceServer(HEAD, BODY, context=served) as server,
-        session(FastConnector, trust) as made,
-        made.get(server.url) as response,
-    ):
-        connection = response.connection
-        assert connection is not None
-        assert connection.transport is not None
-        engine = connections.engine_of(connection.transport)
-        assert is_asyncio == ("aiofastnet" in engine)
-        assert BODY == await response.read()
+    assert is_asyncio == ("aiofastnet" in await engine_used(served, trust))
 
 
 async def test_another_aiohttp_connects_by_itself(
