@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 from ._version import VERSION
 
 if TYPE_CHECKING:
-    from . import errors, events, limiters, limits, models, policies, testing, types
+    from . import (
+        errors,
+        events,
+        jobs,
+        limiters,
+        limits,
+        models,
+        policies,
+        testing,
+        types,
+    )
     from ._client import CohortsClient, export_cohort
     from ._exports.job import ExportJob
     from ._io.download.member_stream import MemberStream
@@ -62,6 +72,7 @@ __all__ = (
     "errors",
     "events",
     "export_cohort",
+    "jobs",
     "limiters",
     "limits",
     "models",

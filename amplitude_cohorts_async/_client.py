@@ -34,9 +34,11 @@ from .policies import Downloading, Polling, Retrying
 # rest of the library, costs half as much again. So it is imported where it is first
 # used: in a thread, when a client is entered.
 if TYPE_CHECKING:
+    from ._core.job_rows import OnUnknown
     from ._exports.job import ExportJob
     from ._exports.many import ExportBatch
     from ._io.context import Clock
+    from ._io.jobs.base import JobStore
     from ._io.limits.base import Limiter
     from ._operations import Operations
     from ._writes.id_stream import IdSource
@@ -67,6 +69,7 @@ class CohortsClient:
         owner: str | None = None,
         limits: Limits | None = None,
         limiter: Limiter | None = None,
+        jobs: JobStore | str | os.PathLike[str] | None = None,
         allowances: Mapping[str, int] | None = None,
         routes: Routes = Routes.VENDOR,
         session: aiohttp.ClientSession | None = None,
@@ -94,6 +97,9 @@ class CohortsClient:
                 the documented ones.
             limiter: Keeps the limits; None takes the one that all clients of the
                 project in this process share.
+            jobs: Keeps what was spent: a path (SQLite, which outlives the process), a
+                URL, or a `jobs.JobStore`. None takes the limiter's own, or the one in
+                memory that all clients of the project in this process share.
             allowances: The exports a month that each named part of your system may
                 spend; calls select one with ``allowance``.
             routes: The description of the API that the server follows.
@@ -127,6 +133,7 @@ class CohortsClient:
             owner=owner,
             limits=agreed_limits(limits, limiter),
             limiter=limiter,
+            jobs=jobs,
             allowances=dict(allowances or {}),
             routes=routes,
             session=session,
@@ -151,8 +158,9 @@ class CohortsClient:
         Return a client that is configured by environment variables.
 
         Reads AMPLITUDE_API_KEY, AMPLITUDE_SECRET_KEY, AMPLITUDE_REGION,
-        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID, AMPLITUDE_OWNER, and
-        AMPLITUDE_LIMITER_URL for a Redis or Valkey that a fleet shares.
+        AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID, AMPLITUDE_OWNER, AMPLITUDE_JOBS for a
+        file or URL of the job store, and AMPLITUDE_LIMITER_URL for a Redis or Valkey
+        that a fleet shares.
 
         Args:
             overrides: Keywords of the constructor; they precede the variables.
@@ -235,6 +243,9 @@ class CohortsClient:
         cohort_id: str,
         *,
         properties: bool | Sequence[str] = False,
+        join: bool = False,
+        reuse_within: float = 3600.0,
+        on_unknown: OnUnknown = "raise",
         allowance: str | None = None,
     ) -> ExportJob:
         """
@@ -244,6 +255,10 @@ class CohortsClient:
             properties: False for ids only, True for all user properties, or the
                 names of some. If requests keep timing out, leave them out: False
                 asks for the least, fewer names for less.
+            join: Whether to go on with an export that answers the call, as `export()`
+                does, and spend none then.
+            reuse_within: As for `export()`; only with *join*.
+            on_unknown: As for `export()`; only with *join*.
             allowance: Which of the client's ``allowances`` the export counts
                 against.
 
@@ -254,8 +269,13 @@ class CohortsClient:
             UnexpectedResponseError: The answer cannot be read; the export was
                 probably spent.
         """
-        return await self._operations.exports.request(
-            cohort_id, properties=properties, allowance=allowance
+        return await self._operations.request_export(
+            cohort_id,
+            properties=properties,
+            join=join,
+            reuse_within=reuse_within,
+            on_unknown=on_unknown,
+            allowance=allowance,
         )
 
     def resume_export(self, request_id_or_token: str) -> ExportJob:
@@ -279,24 +299,44 @@ class CohortsClient:
         timeout: float = 1800.0,
         format: str | None = None,  # noqa: A002 - a public name
         if_changed_since: SavedExport | str | None = None,
+        skip_unchanged: bool = False,
+        reuse_within: float = 3600.0,
+        occurrence: str | None = None,
+        on_unknown: OnUnknown = "raise",
         allowance: str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> SavedExport:
         """
         Export a cohort to a file; spends one export.
 
-        Joins the same export, and spends none, if any client of the same limiter
-        requested it in the last half hour and it was not delivered. Every error
-        after the request has a ``token``, with which `resume_export()` goes on
-        without a second export. A cancellation has the token in a note.
+        After a cancellation, a time-out, an error or, with a durable job store, a
+        killed process the same call goes on with the same export and spends none. So
+        does any call for the same cohort and properties while that export is running
+        or was delivered to nobody, unless the cohort was edited in Amplitude or
+        written to by us since. `SavedExport.requested_at` says how old it is.
+
+        Every error after the request has a ``token``, and a cancellation has it in a
+        note: `resume_export()` goes on with it in any process.
 
         Args:
             to: See `ExportJob.download()`; checked before an export is spent.
             timeout: Seconds to wait for the job; the download has no time limit.
+            skip_unchanged: Whether to spend none if, according to the list, the
+                cohort did not change since it was last saved at this target.
+            reuse_within: Seconds: how old an export may be that the call goes on
+                with. 0 requests a new one.
+            occurrence: A key of yours for one time of a repeated export, such as its
+                date: for seven days the same key is the same export.
+            on_unknown: What to do if an export may have been spent, and nobody knows
+                its id: "raise", or "spend" another one.
             if_changed_since: An earlier export, or its token. If the cohort was
                 neither computed nor changed since, that one is returned again as
                 `SavedExport.unchanged`, and no export is spent.
             allowance: As for `request_export()`.
+
+        Raises:
+            AmbiguousExportError: An export may have been spent; nothing was sent.
+            JobStoreUnavailableError: The store cannot be written; nothing was sent.
         """
         return await self._operations.export(
             cohort_id,
@@ -305,6 +345,10 @@ class CohortsClient:
             timeout=timeout,
             format=format,
             if_changed_since=if_changed_since,
+            skip_unchanged=skip_unchanged,
+            reuse_within=reuse_within,
+            occurrence=occurrence,
+            on_unknown=on_unknown,
             allowance=allowance,
             progress=progress,
         )
@@ -319,15 +363,18 @@ class CohortsClient:
         format: str = "csv",  # noqa: A002 - a public name
         max_concurrency: int = 8,
         skip_unchanged: bool = False,
+        reuse_within: float = 3600.0,
+        on_unknown: OnUnknown = "raise",
         allowance: str | None = None,
     ) -> ExportBatch:
         """
         Return an async iterator that exports many cohorts into a directory.
 
         Each cohort has its own `ExportOutcome`, with its file or its error; one
-        failure does not stop the others. The run record, a hidden file in the
-        directory, makes the same call go on after an interruption: running
-        exports are continued, saved ones are not exported again.
+        failure does not stop the others. The same call goes on after an interruption:
+        running exports are continued, saved ones are not exported again. If the
+        client's job store does not outlive the process, one in a hidden file of the
+        directory does.
 
         Args:
             directory: The folder for files such as ``<cohort id>.csv``.
@@ -336,6 +383,8 @@ class CohortsClient:
             max_concurrency: Exports that may run at the same time.
             skip_unchanged: Whether to skip cohorts that, according to the list,
                 did not change since their file was saved here.
+            reuse_within: As for `export()`; 0 also begins a new run.
+            on_unknown: As for `export()`.
             allowance: As for `request_export()`.
         """
         return self._operations.export_many(
@@ -346,6 +395,8 @@ class CohortsClient:
             format=format,
             max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
+            reuse_within=reuse_within,
+            on_unknown=on_unknown,
             allowance=allowance,
         )
 
@@ -500,6 +551,8 @@ class CohortsClient:
         max_removed: float = 0.5,
         count_group: str = "User",
         on_disk: str | os.PathLike[str] | None = None,
+        reuse_within: float = 3600.0,
+        on_unknown: OnUnknown = "raise",
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
     ) -> SyncReport:
@@ -516,6 +569,9 @@ class CohortsClient:
             max_removed: The share of the members that may be removed, 0 to 1.
             on_disk: A folder to compare in; the files ``entering.txt``,
                 ``exiting.txt`` and ``existing.txt`` stay there.
+            reuse_within: As for `export()`: a sync that failed before it wrote
+                anything goes on with the same export.
+            on_unknown: As for `export()`.
             journal: As for `upload_cohort()`; needs *current*.
 
         Raises:
@@ -534,6 +590,8 @@ class CohortsClient:
             dry_run=dry_run,
             max_removed=max_removed,
             on_disk=on_disk,
+            reuse_within=reuse_within,
+            on_unknown=on_unknown,
             journal=journal,
             on_skipped=on_skipped,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import aiohttp
 import attrs
 
 from ._core.links import is_loopback
+from ._io.jobs.base import JobStore
 from ._io.limits.base import Limiter
 from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
@@ -30,6 +32,8 @@ _ENDPOINTS = re.compile(r"/api/[35](/cohorts)?/*$")
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
+STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix")
+"""What the URL of a job store begins with."""
 
 
 def _check_key(_: ClientConfig, field: attrs.Attribute[str], key: object) -> None:
@@ -212,6 +216,29 @@ def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
         )
 
 
+def _checked_store(jobs: object) -> JobStore | str | None:
+    if jobs is None or isinstance(jobs, JobStore):
+        return jobs
+
+    if not isinstance(jobs, str | os.PathLike) or not os.fspath(jobs):
+        raise ConfigurationError(
+            f"jobs is a {type(jobs).__name__}; pass a path, a URL, or an instance of a "
+            f"subclass of jobs.JobStore"
+        )
+
+    place = os.fsdecode(jobs)
+    scheme, is_url, _ = place.partition("://")
+
+    if is_url and scheme not in STORE_SCHEMES:
+        # Without the rest, which may hold a password.
+        raise ConfigurationError(
+            f"no job store is named by {scheme}://; pass a path, or a URL that begins "
+            f"with {', '.join(f'{name}://' for name in STORE_SCHEMES)}"
+        )
+
+    return place
+
+
 @attrs.frozen(kw_only=True)
 class ClientConfig:
     """
@@ -234,6 +261,7 @@ class ClientConfig:
     owner: str | None = attrs.field(converter=_checked_owner)
     limits: Limits
     limiter: Limiter | None
+    jobs: JobStore | str | None = attrs.field(repr=False, converter=_checked_store)
     allowances: Mapping[str, int]
     routes: Routes = attrs.field(converter=_checked_routes)
     session: aiohttp.ClientSession | None = attrs.field(validator=_check_session)
@@ -278,7 +306,9 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the keywords that variables set; empty variables count as unset."""
-    keywords = ("api_key", "secret_key", "region", "base_url", "app_id", "owner")
+    keywords = (
+        *("api_key", "secret_key", "region", "base_url", "app_id", "owner", "jobs"),
+    )
     values = {key: environ.get(f"AMPLITUDE_{key.upper()}") for key in keywords}
 
     return {key: value for key, value in values.items() if value}

@@ -14,20 +14,25 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import unquote
 from weakref import WeakSet
 
 import anyio.to_thread
+import attrs
 
 from ._config import ClientConfig, proxy_secrets
 from ._core import converter, responses
+from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import checked_distinct_ids, checked_id
+from ._core.job_rows import OnUnknown
 from ._core.redact import Redactor
 from ._core.requests import Endpoints, checked_properties
 from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
+from ._exports.app_jobs import AppJobs, target_name
 from ._exports.downloader import Progress
-from ._exports.job import checked_timeout
+from ._exports.job import ExportJob, checked_timeout
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
 from ._exports.requester import ExportRequester
@@ -36,10 +41,13 @@ from ._io.context import Context, SystemClock
 from ._io.fast.connections import aiofastnet
 from ._io.http.session import Session
 from ._io.http.transport import Transport
+from ._io.jobs.base import JobStore
+from ._io.jobs.registry import memory_store_for
+from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
-from ._io.sinks.target import checked_format, checked_target
+from ._io.sinks.target import Target, checked_format, checked_target
 from ._version import VERSION
 from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
@@ -61,8 +69,12 @@ class Operations:
         self._config = config
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
+        store = _shared_store(config, self.session.limiter)
+        self.jobs = AppJobs(store, config.app, self.session.context.clock)
         self.exports = ExportRequester(
             self.session,
+            jobs=self.jobs,
+            read_usage=partial(self.get_usage, retrying=NO_RETRIES),
             endpoints=self._endpoints,
             polling=config.polling,
             region=config.region if config.base_url is None else None,
@@ -70,11 +82,11 @@ class Operations:
             budget=self._make_budget(),
         )
         self.upload_cohort = partial(
-            upload_cohort, self.session, list_cohorts=self.list_cohorts
+            upload_cohort, self.session, self.jobs, list_cohorts=self.list_cohorts
         )
-        self.update_membership = partial(update_membership, self.session)
+        self.update_membership = partial(update_membership, self.session, self.jobs)
         self.sync_membership = partial(
-            sync_membership, self.session, request_export=self.exports.request
+            sync_membership, self.session, self.jobs, exports=self.exports
         )
         # Weak, so that a run lives as long as its iterator or its tasks.
         self._runs: WeakSet[ExportRun] = WeakSet()
@@ -100,6 +112,10 @@ class Operations:
         """Stop the runs, wait for sent export requests, and close the connections."""
         await asyncio.gather(*(run.close_with_client() for run in list(self._runs)))
         await self.session.aclose()
+        await self.jobs.aclose()
+
+        if isinstance(self._config.jobs, str):
+            await self.jobs.store.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
         """Return all discoverable cohorts."""
@@ -127,6 +143,31 @@ class Operations:
         response = await self.session.send(request, retrying=retrying)
         return responses.usage(request, response)
 
+    async def request_export(
+        self,
+        cohort_id: str,
+        *,
+        properties: bool | Sequence[str],
+        join: bool,
+        reuse_within: float,
+        on_unknown: OnUnknown,
+        allowance: str | None,
+    ) -> ExportJob:
+        """Request an export, or join the one that answers the call."""
+        if not join:
+            return await self.exports.request(
+                cohort_id, properties, allowance=allowance
+            )
+
+        call = Call(
+            cohort_id=checked_id(cohort_id, "cohort id"),
+            properties=checked_properties(properties),
+            reuse_within=checked_reuse(reuse_within),
+            on_unknown=checked_on_unknown(on_unknown),
+        )
+        started = await self.exports.join_or_request(call, allowance=allowance)
+        return started.job.delivering(started.delivery)
+
     async def export(
         self,
         cohort_id: str,
@@ -136,32 +177,62 @@ class Operations:
         timeout: float,
         format: str | None,  # noqa: A002 - a public name
         if_changed_since: SavedExport | str | None,
+        skip_unchanged: bool,
+        reuse_within: float,
+        occurrence: str | None,
+        on_unknown: OnUnknown,
         allowance: str | None,
         progress: Progress | None,
     ) -> SavedExport:
-        """Join or request an export, and save its file."""
+        """Go on with the export that answers the call, or request one; save its file."""
         checked_timeout(timeout)
+        call = Call(
+            cohort_id=checked_id(cohort_id, "cohort id"),
+            properties=checked_properties(properties),
+            occurrence=checked_occurrence(occurrence),
+            reuse_within=checked_reuse(reuse_within),
+            on_unknown=checked_on_unknown(on_unknown),
+        )
         target = await anyio.to_thread.run_sync(checked_target, to, format)
-        wanted = checked_properties(properties)
+        call = attrs.evolve(
+            call, target=target_name(target), format=target.format.suffix
+        )
+        saved = await self._unchanged(
+            call, target, if_changed_since, skip_unchanged, progress
+        )
 
+        if saved is not None:
+            return saved
+
+        started = await self.exports.join_or_request(call, allowance=allowance)
+        return await self.exports.save(
+            started, target, timeout=timeout, progress=progress
+        )
+
+    async def _unchanged(
+        self,
+        call: Call,
+        target: Target,
+        if_changed_since: SavedExport | str | None,
+        skip_unchanged: bool,
+        progress: Progress | None,
+    ) -> SavedExport | None:
         if if_changed_since is not None:
             listed = await self.exports.listed()
-            saved = await self.exports.unchanged(
+            return await self.exports.unchanged(
                 if_changed_since,
                 target,
-                wanted,
-                cohort=listed.get(cohort_id),
+                call.properties,
+                cohort=listed.get(call.cohort_id),
                 progress=progress,
             )
-            if saved is not None:
-                return saved
 
-        started = await self.exports.join_or_request(
-            cohort_id, wanted, allowance=allowance
-        )
-        return await started.job.download(
-            to, format=format, timeout=timeout, progress=progress
-        )
+        if skip_unchanged:
+            return await self.exports.unchanged_since_saved(
+                call.cohort_id, target, call.properties, self.exports.listed
+            )
+
+        return None
 
     def export_many(
         self,
@@ -173,6 +244,8 @@ class Operations:
         format: str,  # noqa: A002 - a public name
         max_concurrency: int,
         skip_unchanged: bool,
+        reuse_within: float,
+        on_unknown: OnUnknown,
         allowance: str | None,
     ) -> ExportBatch:
         """Return an iterator over the outcomes of many exports."""
@@ -182,6 +255,8 @@ class Operations:
             timeout=checked_timeout(timeout),
             max_concurrency=max_concurrency,
             skip_unchanged=skip_unchanged,
+            reuse_within=checked_reuse(reuse_within),
+            on_unknown=checked_on_unknown(on_unknown),
             allowance=allowance,
         )
 
@@ -266,6 +341,29 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
 
     config.limiter.bind(config.app)
     return config.limiter
+
+
+def _store_of(place: str) -> JobStore:
+    scheme, is_url, rest = place.partition("://")
+
+    if not is_url:
+        return SqliteJobStore(place)
+    if scheme == "sqlite":
+        # As elsewhere: three slashes begin a relative path, four an absolute one.
+        return SqliteJobStore(unquote(rest.removeprefix("/")))
+
+    from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
+
+    return RedisJobStore.from_url(place)
+
+
+def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore:
+    if isinstance(config.jobs, JobStore):
+        return config.jobs
+    if config.jobs is not None:
+        return _store_of(config.jobs)
+
+    return limiter.job_store or memory_store_for(config.app, config.clock)
 
 
 async def _unknown_usage() -> Usage:

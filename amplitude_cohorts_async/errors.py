@@ -48,6 +48,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 __all__ = (
+    "AmbiguousExportError",
     "AmbiguousUploadError",
     "ApiError",
     "AuthenticationError",
@@ -63,6 +64,7 @@ __all__ = (
     "IncompleteDownloadError",
     "InvalidIdsError",
     "InvalidInputError",
+    "JobStoreUnavailableError",
     "LimiterUnavailableError",
     "MalformedFileError",
     "MissingExtraError",
@@ -456,6 +458,44 @@ class MalformedFileError(DownloadError):
 
 class StorageError(DownloadError, OSError):
     """The local file cannot be written: the disk is full, read-only, or gone."""
+
+
+class JobStoreUnavailableError(CohortsError):
+    """
+    The store of exports cannot be read or written.
+
+    Raised before an export is spent, or a cohort written to: nothing was sent.
+    """
+
+
+class AmbiguousExportError(CohortsError):
+    """
+    An export may have been spent, and nobody knows its id.
+
+    Its caller was killed between sending the request and recording the answer, or
+    the answer was lost. Nothing more was spent.
+
+    Attributes:
+        cohort_id: The cohort.
+        attempted_at: When the request was sent; aware UTC.
+        used_then: The month's usage before the request; None if unknown.
+        used_now: The usage now; None if unknown. Other spenders change it, too.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cohort_id: str,
+        attempted_at: datetime,
+        used_then: int | None = None,
+        used_now: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cohort_id = cohort_id
+        self.attempted_at = attempted_at
+        self.used_then = used_then
+        self.used_now = used_now
 
 
 class AmbiguousUploadError(CohortsError):

@@ -16,6 +16,7 @@ __all__ = (
     "BytesReceived",
     "Event",
     "EventHook",
+    "ExportAdopted",
     "ExportRequested",
     "LinkRenewed",
     "QuotaWait",
@@ -79,6 +80,21 @@ class ExportRequested:
 
     cohort_id: str
     request_id: str
+
+
+@attrs.frozen(kw_only=True)
+class ExportAdopted:
+    """
+    A call goes on with an export that was requested before it; none was spent.
+
+    Attributes:
+        requested_at: When it was requested; aware UTC. Its file shows the members of
+            that time.
+    """
+
+    cohort_id: str
+    request_id: str
+    requested_at: datetime
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +171,7 @@ Event: TypeAlias = (
     | RequestSent
     | RetryScheduled
     | ExportRequested
+    | ExportAdopted
     | StatusPolled
     | LinkRenewed
     | BytesReceived

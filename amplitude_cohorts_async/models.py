@@ -233,6 +233,10 @@ class SavedFile(Protocol):
         """Whether the file is unchanged since it was saved; blocks."""
         ...
 
+    def known(self) -> Mapping[str, object]:
+        """Return its time, digest and rows, as far as they are known."""
+        ...
+
 
 @attrs.frozen(kw_only=True)
 class SavedExport:
@@ -248,6 +252,7 @@ class SavedExport:
         token: The job of the file; see ``CohortsClient.resume_export()``.
         unchanged: Whether the cohort had not changed since an earlier export, so
             that none was spent.
+        spent: Exports that the call spent: 1, or 0.
         file: The source of `sha256` and `rows`.
     """
 
@@ -257,6 +262,7 @@ class SavedExport:
     links: int
     token: str
     unchanged: bool = False
+    spent: int = 0
     file: SavedFile = attrs.field(eq=False, repr=False)
 
     @property

@@ -10,6 +10,7 @@ from typing import TypeVar
 import attrs
 
 from ..errors import (
+    AmbiguousExportError,
     CohortsError,
     DownloadError,
     ExportError,
@@ -20,6 +21,7 @@ from ..errors import (
     StorageError,
 )
 from .csvtext import CsvError, Malformed
+from .job_rows import ExportRow
 from .tokens import FILE_LIFE, ExportRef, age_of, to_token
 
 _SHOWN_DAYS = 0.1
@@ -117,3 +119,22 @@ class ExportErrors:
     @property
     def _name(self) -> str:
         return f"export {self.ref.request_id} of cohort {self.ref.cohort_id}"
+
+
+def ambiguous_export(
+    export: ExportRow, *, used_now: int | None
+) -> AmbiguousExportError:
+    """Return the error for an export that was attempted, and whose id is not known."""
+    known = None not in {export.used, used_now}
+    usage = f" (the month's usage was {export.used} then, and is {used_now} now)"
+
+    return AmbiguousExportError(
+        f"an export of cohort {export.cohort_id} may have been spent at "
+        f"{export.began_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never recorded"
+        f"{usage if known else ''}. Nothing more was spent; pass on_unknown='spend' "
+        f"to request another one",
+        cohort_id=export.cohort_id,
+        attempted_at=export.began_at,
+        used_then=export.used,
+        used_now=used_now,
+    )

@@ -12,17 +12,18 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 import anyio.to_thread
 
 from .._core.export_errors import ExportErrors
+from .._core.job_rows import ExportState
 from .._core.requests import Endpoints
 from .._core.tokens import ExportRef, to_token
 from .._io.download.member_stream import MemberStream
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow
-from .._io.sinks.target import checked_target
+from .._io.sinks.saved_file import to_record
+from .._io.sinks.target import Target, checked_target
 from ..errors import ExportExpiredError, ExportFailedError, InvalidInputError
 from ..models import ExportStatus, SavedExport
-from ..policies import Polling
+from .app_jobs import AppJobs, Delivery, target_name
 from .downloader import FileDownloader, Progress
-from .memory import ExportMemory
 from .poller import JobPoller
 
 _logger = logging.getLogger(__name__)
@@ -55,14 +56,15 @@ class ExportJob:
         ref: ExportRef,
         *,
         endpoints: Endpoints,
-        polling: Polling,
-        memory: ExportMemory,
+        poller: JobPoller,
+        jobs: AppJobs,
     ) -> None:
         self.request_id: str = ref.request_id
         self.cohort_id: str | None = ref.cohort_id
         self._ref = ref
-        self._memory = memory
-        self._poller = JobPoller(session, ref, endpoints=endpoints, polling=polling)
+        self._jobs = jobs
+        self._poller = poller
+        self._delivery: Delivery | None = None
         self._downloader = FileDownloader(session, ref, endpoints=endpoints)
         self._errors = ExportErrors(ref)
 
@@ -148,13 +150,48 @@ class ExportJob:
         # target is looked at must not lose the token either.
         async with self._tracked():
             target = await anyio.to_thread.run_sync(checked_target, to, format)
+            delivery = await self._jobs.deliver(
+                self._ref, target_name(target), target.format.suffix
+            )
+
+        saved = await self.save(
+            target,
+            delivery,
+            amplitude_id=amplitude_id,
+            timeout=timeout,
+            progress=progress,
+        )
+        delivery.answered()
+        return saved
+
+    async def save(
+        self,
+        target: Target,
+        delivery: Delivery,
+        *,
+        amplitude_id: AmplitudeId = "text",
+        timeout: float = 1800.0,
+        progress: Progress | None = None,
+    ) -> SavedExport:
+        """
+        Wait for the job, and save its file at a checked target.
+
+        The caller records last that it answered with it.
+        """
+        async with self._tracked(), delivery.held():
             await self.wait(timeout=timeout)
             saved = await self._downloader.save(
                 target, amplitude_id=amplitude_id, progress=progress
             )
-            await self._forget()
+            await delivery.finished(to_record(saved))
 
         return saved
+
+    def delivering(self, delivery: Delivery) -> ExportJob:
+        """Return this job, whose next stream is a delivery that was begun before."""
+        self._delivery = delivery
+
+        return self
 
     @asynccontextmanager
     async def members(self) -> AsyncGenerator[MemberStream]:
@@ -165,16 +202,22 @@ class ExportJob:
         that the service sends without a link holds one of the five slots until
         it is read.
         """
-        await self.wait()
-
-        with self._token_on_cancel():
-            async with self._downloader.text() as text:
-                stream = MemberStream(self._checked(text), errors=self._errors)
+        async with self._stream_delivery() as delivery:
+            async with self.read_members() as stream:
                 yield stream
 
             # Not when the text is at its end: that is read ahead of the members.
             if stream.is_exhausted:
-                await self._forget()
+                await delivery.finished(None)
+
+    @asynccontextmanager
+    async def read_members(self) -> AsyncGenerator[MemberStream]:
+        """Open the file as `members()` does, for a caller that records the delivery."""
+        await self.wait()
+
+        with self._token_on_cancel():
+            async with self._downloader.text() as text:
+                yield MemberStream(self._checked(text), errors=self._errors)
 
     @asynccontextmanager
     async def record_batches(
@@ -194,23 +237,43 @@ class ExportJob:
             MissingExtraError: The extra ``parquet`` is not installed.
         """
         require_arrow()
-        await self.wait()
 
-        with self._token_on_cancel():
-            async with (
-                self._downloader.text() as text,
-                aclosing(self._batches(self._checked(text), amplitude_id)) as batches,
-            ):
-                yield batches
+        async with self._stream_delivery() as delivery:
+            await self.wait()
+
+            with self._token_on_cancel():
+                async with (
+                    self._downloader.text() as text,
+                    aclosing(
+                        self._batches(self._checked(text), amplitude_id, delivery)
+                    ) as batches,
+                ):
+                    yield batches
 
     async def _batches(
-        self, text: AsyncIterator[bytes], amplitude_id: AmplitudeId
+        self,
+        text: AsyncIterator[bytes],
+        amplitude_id: AmplitudeId,
+        delivery: Delivery,
     ) -> AsyncGenerator[RecordBatch]:
         with self._errors.with_token(), self._errors.about_the_file():
             async for batch in record_batches(text, amplitude_id=amplitude_id):
                 yield batch
 
-            await self._forget()
+            await delivery.finished(None)
+
+    @asynccontextmanager
+    async def _stream_delivery(self) -> AsyncGenerator[Delivery]:
+        """Deliver to a stream; whether it was read to its end, the caller records."""
+        delivery, self._delivery = self._delivery, None
+
+        if delivery is None:
+            delivery = await self._jobs.deliver(self._ref, None, None)
+
+        async with self._tracked(), delivery.held():
+            yield delivery
+
+        delivery.answered()
 
     async def _checked(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async with self._tracked():
@@ -219,12 +282,15 @@ class ExportJob:
 
     @asynccontextmanager
     async def _tracked(self) -> AsyncGenerator[None]:
-        """Add the token to errors, and forget a job that will never have a file."""
+        """Add the token to errors, and record what became of a job without a file."""
         try:
             with self._errors.with_token(), self._token_on_cancel():
                 yield
-        except (ExportFailedError, ExportExpiredError):
-            await self._forget()
+        except ExportFailedError:
+            await self._jobs.mark(self._ref, ExportState.FAILED)
+            raise
+        except ExportExpiredError:
+            await self._jobs.mark(self._ref, ExportState.GONE)
             raise
 
     @contextmanager
@@ -234,11 +300,6 @@ class ExportJob:
         except asyncio.CancelledError as error:
             keep_token(error, self.token)
             raise
-
-    async def _forget(self) -> None:
-        # Called last: the next call joins an export that was not delivered.
-        if self.cohort_id is not None:
-            await self._memory.forget(self._ref)
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
@@ -16,25 +16,19 @@ from urllib.parse import quote
 import anyio.to_thread
 import attrs
 
+from .._core.claims import Call
 from .._core.ids import checked_distinct_ids
-from .._core.tokens import export_key
 from .._io.cancellation import finish_despite_cancel
 from .._io.sinks.target import Format, Target, checked_target
-from ..errors import (
-    CohortsError,
-    ConfigurationError,
-    ExportExpiredError,
-    ExportFailedError,
-    InvalidInputError,
-)
+from ..errors import CohortsError, ConfigurationError, InvalidInputError
 from ..models import Cohort, ExportOutcome, SavedExport
-from .memory import AttemptLog
-from .run_record import ExportRecord, RunHistory, RunRecord
+from .app_jobs import target_name
+from .directory_store import directory_store
+from .requester import ExportRequester, SendWatch, StartedExport
+from .runs import OpenRun, RunStore
 
 if TYPE_CHECKING:
-    from .requester import ExportRequester, StartedExport, Wanted
-
-_logger = logging.getLogger(__name__)
+    from .._core.job_rows import OnUnknown, Wanted
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +40,8 @@ class ManyOptions:
     timeout: float
     max_concurrency: int
     skip_unchanged: bool
+    reuse_within: float
+    on_unknown: OnUnknown
     allowance: str | None
 
 
@@ -57,8 +53,8 @@ class ExportBatch:
     async context manager the batch also requests them while the body is busy.
 
     Leaving the context, `aclose()`, a cancelled step, closing the client and
-    dropping the iterator stop everything. The run record in the directory keeps
-    what was requested, and the same call goes on with it.
+    dropping the iterator stop everything. The job store keeps what was requested, and
+    the same call goes on with it.
     """
 
     def __init__(self, run: ExportRun) -> None:
@@ -116,9 +112,12 @@ class ExportRun:
         self._waiting = deque(checked_distinct_ids(cohort_ids, "cohort id"))
         self._directory = directory
         self._options = options
-        self._record = RunRecord(directory)
-        self._history = RunHistory()
-        self._listed: Mapping[str, Cohort] = {}
+        self._ids = tuple(self._waiting)
+        self._runs: RunStore | None = None
+        self._open_run: OpenRun | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._listing = asyncio.Lock()
+        self._listed: Mapping[str, Cohort] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._step_lock = asyncio.Lock()
         self._steps = 0
@@ -152,9 +151,10 @@ class ExportRun:
     async def aclose(self) -> None:
         """Stop the tasks, and wait until they have ended."""
         self._stop()
+        ending = {*self._tasks, *filter(None, [self._renewing])}
 
-        if self._tasks:
-            await finish_despite_cancel(asyncio.wait(self._tasks))
+        if ending:
+            await finish_despite_cancel(asyncio.wait(ending))
             self._tasks.clear()
 
     async def close_with_client(self) -> None:
@@ -177,6 +177,8 @@ class ExportRun:
             request.withdraw()
         for task in self._tasks:
             task.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
 
     async def _pause(self) -> None:
         # Nothing is spent while the caller is busy with an outcome: requests that
@@ -199,15 +201,14 @@ class ExportRun:
 
         if self._is_client_closed:
             raise ConfigurationError(
-                f"the client was closed before export_many() ended; its requests are "
-                f"recorded in {self._directory}, and the same call of another client "
-                f"goes on with them"
+                "the client was closed before export_many() ended; its requests are "
+                "recorded, and the same call of another client goes on with them"
             )
         if self._is_over:
             return None
         if not self._tasks:
             self._is_over = True
-            await self._record.close()
+            await self._close()
             return None
 
         task = next(task for task in self._tasks if task.done())
@@ -227,77 +228,82 @@ class ExportRun:
     async def _open(self) -> None:
         # Raises if the directory cannot be written to, before the first outcome.
         await anyio.to_thread.run_sync(self._target, "cohort")
-        self._history = await self._record.open()
-
-        for cohort_id in self._waiting:
-            if self._key(cohort_id) in self._history.attempted:
-                _logger.warning(
-                    "an earlier run sent a request for cohort %s and recorded no "
-                    "answer: an export may have been spent; it is requested again",
-                    cohort_id,
-                )
-
-        if self._options.skip_unchanged and self._history.saved:
-            self._listed = await self._exports.listed()
-
+        options = self._options
+        place = await anyio.to_thread.run_sync(self._directory.resolve)
+        store = directory_store(self._exports.jobs.store, self._directory)
+        self._exports = self._exports.keeping(store)
+        self._runs = RunStore(
+            self._exports.jobs,
+            directory=f"{gethostname()}:{place}",
+            properties=options.wanted,
+            format=options.format.suffix,
+        )
+        is_fresh = options.reuse_within == 0
+        self._open_run = await self._runs.open(self._ids, is_fresh=is_fresh)
         self._loop = asyncio.get_running_loop()
+        self._renewing = asyncio.create_task(self._renew(self._runs))
+
+    async def _renew(self, runs: RunStore) -> None:
+        try:
+            async with self._exports.jobs.renewed(runs.renew):
+                await asyncio.get_running_loop().create_future()
+        finally:
+            await runs.leave()
+
+    async def _close(self) -> None:
+        if self._runs is not None:
+            await self._runs.close()
+
+        await self.aclose()
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
-        record = ExportRecord(self._record, self._key(cohort_id))
         spent = 0
 
         try:
             target = await anyio.to_thread.run_sync(self._target, cohort_id)
-            saved = await self._saved_before(cohort_id, target)
+            saved = await self._unchanged(cohort_id, target)
 
             if saved is None:
-                token = self._history.requested.get(self._key(cohort_id))
-                started = (
-                    await self._exports.resume_unless_expired(token) if token else None
-                )
-                started = started or await self._requested(cohort_id, record)
+                started = await self._requested(cohort_id, target)
                 spent = int(started.spent)
-                saved = await started.job.download(
-                    target.path, timeout=self._options.timeout
-                )
-
-            await record.saved(saved)
-        except (ExportFailedError, ExportExpiredError) as error:
-            await record.over()
-            return ExportOutcome(cohort_id=cohort_id, error=error, spent=spent)
+                saved = await self._saved(started, target)
         except CohortsError as error:
             return ExportOutcome(cohort_id=cohort_id, error=error, spent=spent)
 
         return ExportOutcome(cohort_id=cohort_id, saved=saved, spent=spent)
 
-    async def _saved_before(self, cohort_id: str, target: Target) -> SavedExport | None:
-        key = self._key(cohort_id)
-        earlier = self._history.saved.get(key)
+    async def _saved(self, started: StartedExport, target: Target) -> SavedExport:
+        if started.saved is not None:
+            # Delivered by an earlier process of this same run, and left alone since,
+            # even if its reader has moved it.
+            started.delivery.answered()
+            return attrs.evolve(started.saved, unchanged=True, downloaded=0, links=0)
 
-        if earlier is None or key in self._history.requested:
+        return await self._exports.save(started, target, timeout=self._options.timeout)
+
+    async def _unchanged(self, cohort_id: str, target: Target) -> SavedExport | None:
+        if not self._options.skip_unchanged:
             return None
 
-        if key in self._history.in_run:
-            # Saved by an earlier process of this same run.
-            return await self._exports.intact(earlier, target)
-
-        return await self._exports.unchanged(
-            earlier,
-            target,
-            self._options.wanted,
-            cohort=self._listed.get(cohort_id),
-            progress=None,
+        return await self._exports.unchanged_since_saved(
+            cohort_id, target, self._options.wanted, self._list
         )
 
-    async def _requested(self, cohort_id: str, record: ExportRecord) -> StartedExport:
-        options = self._options
+    async def _list(self) -> Mapping[str, Cohort]:
+        async with self._listing:
+            if self._listed is None:
+                self._listed = await self._exports.listed()
+
+        return self._listed
+
+    async def _requested(self, cohort_id: str, target: Target) -> StartedExport:
+        call = self._call(cohort_id, target)
 
         while True:
             await self._may_request.wait()
             request = _Purchase(
-                record,
-                lambda log: self._exports.join_or_request(
-                    cohort_id, options.wanted, allowance=options.allowance, record=log
+                lambda watch: self._exports.join_or_request(
+                    call, allowance=self._options.allowance, watch=watch
                 ),
             )
             self._requests.add(request)
@@ -310,27 +316,34 @@ class ExportRun:
             finally:
                 self._requests.discard(request)
 
+    def _call(self, cohort_id: str, target: Target) -> Call:
+        options, run = self._options, self._open_run
+        assert run is not None  # noqa: S101 - opened before the first task
+
+        return Call(
+            cohort_id=cohort_id,
+            properties=options.wanted,
+            target=target_name(target),
+            format=options.format.suffix,
+            reuse_within=options.reuse_within,
+            on_unknown=options.on_unknown,
+            run=run.row.id,
+            runs=run.continued[cohort_id],
+        )
+
     def _target(self, cohort_id: str) -> Target:
         # Quoted, so that an id cannot lead out of the directory.
         name = f"{quote(cohort_id, safe='')}.{self._options.format.suffix}"
 
         return checked_target(self._directory / name, None)
 
-    def _key(self, cohort_id: str) -> str:
-        wanted = export_key(cohort_id, self._options.wanted)
 
-        return f"{wanted}.{self._options.format.suffix}"
-
-
-class _Purchase(AttemptLog):
+class _Purchase(SendWatch):
     """A task that requests an export, which can be withdrawn until it is sent."""
 
     def __init__(
-        self,
-        record: ExportRecord,
-        begin: Callable[[AttemptLog], Coroutine[None, None, StartedExport]],
+        self, begin: Callable[[SendWatch], Coroutine[None, None, StartedExport]]
     ) -> None:
-        self._record = record
         self._is_sent = False
         self.is_withdrawn = False
         self.task = asyncio.create_task(begin(self))
@@ -342,22 +355,16 @@ class _Purchase(AttemptLog):
         if not self._is_sent:
             self.task.cancel()
 
-    async def attempted(self) -> None:
-        """Record that the request is about to be sent, and cannot be withdrawn."""
-        await self._record.attempted()
+    def sent(self) -> None:
+        """The request is about to be sent, and cannot be withdrawn."""
         self._is_sent = True
 
-    async def refused(self) -> None:
-        """Record that the request spent no export, and can be withdrawn again."""
+    def refused(self) -> None:
+        """The request spent no export, and can be withdrawn again."""
         self._is_sent = False
-        await self._record.refused()
 
         if self.is_withdrawn:
             self.task.cancel()
-
-    async def requested(self, token: str) -> None:
-        """Record the token of an export that was spent or joined."""
-        await self._record.requested(token)
 
 
 def _is_being_cancelled() -> bool:

@@ -11,7 +11,7 @@ from .._core.tokens import from_token, is_unchanged
 from ..models import Cohort, ExportPlan, PlannedExport, SavedExport, Usage
 
 if TYPE_CHECKING:
-    from .requester import Wanted
+    from .._core.job_rows import Wanted
 
 
 def make_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import anyio
@@ -26,7 +27,12 @@ _LAST_POLL = 10.0
 
 
 class JobPoller:
-    """Polls the status of one job."""
+    """
+    Polls the status of one job, for all callers of one client.
+
+    They wait in a line: the first polls, the others have its result. If it gives up,
+    the next one goes on where it was.
+    """
 
     def __init__(
         self,
@@ -42,7 +48,9 @@ class JobPoller:
         self._endpoints = endpoints
         self._polling = polling
         self._errors = ExportErrors(ref)
-        self._done: ExportStatus | None = None
+        self._line = asyncio.Lock()
+        self._word = "not polled"
+        self._done: ExportStatus | JobFailed | None = None
 
     async def poll(self) -> ExportStatus:
         """Return the status, and raise if the job failed or is not known."""
@@ -55,13 +63,45 @@ class JobPoller:
 
     async def wait(self, timeout: float) -> None:
         """Poll until the job is done, for *timeout* seconds at most."""
+        deadline = self._context.clock.now() + timeout
+
+        if not await self._first_in_line(deadline):
+            raise self._errors.timed_out(timeout, self._word)
+
+        try:
+            await self._poll_until(deadline, timeout)
+        finally:
+            self._line.release()
+
+    async def _first_in_line(self, deadline: float) -> bool:
+        """Wait until no other caller polls; return whether it was in time."""
+        if not self._line.locked():
+            return await self._line.acquire()
+
+        clock = self._context.clock
+        turn = asyncio.ensure_future(self._line.acquire())
+        timer = asyncio.ensure_future(clock.sleep(max(0.0, deadline - clock.now())))
+
+        try:
+            await asyncio.wait([turn, timer], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            # The turn may have come in the moment of the cancellation.
+            if not turn.cancel() and not turn.cancelled():
+                self._line.release()
+            raise
+        finally:
+            timer.cancel()
+
+        return turn.done() or not turn.cancel()
+
+    async def _poll_until(self, deadline: float, timeout: float) -> None:
         clock = self._context.clock
         started = clock.now()
-        deadline = started + timeout
         age = age_of(self._ref, now=clock.utcnow())
-        state = JobState(age=age, status=self._done)
+        state = JobState(age=age)
 
         while True:
+            state = attrs.evolve(state, status=self._done or state.status)
             left, jitter = deadline - clock.now(), self._context.rng()
             step = next_step(state, self._polling, left=left, jitter=jitter)
             self._report(state, clock.now() - started, step)
@@ -71,6 +111,7 @@ class JobPoller:
                     await clock.sleep(seconds)
                     status = await self._try(deadline - clock.now())
                     state = attrs.evolve(state, polls=state.polls + 1, status=status)
+                    self._word = state.word
                 case Download():
                     return
                 case JobFailed(word=word):
@@ -108,7 +149,7 @@ class JobPoller:
         status = responses.export_status(request, response)
 
         # A file that was ready once stays so, whatever is answered later.
-        if isinstance(status, ExportStatus) and status.done:
+        if isinstance(status, JobFailed) or status.done:
             self._done = status
         return status
 

@@ -6,57 +6,82 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from copy import copy
+from weakref import WeakValueDictionary
 
 import anyio
 import attrs
 
 from .._core import responses
+from .._core.claims import Call, Delivered, Doubt, Listing, ReadList
+from .._core.export_errors import ambiguous_export
+from .._core.ids import checked_id
+from .._core.job_rows import DeliveryRow, ExportRow, Wanted
 from .._core.messages import Request
 from .._core.requests import Endpoints, checked_properties
 from .._core.retrying import was_refused
 from .._core.tokens import (
     ExportRef,
-    export_key,
     from_token,
     has_file,
     is_unchanged,
-    to_token,
 )
 from .._io.cancellation import finish_despite_cancel, in_thread
-from .._io.http.session import GRACE, Session, out_of_attempts
+from .._io.http.session import GRACE, Session
+from .._io.jobs.base import JobStore
 from .._io.limits.base import Permit
 from .._io.limits.budget import Budget, Spend
+from .._io.sinks.saved_file import from_record
 from .._io.sinks.target import Target
 from ..errors import (
+    AmbiguousExportError,
     CohortsError,
     ExportError,
     ExportExpiredError,
+    ExportFailedError,
     InvalidInputError,
     LimiterUnavailableError,
     TransportError,
 )
-from ..events import ExportRequested, QuotaWait
-from ..models import Cohort, Region, SavedExport
+from ..events import ExportAdopted, ExportRequested, QuotaWait
+from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
+from .app_jobs import AppJobs, Claim, ClaimLostError, Delivery, Joined, target_name
 from .downloader import Progress
 from .job import ExportJob, keep_token
-from .memory import AttemptLog, ExportMemory
+from .poller import JobPoller
 
 _logger = logging.getLogger(__name__)
 
-Wanted = bool | tuple[str, ...]
-"""The user properties of an export: none, all, or these."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+"""Seconds between questions whether another process has requested the export."""
 
-_NO_RECORD = AttemptLog()
+
+class SendWatch:
+    """Is told whether a request for an export is on its way; this one ignores it."""
+
+    def sent(self) -> None:
+        """The request is about to be sent, and cannot be withdrawn."""
+
+    def refused(self) -> None:
+        """The last request spent no export."""
 
 
 @attrs.frozen
 class StartedExport:
-    """A job, and whether this call spent an export on it."""
+    """
+    The export that answers a call.
+
+    Attributes:
+        spent: Whether this call spent an export on it.
+        delivery: The call's own.
+        saved: The record of a delivery that answers the call; else None.
+    """
 
     job: ExportJob
-    spent: bool
+    delivery: Delivery
+    spent: bool = False
+    saved: SavedExport | None = None
 
 
 class ExportRequester:
@@ -70,18 +95,29 @@ class ExportRequester:
         polling: Polling,
         region: Region | None,
         list_cohorts: Callable[[], Awaitable[list[Cohort]]],
+        read_usage: Callable[[], Awaitable[Usage]],
         budget: Budget,
+        jobs: AppJobs,
     ) -> None:
         self._session = session
         self._clock = session.context.clock
         self._emit = session.context.emit
-        self._memory = ExportMemory(session.limiter, session.context.clock)
+        self.jobs = jobs
         self._budget = budget
         self._endpoints = endpoints
         self._polling = polling
         self._region = region
         self._list_cohorts = list_cohorts
+        self._read_usage = read_usage
+        self._pollers: WeakValueDictionary[str, JobPoller] = WeakValueDictionary()
         self._thread = anyio.CapacityLimiter(1)
+
+    def keeping(self, store: JobStore) -> ExportRequester:
+        """Return one that keeps its exports in another store."""
+        other = copy(self)
+        other.jobs = AppJobs(store, self.jobs.app, self._clock)
+
+        return other
 
     async def request(
         self,
@@ -89,22 +125,17 @@ class ExportRequester:
         properties: bool | Sequence[str] = False,
         *,
         allowance: str | None = None,
-        record: AttemptLog = _NO_RECORD,
     ) -> ExportJob:
         """Request an export; spends one."""
         wanted = checked_properties(properties)
-        request = self._endpoints.request_export(cohort_id, properties=wanted)
-        draft = ExportRef(
-            request_id="", cohort_id=cohort_id, properties=wanted, region=self._region
-        )
-        self._announce_wait(cohort_id)
+        call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
 
-        async with self._budget.spend(allowance=allowance) as spend:
-            async for attempt in self._session.attempts(request):
-                with attempt:
-                    return await self._attempt(request, draft, spend, record)
-
-        raise out_of_attempts()
+        while True:
+            claim = await self.jobs.claim(call, None, is_new=True)
+            assert isinstance(claim, Claim)  # noqa: S101 - for the type checkers
+            job = await self._claimed(call, claim, allowance, SendWatch())
+            if job is not None:
+                return job
 
     def resume(self, request_id_or_token: str) -> ExportJob:
         """Return the job of an export that was requested before; sends nothing."""
@@ -120,49 +151,65 @@ class ExportRequester:
 
     async def join_or_request(
         self,
-        cohort_id: str,
-        wanted: Wanted,
+        call: Call,
         *,
         allowance: str | None = None,
-        record: AttemptLog = _NO_RECORD,
+        watch: SendWatch = SendWatch(),  # noqa: B008 - it has no state
     ) -> StartedExport:
-        """Join the running export of the same cohort and properties, or request one."""
-        asked_at = self._clock.utcnow()
-        key = export_key(cohort_id, wanted)
-        started: StartedExport | None = None
+        """
+        Go on with the export that answers a call, or request one.
 
-        try:
-            async with self._memory.lock(key):
-                job = await self._running(key, asked_at)
-                if job is not None:
-                    await record.requested(job.token)
-                    started = StartedExport(job, spent=False)
-                else:
-                    job = await self.request(
-                        cohort_id, wanted, allowance=allowance, record=record
-                    )
-                    started = StartedExport(job, spent=True)
-        except LimiterUnavailableError:
-            # The lock was lost, but not the export that was requested under it.
-            if started is None:
-                raise
-        except asyncio.CancelledError as error:
-            if started is not None:
-                keep_token(error, started.job.token)
-            raise
+        Raises:
+            AmbiguousExportError: One may have been spent, and its id is not known.
+            JobStoreUnavailableError: Nothing was sent.
+        """
+        call = attrs.evolve(call, began=await self.jobs.begin(call.cohort_id))
+        listing: Listing | None = None
+        wait = _FIRST_WAIT
 
-        return started
+        async with self.jobs.lock(call):
+            while True:
+                found = await self.jobs.claim(call, listing)
 
-    async def resume_unless_expired(self, token: str) -> StartedExport | None:
-        """Return an export that was requested before, unless it has expired."""
-        job = self.resume(token)
+                match found:
+                    case Claim():
+                        job = await self._claimed(call, found, allowance, watch)
+                        if job is not None:
+                            return StartedExport(job, found.delivery, spent=True)
+                    case Joined():
+                        started = await self._joined(found)
+                        if started is not None:
+                            return started
+                    case Delivered(delivery):
+                        return await self._answered(call, delivery)
+                    case ReadList():
+                        listing = await self._listing(call.cohort_id)
+                    case Doubt(export):
+                        raise await self._doubt(export)
+                    case _:
+                        # Another process is about to request it, and is not seen to
+                        # end. At most once a second the store is asked.
+                        await asyncio.sleep(wait)
+                        wait = min(2 * wait, _LONGEST_WAIT)
 
-        try:
-            await job.poll()
-        except ExportExpiredError:
-            return None
+    async def save(
+        self,
+        started: StartedExport,
+        target: Target,
+        *,
+        timeout: float,
+        progress: Progress | None = None,
+    ) -> SavedExport:
+        """Save the file of a started export, if it is not at its target yet."""
+        saved = started.saved and await self.intact(started.saved, target)
 
-        return StartedExport(job, spent=False)
+        if saved is None:
+            saved = await started.job.save(
+                target, started.delivery, timeout=timeout, progress=progress
+            )
+
+        started.delivery.answered()
+        return attrs.evolve(saved, unchanged=False, spent=int(started.spent))
 
     async def unchanged(
         self,
@@ -220,29 +267,109 @@ class ExportRequester:
 
         return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
 
+    async def unchanged_since_saved(
+        self,
+        cohort_id: str,
+        target: Target,
+        wanted: Wanted,
+        read_list: Callable[[], Awaitable[Mapping[str, Cohort]]],
+    ) -> SavedExport | None:
+        """Return the last export saved at a target, or None if a new one is needed."""
+        row = await self.jobs.saved_before(
+            cohort_id, target_name(target), target.format.suffix
+        )
+        earlier = _saved_of(row)
+
+        if earlier is None:
+            return None
+
+        return await self.unchanged(
+            earlier,
+            target,
+            wanted,
+            cohort=(await read_list()).get(cohort_id),
+            progress=None,
+        )
+
     async def listed(self) -> Mapping[str, Cohort]:
         """Return the listed cohorts by id."""
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
-    async def _running(self, key: str, asked_at: datetime) -> ExportJob | None:
-        ref = await self._memory.find(key)
-
-        if ref is None:
-            return None
-
+    async def _joined(self, found: Joined) -> StartedExport | None:
+        """Return a spent export, or None if it turns out to have no file."""
+        ref = found.join.export.ref()
         job = self._job(ref)
 
-        # An export requested while this call waited for the lock need not be polled.
-        if ref.requested_at is None or ref.requested_at < asked_at:
-            try:
+        try:
+            # One that was requested since the call began need not be polled.
+            if found.join.is_adopted:
                 await job.poll()
-            except ExportError:
-                return None
+                self._announce_adoption(ref)
+        except (ExportFailedError, ExportExpiredError):
+            # The poll has recorded it.
+            return None
+        except BaseException:
+            await finish_despite_cancel(found.delivery.release())
+            raise
 
-        return job
+        return StartedExport(job, found.delivery, saved=_saved_of(found.join.delivery))
+
+    async def _answered(self, call: Call, row: DeliveryRow) -> StartedExport:
+        ref = from_token(str(row.saved and row.saved["token"]))
+        delivery = await self.jobs.deliver(ref, call.target, call.format)
+
+        return StartedExport(self._job(ref), delivery, saved=_saved_of(row))
+
+    async def _listing(self, cohort_id: str) -> Listing:
+        try:
+            cohorts = await self.listed()
+        except CohortsError:
+            _logger.warning("the list could not be read; the export is taken up")
+            return Listing()
+
+        return Listing(cohort=cohorts.get(cohort_id))
+
+    async def _doubt(self, export: ExportRow) -> AmbiguousExportError:
+        used_now: int | None = None
+
+        with suppress(CohortsError):
+            used_now = (await self._read_usage()).used
+
+        return ambiguous_export(export, used_now=used_now)
+
+    async def _claimed(
+        self, call: Call, claim: Claim, allowance: str | None, watch: SendWatch
+    ) -> ExportJob | None:
+        """Request the export of a claim; return None if the claim was lost."""
+        request = self._endpoints.request_export(
+            call.cohort_id, properties=call.properties
+        )
+        draft = ExportRef(
+            request_id="",
+            cohort_id=call.cohort_id,
+            properties=call.properties,
+            region=self._region,
+        )
+        self._announce_wait(call.cohort_id)
+
+        with suppress(ClaimLostError):
+            async with (
+                claim.held(),
+                self._budget.spend(allowance=allowance) as spend,
+            ):
+                async for attempt in self._session.attempts(request):
+                    with attempt:
+                        return await self._attempt(request, draft, spend, claim, watch)
+
+        return None
 
     async def _attempt(
-        self, request: Request, draft: ExportRef, spend: Spend, record: AttemptLog
+        self,
+        request: Request,
+        draft: ExportRef,
+        spend: Spend,
+        claim: Claim,
+        watch: SendWatch,
     ) -> ExportJob:
         sending: asyncio.Task[ExportJob | CohortsError] | None = None
 
@@ -250,11 +377,12 @@ class ExportRequester:
             # The wait for a slot and the record of the attempt may be cancelled. Once
             # the request is sent, a cancellation waits for its answer.
             async with self._session.slot(request.kind) as permit:
-                await _record_attempt(record)
+                await _record_attempt(claim, spend)
+                watch.sent()
                 spend.commit()
                 with self._session.purchase():
                     sending = asyncio.create_task(
-                        self._send(request, draft, permit, record)
+                        self._send(request, draft, permit, claim, watch)
                     )
                     result = await finish_despite_cancel(sending, grace=GRACE)
         except LimiterUnavailableError:
@@ -275,18 +403,23 @@ class ExportRequester:
         return result
 
     async def _send(
-        self, request: Request, draft: ExportRef, permit: Permit, record: AttemptLog
+        self,
+        request: Request,
+        draft: ExportRef,
+        permit: Permit,
+        claim: Claim,
+        watch: SendWatch,
     ) -> ExportJob | CohortsError:
         """Send the one request that costs an export; return the job or the refusal."""
         try:
             response = await self._session.exchange(request, permit)
         except TransportError as error:
-            await _record_refusal(record, error)
+            await _record_refusal(claim, watch, error)
             raise
 
         if not response.is_success:
             refusal = self._session.refusal(request, response)
-            await _record_refusal(record, refusal)
+            await _record_refusal(claim, watch, refusal)
             return refusal
 
         now = self._clock.utcnow()
@@ -298,22 +431,34 @@ class ExportRequester:
         )
         self._announce(ref)
 
-        # The grace period is for the answer. Once it is in, its records are finished,
-        # however long they take, and the task ends with the job.
+        # The grace period is for the answer. Once it is in, its record is finished,
+        # however long it takes, and the task ends with the job.
         with suppress(asyncio.CancelledError):
-            await finish_despite_cancel(self._remember(ref, record))
+            await finish_despite_cancel(claim.requested(ref))
 
         return self._job(ref)
-
-    async def _remember(self, ref: ExportRef, record: AttemptLog) -> None:
-        await record.requested(to_token(ref))
-        await self._memory.record(ref)
 
     def _announce(self, ref: ExportRef) -> None:
         cohort_id, request_id = str(ref.cohort_id), ref.request_id
         facts = {"cohort_id": cohort_id, "request_id": request_id}
         _logger.info("export requested", extra=facts)
         self._emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
+
+    def _announce_adoption(self, ref: ExportRef) -> None:
+        requested_at = ref.as_of or ref.requested_at or self._clock.utcnow()
+        cohort_id, request_id = str(ref.cohort_id), ref.request_id
+        _logger.info(
+            "took up the export of cohort %s that was requested at %s; "
+            "reuse_within=0 requests a new one",
+            cohort_id,
+            requested_at,
+            extra={"cohort_id": cohort_id, "request_id": request_id},
+        )
+        self._emit(
+            ExportAdopted(
+                cohort_id=cohort_id, request_id=request_id, requested_at=requested_at
+            )
+        )
 
     def _announce_wait(self, cohort_id: str) -> None:
         (seconds,) = self._session.limiter.expected_starts(1)
@@ -322,27 +467,33 @@ class ExportRequester:
             self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
     def _job(self, ref: ExportRef) -> ExportJob:
+        # Those who share an export share its poller: its status is asked for once.
+        poller = self._pollers.get(ref.request_id)
+
+        if poller is None:
+            poller = JobPoller(
+                self._session, ref, endpoints=self._endpoints, polling=self._polling
+            )
+            self._pollers[ref.request_id] = poller
+
         return ExportJob(
-            self._session,
-            ref,
-            endpoints=self._endpoints,
-            polling=self._polling,
-            memory=self._memory,
+            self._session, ref, endpoints=self._endpoints, poller=poller, jobs=self.jobs
         )
 
 
-async def _record_attempt(record: AttemptLog) -> None:
+async def _record_attempt(claim: Claim, spend: Spend) -> None:
     try:
-        await record.attempted()
-    except asyncio.CancelledError:
-        # The line may be on disk by now, and nothing will be sent.
-        await finish_despite_cancel(record.refused())
+        await claim.attempted(used=spend.used)
+    except BaseException:
+        # It may be stored by now, and nothing will be sent.
+        await finish_despite_cancel(claim.refused())
         raise
 
 
-async def _record_refusal(record: AttemptLog, error: CohortsError) -> None:
+async def _record_refusal(claim: Claim, watch: SendWatch, error: CohortsError) -> None:
     if was_refused(error):
-        await record.refused()
+        await claim.refused()
+        watch.refused()
 
 
 def _job_of(
@@ -353,3 +504,15 @@ def _job_of(
 
     result = sending.exception() or sending.result()
     return result if isinstance(result, ExportJob) else None
+
+
+def _saved_of(delivery: DeliveryRow | None) -> SavedExport | None:
+    if delivery is None or delivery.saved is None:
+        return None
+
+    # A record that another release wrote may not be readable: then the file is
+    # downloaded again.
+    with suppress(KeyError, TypeError, ValueError):
+        return from_record(delivery.saved)
+
+    return None

@@ -12,6 +12,7 @@ from .._core.batching import MOST_MEMBERS
 from .._core.id_sets import SeenIds
 from .._core.ids import checked_id
 from .._core.writes import Change, Membership
+from .._exports.app_jobs import AppJobs
 from .._io.http.session import Session
 from ..errors import InvalidInputError
 from ..models import MembershipReport, OperationReport
@@ -22,6 +23,7 @@ from .writer import OnSkipped, Writer, open_writer
 
 async def update_membership(
     session: Session,
+    jobs: AppJobs,
     cohort_id: str,
     spec: Membership,
     *,
@@ -46,9 +48,11 @@ async def update_membership(
 
         report = await write_membership(
             session,
+            jobs,
             cohort_id,
             spec,
-            *sources,
+            add=sources[0],
+            remove=sources[1],
             journal=journal,
             on_skipped=on_skipped,
         )
@@ -76,11 +80,12 @@ async def _prescan(
 
 async def write_membership(
     session: Session,
+    jobs: AppJobs,
     cohort_id: str,
     spec: Membership,
+    *,
     add: Source,
     remove: Source,
-    *,
     journal: str | os.PathLike[str] | None,
     on_skipped: OnSkipped | None,
     remove_first: bool = False,
@@ -99,7 +104,7 @@ async def write_membership(
     }
 
     async with open_writer(
-        session, journal, "membership", parameters, on_skipped
+        session, jobs, journal, "membership", parameters, on_skipped=on_skipped
     ) as writer:
         report = partial(_report, cohort_id, writer)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
-from typing import TypeAlias
 
 import attrs
 
 from .._core.batching import MOST_MEMBERS
+from .._core.claims import Call, checked_on_unknown, checked_reuse
 from .._core.ids import checked_id
+from .._core.job_rows import OnUnknown
 from .._core.writes import Membership, checked_share
+from .._exports.app_jobs import AppJobs, Delivery
 from .._exports.job import ExportJob, keep_token
+from .._exports.requester import ExportRequester
 from .._io.http.session import Session
 from ..errors import CohortsError, InvalidInputError
 from ..models import SyncReport
@@ -24,19 +27,19 @@ from .id_stream import Ids, IdSource, check_resumable, ids_of
 from .membership import write_membership
 from .writer import OnSkipped
 
-RequestExport: TypeAlias = Callable[[str], Awaitable[ExportJob]]
-"""Requests the export of a cohort; spends one of the monthly quota."""
-
 _MEMBERS_AT_ONCE = 1_000
 
 
 async def sync_membership(
     session: Session,
+    jobs: AppJobs,
     cohort_id: str,
     spec: Membership,
     ids: IdSource,
     *,
-    request_export: RequestExport,
+    exports: ExportRequester,
+    reuse_within: float,
+    on_unknown: OnUnknown,
     current: IdSource | None,
     dry_run: bool,
     max_removed: float,
@@ -49,7 +52,42 @@ async def sync_membership(
     checked_id(cohort_id, "cohort id")
     wanted = ids_of(ids)
     _check_journal(journal, wanted, current)
-    members = _Members(cohort_id, current, request_export, MemberIds(spec))
+    call = Call(
+        cohort_id=cohort_id,
+        reuse_within=checked_reuse(reuse_within),
+        on_unknown=checked_on_unknown(on_unknown),
+    )
+    members = _Members(call, current, exports, MemberIds(spec))
+
+    async with members.delivered():
+        return await _sync(
+            session,
+            jobs,
+            spec,
+            wanted,
+            members,
+            dry_run=dry_run,
+            max_removed=max_removed,
+            on_disk=on_disk,
+            journal=journal,
+            on_skipped=on_skipped,
+        )
+
+
+async def _sync(
+    session: Session,
+    jobs: AppJobs,
+    spec: Membership,
+    wanted: Ids,
+    members: _Members,
+    *,
+    dry_run: bool,
+    max_removed: float,
+    on_disk: str | os.PathLike[str] | None,
+    journal: str | os.PathLike[str] | None,
+    on_skipped: OnSkipped | None,
+) -> SyncReport:
+    cohort_id = members.call.cohort_id
 
     try:
         diff = await compare(
@@ -74,10 +112,11 @@ async def sync_membership(
         report.check_removals(max_removed)
         applied = await write_membership(
             session,
+            jobs,
             cohort_id,
             spec,
-            Source(ids=ids_of(report.add)),
-            Source(ids=ids_of(report.remove)),
+            add=Source(ids=ids_of(report.add)),
+            remove=Source(ids=ids_of(report.remove)),
             journal=journal,
             on_skipped=on_skipped,
             remove_first=report.remove_first,
@@ -99,29 +138,54 @@ class _Members:
     The present members of a cohort, given or exported.
 
     They are read after the wanted ids, so that a mistake in those spends no export;
-    `token` is of the export that was spent, if one was.
+    `token` is of the export that was spent or taken up, if one was.
     """
 
-    _cohort_id: str
+    call: Call
     _current: IdSource | None
-    _request_export: RequestExport
+    _exports: ExportRequester
     reader: MemberIds
     token: str | None = None
+    _delivery: Delivery | None = None
+    _stack: AsyncExitStack = attrs.field(factory=AsyncExitStack)
+
+    @asynccontextmanager
+    async def delivered(self) -> AsyncGenerator[None]:
+        """
+        Record at the end that the export was used.
+
+        Not when it was read: a sync that fails later goes on with the same members.
+        """
+        async with AsyncExitStack() as self._stack:
+            yield
+
+            if self._delivery is not None:
+                await self._delivery.finished(None)
+
+        if self._delivery is not None:
+            self._delivery.answered()
 
     async def slices(self) -> AsyncGenerator[list[str]]:
         async with AsyncExitStack() as stack:
             if self._current is not None:
                 slices = self.reader.of_source(self._current)
             else:
-                job = await self._request_export(self._cohort_id)
-                self.token = job.token
-                members = await stack.enter_async_context(job.members())
+                job = await self._exported()
+                members = await stack.enter_async_context(job.read_members())
                 slices = self.reader.of_members(members.batches(_MEMBERS_AT_ONCE))
 
             await stack.enter_async_context(aclosing(slices))
 
             async for ids in slices:
                 yield ids
+
+    async def _exported(self) -> ExportJob:
+        started = await self._exports.join_or_request(self.call)
+        self._delivery = started.delivery
+        self.token = started.job.token
+        await self._stack.enter_async_context(started.delivery.held())
+
+        return started.job
 
 
 def _check_wanted(cohort_id: str, may_remove_all: bool, wanted: int) -> None:

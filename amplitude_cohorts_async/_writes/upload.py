@@ -27,6 +27,7 @@ from .._core.writes import (
     upload_answer,
     upload_request,
 )
+from .._exports.app_jobs import AppJobs
 from .._io.http.session import Session
 from ..errors import (
     AmbiguousUploadError,
@@ -53,6 +54,7 @@ _REQUEST_LIFE = timedelta(minutes=15)
 
 async def upload_cohort(
     session: Session,
+    jobs: AppJobs,
     spec: Upload,
     ids: IdSource,
     *,
@@ -83,7 +85,7 @@ async def upload_cohort(
         parameters["id_type"] = spec.id_type.name
 
         async with open_writer(
-            session, journal, "upload", parameters, on_skipped
+            session, jobs, journal, "upload", parameters, on_skipped=on_skipped
         ) as writer:
             run = _UploadRun(
                 spec, writer, session, writer.progress, list_cohorts, max_removed

@@ -36,6 +36,7 @@ from .._core.journal import (
 )
 from .._core.messages import Request, Response
 from .._core.writes import Change, Membership, membership_request, skipped_ids
+from .._exports.app_jobs import AppJobs
 from .._io.cancellation import finish_despite_cancel, in_thread
 from .._io.http.session import Session
 from .._io.sinks.part_file import sync_folder
@@ -55,6 +56,7 @@ class Writer:
     """
 
     session: Session
+    jobs: AppJobs
     progress: WriteProgress
     _file: FileIO | None
     _on_skipped: OnSkipped | None
@@ -83,7 +85,9 @@ class Writer:
         Amplitude answers 429 to concurrent writes to one cohort.
         """
         async with self.session.limiter.cohort_lock(cohort_id):
-            return await self.session.send(request)
+            return await self.session.send(
+                request, before=partial(self.jobs.record_write, cohort_id)
+            )
 
     async def write_batch(
         self,
@@ -204,20 +208,22 @@ class Writer:
 @asynccontextmanager
 async def open_writer(
     session: Session,
+    jobs: AppJobs,
     journal: str | os.PathLike[str] | None,
     kind: str,
     parameters: Mapping[str, object],
+    *,
     on_skipped: OnSkipped | None,
 ) -> AsyncGenerator[Writer]:
     """Begin a write, or go on with the one in *journal*, which is locked meanwhile."""
     if journal is None:
-        yield Writer(session, WriteProgress(), None, on_skipped)
+        yield Writer(session, jobs, WriteProgress(), None, on_skipped)
         return
 
     file, progress = await in_thread(partial(_open, Path(journal), kind, parameters))
 
     with file:
-        yield Writer(session, progress, file, on_skipped)
+        yield Writer(session, jobs, progress, file, on_skipped)
 
 
 def _open(

@@ -22,7 +22,8 @@ import anyio
 
 from .._core.pacing import Pace, Refusal, earliest_starts
 from .._io.cancellation import finish_despite_cancel
-from .._io.limits.base import Limiter, Permit, RunningJobs, SharedCounter
+from .._io.jobs.base import JobStore
+from .._io.limits.base import Limiter, Permit, SharedCounter
 from .._io.limits.local import WITHHELD_FOR, Admission, LocalLimiter, RateLimiter
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
@@ -30,13 +31,14 @@ from ..limits import DOCUMENTED, Kind, Limits, Rate
 try:
     from redis.exceptions import LockError, RedisError
 
+    from ._redis.job_store import RedisJobStore
     from ._redis.leases import Lease
     from ._redis.shared_state import Snapshot
-    from ._redis.store import Connection, FleetMemory, Store, checked_name, hashed
+    from ._redis.store import Connection, FleetCounter, Store, checked_name, hashed
 except ModuleNotFoundError as _error:
     raise MissingExtraError("a limiter shared by a fleet", extra="redis") from _error
 
-__all__ = ("RedisLimiter",)
+__all__ = ("RedisJobStore", "RedisLimiter")
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +77,8 @@ class RedisLimiter(RateLimiter):
 
         super().__init__(limits)
         self._store = Store(url, app=app, limits=limits, lease=lease)
-        self._memory = FleetMemory(self._store)
+        self._fleet = FleetCounter(self._store)
+        self._jobs = RedisJobStore(url, lambda: self._store.connection().redis)
         self._lease = lease
         self._bound: str | None = None
         self._share = (
@@ -141,12 +144,12 @@ class RedisLimiter(RateLimiter):
     @property
     def counter(self) -> SharedCounter:
         """Counts the exports of a month for the fleet."""
-        return self._memory
+        return self._fleet
 
     @property
-    def job_store(self) -> RunningJobs:
-        """The running exports of the fleet."""
-        return self._memory
+    def job_store(self) -> JobStore:
+        """The exports of the fleet."""
+        return self._jobs
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
         """

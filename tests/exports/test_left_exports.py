@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async._exports.memory import AttemptLog
 from amplitude_cohorts_async.errors import (
     CohortsError,
     ConnectionFailedError,

@@ -6,23 +6,20 @@ cohorts that did not change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 import pytest
 
-from amplitude_cohorts_async import CohortsClient, LocalLimiter, SavedExport
-from amplitude_cohorts_async._exports.memory import LocalRunningJobs
-from amplitude_cohorts_async._io.context import SystemClock
-from amplitude_cohorts_async.errors import ExportTimeoutError, LimiterUnavailableError
+from amplitude_cohorts_async import CohortsClient, SavedExport
+from amplitude_cohorts_async.errors import ExportTimeoutError
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
 from support.limiters import PlaceLosing
 
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+OLD = {"lastComputed": LONG_AGO, "lastMod": LONG_AGO}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +28,7 @@ def cohort(emulator: CohortsEmulator) -> None:
     emulator.add_cohort(
         "c1",
         members=["ann", "bob"],
-        overrides={"lastComputed": LONG_AGO, "lastMod": LONG_AGO},
+        overrides=OLD,
     )
 
 
@@ -89,7 +86,7 @@ async def test_an_export_that_was_given_up_is_joined_while_it_runs(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
     """After a deadline the next caller waits for the same job."""
-    emulator.add_cohort("c1", members=["ann"], job_seconds=100)
+    emulator.add_cohort("c1", members=["ann"], job_seconds=100, overrides=OLD)
 
     with pytest.raises(ExportTimeoutError) as caught:
         await client.export("c1", tmp_path / "a.csv", timeout=11)
@@ -228,40 +225,6 @@ async def test_an_export_whose_place_was_lost_is_not(
 
     assert 1 == emulator.spent
     assert "ann" in (tmp_path / "c1.csv").read_text()
-
-
-class LockLost(LocalRunningJobs):
-    """A store that takes a lock back while its holder spends."""
-
-    @asynccontextmanager
-    async def lock(self, key: str) -> AsyncIterator[None]:
-        """Let the holder go on, and complain at the end."""
-        async with super().lock(key):
-            yield
-        raise LimiterUnavailableError("the lock is another's by now")
-
-
-class LockLosing(LocalLimiter):
-    """A limiter that brings such a store."""
-
-    @property
-    def job_store(self) -> LocalRunningJobs:
-        """The store, made anew each time."""
-        return LockLost(SystemClock())
-
-
-async def test_an_export_whose_lock_was_lost_is_not(
-    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
-) -> None:
-    """The lock is there to save exports, not to lose them."""
-    limiter = LockLosing(clock=clock)
-
-    async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limiter=limiter
-    ) as client:
-        await client.export("c1", tmp_path / "c1.csv")
-
-    assert 1 == emulator.spent
 
 
 async def test_closing_waits_for_what_was_paid_for(

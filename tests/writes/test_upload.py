@@ -828,9 +828,11 @@ async def test_two_runs_cannot_share_a_journal(client: CohortsClient, tmp_path: 
         yield "ann"
         await anyio.lowlevel.checkpoint()
 
-    session = client._operations.session
+    parts = client._operations
 
-    async with open_writer(session, journal, "upload", {}, None):
+    async with open_writer(
+        parts.session, parts.jobs, journal, "upload", {}, on_skipped=None
+    ):
         with pytest.raises(errors.InvalidInputError, match="in use by another run"):
             await upload(client, slowly(), journal=journal)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
 
@@ -162,16 +162,23 @@ class Session:
             raise
 
     async def send(
-        self, request: Request, *, retrying: Retrying | None = None
+        self,
+        request: Request,
+        *,
+        retrying: Retrying | None = None,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> Response:
         """
         Return the successful answer to *request*.
 
-        Raise a `QuotaError`, `ApiError` or `TransportError` otherwise.
+        Raise a `QuotaError`, `ApiError` or `TransportError` otherwise. Before each
+        attempt *before* is called; if it raises, nothing is sent.
         """
         async for attempt in self.attempts(request, retrying=retrying):
             with attempt:
                 async with self.slot(request.kind) as permit:
+                    if before is not None:
+                        await before()
                     response = await self.exchange(request, permit)
 
                 # Outside of the slot, because any answer is a clean end of it.

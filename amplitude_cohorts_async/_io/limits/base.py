@@ -11,7 +11,8 @@ from typing import Protocol
 
 from ..._core.pacing import earliest_starts
 from ...limits import DOCUMENTED, Kind, Limits
-from .fifo_lock import KeyedLock
+from ..fifo_lock import KeyedLock
+from ..jobs.base import JobStore
 
 Statistics = Mapping[str, float]
 """Counters of a limiter by name: requests started, in flight, waited, throttled."""
@@ -45,23 +46,6 @@ class LocalCounter:
             self._counts = {**kept, name: (count, until)}
 
         return count
-
-
-class RunningJobs(Protocol):
-    """An index of running exports, so that the same one is not requested twice."""
-
-    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """Wait until no other caller is about to request this export."""
-        ...
-
-    async def find(self, key: str) -> str | None:
-        """Return the token of the running export, if there is one."""
-
-    async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """Record an export as running, for *seconds* at most."""
-
-    async def forget(self, key: str, token: str) -> None:
-        """Remove an export that is over, unless another one is recorded by now."""
 
 
 class Permit:
@@ -106,8 +90,8 @@ class Limiter(ABC):
         return counter
 
     @property
-    def job_store(self) -> RunningJobs | None:
-        """The running exports of all clients of this limiter; None keeps none."""
+    def job_store(self) -> JobStore | None:
+        """The store of exports that all clients of this limiter share; None for none."""
         return None
 
     def bind(self, app: str) -> None:  # noqa: B027 - this one serves any app

@@ -39,9 +39,15 @@ _ASK_AGAIN = 60.0
 
 @attrs.define(eq=False)
 class Spend:
-    """The reservation of one export request."""
+    """
+    The reservation of one export request.
+
+    Attributes:
+        used: The month's usage before it, if known.
+    """
 
     names: list[str] = attrs.field(factory=list[str])
+    used: int | None = None
     is_committed: bool = False
 
     def commit(self) -> None:
@@ -98,7 +104,7 @@ class Budget:
                 # Recorded first, so that a cancelled addition is taken back as well;
                 # at worst the service then refuses one request itself.
                 spend.names.append(name)
-                self._check(name, await self._add(name, 1))
+                self._check(spend, name, await self._add(name, 1))
             yield spend
         finally:
             self._reserved.discard(spend)
@@ -150,7 +156,7 @@ class Budget:
         resets_at = usage.resets_at
         return resets_at is not None and self._clock.utcnow() >= resets_at
 
-    def _check(self, name: str, count: int) -> None:
+    def _check(self, spend: Spend, name: str, count: int) -> None:
         if name != _ALL:
             self._check_allowance(name, count)
             return
@@ -161,7 +167,7 @@ class Budget:
 
         limit, resets_at = reading.usage.limit, reading.usage.resets_at
         # The count includes the export being reserved.
-        used = reading.usage.used + count - reading.counted - 1
+        used = spend.used = reading.usage.used + count - reading.counted - 1
 
         if limit is None or used + self._reserve < limit:
             return

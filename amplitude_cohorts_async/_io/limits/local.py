@@ -26,8 +26,8 @@ from ..._core.pacing import Pace, Refusal, earliest_starts, reuse_after
 from ...errors import QuotaWaitError
 from ...limits import DOCUMENTED, Kind, Limits, Rate
 from ..context import Clock, SystemClock
+from ..fifo_lock import FifoLock
 from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics
-from .fifo_lock import FifoLock
 from .window import Pacer, Place, PlacePool, SlotSemaphore, sleep_until
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from aiolimiter import AsyncLimiter
 from ...limits import Rate
 from ..cancellation import background
 from ..context import Clock
-from .fifo_lock import FifoLock, Wakeup
+from ..fifo_lock import FifoLock, Wakeup
 
 # A timer may fire early, and `now + (then - now)` may be less than *then* by a
 # rounding error: aim past the moment, or the loop would spin just before it.

@@ -62,6 +62,10 @@ class LocalFile:
 
         return self._rows
 
+    def known(self) -> dict[str, object]:
+        """Return what is known without reading the file."""
+        return {"mtime_ns": self.mtime_ns, "sha256": self._sha256, "rows": self._rows}
+
     async def digest(self) -> str:
         """See `SavedExport`."""
         return await in_thread(lambda: self.sha256)
@@ -109,16 +113,10 @@ class LocalFile:
 
 
 def to_record(saved: SavedExport) -> dict[str, Any]:
-    """Return what `from_record()` needs, as JSON; blocks to compute the digest."""
+    """Return what `from_record()` needs, as JSON, without reading the file."""
     record = attrs.asdict(saved, filter=lambda field, _: field.name != "file")
-    file = saved.file
 
-    return record | {
-        "path": str(saved.path),
-        "mtime_ns": file.mtime_ns,
-        "sha256": file.sha256,
-        "rows": file.rows,
-    }
+    return record | {"path": str(saved.path), **saved.file.known()}
 
 
 def from_record(record: Mapping[str, Any]) -> SavedExport:

@@ -12,7 +12,6 @@ State in the store that all processes of a fleet share.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from typing import cast
 from uuid import uuid4
@@ -20,8 +19,7 @@ from uuid import uuid4
 import anyio
 import attrs
 from redis.asyncio import Redis
-from redis.asyncio.lock import Lock
-from redis.exceptions import LockNotOwnedError, ResponseError
+from redis.exceptions import ResponseError
 
 from .leases import between, in_time
 
@@ -150,26 +148,6 @@ class SharedState:
             count, _ = await pipeline.execute()
 
         return int(count)
-
-    async def find(self, name: str) -> str | None:
-        """Return the token stored under *name*, or None."""
-        async with in_time():
-            token = cast("bytes | None", await self._redis.get(self._key(name)))
-
-        return None if token is None else token.decode()
-
-    async def put(self, name: str, token: str, *, seconds: float) -> None:
-        """Store a token for *seconds*."""
-        async with in_time():
-            await self._redis.set(self._key(name), token, px=int(seconds * 1000))
-
-    async def remove(self, name: str, token: str) -> None:
-        """Remove a token, unless another one is stored by now."""
-        # This is how redis-py releases a lock: a key that contains its owner's token.
-        lock = Lock(self._redis, self._key(name), thread_local=False)
-        async with in_time():
-            with suppress(LockNotOwnedError):
-                await lock.do_release(token.encode())
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{name}"

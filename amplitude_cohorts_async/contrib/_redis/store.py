@@ -1,4 +1,4 @@
-"""The store of one limiter: its connections by event loop, locks and running exports."""
+"""The store of one limiter: its connections by event loop, locks and counters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from hashlib import sha256
 from importlib.util import find_spec
@@ -39,12 +39,7 @@ class Connection:
     """The connections, places and waiting lines of one event loop."""
 
     def __init__(self, url: str, prefix: str, limits: Limits, lease: float) -> None:
-        self.redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
-            socket_timeout=None,  # see `in_time`
-            **_UNNAMED,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
-        )
+        self.redis = connect(url)
         self._prefix = prefix
         self._lease = lease
         self._release_delay = limits.release_delay
@@ -178,39 +173,14 @@ class Store:
         ) from error
 
     def __str__(self) -> str:
-        # Without the user and the password of the URL.
-        parts = urlsplit(self._url)
-        host = parts.hostname or parts.path
-
-        return (
-            f"the store at {host}:{parts.port}" if parts.port else f"the store {host}"
-        )
+        return shown(self._url)
 
 
-class FleetMemory:
-    """The running exports and the counters of a fleet."""
+class FleetCounter:
+    """The counters of a fleet."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-
-    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """Wait until no other process is about to request this export."""
-        return self._store.lock(hashed("claim", key))
-
-    async def find(self, key: str) -> str | None:
-        """Return the token of the running export, if there is one."""
-        with self._store.translated():
-            return await self._state.find(hashed("job", key))
-
-    async def record(self, key: str, token: str, *, seconds: float) -> None:
-        """Record an export as running, for *seconds* at most."""
-        with self._store.translated():
-            await self._state.put(hashed("job", key), token, seconds=seconds)
-
-    async def forget(self, key: str, token: str) -> None:
-        """Remove an export that is over."""
-        with self._store.translated():
-            await self._state.remove(hashed("job", key), token)
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
         """Add to a counter and return its value; it is dropped after *until*."""
@@ -220,6 +190,24 @@ class FleetMemory:
     @property
     def _state(self) -> SharedState:
         return self._store.connection().state
+
+
+def connect(url: str) -> Redis:
+    """Return a client; nothing is sent yet."""
+    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+        url,
+        socket_timeout=None,  # see `in_time`
+        **_UNNAMED,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
+    )
+
+
+def shown(url: str) -> str:
+    """Return how messages name a store: without its user and password."""
+    parts = urlsplit(url)
+    host = parts.hostname or parts.path
+
+    return f"the store at {host}:{parts.port}" if parts.port else f"the store {host}"
 
 
 def checked_name(app: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from amplitude_cohorts_async._io.limits.fifo_lock import FifoLock, KeyedLock
+from amplitude_cohorts_async._io.fifo_lock import FifoLock, KeyedLock
 
 
 async def test_a_waiter_cancelled_at_the_handover_passes_it_on():

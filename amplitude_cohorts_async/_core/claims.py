@@ -1,0 +1,305 @@
+"""
+Which export answers a call: the laws by which none is spent twice, or goes stale.
+
+In this order, for the same cohort, properties and occurrence: an open run of the
+caller's own is continued; what was requested after the call began is joined; what
+runs or was left undelivered is adopted, if nothing changed since; what may have been
+spent is in doubt; otherwise a new one is requested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import TypeAlias, cast
+
+import attrs
+
+from ..errors import InvalidInputError
+from ..models import Cohort
+from .job_rows import (
+    ON_UNKNOWN,
+    SPENT,
+    CohortRows,
+    DeliveryRow,
+    ExportRow,
+    ExportState,
+    IsAlive,
+    OnUnknown,
+    Wanted,
+)
+from .tokens import FILE_LIFE
+
+_MARGIN = timedelta(minutes=5)
+_LONGEST_OCCURRENCE = 200
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """
+    What a call asks for.
+
+    Attributes:
+        began: The number of the cohort's last event when the call began.
+        target: As in `DeliveryRow`.
+        reuse_within: Seconds: how old an export may be that is adopted.
+        runs: The open runs that the call continues.
+        run: The run that the call belongs to.
+    """
+
+    cohort_id: str
+    properties: Wanted = False
+    occurrence: str | None = None
+    began: int = 0
+    target: str | None = None
+    format: str | None = None
+    reuse_within: float = 3600.0
+    on_unknown: OnUnknown = "raise"
+    runs: frozenset[str] = frozenset()
+    run: str | None = None
+
+
+@attrs.frozen
+class Join:
+    """
+    Go on with an export that is spent.
+
+    Attributes:
+        delivery: The call's own delivery that did not end, if there is one.
+        is_adopted: Whether it was requested before the call, by another one.
+    """
+
+    export: ExportRow
+    delivery: DeliveryRow | None = None
+    is_adopted: bool = False
+
+
+@attrs.frozen
+class Delivered:
+    """Answer from the record of a delivered file."""
+
+    delivery: DeliveryRow
+
+
+@attrs.frozen
+class Wait:
+    """Another caller is about to request the same export."""
+
+    export: ExportRow
+
+
+@attrs.frozen
+class Doubt:
+    """An export may have been spent, and nobody knows its id."""
+
+    export: ExportRow
+
+
+@attrs.frozen
+class ReadList:
+    """An export can be adopted, if the list shows that its cohort was not edited."""
+
+    export: ExportRow
+
+
+@attrs.frozen
+class Request:
+    """Request an export: one that is queued, or a new one (None)."""
+
+    export: ExportRow | None = None
+
+
+Decision: TypeAlias = Join | Delivered | Wait | Doubt | ReadList | Request
+
+
+@attrs.frozen(kw_only=True)
+class Listing:
+    """The list, as it was read for a call: the cohort, or None if it tells nothing."""
+
+    cohort: Cohort | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Claims:
+    """The rows of a cohort at one moment, asked by one call."""
+
+    rows: CohortRows
+    call: Call
+    at: datetime
+    is_alive: IsAlive
+    listing: Listing | None = None
+
+    def decide(self) -> Decision:
+        """Return which export answers the call."""
+        exports = sorted(self._same(), key=lambda export: -export.sequence)
+
+        return (
+            self._of_run()
+            or self._of_occurrence(exports)
+            or self._requested_meanwhile(exports)
+            or self._left(exports)
+            or self._queued(exports)
+            or Request()
+        )
+
+    def _same(self) -> Iterator[ExportRow]:
+        call = self.call
+
+        for export in self.rows.exports.values():
+            if (export.properties, export.occurrence) == (
+                call.properties,
+                call.occurrence,
+            ):
+                yield export
+
+    def _of_run(self) -> Decision | None:
+        deliveries = [
+            each for each in self.rows.deliveries.values() if each.run in self.call.runs
+        ]
+
+        for delivery in sorted(deliveries, key=lambda each: -each.sequence):
+            export = self.rows.exports.get(delivery.export_id)
+
+            if delivery.saved is not None:
+                return Delivered(delivery)
+            if export is not None and self._is_younger(export, FILE_LIFE - _MARGIN):
+                if export.state in SPENT:
+                    return Join(export, self._open_delivery(export))
+                if export.state is ExportState.ATTEMPTED:
+                    return self._attempted(export)
+
+        return None
+
+    def _of_occurrence(self, exports: list[ExportRow]) -> Decision | None:
+        if self.call.occurrence is None:
+            return None
+
+        for export in exports:
+            if export.state in SPENT:
+                saved = [each for each in self._own(export) if each.saved is not None]
+                if saved:
+                    return Delivered(saved[-1])
+                return Join(export, self._open_delivery(export))
+            if export.state is ExportState.ATTEMPTED:
+                return self._attempted(export)
+
+        return None
+
+    def _requested_meanwhile(self, exports: list[ExportRow]) -> Decision | None:
+        for export in exports:
+            if export.sequence > self.call.began and export.state in SPENT:
+                return Join(export, self._open_delivery(export))
+
+        return None
+
+    def _left(self, exports: list[ExportRow]) -> Decision | None:
+        within = timedelta(seconds=self.call.reuse_within)
+
+        for export in exports:
+            if export.state is ExportState.ATTEMPTED and self.is_alive(export.lease):
+                return Wait(export)
+            if not self._is_younger(export, within) or self._is_outdated(export):
+                continue
+            if export.state is ExportState.ATTEMPTED:
+                return self._attempted(export)
+            if export.state in SPENT and self._is_undelivered(export):
+                if self.listing is None:
+                    return ReadList(export)
+                if not self._was_edited(export):
+                    return Join(export, self._open_delivery(export), is_adopted=True)
+
+        return None
+
+    def _queued(self, exports: list[ExportRow]) -> Decision | None:
+        for export in exports:
+            if export.state is ExportState.QUEUED:
+                return Wait(export) if self.is_alive(export.lease) else Request(export)
+
+        return None
+
+    def _attempted(self, export: ExportRow) -> Decision | None:
+        if self.is_alive(export.lease):
+            return Wait(export)
+
+        return Doubt(export) if self.call.on_unknown == "raise" else None
+
+    def _is_younger(self, export: ExportRow, life: timedelta) -> bool:
+        return self.at - export.began_at < life
+
+    def _is_outdated(self, export: ExportRow) -> bool:
+        return self.rows.written > export.sequence or is_superseded(
+            self.rows, export, self.call.target
+        )
+
+    def _is_undelivered(self, export: ExportRow) -> bool:
+        deliveries = self.rows.deliveries_of(export)
+
+        return self._open_delivery(export) is not None or not any(
+            each.finished_at is not None for each in deliveries
+        )
+
+    def _open_delivery(self, export: ExportRow) -> DeliveryRow | None:
+        """Return the last delivery to the call's target that did not return."""
+        mine = [each for each in self._own(export) if each.answered_at is None]
+        finished = [each for each in mine if each.finished_at is not None]
+
+        return next(reversed(finished or mine), None)
+
+    def _own(self, export: ExportRow) -> list[DeliveryRow]:
+        return [
+            each
+            for each in self.rows.deliveries_of(export)
+            if each.target == self.call.target
+        ]
+
+    def _was_edited(self, export: ExportRow) -> bool:
+        cohort = self.listing.cohort if self.listing else None
+        since = export.as_of or export.began_at
+
+        return (
+            cohort is not None
+            and cohort.last_modified is not None
+            and cohort.last_modified >= since.replace(microsecond=0)
+        )
+
+
+def is_superseded(rows: CohortRows, export: ExportRow, target: str | None) -> bool:
+    """Whether a newer export was begun for a target, or delivered to it."""
+    return target is not None and any(
+        each.target == target and each.sequence > export.sequence
+        for each in rows.deliveries.values()
+    )
+
+
+def checked_reuse(seconds: float) -> float:
+    """Return *seconds*, or raise `InvalidInputError` if they are no age."""
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise InvalidInputError(
+            f"reuse_within is a finite number of seconds, zero or more, got {seconds!r}"
+        )
+
+    return seconds
+
+
+def checked_on_unknown(choice: str) -> OnUnknown:
+    """Return *choice*, or raise `InvalidInputError` if there is none such."""
+    if choice not in ON_UNKNOWN:
+        raise InvalidInputError(
+            f"on_unknown is {' or '.join(map(repr, ON_UNKNOWN))}, got {choice!r}"
+        )
+
+    return cast("OnUnknown", choice)
+
+
+def checked_occurrence(occurrence: str | None) -> str | None:
+    """Return *occurrence*, or raise `InvalidInputError` if it is no key."""
+    if occurrence is not None and not (
+        isinstance(occurrence, str) and 0 < len(occurrence) <= _LONGEST_OCCURRENCE
+    ):
+        raise InvalidInputError(
+            f"occurrence is a text of 1 to {_LONGEST_OCCURRENCE} characters that names "
+            f"one time of a repeated export, such as its date; got {occurrence!r}"
+        )
+
+    return occurrence

@@ -1,0 +1,380 @@
+"""
+What is kept of exports, deliveries, runs and writes: rows of JSON text, by key.
+
+The rows of one cohort form a group, which a store changes as a whole, so that every
+law about them is a function of values. `claims` has those laws.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
+
+import attrs
+
+from ..errors import JobStoreUnavailableError
+from ..models import Region
+from .tokens import FILE_LIFE, ExportRef
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+T = TypeVar("T")
+
+Wanted: TypeAlias = bool | tuple[str, ...]
+"""The user properties of an export: none, all, or these."""
+
+Rows: TypeAlias = MutableMapping[str, str]
+"""The rows of one group, by key."""
+
+IsAlive: TypeAlias = Callable[["Lease | None"], bool]
+"""Whether a lease is held by a caller that may still be running."""
+
+OnUnknown: TypeAlias = Literal["raise", "spend"]
+"""What to do about an export that may have been spent, and whose id nobody knows."""
+
+ON_UNKNOWN: tuple[str, ...] = get_args(OnUnknown)
+
+DELIVERY_LIFE = timedelta(days=90)
+_QUEUED_LIFE = timedelta(days=1)
+_VERSION = 1
+_ORDER = "order:"
+
+
+class ExportState(Enum):
+    """
+    How far an export is.
+
+    QUEUED: nothing is spent. ATTEMPTED: its request may have been sent. REQUESTED:
+    it is spent, and its id is known. READY: the service has its file. GONE: it has
+    it no more. FAILED: it never will. PARKED: put aside by a person.
+    """
+
+    QUEUED = "queued"
+    ATTEMPTED = "attempted"
+    REQUESTED = "requested"
+    READY = "ready"
+    GONE = "gone"
+    FAILED = "failed"
+    PARKED = "parked"
+
+
+SPENT = frozenset({ExportState.REQUESTED, ExportState.READY})
+"""The states in which there is a file, or will be."""
+
+
+@attrs.frozen(kw_only=True)
+class Lease:
+    """
+    The right to go on with a row, until a moment of the store's clock.
+
+    Attributes:
+        owner: The process that holds it, and the call.
+        number: Counts the claims of a row: a write with another number is refused.
+    """
+
+    owner: str
+    number: int
+    until: float
+
+
+@attrs.frozen(kw_only=True)
+class ExportRow:
+    """
+    One export.
+
+    Attributes:
+        sequence: The place of its attempt in the order of the cohort's events; 0
+            before.
+        requested_at: Aware UTC by our clock.
+        as_of: Aware UTC by the service's clock; the file holds no later change.
+        used: The month's usage at the attempt, if it was known.
+        label: Who asked, as free text.
+        revision: Counts the changes of this row.
+    """
+
+    id: str
+    cohort_id: str
+    properties: Wanted = False
+    occurrence: str | None = None
+    state: ExportState = ExportState.QUEUED
+    sequence: int = 0
+    request_id: str | None = None
+    created_at: datetime
+    attempted_at: datetime | None = None
+    requested_at: datetime | None = None
+    as_of: datetime | None = None
+    region: Region | None = None
+    used: int | None = None
+    label: str | None = None
+    claims: int = 0
+    lease: Lease | None = None
+    revision: int = 0
+    updated_at: datetime | None = None
+
+    @property
+    def began_at(self) -> datetime:
+        """When it was attempted, or queued if it was not."""
+        return self.attempted_at or self.created_at
+
+    def ref(self) -> ExportRef:
+        """Return the reference of a spent export."""
+        return ExportRef(
+            request_id=self.request_id or "",
+            cohort_id=self.cohort_id,
+            properties=self.properties,
+            requested_at=self.requested_at,
+            as_of=self.as_of,
+            region=self.region,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class DeliveryRow:
+    """
+    The delivery of an export to one call.
+
+    Attributes:
+        sequence: That of its export.
+        target: Host and path of the file, or an address; None for a stream.
+        run: The `export_many()` it belongs to.
+        finished_at: When the file got its name, or the stream was read to its end.
+        answered_at: When the call returned its result.
+        saved: The record of the saved file.
+    """
+
+    id: str
+    export_id: str
+    sequence: int = 0
+    target: str | None = None
+    format: str | None = None
+    run: str | None = None
+    begun_at: datetime
+    finished_at: datetime | None = None
+    answered_at: datetime | None = None
+    saved: Mapping[str, Any] | None = None
+    lease: Lease | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RunRow:
+    """
+    One `export_many()`, which is open until its iterator is exhausted.
+
+    Attributes:
+        open: The cohorts whose outcome may be missing.
+    """
+
+    id: str
+    directory: str
+    properties: Wanted = False
+    format: str
+    begun_at: datetime
+    open: tuple[str, ...] = ()
+    lease: Lease | None = None
+
+
+@attrs.define(kw_only=True)
+class CohortRows:
+    """
+    The rows of one cohort of an app, by id.
+
+    Attributes:
+        sequence: The number of the last event of this cohort.
+        written: The number of our last write to its members; 0 for none.
+    """
+
+    exports: dict[str, ExportRow] = attrs.field(factory=dict[str, ExportRow])
+    deliveries: dict[str, DeliveryRow] = attrs.field(factory=dict[str, DeliveryRow])
+    sequence: int = 0
+    written: int = 0
+
+    def next_number(self) -> int:
+        """Return the number of a new event."""
+        self.sequence += 1
+
+        return self.sequence
+
+    def change(
+        self, export: ExportRow, *, at: datetime, **changes: object
+    ) -> ExportRow:
+        """Store an export with some changes, and return it."""
+        changes |= {"revision": export.revision + 1, "updated_at": at}
+        changed = attrs.evolve(export, **changes)  # type: ignore[arg-type]
+        self.exports[export.id] = changed
+
+        return changed
+
+    def deliver(self, delivery: DeliveryRow, **changes: object) -> DeliveryRow:
+        """Store a delivery with some changes, and return it."""
+        changed = attrs.evolve(delivery, **changes)  # type: ignore[arg-type]
+        self.deliveries[delivery.id] = changed
+
+        return changed
+
+    def of_request(self, request_id: str) -> ExportRow | None:
+        """Return the export with this id of the service's, if it is known."""
+        found = (
+            each for each in self.exports.values() if each.request_id == request_id
+        )
+
+        return next(found, None)
+
+    def deliveries_of(self, export: ExportRow) -> list[DeliveryRow]:
+        """Return the deliveries of an export."""
+        return [
+            each for each in self.deliveries.values() if each.export_id == export.id
+        ]
+
+    def forget(self, export: ExportRow) -> None:
+        """Remove an export and its deliveries."""
+        del self.exports[export.id]
+        for delivery in self.deliveries_of(export):
+            del self.deliveries[delivery.id]
+
+    def prune(self, at: datetime, is_alive: IsAlive) -> None:
+        """Remove what is too old to be of use."""
+        self.exports = {
+            key: row
+            for key, row in self.exports.items()
+            if is_alive(row.lease) or at - row.began_at < _life(row)
+        }
+        self.deliveries = {
+            key: row
+            for key, row in self.deliveries.items()
+            if at - (row.finished_at or row.begun_at)
+            < (FILE_LIFE if row.finished_at is None else DELIVERY_LIFE)
+        }
+
+
+def read_cohort(rows: Rows) -> CohortRows:
+    """Return the rows of a cohort, or raise `JobStoreUnavailableError`."""
+    found = CohortRows()
+
+    for key, text in rows.items():
+        kind, _, name = key.partition(":")
+
+        if kind == "export":
+            found.exports[name] = _decoded(key, text, ExportRow)
+        elif kind == "delivery":
+            found.deliveries[name] = _decoded(key, text, DeliveryRow)
+        elif key == _ORDER:
+            found.sequence, found.written = _decoded(key, text, tuple[int, int])
+
+    return found
+
+
+def write_cohort(rows: Rows, cohort: CohortRows) -> None:
+    """Change the rows to those of *cohort*."""
+    order = (cohort.sequence, cohort.written)
+
+    _replace(
+        rows,
+        {
+            **{f"export:{key}": row for key, row in cohort.exports.items()},
+            **{f"delivery:{key}": row for key, row in cohort.deliveries.items()},
+            **({_ORDER: order} if any(order) else {}),
+        },
+    )
+
+
+def read_runs(rows: Rows) -> dict[str, RunRow]:
+    """Return the open runs by id, or raise `JobStoreUnavailableError`."""
+    return {key: _decoded(key, text, RunRow) for key, text in rows.items()}
+
+
+def write_runs(rows: Rows, runs: Mapping[str, RunRow]) -> None:
+    """Change the rows to those of *runs*."""
+    _replace(rows, runs)
+
+
+def merged(one: Rows, other: Rows) -> dict[str, str]:
+    """Return the rows of two copies of a group; of each row the one changed last."""
+    both = {**one, **other}
+
+    for key in one.keys() & other.keys():
+        if key == _ORDER:
+            orders = (
+                _decoded(key, rows[key], tuple[int, int]) for rows in (one, other)
+            )
+            both[key] = _encoded([max(pair) for pair in zip(*orders, strict=True)])
+        elif _changes(one[key]) > _changes(other[key]):
+            both[key] = one[key]
+
+    return both
+
+
+def _replace(rows: Rows, new: Mapping[str, object]) -> None:
+    # Only what differs is written.
+    for key in rows.keys() - new.keys():
+        del rows[key]
+
+    for key, row in new.items():
+        changes = _changes(rows.get(key))
+        if rows.get(key) != _encoded(row, changes):
+            rows[key] = _encoded(row, changes + 1)
+
+
+def _encoded(row: object, changes: int = 0) -> str:
+    return json.dumps(
+        {"v": _VERSION, "n": changes, "row": _converter().unstructure(row)}
+    )
+
+
+def _changes(text: str | None) -> int:
+    return 0 if text is None else int(json.loads(text)["n"])
+
+
+def _decoded(key: str, text: str, model: type[T]) -> T:
+    try:
+        document = json.loads(text)
+        version = document["v"]
+        row = _converter().structure(document["row"], model)
+    except Exception as error:
+        # It may be of an export that was spent: to go on would spend it again.
+        raise _unreadable(key, type(error).__name__) from error
+
+    if version != _VERSION:
+        raise _unreadable(key, f"version {version!r}")
+
+    return row
+
+
+def _unreadable(key: str, reason: str) -> JobStoreUnavailableError:
+    return JobStoreUnavailableError(
+        f"the job store has a row {key!r} that this release cannot read ({reason}); "
+        f"use the release that wrote it, or another store: nothing was sent"
+    )
+
+
+def _life(row: ExportRow) -> timedelta:
+    return _QUEUED_LIFE if row.state is ExportState.QUEUED else FILE_LIFE
+
+
+@cache
+def _converter() -> Converter:
+    from cattrs import Converter  # noqa: PLC0415 - slow to import
+
+    converter = Converter(omit_if_default=True)
+    converter.register_structure_hook(datetime, lambda text, _: _time(text))
+    converter.register_unstructure_hook(datetime, datetime.isoformat)
+    converter.register_structure_hook(
+        Wanted, lambda value, _: value if isinstance(value, bool) else tuple(value)
+    )
+    converter.register_structure_hook(Region, lambda name, _: Region[name])
+    converter.register_unstructure_hook(Region, lambda region: region.name)
+
+    return converter
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+
+    if time.tzinfo is None:
+        raise ValueError("no time zone")
+
+    return time

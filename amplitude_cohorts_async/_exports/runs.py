@@ -1,0 +1,208 @@
+"""The runs of `export_many()` in the job store: open until their iterator is exhausted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from uuid import uuid4
+
+import attrs
+
+from .._core.job_rows import Lease, Rows, RunRow, Wanted, read_runs, write_runs
+from .._core.tokens import FILE_LIFE
+from .._io.cancellation import finish_despite_cancel
+from .._io.machine import has_ended, is_visible
+from ..errors import JobStoreUnavailableError
+from .app_jobs import AppJobs, T
+
+_GROUP = "runs"
+_INTERVAL = 0.5
+"""Seconds between looks at a lease that may be of a process that was killed."""
+
+
+@attrs.frozen(kw_only=True)
+class OpenRun:
+    """
+    A run, and the ended ones that it continues.
+
+    Attributes:
+        continued: By cohort, the runs that were left with it open.
+    """
+
+    row: RunRow
+    continued: Mapping[str, frozenset[str]]
+
+
+class RunStore:
+    """The runs of one app that export the same into one directory."""
+
+    def __init__(
+        self,
+        jobs: AppJobs,
+        *,
+        directory: str,
+        properties: Wanted,
+        format: str,  # noqa: A002
+    ) -> None:
+        self._jobs = jobs
+        self._same = (directory, properties, format)
+        self._run: OpenRun | None = None
+
+    async def open(self, cohort_ids: Sequence[str], *, is_fresh: bool) -> OpenRun:
+        """
+        Begin a run, and continue those that were left.
+
+        A run that still runs is not continued. Whether one does that is not on this
+        machine, its lease shows; that may take as long as the lease.
+
+        Args:
+            is_fresh: Whether to begin anew, and close what was left.
+
+        Raises:
+            JobStoreUnavailableError: Nothing was sent.
+        """
+        seen: dict[str, float] = {}
+
+        while True:
+            run = await self._change(
+                lambda runs, now: self._opened(runs, now, cohort_ids, is_fresh, seen)
+            )
+            if run is not None:
+                self._run = run
+                return run
+
+            await asyncio.sleep(_INTERVAL)
+
+    async def renew(self) -> None:
+        """Show that this run still runs."""
+
+        def work(runs: dict[str, RunRow], now: float) -> None:
+            """Extend its lease."""
+            if self._run and self._run.row.id in runs:
+                row = runs[self._run.row.id]
+                runs[row.id] = attrs.evolve(row, lease=self._jobs.lease(1, now))
+
+        await self._change(work)
+
+    async def leave(self) -> None:
+        """Leave the run open: the next one continues it."""
+
+        def work(runs: dict[str, RunRow], _now: float) -> None:
+            """Give its lease up."""
+            if self._run and self._run.row.id in runs:
+                row = runs[self._run.row.id]
+                runs[row.id] = attrs.evolve(row, lease=None)
+
+        # Its lease ends by itself.
+        with suppress(JobStoreUnavailableError):
+            await self._change(work)
+
+    async def close(self) -> None:
+        """
+        Close the run, and in those that it continued its cohorts.
+
+        Raises:
+            JobStoreUnavailableError: The next run will continue this one.
+        """
+        run = self._run
+
+        def work(runs: dict[str, RunRow], _now: float) -> None:
+            """Close what this call has done of each."""
+            if run is not None:
+                for run_id in {run.row.id, *chain(*run.continued.values())}:
+                    _close(runs, run_id, run.row.open)
+
+        await self._change(work)
+
+    async def _change(self, change: Callable[[dict[str, RunRow], float], T]) -> T:
+        def work(rows: Rows, now: float) -> T:
+            """Change the rows of the runs."""
+            runs = read_runs(rows)
+            result = change(runs, now)
+            write_runs(rows, runs)
+            return result
+
+        return await finish_despite_cancel(
+            self._jobs.store.transact(self._jobs.app, _GROUP, work)
+        )
+
+    def _opened(
+        self,
+        runs: dict[str, RunRow],
+        now: float,
+        cohort_ids: Sequence[str],
+        is_fresh: bool,
+        seen: dict[str, float],
+    ) -> OpenRun | None:
+        at = self._jobs.utcnow()
+
+        for run in [run for run in runs.values() if at - run.begun_at >= FILE_LIFE]:
+            del runs[run.id]
+
+        same = [
+            run
+            for run in runs.values()
+            if (run.directory, run.properties, run.format) == self._same
+        ]
+        states = {
+            run.id: self._is_running(run.lease, now, run.id, seen) for run in same
+        }
+        if None in states.values():
+            return None
+
+        left = [run for run in same if not states[run.id]]
+        if is_fresh:
+            for run in left:
+                _close(runs, run.id, cohort_ids)
+            left = []
+
+        directory, properties, format_ = self._same
+        row = RunRow(
+            id=uuid4().hex[:12],
+            directory=directory,
+            properties=properties,
+            format=format_,
+            begun_at=at,
+            open=tuple(cohort_ids),
+            lease=self._jobs.lease(1, now),
+        )
+        runs[row.id] = row
+
+        return OpenRun(
+            row=row,
+            continued={
+                cohort_id: frozenset(run.id for run in left if cohort_id in run.open)
+                for cohort_id in cohort_ids
+            },
+        )
+
+    def _is_running(
+        self, lease: Lease | None, now: float, run_id: str, seen: dict[str, float]
+    ) -> bool | None:
+        """Return whether a run still runs; None if only time will tell."""
+        if lease is None or lease.until <= now or has_ended(lease.owner):
+            return False
+        if (
+            is_visible(lease.owner)
+            or seen.setdefault(run_id, lease.until) < lease.until
+        ):
+            return True
+
+        return None
+
+
+def _close(runs: dict[str, RunRow], run_id: str, cohort_ids: Sequence[str]) -> None:
+    done = set(cohort_ids)
+
+    row = runs.get(run_id)
+
+    if row is None:
+        return
+
+    left = tuple(cohort_id for cohort_id in row.open if cohort_id not in done)
+    if left:
+        runs[run_id] = attrs.evolve(row, open=left)
+    else:
+        del runs[run_id]

@@ -1,0 +1,1 @@
+"""The stores of exports, deliveries, runs and writes."""

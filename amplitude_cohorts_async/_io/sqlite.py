@@ -1,0 +1,389 @@
+"""
+A SQLite file that tasks of any event loop use, one transaction after another.
+
+Everything that blocks happens in one thread of the database's own, never in those
+that anyio shares out. The file is opened by the first transaction, and again after
+`close()`, after a fork, and where somebody replaced it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import quote
+
+from .cancellation import finish_despite_cancel
+
+T = TypeVar("T")
+
+JournalMode = Literal["WAL", "DELETE"]
+Synchronous = Literal["NORMAL", "FULL"]
+
+_MODE = 0o600
+_RETRY_SECONDS = 0.005
+# Neither the locks nor the shared memory of SQLite can be trusted there.
+_REMOTE = frozenset(
+    {"afs", "ceph", "cifs", "fuse.sshfs", "gfs2", "glusterfs", "fuse.glusterfs"}
+    | {"lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"}
+)
+_MOUNTS = Path("/proc/self/mountinfo")
+
+_REASONS = {
+    sqlite3.SQLITE_BUSY: "is locked by another process",
+    sqlite3.SQLITE_LOCKED: "is locked by another process",
+    sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
+    sqlite3.SQLITE_READONLY: "cannot be written",
+    sqlite3.SQLITE_PERM: "cannot be written",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_NOTADB: "is no SQLite database",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+}
+_UNUSABLE = frozenset({sqlite3.SQLITE_NOTADB})
+_PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
+)
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_STILL_GOOD = _BUSY | {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CONSTRAINT}
+
+
+class DatabaseError(Exception):
+    """
+    A database cannot be used now; the text says which and why.
+
+    What was to be done has not been done.
+    """
+
+
+class UnusableDatabaseError(DatabaseError):
+    """A database cannot be used at all: its path or its content is wrong."""
+
+
+class Database:
+    """
+    A SQLite file, and the thread that uses it.
+
+    It may be used in any event loop and any thread. No connection is inherited by a
+    forked process: it is closed before the fork, and each side opens its own.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        schema: Sequence[str],
+        version: int,
+        synchronous: Synchronous,
+        journal_mode: JournalMode = "WAL",
+        application_id: int = 0,
+        busy_seconds: float = 5.0,
+    ) -> None:
+        """
+        Describe the database; nothing is opened yet.
+
+        Args:
+            schema: Statements that bring an empty or an older file up to *version*,
+                each harmless where its work is done already.
+            version: The file's `user_version`, 1 or more. A file of a later version
+                is refused.
+            synchronous: "FULL" survives a loss of power after each transaction;
+                "NORMAL" may then lose the last ones, and never its consistency.
+            application_id: Marks the file; one with another mark is refused.
+            busy_seconds: How long a transaction waits for those of other processes.
+        """
+        self.path = Path(path).absolute()
+        self._schema = schema
+        self._version = version
+        self._synchronous = synchronous
+        self._journal_mode = journal_mode
+        self._application_id = application_id
+        self._busy_seconds = busy_seconds
+        # Held during each transaction, and during a fork.
+        self._using = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._pid = 0
+        self._mutex = threading.Lock()
+        self._thread: ThreadPoolExecutor | None = None
+        _databases.add(self)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Return what *work* returns, called inside of one transaction that may write.
+
+        The transaction ends with COMMIT, or with ROLLBACK if *work* raises. It runs to
+        its end even if the caller is cancelled, who then hears only of that.
+
+        Raises:
+            DatabaseError: Nothing was done.
+        """
+        with self._mutex:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, f"sqlite {self.path.name}")
+            future = self._thread.submit(self._transact, work)
+
+        return await finish_despite_cancel(asyncio.wrap_future(future))
+
+    async def aclose(self) -> None:
+        """Close the file after the transactions under way; may be called twice."""
+        with self._mutex:
+            thread, self._thread = self._thread, None
+
+        if thread is not None:
+            future = thread.submit(self._close_quietly)
+            thread.shutdown(wait=False)
+            await finish_despite_cancel(asyncio.wrap_future(future))
+
+    def close(self) -> None:
+        """Do as `aclose()` does, where no event loop may be blocked by it."""
+        with self._mutex:
+            thread, self._thread = self._thread, None
+
+        if thread is not None:
+            thread.submit(self._close_quietly)
+            thread.shutdown()
+
+    def __del__(self) -> None:
+        """Close the file of a database that nobody closed."""
+        if self.__dict__.get("_connection") is not None and self._pid == os.getpid():
+            self._disconnect()
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._using, self._translated():
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                # After some errors SQLite has rolled back by itself.
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                raise
+
+            return result
+
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if code not in _STILL_GOOD:
+                self._disconnect()
+            reason = _REASONS.get(code, f"failed ({error})")
+            kind = UnusableDatabaseError if code in _UNUSABLE else DatabaseError
+            raise kind(f"{self.path} {reason}") from error
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and self._pid != os.getpid():
+            # A fork that ran none of Python's hooks: SQLite's own notes of who holds
+            # which lock came along, and are wrong here.
+            raise DatabaseError(
+                f"{self.path} was in use when this process was forked; open it afterwards"
+            )
+
+        # Somebody may have removed or replaced the file: others use the new one.
+        if self._connection is not None and self._file != _identity(self.path):
+            self._disconnect()
+
+        if self._connection is None:
+            self._connection = self._opened()
+
+        return self._connection
+
+    def _opened(self) -> sqlite3.Connection:
+        deadline = time.monotonic() + self._busy_seconds
+
+        while True:
+            connection = self._connect()
+            try:
+                self._prepare(connection)
+            except BaseException as error:
+                connection.close()
+                # Two that switch a new file to WAL refuse each other without waiting.
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                if code not in _BUSY or time.monotonic() > deadline:
+                    raise
+            else:
+                return connection
+
+            time.sleep(_RETRY_SECONDS)
+
+    def _connect(self) -> sqlite3.Connection:
+        self._create()
+        self._file, self._pid = _identity(self.path), os.getpid()
+
+        # The fork's hooks close it in their own thread; nothing else leaves ours.
+        return sqlite3.connect(
+            f"file:{quote(os.fspath(self.path))}?mode=rw",
+            uri=True,
+            timeout=self._busy_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _create(self) -> None:
+        """Make an empty file for our eyes only; SQLite gives its mode to its others."""
+        try:
+            # One at a time: to close a file drops all locks that this process has on
+            # it, so none may be opened that SQLite may have open already.
+            with _creating, suppress(FileExistsError):
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                os.close(os.open(self.path.resolve(), flags, _MODE))
+
+            remote = _remote_file_system(self.path)
+            is_file = self.path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            passes = getattr(error, "errno", None) in _PASSING
+            kind = DatabaseError if passes else UnusableDatabaseError
+            raise kind(f"{self.path} cannot be made: {reason}") from error
+
+        if not is_file:
+            raise UnusableDatabaseError(f"{self.path} is no regular file")
+        if remote is not None:
+            raise UnusableDatabaseError(
+                f"{self.path} is on a file system of the network ({remote}), whose locks "
+                "cannot be relied on; choose a path on a local disk"
+            )
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        is_current = self._is_current(connection)
+
+        # Changes the file, so only once it is known to be ours.
+        (mode,) = connection.execute(
+            f"PRAGMA journal_mode = {self._journal_mode}"
+        ).fetchone()
+        if mode.upper() != self._journal_mode:
+            raise DatabaseError(
+                f"{self.path} cannot have the journal mode {self._journal_mode}; its "
+                f"file system gives it {mode}"
+            )
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+
+        if not is_current:
+            self._create_tables(connection)
+
+    def _create_tables(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+
+        # Another process may have been faster.
+        if not self._is_current(connection):
+            for statement in self._schema:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {self._application_id}")
+            connection.execute(f"PRAGMA user_version = {self._version}")
+
+        connection.execute("COMMIT")
+
+    def _is_current(self, connection: sqlite3.Connection) -> bool:
+        """Whether the tables are those of our version; raise if they are no tables of ours."""
+        # In this order: another process may make all three between two of them.
+        tables, version, mark = (
+            connection.execute(query).fetchone()[0]
+            for query in (
+                "SELECT count(*) FROM sqlite_master",
+                "PRAGMA user_version",
+                "PRAGMA application_id",
+            )
+        )
+
+        if (tables or version) and (not version or mark != self._application_id):
+            raise UnusableDatabaseError(
+                f"{self.path} is the database of another program; choose another path"
+            )
+        if version > self._version:
+            raise UnusableDatabaseError(
+                f"{self.path} was written by a newer release: its version is {version}, "
+                f"this one knows {self._version}; upgrade, or choose another path"
+            )
+
+        return bool(version == self._version)
+
+    def _close_quietly(self) -> None:
+        with self._using:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+
+        if connection is not None and self._pid == os.getpid():
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def before_fork(self) -> None:
+        """Wait for the transaction under way, close the file, and let none begin."""
+        self._using.acquire()
+        self._mutex.acquire()
+        self._disconnect()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on; the thread stays with the parent."""
+        if in_child:
+            self._thread = None
+        self._mutex.release()
+        self._using.release()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+
+    return status.st_dev, status.st_ino
+
+
+def _remote_file_system(path: Path) -> str | None:
+    """Return the type of the file system of a file, if it is one of the network."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+
+    with suppress(OSError):
+        for line in _MOUNTS.read_text(errors="replace").splitlines():
+            mount, _, kind = line.partition(" - ")
+            if mount.split()[2] == number and kind.split()[0] in _REMOTE:
+                return kind.split()[0]
+
+    return None
+
+
+_creating = threading.Lock()
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking: list[Database] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(_databases)
+    for database in _forking:
+        database.before_fork()
+    _creating.acquire()
+
+
+def _after_fork(*, in_child: bool) -> None:
+    _creating.release()
+    while _forking:
+        _forking.pop().after_fork(in_child=in_child)
+
+
+if hasattr(os, "register_at_fork"):
+    # A process that inherits a connection believes to hold its locks: SQLite keeps
+    # them in its memory by file, and no other connection would be better off.
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=partial(_after_fork, in_child=False),
+        after_in_child=partial(_after_fork, in_child=True),
+    )

@@ -1,0 +1,145 @@
+"""A job store in Redis 7 or Valkey, for a fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import Self, TypeVar, cast
+
+import anyio
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError, WatchError
+
+from ..._core.job_rows import Rows
+from ..._io.jobs.base import JobStore, Work
+from ...errors import JobStoreUnavailableError
+from .leases import between, in_time
+from .store import connect, shown
+
+T = TypeVar("T")
+
+_KEPT = 100 * 86_400
+"""Seconds for which rows are kept after their last change: longer than any is used."""
+
+
+class RedisJobStore(JobStore):
+    """
+    Keeps rows in a store that the processes of a fleet share.
+
+    As durable as the store: with an append-only file and ``appendfsync always`` it
+    survives a loss of power, with the usual ``everysec`` it may lose the last second.
+    """
+
+    durable = True
+
+    def __init__(self, url: str, client: Callable[[], Redis]) -> None:
+        """Use the store at *url*; *client* returns that of the running loop."""
+        self._shown = shown(url)
+        self._client = client
+        self._own: dict[asyncio.AbstractEventLoop, Redis] = {}
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Build the store, as in "redis://localhost:6379/0"; nothing is sent yet.
+
+        A `RedisLimiter` brings one by itself.
+        """
+        clients: dict[asyncio.AbstractEventLoop, Redis] = {}
+
+        def client() -> Redis:
+            """Return the client of the running loop."""
+            loop = asyncio.get_running_loop()
+            if loop not in clients:
+                clients[loop] = connect(url)
+            return clients[loop]
+
+        store = cls(url, client)
+        store._own = clients
+
+        return store
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._shown}>"
+
+    async def transact(self, app: str, group: str, work: Work[T]) -> T:
+        """Run *work* on the rows of a group, atomically; see `JobStore`."""
+        while True:
+            # Whoever changes the same rows meanwhile wins, and this starts again.
+            try:
+                async with self._translated(), self._client().pipeline() as pipe:
+                    return await _transact(pipe, app, group, work)
+            except WatchError:
+                await anyio.sleep(between(0.001, 0.02))
+
+    async def groups(self, app: str) -> Sequence[str]:
+        """Return the groups of an app that have rows."""
+        async with self._translated():
+            names = await self._client().smembers(_key(app))
+
+        return sorted(name.decode() for name in cast("set[bytes]", names))
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop; may be called twice."""
+        if own := self._own.pop(asyncio.get_running_loop(), None):
+            await own.aclose()
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncGenerator[None]:
+        try:
+            async with in_time():
+                yield
+        except WatchError:
+            raise
+        except (RedisError, OSError) as error:
+            raise JobStoreUnavailableError(
+                f"{self._shown}, which keeps the exports, did not answer "
+                f"({type(error).__name__}); nothing was sent, trying again is safe"
+            ) from error
+
+
+async def _transact(pipe: Pipeline, app: str, group: str, work: Work[T]) -> T:
+    key = _key(app, group)
+    await pipe.watch(key)
+    found = cast("dict[bytes, bytes]", await pipe.hgetall(key))
+    seconds, micros = await pipe.time()
+
+    before = {name.decode(): text.decode() for name, text in found.items()}
+    rows = dict(before)
+    result = work(rows, seconds + micros / 1e6)
+
+    if rows != before:
+        _store(pipe, app, group, before, rows)
+        await pipe.execute()
+
+    return result
+
+
+def _store(pipe: Pipeline, app: str, group: str, before: Rows, after: Rows) -> None:
+    key = _key(app, group)
+    pipe.multi()  # type: ignore[no-untyped-call]
+
+    if gone := before.keys() - after.keys():
+        pipe.hdel(key, *gone)
+    for name in after.keys() - gone:
+        if before.get(name) != after[name]:
+            pipe.hset(key, name, after[name])
+    if after:
+        pipe.sadd(_key(app), group)
+        pipe.expire(key, _KEPT)
+    else:
+        pipe.srem(_key(app), group)
+
+
+def _key(app: str, group: str | None = None) -> str:
+    # The braces keep all keys of an app on one machine of a cluster.
+    of_app = f"cohorts:{{{app}}}:jobs"
+
+    return (
+        of_app
+        if group is None
+        else f"{of_app}:{sha256(group.encode()).hexdigest()[:16]}"
+    )

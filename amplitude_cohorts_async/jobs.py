@@ -1,0 +1,16 @@
+"""
+Job stores, which keep what was spent, and the base class for your own.
+
+A store knows rows of text and nothing of their meaning. Your own is a subclass of
+`JobStore` with two methods; `testing` has a suite that tries one out.
+
+A client uses a `MemoryJobStore` by default, which survives everything but the end of
+the process. `SqliteJobStore` survives that, too; a fleet's is
+`contrib.redis.RedisJobStore`.
+"""
+
+from ._io.jobs.base import JobStore, Work
+from ._io.jobs.memory import MemoryJobStore
+from ._io.jobs.sqlite import SqliteJobStore
+
+__all__ = ("JobStore", "MemoryJobStore", "SqliteJobStore", "Work")
