@@ -22,7 +22,8 @@ from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Target, checked_target
 from ..errors import ExportExpiredError, ExportFailedError, InvalidInputError
 from ..models import ExportStatus, SavedExport
-from .app_jobs import AppJobs, Delivery, target_name
+from .app_jobs import AppJobs, target_name
+from .claim import Delivery
 from .downloader import FileDownloader, Progress
 from .poller import JobPoller
 

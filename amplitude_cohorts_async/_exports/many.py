@@ -233,7 +233,7 @@ class ExportRun:
         store = directory_store(self._exports.jobs.store, self._directory)
         self._exports = self._exports.keeping(store)
         self._runs = RunStore(
-            self._exports.jobs,
+            self._exports.jobs.rows,
             directory=f"{gethostname()}:{place}",
             properties=options.wanted,
             format=options.format.suffix,
@@ -245,7 +245,7 @@ class ExportRun:
 
     async def _renew(self, runs: RunStore) -> None:
         try:
-            async with self._exports.jobs.renewed(runs.renew):
+            async with self._exports.jobs.rows.renewed(runs.renew):
                 await asyncio.get_running_loop().create_future()
         finally:
             await runs.leave()

@@ -46,7 +46,8 @@ from ..errors import (
 from ..events import ExportAdopted, ExportRequested, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
-from .app_jobs import AppJobs, Claim, ClaimLostError, Delivery, Joined, target_name
+from .app_jobs import AppJobs, Joined, target_name
+from .claim import Claim, ClaimLostError, Delivery
 from .downloader import Progress
 from .job import ExportJob, keep_token
 from .poller import JobPoller
@@ -115,7 +116,7 @@ class ExportRequester:
     def keeping(self, store: JobStore) -> ExportRequester:
         """Return one that keeps its exports in another store."""
         other = copy(self)
-        other.jobs = AppJobs(store, self.jobs.app, self._clock)
+        other.jobs = AppJobs(store, self.jobs.rows.app, self._clock)
 
         return other
 

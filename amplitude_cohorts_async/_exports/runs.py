@@ -15,7 +15,7 @@ from .._core.tokens import FILE_LIFE
 from .._io.cancellation import finish_despite_cancel
 from .._io.machine import has_ended, is_visible
 from ..errors import JobStoreUnavailableError
-from .app_jobs import AppJobs, T
+from .app_rows import AppRows, T
 
 _GROUP = "runs"
 _INTERVAL = 0.5
@@ -40,13 +40,13 @@ class RunStore:
 
     def __init__(
         self,
-        jobs: AppJobs,
+        app: AppRows,
         *,
         directory: str,
         properties: Wanted,
         format: str,  # noqa: A002
     ) -> None:
-        self._jobs = jobs
+        self._app = app
         self._same = (directory, properties, format)
         self._run: OpenRun | None = None
 
@@ -82,7 +82,7 @@ class RunStore:
             """Extend its lease."""
             if self._run and self._run.row.id in runs:
                 row = runs[self._run.row.id]
-                runs[row.id] = attrs.evolve(row, lease=self._jobs.lease(1, now))
+                runs[row.id] = attrs.evolve(row, lease=self._app.lease(1, now))
 
         await self._change(work)
 
@@ -125,7 +125,7 @@ class RunStore:
             return result
 
         return await finish_despite_cancel(
-            self._jobs.store.transact(self._jobs.app, _GROUP, work)
+            self._app.store.transact(self._app.app, _GROUP, work)
         )
 
     def _opened(
@@ -136,7 +136,7 @@ class RunStore:
         is_fresh: bool,
         seen: dict[str, float],
     ) -> OpenRun | None:
-        at = self._jobs.utcnow()
+        at = self._app.utcnow()
 
         for run in [run for run in runs.values() if at - run.begun_at >= FILE_LIFE]:
             del runs[run.id]
@@ -166,7 +166,7 @@ class RunStore:
             format=format_,
             begun_at=at,
             open=tuple(cohort_ids),
-            lease=self._jobs.lease(1, now),
+            lease=self._app.lease(1, now),
         )
         runs[row.id] = row
 

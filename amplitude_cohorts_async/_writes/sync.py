@@ -15,7 +15,8 @@ from .._core.claims import Call, checked_on_unknown, checked_reuse
 from .._core.ids import checked_id
 from .._core.job_rows import OnUnknown
 from .._core.writes import Membership, checked_share
-from .._exports.app_jobs import AppJobs, Delivery
+from .._exports.app_jobs import AppJobs
+from .._exports.claim import Delivery
 from .._exports.job import ExportJob, keep_token
 from .._exports.requester import ExportRequester
 from .._io.http.session import Session

@@ -1,0 +1,149 @@
+"""
+The rows of one app in its job store, and what every change of them needs.
+
+A store that fails after a purchase loses no id: what could not be stored is stored
+before anything else is read, and at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import TypeAlias, TypeVar
+
+from .._core.job_rows import (
+    CohortRows,
+    IsAlive,
+    Lease,
+    Rows,
+    read_cohort,
+    write_cohort,
+)
+from .._io.cancellation import background, finish_despite_cancel
+from .._io.context import Clock
+from .._io.jobs.base import JobStore
+from .._io.machine import has_ended, this_process
+from ..errors import JobStoreUnavailableError
+
+T = TypeVar("T")
+
+Change: TypeAlias = Callable[[CohortRows, IsAlive, float], T]
+"""Reads and changes the rows of a cohort; gets the store's time, too."""
+
+
+class AppRows:
+    """The rows of one app; a cohort's are changed as a whole."""
+
+    def __init__(self, store: JobStore, app: str, clock: Clock) -> None:
+        self.store = store
+        self.app = app
+        self._clock = clock
+        # Nobody outside of this process sees what only its memory has.
+        self._owner = this_process if store.durable else _no_name
+        self._unsaved: list[tuple[str, Change[None]]] = []
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Store what is not stored yet."""
+        await self.settle()
+
+        for cohort_id in {cohort_id for cohort_id, _ in self._unsaved}:
+            with suppress(JobStoreUnavailableError):
+                await self.change(cohort_id, lambda *_: None)
+
+    async def change(self, cohort_id: str, change: Change[T]) -> T:
+        """
+        Run *change* on the rows of a cohort, atomically; a cancellation waits.
+
+        Raises:
+            JobStoreUnavailableError: Nothing was changed.
+        """
+        unsaved = [entry for entry in self._unsaved if entry[0] == cohort_id]
+
+        def work(rows: Rows, now: float) -> T:
+            """Make up for what could not be stored, then change."""
+            cohort = read_cohort(rows)
+            is_alive = self._is_alive_at(now)
+            for _, missed in unsaved:
+                missed(cohort, is_alive, now)
+            result = change(cohort, is_alive, now)
+            write_cohort(rows, cohort)
+            return result
+
+        result = await finish_despite_cancel(
+            self.store.transact(self.app, f"cohort:{cohort_id}", work)
+        )
+        self._unsaved = [entry for entry in self._unsaved if entry not in unsaved]
+
+        return result
+
+    async def save(self, cohort_id: str, change: Change[None]) -> bool:
+        """
+        Run *change* now, or as soon as the store is back; return whether it is stored.
+
+        For what has happened already: it must not be lost, nor hold up its caller.
+        """
+        try:
+            await self.change(cohort_id, change)
+        except JobStoreUnavailableError:
+            self._unsaved.append((cohort_id, change))
+            return False
+
+        return True
+
+    def utcnow(self) -> datetime:
+        """Return the date and time of the client's clock."""
+        return self._clock.utcnow()
+
+    def answer(self, work: Awaitable[None]) -> None:
+        """
+        Run *work* in the background; the next call and `aclose()` wait for it.
+
+        A call records that it returned after its last step. Would it wait for that,
+        a cancellation could come between the record and the return.
+        """
+        task = asyncio.ensure_future(work)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    def lease(self, number: int, now: float) -> Lease:
+        """Return a lease of this process, from *now* on."""
+        return Lease(owner=self._owner(), number=number, until=now + self.store.lease)
+
+    @asynccontextmanager
+    async def renewed(
+        self, *renew: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[None]:
+        """Renew leases until the context is left."""
+
+        async def renewing() -> None:
+            """Renew them three times in their life."""
+            while True:
+                await asyncio.sleep(self.store.lease / 3)
+                for each in renew:
+                    with suppress(JobStoreUnavailableError):
+                        await each()
+
+        async with background(renewing()):
+            yield
+
+    def _is_alive_at(self, now: float) -> IsAlive:
+        def is_alive(lease: Lease | None) -> bool:
+            """Whether a lease may be held by a running call."""
+            if lease is None or lease.until <= now:
+                return False
+
+            return not self.store.durable or not has_ended(lease.owner)
+
+        return is_alive
+
+    async def settle(self) -> None:
+        """Wait until every answer is recorded."""
+        if self._answers:
+            await asyncio.wait(self._answers)
+
+
+def _no_name() -> str:
+    return ""

@@ -1,0 +1,264 @@
+"""
+The claim of an export, and its delivery: what one call may do with a job store's rows.
+
+Every step is recorded before what it allows. A claim is a lease with a number: who
+has lost it can change nothing, and only the id of what was spent is always recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import attrs
+
+from .._core.claims import is_superseded
+from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, IsAlive
+from .._core.tokens import ExportRef, to_token
+from .app_rows import AppRows, Change
+
+_logger = logging.getLogger(__name__)
+
+
+class ClaimLostError(Exception):
+    """Another process took over the claim of an export; nothing was sent."""
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """
+    The delivery of an export to one call.
+
+    Attributes:
+        row: As it was begun; None if the store does not keep it.
+    """
+
+    _app: AppRows
+    _cohort_id: str
+    _id: str
+    row: DeliveryRow | None
+
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Hold the delivery's lease: nobody else goes on with it meanwhile."""
+        if self.row is None:
+            yield
+            return
+
+        try:
+            async with self._app.renewed(self._renew):
+                yield
+        finally:
+            await self.release()
+
+    async def release(self) -> None:
+        """Give the lease up; whoever comes next may go on with the delivery."""
+        await self._change(lease=None)
+
+    async def finished(self, saved: Mapping[str, object] | None) -> None:
+        """Record that the file got its name, or that the stream was read to its end."""
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+            """Change the delivery, and its export."""
+            at = self._app.utcnow()
+            delivery = rows.deliveries.get(self._id, self.row)
+            if delivery is None:
+                return
+            rows.deliver(delivery, finished_at=at, saved=saved, answered_at=None)
+            export = rows.exports.get(delivery.export_id)
+            if export is not None and export.state is ExportState.REQUESTED:
+                rows.change(export, at=at, state=ExportState.READY)
+
+        await self._save(work)
+
+    def answered(self) -> None:
+        """Record that the call returned its result; call it last."""
+        if self.row is not None:
+            self._app.answer(self._change(answered_at=self._app.utcnow(), lease=None))
+
+    async def is_superseded(self) -> bool:
+        """Whether a newer export was begun for the same target."""
+        row = self.row
+        if row is None:
+            return False
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> bool:
+            """Compare it with the others."""
+            export = rows.exports.get(row.export_id)
+            return export is not None and is_superseded(rows, export, row.target)
+
+        return await self._app.change(self._cohort_id, work)
+
+    async def _renew(self) -> None:
+        def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
+            """Extend the lease, if it is still this call's."""
+            delivery = rows.deliveries.get(self._id)
+            lease = self.row and self.row.lease
+            if (
+                delivery
+                and lease
+                and delivery.lease
+                and (delivery.lease.number == lease.number)
+            ):
+                rows.deliver(delivery, lease=self._app.lease(lease.number, now))
+
+        await self._app.change(self._cohort_id, work)
+
+    async def _change(self, **changes: object) -> None:
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+            """Change the delivery."""
+            if self._id in rows.deliveries:
+                rows.deliver(rows.deliveries[self._id], **changes)
+
+        await self._save(work)
+
+    async def _save(self, work: Change[None]) -> None:
+        if self.row is not None and not await self._app.save(self._cohort_id, work):
+            _logger.warning("a delivery of cohort %s is not stored", self._cohort_id)
+
+
+class Claim:
+    """The right of one call to request an export."""
+
+    def __init__(self, jobs: AppRows, export: ExportRow, delivery: Delivery) -> None:
+        self._app = jobs
+        self._export = export
+        self.delivery = delivery
+
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Hold the claim; one with which nothing was sent is forgotten at the end."""
+        try:
+            async with self._app.renewed(self._renew):
+                yield
+        finally:
+            await self.release()
+
+    async def release(self) -> None:
+        """Give the claim up, and forget the export if nothing was sent for it."""
+        await self._app.save(self._export.cohort_id, self._release)
+
+    async def attempted(self, *, used: int | None) -> None:
+        """
+        Record durably that a request is about to be sent.
+
+        Raises:
+            ClaimLostError: Another process took the claim over.
+            JobStoreUnavailableError: It cannot be recorded.
+        """
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> bool:
+            """Record it, if the claim is still this call's."""
+            at = self._app.utcnow()
+            export = self._held_row(rows)
+            if export is None or export.state is not ExportState.QUEUED:
+                return False
+
+            number = rows.next_number()
+            rows.change(
+                export,
+                at=at,
+                state=ExportState.ATTEMPTED,
+                sequence=number,
+                attempted_at=at,
+                used=used,
+            )
+            self._number_delivery(rows, export.id, number)
+            return True
+
+        if not await self._app.change(self._export.cohort_id, work):
+            raise ClaimLostError
+
+    async def refused(self) -> None:
+        """Record that the last request spent no export; never raises."""
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+            """Put it back into the queue."""
+            export = self._held_row(rows)
+            if export is not None and export.state is ExportState.ATTEMPTED:
+                rows.change(
+                    export,
+                    at=self._app.utcnow(),
+                    state=ExportState.QUEUED,
+                    sequence=0,
+                    attempted_at=None,
+                )
+
+        await self._app.save(self._export.cohort_id, work)
+
+    async def requested(self, ref: ExportRef) -> None:
+        """
+        Record the id of the export that was spent, whoever has the claim by now.
+
+        It never raises.
+        """
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+            """Record it: as a row of its own, if the attempt's was replaced."""
+            at = self._app.utcnow()
+            export = self._held_row(rows)
+            if export is None or export.state is not ExportState.ATTEMPTED:
+                number = rows.next_number()
+                export = attrs.evolve(
+                    self._export, id=new_id(), sequence=number, attempted_at=at
+                )
+            rows.change(export, at=at, lease=None, **facts_of(ref))
+            self._number_delivery(rows, export.id, export.sequence)
+
+        if not await self._app.save(self._export.cohort_id, work):
+            _logger.warning(
+                "an export was spent, and the job store cannot record it; its token is "
+                "%s",
+                to_token(ref),
+            )
+
+    async def _renew(self) -> None:
+        def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
+            """Extend the lease, if it is still this call's."""
+            export = self._held_row(rows)
+            if export is not None:
+                lease = self._app.lease(export.claims, now)
+                rows.exports[export.id] = attrs.evolve(export, lease=lease)
+
+        await self._app.change(self._export.cohort_id, work)
+
+    def _release(self, rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        export = self._held_row(rows)
+
+        if export is None:
+            return
+        if export.state is ExportState.QUEUED:
+            rows.forget(export)
+        else:
+            rows.change(export, at=self._app.utcnow(), lease=None)
+
+    def _held_row(self, rows: CohortRows) -> ExportRow | None:
+        export = rows.exports.get(self._export.id)
+
+        return export if export and export.claims == self._export.claims else None
+
+    def _number_delivery(self, rows: CohortRows, export_id: str, number: int) -> None:
+        row = self.delivery.row
+        delivery = row and rows.deliveries.get(row.id, row)
+
+        if delivery is not None:
+            rows.deliver(delivery, export_id=export_id, sequence=number)
+
+
+def facts_of(ref: ExportRef) -> dict[str, object]:
+    """Return what a row of a spent export says of it."""
+    return {
+        "state": ExportState.REQUESTED,
+        "request_id": ref.request_id,
+        "properties": ref.properties,
+        "requested_at": ref.requested_at,
+        "as_of": ref.as_of,
+        "region": ref.region,
+    }
+
+
+def new_id() -> str:
+    """Return an id for a row."""
+    return uuid4().hex[:12]
