@@ -6,7 +6,14 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,8 +25,10 @@ from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import (
     Cohort,
+    ExportOutcome,
     ExportPlan,
     IdType,
+    JobRecord,
     MembershipReport,
     Region,
     Routes,
@@ -399,6 +408,48 @@ class CohortsClient:
             on_unknown=on_unknown,
             allowance=allowance,
         )
+
+    async def jobs(self, *, open_only: bool = False) -> list[JobRecord]:
+        """
+        Return this app's exports of the last seven days in the job store.
+
+        Args:
+            open_only: Whether to leave out what is delivered, put aside or over.
+        """
+        return await self._operations.list_jobs(open_only=open_only)
+
+    async def park_job(self, record: JobRecord) -> JobRecord:
+        """
+        Put a spent export aside, and return it.
+
+        No call and no runner takes it up; ``resume_export(record.token)`` does.
+
+        Raises:
+            InvalidInputError: It is not spent, or not in the store.
+        """
+        return await self._operations.jobs.park(record)
+
+    async def forget_job(self, record: JobRecord) -> None:
+        """
+        Remove an export from the job store.
+
+        For one whose fate is unknown, and that was looked up: the next call requests
+        it again.
+        """
+        await self._operations.jobs.forget(record)
+
+    def run_jobs(self, *, forever: bool = False) -> AsyncIterator[ExportOutcome]:
+        """
+        Return an async iterator that delivers what was left to files of this host.
+
+        Whoever was cancelled or killed left it: each export that is spent comes to the
+        file it was meant for. None is spent. Several processes share the work.
+
+        Args:
+            forever: Whether to wait for more, as a service does. What failed is left
+                to the next call.
+        """
+        return self._operations.run_jobs(forever=forever)
 
     async def plan(
         self,

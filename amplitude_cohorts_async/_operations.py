@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -36,6 +36,7 @@ from ._exports.job import ExportJob, checked_timeout
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
 from ._exports.requester import ExportRequester
+from ._exports.runner import JobRunner
 from ._io.cancellation import collect_cooperatively
 from ._io.context import Context, SystemClock
 from ._io.fast.connections import aiofastnet
@@ -54,7 +55,15 @@ from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from .errors import NotFoundError
 from .limits import Limits
-from .models import Cohort, ExportPlan, Routes, SavedExport, Usage
+from .models import (
+    Cohort,
+    ExportOutcome,
+    ExportPlan,
+    JobRecord,
+    Routes,
+    SavedExport,
+    Usage,
+)
 from .policies import Retrying
 
 
@@ -263,6 +272,21 @@ class Operations:
         run = ExportRun(self.exports, cohort_ids, Path(directory), options)
         self._runs.add(run)
         return ExportBatch(run)
+
+    async def list_jobs(self, *, open_only: bool) -> list[JobRecord]:
+        """Return the exports in the job store."""
+        records = [known.record for known in await self.jobs.records()]
+
+        return [record for record in records if record.is_open or not open_only]
+
+    def run_jobs(self, *, forever: bool) -> AsyncIterator[ExportOutcome]:
+        """Return an iterator over the outcomes of what was left."""
+        runner = JobRunner(
+            jobs=self.jobs,
+            clock=self.session.context.clock,
+            resume=self.exports.resume,
+        )
+        return runner.outcomes(forever=forever)
 
     async def plan(
         self,

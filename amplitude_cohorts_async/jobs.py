@@ -12,5 +12,13 @@ the process. `SqliteJobStore` survives that, too; a fleet's is
 from ._io.jobs.base import JobStore, Work
 from ._io.jobs.memory import MemoryJobStore
 from ._io.jobs.sqlite import SqliteJobStore
+from .models import JobDelivery, JobRecord
 
-__all__ = ("JobStore", "MemoryJobStore", "SqliteJobStore", "Work")
+__all__ = (
+    "JobDelivery",
+    "JobRecord",
+    "JobStore",
+    "MemoryJobStore",
+    "SqliteJobStore",
+    "Work",
+)

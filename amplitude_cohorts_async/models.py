@@ -23,6 +23,8 @@ __all__ = (
     "ExportPlan",
     "ExportStatus",
     "IdType",
+    "JobDelivery",
+    "JobRecord",
     "Member",
     "MembershipDiff",
     "MembershipReport",
@@ -309,6 +311,67 @@ class ExportOutcome:
     saved: SavedExport | None = None
     error: Exception | None = None
     spent: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class JobDelivery:
+    """
+    Where an export goes, or went.
+
+    Attributes:
+        target: Host and absolute path of the file, as in "worker1:/data/a.csv"; None
+            for a stream.
+        begun_at: When a call began it; aware UTC.
+        finished_at: When the file got its name, or the stream was read to its end.
+        answered_at: When the call returned.
+        size: Bytes of the file; None if unknown.
+        sha256: Digest of the file; None if nobody asked for it.
+    """
+
+    target: str | None
+    begun_at: datetime
+    finished_at: datetime | None = None
+    answered_at: datetime | None = None
+    size: int | None = None
+    sha256: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class JobRecord:
+    """
+    An export as the job store has it, for seven days.
+
+    Attributes:
+        id: The store's own id.
+        state: "queued" (nothing is spent), "attempted" (its request may have been
+            sent), "requested", "ready" (there is a file), "gone", "failed" or "parked".
+        is_open: Whether something remains to be done that `run_jobs()` or the same call
+            would do: it is spent, nothing parks it, and it was not delivered everywhere.
+        request_id: The service's id; None before it is known.
+        requested_at: By the service's clock; aware UTC.
+        token: For ``CohortsClient.resume_export()``; None before the id is known.
+        deliveries: Where it goes, in the order they were begun.
+        occurrence: The key that the caller gave.
+        used: The month's usage before the request, if it was known.
+        label: Who asked, as free text.
+        revision: Counts the changes of this record.
+        updated_at: When it was changed last; aware UTC.
+    """
+
+    id: str
+    cohort_id: str
+    properties: bool | Sequence[str] = False
+    state: str
+    is_open: bool
+    request_id: str | None = None
+    requested_at: datetime | None = None
+    token: str | None = None
+    deliveries: Sequence[JobDelivery] = ()
+    occurrence: str | None = None
+    used: int | None = None
+    label: str | None = None
+    revision: int = 0
+    updated_at: datetime | None = None
 
 
 @attrs.frozen(kw_only=True)

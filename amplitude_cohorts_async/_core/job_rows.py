@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 import attrs
 
 from ..errors import JobStoreUnavailableError
-from ..models import Region
-from .tokens import FILE_LIFE, ExportRef
+from ..models import JobDelivery, JobRecord, Region
+from .tokens import FILE_LIFE, ExportRef, to_token
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -249,6 +249,39 @@ class CohortRows:
             if at - (row.finished_at or row.begun_at)
             < (FILE_LIFE if row.finished_at is None else DELIVERY_LIFE)
         }
+
+
+def record_of(rows: CohortRows, export: ExportRow) -> JobRecord:
+    """Return an export as its users see it."""
+    deliveries = sorted(rows.deliveries_of(export), key=lambda each: each.begun_at)
+    is_left = any(each.finished_at is None for each in deliveries) or not deliveries
+
+    return JobRecord(
+        id=export.id,
+        cohort_id=export.cohort_id,
+        properties=export.properties,
+        state=export.state.value,
+        is_open=is_left and export.state in SPENT | {ExportState.ATTEMPTED},
+        request_id=export.request_id,
+        requested_at=export.as_of or export.requested_at,
+        token=export.request_id and to_token(export.ref()),
+        deliveries=[
+            JobDelivery(
+                target=each.target,
+                begun_at=each.begun_at,
+                finished_at=each.finished_at,
+                answered_at=each.answered_at,
+                size=(each.saved or {}).get("size"),
+                sha256=(each.saved or {}).get("sha256"),
+            )
+            for each in deliveries
+        ],
+        occurrence=export.occurrence,
+        used=export.used,
+        label=export.label,
+        revision=export.revision,
+        updated_at=export.updated_at,
+    )
 
 
 def read_cohort(rows: Rows) -> CohortRows:

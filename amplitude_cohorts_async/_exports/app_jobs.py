@@ -15,7 +15,15 @@ from typing import TypeAlias
 
 import attrs
 
-from .._core.claims import Call, Claims, Decision, Join, Listing, Request
+from .._core.claims import (
+    Call,
+    Claims,
+    Decision,
+    Join,
+    Listing,
+    Request,
+    is_superseded,
+)
 from .._core.job_rows import (
     SPENT,
     CohortRows,
@@ -23,13 +31,15 @@ from .._core.job_rows import (
     ExportRow,
     ExportState,
     IsAlive,
+    record_of,
 )
 from .._core.tokens import ExportRef, export_key
 from .._io.cancellation import finish_despite_cancel
 from .._io.context import Clock
 from .._io.jobs.base import JobStore
 from .._io.sinks.target import Target
-from ..errors import JobStoreUnavailableError
+from ..errors import InvalidInputError, JobStoreUnavailableError
+from ..models import JobRecord
 from .app_rows import AppRows
 from .claim import Claim, Delivery, facts_of, new_id
 
@@ -42,6 +52,21 @@ class Joined:
 
     join: Join
     delivery: Delivery
+
+
+@attrs.frozen
+class KnownJob:
+    """
+    An export in the store.
+
+    Attributes:
+        due: Its deliveries that nobody works on any more.
+        doubt: The export, if it may have been spent and nobody knows its id.
+    """
+
+    record: JobRecord
+    due: list[DeliveryRow]
+    doubt: ExportRow | None
 
 
 Found: TypeAlias = Decision | Claim | Joined
@@ -151,6 +176,9 @@ class AppJobs:
             """Find the export, or add it; and add the delivery."""
             at = self._clock.utcnow()
             export = rows.of_request(ref.request_id)
+            if export is not None and export.state is ExportState.PARKED:
+                # Whoever names it takes it up.
+                export = rows.change(export, at=at, state=ExportState.REQUESTED)
             if export is None:
                 export = rows.change(
                     ExportRow(
@@ -216,6 +244,78 @@ class AppJobs:
 
         return await self.rows.change(cohort_id, work)
 
+    async def records(self) -> list[KnownJob]:
+        """Return all exports, the newest first."""
+        await self.rows.settle()
+        found: list[KnownJob] = []
+
+        def work(rows: CohortRows, is_alive: IsAlive, _now: float) -> list[KnownJob]:
+            """Return those of one cohort, without what is too old."""
+            rows.prune(self._clock.utcnow(), is_alive)
+            return [
+                KnownJob(
+                    record_of(rows, export),
+                    due=[
+                        each
+                        for each in rows.deliveries_of(export)
+                        if _is_due(rows, export, each, is_alive)
+                    ],
+                    doubt=export if _is_in_doubt(export, is_alive) else None,
+                )
+                for export in rows.exports.values()
+            ]
+
+        for cohort_id in await self.rows.cohort_ids():
+            found += await self.rows.change(cohort_id, work)
+
+        return sorted(found, key=lambda each: _moment(each.record), reverse=True)
+
+    async def park(self, record: JobRecord) -> JobRecord:
+        """Put an export aside, and return it."""
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> JobRecord:
+            """Change its state."""
+            export = _known(rows, record)
+            if export.state not in SPENT | {ExportState.PARKED}:
+                raise InvalidInputError(
+                    f"export {record.id} of cohort {record.cohort_id} is "
+                    f"{export.state.value}; only a spent one, whose file is or will be "
+                    f"there, can be put aside"
+                )
+            at = self._clock.utcnow()
+            return record_of(rows, rows.change(export, at=at, state=ExportState.PARKED))
+
+        return await self.rows.change(record.cohort_id, work)
+
+    async def forget(self, record: JobRecord) -> None:
+        """Remove an export and its deliveries; one that is not there is forgotten."""
+
+        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+            """Remove its rows."""
+            if record.id in rows.exports:
+                rows.forget(rows.exports[record.id])
+
+        await self.rows.change(record.cohort_id, work)
+
+    async def take(self, record: JobRecord, delivery: DeliveryRow) -> Delivery | None:
+        """
+        Go on with a delivery that was left, if nobody else does.
+
+        None is returned as well if its target has a newer export by now.
+        """
+
+        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery | None:
+            """Take its lease over."""
+            export = rows.exports.get(record.id)
+            row = rows.deliveries.get(delivery.id)
+            if not (export and row and _is_due(rows, export, row, is_alive)):
+                return None
+
+            call = Call(cohort_id=record.cohort_id, run=row.run)
+            return self._delivery(rows, call, export, row, now)
+
+        return await self.rows.change(record.cohort_id, work)
+
     def _claimed(
         self, rows: CohortRows, call: Call, export: ExportRow | None, now: float
     ) -> Claim:
@@ -278,6 +378,45 @@ class AppJobs:
         return Delivery(self.rows, call.cohort_id, row.id, row)
 
 
+def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
+    export = rows.exports.get(record.id)
+
+    if export is None:
+        raise InvalidInputError(
+            f"export {record.id} of cohort {record.cohort_id} is not in the job store; "
+            f"`jobs()` lists what is"
+        )
+
+    return export
+
+
+def _moment(record: JobRecord) -> str:
+    return str(record.requested_at or record.updated_at)
+
+
+def _is_due(
+    rows: CohortRows, export: ExportRow, delivery: DeliveryRow, is_alive: IsAlive
+) -> bool:
+    """Whether a delivery was left to whoever comes next."""
+    return (
+        export.state in SPENT
+        and delivery.finished_at is None
+        and not is_alive(delivery.lease)
+        and not is_superseded(rows, export, delivery.target)
+    )
+
+
+def _is_in_doubt(export: ExportRow, is_alive: IsAlive) -> bool:
+    return export.state is ExportState.ATTEMPTED and not is_alive(export.lease)
+
+
 def target_name(target: Target) -> str:
     """Return a target as its host and path."""
     return f"{socket.gethostname()}:{target.place}"
+
+
+def path_of(target: str | None) -> str | None:
+    """Return the path of a target's name, if it is a file of this host."""
+    host, _, path = (target or "").partition(":")
+
+    return path if path and host == socket.gethostname() else None

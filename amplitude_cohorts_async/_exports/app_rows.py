@@ -53,6 +53,15 @@ class AppRows:
             with suppress(JobStoreUnavailableError):
                 await self.change(cohort_id, lambda *_: None)
 
+    async def cohort_ids(self) -> list[str]:
+        """Return the cohorts that have rows."""
+        groups = await finish_despite_cancel(self.store.groups(self.app))
+        prefix = _cohort("")
+
+        return [
+            group.removeprefix(prefix) for group in groups if group.startswith(prefix)
+        ]
+
     async def change(self, cohort_id: str, change: Change[T]) -> T:
         """
         Run *change* on the rows of a cohort, atomically; a cancellation waits.
@@ -73,7 +82,7 @@ class AppRows:
             return result
 
         result = await finish_despite_cancel(
-            self.store.transact(self.app, f"cohort:{cohort_id}", work)
+            self.store.transact(self.app, _cohort(cohort_id), work)
         )
         self._unsaved = [entry for entry in self._unsaved if entry not in unsaved]
 
@@ -147,3 +156,7 @@ class AppRows:
 
 def _no_name() -> str:
     return ""
+
+
+def _cohort(cohort_id: str) -> str:
+    return f"cohort:{cohort_id}"

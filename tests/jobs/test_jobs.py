@@ -1,0 +1,202 @@
+"""What was spent is listed, put aside, forgotten, and delivered by whoever comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.errors import (
+    AmbiguousExportError,
+    ExportTimeoutError,
+    InvalidInputError,
+    TransportError,
+)
+from amplitude_cohorts_async.jobs import SqliteJobStore
+from amplitude_cohorts_async.models import ExportOutcome
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
+from support.canary import API_KEY, SECRET_KEY
+
+LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
+
+
+@pytest.fixture(autouse=True)
+def cohort(emulator: CohortsEmulator) -> None:
+    """A cohort whose jobs take long enough to leave them."""
+    emulator.add_cohort(
+        "c1", members=["ann", "bob"], job_seconds=100, overrides=LONG_AGO
+    )
+
+
+@pytest.fixture
+async def client(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> AsyncIterator[CohortsClient]:
+    """A client whose store is a file."""
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        jobs=tmp_path / "exports.db",
+    ) as client:
+        yield client
+
+
+async def leave(client: CohortsClient, to: Path) -> None:
+    """Request an export, and give up waiting for it."""
+    with pytest.raises(ExportTimeoutError):
+        await client.export("c1", to, timeout=11)
+
+
+async def ran(client: CohortsClient) -> list[ExportOutcome]:
+    """What a runner makes of what is left."""
+    return [outcome async for outcome in client.run_jobs()]
+
+
+async def test_what_was_left_is_listed(client: CohortsClient, tmp_path: Path) -> None:
+    """With its id, its state, and where it goes."""
+    await leave(client, tmp_path / "a.csv")
+
+    (record,) = await client.jobs()
+
+    assert ("c1", "requested", True) == (
+        record.cohort_id,
+        record.state,
+        record.is_open,
+    )
+    assert record.token is not None
+    assert record.deliveries[0].target is not None
+    assert record.deliveries[0].target.endswith(f":{tmp_path / 'a.csv'}")
+
+
+async def test_what_was_delivered_is_not_open(
+    client: CohortsClient, tmp_path: Path
+) -> None:
+    """It is listed among all others, with its size."""
+    saved = await client.export("c1", tmp_path / "a.csv")
+
+    (record,) = await client.jobs()
+
+    assert [] == await client.jobs(open_only=True)
+    assert "ready" == record.state
+    assert saved.size == record.deliveries[0].size
+    assert record.deliveries[0].answered_at is not None
+
+
+async def test_a_runner_delivers_what_was_left(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """And spends nothing."""
+    await leave(client, tmp_path / "a.csv")
+
+    (outcome,) = await ran(client)
+
+    assert outcome.saved is not None
+    assert "ann" in (tmp_path / "a.csv").read_text()
+    assert 1 == emulator.spent
+    assert [] == await ran(client)
+
+
+async def test_another_process_delivers_what_was_left(
+    client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """The store outlives the client."""
+    await leave(client, tmp_path / "a.csv")
+    await client.aclose()
+
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        jobs=SqliteJobStore(tmp_path / "exports.db"),
+    ) as other:
+        (outcome,) = await ran(other)
+
+    assert outcome.saved is not None
+    assert 1 == emulator.spent
+
+
+async def test_two_runners_share_the_work(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Each file is written by one of them."""
+    await leave(client, tmp_path / "a.csv")
+
+    both = await asyncio.gather(ran(client), ran(client))
+
+    assert 1 == sum(map(len, both))
+    assert 1 == emulator.spent
+
+
+async def test_a_parked_export_is_left_alone(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Neither a runner nor the same call takes it up; its token does."""
+    await leave(client, tmp_path / "a.csv")
+    (record,) = await client.jobs()
+
+    parked = await client.park_job(record)
+
+    assert ("parked", False) == (parked.state, parked.is_open)
+    assert [] == await ran(client)
+    await client.export("c1", tmp_path / "a.csv")
+    assert 2 == emulator.spent
+    await client.resume_export(str(parked.token)).download(tmp_path / "b.csv")
+    assert 2 == emulator.spent
+
+
+async def test_what_is_not_spent_cannot_be_parked(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Nor what is not in the store."""
+    emulator.fail_next("export", faults.lost_answer())
+
+    with pytest.raises(TransportError):
+        await client.export("c1", tmp_path / "a.csv")
+
+    (record,) = await client.jobs()
+
+    with pytest.raises(InvalidInputError, match="attempted"):
+        await client.park_job(record)
+    await client.forget_job(record)
+    with pytest.raises(InvalidInputError, match="not in the job store"):
+        await client.park_job(record)
+
+
+async def test_an_attempt_without_an_answer_is_told_until_it_is_forgotten(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """By the same call and by a runner; nothing more is spent."""
+    emulator.fail_next("export", faults.lost_answer())
+    with pytest.raises(TransportError):
+        await client.export("c1", tmp_path / "a.csv")
+
+    with pytest.raises(AmbiguousExportError, match="may have been spent"):
+        await client.export("c1", tmp_path / "a.csv")
+    (told,) = await ran(client)
+    assert isinstance(told.error, AmbiguousExportError)
+    assert 1 == emulator.spent
+
+    (record,) = await client.jobs(open_only=True)
+    await client.forget_job(record)
+    await client.export("c1", tmp_path / "a.csv")
+
+    assert 2 == emulator.spent
+
+
+async def test_a_newer_export_of_a_target_stays(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A runner never writes an older export over a newer one."""
+    await leave(client, tmp_path / "a.csv")
+    emulator.add_cohort("c1", members=["eve"])
+    await client.export("c1", tmp_path / "a.csv")
+
+    assert [] == await ran(client)
+    assert "eve" in (tmp_path / "a.csv").read_text()
+    assert 2 == emulator.spent
