@@ -11,7 +11,6 @@ from pathlib import Path
 from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote
 
 import anyio.to_thread
 import attrs
@@ -24,8 +23,9 @@ from ..errors import CohortsError, ConfigurationError, InvalidInputError
 from ..models import Cohort, ExportOutcome, SavedExport
 from .app_jobs import target_name
 from .directory_store import directory_store
+from .old_record import import_old_record
 from .requester import ExportRequester, SendWatch, StartedExport
-from .runs import OpenRun, RunStore
+from .runs import OpenRun, RunStore, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
@@ -238,6 +238,14 @@ class ExportRun:
             properties=options.wanted,
             format=options.format.suffix,
         )
+        await import_old_record(
+            self._exports.jobs.rows,
+            self._runs,
+            self._directory,
+            cohort_ids=self._ids,
+            wanted=options.wanted,
+            format=options.format.suffix,
+        )
         is_fresh = options.reuse_within == 0
         self._open_run = await self._runs.open(self._ids, is_fresh=is_fresh)
         self._loop = asyncio.get_running_loop()
@@ -332,8 +340,7 @@ class ExportRun:
         )
 
     def _target(self, cohort_id: str) -> Target:
-        # Quoted, so that an id cannot lead out of the directory.
-        name = f"{quote(cohort_id, safe='')}.{self._options.format.suffix}"
+        name = file_name(cohort_id, self._options.format.suffix)
 
         return checked_target(self._directory / name, None)
 

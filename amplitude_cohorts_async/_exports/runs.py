@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from uuid import uuid4
+from urllib.parse import quote
 
 import attrs
 
@@ -16,6 +16,7 @@ from .._io.cancellation import finish_despite_cancel
 from .._io.machine import has_ended, is_visible
 from ..errors import JobStoreUnavailableError
 from .app_rows import AppRows, T
+from .claim import new_id
 
 _GROUP = "runs"
 _INTERVAL = 0.5
@@ -74,6 +75,35 @@ class RunStore:
                 return run
 
             await asyncio.sleep(_INTERVAL)
+
+    async def restore(
+        self,
+        cohort_ids: Sequence[str],
+        *,
+        properties: Wanted,
+        format: str,  # noqa: A002
+    ) -> str:
+        """Add a run that was left earlier, and return its id."""
+        row = RunRow(
+            id=new_id(),
+            directory=self._same[0],
+            properties=properties,
+            format=format,
+            begun_at=self._app.utcnow(),
+            open=tuple(cohort_ids),
+        )
+
+        def work(runs: dict[str, RunRow], _now: float) -> None:
+            """Add it, if anything is open in it."""
+            if cohort_ids:
+                runs[row.id] = row
+
+        await self._change(work)
+        return row.id
+
+    def target(self, cohort_id: str, format: str) -> str:  # noqa: A002
+        """Return the name of a cohort's file as a target."""
+        return f"{self._same[0]}/{file_name(cohort_id, format)}"
 
     async def renew(self) -> None:
         """Show that this run still runs."""
@@ -160,7 +190,7 @@ class RunStore:
 
         directory, properties, format_ = self._same
         row = RunRow(
-            id=uuid4().hex[:12],
+            id=new_id(),
             directory=directory,
             properties=properties,
             format=format_,
@@ -191,6 +221,11 @@ class RunStore:
             return True
 
         return None
+
+
+def file_name(cohort_id: str, format: str) -> str:  # noqa: A002
+    """Return the name of a cohort's file; it cannot lead out of its directory."""
+    return f"{quote(cohort_id, safe='')}.{format}"
 
 
 def _close(runs: dict[str, RunRow], run_id: str, cohort_ids: Sequence[str]) -> None:

@@ -1,0 +1,218 @@
+"""
+Imports what earlier releases recorded of an `export_many()`: lines of JSON in a file.
+
+Each line has a key, a hash of cohort and properties with the format behind it, and
+what happened: an attempt, a refusal, a token, a saved file, or an end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from .._core.job_rows import (
+    CohortRows,
+    DeliveryRow,
+    ExportRow,
+    ExportState,
+    IsAlive,
+    Wanted,
+)
+from .._core.json_stream import mapping_of
+from .._core.tokens import ExportRef, export_key, from_token
+from .._io.cancellation import in_thread
+from ..errors import CohortsError
+from .app_rows import AppRows
+from .claim import facts_of, new_id
+from .runs import RunStore
+
+NAME = ".amplitude-exports.jsonl"
+
+
+@attrs.define
+class _History:
+    """What the lines add up to, by key."""
+
+    attempted: set[str] = attrs.field(factory=set[str])
+    tokens: dict[str, str] = attrs.field(factory=dict[str, str])
+    saved: dict[str, Mapping[str, object]] = attrs.field(
+        factory=dict[str, Mapping[str, object]]
+    )
+    in_run: set[str] = attrs.field(factory=set[str])
+
+    def read(self, line: Mapping[str, object]) -> None:
+        """Apply one line."""
+        key, token = line.get("key"), line.get("token")
+
+        if "finished" in line:
+            self.in_run.clear()
+        elif not isinstance(key, str):
+            return
+        elif "attempt" in line:
+            self.attempted.add(key)
+        elif "refused" in line:
+            self.attempted.discard(key)
+        elif "over" in line:
+            self._end(key)
+        elif isinstance(token, str):
+            self._end(key)
+            self.tokens[key] = token
+        elif saved := mapping_of(line.get("saved")):
+            self._end(key)
+            self.saved[key] = saved
+            self.in_run.add(key)
+
+    def _end(self, key: str) -> None:
+        self.attempted.discard(key)
+        self.tokens.pop(key, None)
+
+
+@attrs.frozen(kw_only=True)
+class _Old:
+    """One export of the record."""
+
+    ref: ExportRef
+    format: str
+    state: ExportState = ExportState.REQUESTED
+    saved: Mapping[str, object] | None = None
+    is_open: bool = True
+
+
+async def import_old_record(
+    app: AppRows,
+    runs: RunStore,
+    directory: Path,
+    *,
+    cohort_ids: Iterable[str],
+    wanted: Wanted,
+    format: str,  # noqa: A002
+) -> None:
+    """
+    Move the record of a directory into the job store, if there is one.
+
+    An attempt names no cohort: those of other cohorts than *cohort_ids* stay in it.
+
+    Raises:
+        JobStoreUnavailableError: The record is as it was.
+    """
+    path = directory / NAME
+    history = await in_thread(partial(_load, path))
+
+    if history is None:
+        return
+
+    keys = {f"{export_key(each, wanted)}.{format}": each for each in cohort_ids}
+    attempts = [
+        _Old(
+            ref=ExportRef(request_id="", cohort_id=keys[key], properties=wanted),
+            format=format,
+            state=ExportState.ATTEMPTED,
+        )
+        for key in history.attempted & keys.keys()
+    ]
+    olds = [*_spent(history), *attempts]
+    groups: dict[tuple[Wanted, str], list[_Old]] = {}
+
+    for old in olds:
+        groups.setdefault((old.ref.properties, old.format), []).append(old)
+
+    for (properties, suffix), members in groups.items():
+        ids = [str(old.ref.cohort_id) for old in members if old.is_open]
+        run = await runs.restore(ids, properties=properties, format=suffix)
+        for old in members:
+            target = runs.target(str(old.ref.cohort_id), suffix)
+            change = partial(_insert, old, run if old.is_open else None, target)
+            await app.change(str(old.ref.cohort_id), partial(change, app.utcnow()))
+
+    await in_thread(partial(_leave, path, history.attempted - keys.keys()))
+
+
+def _spent(history: _History) -> Iterable[_Old]:
+    for key, token in history.tokens.items():
+        with suppress(CohortsError):
+            yield _Old(ref=from_token(token), format=key.partition(".")[2])
+
+    for key, saved in history.saved.items():
+        with suppress(CohortsError):
+            yield _Old(
+                ref=from_token(str(saved.get("token"))),
+                format=key.partition(".")[2],
+                state=ExportState.READY,
+                saved=saved,
+                is_open=key in history.in_run and key not in history.tokens,
+            )
+
+
+def _insert(
+    old: _Old,
+    run: str | None,
+    target: str,
+    at: datetime,
+    rows: CohortRows,
+    _alive: IsAlive,
+    _now: float,
+) -> None:
+    if old.ref.request_id and rows.of_request(old.ref.request_id):
+        # Imported before by a call that was killed before it removed the record.
+        return
+
+    number = rows.next_number()
+    began_at = old.ref.requested_at or at
+    export = rows.change(
+        ExportRow(id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at),
+        at=at,
+        **{
+            **facts_of(old.ref),
+            "request_id": old.ref.request_id or None,
+            "state": old.state,
+            "attempted_at": began_at,
+            "sequence": number,
+        },
+    )
+    done_at = None if old.saved is None else at
+    rows.deliver(
+        DeliveryRow(
+            id=new_id(),
+            export_id=export.id,
+            sequence=number,
+            target=target,
+            format=old.format,
+            run=run,
+            begun_at=began_at,
+            finished_at=done_at,
+            answered_at=done_at,
+            saved=old.saved,
+        )
+    )
+
+
+def _load(path: Path) -> _History | None:
+    history = _History()
+
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return None
+
+    for text in lines:
+        # A line that a crash cut short is not JSON, and is skipped.
+        with suppress(ValueError, TypeError, RecursionError):
+            history.read(mapping_of(json.loads(text)))
+
+    return history
+
+
+def _leave(path: Path, attempted: set[str]) -> None:
+    """Leave the attempts in the record that name nothing we know."""
+    if not attempted:
+        path.unlink(missing_ok=True)
+        return
+
+    lines = (json.dumps({"key": key, "attempt": 1}) for key in attempted)
+    path.write_text("".join(f"{line}\n" for line in lines))

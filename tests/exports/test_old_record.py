@@ -1,0 +1,124 @@
+"""The record of earlier releases in a directory is taken over, and spends nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async._core.tokens import export_key
+from amplitude_cohorts_async.errors import AmbiguousExportError, ExportTimeoutError
+from amplitude_cohorts_async.models import ExportOutcome
+from amplitude_cohorts_async.testing import CohortsEmulator
+
+NAME = ".amplitude-exports.jsonl"
+LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
+
+
+@pytest.fixture(autouse=True)
+def cohorts(emulator: CohortsEmulator) -> None:
+    """Cohorts of which one takes long."""
+    emulator.add_cohort("c1", members=["ann"], job_seconds=100, overrides=LONG_AGO)
+    emulator.add_cohort("c2", members=["bob"], overrides=LONG_AGO)
+
+
+def write(directory: Path, *lines: object) -> None:
+    """Write a record of an earlier release."""
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (directory / NAME).write_text(text)
+
+
+def key(cohort_id: str) -> str:
+    """Return the key of a cohort's lines."""
+    return f"{export_key(cohort_id, False)}.csv"
+
+
+async def many(
+    client: CohortsClient, directory: Path, *cohort_ids: str
+) -> dict[str, ExportOutcome]:
+    """The outcomes by cohort."""
+    batch = client.export_many(cohort_ids, directory)
+
+    return {outcome.cohort_id: outcome async for outcome in batch}
+
+
+async def test_a_token_is_gone_on_with(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """What was requested comes to its file; the record is gone."""
+    with pytest.raises(ExportTimeoutError) as caught:
+        await client.export("c1", tmp_path / "other.csv", timeout=11)
+    (tmp_path / "many").mkdir()
+    write(
+        tmp_path / "many",
+        {"begun": 1},
+        {"key": key("c1"), "attempt": 1},
+        {"key": key("c1"), "token": caught.value.token},
+    )
+
+    outcomes = await many(client, tmp_path / "many", "c1")
+
+    assert outcomes["c1"].saved is not None
+    assert 1 == emulator.spent
+    assert not (tmp_path / "many" / NAME).exists()
+
+
+async def test_what_an_open_run_saved_is_left_alone(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Even if its reader has moved it."""
+    saved = await client.export("c2", tmp_path / "c2.csv")
+    record = {
+        "path": str(saved.path),
+        "size": saved.size,
+        "downloaded": saved.downloaded,
+        "links": saved.links,
+        "token": saved.token,
+        "unchanged": False,
+        "mtime_ns": saved.file.mtime_ns,
+        "sha256": saved.sha256,
+        "rows": saved.rows,
+    }
+    write(tmp_path, {"begun": 1}, {"key": key("c2"), "saved": record})
+    saved.path.unlink()
+
+    outcomes = await many(client, tmp_path, "c2")
+
+    assert outcomes["c2"].saved is not None
+    assert 1 == emulator.spent
+    assert not saved.path.exists()
+
+
+async def test_an_attempt_without_an_answer_is_in_doubt(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """One of another cohort stays in the record, until that one is asked for."""
+    write(
+        tmp_path,
+        {"key": key("c1"), "attempt": 1},
+        {"key": key("c2"), "attempt": 1},
+    )
+
+    first = await many(client, tmp_path, "c2")
+    left = (tmp_path / NAME).read_text()
+    second = await many(client, tmp_path, "c1")
+
+    assert isinstance(first["c2"].error, AmbiguousExportError)
+    assert key("c1") in left
+    assert key("c2") not in left
+    assert isinstance(second["c1"].error, AmbiguousExportError)
+    assert 0 == emulator.spent
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '{"key": "k", "saved": {}}', ""])
+async def test_a_line_that_means_nothing_is_passed_over(
+    client: CohortsClient, tmp_path: Path, line: str
+) -> None:
+    """A damaged record stops nobody."""
+    (tmp_path / NAME).write_text(f"{line}\n")
+
+    outcomes = await many(client, tmp_path, "c2")
+
+    assert outcomes["c2"].saved is not None
