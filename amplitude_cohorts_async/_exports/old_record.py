@@ -158,33 +158,34 @@ def _insert(
     _alive: IsAlive,
     _now: float,
 ) -> None:
-    if old.ref.request_id and rows.of_request(old.ref.request_id):
-        # Imported before by a call that was killed before it removed the record.
-        return
+    export = rows.of_request(old.ref.request_id) if old.ref.request_id else None
 
-    number = rows.next_number()
-    began_at = old.ref.requested_at or at
-    export = rows.change(
-        ExportRow(id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at),
-        at=at,
-        **{
-            **facts_of(old.ref),
-            "request_id": old.ref.request_id or None,
-            "state": old.state,
-            "attempted_at": began_at,
-            "sequence": number,
-        },
-    )
+    if export is None:
+        began_at = old.ref.requested_at or at
+        export = rows.change(
+            ExportRow(
+                id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at
+            ),
+            at=at,
+            **{
+                **facts_of(old.ref),
+                "request_id": old.ref.request_id or None,
+                "state": old.state,
+                "attempted_at": began_at,
+                "sequence": rows.next_number(),
+            },
+        )
+
     done_at = None if old.saved is None else at
     rows.deliver(
         DeliveryRow(
             id=new_id(),
             export_id=export.id,
-            sequence=number,
+            sequence=export.sequence,
             target=target,
             format=old.format,
             run=run,
-            begun_at=began_at,
+            begun_at=export.began_at,
             finished_at=done_at,
             answered_at=done_at,
             saved=old.saved,
