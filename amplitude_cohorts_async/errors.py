@@ -32,6 +32,8 @@ There is a class for each case that a caller would handle differently::
     │   ├── IncompleteDownloadError
     │   ├── MalformedFileError
     │   └── StorageError (OSError)
+    ├── JobStoreUnavailableError
+    ├── AmbiguousExportError
     ├── AmbiguousUploadError
     └── PartialWriteError
 
