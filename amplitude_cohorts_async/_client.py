@@ -297,7 +297,7 @@ class CohortsClient:
             request_id_or_token: `ExportJob.token`, an error's ``token``, or the
                 bare request id.
         """
-        return self._operations.exports.resume(request_id_or_token)
+        return self._operations.resume_export(request_id_or_token)
 
     async def export(
         self,

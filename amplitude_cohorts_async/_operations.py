@@ -32,11 +32,12 @@ from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports.app_jobs import AppJobs, target_name
 from ._exports.downloader import Progress
-from ._exports.job import ExportJob, checked_timeout
+from ._exports.job import ExportJob
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
 from ._exports.requester import ExportRequester
 from ._exports.runner import JobRunner
+from ._exports.spent_export import checked_timeout
 from ._io.cancellation import collect_cooperatively
 from ._io.context import Context, SystemClock
 from ._io.fast.connections import aiofastnet
@@ -164,9 +165,10 @@ class Operations:
     ) -> ExportJob:
         """Request an export, or join the one that answers the call."""
         if not join:
-            return await self.exports.request(
+            export = await self.exports.request(
                 cohort_id, properties, allowance=allowance
             )
+            return ExportJob(export)
 
         call = Call(
             cohort_id=checked_id(cohort_id, "cohort id"),
@@ -175,7 +177,11 @@ class Operations:
             on_unknown=checked_on_unknown(on_unknown),
         )
         started = await self.exports.join_or_request(call, allowance=allowance)
-        return started.job.delivering(started.delivery)
+        return ExportJob(started.export, started.delivery)
+
+    def resume_export(self, request_id_or_token: str) -> ExportJob:
+        """Return the job of an export that was requested before; sends nothing."""
+        return ExportJob(self.exports.resume(request_id_or_token))
 
     async def export(
         self,

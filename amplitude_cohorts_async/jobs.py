@@ -9,6 +9,7 @@ the process. `SqliteJobStore` survives that, too; a fleet's is
 `contrib.redis.RedisJobStore`.
 """
 
+from ._core.job_rows import OnUnknown
 from ._io.jobs.base import JobStore, Work
 from ._io.jobs.memory import MemoryJobStore
 from ._io.jobs.sqlite import SqliteJobStore
@@ -19,6 +20,7 @@ __all__ = (
     "JobRecord",
     "JobStore",
     "MemoryJobStore",
+    "OnUnknown",
     "SqliteJobStore",
     "Work",
 )

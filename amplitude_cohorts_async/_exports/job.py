@@ -1,43 +1,21 @@
-"""An export job: poll it, wait for it, read or save its file."""
+"""An export job, as users have it: poll it, wait for it, read or save its file."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio.to_thread
 
-from .._core.export_errors import ExportErrors
-from .._core.job_rows import ExportState
-from .._core.requests import Endpoints
-from .._core.tokens import ExportRef, to_token
 from .._io.download.member_stream import MemberStream
-from .._io.http.session import Session
-from .._io.sinks.arrow import AmplitudeId, RecordBatch, record_batches, require_arrow
-from .._io.sinks.saved_file import to_record
-from .._io.sinks.target import Target, checked_target
-from ..errors import ExportExpiredError, ExportFailedError, InvalidInputError
+from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
+from .._io.sinks.target import checked_target
 from ..models import ExportStatus, SavedExport
-from .app_jobs import AppJobs, target_name
+from .app_jobs import target_name
 from .claim import Delivery
-from .downloader import FileDownloader, Progress
-from .poller import JobPoller
-
-_logger = logging.getLogger(__name__)
-
-
-def checked_timeout(timeout: float) -> float:
-    """Return *timeout*, or raise `InvalidInputError` if it cannot be waited for."""
-    if not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
-        raise InvalidInputError(
-            f"timeout must be a finite number of seconds, zero or more, got {timeout!r}"
-        )
-
-    return timeout
+from .downloader import Progress
+from .spent_export import SpentExport
 
 
 class ExportJob:
@@ -51,23 +29,12 @@ class ExportJob:
         cohort_id: The cohort; None when the job was resumed from a bare id.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        ref: ExportRef,
-        *,
-        endpoints: Endpoints,
-        poller: JobPoller,
-        jobs: AppJobs,
-    ) -> None:
-        self.request_id: str = ref.request_id
-        self.cohort_id: str | None = ref.cohort_id
-        self._ref = ref
-        self._jobs = jobs
-        self._poller = poller
-        self._delivery: Delivery | None = None
-        self._downloader = FileDownloader(session, ref, endpoints=endpoints)
-        self._errors = ExportErrors(ref)
+    def __init__(self, export: SpentExport, delivery: Delivery | None = None) -> None:
+        self.request_id: str = export.ref.request_id
+        self.cohort_id: str | None = export.ref.cohort_id
+        self._export = export
+        # One that the call which made this job has begun, for its first stream.
+        self._delivery = delivery
 
     def __repr__(self) -> str:
         return f"<ExportJob {self.request_id} of cohort {self.cohort_id}>"
@@ -79,7 +46,7 @@ class ExportJob:
 
         Pass it to ``CohortsClient.resume_export()`` in any process.
         """
-        return to_token(self._ref)
+        return self._export.token
 
     async def poll(self) -> ExportStatus:
         """
@@ -89,8 +56,7 @@ class ExportJob:
             ExportFailedError: The job failed.
             ExportExpiredError: The service does not know the job, or no longer.
         """
-        async with self._tracked():
-            return await self._poller.poll()
+        return await self._export.poll()
 
     async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
         """
@@ -107,10 +73,7 @@ class ExportJob:
             ExportFailedError: The job failed.
             ExportExpiredError: The service does not know the job, or no longer.
         """
-        checked_timeout(timeout)
-
-        async with self._tracked():
-            await self._poller.wait(timeout)
+        await self._export.wait(timeout)
 
         return self
 
@@ -149,13 +112,13 @@ class ExportJob:
         """
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
-        async with self._tracked():
+        async with self._export.tracked():
             target = await anyio.to_thread.run_sync(checked_target, to, format)
-            delivery = await self._jobs.deliver(
-                self._ref, target_name(target), target.format.suffix
+            delivery = await self._export.deliver(
+                target_name(target), target.format.suffix
             )
 
-        saved = await self.save(
+        saved = await self._export.save(
             target,
             delivery,
             amplitude_id=amplitude_id,
@@ -164,35 +127,6 @@ class ExportJob:
         )
         delivery.answered()
         return saved
-
-    async def save(
-        self,
-        target: Target,
-        delivery: Delivery,
-        *,
-        amplitude_id: AmplitudeId = "text",
-        timeout: float = 1800.0,
-        progress: Progress | None = None,
-    ) -> SavedExport:
-        """
-        Wait for the job, and save its file at a checked target.
-
-        The caller records last that it answered with it.
-        """
-        async with self._tracked(), delivery.held():
-            await self.wait(timeout=timeout)
-            saved = await self._downloader.save(
-                target, amplitude_id=amplitude_id, progress=progress
-            )
-            await delivery.finished(to_record(saved))
-
-        return saved
-
-    def delivering(self, delivery: Delivery) -> ExportJob:
-        """Return this job, whose next stream is a delivery that was begun before."""
-        self._delivery = delivery
-
-        return self
 
     @asynccontextmanager
     async def members(self) -> AsyncGenerator[MemberStream]:
@@ -203,22 +137,13 @@ class ExportJob:
         that the service sends without a link holds one of the five slots until
         it is read.
         """
-        async with self._stream_delivery() as delivery:
-            async with self.read_members() as stream:
+        async with self._streamed() as delivery:
+            async with self._export.read_members() as stream:
                 yield stream
 
             # Not when the text is at its end: that is read ahead of the members.
             if stream.is_exhausted:
                 await delivery.finished(None)
-
-    @asynccontextmanager
-    async def read_members(self) -> AsyncGenerator[MemberStream]:
-        """Open the file as `members()` does, for a caller that records the delivery."""
-        await self.wait()
-
-        with self._token_on_cancel():
-            async with self._downloader.text() as text:
-                yield MemberStream(self._checked(text), errors=self._errors)
 
     @asynccontextmanager
     async def record_batches(
@@ -239,74 +164,15 @@ class ExportJob:
         """
         require_arrow()
 
-        async with self._stream_delivery() as delivery:
-            await self.wait()
-
-            with self._token_on_cancel():
-                async with (
-                    self._downloader.text() as text,
-                    aclosing(
-                        self._batches(self._checked(text), amplitude_id, delivery)
-                    ) as batches,
-                ):
-                    yield batches
-
-    async def _batches(
-        self,
-        text: AsyncIterator[bytes],
-        amplitude_id: AmplitudeId,
-        delivery: Delivery,
-    ) -> AsyncGenerator[RecordBatch]:
-        with self._errors.with_token(), self._errors.about_the_file():
-            async for batch in record_batches(text, amplitude_id=amplitude_id):
-                yield batch
-
-            await delivery.finished(None)
+        async with (
+            self._streamed() as delivery,
+            self._export.read_batches(amplitude_id, delivery) as batches,
+        ):
+            yield batches
 
     @asynccontextmanager
-    async def _stream_delivery(self) -> AsyncGenerator[Delivery]:
-        """Deliver to a stream; whether it was read to its end, the caller records."""
+    async def _streamed(self) -> AsyncGenerator[Delivery]:
         delivery, self._delivery = self._delivery, None
 
-        if delivery is None:
-            delivery = await self._jobs.deliver(self._ref, None, None)
-
-        async with self._tracked(), delivery.held():
+        async with self._export.streamed(delivery) as delivery:
             yield delivery
-
-        delivery.answered()
-
-    async def _checked(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async with self._tracked():
-            async for block in text:
-                yield block
-
-    @asynccontextmanager
-    async def _tracked(self) -> AsyncGenerator[None]:
-        """Add the token to errors, and record what became of a job without a file."""
-        try:
-            with self._errors.with_token(), self._token_on_cancel():
-                yield
-        except ExportFailedError:
-            await self._jobs.mark(self._ref, ExportState.FAILED)
-            raise
-        except ExportExpiredError:
-            await self._jobs.mark(self._ref, ExportState.GONE)
-            raise
-
-    @contextmanager
-    def _token_on_cancel(self) -> Generator[None]:
-        try:
-            yield
-        except asyncio.CancelledError as error:
-            keep_token(error, self.token)
-            raise
-
-
-def keep_token(error: asyncio.CancelledError, token: str) -> None:
-    """Add the token of a spent export to the cancellation that interrupts it."""
-    note = f"an export was requested; resume_export() goes on with it: {token}"
-
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
-        _logger.info("cancelled; %s", note)

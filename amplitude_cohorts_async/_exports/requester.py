@@ -49,8 +49,8 @@ from ..policies import Polling
 from .app_jobs import AppJobs, Joined, target_name
 from .claim import Claim, ClaimLostError, Delivery
 from .downloader import Progress
-from .job import ExportJob, keep_token
 from .poller import JobPoller
+from .spent_export import SpentExport, keep_token
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class StartedExport:
         saved: The record of a delivery that answers the call; else None.
     """
 
-    job: ExportJob
+    export: SpentExport
     delivery: Delivery
     spent: bool = False
     saved: SavedExport | None = None
@@ -126,7 +126,7 @@ class ExportRequester:
         properties: bool | Sequence[str] = False,
         *,
         allowance: str | None = None,
-    ) -> ExportJob:
+    ) -> SpentExport:
         """Request an export; spends one."""
         wanted = checked_properties(properties)
         call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
@@ -138,7 +138,7 @@ class ExportRequester:
             if job is not None:
                 return job
 
-    def resume(self, request_id_or_token: str) -> ExportJob:
+    def resume(self, request_id_or_token: str) -> SpentExport:
         """Return the job of an export that was requested before; sends nothing."""
         ref = from_token(request_id_or_token)
 
@@ -205,7 +205,7 @@ class ExportRequester:
         saved = started.saved and await self.intact(started.saved, target)
 
         if saved is None:
-            saved = await started.job.save(
+            saved = await started.export.save(
                 target, started.delivery, timeout=timeout, progress=progress
             )
 
@@ -247,12 +247,20 @@ class ExportRequester:
 
         if has_file(ref, now=self._clock.utcnow()):
             with suppress(ExportError):
-                saved = await self._job(ref).download(
-                    target.path, format=target.format.suffix, progress=progress
-                )
+                saved = await self._again(ref, target, progress)
                 return attrs.evolve(saved, unchanged=True)
 
         return None
+
+    async def _again(
+        self, ref: ExportRef, target: Target, progress: Progress | None
+    ) -> SavedExport:
+        export = self._job(ref)
+        delivery = await export.deliver(target_name(target), target.format.suffix)
+        saved = await export.save(target, delivery, progress=progress)
+        delivery.answered()
+
+        return saved
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
         """Return an earlier export, if its file is still at a target, unchanged."""
@@ -340,7 +348,7 @@ class ExportRequester:
 
     async def _claimed(
         self, call: Call, claim: Claim, allowance: str | None, watch: SendWatch
-    ) -> ExportJob | None:
+    ) -> SpentExport | None:
         """Request the export of a claim; return None if the claim was lost."""
         request = self._endpoints.request_export(
             call.cohort_id, properties=call.properties
@@ -371,8 +379,8 @@ class ExportRequester:
         spend: Spend,
         claim: Claim,
         watch: SendWatch,
-    ) -> ExportJob:
-        sending: asyncio.Task[ExportJob | CohortsError] | None = None
+    ) -> SpentExport:
+        sending: asyncio.Task[SpentExport | CohortsError] | None = None
 
         try:
             # The wait for a slot and the record of the attempt may be cancelled. Once
@@ -410,7 +418,7 @@ class ExportRequester:
         permit: Permit,
         claim: Claim,
         watch: SendWatch,
-    ) -> ExportJob | CohortsError:
+    ) -> SpentExport | CohortsError:
         """Send the one request that costs an export; return the job or the refusal."""
         try:
             response = await self._session.exchange(request, permit)
@@ -467,7 +475,7 @@ class ExportRequester:
         if seconds >= 1:
             self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
-    def _job(self, ref: ExportRef) -> ExportJob:
+    def _job(self, ref: ExportRef) -> SpentExport:
         # Those who share an export share its poller: its status is asked for once.
         poller = self._pollers.get(ref.request_id)
 
@@ -477,7 +485,7 @@ class ExportRequester:
             )
             self._pollers[ref.request_id] = poller
 
-        return ExportJob(
+        return SpentExport(
             self._session, ref, endpoints=self._endpoints, poller=poller, jobs=self.jobs
         )
 
@@ -498,13 +506,13 @@ async def _record_refusal(claim: Claim, watch: SendWatch, error: CohortsError) -
 
 
 def _job_of(
-    sending: asyncio.Task[ExportJob | CohortsError] | None,
-) -> ExportJob | None:
+    sending: asyncio.Task[SpentExport | CohortsError] | None,
+) -> SpentExport | None:
     if sending is None or not sending.done() or sending.cancelled():
         return None
 
     result = sending.exception() or sending.result()
-    return result if isinstance(result, ExportJob) else None
+    return result if isinstance(result, SpentExport) else None
 
 
 def _saved_of(delivery: DeliveryRow | None) -> SavedExport | None:

@@ -14,7 +14,7 @@ from .._io.sinks.target import checked_target
 from ..errors import CohortsError
 from ..models import ExportOutcome, JobRecord
 from .app_jobs import AppJobs, path_of
-from .job import ExportJob
+from .spent_export import SpentExport
 
 _INTERVAL = 5.0
 """Seconds between two looks at what is due, and at a job that is not done."""
@@ -30,7 +30,7 @@ class JobRunner:
 
     jobs: AppJobs
     clock: Clock
-    resume: Callable[[str], ExportJob]
+    resume: Callable[[str], SpentExport]
 
     async def outcomes(self, *, forever: bool) -> AsyncGenerator[ExportOutcome]:
         """

@@ -101,7 +101,7 @@ class Database:
             application_id: Marks the file; one with another mark is refused.
             busy_seconds: How long a transaction waits for those of other processes.
         """
-        self.path = Path(path).absolute()
+        self.path = Path(path)
         self._schema = schema
         self._version = version
         self._synchronous = synchronous
@@ -238,6 +238,9 @@ class Database:
     def _create(self) -> None:
         """Make an empty file for our eyes only; SQLite gives its mode to its others."""
         try:
+            # Not in the constructor, where it would block the loop; and once only, so
+            # that a process that changes its folder keeps its file.
+            self.path = self.path.absolute()
             # One at a time: to close a file drops all locks that this process has on
             # it, so none may be opened that SQLite may have open already.
             with _creating, suppress(FileExistsError):
@@ -261,7 +264,10 @@ class Database:
             )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        # In one transaction: another process may be making the tables.
+        connection.execute("BEGIN")
         is_current = self._is_current(connection)
+        connection.execute("COMMIT")
 
         # Changes the file, so only once it is known to be ours.
         (mode,) = connection.execute(
@@ -291,13 +297,12 @@ class Database:
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
         """Whether the tables are those of our version; raise if they are no tables of ours."""
-        # In this order: another process may make all three between two of them.
-        tables, version, mark = (
+        version, mark, tables = (
             connection.execute(query).fetchone()[0]
             for query in (
-                "SELECT count(*) FROM sqlite_master",
                 "PRAGMA user_version",
                 "PRAGMA application_id",
+                "SELECT count(*) FROM sqlite_master",
             )
         )
 

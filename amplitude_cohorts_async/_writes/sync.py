@@ -17,8 +17,8 @@ from .._core.job_rows import OnUnknown
 from .._core.writes import Membership, checked_share
 from .._exports.app_jobs import AppJobs
 from .._exports.claim import Delivery
-from .._exports.job import ExportJob, keep_token
 from .._exports.requester import ExportRequester
+from .._exports.spent_export import SpentExport, keep_token
 from .._io.http.session import Session
 from ..errors import CohortsError, InvalidInputError
 from ..models import SyncReport
@@ -171,8 +171,8 @@ class _Members:
             if self._current is not None:
                 slices = self.reader.of_source(self._current)
             else:
-                job = await self._exported()
-                members = await stack.enter_async_context(job.read_members())
+                export = await self._exported()
+                members = await stack.enter_async_context(export.read_members())
                 slices = self.reader.of_members(members.batches(_MEMBERS_AT_ONCE))
 
             await stack.enter_async_context(aclosing(slices))
@@ -180,13 +180,13 @@ class _Members:
             async for ids in slices:
                 yield ids
 
-    async def _exported(self) -> ExportJob:
+    async def _exported(self) -> SpentExport:
         started = await self._exports.join_or_request(self.call)
         self._delivery = started.delivery
-        self.token = started.job.token
+        self.token = started.export.token
         await self._stack.enter_async_context(started.delivery.held())
 
-        return started.job
+        return started.export
 
 
 def _check_wanted(cohort_id: str, may_remove_all: bool, wanted: int) -> None:

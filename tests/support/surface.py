@@ -17,7 +17,7 @@ from types import ModuleType
 
 ROOT = "amplitude_cohorts_async"
 PUBLIC = (
-    *("errors", "events", "limiters", "limits", "models", "policies", "testing"),
+    *("errors", "events", "jobs", "limiters", "limits", "models", "policies", "testing"),
     "types",
 )
 

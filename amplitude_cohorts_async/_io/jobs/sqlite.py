@@ -55,14 +55,18 @@ class SqliteJobStore(JobStore):
             journal_mode: "WAL", or "DELETE", which is slower and also works on a
                 network file system.
         """
-        self.path = Path(path).absolute()
         self._database = Database(
-            self.path,
+            path,
             schema=_SCHEMA,
             version=_VERSION,
             synchronous="FULL",
             journal_mode=journal_mode,
         )
+
+    @property
+    def path(self) -> Path:
+        """The file, relative to the working folder until it is used first."""
+        return self._database.path
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
@@ -108,7 +112,7 @@ class SqliteJobStore(JobStore):
             return await self._database.run(work)
         except DatabaseError as error:
             raise JobStoreUnavailableError(
-                f"the job store {self.path} cannot be used: {error}; mend that, or name "
+                f"the job store cannot be used: {error}; mend that, or name "
                 f"another one: no export was spent, and nothing was sent"
             ) from error
 
