@@ -110,7 +110,7 @@ class ExportRequester:
         self._region = region
         self._list_cohorts = list_cohorts
         self._read_usage = read_usage
-        self._pollers: WeakValueDictionary[str, JobPoller] = WeakValueDictionary()
+        self._pollers: WeakValueDictionary[ExportRef, JobPoller] = WeakValueDictionary()
         self._thread = anyio.CapacityLimiter(1)
 
     def keeping(self, store: JobStore) -> ExportRequester:
@@ -477,13 +477,13 @@ class ExportRequester:
 
     def _job(self, ref: ExportRef) -> SpentExport:
         # Those who share an export share its poller: its status is asked for once.
-        poller = self._pollers.get(ref.request_id)
+        poller = self._pollers.get(ref)
 
         if poller is None:
             poller = JobPoller(
                 self._session, ref, endpoints=self._endpoints, polling=self._polling
             )
-            self._pollers[ref.request_id] = poller
+            self._pollers[ref] = poller
 
         return SpentExport(
             self._session, ref, endpoints=self._endpoints, poller=poller, jobs=self.jobs

@@ -267,14 +267,14 @@ async def test_a_folder_that_goes_away(
     """A folder that is removed while the job runs is told as the disk's refusal."""
     folder = tmp_path / "gone"
     folder.mkdir()
-    await job.wait()
-    wait = job.wait
+    export = job._export
+    wait = export.wait
 
-    async def remove_then_wait(**_: float) -> ExportJob:
+    async def remove_then_wait(timeout: float) -> None:
         await asyncio.to_thread(folder.rmdir)
-        return await wait()
+        await wait(timeout)
 
-    job.wait = remove_then_wait  # type: ignore[method-assign]
+    export.wait = remove_then_wait  # type: ignore[assignment, method-assign]
 
     with pytest.raises(StorageError) as caught:
         await job.download(folder / "members.csv")

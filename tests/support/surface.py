@@ -17,7 +17,16 @@ from types import ModuleType
 
 ROOT = "amplitude_cohorts_async"
 PUBLIC = (
-    *("errors", "events", "jobs", "limiters", "limits", "models", "policies", "testing"),
+    *(
+        "errors",
+        "events",
+        "jobs",
+        "limiters",
+        "limits",
+        "models",
+        "policies",
+        "testing",
+    ),
     "types",
 )
 

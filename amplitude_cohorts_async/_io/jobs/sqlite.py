@@ -16,7 +16,6 @@ from .base import JobStore, Work
 
 T = TypeVar("T")
 
-JournalMode: TypeAlias = Literal["WAL", "DELETE"]
 Transaction: TypeAlias = Callable[[sqlite3.Connection], T]
 
 _VERSION = 1
@@ -45,7 +44,10 @@ class SqliteJobStore(JobStore):
     durable = True
 
     def __init__(
-        self, path: str | os.PathLike[str], *, journal_mode: JournalMode = "WAL"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        journal_mode: Literal["WAL", "DELETE"] = "WAL",
     ) -> None:
         """
         Name the file; it is made at first use.
