@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from socket import gethostname
 from urllib.parse import unquote
 from weakref import WeakSet
 
@@ -80,7 +81,12 @@ class Operations:
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
         store = _shared_store(config, self.session.limiter)
-        self.jobs = AppJobs(store, config.app, self.session.context.clock)
+        self.jobs = AppJobs(
+            store,
+            config.app,
+            self.session.context.clock,
+            label=f"process {os.getpid()} on {gethostname()}",
+        )
         self.exports = ExportRequester(
             self.session,
             jobs=self.jobs,

@@ -81,7 +81,7 @@ class AppJobs:
     ) -> None:
         self.rows = AppRows(store, app, clock)
         self._clock = clock
-        self._label = label
+        self.label = label
 
     @property
     def store(self) -> JobStore:
@@ -327,7 +327,7 @@ class AppJobs:
             properties=call.properties,
             occurrence=call.occurrence,
             created_at=at,
-            label=self._label,
+            label=self.label,
         )
         number = export.claims + 1
         export = rows.change(

@@ -40,8 +40,7 @@ class AppRows:
         self.store = store
         self.app = app
         self._clock = clock
-        # Nobody outside of this process sees what only its memory has.
-        self._owner = this_process if store.durable else _no_name
+        self._owner = this_process if store.local else _no_name
         self._unsaved: list[tuple[str, Change[None]]] = []
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -144,7 +143,7 @@ class AppRows:
             if lease is None or lease.until <= now:
                 return False
 
-            return not self.store.durable or not has_ended(lease.owner)
+            return not self.store.local or not has_ended(lease.owner)
 
         return is_alive
 

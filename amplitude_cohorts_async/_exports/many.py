@@ -18,6 +18,7 @@ import attrs
 from .._core.claims import Call
 from .._core.ids import checked_distinct_ids
 from .._io.cancellation import finish_despite_cancel
+from .._io.jobs.base import JobStore
 from .._io.sinks.target import Format, Target, checked_target
 from ..errors import CohortsError, ConfigurationError, InvalidInputError
 from ..models import Cohort, ExportOutcome, SavedExport
@@ -113,6 +114,7 @@ class ExportRun:
         self._directory = directory
         self._options = options
         self._ids = tuple(self._waiting)
+        self._own_store: JobStore | None = None
         self._runs: RunStore | None = None
         self._open_run: OpenRun | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -156,6 +158,14 @@ class ExportRun:
         if ending:
             await finish_despite_cancel(asyncio.wait(ending))
             self._tasks.clear()
+
+        if self._own_store is not None:
+            await finish_despite_cancel(self._close_store(self._own_store))
+
+    async def _close_store(self, store: JobStore) -> None:
+        self._own_store = None
+        await self._exports.jobs.aclose()
+        await store.aclose()
 
     async def close_with_client(self) -> None:
         """Stop because the client is closed; later steps raise."""
@@ -231,7 +241,8 @@ class ExportRun:
         options = self._options
         place = await anyio.to_thread.run_sync(self._directory.resolve)
         store = directory_store(self._exports.jobs.store, self._directory)
-        self._exports = self._exports.keeping(store)
+        if store is not self._exports.jobs.store:
+            self._exports, self._own_store = self._exports.keeping(store), store
         self._runs = RunStore(
             self._exports.jobs.rows,
             directory=f"{gethostname()}:{place}",

@@ -116,7 +116,9 @@ class ExportRequester:
     def keeping(self, store: JobStore) -> ExportRequester:
         """Return one that keeps its exports in another store."""
         other = copy(self)
-        other.jobs = AppJobs(store, self.jobs.rows.app, self._clock)
+        other.jobs = AppJobs(
+            store, self.jobs.rows.app, self._clock, label=self.jobs.label
+        )
 
         return other
 

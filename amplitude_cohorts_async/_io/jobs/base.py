@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,11 +26,14 @@ class JobStore(ABC):
 
     Attributes:
         durable: Whether the rows outlive the process, a crash and a loss of power.
+        local: Whether only processes of this machine use it, which can see each other
+            end.
         lease: Seconds after which a caller that shows no sign of life counts as
             dead, if nothing shows it earlier.
     """
 
     durable: bool = False
+    local: bool = False
     lease: float = 15.0
 
     @abstractmethod
@@ -70,8 +74,9 @@ class JobStore(ABC):
 
         It spares waiting for leases; other processes are kept apart by those.
         """
-        # Made at first use, because a subclass need not call our constructor; and in
-        # one step, because clients may run in several threads.
-        locks: KeyedLock = vars(self).setdefault("_locks", KeyedLock())
+        # Made at first use, because a subclass need not call our constructor; in one
+        # step, because clients may run in several threads; and anew after a fork,
+        # because nobody in this process gives the others back.
+        locks: KeyedLock = vars(self).setdefault(f"_locks_{os.getpid()}", KeyedLock())
 
         return locks.hold(name)

@@ -22,6 +22,7 @@ class PairedJobStore(JobStore):
     """
 
     durable = True
+    local = True
 
     def __init__(self, memory: MemoryJobStore, beside: JobStore) -> None:
         self._memory = memory

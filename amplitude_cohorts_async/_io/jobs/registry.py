@@ -23,6 +23,10 @@ _of_clock: WeakKeyDictionary[Clock, dict[str, MemoryJobStore]] = WeakKeyDictiona
 def memory_store_for(app: str, clock: Clock | None) -> MemoryJobStore:
     """Return the memory store of an app."""
     with _mutex:
-        stores = _stores if clock is None else _of_clock.setdefault(clock, {})
+        try:
+            stores = _stores if clock is None else _of_clock.setdefault(clock, {})
+        except TypeError:
+            # A clock that cannot be referred to weakly.
+            stores = {}
 
         return stores.setdefault(app, MemoryJobStore())

@@ -42,6 +42,7 @@ class SqliteJobStore(JobStore):
     """
 
     durable = True
+    local = True
 
     def __init__(
         self,
