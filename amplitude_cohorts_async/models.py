@@ -326,6 +326,7 @@ class JobDelivery:
         answered_at: When the call returned.
         size: Bytes of the file; None if unknown.
         sha256: Digest of the file; None if nobody asked for it.
+        received: Bytes received so far, recorded once a second; None before.
     """
 
     target: str | None
@@ -334,6 +335,7 @@ class JobDelivery:
     answered_at: datetime | None = None
     size: int | None = None
     sha256: str | None = None
+    received: int | None = None
 
 
 @attrs.frozen(kw_only=True)

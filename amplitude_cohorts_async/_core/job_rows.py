@@ -145,6 +145,7 @@ class DeliveryRow:
         finished_at: When the file got its name, or the stream was read to its end.
         answered_at: When the call returned its result.
         saved: The record of the saved file.
+        received: Bytes received so far, at most a second ago.
     """
 
     id: str
@@ -157,6 +158,7 @@ class DeliveryRow:
     finished_at: datetime | None = None
     answered_at: datetime | None = None
     saved: Mapping[str, Any] | None = None
+    received: int | None = None
     lease: Lease | None = None
 
 
@@ -273,6 +275,7 @@ def record_of(rows: CohortRows, export: ExportRow) -> JobRecord:
                 answered_at=each.answered_at,
                 size=(each.saved or {}).get("size"),
                 sha256=(each.saved or {}).get("sha256"),
+                received=each.received,
             )
             for each in deliveries
         ],

@@ -101,6 +101,10 @@ class AppRows:
 
         return True
 
+    def now(self) -> float:
+        """Return the seconds of the client's clock."""
+        return self._clock.now()
+
     def utcnow(self) -> datetime:
         """Return the date and time of the client's clock."""
         return self._clock.utcnow()

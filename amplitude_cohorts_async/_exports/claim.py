@@ -21,6 +21,9 @@ from .app_rows import AppRows, Change
 
 _logger = logging.getLogger(__name__)
 
+_NOTE_INTERVAL = 1.0
+"""Seconds between two records of how far a download is."""
+
 
 class ClaimLostError(Exception):
     """Another process took over the claim of an export; nothing was sent."""
@@ -39,6 +42,10 @@ class Delivery:
     _cohort_id: str
     _id: str
     row: DeliveryRow | None
+    _next_note: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._next_note = self._app.now() + _NOTE_INTERVAL
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
@@ -56,6 +63,14 @@ class Delivery:
     async def release(self) -> None:
         """Give the lease up; whoever comes next may go on with the delivery."""
         await self._change(lease=None)
+
+    def received(self, count: int) -> None:
+        """Record how many bytes have come, if the last time is a second ago."""
+        now = self._app.now()
+
+        if self.row is not None and now >= self._next_note:
+            self._next_note = now + _NOTE_INTERVAL
+            self._app.answer(self._change(received=count))
 
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
 
 from .._core.export_errors import ExportErrors
 from .._core.job_rows import ExportState
@@ -18,6 +19,7 @@ from .._io.sinks.arrow import AmplitudeId, RecordBatch, record_batches
 from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Target
 from ..errors import ExportExpiredError, ExportFailedError, InvalidInputError
+from ..events import BytesReceived
 from ..models import ExportStatus, SavedExport
 from .app_jobs import AppJobs
 from .claim import Delivery
@@ -97,7 +99,9 @@ class SpentExport:
         async with self.tracked(), delivery.held():
             await self.wait(timeout)
             saved = await self._downloader.save(
-                target, amplitude_id=amplitude_id, progress=progress
+                target,
+                amplitude_id=amplitude_id,
+                progress=partial(_report, delivery, progress),
             )
             await delivery.finished(to_record(saved))
 
@@ -181,6 +185,15 @@ class SpentExport:
         except asyncio.CancelledError as error:
             keep_token(error, self.token)
             raise
+
+
+def _report(
+    delivery: Delivery, progress: Progress | None, event: BytesReceived
+) -> None:
+    delivery.received(event.received)
+
+    if progress is not None:
+        progress(event)
 
 
 def keep_token(error: asyncio.CancelledError, token: str) -> None:

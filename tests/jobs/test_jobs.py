@@ -200,3 +200,28 @@ async def test_a_newer_export_of_a_target_stays(
     assert [] == await ran(client)
     assert "eve" in (tmp_path / "a.csv").read_text()
     assert 2 == emulator.spent
+
+
+async def test_a_long_download_is_seen_to_move(
+    emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Once a second the record says how many bytes have come."""
+    emulator.add_cohort("big", members=(f"user-{n}" for n in range(100_000)))
+    emulator.fail_next("store", faults.slow(100_000))
+    seen: list[int] = []
+
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=emulator.clock
+    ) as client:
+
+        async def watch() -> None:
+            while True:
+                await emulator.clock.sleep(0.5)
+                for record in await client.jobs():
+                    seen.extend(each.received or 0 for each in record.deliveries)
+
+        watching = asyncio.create_task(watch())
+        await client.export("big", tmp_path / "big.csv.gz")
+        watching.cancel()
+
+    assert len({*seen} - {0}) > 1
