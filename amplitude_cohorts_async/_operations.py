@@ -214,9 +214,14 @@ class Operations:
             reuse_within=checked_reuse(reuse_within),
             on_unknown=checked_on_unknown(on_unknown),
         )
+        # First of all: what is requested from now on answers this call as well.
+        began = await self.jobs.begin(call.cohort_id)
         target = await anyio.to_thread.run_sync(checked_target, to, format)
         call = attrs.evolve(
-            call, target=target_name(target), format=target.format.suffix
+            call,
+            began=began,
+            target=target_name(target),
+            format=target.format.suffix,
         )
         saved = await self._unchanged(
             call, target, if_changed_since, skip_unchanged, progress

@@ -41,7 +41,8 @@ class Call:
     What a call asks for.
 
     Attributes:
-        began: The number of the cohort's last event when the call began.
+        began: The number of the cohort's last event when the call began; None if it
+            begins now.
         target: As in `DeliveryRow`.
         reuse_within: Seconds: how old an export may be that is adopted.
         runs: The open runs that the call continues.
@@ -51,7 +52,7 @@ class Call:
     cohort_id: str
     properties: Wanted = False
     occurrence: str | None = None
-    began: int = 0
+    began: int | None = None
     target: str | None = None
     format: str | None = None
     reuse_within: float = 3600.0
@@ -188,7 +189,7 @@ class Claims:
 
     def _requested_meanwhile(self, exports: list[ExportRow]) -> Decision | None:
         for export in exports:
-            if export.sequence > self.call.began and export.state in SPENT:
+            if export.sequence > (self.call.began or 0) and export.state in SPENT:
                 return Join(export, self._open_delivery(export))
 
         return None

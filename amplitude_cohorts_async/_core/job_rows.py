@@ -8,16 +8,17 @@ law about them is a function of values. `claims` has those laws.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from datetime import datetime, timedelta
 from enum import Enum
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import attrs
 
 from ..errors import JobStoreUnavailableError
 from ..models import JobDelivery, JobRecord, Region
+from .redact import shorten
 from .tokens import FILE_LIFE, ExportRef, to_token
 
 if TYPE_CHECKING:
@@ -188,12 +189,14 @@ class CohortRows:
     Attributes:
         sequence: The number of the last event of this cohort.
         written: The number of our last write to its members; 0 for none.
+        as_read: The rows as they are stored, by key.
     """
 
     exports: dict[str, ExportRow] = attrs.field(factory=dict[str, ExportRow])
     deliveries: dict[str, DeliveryRow] = attrs.field(factory=dict[str, DeliveryRow])
     sequence: int = 0
     written: int = 0
+    as_read: dict[str, object] = attrs.field(factory=dict[str, object], repr=False)
 
     def next_number(self) -> int:
         """Return the number of a new event."""
@@ -245,12 +248,30 @@ class CohortRows:
             for key, row in self.exports.items()
             if is_alive(row.lease) or at - row.began_at < _life(row)
         }
+        last: dict[tuple[str | None, str | None], datetime | None] = {
+            (row.target, row.format): row.finished_at
+            for row in self._finished()
+            if row.target is not None
+        }
         self.deliveries = {
             key: row
             for key, row in self.deliveries.items()
-            if at - (row.finished_at or row.begun_at)
-            < (FILE_LIFE if row.finished_at is None else DELIVERY_LIFE)
+            if row.export_id in self.exports
+            # Of what the service has no more, the last of each target is of use.
+            or (
+                (
+                    row.finished_at
+                    and row.finished_at == last.get((row.target, row.format))
+                )
+                and at - row.finished_at < DELIVERY_LIFE
+            )
         }
+
+    def _finished(self) -> list[DeliveryRow]:
+        """Return the deliveries that ended well, the last one last."""
+        rows = (row for row in self.deliveries.values() if row.finished_at is not None)
+
+        return sorted(rows, key=lambda row: (row.finished_at, row.sequence))
 
 
 def record_of(rows: CohortRows, export: ExportRow) -> JobRecord:
@@ -295,9 +316,11 @@ def read_cohort(rows: Rows) -> CohortRows:
         kind, _, name = key.partition(":")
 
         if kind == "export":
-            found.exports[name] = _decoded(key, text, ExportRow)
+            row = found.exports[name] = _decoded(key, text, ExportRow)
+            found.as_read[key] = row
         elif kind == "delivery":
-            found.deliveries[name] = _decoded(key, text, DeliveryRow)
+            delivery = found.deliveries[name] = _decoded(key, text, DeliveryRow)
+            found.as_read[key] = delivery
         elif key == _ORDER:
             found.sequence, found.written = _decoded(key, text, tuple[int, int])
 
@@ -315,6 +338,7 @@ def write_cohort(rows: Rows, cohort: CohortRows) -> None:
             **{f"delivery:{key}": row for key, row in cohort.deliveries.items()},
             **({_ORDER: order} if any(order) else {}),
         },
+        cohort.as_read,
     )
 
 
@@ -325,7 +349,7 @@ def read_runs(rows: Rows) -> dict[str, RunRow]:
 
 def write_runs(rows: Rows, runs: Mapping[str, RunRow]) -> None:
     """Change the rows to those of *runs*."""
-    _replace(rows, runs)
+    _replace(rows, runs, {})
 
 
 def merged(one: Rows, other: Rows) -> dict[str, str]:
@@ -344,15 +368,19 @@ def merged(one: Rows, other: Rows) -> dict[str, str]:
     return both
 
 
-def _replace(rows: Rows, new: Mapping[str, object]) -> None:
+def _replace(
+    rows: Rows, new: Mapping[str, object], as_read: Mapping[str, object]
+) -> None:
     # Only what differs is written.
     for key in rows.keys() - new.keys():
         del rows[key]
 
     for key, row in new.items():
-        changes = _changes(rows.get(key))
-        if rows.get(key) != _encoded(row, changes):
-            rows[key] = _encoded(row, changes + 1)
+        if as_read.get(key) is not row:
+            text = rows.get(key)
+            changes = _changes(text)
+            if text != _encoded(row, changes):
+                rows[key] = _encoded(row, changes + 1)
 
 
 def _encoded(row: object, changes: int = 0) -> str:
@@ -367,17 +395,22 @@ def _changes(text: str | None) -> int:
 
 def _decoded(key: str, text: str, model: type[T]) -> T:
     try:
-        document = json.loads(text)
-        version = document["v"]
-        row = _converter().structure(document["row"], model)
+        return cast("T", _read(text, cast("Hashable", model)))
     except Exception as error:
         # It may be of an export that was spent: to go on would spend it again.
-        raise _unreadable(key, type(error).__name__) from error
+        raise _unreadable(key, shorten(str(error)) or type(error).__name__) from error
 
-    if version != _VERSION:
-        raise _unreadable(key, f"version {version!r}")
 
-    return row
+# Most rows of a group are the same as the last time: 400 callers of one export take
+# 2 s with it, and 40 s without.
+@lru_cache(maxsize=4096)
+def _read(text: str, model: Hashable) -> object:
+    document = json.loads(text)
+
+    if document["v"] != _VERSION:
+        raise ValueError(f"version {document['v']!r}")
+
+    return _converter().structure(document["row"], cast("type[object]", model))
 
 
 def _unreadable(key: str, reason: str) -> JobStoreUnavailableError:

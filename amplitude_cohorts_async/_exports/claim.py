@@ -42,10 +42,7 @@ class Delivery:
     _cohort_id: str
     _id: str
     row: DeliveryRow | None
-    _next_note: float = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._next_note = self._app.now() + _NOTE_INTERVAL
+    _next_note: float | None = None
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
@@ -68,7 +65,9 @@ class Delivery:
         """Record how many bytes have come, if the last time is a second ago."""
         now = self._app.now()
 
-        if self.row is not None and now >= self._next_note:
+        if self._next_note is None:
+            self._next_note = now + _NOTE_INTERVAL
+        elif self.row is not None and now >= self._next_note:
             self._next_note = now + _NOTE_INTERVAL
             self._app.answer(self._change(received=count))
 

@@ -166,7 +166,10 @@ class ExportRequester:
             AmbiguousExportError: One may have been spent, and its id is not known.
             JobStoreUnavailableError: Nothing was sent.
         """
-        call = attrs.evolve(call, began=await self.jobs.begin(call.cohort_id))
+        if call.began is None:
+            began = await self.jobs.begin(call.cohort_id)
+            call = attrs.evolve(call, began=began)
+
         listing: Listing | None = None
         wait = _FIRST_WAIT
 
