@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._exports.job import ExportJob
     from ._io.download.member_stream import MemberStream
     from ._io.limits.local import LocalLimiter
+    from ._io.limits.sqlite import SqliteLimiter
     from ._writes.compare import diff_ids
     from ._writes.id_stream import read_ids
     from .models import (
@@ -64,6 +65,7 @@ __all__ = (
     "Region",
     "Routes",
     "SavedExport",
+    "SqliteLimiter",
     "SyncReport",
     "UploadReport",
     "Usage",
@@ -87,6 +89,7 @@ _MODULES = {
     "ExportJob": "._exports.job",
     "LocalLimiter": "._io.limits.local",
     "MemberStream": "._io.download.member_stream",
+    "SqliteLimiter": "._io.limits.sqlite",
     "diff_ids": "._writes.compare",
     "export_cohort": "._client",
     "read_ids": "._writes.id_stream",

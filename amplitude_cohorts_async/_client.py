@@ -168,8 +168,10 @@ class CohortsClient:
 
         Reads AMPLITUDE_API_KEY, AMPLITUDE_SECRET_KEY, AMPLITUDE_REGION,
         AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID, AMPLITUDE_OWNER, AMPLITUDE_JOBS for a
-        file or URL of the job store, and AMPLITUDE_LIMITER_URL for a Redis or Valkey
-        that a fleet shares.
+        file or URL of the job store, and AMPLITUDE_LIMITER_URL for limits that processes
+        share: those of a machine by a file, as in sqlite:////var/lib/cohorts/limits.db
+        (four slashes before an absolute path), those of a fleet by a Redis or Valkey,
+        as in redis://host:6379.
 
         Args:
             overrides: Keywords of the constructor; they precede the variables.

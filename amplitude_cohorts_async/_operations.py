@@ -50,12 +50,13 @@ from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
+from ._io.limits.sqlite import SqliteLimiter
 from ._io.sinks.target import Target, checked_format, checked_target
 from ._version import VERSION
 from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
-from .errors import NotFoundError
+from .errors import ConfigurationError, NotFoundError
 from .limits import Limits
 from .models import (
     Cohort,
@@ -119,7 +120,25 @@ class Operations:
 
     @staticmethod
     def limiter_of_url(url: str, limits: Limits) -> Limiter:
-        """Return a `RedisLimiter`, or raise `MissingExtraError` without that extra."""
+        """
+        Return a `SqliteLimiter` or a `RedisLimiter`.
+
+        Raises:
+            ConfigurationError: It is no URL of either.
+            MissingExtraError: The extra of the second is not installed.
+        """
+        scheme = url.partition("://")[0].lower()
+
+        if scheme == "sqlite":
+            return SqliteLimiter(_path_of_url(url), limits=limits)
+
+        if scheme not in {"redis", "rediss", "unix"}:
+            # Whatever it is, it may hold a password.
+            raise ConfigurationError(
+                "the URL of a limiter begins with sqlite:///, redis://, rediss:// or "
+                "unix://, as in redis://localhost:6379; correct AMPLITUDE_LIMITER_URL"
+            )
+
         from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
 
         return RedisLimiter.from_url(url, limits=limits)
@@ -356,6 +375,25 @@ class Operations:
             reserve=limits.monthly_reserve,
             allowances=self._config.allowances,
         )
+
+
+def _path_of_url(url: str) -> str:
+    """Return the path in a URL as SQLAlchemy writes it."""
+    host, slash, path = url.partition("://")[2].partition("/")
+
+    if (
+        host
+        or not slash
+        or not path
+        or not path.isprintable()
+        or set(path) & {"?", "#"}
+    ):
+        raise ConfigurationError(
+            f"{url!r} names no file; write sqlite:////var/lib/limits.db for an absolute "
+            "path, sqlite:///limits.db for a relative one, and no options"
+        )
+
+    return path
 
 
 def _make_transport(config: ClientConfig) -> Transport:

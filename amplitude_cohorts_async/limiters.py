@@ -9,13 +9,14 @@ Your own limiter is a subclass of `Limiter` with one method:
             async with my_semaphore:
                 yield Permit()
 
-A client uses `LocalLimiter` by default; `contrib.redis.RedisLimiter` is shared by
-a fleet.
+A client uses `LocalLimiter` by default; `SqliteLimiter` is shared by the processes of
+a machine, `contrib.redis.RedisLimiter` by a fleet.
 """
 
 from ._io.context import Clock
 from ._io.limits.base import Limiter, Permit, SharedCounter, Statistics
 from ._io.limits.local import LocalLimiter
+from ._io.limits.sqlite import SqliteLimiter
 from .limits import Kind
 
 __all__ = (
@@ -25,5 +26,6 @@ __all__ = (
     "LocalLimiter",
     "Permit",
     "SharedCounter",
+    "SqliteLimiter",
     "Statistics",
 )

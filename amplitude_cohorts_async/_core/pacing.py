@@ -166,6 +166,19 @@ def reuse_after(rate: Rate, limits: Limits) -> float:
     return rate.per * 1.001 + limits.clock_margin
 
 
+def binding_rates(rates: Sequence[Rate]) -> list[Rate]:
+    """
+    Return the rates that no other implies, the longest window first.
+
+    4 a minute, for example, imply 60 in ten minutes.
+    """
+    return [
+        rate
+        for rate in sorted(rates, key=lambda rate: -rate.per)
+        if not any(_implies(other, rate) for other in rates if other != rate)
+    ]
+
+
 def earliest_starts(
     count: int,
     limits: Limits,
@@ -209,3 +222,7 @@ def _places(rate: Rate, taken_until: Sequence[float]) -> list[float]:
     places = last + [-math.inf] * (rate.count - len(last))
     heapify(places)
     return places
+
+
+def _implies(one: Rate, other: Rate) -> bool:
+    return one.count * math.ceil(other.per / one.per) <= other.count

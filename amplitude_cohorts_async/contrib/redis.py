@@ -25,6 +25,7 @@ from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
 from .._io.limits.base import Limiter, Permit, SharedCounter
 from .._io.limits.local import WITHHELD_FOR, Admission, LocalLimiter, RateLimiter
+from .._io.limits.shared import checked_lease, checked_name, hashed
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
 
@@ -34,7 +35,7 @@ try:
     from ._redis.job_store import RedisJobStore
     from ._redis.leases import Lease
     from ._redis.shared_state import Snapshot
-    from ._redis.store import Connection, FleetCounter, Store, checked_name, hashed
+    from ._redis.store import Connection, FleetCounter, Store
 except ModuleNotFoundError as _error:
     raise MissingExtraError("a limiter shared by a fleet", extra="redis") from _error
 
@@ -70,11 +71,7 @@ class RedisLimiter(RateLimiter):
                 "processes that share the limits while the store is unavailable"
             )
 
-        if not 0 < lease < math.inf:
-            raise ConfigurationError(
-                f"lease is {lease!r}; give seconds, more than zero"
-            )
-
+        checked_lease(lease)
         super().__init__(limits)
         self._store = Store(url, app=app, limits=limits, lease=lease)
         self._fleet = FleetCounter(self._store)
@@ -115,7 +112,8 @@ class RedisLimiter(RateLimiter):
             processes: How many processes share the limits then.
 
         Raises:
-            ConfigurationError: There are more processes than places.
+            ConfigurationError: It is no URL of a store, or there are more processes
+                than places.
         """
         return cls(
             url,

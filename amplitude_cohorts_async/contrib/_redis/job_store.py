@@ -15,8 +15,9 @@ from redis.exceptions import RedisError, WatchError
 
 from ..._core.job_rows import Rows
 from ..._io.jobs.base import JobStore, Work
+from ..._io.limits.shared import between
 from ...errors import JobStoreUnavailableError
-from .leases import between, in_time
+from .leases import in_time
 from .store import connect, shown
 
 T = TypeVar("T")

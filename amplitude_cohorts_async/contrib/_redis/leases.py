@@ -22,11 +22,10 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from ..._io.cancellation import finish_despite_cancel
+from ..._io.limits.shared import between, good_for
 
 # Seconds after which a store that has not answered counts as unavailable.
 _STORE_TIMEOUT = 2.0
-# How long a place may be held before its request is sent, in leases.
-_RESERVE = 1 / 6
 
 
 @attrs.define(eq=False)
@@ -96,7 +95,7 @@ class Leases:
         self.reuse_after = reuse_after
         self.release_delay = release_delay
         self._line = anyio.Lock()
-        self.good_for = lease + max(_RESERVE * lease, release_delay)
+        self.good_for = good_for(lease, release_delay)
         self.ttl = self.good_for + reuse_after
 
     async def take(self) -> Lease:
@@ -160,11 +159,6 @@ def in_time() -> asyncio.Timeout:
     3.12 can swallow a cancellation.
     """
     return asyncio.timeout(_STORE_TIMEOUT)
-
-
-def between(least: float, most: float) -> float:
-    """Return a random number of seconds, so that processes do not poll in step."""
-    return random.uniform(least, most)  # noqa: S311  no secret depends on it
 
 
 async def _quietly(act: Callable[[], Awaitable[object]]) -> None:

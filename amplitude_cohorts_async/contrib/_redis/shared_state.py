@@ -21,7 +21,8 @@ import attrs
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from .leases import between, in_time
+from ..._io.limits.shared import between
+from .leases import in_time
 
 # Seconds for which a 429 has an effect.
 _STRICT_FOR = 1_800

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import re
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from hashlib import sha256
 from importlib.util import find_spec
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import anyio
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import LockError, RedisError
 
-from ..._core.pacing import reuse_after
+from ..._core.pacing import binding_rates, reuse_after
 from ..._io.cancellation import background, finish_despite_cancel
+from ..._io.limits.shared import checked_name
 from ...errors import ConfigurationError, LimiterUnavailableError
-from ...limits import Limits, Rate
+from ...limits import Limits
 from .leases import Lease, Leases
 from .shared_state import SharedState, Snapshot
 
@@ -32,7 +30,6 @@ _UNNAMED: dict[str, Any] = (
     if find_spec("redis.driver_info")
     else {"lib_name": None, "lib_version": None}
 )
-_NAME = re.compile(r"[\w.:@-]{1,100}", re.ASCII)
 
 
 class Connection:
@@ -81,7 +78,7 @@ class Store:
     ) -> None:
         """Describe the store; nothing is sent."""
         self.app = None if app is None else checked_name(app)
-        self._url = url
+        self._url = checked_url(url)
         self._limits = limits
         self._lease = lease
         self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
@@ -210,33 +207,18 @@ def shown(url: str) -> str:
     return f"the store at {host}:{parts.port}" if parts.port else f"the store {host}"
 
 
-def checked_name(app: str) -> str:
-    """Return the name of an app; raise `ConfigurationError` if no key can contain it."""
-    if not _NAME.fullmatch(app):
+def checked_url(url: str) -> str:
+    """Return a URL of a store; raise `ConfigurationError` if redis-py refuses it."""
+    try:
+        # All that redis-py would find wrong with it later on; this connects to nothing.
+        pool = ConnectionPool.from_url(url, **_UNNAMED)  # pyright: ignore[reportUnknownMemberType]
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, AttributeError, RedisError):
+        # Without the cause, whose text may quote a part of the password.
         raise ConfigurationError(
-            f"{app!r} cannot name an app; use up to 100 letters, digits or _.:@-"
-        )
+            "this is no URL of a store: write redis://, rediss:// or unix://, a host and "
+            "a port, as in redis://localhost:6379/0, and only options that redis-py "
+            "knows; a user or a password is percent-encoded"
+        ) from None
 
-    return app
-
-
-def hashed(what: str, name: str) -> str:
-    """Return a key that contains a hash of the name instead of the name."""
-    return f"{what}:{sha256(name.encode()).hexdigest()[:16]}"
-
-
-def binding_rates(rates: Sequence[Rate]) -> list[Rate]:
-    """
-    Return the rates that no other implies, the longest window first.
-
-    4 a minute, for example, imply 60 in ten minutes.
-    """
-    return [
-        rate
-        for rate in sorted(rates, key=lambda rate: -rate.per)
-        if not any(_implies(other, rate) for other in rates if other != rate)
-    ]
-
-
-def _implies(one: Rate, other: Rate) -> bool:
-    return one.count * math.ceil(other.per / one.per) <= other.count
+    return url

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
-from amplitude_cohorts_async._core.pacing import earliest_starts
-from amplitude_cohorts_async.contrib._redis.store import binding_rates
+from amplitude_cohorts_async._core.pacing import binding_rates, earliest_starts
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
 from support.counting import most_in_any
 

@@ -1,0 +1,311 @@
+"""
+Who may start: the rules of a limiter that keeps its places in a ledger.
+
+Each function here is called inside of one transaction. What is free is taken at
+once and as a whole, so nobody holds a place while waiting for another one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+from uuid import uuid4
+
+import attrs
+
+from ..._core.pacing import (
+    Pace,
+    Refusal,
+    binding_rates,
+    earliest_starts,
+    reuse_after,
+)
+from ...limits import Kind, Limits, Rate
+from .ledger import Ledger, Row, Ticket
+from .local import WITHHELD_FOR
+from .shared import good_for
+
+WINDOW = "window"
+SLOT = "slot"
+
+Stage = Literal["pause", "window", "slot"]
+
+
+@attrs.define(eq=False)
+class Claim:
+    """
+    A request that wants to start, or a task that wants a lock.
+
+    Attributes:
+        pool: Whose place it needs last, in a line of the same name.
+    """
+
+    kind: Kind
+    pool: str = SLOT
+    id: str = attrs.field(factory=lambda: uuid4().hex)
+    window: Ticket = attrs.field(factory=lambda: Ticket(WINDOW))
+    last: Ticket = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.last = Ticket(self.pool)
+
+
+@attrs.frozen(kw_only=True)
+class Wait:
+    """
+    What a request waits for.
+
+    Attributes:
+        seconds: Nothing changes earlier; zero if that is not known.
+        ahead: How many are ahead of it in the line.
+        counts: Whether it waits in the line of those that count in the windows.
+    """
+
+    stage: Stage
+    seconds: float
+    ahead: int
+    counts: bool
+
+
+@attrs.define(eq=False)
+class Holding:
+    """
+    The places of a request that may start.
+
+    Attributes:
+        windows: The pools of the windows in which it counts.
+        good_until: When it must have ended, unless it is renewed.
+    """
+
+    claim: Claim
+    windows: Sequence[str]
+    good_until: float
+
+
+@attrs.frozen(kw_only=True)
+class Outlook:
+    """What is to be expected, as the last transaction saw it."""
+
+    pace: Pace
+    last_start: float
+    ahead: int
+    taken: Mapping[Rate, Sequence[Row]]
+    withheld: int
+
+
+@attrs.frozen(kw_only=True)
+class Slowdown:
+    """What the refusal of a request changed."""
+
+    refusal: Refusal
+    before: Pace
+    after: Pace
+
+
+class Admissions:
+    """The rules that limits and a lease make."""
+
+    def __init__(self, limits: Limits, *, lease: float) -> None:
+        self._limits = limits
+        self._lease = lease
+        self._kept = good_for(lease, limits.release_delay)
+        self._windows = {
+            f"w{rate.per:g}": rate for rate in binding_rates(limits.exports)
+        }
+
+    @property
+    def recovery(self) -> float:
+        """Seconds after which all places that a lost file held are free."""
+        reuse = [reuse_after(rate, self._limits) for rate in self._windows.values()]
+        return self._kept + max(reuse, default=0.0)
+
+    def outlook(self, ledger: Ledger) -> Outlook:
+        """Return what is to be expected."""
+        slots = ledger.taken(SLOT)
+
+        return Outlook(
+            pace=ledger.pace(),
+            last_start=ledger.last_start(),
+            ahead=ledger.ahead(Ticket(WINDOW)),
+            taken={rate: ledger.taken(pool) for pool, rate in self._windows.items()},
+            withheld=sum(row.state == "withheld" for row in slots),
+        )
+
+    def expected_starts(
+        self, seen: Outlook, kind: Kind, *, now: float, count: int
+    ) -> list[float]:
+        """Return the earliest moments at which *count* more requests may start."""
+        earliest = max(now, seen.pace.paused_until)
+        if kind not in seen.pace.counted:
+            return [earliest] * count
+
+        spacing = seen.pace.spacing(self._limits.exports)
+        starts = earliest_starts(
+            seen.ahead + count,
+            self._limits,
+            now=max(earliest, seen.last_start + spacing),
+            taken_until={
+                rate: [self._free_at(row, rate, now) for row in rows]
+                for rate, rows in seen.taken.items()
+            },
+            spacing=spacing,
+        )
+        return starts[seen.ahead :]
+
+    def admit(
+        self, ledger: Ledger, claim: Claim, *, heads: Collection[str] = ()
+    ) -> Holding | Wait:
+        """
+        Let a request start, or have it wait in line.
+
+        Args:
+            heads: The lines at whose head it is within this process. Without one, it
+                is behind all who wait, ours as well.
+        """
+        pace = ledger.pace()
+        counts = claim.pool == SLOT and claim.kind in pace.counted
+        wait = self._wait(ledger, claim, pace, counts=counts, heads=heads)
+
+        if wait is None:
+            return self._take(ledger, claim, counts=counts)
+
+        if counts:
+            ledger.draw(claim.window)
+        else:
+            ledger.drop(claim.window)
+        if wait.stage == "slot":
+            ledger.draw(claim.last)
+        elif counts:
+            ledger.drop(claim.last)
+
+        return wait
+
+    def renew(self, ledger: Ledger, holding: Holding) -> bool:
+        """Keep the places of a long request; return whether it had them still."""
+        had = ledger.renew(holding.claim.pool, holding.claim.id, seconds=self._kept)
+
+        for pool in holding.windows:
+            seconds = self._kept + self._reuse_after(pool)
+            had = ledger.renew(pool, holding.claim.id, seconds=seconds) and had
+
+        if had:
+            holding.good_until = ledger.now + self._lease
+        return had
+
+    def settle(
+        self,
+        ledger: Ledger,
+        holding: Holding,
+        refusals: Sequence[Refusal],
+        *,
+        sent_at: float,
+        clean: bool,
+    ) -> list[Slowdown]:
+        """Note that a request has ended, and what its answer said about the pace."""
+        kind, place = holding.claim.kind, holding.claim.id
+        before = pace = ledger.pace()
+        slowdowns: list[Slowdown] = []
+
+        for refusal in refusals:
+            after = pace.refused(refusal)
+            slowdowns.append(Slowdown(refusal=refusal, before=pace, after=after))
+            pace = after
+        if clean and not refusals:
+            pace = pace.answered(kind, sent_at=sent_at)
+        if pace != before:
+            ledger.keep_pace(pace)
+
+        delay = 0.0 if clean else self._limits.release_delay
+        for pool in holding.windows:
+            seconds = delay + self._reuse_after(pool)
+            ledger.keep(pool, place, state="ended", seconds=seconds)
+
+        if any(map(_is_crowded, slowdowns)) and self._may_withhold(ledger):
+            ledger.keep(SLOT, place, state="withheld", seconds=WITHHELD_FOR)
+        elif delay:
+            ledger.keep(SLOT, place, state="ended", seconds=delay)
+        else:
+            ledger.free([SLOT], place)
+
+        return slowdowns
+
+    def give_back(self, ledger: Ledger, claim: Claim) -> None:
+        """Undo all of a claim: it waits no more, and has not used its places."""
+        ledger.drop(claim.window)
+        ledger.drop(claim.last)
+        ledger.free([*self._windows, claim.pool], claim.id)
+
+    def _wait(
+        self,
+        ledger: Ledger,
+        claim: Claim,
+        pace: Pace,
+        *,
+        counts: bool,
+        heads: Collection[str],
+    ) -> Wait | None:
+        paused = pace.paused_until - ledger.now
+        if claim.pool == SLOT and paused > 0:
+            return Wait(stage="pause", seconds=paused, ahead=0, counts=counts)
+
+        if counts:
+            ahead = ledger.ahead(claim.window, others_only=WINDOW in heads)
+            seconds = self._until_free(ledger, pace)
+            if ahead or seconds > 0:
+                return Wait(stage="window", seconds=seconds, ahead=ahead, counts=True)
+
+        ahead = ledger.ahead(claim.last, others_only=claim.pool in heads)
+        places = self._limits.in_flight if claim.pool == SLOT else 1
+        if ahead or len(ledger.taken(claim.pool)) >= places:
+            return Wait(stage="slot", seconds=0.0, ahead=ahead, counts=counts)
+
+        return None
+
+    def _until_free(self, ledger: Ledger, pace: Pace) -> float:
+        """Return the seconds until every window has a place, and until the next turn."""
+        spacing = pace.spacing(self._limits.exports)
+        moments = [ledger.last_start() + spacing if spacing else -math.inf]
+
+        for pool, rate in self._windows.items():
+            taken = ledger.taken(pool)
+            if len(taken) >= rate.count:
+                free = sorted(self._free_at(row, rate, ledger.now) for row in taken)
+                moments.append(free[len(taken) - rate.count])
+
+        return max(0.0, max(moments) - ledger.now)
+
+    def _take(self, ledger: Ledger, claim: Claim, *, counts: bool) -> Holding:
+        windows = list(self._windows) if counts else []
+
+        for pool in windows:
+            seconds = self._kept + self._reuse_after(pool)
+            ledger.take(pool, claim.id, seconds=seconds)
+        ledger.take(claim.pool, claim.id, seconds=self._kept)
+
+        if counts:
+            ledger.note_start()
+        ledger.drop(claim.window)
+        ledger.drop(claim.last)
+
+        return Holding(claim, windows, ledger.now + self._lease)
+
+    def _may_withhold(self, ledger: Ledger) -> bool:
+        rows = ledger.taken(SLOT)
+        return sum(row.state == "withheld" for row in rows) + 1 < self._limits.in_flight
+
+    def _reuse_after(self, pool: str) -> float:
+        return reuse_after(self._windows[pool], self._limits)
+
+    def _free_at(self, row: Row, rate: Rate, now: float) -> float:
+        # While its request runs, a place is taken for longer than it may turn out.
+        if row.state == "running":
+            return min(row.until, now + reuse_after(rate, self._limits))
+
+        return row.until
+
+
+def _is_crowded(slowdown: Slowdown) -> bool:
+    """Whether others evidently use the app."""
+    refusal = slowdown.refusal
+    return refusal.crowded and refusal.sent_at >= slowdown.before.paused_at

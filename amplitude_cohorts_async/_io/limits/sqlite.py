@@ -1,0 +1,459 @@
+"""
+The limiter that the processes of one machine share through a SQLite file.
+
+A request that cannot start has a ticket in the file and asks again and again, one
+request for each line and process: the others wait within it. Times are those since
+the machine was started, so that a change of the date does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+from uuid import uuid4
+
+import anyio
+import attrs
+
+from ...errors import ConfigurationError, LimiterUnavailableError
+from ...limits import DOCUMENTED, Kind, Limits
+from ..cancellation import background, finish_despite_cancel
+from ..context import Clock
+from ..fifo_lock import KeyedLock
+from ..sqlite import Database, DatabaseError, UnusableDatabaseError
+from .admission import SLOT, WINDOW, Admissions, Claim, Holding, Outlook, Slowdown, Wait
+from .base import Permit, SharedCounter, Statistics
+from .boot import BootClock, boot_id
+from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
+from .local import Admission, RateLimiter
+from .shared import between, checked_lease, checked_name, hashed
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds between two questions of one who waits: at most, and with nobody ahead.
+_LONGEST_NAP = 1.0
+_NAP = (0.01, 0.03)
+# Seconds after which all of our tickets are shown again.
+_SHOWN_EVERY = 0.5
+
+
+@attrs.define(eq=False)
+class _Process:
+    """What belongs to this process alone, and to none that is forked from it."""
+
+    pid: int = attrs.field(factory=os.getpid)
+    owner: str = attrs.field(factory=lambda: uuid4().hex)
+    lines: KeyedLock = attrs.field(factory=KeyedLock)
+    waiting: dict[str, Claim] = attrs.field(factory=dict[str, Claim])
+    shown_at: float = 0.0
+
+
+class SqliteLimiter(RateLimiter):
+    """
+    Keeps the limits of one app together with the other processes of this machine.
+
+    It promises what `LocalLimiter` does, over all processes that name the same file:
+    no window holds too many, no more requests are in flight, a 429 for one pauses all,
+    and requests start in the order they came. A process that is killed gives its
+    places back when its lease is over.
+
+    Who waits asks the file every 10 to 30 ms if a place in flight may become free, and
+    else once a second; docs/limits.md says what that costs.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        app: str | None = None,
+        limits: Limits = DOCUMENTED,
+        lease: float = 30.0,
+        clock: Clock | None = None,
+    ) -> None:
+        """
+        Build the limiter; the file is opened, or made, by the first request.
+
+        Args:
+            path: A file on a local disk, whose folder exists; for any number of apps.
+            app: A name for the app in the file; None uses the client's, a hash of
+                origin and API key.
+            limits: The limits; the same for all processes.
+            lease: Seconds after which the place of a process that died is free
+                again. While a request runs, its lease is renewed.
+            clock: None uses the time since the machine was started. With another
+                clock there is no pace of polls and writes.
+
+        Raises:
+            ConfigurationError: The lease or the name cannot be used.
+        """
+        super().__init__(limits, paced=clock is None)
+        self._app = None if app is None else checked_name(app)
+        self._bound: str | None = None
+        self._lease = checked_lease(lease)
+        self._clock = clock or BootClock()
+        self._admissions = Admissions(limits, lease=lease)
+        self._database = Database(
+            path,
+            schema=SCHEMA,
+            version=VERSION,
+            application_id=APPLICATION_ID,
+            synchronous="NORMAL",
+            busy_seconds=2.0,
+        )
+        self._counter = _Counter(self)
+        self._process = _Process()
+        self._epoch: str | None = None
+        self._outlook: Outlook | None = None
+
+    def bind(self, app: str) -> None:
+        """
+        Bind this limiter to the app of a client: a hash of origin and API key.
+
+        Raises:
+            ConfigurationError: The limiter serves another app already.
+        """
+        if self._bound not in {None, app}:
+            raise ConfigurationError(
+                "this limiter keeps the limits of another app; make one for each, on "
+                "the same file if you like"
+            )
+
+        self._bound = app
+        self._app = self._app or checked_name(app)
+
+    @property
+    def counter(self) -> SharedCounter:
+        """Counts the exports of a month for all processes."""
+        return self._counter
+
+    def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
+        """
+        Wait until one more request of this kind may be sent.
+
+        Raises:
+            QuotaWaitError: The wait would be longer than `Limits.max_wait`.
+            ConfigurationError: The file cannot be made, or is another program's.
+            LimiterUnavailableError: The file cannot be used now, or the place was lost
+                while the request was running.
+        """
+        return self._slot(kind)
+
+    def cohort_lock(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
+        """
+        Wait until no other task of this machine writes to this cohort.
+
+        Raises:
+            LimiterUnavailableError: The file cannot be used, or the lock was lost.
+        """
+        return self._cohort_lock(Claim("write", hashed("cohort", cohort_id)))
+
+    def expected_starts(
+        self, count: int, *, limits: Limits = DOCUMENTED
+    ) -> Sequence[float]:
+        """
+        Return in how many seconds each of the next *count* exports may start.
+
+        As the last request of this process saw it; before the first, as if nobody
+        used the app.
+        """
+        if self._outlook is None:
+            return super().expected_starts(count, limits=limits)
+
+        now = self._clock.now()
+        starts = self._admissions.expected_starts(
+            self._outlook, "export", now=now, count=count
+        )
+        return [start - now for start in starts]
+
+    def statistics(self) -> Statistics:
+        """
+        Return counters of this process's requests, and what the file last said.
+
+        They are those of `LocalLimiter`.
+        """
+        seen = self._outlook
+
+        return {
+            **super().statistics(),
+            "withheld": seen.withheld if seen else 0,
+            "spacing": seen.pace.spacing(self._limits.exports) if seen else 0.0,
+        }
+
+    async def aclose(self) -> None:
+        """Close the file, which the next request opens again; may be called twice."""
+        await self._database.aclose()
+
+    async def transact(self, act: Callable[[Ledger], T]) -> T:
+        """
+        Return what *act* returns, called with the ledger in one transaction.
+
+        Raises:
+            ConfigurationError: The file cannot be made, or the app is not known.
+            LimiterUnavailableError: The file cannot be used now.
+        """
+        app, owner = self._known_app(), self._mine().owner
+
+        def work(connection: sqlite3.Connection) -> tuple[str, T]:
+            ledger = Ledger(connection, app, owner, self._clock.now())
+            epoch = ledger.open(boot_id())
+            if self._epoch not in {None, epoch}:
+                self._wait_out(ledger)
+            return epoch, act(ledger)
+
+        try:
+            self._epoch, result = await self._database.run(work)
+        except UnusableDatabaseError as error:
+            raise ConfigurationError(f"the limiter's file {error}") from error
+        except DatabaseError as error:
+            raise LimiterUnavailableError(
+                f"the limiter's file {error}; nothing was sent, trying again is safe"
+            ) from error
+
+        return result
+
+    @asynccontextmanager
+    async def _slot(self, kind: Kind) -> AsyncGenerator[Permit]:
+        claim = Claim(kind)
+        came_at = self._clock.now()
+        self._count(waiting=+1)
+
+        try:
+            holding = await self._waiting(claim, self._begin(claim))
+        except BaseException:
+            self._count(waiting=-1)
+            raise
+
+        permit = Admission(kind, holding.windows, SLOT, self._clock.now)
+        self._count_start(kind, waited=permit.sent_at - came_at)
+        clean = False
+
+        try:
+            async with self._kept(holding):
+                yield permit
+            clean = True
+        finally:
+            self._count(in_flight=-1)
+            await finish_despite_cancel(self._settle(holding, permit, clean=clean))
+
+    @asynccontextmanager
+    async def _cohort_lock(self, claim: Claim) -> AsyncGenerator[None]:
+        holding = await self._waiting(claim, self._begin(claim))
+
+        try:
+            async with self._kept(holding):
+                yield
+        finally:
+            await finish_despite_cancel(self._give_back(claim))
+
+    async def _waiting(self, claim: Claim, begin: Awaitable[Holding]) -> Holding:
+        """Show the tickets of a claim while it waits; if it gives up, undo all of it."""
+        mine = self._mine()
+        mine.waiting[claim.id] = claim
+
+        try:
+            return await begin
+        except BaseException:
+            del mine.waiting[claim.id]
+            await finish_despite_cancel(self._give_back(claim))
+            raise
+        finally:
+            mine.waiting.pop(claim.id, None)
+
+    async def _begin(self, claim: Claim) -> Holding:
+        pacer = self._pacers.get(claim.kind) if claim.pool == SLOT else None
+        if pacer is not None:
+            await pacer.wait()
+
+        outcome = await self._ask(claim, is_first=True)
+
+        # Requests that got here during a pause would start together after it.
+        while pacer and isinstance(outcome, Wait) and outcome.stage == "pause":
+            await self._pause(outcome.seconds)
+            await pacer.wait()
+            outcome = await self._ask(claim)
+
+        while isinstance(outcome, Wait):
+            outcome = await (
+                self._in_windows_line(claim)
+                if outcome.counts
+                else self._in_last_line(claim)
+            )
+
+        return outcome
+
+    async def _in_windows_line(self, claim: Claim) -> Holding | Wait:
+        lines = self._mine().lines
+
+        async with lines.hold(WINDOW):
+            while True:
+                outcome = await self._poll(claim, {WINDOW}, during={"pause", "window"})
+                if not isinstance(outcome, Wait) or not outcome.counts:
+                    return outcome
+
+                # The windows have a place for it, which nobody else takes meanwhile.
+                async with lines.hold(SLOT):
+                    outcome = await self._poll(claim, {WINDOW, SLOT}, during={"slot"})
+                if not isinstance(outcome, Wait):
+                    return outcome
+
+    async def _in_last_line(self, claim: Claim) -> Holding | Wait:
+        async with self._mine().lines.hold(claim.pool):
+            return await self._poll(claim, {claim.pool}, during={"pause", "slot"})
+
+    async def _poll(
+        self, claim: Claim, heads: Collection[str], *, during: Collection[str]
+    ) -> Holding | Wait:
+        """Ask again and again, as long as the answer is one of these stages."""
+        while True:
+            outcome = await self._ask(claim, heads)
+            if not isinstance(outcome, Wait) or outcome.stage not in during:
+                return outcome
+
+            # Never in step with other processes.
+            nap = max(outcome.seconds, (1 + outcome.ahead) * between(*_NAP))
+            await self._clock.sleep(min(nap, _LONGEST_NAP))
+
+    async def _pause(self, seconds: float) -> None:
+        while seconds > 0:
+            await self._clock.sleep(min(seconds + 0.001, _LONGEST_NAP))
+            seconds = await self.transact(
+                lambda ledger: ledger.pace().paused_until - ledger.now
+            )
+
+    async def _ask(
+        self, claim: Claim, heads: Collection[str] = (), *, is_first: bool = False
+    ) -> Holding | Wait:
+        mine = self._mine()
+
+        def act(ledger: Ledger) -> Holding | Wait:
+            if is_first and self._limits.max_wait is not None:
+                self._refuse_long_wait(ledger, claim.kind)
+            outcome = self._admissions.admit(ledger, claim, heads=heads)
+            if not 0 <= ledger.now - mine.shown_at < _SHOWN_EVERY:
+                waiting = list(mine.waiting.values())
+                ledger.show([t for each in waiting for t in (each.window, each.last)])
+                mine.shown_at = ledger.now
+            self._outlook = self._admissions.outlook(ledger)
+            return outcome
+
+        return await self.transact(act)
+
+    def _refuse_long_wait(self, ledger: Ledger, kind: Kind) -> None:
+        seen = self._admissions.outlook(ledger)
+        now = ledger.now
+        (start,) = self._admissions.expected_starts(seen, kind, now=now, count=1)
+        self._refuse_if_longer(start - now, kind)
+
+    @asynccontextmanager
+    async def _kept(self, holding: Holding) -> AsyncGenerator[None]:
+        """Renew the lease of a long request; cancel the request if it is lost."""
+        with anyio.CancelScope() as scope:
+            self._extend(scope, holding)
+            async with background(self._renew(holding, scope)):
+                yield
+
+        if scope.cancelled_caught:
+            error = LimiterUnavailableError(
+                f"the lease of this request's place in {self._database.path} could not "
+                "be renewed, and another process may have the place; the request was "
+                "cancelled, but may have taken effect"
+            )
+            error.may_have_happened = True
+            raise error
+
+    async def _renew(self, holding: Holding, scope: anyio.CancelScope) -> None:
+        renewed_at = self._clock.now()
+
+        while True:
+            # Often: the loop's clock may stand still while the machine sleeps.
+            await self._clock.sleep(min(self._lease / 3, _LONGEST_NAP))
+            now = self._clock.now()
+            if now >= holding.good_until:
+                scope.cancel()
+            if now < renewed_at + self._lease / 3:
+                continue
+
+            with suppress(LimiterUnavailableError, ConfigurationError):
+                if not await self.transact(partial(self._renewed, holding)):
+                    scope.cancel()
+                renewed_at = now
+                self._extend(scope, holding)
+
+    def _renewed(self, holding: Holding, ledger: Ledger) -> bool:
+        return self._admissions.renew(ledger, holding)
+
+    def _extend(self, scope: anyio.CancelScope, holding: Holding) -> None:
+        # Also when the file does not answer, and its thread is stuck.
+        left = holding.good_until - self._clock.now()
+        scope.deadline = asyncio.get_running_loop().time() + left
+
+    async def _settle(
+        self, holding: Holding, permit: Admission[str], *, clean: bool
+    ) -> None:
+        def act(ledger: Ledger) -> Sequence[Slowdown]:
+            slowdowns = self._admissions.settle(
+                ledger,
+                holding,
+                permit.refusals,
+                sent_at=permit.sent_at,
+                clean=clean,
+            )
+            self._outlook = self._admissions.outlook(ledger)
+            return slowdowns
+
+        # Without a note of its end, a place stays taken until its lease is over.
+        with suppress(LimiterUnavailableError, ConfigurationError):
+            for slowdown in await self.transact(act):
+                self._log_slowdown(slowdown.refusal, slowdown.before, slowdown.after)
+
+    async def _give_back(self, claim: Claim) -> None:
+        with suppress(LimiterUnavailableError, ConfigurationError):
+            await self.transact(
+                lambda ledger: self._admissions.give_back(ledger, claim)
+            )
+
+    def _wait_out(self, ledger: Ledger) -> None:
+        """Let nothing start in a new file before all is over that the old one held."""
+        _log.warning("the limiter's file was replaced; waiting")
+        pace = ledger.pace()
+        until = max(pace.paused_until, ledger.now + self._admissions.recovery)
+        ledger.keep_pace(attrs.evolve(pace, paused_until=until))
+
+    def _known_app(self) -> str:
+        if self._app is None:
+            raise ConfigurationError(
+                "this limiter does not know its app; pass it to a client as "
+                "limiter=..., or name the app with SqliteLimiter(..., app=...)"
+            )
+
+        return self._app
+
+    def _mine(self) -> _Process:
+        # The tasks of the process that we were forked from are none of ours.
+        if self._process.pid != os.getpid():
+            self._process = _Process()
+
+        return self._process
+
+
+class _Counter:
+    """The counters of an app in its limiter's file."""
+
+    def __init__(self, limiter: SqliteLimiter) -> None:
+        self._limiter = limiter
+
+    async def add(self, name: str, by: int, *, until: datetime) -> int:
+        """Add to a counter, drop those that end earlier, return its value."""
+        end = until.astimezone(UTC).isoformat()
+        return await self._limiter.transact(
+            lambda ledger: ledger.count(name, by, until=end)
+        )
