@@ -1,8 +1,9 @@
 """
 The vendor's service for tests: an emulator, a clock that does not wait, and
-faults to queue.
+faults to queue; and what every limiter promises, as tests for one of your own.
 
-It shares no code with the client: it is a second reading of the vendor's page. https://amplitude.com/docs/apis/analytics/behavioral-cohorts
+The emulator shares no code with the client: it is a second reading of the vendor's page.
+https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         works,
         wrong_etag,
     )
+    from .limiters import LimiterConformance
     from .options import Assumptions
     from .quotas import Quotas, RequestRecord, Violation
 
@@ -50,6 +52,7 @@ __all__ = (
     "CohortsEmulator",
     "FakeClock",
     "Fault",
+    "LimiterConformance",
     "Quotas",
     "RequestRecord",
     "SystemClock",
@@ -86,6 +89,7 @@ _HOMES = {
     "Assumptions": "options",
     "CohortsEmulator": "emulator",
     "FakeClock": "clock",
+    "LimiterConformance": "limiters",
     "Quotas": "quotas",
     "RequestRecord": "quotas",
     "SystemClock": "clock",

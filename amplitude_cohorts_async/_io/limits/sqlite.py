@@ -109,7 +109,7 @@ class SqliteLimiter(RateLimiter):
             synchronous="NORMAL",
             busy_seconds=2.0,
         )
-        self._counter = _Counter(self)
+        self._counter = _Counter(self._add)
         self._process = _Process()
         self._epoch: str | None = None
         self._outlook: Outlook | None = None
@@ -192,7 +192,7 @@ class SqliteLimiter(RateLimiter):
         """Close the file, which the next request opens again; may be called twice."""
         await self._database.aclose()
 
-    async def transact(self, act: Callable[[Ledger], T]) -> T:
+    async def _transact(self, act: Callable[[Ledger], T]) -> T:
         """
         Return what *act* returns, called with the ledger in one transaction.
 
@@ -325,7 +325,7 @@ class SqliteLimiter(RateLimiter):
     async def _pause(self, seconds: float) -> None:
         while seconds > 0:
             await self._clock.sleep(min(seconds + 0.001, _LONGEST_NAP))
-            seconds = await self.transact(
+            seconds = await self._transact(
                 lambda ledger: ledger.pace().paused_until - ledger.now
             )
 
@@ -345,7 +345,7 @@ class SqliteLimiter(RateLimiter):
             self._outlook = self._admissions.outlook(ledger)
             return outcome
 
-        return await self.transact(act)
+        return await self._transact(act)
 
     def _refuse_long_wait(self, ledger: Ledger, kind: Kind) -> None:
         seen = self._admissions.outlook(ledger)
@@ -383,7 +383,7 @@ class SqliteLimiter(RateLimiter):
                 continue
 
             with suppress(LimiterUnavailableError, ConfigurationError):
-                if not await self.transact(partial(self._renewed, holding)):
+                if not await self._transact(partial(self._renewed, holding)):
                     scope.cancel()
                 renewed_at = now
                 self._extend(scope, holding)
@@ -412,14 +412,17 @@ class SqliteLimiter(RateLimiter):
 
         # Without a note of its end, a place stays taken until its lease is over.
         with suppress(LimiterUnavailableError, ConfigurationError):
-            for slowdown in await self.transact(act):
+            for slowdown in await self._transact(act):
                 self._log_slowdown(slowdown.refusal, slowdown.before, slowdown.after)
 
     async def _give_back(self, claim: Claim) -> None:
         with suppress(LimiterUnavailableError, ConfigurationError):
-            await self.transact(
+            await self._transact(
                 lambda ledger: self._admissions.give_back(ledger, claim)
             )
+
+    async def _add(self, name: str, by: int, until: str) -> int:
+        return await self._transact(lambda ledger: ledger.count(name, by, until=until))
 
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""
@@ -448,12 +451,9 @@ class SqliteLimiter(RateLimiter):
 class _Counter:
     """The counters of an app in its limiter's file."""
 
-    def __init__(self, limiter: SqliteLimiter) -> None:
-        self._limiter = limiter
+    def __init__(self, add: Callable[[str, int, str], Awaitable[int]]) -> None:
+        self._add = add
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
         """Add to a counter, drop those that end earlier, return its value."""
-        end = until.astimezone(UTC).isoformat()
-        return await self._limiter.transact(
-            lambda ledger: ledger.count(name, by, until=end)
-        )
+        return await self._add(name, by, until.astimezone(UTC).isoformat())
