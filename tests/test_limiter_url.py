@@ -1,0 +1,142 @@
+"""One variable chooses the limiter that processes share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.errors import ConfigurationError
+from amplitude_cohorts_async.limiters import SqliteLimiter
+from amplitude_cohorts_async.limits import LEAVE_ROOM
+from amplitude_cohorts_async.testing import CohortsEmulator
+
+
+@pytest.fixture
+def environ(
+    emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> pytest.MonkeyPatch:
+    """The environment, which leads to the emulator."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+
+    return monkeypatch
+
+
+async def test_an_absolute_path_has_four_slashes(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As SQLAlchemy writes it; the first request makes the file."""
+    environ.setenv("AMPLITUDE_LIMITER_URL", f"sqlite:///{tmp_path}/my limits.db")
+
+    async with CohortsClient.from_env() as client:
+        await client.list_cohorts()
+        assert isinstance(client._config.limiter, SqliteLimiter)
+
+    # The last one that closes the file removes the files beside it.
+    assert ["my limits.db"] == [path.name for path in tmp_path.iterdir()]
+
+
+async def test_a_relative_path_has_three_slashes(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is in the working directory."""
+    environ.chdir(tmp_path)
+    environ.setenv("AMPLITUDE_LIMITER_URL", "sqlite:///limits.db")
+
+    async with CohortsClient.from_env() as client:
+        await client.list_cohorts()
+
+    assert (tmp_path / "limits.db").is_file()
+
+
+async def test_the_limits_of_a_client_are_those_of_its_variable(
+    environ: pytest.MonkeyPatch,
+) -> None:
+    """They go to the limiter, which states them for both."""
+    environ.setenv("AMPLITUDE_LIMITER_URL", "sqlite:///limits.db")
+
+    client = CohortsClient.from_env(limits=LEAVE_ROOM)
+
+    assert client._config.limiter is not None
+    assert LEAVE_ROOM == client._config.limits == client._config.limiter.limits
+
+
+async def test_a_file_that_cannot_be_made_is_told_before_anything_is_sent(
+    environ: pytest.MonkeyPatch, emulator: CohortsEmulator
+) -> None:
+    """With its path."""
+    environ.setenv("AMPLITUDE_LIMITER_URL", "sqlite:////dev/null/limits.db")
+
+    async with CohortsClient.from_env() as client:
+        with pytest.raises(ConfigurationError, match=r"/dev/null/limits\.db"):
+            await client.list_cohorts()
+
+    assert [] == emulator.log
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://localhost:6379",
+        "memcached://me:hunter2@localhost",
+        "hunter2",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://limits.db",
+        "sqlite:///limits.db?mode=ro",
+        "sqlite:///a\nb",
+        "sqlite:limits.db",
+    ],
+)
+async def test_what_is_no_url_of_a_limiter_is_refused_at_once(
+    environ: pytest.MonkeyPatch, url: str
+) -> None:
+    """By an error of ours, which shows no password."""
+    environ.setenv("AMPLITUDE_LIMITER_URL", url)
+
+    with pytest.raises(ConfigurationError, match="sqlite:///") as caught:
+        CohortsClient.from_env()
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        "http://me:hunter2@localhost:6379",
+        "redis://me:hunter2@localhost:port/0",
+        "redis://localhost:hunter2/0",
+        "redis://localhost:99999",
+        "redis://localhost/0?hunter2=1",
+        "redis://localhost/0?socket_timeout=hunter2",
+        "redis://[::1",
+        "",
+    ],
+)
+async def test_what_is_no_url_of_a_store_is_refused_at_once(url: str) -> None:
+    """By an error of ours, which shows no password and has none for its cause."""
+    contrib = pytest.importorskip("amplitude_cohorts_async.contrib.redis")
+
+    with pytest.raises(ConfigurationError, match="no URL of a store") as caught:
+        contrib.RedisLimiter.from_url(url)
+
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://localhost", "rediss://me:pw@host:1/2", "unix:///tmp/redis.sock?db=1"],
+)
+async def test_a_url_of_a_store_is_taken(environ: pytest.MonkeyPatch, url: str) -> None:
+    """Nothing is sent yet."""
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    environ.setenv("AMPLITUDE_LIMITER_URL", url)
+
+    client = CohortsClient.from_env()
+
+    assert "RedisLimiter" == type(client._config.limiter).__name__
