@@ -13,14 +13,13 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import LimiterUnavailableError
+from amplitude_cohorts_async.limiters import Limiter, SqliteLimiter
 from amplitude_cohorts_async.limits import Limits, Rate
 
 from .counting import most_in_any
@@ -31,6 +30,7 @@ LIMITS = Limits(
     exports=Rate(4, per=1.0), clock_margin=0.02, release_delay=0.2, polls=None
 )
 LEASE = 2.0
+_NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
 TESTS = Path(__file__).parents[1]
 
 
@@ -123,7 +123,7 @@ class Report:
 
         held: Seconds an export held its place, on average.
 
-        late: Seconds the machine added to a sleep and an answer of the store.
+        late: Seconds the machine added to a sleep and an answer of what they share.
     """
 
     calls: int
@@ -134,7 +134,7 @@ class Report:
 
 @attrs.define(eq=False)
 class _Callers:
-    limiter: RedisLimiter
+    limiter: Limiter
     calls: int = 0
     given_up: int = 0
     held: list[float] = attrs.field(factory=list)
@@ -148,6 +148,8 @@ class Worker:
     What one process of the fleet does.
 
     Attributes:
+        url: What it shares with the others: a file as sqlite:///path, or a store.
+
         least: Seconds the fastest request takes.
 
         most: Seconds the slowest one takes.
@@ -180,9 +182,7 @@ class Worker:
 
     async def work(self) -> Report:
         """Send requests until the time is over; return what came of them."""
-        limiter = RedisLimiter.from_url(
-            self.url, app="fleet", limits=LIMITS, lease=LEASE
-        )
+        limiter = shared_limiter(self.url, app="fleet")
         callers = _Callers(limiter)
         # A new store is waited out first.
         async with limiter.slot("other"):
@@ -203,7 +203,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         while not timing.done():
-            # Before Python 3.12 redis-py may swallow a cancellation in `ping()`.
+            # Before Python 3.12 redis-py may swallow a cancellation.
             timing.cancel()
             await asyncio.wait([timing], timeout=0.1)
         await limiter.aclose()
@@ -225,13 +225,12 @@ class Worker:
             await asyncio.sleep(0.01 if kind == "export" else 0.05)
 
     async def _time_machine(self, callers: _Callers) -> None:
-        async with Redis.from_url(self.url) as redis:
-            while True:
-                begin = time.perf_counter()
-                await asyncio.sleep(0.05)
-                with suppress(RedisError):
-                    await redis.ping()
-                callers.late.append(time.perf_counter() - begin - 0.05)
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(0.05)
+            with suppress(LimiterUnavailableError):
+                await callers.limiter.counter.add("late", 1, until=_NEXT_MONTH)
+            callers.late.append(time.perf_counter() - begin - 0.05)
 
     async def _request(self, callers: _Callers, kind: str) -> None:
         seconds = random.uniform(self.least, self.most)
@@ -247,6 +246,17 @@ class Worker:
             finally:
                 writer.close()
                 callers.sending.discard(asyncio.current_task())
+
+
+def shared_limiter(url: str, *, app: str) -> Limiter:
+    """Make a limiter that others share, on a file or a store."""
+    if url.startswith("sqlite:///"):
+        path = url.removeprefix("sqlite:///")
+        return SqliteLimiter(path, app=app, limits=LIMITS, lease=LEASE)
+
+    from amplitude_cohorts_async.contrib.redis import RedisLimiter  # noqa: PLC0415
+
+    return RedisLimiter.from_url(url, app=app, limits=LIMITS, lease=LEASE)
 
 
 def _mean(seconds: list[float]) -> float:

@@ -29,6 +29,8 @@ from .shared import good_for
 WINDOW = "window"
 SLOT = "slot"
 
+_SOON = 0.01
+
 Stage = Literal["pause", "window", "slot"]
 
 
@@ -251,27 +253,34 @@ class Admissions:
 
         if counts:
             ahead = ledger.ahead(claim.window, others_only=WINDOW in heads)
-            seconds = self._until_free(ledger, pace)
-            if ahead or seconds > 0:
+            seconds = self._until_free(ledger, pace, ahead)
+            if seconds > 0 or (ahead and pace.step):
                 return Wait(stage="window", seconds=seconds, ahead=ahead, counts=True)
 
         ahead = ledger.ahead(claim.last, others_only=claim.pool in heads)
         places = self._limits.in_flight if claim.pool == SLOT else 1
-        if ahead or len(ledger.taken(claim.pool)) >= places:
+        if ahead + len(ledger.taken(claim.pool)) >= places:
             return Wait(stage="slot", seconds=0.0, ahead=ahead, counts=counts)
 
         return None
 
-    def _until_free(self, ledger: Ledger, pace: Pace) -> float:
-        """Return the seconds until every window has a place, and until the next turn."""
+    def _until_free(self, ledger: Ledger, pace: Pace, ahead: int) -> float:
+        """
+        Return the seconds until its turn, and until every window has a place for it.
+
+        Those ahead keep a place each, so that nobody waits for them to notice it.
+        """
         spacing = pace.spacing(self._limits.exports)
         moments = [ledger.last_start() + spacing if spacing else -math.inf]
 
         for pool, rate in self._windows.items():
             taken = ledger.taken(pool)
-            if len(taken) >= rate.count:
+            short = len(taken) + ahead - rate.count
+            if short >= 0:
                 free = sorted(self._free_at(row, rate, ledger.now) for row in taken)
-                moments.append(free[len(taken) - rate.count])
+                # With none taken, those ahead are about to take all.
+                free = free or [ledger.now + _SOON]
+                moments.append(free[min(short, len(free) - 1)])
 
         return max(0.0, max(moments) - ledger.now)
 

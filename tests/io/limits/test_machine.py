@@ -613,6 +613,30 @@ async def test_the_order_of_lines_does_not_depend_on_who_is_frozen(path: Path):
     assert [(number,) for number in numbers] == found
 
 
+async def test_those_ahead_keep_a_place_each(path: Path):
+    """With more of them than places a newcomer waits, though all places are free."""
+    limits = attrs.evolve(QUICK, exports=Rate(2, per=0.3), in_flight=2)
+
+    async def starts(*claims: admission.Claim) -> list[bool]:
+        return [
+            not isinstance(
+                await limiter._transact(
+                    lambda book, claim=claim: limiter._admissions.admit(book, claim)
+                ),
+                admission.Wait,
+            )
+            for claim in claims
+        ]
+
+    async with aclosing(SqliteLimiter(path, app="app", limits=limits)) as limiter:
+        first, second, third, fourth = (admission.Claim("export") for _ in range(4))
+        assert [True, True, False, False] == await starts(first, second, third, fourth)
+        await limiter._database.run(lambda c: c.execute("DELETE FROM place"))
+
+        assert [False] == await starts(admission.Claim("export"))
+        assert [True, True] == await starts(third, fourth)
+
+
 async def test_a_long_wait_is_logged_by_nobody(
     limiter: SqliteLimiter, caplog: pytest.LogCaptureFixture
 ):

@@ -1,5 +1,5 @@
 """
-Four processes and a real Valkey: what the server sees.
+Four processes and what they share, a file or a real Valkey: what the server sees.
 
 The windows are scaled, a minute being a second; the longer scenes of the same
 kind are in `benchmarks/limits`.
@@ -10,26 +10,49 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
 from amplitude_cohorts_async._core.pacing import reuse_after
 from support.fleet import LIMITS, Report, Watcher, Worker
 
-if TYPE_CHECKING:
-    from support.valkey import Valkey
-
-pytestmark = pytest.mark.services
-
 SECONDS = 6.0
-NEW = b"the store is new or has lost its data; waiting\n"
+NEW = (
+    b"the store is new or has lost its data; waiting\n",
+    b"the limiter's file was replaced; waiting\n",
+)
+
+
+@attrs.frozen
+class Shared:
+    """What the processes share."""
+
+    url: str
+    lose: Callable[[], None]
+
+
+@pytest.fixture(params=["file", pytest.param("store", marks=pytest.mark.services)])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
+    """A file, then a store; each can lose all it knows."""
+    if request.param == "file":
+        return Shared(
+            f"sqlite:///{tmp_path}/limits.db",
+            lambda: [path.unlink() for path in tmp_path.iterdir()] and None,
+        )
+
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    valkey = request.getfixturevalue("valkey")
+
+    def restart() -> None:
+        valkey.kill()
+        valkey.start()
+
+    return Shared(valkey.url, restart)
 
 
 @asynccontextmanager
@@ -57,13 +80,16 @@ async def finish(processes: list[asyncio.subprocess.Process]) -> list[Report]:
     for process in processes:
         told, complaints = await process.communicate()
         if process.returncode != -9:
-            assert b"" == complaints.replace(NEW, b"")
+            for words in NEW:
+                complaints = complaints.replace(words, b"")
+            assert b"" == complaints
             reports.append(Report(**json.loads(told)))
 
     return reports
 
 
-async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
+@pytest.mark.slow
+async def test_a_fleet_keeps_the_limits_and_uses_them(shared: Shared):
     """
     Never over, at least 95 % of what is permitted, clocks 300 ms apart.
 
@@ -72,7 +98,7 @@ async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
     of a place, what the machine added to such a wait: a load on it slows down both.
     """
     async with Watcher().running() as watcher:
-        worker = Worker(url=valkey.url, port=watcher.port, seconds=SECONDS)
+        worker = Worker(url=shared.url, port=watcher.port, seconds=SECONDS)
         async with fleet(worker) as processes:
             reports = await finish(processes)
 
@@ -84,11 +110,12 @@ async def test_a_fleet_keeps_the_limits_and_uses_them(valkey: Valkey):
     assert watcher.per_second >= 0.95 * permitted
 
 
-async def test_processes_killed_in_mid_request_break_no_limit(valkey: Valkey):
+@pytest.mark.slow
+async def test_processes_killed_in_mid_request_break_no_limit(shared: Shared):
     """What the server goes on working on still has its place."""
     async with Watcher().running() as watcher:
         worker = Worker(
-            url=valkey.url, port=watcher.port, seconds=SECONDS, least=0.3, most=0.9
+            url=shared.url, port=watcher.port, seconds=SECONDS, least=0.3, most=0.9
         )
         async with fleet(worker) as processes:
             await watcher.saw(exports=4)
@@ -106,11 +133,12 @@ async def test_processes_killed_in_mid_request_break_no_limit(valkey: Valkey):
     assert len(watcher.exports) > before > 0
 
 
-async def test_hundreds_of_cancellations_break_no_limit(valkey: Valkey):
+@pytest.mark.slow
+async def test_hundreds_of_cancellations_break_no_limit(shared: Shared):
     """Callers give up anywhere: in line, while a place is taken, in mid request."""
     async with Watcher().running() as watcher:
         worker = Worker(
-            url=valkey.url,
+            url=shared.url,
             port=watcher.port,
             seconds=SECONDS,
             least=0.05,
@@ -128,17 +156,17 @@ async def test_hundreds_of_cancellations_break_no_limit(valkey: Valkey):
     assert len(watcher.exports) > 8
 
 
-async def test_a_store_that_lost_its_data_breaks_no_limit(valkey: Valkey):
+@pytest.mark.slow
+async def test_what_lost_its_data_breaks_no_limit(shared: Shared):
     """Nobody starts before all that was lost would have been over."""
     async with Watcher().running() as watcher:
         worker = Worker(
-            url=valkey.url, port=watcher.port, seconds=SECONDS + 5, least=0.2, most=0.7
+            url=shared.url, port=watcher.port, seconds=SECONDS + 5, least=0.2, most=0.7
         )
         async with fleet(worker) as processes:
             await watcher.saw(exports=8)
             before = len(watcher.exports)
-            valkey.kill()
-            valkey.start()
+            shared.lose()
             await finish(processes)
 
     assert watcher.most_in_a_window <= 4
