@@ -353,15 +353,19 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _remote_file_system(path: Path) -> str | None:
-    """Return the type of the file system of a file, if it is one of the network."""
+    """Return the type of a file's file system, if it is one of the network and known."""
+    try:
+        mounts = _MOUNTS.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
 
-    with suppress(OSError):
-        for line in _MOUNTS.read_text(errors="replace").splitlines():
-            mount, _, kind = line.partition(" - ")
-            if mount.split()[2] == number and kind.split()[0] in _REMOTE:
-                return kind.split()[0]
+    for line in mounts:
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == number and kind.split()[0] in _REMOTE:
+            return kind.split()[0]
 
     return None
 

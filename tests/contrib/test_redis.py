@@ -1,4 +1,8 @@
-"""The limiter of a fleet, one process of it, on a real Valkey."""
+"""
+The limiter of a fleet, one process of it, on a real Valkey: what is its own.
+
+What it promises like every limiter is in tests/io/limits/test_conformance.py.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,9 @@ import math
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
 
 pytest.importorskip("redis", reason="the extra redis is not installed")
@@ -26,7 +27,6 @@ from amplitude_cohorts_async.errors import (
     ConfigurationError,
     LimiterUnavailableError,
     MissingExtraError,
-    QuotaWaitError,
 )
 from amplitude_cohorts_async.limits import DOCUMENTED, Kind, Limits, Rate
 from support.canary import API_KEY, SECRET_KEY
@@ -84,30 +84,6 @@ async def refuse(
         permit.throttled(retry_after, details=details)
 
 
-async def test_the_fifth_export_waits_for_a_window(limiter: RedisLimiter):
-    """Four at once, the fifth when a window after the first one's end is over."""
-    starts = await asyncio.gather(*(request(limiter) for _ in range(5)))
-    first = min(starts)
-
-    assert sorted(starts)[3] - first < 0.3
-    assert sorted(starts)[4] - first >= 0.5
-
-
-async def test_exports_of_a_process_start_in_order(valkey: Valkey, store: Redis):
-    """Inside a process first come, first served."""
-    # Who has a place and cannot use it in time goes to the end of the line: a
-    # lease that a busy machine keeps.
-
-    async with aclosing(
-        RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=5.0)
-    ) as limiter:
-        starts = await asyncio.gather(*(request(limiter) for _ in range(9)))
-
-    # Those of one window start together, in any order of the last milliseconds.
-    assert all(after > before - 0.1 for before, after in pairwise(starts))
-    assert starts[8] - starts[0] >= 1.0
-
-
 async def test_a_new_store_is_waited_out(valkey: Valkey):
     """It may have lost its data: a request may be running, a window may be full."""
     limiter = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
@@ -145,36 +121,6 @@ async def test_every_place_has_an_end(limiter: RedisLimiter, store: Redis):
     assert 800 < window <= 950
 
 
-async def test_a_pause_is_everybodys(valkey: Valkey, limiter: RedisLimiter):
-    """Another process's request waits until the moment the service named."""
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
-    await request(other, "poll")
-    started = time.monotonic()
-    await refuse(limiter, "poll", retry_after=0.4)
-    start = await request(other, "poll")
-    await other.aclose()
-
-    assert start - started >= 0.4
-
-
-async def test_429s_spread_exports_out_for_everybody(
-    valkey: Valkey, limiter: RedisLimiter
-):
-    """After one refused export they take their turns an eighth of a second apart."""
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
-    await request(other, "poll")
-    await refuse(limiter, "export", retry_after=0.01)
-    starts = sorted(
-        await asyncio.gather(
-            request(limiter), request(other), request(other), request(limiter)
-        )
-    )
-    await other.aclose()
-
-    # Three eighths, less what a busy machine adds between a turn and a start.
-    assert starts[-1] - starts[0] >= 0.25
-
-
 async def test_a_429_for_concurrency_withholds_a_place(
     valkey: Valkey, limiter: RedisLimiter, store: Redis
 ):
@@ -189,38 +135,6 @@ async def test_a_429_for_concurrency_withholds_a_place(
     await refuse(lone, "poll", details="Exceeded concurrent limit", retry_after=0.01)
     await request(lone, "poll")
     await lone.aclose()
-
-
-async def test_a_429_for_the_rate_of_a_file_makes_polls_count_for_everybody(
-    valkey: Valkey, limiter: RedisLimiter
-):
-    """The fleet learns it at once."""
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
-    await request(other, "poll")
-    details = "Exceeded rate limit with query of cost 1"
-    await refuse(limiter, "file", retry_after=0.01, details=details)
-    starts = await asyncio.gather(*(request(other, "poll") for _ in range(5)))
-    await other.aclose()
-
-    assert max(starts) - min(starts) >= 0.5
-
-
-async def test_writers_of_one_cohort_take_turns(valkey: Valkey, limiter: RedisLimiter):
-    """Across processes; another cohort's writers do not wait."""
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
-    log: list[str] = []
-
-    async def write(limiter: RedisLimiter, cohort_id: str) -> None:
-        async with limiter.cohort_lock(cohort_id):
-            log.append(f"{cohort_id} in")
-            await asyncio.sleep(0.05)
-            log.append(f"{cohort_id} out")
-
-    await asyncio.gather(write(limiter, "a"), write(other, "a"), write(other, "b"))
-    await other.aclose()
-
-    assert ["a in", "a out"] * 2 == [word for word in log if word.startswith("a")]
-    assert log.index("b in") < log.index("a out")
 
 
 async def test_the_fleet_finds_an_export_that_is_running(
@@ -264,15 +178,6 @@ async def test_a_request_whose_place_is_lost_is_cancelled(
         async with limiter.slot("file"):
             await store.delete(*await store.keys("*:c:*"))
             await asyncio.sleep(10)
-
-
-async def test_an_error_inside_comes_out_as_it_is(limiter: RedisLimiter):
-    """No group, no other class; and the place is free a moment later."""
-    with pytest.raises(ZeroDivisionError):
-        async with limiter.slot("poll"):
-            raise ZeroDivisionError
-
-    assert 0 == limiter.statistics()["in_flight"]
 
 
 async def test_cancelling_leaves_no_place_taken(limiter: RedisLimiter, store: Redis):
@@ -373,18 +278,6 @@ async def test_its_limits_are_its_own():
             RedisLimiter.from_url("redis://localhost", lease=lease)
 
 
-async def test_polls_keep_their_pace_in_each_process(valkey: Valkey, store: Redis):
-    """A burst of two, then ten a second."""
-    limits = attrs.evolve(QUICK, polls=Rate(2, per=0.2))
-
-    async with aclosing(
-        RedisLimiter.from_url(valkey.url, app="app", limits=limits)
-    ) as limiter:
-        starts = await asyncio.gather(*(request(limiter, "poll") for _ in range(7)))
-
-    assert max(starts) - min(starts) >= 0.5
-
-
 async def test_a_limiter_serves_one_app():
     """The client binds it; a client of another app is refused."""
     limiter = RedisLimiter.from_url("redis://localhost")
@@ -397,25 +290,6 @@ async def test_a_limiter_serves_one_app():
         limiter.bind("two")
     with pytest.raises(ConfigurationError, match="cannot name an app"):
         RedisLimiter.from_url("redis://localhost", app="{}")
-
-
-async def test_a_wait_longer_than_the_callers_is_refused_at_once(
-    valkey: Valkey, store: Redis
-):
-    """For a window and for a pause."""
-    limits = Limits(exports=Rate(2, per=60), max_wait=5)
-    limiter = RedisLimiter.from_url(valkey.url, app="app", limits=limits)
-    await request(limiter)
-    await request(limiter)
-
-    with pytest.raises(QuotaWaitError) as caught:
-        await request(limiter)
-    assert pytest.approx(60.3, abs=1) == caught.value.seconds
-    await refuse(limiter, "poll", retry_after=30)
-    with pytest.raises(QuotaWaitError) as caught:
-        await request(limiter, "poll")
-    assert pytest.approx(30, abs=1) == caught.value.seconds
-    await limiter.aclose()
 
 
 async def test_only_rates_that_bind_have_keys(valkey: Valkey, store: Redis):
@@ -440,16 +314,6 @@ async def test_a_store_that_evicts_is_complained_of(
 
     assert 1 == len(caplog.messages)
     assert "noeviction" in caplog.messages[0]
-
-
-async def test_the_fleet_counts_together(valkey: Valkey, limiter: RedisLimiter):
-    """What one process adds the others see."""
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
-    await limiter.counter.add("2026-11:*", 2, until=NEXT_MONTH)
-    count = await other.counter.add("2026-11:*", -1, until=NEXT_MONTH)
-    await other.aclose()
-
-    assert 1 == count
 
 
 async def test_a_place_costs_three_round_trips_and_one_to_return_it(

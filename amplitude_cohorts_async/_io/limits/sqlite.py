@@ -39,9 +39,10 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds between two questions of one who waits: at most, and with nobody ahead.
+# Seconds between two questions of one who waits: at most; and where a place may be free
+# at any moment, a tenth of the time waited so far, between these two.
 _LONGEST_NAP = 1.0
-_NAP = (0.01, 0.03)
+_NAP = 0.01, 0.1
 # Seconds after which all of our tickets are shown again.
 _SHOWN_EVERY = 0.5
 
@@ -66,8 +67,9 @@ class SqliteLimiter(RateLimiter):
     and requests start in the order they came. A process that is killed gives its
     places back when its lease is over.
 
-    Who waits asks the file every 10 to 30 ms if a place in flight may become free, and
-    else once a second; docs/limits.md says what that costs.
+    Who waits for a place in flight asks the file every 10 ms at first and every 100 ms
+    in the end, one request for each process; who waits for a window or the end of a
+    pause, once a second. docs/limits.md says what that costs.
     """
 
     def __init__(
@@ -313,14 +315,18 @@ class SqliteLimiter(RateLimiter):
         self, claim: Claim, heads: Collection[str], *, during: Collection[str]
     ) -> Holding | Wait:
         """Ask again and again, as long as the answer is one of these stages."""
+        began = self._clock.now()
+
         while True:
             outcome = await self._ask(claim, heads)
             if not isinstance(outcome, Wait) or outcome.stage not in during:
                 return outcome
 
-            # Never in step with other processes.
-            nap = max(outcome.seconds, (1 + outcome.ahead) * between(*_NAP))
-            await self._clock.sleep(min(nap, _LONGEST_NAP))
+            shortest, longest = _NAP
+            nap = min(longest, max(shortest, (self._clock.now() - began) / 10))
+            # Those behind ask less often; none in step with another process.
+            nap *= (1 + outcome.ahead) * between(0.5, 1.5)
+            await self._clock.sleep(min(max(nap, outcome.seconds), _LONGEST_NAP))
 
     async def _pause(self, seconds: float) -> None:
         while seconds > 0:

@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def limiter(path: Path) -> AsyncGenerator[SqliteLimiter]:
     """A limiter on that file, which waits only a moment for others."""
-    limiter = SqliteLimiter(path, app="app", limits=QUICK, lease=0.3)
+    limiter = SqliteLimiter(path, app="app", limits=QUICK, lease=1.0)
     limiter._database._busy_seconds = 0.05
     yield limiter
     await limiter.aclose()
@@ -205,7 +205,7 @@ async def test_a_machine_that_slept_beyond_the_lease_has_lost_its_place(path: Pa
     clock = Asleep()
 
     async with aclosing(
-        SqliteLimiter(path, app="app", limits=QUICK, lease=0.3, clock=clock)
+        SqliteLimiter(path, app="app", limits=QUICK, lease=2.0, clock=clock)
     ) as limiter:
         with pytest.raises(LimiterUnavailableError, match="taken effect") as caught:
             async with limiter.slot("file"):
@@ -317,7 +317,7 @@ async def test_a_file_that_was_replaced_is_waited_out(
 
 async def test_a_killed_process_gives_its_place_back(path: Path):
     """When its lease is over, and not before."""
-    async with holder(path, lease=0.5) as other:
+    async with holder(path, lease=1.0) as other:
         assert ["asks", "holds"] == [await other.says(), await other.says()]
         ((until,),) = rows(path, "SELECT until FROM place WHERE state = 'running'")
         other.process.kill()
@@ -348,7 +348,7 @@ async def test_a_killed_process_is_passed_over_in_line(
 
 async def test_a_frozen_process_notices_that_its_place_is_lost(path: Path):
     """It wakes up when another one has it: its request is cancelled at once."""
-    async with holder(path, lease=0.5) as other:
+    async with holder(path, lease=1.0) as other:
         assert ["asks", "holds"] == [await other.says(), await other.says()]
         other.process.send_signal(signal.SIGSTOP)
 
