@@ -105,6 +105,7 @@ class LimiterConformance:
         limits = attrs.evolve(self.limits, in_flight=3, exports=())
 
         async def run(limiter: Limiter, kind: Kind) -> None:
+            """Count those that run meanwhile."""
             nonlocal running
             async with limiter.slot(kind):
                 running += 1
@@ -193,6 +194,7 @@ class LimiterConformance:
         log: list[str] = []
 
         async def write(limiter: Limiter, cohort_id: str) -> None:
+            """Log the beginning and the end."""
             async with limiter.cohort_lock(cohort_id):
                 log.append(f"{cohort_id} in")
                 await asyncio.sleep(0.1)
@@ -241,6 +243,7 @@ class LimiterConformance:
         everybody_is_in = asyncio.Barrier(5)
 
         async def meet(limiter: Limiter) -> None:
+            """Hold a place until all have one."""
             async with limiter.slot("file"):
                 await everybody_is_in.wait()
 
