@@ -32,7 +32,7 @@ Synchronous = Literal["NORMAL", "FULL"]
 
 _MODE = 0o600
 _RETRY_SECONDS = 0.005
-# Neither the locks nor the shared memory of SQLite can be trusted there.
+# SQLite's log needs memory that all processes share, and locks that hold.
 _REMOTE = frozenset(
     {"afs", "ceph", "cifs", "fuse.sshfs", "gfs2", "glusterfs", "fuse.glusterfs"}
     | {"lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"}
@@ -98,6 +98,8 @@ class Database:
                 is refused.
             synchronous: "FULL" survives a loss of power after each transaction;
                 "NORMAL" may then lose the last ones, and never its consistency.
+            journal_mode: "WAL" needs memory that all processes share, so it is refused
+                on a file system of the network; "DELETE" is slower and needs none.
             application_id: Marks the file; one with another mark is refused.
             busy_seconds: How long a transaction waits for those of other processes.
         """
@@ -257,10 +259,10 @@ class Database:
 
         if not is_file:
             raise UnusableDatabaseError(f"{self.path} is no regular file")
-        if remote is not None:
+        if remote is not None and self._journal_mode == "WAL":
             raise UnusableDatabaseError(
-                f"{self.path} is on a file system of the network ({remote}), whose locks "
-                "cannot be relied on; choose a path on a local disk"
+                f"{self.path} is on a file system of the network ({remote}), where "
+                "machines share no memory; choose a path on a local disk"
             )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -179,10 +179,9 @@ async def test_a_path_that_cannot_be_made_is_named(tmp_path: Path, name: str) ->
         await made(tmp_path / name).run(words)
 
 
-async def test_a_file_system_of_the_network_is_refused(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its locks cannot be relied on."""
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the test is on a file system of the network."""
     device = tmp_path.stat().st_dev
     mounts = tmp_path / "mounts"
     mounts.write_text(
@@ -190,8 +189,24 @@ async def test_a_file_system_of_the_network_is_refused(
     )
     monkeypatch.setattr(sqlite, "_MOUNTS", mounts)
 
+
+async def test_a_file_system_of_the_network_is_refused(
+    database: Database, remote: None
+) -> None:
+    """Processes of two machines have no memory in common."""
     with pytest.raises(UnusableDatabaseError, match=r"of the network \(nfs4\)"):
         await database.run(words)
+
+
+async def test_a_file_system_of_the_network_will_do_without_shared_memory(
+    tmp_path: Path, remote: None
+) -> None:
+    """In the journal mode that needs none."""
+    database = made(tmp_path / "words.db", journal_mode="DELETE")
+    found = await database.run(words)
+    await database.aclose()
+
+    assert [] == found
 
 
 async def test_a_locked_file_is_waited_for_and_then_told(

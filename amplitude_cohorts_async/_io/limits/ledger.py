@@ -19,6 +19,7 @@ from uuid import uuid4
 import attrs
 
 from ..._core.pacing import Pace
+from ..machine import has_ended
 
 VERSION = 1
 APPLICATION_ID = 0x41434C31  # "ACL1"
@@ -92,7 +93,7 @@ class Ledger:
     The rows of one app, in one transaction at one moment.
 
     Attributes:
-        owner: Whose tickets are our own.
+        owner: Whose tickets are our own: a name, "@" and that of the process.
     """
 
     connection: sqlite3.Connection
@@ -106,6 +107,10 @@ class Ledger:
 
         The moments of a run of the machine say nothing in the next one. How long it was
         away is not known: what was left when it was last used counts as left still.
+
+        Where runs have no names, a new one shows by a clock that has gone back. Where it
+        has not, the new run has lasted for longer than the old one had when the file was
+        last written: long enough for all of that to be over.
         """
         row = self.connection.execute(
             "SELECT epoch, boot, seen FROM machine"
@@ -220,9 +225,9 @@ class Ledger:
 
     def ahead(self, ticket: Ticket, *, others_only: bool = False) -> int:
         """Return how many tickets are ahead in a line; *others_only*: of other owners."""
-        (count,) = self.connection.execute(
-            "SELECT count(*) FROM ticket "
-            "WHERE app = ? AND line = ? AND number < ? AND seen > ? AND owner != ?",
+        owners = self.connection.execute(
+            "SELECT owner, count(*) FROM ticket WHERE app = ? AND line = ? "
+            "AND number < ? AND seen > ? AND owner != ? GROUP BY owner",
             [
                 self.app,
                 ticket.line,
@@ -230,8 +235,17 @@ class Ledger:
                 self.now - PASSED_OVER,
                 self.owner if others_only else "",
             ],
-        ).fetchone()
-        return int(count)
+        ).fetchall()
+        return sum(count for owner, count in owners if not self._is_gone(owner))
+
+    def _is_gone(self, owner: str) -> bool:
+        """Whether an owner has ended; its tickets go with it."""
+        if owner == self.owner or not has_ended(owner.partition("@")[2]):
+            return False
+
+        # Its places stay: the service may go on with what was sent.
+        self.connection.execute("DELETE FROM ticket WHERE owner = ?", [owner])
+        return True
 
     def draw(self, ticket: Ticket) -> None:
         """Give a ticket the next number, unless it has one."""

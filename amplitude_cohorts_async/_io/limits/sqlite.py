@@ -25,12 +25,12 @@ import attrs
 from ...errors import ConfigurationError, LimiterUnavailableError
 from ...limits import DOCUMENTED, Kind, Limits
 from ..cancellation import background, finish_despite_cancel
-from ..context import Clock
+from ..context import Clock, SystemClock
 from ..fifo_lock import KeyedLock
+from ..machine import seconds_since_boot, this_boot, this_process
 from ..sqlite import Database, DatabaseError, UnusableDatabaseError
 from .admission import SLOT, WINDOW, Admissions, Claim, Holding, Outlook, Slowdown, Wait
 from .base import Permit, SharedCounter, Statistics
-from .boot import BootClock, boot_id
 from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
 from .local import Admission, RateLimiter
 from .shared import between, checked_lease, checked_name, hashed
@@ -47,12 +47,20 @@ _NAP = 0.01, 0.1
 _SHOWN_EVERY = 0.5
 
 
+class BootClock(SystemClock):
+    """The time since the machine was started; no change of the date moves it."""
+
+    def now(self) -> float:
+        """Return the seconds since the start; callable in any thread."""
+        return seconds_since_boot()
+
+
 @attrs.define(eq=False)
 class _Process:
     """What belongs to this process alone, and to none that is forked from it."""
 
     pid: int = attrs.field(factory=os.getpid)
-    owner: str = attrs.field(factory=lambda: uuid4().hex)
+    id: str = attrs.field(factory=lambda: uuid4().hex)
     lines: KeyedLock = attrs.field(factory=KeyedLock)
     waiting: dict[str, Claim] = attrs.field(factory=dict[str, Claim])
     shown_at: float = 0.0
@@ -202,11 +210,12 @@ class SqliteLimiter(RateLimiter):
             ConfigurationError: The file cannot be made, or the app is not known.
             LimiterUnavailableError: The file cannot be used now.
         """
-        app, owner = self._known_app(), self._mine().owner
+        app, mine = self._known_app(), self._mine()
 
         def work(connection: sqlite3.Connection) -> tuple[str, T]:
+            owner = f"{mine.id}@{this_process()}"
             ledger = Ledger(connection, app, owner, self._clock.now())
-            epoch = ledger.open(boot_id())
+            epoch = ledger.open(this_boot())
             if self._epoch not in {None, epoch}:
                 self._wait_out(ledger)
             return epoch, act(ledger)

@@ -19,8 +19,8 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async._io.limits import admission, ledger, machine
-from amplitude_cohorts_async._io.limits.boot import BootClock, boot_id
+from amplitude_cohorts_async._io.limits import admission, ledger, sqlite
+from amplitude_cohorts_async._io.limits.sqlite import BootClock
 from amplitude_cohorts_async.errors import ConfigurationError, LimiterUnavailableError
 from amplitude_cohorts_async.limiters import Clock, Kind, SqliteLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
@@ -116,7 +116,7 @@ async def started(
     path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, boot: str
 ) -> float:
     """When the next export starts, in this run of the machine."""
-    monkeypatch.setattr(machine, "boot_id", lambda: boot)
+    monkeypatch.setattr(sqlite, "this_boot", lambda: boot)
     limiter = SqliteLimiter(
         path, app="app", limits=ONE_A_MINUTE, lease=300, clock=clock
     )
@@ -133,8 +133,9 @@ async def started(
         ("second", 5.0, 65.0),
         ("second", 5_000.0, 5_060.0),
         ("first", 5.0, 65.0),
+        ("", 5.0, 65.0),
     ],
-    ids=["same", "later", "reboot", "reboot after long", "clock went back"],
+    ids=["same", "later", "reboot", "long after", "clock went back", "no name"],
 )
 async def test_what_was_recent_before_a_reboot_is_waited_out(
     path: Path,
@@ -144,7 +145,8 @@ async def test_what_was_recent_before_a_reboot_is_waited_out(
     earliest: float,
 ):
     """How long the machine was off is not known: the window begins again."""
-    before = await started(path, FakeClock(start=1_000.0), monkeypatch, boot="first")
+    first = boot and "first"
+    before = await started(path, FakeClock(start=1_000.0), monkeypatch, boot=first)
     after = await started(path, FakeClock(start=again), monkeypatch, boot=boot)
 
     assert 1_000.0 == before
@@ -173,21 +175,6 @@ def test_the_clock_runs_on_while_the_machine_sleeps():
     assert pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=5) == (
         BootClock().now()
     )
-    assert boot_id() == boot_id() != ""
-
-
-def test_a_system_without_names_of_its_runs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    """There a reboot shows by the clock alone."""
-    monkeypatch.setattr(
-        "amplitude_cohorts_async._io.limits.boot._BOOT_ID", tmp_path / "x"
-    )
-    boot_id.cache_clear()
-    found = boot_id()
-    boot_id.cache_clear()
-
-    assert "" == found
 
 
 class Asleep(BootClock):
@@ -328,22 +315,45 @@ async def test_a_killed_process_gives_its_place_back(path: Path):
     assert start >= until
 
 
-async def test_a_killed_process_is_passed_over_in_line(
+async def test_a_killed_process_leaves_the_line_at_once(path: Path):
+    """Its ticket holds nothing that the service may go on with."""
+    async with (
+        aclosing(SqliteLimiter(path, app="app", limits=ALONE)) as limiter,
+        holder(path, lease=30) as other,
+    ):
+        async with limiter.slot("file"):
+            await drawn(path, 1)
+            other.process.kill()
+            await other.process.wait()
+            waiting = asyncio.create_task(hold(limiter, "file"))
+            (killed,) = rows(path, "SELECT owner FROM ticket")
+            while killed in rows(path, "SELECT owner FROM ticket"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await waiting
+
+    assert [] == rows(path, "SELECT * FROM ticket")
+
+
+async def test_a_frozen_process_is_passed_over_in_line(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Its ticket counts only as long as it is shown."""
     monkeypatch.setattr(ledger, "PASSED_OVER", 1.5)
-    async with aclosing(SqliteLimiter(path, app="app", limits=ALONE)) as limiter:
-        async with holder(path, lease=30) as other:
-            async with limiter.slot("file"):
-                assert "asks" == await other.says()
-                await drawn(path, 1)
-                waiting = asyncio.create_task(hold(limiter, "file"))
-                await drawn(path, 2)
-                other.process.kill()
-            await asyncio.wait_for(waiting, 20)
 
-        assert [] == rows(path, "SELECT * FROM ticket WHERE line != 'slot'")
+    async with (
+        aclosing(SqliteLimiter(path, app="app", limits=ALONE)) as limiter,
+        holder(path, lease=30) as other,
+    ):
+        async with limiter.slot("file"):
+            await drawn(path, 1)
+            other.process.send_signal(signal.SIGSTOP)
+            waiting = asyncio.create_task(hold(limiter, "file"))
+            await drawn(path, 2)
+        await asyncio.wait_for(waiting, 20)
+        other.process.send_signal(signal.SIGCONT)
+        said = [await other.says(), await other.says()]
+
+    assert ["asks", "holds"] == said
 
 
 async def test_a_frozen_process_notices_that_its_place_is_lost(path: Path):
