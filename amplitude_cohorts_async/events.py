@@ -19,6 +19,7 @@ __all__ = (
     "ExportAdopted",
     "ExportRequested",
     "LinkRenewed",
+    "PartlyUnreadable",
     "QuotaWait",
     "RequestSent",
     "RetryScheduled",
@@ -41,6 +42,23 @@ class RequestSent:
     operation: str
     status: int
     seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class PartlyUnreadable:
+    """
+    A warning: some of an answer could not be read, and was left out.
+
+    Attributes:
+        operation: As for `RequestSent`.
+        count: How many values.
+        paths: Where the first ones are, as in "$.cohorts[0].size". The values are in
+            `Cohort.extra`.
+    """
+
+    operation: str
+    count: int
+    paths: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -168,6 +186,7 @@ class BatchWritten:
 
 Event: TypeAlias = (
     QuotaWait
+    | PartlyUnreadable
     | RequestSent
     | RetryScheduled
     | ExportRequested

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+)
 from contextlib import asynccontextmanager
 from functools import partial
+from inspect import iscoroutinefunction
 
 import attrs
 
@@ -20,11 +27,43 @@ from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.file_sink import FileSink
 from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.target import Options, Target
-from ..errors import NotFoundError
+from ..errors import InvalidInputError, NotFoundError
 from ..events import BytesReceived
 from ..models import Routes, SavedExport
 
 Progress = Callable[[BytesReceived], None]
+
+
+def checked_progress(progress: Progress | None) -> None:
+    """Raise `InvalidInputError` if it would have to be awaited."""
+    if iscoroutinefunction(progress):
+        raise InvalidInputError(
+            "progress= is an async function, and is called without await; pass a plain "
+            "one, which may start a task"
+        )
+
+
+def guarded_progress(progress: Progress, errors: ExportErrors) -> Progress:
+    """Return *progress* so that what it raises keeps the token of the export."""
+    call: Callable[[BytesReceived], object] = progress
+
+    def guarded(event: BytesReceived) -> None:
+        """Call it; what it raises ends the download."""
+        try:
+            result = call(event)
+        except Exception as error:
+            errors.note_token(error)
+            raise
+
+        if isinstance(result, Awaitable):
+            if isinstance(result, Coroutine):
+                result.close()
+            raise InvalidInputError(
+                "progress= returned an awaitable, and is called without await; pass a "
+                "plain function, which may start a task"
+            )
+
+    return guarded
 
 
 class FileDownloader:
@@ -42,7 +81,7 @@ class FileDownloader:
         self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
     ) -> SavedExport:
         """Download the file to a target."""
-        options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
+        options = Options(amplitude_id=amplitude_id)
         receiver = FileReceiver(
             FileSink(target, options=options, file_mode=self._session.context.file_mode)
         )
@@ -60,9 +99,7 @@ class FileDownloader:
     @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open the file as text that is read while it arrives."""
-        receiver = TextReceiver(
-            request_id=self._ref.request_id, not_text=self._not_text
-        )
+        receiver = TextReceiver(request_id=self._ref.request_id)
         transfer = self._transfer(receiver, None)
 
         async with background(receiver.fill(partial(self._run, transfer))):
@@ -112,8 +149,3 @@ class FileDownloader:
             links=transfer.state.links,
             token=to_token(self._ref),
         )
-
-    @property
-    def _not_text(self) -> bytes:
-        # Under the third-party description the file may be a JSON object.
-        return b"<{[" if self._endpoints.routes is Routes.VENDOR else b"<"

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 
+from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
 from .._io.sinks.target import checked_target
 from ..models import ExportStatus, SavedExport
 from .app_jobs import target_name
 from .claim import Delivery
-from .downloader import Progress
+from .downloader import Progress, checked_progress
 from .spent_export import SpentExport
 
 
@@ -113,6 +114,7 @@ class ExportJob:
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
         async with self._export.tracked():
+            checked_progress(progress)
             target = await anyio.to_thread.run_sync(checked_target, to, format)
             delivery = await self._export.deliver(
                 target_name(target), target.format.suffix
@@ -128,7 +130,7 @@ class ExportJob:
         delivery.answered()
         return saved
 
-    @asynccontextmanager
+    @async_context("async with job.members() as members:")
     async def members(self) -> AsyncGenerator[MemberStream]:
         """
         Wait for the job, and open its file as a stream of members.
@@ -145,7 +147,7 @@ class ExportJob:
             if stream.is_exhausted:
                 await delivery.finished(None)
 
-    @asynccontextmanager
+    @async_context("async with job.record_batches() as batches:")
     async def record_batches(
         self, *, amplitude_id: AmplitudeId = "text"
     ) -> AsyncGenerator[AsyncIterator[RecordBatch]]:

@@ -23,7 +23,7 @@ from ..events import BytesReceived
 from ..models import ExportStatus, SavedExport
 from .app_jobs import AppJobs
 from .claim import Delivery
-from .downloader import FileDownloader, Progress
+from .downloader import FileDownloader, Progress, guarded_progress
 from .poller import JobPoller
 
 _logger = logging.getLogger(__name__)
@@ -101,7 +101,11 @@ class SpentExport:
             saved = await self._downloader.save(
                 target,
                 amplitude_id=amplitude_id,
-                progress=partial(_report, delivery, progress),
+                progress=partial(
+                    _report,
+                    delivery,
+                    progress and guarded_progress(progress, self._errors),
+                ),
             )
             await delivery.finished(to_record(saved))
 
@@ -114,7 +118,11 @@ class SpentExport:
 
         with self._token_on_cancel():
             async with self._downloader.text() as text:
-                yield MemberStream(self._checked(text), errors=self._errors)
+                stream = MemberStream(self._checked(text), errors=self._errors)
+                try:
+                    yield stream
+                finally:
+                    stream.close()
 
     @asynccontextmanager
     async def read_batches(

@@ -15,6 +15,7 @@ from amplitude_cohorts_async.errors import (
     CohortsError,
     ExportExpiredError,
     IncompleteDownloadError,
+    InvalidInputError,
     MalformedFileError,
     ServerError,
 )
@@ -22,6 +23,7 @@ from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import (
+    COHORT,
     CSV,
     FILE,
     GZIP,
@@ -425,3 +427,36 @@ async def test_readers_of_files_without_a_link_may_call_the_api(
             counts = await asyncio.gather(*(read() for _ in range(5)))
 
     assert [100_000] * 5 == counts
+
+
+async def test_a_stream_is_read_once(
+    emulator: CohortsEmulator, client: CohortsClient
+) -> None:
+    """A second loop says so, and is not silently empty."""
+    emulator.add_cohort(COHORT, members=["ann", "bob"])
+    job = await client.request_export(COHORT)
+
+    async with job.members() as members:
+        assert ["ann", "bob"] == [member.user_id async for member in members]
+
+        with pytest.raises(InvalidInputError, match="were read already"):
+            await anext(aiter(members))
+        with pytest.raises(InvalidInputError, match="were read already"):
+            await anext(members.batches())
+
+    async with job.members() as members:
+        assert ["ann", "bob"] == [member.user_id async for member in members]
+
+
+async def test_a_stream_ends_with_its_context(
+    emulator: CohortsEmulator, client: CohortsClient
+) -> None:
+    """Also what it has decoded already: the rest of the file could not follow."""
+    emulator.add_cohort(COHORT, members=["ann", "bob", "eve"])
+    job = await client.request_export(COHORT)
+
+    async with job.members() as members:
+        assert "ann" == (await anext(members)).user_id
+
+    with pytest.raises(InvalidInputError, match="after their `async with`"):
+        await anext(members)

@@ -228,9 +228,8 @@ class TextCheck(PassThrough):
     A proxy's page or an error of the store must not be saved as a cohort.
     """
 
-    def __init__(self, then: Filter | None = None, *, not_text: bytes = b"<{[") -> None:
+    def __init__(self, then: Filter | None = None) -> None:
         super().__init__(then)
-        self._not_text = not_text
         self._is_empty = True
 
     def write(self, data: bytes | memoryview) -> None:
@@ -250,7 +249,7 @@ class TextCheck(PassThrough):
     def _check_start(self, text: bytes) -> None:
         self._is_empty = not text
 
-        if text and text[:1] in self._not_text:
+        if text and text[:1] in b"<{[":
             raise Malformed("the file holds a web page or JSON, not members")
 
         # The first byte of the magic is enough: no text begins with it.

@@ -31,11 +31,9 @@ class Options:
     How the bytes of a file are read.
 
     Attributes:
-        not_text: Bytes that the first one of a text may not be.
         amplitude_id: The type of Amplitude's ids, where columns have types.
     """
 
-    not_text: bytes = b"<{["
     amplitude_id: AmplitudeId = "text"
 
 
@@ -88,18 +86,18 @@ def _count_csv_gz(file: BinaryIO) -> int:
     return _count_csv(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
 
 
-def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
+def _to_csv(file: Filter, is_gzip: bool, _options: Options) -> Chain:
     # With two threads inflating, writing and the wire overlap; see docs/design.md.
     counter = Count(InThread(file) if is_gzip else file)
-    text = TextCheck(counter, not_text=options.not_text)
+    text = TextCheck(counter)
     first = InThread(Inflate(text)) if is_gzip else text
 
     return Chain(first=first, counter=counter, is_verbatim=not is_gzip)
 
 
-def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
+def _to_csv_gz(file: Filter, is_gzip: bool, _options: Options) -> Chain:
     counter = Count()
-    text = TextCheck(counter, not_text=options.not_text)
+    text = TextCheck(counter)
     # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
@@ -108,7 +106,7 @@ def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
 
 def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
     writer = ParquetWriter(file, amplitude_id=options.amplitude_id)
-    text = TextCheck(writer, not_text=options.not_text)
+    text = TextCheck(writer)
 
     return Chain(first=Inflate(text) if is_gzip else text, counter=writer)
 
