@@ -44,16 +44,19 @@ class FileDownloader:
         """Download the file to a target."""
         options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
         receiver = FileReceiver(
-            FileSink(target, options=options, file_mode=self._session.context.file_mode)
+            FileSink(
+                target,
+                options=options,
+                file_mode=self._session.context.file_mode,
+                request_id=self._ref.request_id,
+            )
         )
         transfer = self._transfer(receiver, progress)
 
         with self._errors.about_the_file(target.path):
-            try:
+            async with receiver.unfinished():
                 await self._run(transfer)
                 file = await receiver.publish()
-            finally:
-                await receiver.discard()
 
         return self._saved(target, file, transfer)
 

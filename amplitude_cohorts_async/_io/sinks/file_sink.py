@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import attrs
 
+from ..._core.csvtext import Malformed
 from .filters import DetectGzip, Filter
-from .part_file import TAKES_RANGES, PartFile
+from .part_file import TAKES_RANGES, Damaged, Kept, PartFile
+from .part_record import Owner, Source
 from .saved_file import LocalFile
 from .target import Counter, Options, Target
 
@@ -20,22 +24,67 @@ class FileSink:
     """
 
     def __init__(
-        self, target: Target, *, options: Options, file_mode: int | None
+        self,
+        target: Target,
+        *,
+        options: Options,
+        file_mode: int | None,
+        request_id: str = "",
     ) -> None:
+        owner = Owner(
+            request_id=request_id,
+            target=target.place.name,
+            format=target.format.suffix,
+        )
         self._target = target
         self._options = options
-        self._part = PartFile(target.place, mode=file_mode)
+        self._part = PartFile(
+            target.place, mode=file_mode, owner=owner if request_id else None
+        )
         self._detect = DetectGzip(self._choose)
         self._counter: Counter | None = None
+        self._is_as_stored = False
+        self._replay: Iterator[bytes] = iter(())
         self.is_light = False
 
     def begin(self) -> None:
         """Open an empty part file; an earlier one is removed."""
         self.discard()
         self._part.open()
-        self._detect = DetectGzip(self._choose)
-        self._counter = None
-        self.is_light = False
+
+    def take_up(self) -> Kept | None:
+        """
+        Open the part file that an earlier download left, and return what it has.
+
+        What it has is taken after `replay_some()` has said so.
+        """
+        self._forget()
+        kept = self._part.take_up()
+
+        if kept is not None:
+            self._replay = self._part.replay()
+            # Others are never left; the filters look again.
+            self._is_as_stored = True
+
+        return kept
+
+    def replay_some(self, pieces: int) -> bool:
+        """
+        Pass some of the kept bytes through the filters; return whether any are left.
+
+        Raises `Damaged` if they cannot be taken up.
+        """
+        try:
+            for _ in range(pieces):
+                if (piece := next(self._replay, None)) is None:
+                    if not self._is_as_stored:
+                        raise Damaged
+                    return False
+                self._detect.write(piece)
+        except Malformed:
+            raise Damaged from None
+
+        return True
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes, as served."""
@@ -51,13 +100,29 @@ class FileSink:
             self._part.publish(),
             # Not the part's own: a link may lead elsewhere later.
             path=self._target.path.absolute(),
-            rows=None if self._counter is None else self._counter.rows,
+            rows=self._rows,
         )
 
     def discard(self) -> None:
         """Remove what was written, unless it has its name; safe at any time."""
-        self._detect.discard()
+        self._forget()
         self._part.discard()
+
+    def comes_from(self, source: Source | None) -> None:
+        """Know the object of the next bytes, and of all before; None: nothing does."""
+        self._part.source = source
+
+    def checkpoint(self, *, most: float) -> None:
+        """Record what is on disk, unless more than *most* bytes of it are new."""
+        if self._is_as_stored and self._part.unrecorded <= most:
+            self._part.checkpoint()
+
+    def leave(self) -> None:
+        """Leave what was written for a later download if it can go on with it."""
+        if self._is_as_stored:
+            self._part.leave()
+
+        self.discard()
 
     @property
     def takes_any_order(self) -> bool:
@@ -68,15 +133,32 @@ class FileSink:
         """Set the file's final length, to be filled in any order."""
         # The filters do not see these bytes, so they cannot count them.
         self._counter = None
-        self._part.reserve(size)
+        self._part.resize(size)
+
+    def cut(self, size: int) -> None:
+        """Drop what is kept from a position on; the next bytes go there."""
+        self._part.resize(size)
 
     def writer_at(self, start: int) -> RangeSink:
         """Return a sink for the bytes from a position on, beside others."""
         return RangeSink(self._part, start)
 
+    @property
+    def _rows(self) -> int | None:
+        return None if self._counter is None else self._counter.rows
+
+    def _forget(self) -> None:
+        self._detect.discard()
+        self._detect = DetectGzip(self._choose)
+        self._counter = None
+        self._is_as_stored = False
+        self._replay = iter(())
+        self.is_light = False
+
     def _choose(self, is_gzip: bool) -> Filter:
         chain = self._target.format.build_filters(self._part, is_gzip, self._options)
         self._counter = chain.counter
+        self._is_as_stored = chain.is_as_stored
         self.is_light = chain.is_verbatim
 
         return chain.first
@@ -89,8 +171,9 @@ class RangeSink:
 
     def __init__(self, file: PartFile, start: int) -> None:
         self._file = file
-        self._end = start
+        self._extent = file.extent_at(start)
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
-        self._end = self._file.write_at(self._end, data)
+        # Counted last: `PartFile.checkpoint()` looks at it at any time.
+        self._extent.end = self._file.write_at(self._extent.end, data)

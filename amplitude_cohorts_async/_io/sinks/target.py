@@ -47,11 +47,14 @@ class Chain:
     """
     The filters between the bytes as served and the file.
 
-    Verbatim, they pass each byte on unchanged: any order will then do.
+    Attributes:
+        is_as_stored: Whether the file is the object of the store, byte for byte.
+        is_verbatim: Whether they also need not see each byte: any order will then do.
     """
 
     first: Filter
     counter: Counter
+    is_as_stored: bool = False
     is_verbatim: bool = False
 
 
@@ -94,7 +97,12 @@ def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
     text = TextCheck(counter, not_text=options.not_text)
     first = InThread(Inflate(text)) if is_gzip else text
 
-    return Chain(first=first, counter=counter, is_verbatim=not is_gzip)
+    return Chain(
+        first=first,
+        counter=counter,
+        is_as_stored=not is_gzip,
+        is_verbatim=not is_gzip,
+    )
 
 
 def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
@@ -103,7 +111,7 @@ def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
     # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
-    return Chain(first=first, counter=counter)
+    return Chain(first=first, counter=counter, is_as_stored=is_gzip)
 
 
 def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
