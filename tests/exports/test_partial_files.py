@@ -19,7 +19,6 @@ from amplitude_cohorts_async.errors import (
     StorageError,
 )
 from support.exporting import (
-    COMPLETED,
     ETAG,
     FILE,
     OBJECT,
@@ -30,7 +29,7 @@ from support.exporting import (
     until,
     whole,
 )
-from support.fault_server import DROP, FaultServer, Reply, redirect, reply
+from support.fault_server import DROP, FaultServer, Reply, json_reply, redirect, reply
 from support.killing import downloading, kill_in_the_middle, recorded
 from support.ranged_store import RangedStore
 
@@ -57,6 +56,11 @@ def parts_in(folder: Path) -> list[str]:
     return [name for name in names_in(folder) if name.endswith(".part")]
 
 
+def size_of(path: Path) -> int:
+    """Tell the bytes of a file."""
+    return path.stat().st_size
+
+
 async def leave_a_part(server: FaultServer, job: ExportJob, target: Path) -> int:
     """Cancel a download in the middle; tell how many bytes of it are recorded."""
     body = BODIES[target.name.partition(".")[2]]
@@ -68,8 +72,7 @@ async def leave_a_part(server: FaultServer, job: ExportJob, target: Path) -> int
     before = len(server.requests(OBJECT))
     await until(lambda: len(server.requests(OBJECT)) > before)
     # The bytes are there, or some of them; any number will do.
-    while not any(path.stat().st_size for path in target.parent.glob(".*.part")):
-        await asyncio.sleep(0.001)
+    await until(lambda: any(map(size_of, target.parent.glob(".*.part"))))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -127,6 +130,7 @@ async def test_a_killed_download_with_holes_goes_on(
         server.url, target, at=4_000_000, holes=2, connections=8
     )
     kept = sum(end - start for start, end in found)
+    await until(lambda: not store.open)
     store.sent, store.ranges = 0, []
     store.set_rate(1e9)
 
@@ -243,7 +247,8 @@ async def test_another_export_takes_nothing_up(
     """A part of another request is removed, even if the store's tag would be the same."""
     target = tmp_path / "members.csv"
     await leave_a_part(server, job, target)
-    server.on(STATUS.replace(REQUEST, "other"), COMPLETED)
+    done = {"request_id": "other", "async_status": "JOB COMPLETED"}
+    server.on(STATUS.replace(REQUEST, "other"), json_reply(done))
     server.on(FILE.replace(REQUEST, "other"), redirect(f"{server.url}{OBJECT}"))
     server.on(OBJECT, whole(TEXT))
 
@@ -254,12 +259,12 @@ async def test_another_export_takes_nothing_up(
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "etag"),
+    ("name", "answer"),
     [
-        pytest.param("members.csv", TEXT, WEAK, id="weak tag"),
-        pytest.param("members.csv", TEXT, None, id="no tag"),
-        pytest.param("members.csv", PACKED, ETAG, id="inflated"),
-        pytest.param("members.csv.gz", TEXT, ETAG, id="compressed here"),
+        pytest.param("members.csv", hanging(TEXT, 600_000, WEAK), id="weak tag"),
+        pytest.param("members.csv", hanging(TEXT, 600_000, None), id="no tag"),
+        pytest.param("members.csv", hanging(PACKED, 90_000), id="inflated"),
+        pytest.param("members.csv.gz", hanging(TEXT, 600_000), id="compressed here"),
     ],
 )
 async def test_what_nobody_could_go_on_with_is_removed(
@@ -267,11 +272,10 @@ async def test_what_nobody_could_go_on_with_is_removed(
     job: ExportJob,
     tmp_path: Path,
     name: str,
-    body: bytes,
-    etag: str | None,
+    answer: Reply,
 ) -> None:
     """Without a strong tag, or with other bytes than the store's, nothing stays."""
-    server.on(OBJECT, hanging(body, len(body) // 2, etag))
+    server.on(OBJECT, answer)
     task = asyncio.ensure_future(job.download(tmp_path / name))
     await until(lambda: len(server.requests(OBJECT)) == 1)
     await asyncio.sleep(0.02)

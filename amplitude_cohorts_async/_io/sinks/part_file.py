@@ -272,7 +272,6 @@ class PartFile:
 
     def publish(self) -> LocalFile:
         """Make the file durable, rename it to its target, and return it."""
-        set_permissions(self._file, self._target, like=self._like, mode=self._new_mode)
         written = os.fstat(self._file).st_mtime_ns
 
         # A file that is written twice within a tick of the disk's clock keeps its
@@ -283,6 +282,9 @@ class PartFile:
 
         os.fsync(self._file)
         found = os.fstat(self._file)
+        # Not before the sync: as long as that takes, a kill leaves a file that is
+        # this user's own, which can be taken up.
+        set_permissions(self._file, self._target, like=self._like, mode=self._new_mode)
         self._rename()
         sync_folder(self._target.parent)
 
