@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -196,6 +203,7 @@ class Operations:
         reuse_within: float,
         occurrence: str | None,
         on_unknown: OnUnknown,
+        manifest: bool,
         allowance: str | None,
         progress: Progress | None,
     ) -> SavedExport:
@@ -208,12 +216,28 @@ class Operations:
             reuse_within=checked_reuse(reuse_within),
             on_unknown=checked_on_unknown(on_unknown),
         )
-        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)
         call = attrs.evolve(
             call, target=target_name(target), format=target.format.suffix
         )
+
+        async def listed() -> Mapping[str, Cohort]:
+            """Return the listed cohorts, of which this one's size is kept."""
+            nonlocal target
+            found = await self.exports.listed()
+
+            if cohort := found.get(call.cohort_id):
+                target = attrs.evolve(target, expected_rows=cohort.size)
+
+            return found
+
         saved = await self._unchanged(
-            call, target, if_changed_since, skip_unchanged, progress
+            call,
+            target,
+            listed,
+            if_changed_since=if_changed_since,
+            skip_unchanged=skip_unchanged,
+            progress=progress,
         )
 
         if saved is not None:
@@ -228,23 +252,25 @@ class Operations:
         self,
         call: Call,
         target: Target,
+        listed: Callable[[], Awaitable[Mapping[str, Cohort]]],
+        *,
         if_changed_since: SavedExport | str | None,
         skip_unchanged: bool,
         progress: Progress | None,
     ) -> SavedExport | None:
         if if_changed_since is not None:
-            listed = await self.exports.listed()
+            cohort = (await listed()).get(call.cohort_id)
             return await self.exports.unchanged(
                 if_changed_since,
                 target,
                 call.properties,
-                cohort=listed.get(call.cohort_id),
+                cohort=cohort,
                 progress=progress,
             )
 
         if skip_unchanged:
             return await self.exports.unchanged_since_saved(
-                call.cohort_id, target, call.properties, self.exports.listed
+                call.cohort_id, target, call.properties, listed
             )
 
         return None

@@ -22,6 +22,7 @@ __all__ = (
     "QuotaWait",
     "RequestSent",
     "RetryScheduled",
+    "RowsDiffer",
     "StatusPolled",
 )
 
@@ -148,6 +149,24 @@ class BytesReceived:
 
 
 @attrs.frozen(kw_only=True)
+class RowsDiffer:
+    """
+    A saved file has more or fewer members than its cohort was listed with.
+
+    A cohort may have been computed anew in between: this is a warning, no error.
+
+    Attributes:
+        rows: Members in the file.
+        size: Members of the cohort, as listed.
+    """
+
+    request_id: str
+    cohort_id: str | None
+    rows: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
 class BatchWritten:
     """
     A batch of ids was accepted.
@@ -175,6 +194,7 @@ Event: TypeAlias = (
     | StatusPolled
     | LinkRenewed
     | BytesReceived
+    | RowsDiffer
     | BatchWritten
 )
 

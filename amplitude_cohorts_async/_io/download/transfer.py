@@ -72,6 +72,11 @@ class Transfer:
         # What is missing of a file that was left with holes.
         self._gaps: list[tuple[int, int]] = []
 
+    @property
+    def etag(self) -> str | None:
+        """The strong tag of the object that came; None without one."""
+        return self._etag or None
+
     async def run(self) -> None:
         """
         Bring all of it.

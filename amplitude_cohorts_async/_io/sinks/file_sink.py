@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
 
 import attrs
@@ -43,6 +45,8 @@ class FileSink:
         )
         self._detect = DetectGzip(self._choose)
         self._counter: Counter | None = None
+        self._counted: int | None = None
+        self._sha256: str | None = None
         self._is_as_stored = False
         self._replay: Iterator[bytes] = iter(())
         self.is_light = False
@@ -94,13 +98,26 @@ class FileSink:
         """Check that the bytes so far are a whole file; see `FileReceiver.end()`."""
         self._detect.finish(is_delimited=is_delimited)
 
+    def describe(self) -> None:
+        """Compute the digest and count the members, for who publishes it next."""
+        # Now: once it has its name, somebody may take it away.
+        with os.fdopen(self._part.reader(), "rb") as file:
+            self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+        count = self._target.format.count_rows
+
+        if self._rows is None and count is not None:
+            with os.fdopen(self._part.reader(), "rb") as file:
+                self._counted = count(file)
+
     def publish(self) -> LocalFile:
-        """Rename the file to its target; return it, with its members if counted."""
+        """Rename the file to its target; return it, with what is known of it."""
         return attrs.evolve(
             self._part.publish(),
             # Not the part's own: a link may lead elsewhere later.
             path=self._target.path.absolute(),
-            rows=self._rows,
+            rows=self._rows if self._counted is None else self._counted,
+            sha256=self._sha256,
         )
 
     def discard(self) -> None:
@@ -112,10 +129,13 @@ class FileSink:
         """Know the object of the next bytes, and of all before; None: nothing does."""
         self._part.source = source
 
-    def checkpoint(self, *, most: float) -> None:
-        """Record what is on disk, unless more than *most* bytes of it are new."""
-        if self._is_as_stored and self._part.unrecorded <= most:
-            self._part.checkpoint()
+    def checkpoint(self, *, most: float) -> bool:
+        """Record what is on disk; return False if more than *most* bytes are new."""
+        if not self._is_as_stored or self._part.unrecorded > most:
+            return False
+
+        self._part.checkpoint()
+        return True
 
     def leave(self) -> None:
         """Leave what was written for a later download if it can go on with it."""

@@ -446,6 +446,19 @@ class PartFile:
             os.close(record)
 
 
+def write_small(target: Path, data: bytes, *, mode: int | None, like: Path) -> None:
+    """Write a small file under its name in one step, with the permissions of another."""
+    part = PartFile(target, mode=mode, like=like)
+    part.take_up()
+
+    try:
+        part.open()
+        part.write(data)
+        part.publish()
+    finally:
+        part.discard()
+
+
 def _covered(record: PartRecord) -> int:
     return sum(end - start for start, end in _kept_ranges(record))
 

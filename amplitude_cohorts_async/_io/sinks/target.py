@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeAlias, cast
 import attrs
 
 from ..._core.csvtext import RecordCounter
+from ..._core.manifest import SUFFIX
 from ...errors import InvalidInputError
 from .arrow import AmplitudeId, ParquetWriter, require_arrow
 from .filters import Count, Deflate, Filter, Inflate, InThread, Tee, TextCheck
@@ -133,14 +134,26 @@ FORMATS: dict[str, Format] = {
 
 @attrs.frozen
 class Target:
-    """A path for a whole file; the *place* is where its links lead."""
+    """
+    A path for a whole file; the *place* is where its links lead.
+
+    Attributes:
+        manifest: The place of its manifest; None if there will be none.
+        expected_rows: Members that its cohort was listed with, if that is known.
+    """
 
     path: Path
     place: Path
     format: Format
+    manifest: Path | None = None
+    expected_rows: int | None = None
 
 
-def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  # noqa: A002
+def checked_target(
+    to: str | os.PathLike[str],
+    format: str | None,  # noqa: A002
+    manifest: bool = False,
+) -> Target:
     """Return where a download goes; see `ExportJob.download()` for what it refuses."""
     try:
         path = Path(to)
@@ -151,7 +164,9 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
     chosen.require()
 
     try:
-        return Target(path, _checked_place(path), chosen)
+        place = _checked_place(path)
+        beside = path.with_name(path.name + SUFFIX)
+        return Target(path, place, chosen, _checked_place(beside) if manifest else None)
     except InvalidInputError:
         raise
     except (OSError, ValueError) as error:
