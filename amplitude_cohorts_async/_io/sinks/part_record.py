@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import attrs
 
-_VERSION = 1
-_LONGEST_TEXT = 1024
+_LONGEST_TAG = 1024
 _LARGEST = 1 << 62
 
 
@@ -61,7 +60,7 @@ class PartRecord:
 
 def head_line(owner: Owner, source: Source) -> bytes:
     """Return the first line of a record."""
-    facts = {"version": _VERSION, **attrs.asdict(owner), **attrs.asdict(source)}
+    facts = {"version": 1, **attrs.asdict(owner), **attrs.asdict(source)}
 
     return json.dumps(facts).encode() + b"\n"
 
@@ -120,30 +119,26 @@ def gaps_between(
 
 
 def _read_head(line: bytes) -> tuple[Owner, Source] | None:
-    facts = _read_json(line)
+    match _read_json(line):
+        case {
+            "version": 1,
+            "request_id": str() as request_id,
+            "target": str() as target,
+            "format": str() as suffix,
+            "etag": str() as etag,
+            "total": (int() | None) as total,
+        }:
+            owner = Owner(request_id=request_id, target=target, format=suffix)
+        case _:
+            return None
 
-    if not isinstance(facts, dict) or facts.pop("version", None) != _VERSION:
+    # The tag goes into a header.
+    is_tag = etag.isascii() and etag.isprintable() and etag.startswith('"')
+
+    if not is_tag or not 0 < (total or 1) < _LARGEST or len(etag) > _LONGEST_TAG:
         return None
 
-    total = facts.pop("total", None)
-    names = {"request_id", "target", "format", "etag"}
-
-    if facts.keys() != names or not (total is None or _is_position(total)):
-        return None
-
-    if not all(
-        isinstance(text, str) and text.isprintable() and len(text) <= _LONGEST_TEXT
-        for text in facts.values()
-    ):
-        return None
-
-    etag = facts.pop("etag")
-
-    # It goes into a header.
-    if not etag.isascii() or not etag.startswith('"'):
-        return None
-
-    return Owner(**facts), Source(etag=etag, total=total)
+    return owner, Source(etag=etag, total=total)
 
 
 def _read_span(line: bytes) -> Span | None:
@@ -152,8 +147,8 @@ def _read_span(line: bytes) -> Span | None:
             0 <= start < end < _LARGEST
         ):
             return Span(start, end, crc)
-
-    return None
+        case _:
+            return None
 
 
 def _read_json(line: bytes) -> object:
@@ -161,7 +156,3 @@ def _read_json(line: bytes) -> object:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def _is_position(value: object) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST
