@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import stat
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -190,22 +189,6 @@ async def test_progress_that_raises_ends_the_download(
         await job.download(tmp_path / "members.csv", progress=tell)
 
     assert [] == names_in(tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
-    mounted = subprocess.run(["mount", *options], capture_output=True, check=False)
-
-    if mounted.returncode != 0:
-        pytest.skip("a small disk can only be mounted by root")
-
-    yield folder
-
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 async def test_a_full_disk(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import os
 import signal
 import stat
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -202,6 +204,26 @@ async def test_a_download_that_was_given_up_goes_on(
 
     assert len(TEXT) - 99_999 == saved.downloaded
     assert TEXT == target.read_bytes()
+
+
+async def test_a_download_goes_on_when_the_disk_has_room_again(
+    server: FaultServer, job: ExportJob, small_disk: Path
+) -> None:
+    """A full disk gives a little back, so that the rest is recorded and taken up."""
+    target = small_disk / "members.csv"
+    server.on(OBJECT, whole(TEXT[:100_000]))
+    with pytest.raises(StorageError, match=os.strerror(errno.ENOSPC)):
+        await job.download(target)
+    ((_, end),) = recorded(small_disk)
+    server.on(OBJECT, rest(end, TEXT[:100_000]))
+    grow = ["mount", "-o", "remount,size=1m", str(small_disk)]
+    await asyncio.to_thread(subprocess.run, grow, check=True)
+
+    await job.download(target)
+
+    assert end > 0
+    assert TEXT[:100_000] == target.read_bytes()
+    assert [target.name] == names_in(small_disk)
 
 
 async def test_a_part_that_is_whole_is_confirmed_by_the_store(

@@ -195,5 +195,4 @@ class RangeSink:
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
-        # Counted last: `PartFile.checkpoint()` looks at it at any time.
-        self._extent.end = self._file.write_at(self._extent.end, data)
+        self._file.append_to(self._extent, data)

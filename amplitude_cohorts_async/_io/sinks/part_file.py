@@ -193,19 +193,17 @@ class PartFile:
             extent.end += len(data)
             extent.recorded = extent.end
         else:
-            # Counted last: `checkpoint()` looks at it at any time.
-            extent.end = self.write_at(extent.end, data)
+            self.append_to(extent, data)
 
-    def write_at(self, start: int, data: bytes | memoryview) -> int:
-        """Write *data* at a position, all of it; return the position behind it."""
+    def append_to(self, extent: Extent, data: bytes | memoryview) -> None:
+        """Write *data* at the end of a range, all of it."""
         view = memoryview(data)
 
         while view:
-            count = _write(self._file, view, start)
-            start += count
+            count = _write(self._file, view, extent.end)
+            # Counted after it is written: `checkpoint()` looks at it at any time.
+            extent.end += count
             view = view[count:]
-
-        return start
 
     def extent_at(self, start: int) -> Extent:
         """Return a new range, empty, that a writer of its own lets grow."""
