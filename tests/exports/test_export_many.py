@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter
-from amplitude_cohorts_async._exports.run_record import NAME, RunRecord
 from amplitude_cohorts_async._io.sinks import part_file
 from amplitude_cohorts_async.errors import (
     ApiError,
