@@ -310,7 +310,8 @@ class PartFile:
         # Who may write in the folder can put another file under our hidden name: it
         # must not get the target's. Between the look and the rename there is a
         # moment left, because no call renames an open file; so the target is looked
-        # at as well. What they do to the target itself, then or later, nobody can
+        # at as well: it is this file, or one of this user's that was published right
+        # after it. What others do to the target itself, then or later, nobody can
         # prevent who lets them write in the folder.
         if not is_named(self._file, self.part):
             raise FileExistsError(f"somebody replaced or removed {self.part}")
@@ -322,7 +323,7 @@ class PartFile:
 
         self.part.replace(self._target)
 
-        if not is_named(self._file, self._target):
+        if self._target.lstat().st_uid != os.fstat(self._file).st_uid:
             raise FileExistsError(f"somebody replaced {self._target} just now")
 
         # Closed last: until it has its name, the lock keeps others away.
