@@ -330,6 +330,7 @@ class CohortsClient(AsyncOnly):
         reuse_within: float = 3600.0,
         occurrence: str | None = None,
         on_unknown: OnUnknown = "raise",
+        manifest: bool = False,
         allowance: str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> SavedExport:
@@ -359,6 +360,8 @@ class CohortsClient(AsyncOnly):
             if_changed_since: An earlier export, or its token. If the cohort was
                 neither computed nor changed since, that one is returned again as
                 `SavedExport.unchanged`, and no export is spent.
+            manifest: As for `ExportJob.download()`. An unchanged file keeps the one
+                that it has.
             allowance: As for `request_export()`.
 
         Raises:
@@ -376,6 +379,7 @@ class CohortsClient(AsyncOnly):
             reuse_within=reuse_within,
             occurrence=occurrence,
             on_unknown=on_unknown,
+            manifest=manifest,
             allowance=allowance,
             progress=progress,
         )

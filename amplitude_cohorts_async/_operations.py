@@ -10,7 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -242,6 +249,7 @@ class Operations:
         reuse_within: float,
         occurrence: str | None,
         on_unknown: OnUnknown,
+        manifest: bool,
         allowance: str | None,
         progress: Progress | None,
     ) -> SavedExport:
@@ -257,15 +265,31 @@ class Operations:
         )
         # First of all: what is requested from now on answers this call as well.
         began = await self.jobs.begin(call.cohort_id)
-        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)
         call = attrs.evolve(
             call,
             began=began,
             target=target_name(target),
             format=target.format.suffix,
         )
+
+        async def listed() -> Mapping[str, Cohort]:
+            """Return the listed cohorts, of which this one's size is kept."""
+            nonlocal target
+            found = await self.exports.listed()
+
+            if cohort := found.get(call.cohort_id):
+                target = attrs.evolve(target, expected_rows=cohort.size)
+
+            return found
+
         saved = await self._unchanged(
-            call, target, if_changed_since, skip_unchanged, progress
+            call,
+            target,
+            listed,
+            if_changed_since=if_changed_since,
+            skip_unchanged=skip_unchanged,
+            progress=progress,
         )
 
         if saved is not None:
@@ -280,23 +304,25 @@ class Operations:
         self,
         call: Call,
         target: Target,
+        listed: Callable[[], Awaitable[Mapping[str, Cohort]]],
+        *,
         if_changed_since: SavedExport | str | None,
         skip_unchanged: bool,
         progress: Progress | None,
     ) -> SavedExport | None:
         if if_changed_since is not None:
-            listed = await self.exports.listed()
+            cohort = (await listed()).get(call.cohort_id)
             return await self.exports.unchanged(
                 if_changed_since,
                 target,
                 call.properties,
-                cohort=listed.get(call.cohort_id),
+                cohort=cohort,
                 progress=progress,
             )
 
         if skip_unchanged:
             return await self.exports.unchanged_since_saved(
-                call.cohort_id, target, call.properties, self.exports.listed
+                call.cohort_id, target, call.properties, listed
             )
 
         return None

@@ -23,6 +23,7 @@ __all__ = (
     "QuotaWait",
     "RequestSent",
     "RetryScheduled",
+    "RowsDiffer",
     "StatusPolled",
 )
 
@@ -166,6 +167,24 @@ class BytesReceived:
 
 
 @attrs.frozen(kw_only=True)
+class RowsDiffer:
+    """
+    A saved file has more or fewer members than its cohort was listed with.
+
+    A cohort may have been computed anew in between: this is a warning, no error.
+
+    Attributes:
+        rows: Members in the file.
+        size: Members of the cohort, as listed.
+    """
+
+    request_id: str
+    cohort_id: str | None
+    rows: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
 class BatchWritten:
     """
     A batch of ids was accepted.
@@ -194,6 +213,7 @@ Event: TypeAlias = (
     | StatusPolled
     | LinkRenewed
     | BytesReceived
+    | RowsDiffer
     | BatchWritten
 )
 

@@ -262,11 +262,14 @@ class SavedExport:
 
     Attributes:
         size: Bytes on disk.
-        downloaded: Bytes received.
+        downloaded: Bytes received by this call; less than the file where an earlier
+            one had left a part of it.
         links: Number of links used; 0 if the service sent the file itself.
         token: The job of the file; see ``CohortsClient.resume_export()``.
         unchanged: Whether the cohort had not changed since an earlier export, so
             that none was spent.
+        requested_at: When its export was requested, aware UTC by the service's
+            clock; None if unknown.
         spent: Exports that the call spent: 1, or 0.
         file: The source of `sha256` and `rows`.
     """
@@ -277,6 +280,7 @@ class SavedExport:
     links: int
     token: str
     unchanged: bool = False
+    requested_at: datetime | None = None
     spent: int = 0
     file: SavedFile = attrs.field(eq=False, repr=False)
 

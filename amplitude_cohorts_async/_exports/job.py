@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
+import attrs
 
 from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
@@ -85,13 +86,17 @@ class ExportJob:
         format: str | None = None,  # noqa: A002 - a public name
         amplitude_id: AmplitudeId = "text",
         timeout: float = 1800.0,
+        manifest: bool = False,
+        expected_rows: int | None = None,
         progress: Progress | None = None,
     ) -> SavedExport:
         """
         Wait for the job, and save its file.
 
         The target appears when the file is complete and on disk, not before.
-        Expired links are refreshed and cut connections continued.
+        Expired links are refreshed and cut connections continued. What an earlier
+        download of this job had on disk when it was cancelled or killed is taken up
+        where the file holds the bytes as stored, and the store can prove that.
 
         Args:
             to: The target: ".csv" for decoded text, ".csv.gz" for the bytes as
@@ -102,6 +107,11 @@ class ExportJob:
             amplitude_id: Whether the column of Amplitude ids holds "text" or
                 "int64"; for ".parquet" only.
             timeout: Seconds to wait for the job, as for `wait()`.
+            manifest: Whether to write "NAME.manifest.json" beside the file: what it
+                is, its size, digest and number of members.
+            expected_rows: The cohort's size, for a warning (`RowsDiffer`) if the
+                members were counted and are not as many. A small file is counted,
+                and every one that has a manifest.
             progress: Called with the bytes received, about once a MiB. The count
                 goes back when the download starts over.
 
@@ -115,7 +125,10 @@ class ExportJob:
         # target is looked at must not lose the token either.
         async with self._export.tracked():
             checked_progress(progress)
-            target = await anyio.to_thread.run_sync(checked_target, to, format)
+            target = await anyio.to_thread.run_sync(
+                checked_target, to, format, manifest
+            )
+            target = attrs.evolve(target, expected_rows=expected_rows)
             delivery = await self._export.deliver(
                 target_name(target), target.format.suffix
             )

@@ -13,6 +13,7 @@ from .. import CohortsClient
 from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import FORMATS, Connection
+from .destination import STDOUT, destination
 from .exits import Exit, exit_of
 from .resume_hints import (
     StartedJobs,
@@ -79,7 +80,8 @@ def export(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, or a directory for several cohorts; by default ID.csv here.",
+            help="A file, a directory for several cohorts, or - for stdout; by "
+            "default ID.csv here.",
         ),
     ] = None,
     named: Properties = None,
@@ -151,7 +153,12 @@ def resume(
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A file, or - for stdout; by default ID.csv here.",
+        ),
     ] = None,
     format: Format = None,  # noqa: A002 - named like the option
     file_mode: FileMode = None,
@@ -171,21 +178,25 @@ def resume(
         resumed = client.resume_export(job)
         jobs.request_ids.append(resumed.request_id)
         to = output or _file_named(resumed.cohort_id or resumed.request_id, format)
-        return await resumed.download(to, format=format, timeout=timeout)
+        place = to if output is None else path
+        return await resumed.download(place, format=format, timeout=timeout)
 
-    with resume_hints(
-        lambda error: _resume_commands(
-            connection,
-            jobs.resumable_after(error),
-            to=to,
-            format=format,
-            file_mode=file_mode,
+    with (
+        resume_hints(
+            lambda error: _resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=format,
+                file_mode=file_mode,
+            ),
+            jobs,
         ),
-        jobs,
+        destination(to, format=format, as_json=connection.as_json) as path,
     ):
         saved = connection.run(work, hook=jobs, file_mode=file_mode)
 
-    connection.print("export", saved, render.saved)
+    _tell(connection, saved, to)
 
 
 def wanted_properties(
@@ -215,20 +226,23 @@ def _into_file(connection: Connection, options: _Options) -> None:
     to = options.output or _file_named(cohort_id, options.format)
     jobs = StartedJobs(announced=connection.announces)
 
-    with resume_hints(
-        lambda error: _resume_commands(
-            connection,
-            jobs.resumable_after(error),
-            to=to,
-            format=options.format,
-            file_mode=options.file_mode,
+    with (
+        resume_hints(
+            lambda error: _resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=options.format,
+                file_mode=options.file_mode,
+            ),
+            jobs,
         ),
-        jobs,
+        destination(to, format=options.format, as_json=connection.as_json) as path,
     ):
         saved = connection.run(
             lambda client: client.export(
                 cohort_id,
-                to,
+                path,
                 properties=options.properties,
                 timeout=options.timeout,
                 format=options.format,
@@ -237,7 +251,12 @@ def _into_file(connection: Connection, options: _Options) -> None:
             file_mode=options.file_mode,
         )
 
-    connection.print("export", saved, render.saved)
+    _tell(connection, saved, to)
+
+
+def _tell(connection: Connection, saved: SavedExport, to: Path) -> None:
+    if to != STDOUT:
+        connection.print("export", saved, render.saved)
 
 
 def _into_directory(connection: Connection, options: _Options) -> None:

@@ -19,6 +19,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import StorageError
 from ..models import Cohort, ExportOutcome, ExportPlan, SavedExport, Usage
 from .command_words import in_command_words, refused_ids
 from .exits import Exit, exit_of
@@ -122,8 +123,16 @@ def saved(file: SavedExport) -> None:
     links = {0: "", 1: " over 1 link"}.get(file.links, f" over {file.links} links")
     _print(
         f"{printable(str(file.path))}: {decimal(file.size)}{rows}, "
-        f"{decimal(file.downloaded)} received{links}, sha256 {file.sha256}"
+        f"{decimal(file.downloaded)} received{links}{_digest_text(file)}"
     )
+
+
+def _digest_text(file: SavedExport) -> str:
+    # Whoever waits for the file may have taken it by now.
+    try:
+        return f", sha256 {file.sha256}"
+    except StorageError:
+        return ""
 
 
 def outcome(found: ExportOutcome) -> None:
@@ -257,7 +266,7 @@ def _plain(value: object) -> object:
     if attrs.has(kind):
         names = [field.name for field in attrs.fields(kind) if field.name != "file"]
         names += _PROPERTIES.get(kind, ())
-        return {name: getattr(value, name) for name in names}
+        return {name: _read(value, name) for name in names}
 
     if isinstance(value, BaseException):
         return _facts(value)
@@ -266,3 +275,10 @@ def _plain(value: object) -> object:
         return value.isoformat()
 
     return value.name.lower() if isinstance(value, Enum) else str(value)
+
+
+def _read(value: object, name: str) -> object:
+    try:
+        return getattr(value, name)
+    except StorageError:  # the digest of a file that somebody has taken
+        return None

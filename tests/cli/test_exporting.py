@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
@@ -17,9 +18,11 @@ EXPORT = {
     "downloaded",
     "links",
     "path",
+    "requested_at",
     "rows",
     "sha256",
     "size",
+    "spent",
     "token",
     "unchanged",
 }
@@ -254,3 +257,40 @@ def test_a_cut_connection_is_made_good(command, cohorts_emulator):
     cohorts_emulator.fail_next("store", cut_off(at=1_000))
 
     assert "over 2 links" in command("export", "big").out
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz"])
+@pytest.mark.usefixtures("no_waiting")
+def test_export_to_stdout(capfdbinary: pytest.CaptureFixture[bytes], kind: str):
+    """The dash of other commands: the file and nothing else goes to stdout."""
+    main(["export", "c1", "-o", "saved", "--format", kind])
+    capfdbinary.readouterr()
+
+    assert 0 == main(["export", "c1", "-o", "-", "--format", kind])
+    assert Path("saved").read_bytes() == capfdbinary.readouterr().out
+    assert ["saved"] == [path.name for path in Path().iterdir()]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_resume_to_stdout(cohorts_emulator, capfdbinary):
+    """The command that goes on says the dash again."""
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    code = main(["export", "slow", "-o", "-", "--timeout", "20"])
+    out, err = capfdbinary.readouterr()
+    words = shlex.split(err.decode().splitlines()[-1].removeprefix("To resume: "))
+
+    assert (7, b"") == (code, out)
+    assert 0 == main(words[1:])
+    assert b"ann" in capfdbinary.readouterr().out
+
+
+def test_stdout_is_for_one_thing(command, cohorts_emulator):
+    """A file and a JSON document cannot share it; nothing is spent."""
+    assert 2 == command("export", "c1", "-o", "-", "--json").code
+    assert 0 == cohorts_emulator.spent
+
+
+def test_a_device_is_refused(command, cohorts_emulator):
+    """What is no regular file is not replaced, and nothing is spent."""
+    assert 2 == command("export", "c1", "-o", "/dev/stdout", "--format", "csv").code
+    assert 0 == cohorts_emulator.spent

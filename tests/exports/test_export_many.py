@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter
+from amplitude_cohorts_async._io.sinks import part_file
 from amplitude_cohorts_async.errors import (
     ApiError,
     ConnectionFailedError,
@@ -189,6 +190,25 @@ async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
     await collect(client.export_many(IDS[:1], tmp_path, skip_unchanged=True))
 
     assert 6 == emulator.spent
+
+
+async def test_a_watcher_may_take_each_file_at_once(
+    client: CohortsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a file that was delivered is needed afterwards."""
+    (tmp_path / "taken").mkdir()
+    real = part_file.sync_folder
+
+    def take(folder: Path) -> None:
+        real(folder)
+        for path in folder.glob("cohort*.csv"):
+            path.rename(tmp_path / "taken" / path.name)
+
+    monkeypatch.setattr(part_file, "sync_folder", take)
+    found = await collect(client.export_many(IDS, tmp_path))
+
+    assert [None] * 6 == [outcome.error for outcome in found.values()]
+    assert 6 == len([*(tmp_path / "taken").iterdir()])
 
 
 async def test_an_id_cannot_leave_the_directory(

@@ -129,6 +129,7 @@ class Inflate(PassThrough):
     def __init__(self, then: Filter) -> None:
         super().__init__(then)
         self._stream = inflater()
+        self._is_padded = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next compressed bytes."""
@@ -153,8 +154,16 @@ class Inflate(PassThrough):
         # After a full slice of text, more may be left inside the stream.
         while data or is_full:
             if self._stream.eof:
-                # Another gzip member is legal, and rare; anything else is not.
-                if bytes(data[:1]) != _GZIP_MAGIC[:1]:
+                # Another gzip member is legal, and rare. So are zeros that fill up a
+                # block, as gzip(1) has it, if nothing follows. Anything else is not.
+                size = len(data)
+                data = bytes(data).lstrip(b"\0")
+                self._is_padded |= len(data) < size
+
+                if not data:
+                    return
+
+                if self._is_padded or data[:1] != _GZIP_MAGIC[:1]:
                     raise Malformed(
                         "the compressed file is damaged (more follows its end)"
                     )
@@ -171,6 +180,12 @@ class Inflate(PassThrough):
 def inflater() -> Any:
     """Return a new `zlib.decompressobj()` for one gzip member, or one like it."""
     return _zlib().decompressobj(_GZIP_BITS)
+
+
+def crc32(data: bytes, before: int = 0) -> int:
+    """Return the CRC-32 of data that follows what has the check sum *before*."""
+    check: int = _zlib().crc32(data, before)
+    return check
 
 
 @cache
