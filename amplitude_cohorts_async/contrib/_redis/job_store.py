@@ -106,7 +106,7 @@ async def _transact(pipe: Pipeline, app: str, group: str, work: Work[T]) -> T:
     key = _key(app, group)
     await pipe.watch(key)
     found = cast("dict[bytes, bytes]", await pipe.hgetall(key))
-    seconds, micros = await pipe.time()
+    seconds, micros = await pipe.time()  # pyright: ignore[reportUnknownMemberType]
 
     before = {name.decode(): text.decode() for name, text in found.items()}
     rows = dict(before)
