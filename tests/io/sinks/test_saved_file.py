@@ -183,7 +183,9 @@ def test_a_disk_that_keeps_no_times(
 
 
 def test_a_record_is_an_export_again(saved: SavedExport) -> None:
-    """What a run keeps of a file is JSON, and holds all that is known of it."""
+    """What is kept of a file is JSON, and holds all that was read of it by then."""
+    assert to_record(saved)["sha256"] is None
+    assert (SHA256, 3) == (saved.sha256, saved.rows)
     record = json.loads(json.dumps(to_record(saved)))
     again = from_record(record)
 
@@ -218,6 +220,7 @@ def test_a_record_keeps_when_its_export_was_requested(saved: SavedExport) -> Non
 
 def test_a_record_without_a_time_is_known_by_its_digest(saved: SavedExport) -> None:
     """What the first release recorded is still of use."""
+    assert SHA256 == saved.sha256
     record = to_record(saved)
     del record["mtime_ns"]
 
