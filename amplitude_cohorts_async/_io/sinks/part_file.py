@@ -283,7 +283,9 @@ class PartFile:
         # Not before the sync: as long as that takes, a kill leaves a file that is
         # this user's own, which can be taken up.
         set_permissions(self._file, self._target, like=self._like, mode=self._new_mode)
-        self._rename()
+        # A record that is made meanwhile would stay.
+        with self._syncing:
+            self._rename()
         sync_folder(self._target.parent)
 
         return LocalFile(
