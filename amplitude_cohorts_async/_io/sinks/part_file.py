@@ -116,7 +116,7 @@ class PartFile:
         self._extents = [self._in_order]
         # A sync may take seconds, while the file goes on to be written. The lock is
         # for what closes it.
-        self._syncing = threading.Lock()
+        self._syncing = threading.RLock()
 
     def open(self) -> None:
         """Make the file, empty; what was written before is removed."""
