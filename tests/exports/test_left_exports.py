@@ -283,6 +283,19 @@ async def test_what_was_delivered_is_not_handed_to_a_later_call(
     assert 2 == emulator.spent
 
 
+@pytest.mark.parametrize("join", [False, True])
+async def test_a_job_that_was_downloaded_is_not_handed_to_a_stream(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path, join: bool
+) -> None:
+    """The job was requested for a file: no stream of it was left."""
+    job = await client.request_export("c1", join=join)
+    await job.download(tmp_path / "a.csv")
+
+    await client.request_export("c1", join=True)
+
+    assert 2 == emulator.spent
+
+
 async def test_what_a_sync_read_is_not_handed_to_a_later_call(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
