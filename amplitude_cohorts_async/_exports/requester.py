@@ -383,14 +383,14 @@ class ExportRequester:
                             job = await self._attempt(
                                 request, draft, spend, claim, watch
                             )
-                            return job
+                            break
         except asyncio.CancelledError as error:
             # Spent, and the claim was about to be left.
             if job is not None:
                 keep_token(error, job.token)
             raise
 
-        return None
+        return job
 
     async def _attempt(
         self,
