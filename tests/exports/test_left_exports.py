@@ -348,7 +348,7 @@ async def test_a_stream_that_failed_half_way_is_taken_up(
 @pytest.fixture
 def store(server: FaultServer) -> ScriptedStore:
     """A store that counts the requests sent before each change."""
-    return ScriptedStore(lambda: len(server.requests(EXPORT)))
+    return ScriptedStore(listen=lambda: len(server.requests(EXPORT)))
 
 
 @pytest.fixture
