@@ -218,10 +218,10 @@ class Operations:
         cohort_id = cohort_id_of(cohort)
 
         if not join:
-            export = await self.exports.request(
+            started = await self.exports.request(
                 cohort_id, properties, allowance=allowance
             )
-            return ExportJob(export)
+            return ExportJob(started.export, started.delivery)
 
         call = Call(
             cohort_id=cohort_id,

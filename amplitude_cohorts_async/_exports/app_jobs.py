@@ -156,11 +156,15 @@ class AppJobs:
         ref: ExportRef,
         target: str | None,
         format: str | None,  # noqa: A002
+        begun: Delivery | None = None,
     ) -> Delivery:
         """
         Begin the delivery of a spent export that the caller names.
 
         A store that fails does not hold it up.
+
+        Args:
+            begun: One that was begun before its target was known.
         """
         if ref.cohort_id is None:
             return Delivery(self.rows, "", "", None)
@@ -190,7 +194,11 @@ class AppJobs:
                     **facts_of(ref),
                 )
 
-            return self._delivery(rows, call, export, None, now)
+            left = begun and begun.row and rows.deliveries.get(begun.row.id)
+            if left:
+                left = attrs.evolve(left, target=target, format=format)
+
+            return self._delivery(rows, call, export, left, now)
 
         try:
             return await self.rows.change(call.cohort_id, work)

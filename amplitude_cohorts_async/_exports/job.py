@@ -35,7 +35,7 @@ class ExportJob:
         self.request_id: str = export.ref.request_id
         self.cohort_id: str | None = export.ref.cohort_id
         self._export = export
-        # One that the call which made this job has begun, for its first stream.
+        # One that the call which made this job has begun, for its first file or stream.
         self._delivery = delivery
 
     def __repr__(self) -> str:
@@ -129,8 +129,9 @@ class ExportJob:
                 checked_target, to, format, manifest
             )
             target = attrs.evolve(target, expected_rows=expected_rows)
+            begun, self._delivery = self._delivery, None
             delivery = await self._export.deliver(
-                target_name(target), target.format.suffix
+                target_name(target), target.format.suffix, begun
             )
 
         saved = await self._export.save(

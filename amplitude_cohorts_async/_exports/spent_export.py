@@ -82,9 +82,10 @@ class SpentExport:
         self,
         target: str | None,
         format: str | None = None,  # noqa: A002
+        begun: Delivery | None = None,
     ) -> Delivery:
         """Begin a delivery, to the name of a target or a stream."""
-        return await self._jobs.deliver(self.ref, target, format)
+        return await self._jobs.deliver(self.ref, target, format, begun)
 
     async def save(
         self,
@@ -149,9 +150,11 @@ class SpentExport:
             delivery: One that was begun before; None begins one.
         """
         if delivery is None:
-            delivery = await self.deliver(None)
+            async with self.tracked():
+                delivery = await self.deliver(None)
 
-        async with self.tracked(), delivery.held():
+        # An error of the caller's own is none of this export.
+        async with delivery.held():
             yield delivery
 
         delivery.answered()
