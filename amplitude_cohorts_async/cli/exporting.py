@@ -16,6 +16,7 @@ from .. import CohortsClient
 from ..models import ExportOutcome, JobRecord, SavedExport
 from . import render
 from .common import FORMATS, Connection
+from .destination import STDOUT, destination
 from .exits import Exit, NoSuchJobError, exit_of
 from .resume_hints import (
     StartedJobs,
@@ -84,7 +85,8 @@ ResumedTo = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="By default the file it was meant for, or else ID.csv here.",
+        help="A file, or - for stdout; by default the file it was meant for, or else "
+        "ID.csv here.",
     ),
 ]
 
@@ -202,9 +204,9 @@ def export(
     if into_directory:
         options.refuse("a directory", "no_clobber", "manifest", "occurrence")
         _into_directory(connection, options)
-    elif str(output) == "-":
-        _to_stdout(connection, options)
     else:
+        if output == STDOUT:
+            options.refuse("stdout", "skip_unchanged", "no_clobber", "manifest")
         _into_file(connection, options)
 
 
@@ -270,23 +272,27 @@ def resume_job(
         jobs.request_ids.append(resumed.request_id)
         name = resumed.cohort_id or resumed.request_id
         to = options.output or meant_for or _file_named(name, options.format)
+        place = to if options.output is None else path
         return await resumed.download(
-            to, format=options.format, timeout=options.timeout
+            place, format=options.format, timeout=options.timeout
         )
 
-    with resume_hints(
-        lambda error: _resume_commands(
-            connection,
-            jobs.resumable_after(error),
-            to=to,
-            format=options.format,
-            file_mode=options.file_mode,
+    with (
+        resume_hints(
+            lambda error: _resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=options.format,
+                file_mode=options.file_mode,
+            ),
+            jobs,
         ),
-        jobs,
+        destination(to, format=options.format, as_json=connection.as_json) as path,
     ):
         saved = connection.run(work, hook=jobs, file_mode=options.file_mode)
 
-    connection.print("export", saved, render.saved)
+    _tell(connection, saved, to)
 
 
 async def last_open(client: CohortsClient) -> Found:
@@ -308,8 +314,10 @@ def found_in(record: JobRecord) -> Found:
         and each.target.startswith(here)
         and each.finished_at is None
     ]
+    # The temporary folder of a command that was killed on the way to stdout is gone.
+    there = [path for path in paths if path.parent.is_dir()]
 
-    return str(record.token), paths[-1] if paths else None
+    return str(record.token), there[-1] if there else None
 
 
 def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
@@ -353,6 +361,9 @@ class _Options:
 
     def again(self, jobs: StartedJobs) -> str | None:
         """Return how the same command goes on with what was spent."""
+        if jobs.is_saved:
+            return None
+
         # An occurrence is the same export for as long as its file is there.
         return "the same command" if self.occurrence else self.reuse.again(jobs)
 
@@ -371,7 +382,7 @@ def _into_file(connection: Connection, options: _Options) -> None:
         async def work(client: CohortsClient) -> tuple[SavedExport, int | None]:
             saved = await client.export(
                 cohort_id,
-                to,
+                path,
                 properties=options.properties,
                 timeout=options.timeout,
                 format=options.format,
@@ -381,31 +392,35 @@ def _into_file(connection: Connection, options: _Options) -> None:
                 reuse_within=options.reuse.seconds,
                 on_unknown=on_unknown,
             )
-            jobs.is_done = True
+            jobs.is_saved, jobs.is_done = True, to != STDOUT
             return saved, await months_rest(client)
 
         return connection.run(work, hook=jobs, file_mode=options.file_mode)
 
-    with resume_hints(
-        lambda error: _resume_commands(
-            connection,
-            jobs.resumable_after(error),
-            to=to,
-            format=options.format,
-            file_mode=options.file_mode,
+    with (
+        resume_hints(
+            lambda error: _resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=options.format,
+                file_mode=options.file_mode,
+            ),
+            jobs,
+            options.again if connection.is_recorded else lambda _: None,
         ),
-        jobs,
-        options.again if connection.is_recorded else lambda _: None,
+        destination(to, format=options.format, as_json=connection.as_json) as path,
     ):
         saved, remaining = options.reuse.asking(connection, save)
 
-    facts = {**render.facts(saved), **spending_facts(jobs, remaining)}
-    connection.print("export", facts, lambda _: render.saved(saved))
+    _tell(connection, saved, to, **spending_facts(jobs, remaining))
     say_what_was_spent(connection, saved.spent, remaining)
 
 
-def _to_stdout(connection: Connection, options: _Options) -> None:
-    raise typer.BadParameter("not yet")
+def _tell(connection: Connection, saved: SavedExport, to: Path, **more: object) -> None:
+    if to != STDOUT:
+        facts = {**render.facts(saved), **more}
+        connection.print("export", facts, lambda _: render.saved(saved))
 
 
 def _into_directory(connection: Connection, options: _Options) -> None:
@@ -447,12 +462,13 @@ def _into_directory(connection: Connection, options: _Options) -> None:
 
     if connection.as_json:
         render.document("exports", outcomes, remaining=remaining)
-    else:
-        for error in errors:
-            render.resume_commands(error)
 
     spent = sum(outcome.spent for outcome in outcomes)
     say_what_was_spent(connection, spent, remaining)
+
+    if not connection.as_json:
+        for error in errors:
+            render.resume_commands(error)
 
     exit_with(outcomes)
 

@@ -69,7 +69,7 @@ def document(name: str, value: object, **more: object) -> None:
 
 def facts(value: object) -> dict[str, object]:
     """Return what JSON shows of a value of an attrs class."""
-    kind: type[attrs.AttrsInstance] = type(value)
+    kind = cast("type[attrs.AttrsInstance]", type(value))
     names = [field.name for field in attrs.fields(kind) if field.name != "file"]
     names += _PROPERTIES.get(kind, ())
 

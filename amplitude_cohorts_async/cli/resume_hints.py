@@ -46,6 +46,7 @@ class StartedJobs:
         spent: How many were requested.
         adopted: The last one that was taken up.
         since: When the last one was requested; aware UTC.
+        is_saved: Whether the file was saved, which ends the adoption of its export.
         is_done: Whether nothing is left to go on with.
     """
 
@@ -54,6 +55,7 @@ class StartedJobs:
         self.spent = 0
         self.adopted: ExportAdopted | None = None
         self.since: datetime | None = None
+        self.is_saved = False
         self.is_done = False
         self._announced = announced
         self._is_one = is_one

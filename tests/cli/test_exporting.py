@@ -15,9 +15,11 @@ from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
 EXPORT = {
+    "adopted",
     "downloaded",
     "links",
     "path",
+    "remaining",
     "requested_at",
     "rows",
     "sha256",
@@ -44,7 +46,9 @@ def test_export_saves_and_says_so_in_a_line(command):
     code, out, err = command("export", "c1", "-o", "members.csv")
 
     assert 0 == code
-    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1\n", err)
+    requested, spent = err.splitlines()
+    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1", requested)
+    assert "amplitude-cohorts: 1 export spent, 499 left of the month" == spent
     assert out.startswith("members.csv: ")
     assert 3 == len(Path("members.csv").read_text().splitlines())
 
@@ -119,7 +123,7 @@ def test_an_error_as_json_has_the_token(command, cohorts_emulator):
     error = document["error"]
 
     assert (7, "") == (code, out)
-    assert {"code", "type", "message", "token", "resume"} == set(error)
+    assert {"again", "code", "type", "message", "token", "resume"} == set(error)
     assert (1, 7) == (document["version"], error["code"])
     assert "ExportTimeoutError" == error["type"]
     assert 0 == command("resume", error["token"]).code
@@ -165,7 +169,10 @@ def test_many_go_into_a_directory(command):
     Path("out").mkdir()
     code, out, err = command("export", "c1", "c2", "-o", "out")
 
-    assert (0, "") == (code, err)
+    assert (0, "amplitude-cohorts: 2 exports spent, 498 left of the month\n") == (
+        code,
+        err,
+    )
     assert ["out/c1.csv", "out/c2.csv"] == sorted(
         line.partition(":")[0] for line in out.splitlines()
     )
@@ -232,7 +239,11 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
 @pytest.mark.parametrize(
     "words",
     [
-        ("c1", "--skip-unchanged"),
+        ("c1", "--fresh", "--reuse-within", "60"),
+        ("c1", "--jobs", "a.db", "--no-jobs"),
+        ("c1", "--jobs", "redis://:secret@127.0.0.1/0"),
+        ("c1", "c2", "--occurrence", "today"),
+        ("c1", "-o", "-", "--manifest"),
         ("c1", "--property", "plan", "--properties"),
         ("c1", "-o", "missing/out.csv"),
         ("c1", "-o", "out"),
