@@ -249,7 +249,7 @@ class SavedFile(Protocol):
         ...
 
     def known(self) -> Mapping[str, object]:
-        """Return its time, digest and rows, as far as they are known."""
+        """Return its path, time, digest and rows, as far as they are known."""
         ...
 
 

@@ -283,7 +283,9 @@ class ExportRequester:
         if not await in_thread(is_intact, self._thread):
             return None
 
-        return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
+        return attrs.evolve(
+            earlier, path=target.path, unchanged=True, downloaded=0, links=0
+        )
 
     async def unchanged_since_saved(
         self,

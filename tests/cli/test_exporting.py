@@ -14,10 +14,14 @@ from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
+LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
+
 EXPORT = {
+    "adopted",
     "downloaded",
     "links",
     "path",
+    "remaining",
     "requested_at",
     "rows",
     "sha256",
@@ -44,7 +48,9 @@ def test_export_saves_and_says_so_in_a_line(command):
     code, out, err = command("export", "c1", "-o", "members.csv")
 
     assert 0 == code
-    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1\n", err)
+    requested, spent = err.splitlines()
+    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1", requested)
+    assert "amplitude-cohorts: 1 export spent, 499 left of the month" == spent
     assert out.startswith("members.csv: ")
     assert 3 == len(Path("members.csv").read_text().splitlines())
 
@@ -119,7 +125,7 @@ def test_an_error_as_json_has_the_token(command, cohorts_emulator):
     error = document["error"]
 
     assert (7, "") == (code, out)
-    assert {"code", "type", "message", "token", "resume"} == set(error)
+    assert {"again", "code", "type", "message", "token", "resume"} == set(error)
     assert (1, 7) == (document["version"], error["code"])
     assert "ExportTimeoutError" == error["type"]
     assert 0 == command("resume", error["token"]).code
@@ -165,7 +171,10 @@ def test_many_go_into_a_directory(command):
     Path("out").mkdir()
     code, out, err = command("export", "c1", "c2", "-o", "out")
 
-    assert (0, "") == (code, err)
+    assert (0, "amplitude-cohorts: 2 exports spent, 498 left of the month\n") == (
+        code,
+        err,
+    )
     assert ["out/c1.csv", "out/c2.csv"] == sorted(
         line.partition(":")[0] for line in out.splitlines()
     )
@@ -179,7 +188,7 @@ def test_many_as_json(command):
 
     assert (4, 1) == (code, document["version"])
     assert {"cohort_id", "saved", "error", "spent"} == set(exports["c1"])
-    assert EXPORT == set(exports["c1"]["saved"])
+    assert EXPORT - {"adopted", "remaining"} == set(exports["c1"]["saved"])
     assert "NotFoundError" == exports["nope"]["error"]["type"]
     assert exports["nope"]["saved"] is None
 
@@ -195,7 +204,9 @@ def test_many_that_failed_unspent_have_nothing_to_go_on_with(command):
 
 def test_many_go_on_with_what_was_spent_and_not_saved(command, cohorts_emulator):
     """A command for each such cohort, as text and as JSON; it spends no export."""
-    cohorts_emulator.add_cohort("s/w", members=["ann"], job_seconds=300)
+    cohorts_emulator.add_cohort(
+        "s/w", members=["ann"], job_seconds=300, overrides=LONG_AGO
+    )
     words = ("export", "c1", "s/w", "nope", "-o", ".", "--timeout", 50)
     *_, last = command(*words).err.splitlines()
     assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o s%2Fw\.csv", last)
@@ -232,7 +243,11 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
 @pytest.mark.parametrize(
     "words",
     [
-        ("c1", "--skip-unchanged"),
+        ("c1", "--fresh", "--reuse-within", "60"),
+        ("c1", "--jobs", "a.db", "--no-jobs"),
+        ("c1", "--jobs", "redis://:secret@127.0.0.1/0"),
+        ("c1", "c2", "--occurrence", "today"),
+        ("c1", "-o", "-", "--manifest"),
         ("c1", "--property", "plan", "--properties"),
         ("c1", "-o", "missing/out.csv"),
         ("c1", "-o", "out"),

@@ -65,7 +65,13 @@ class LocalFile:
 
     def known(self) -> dict[str, object]:
         """Return what is known without reading the file."""
-        return {"mtime_ns": self.mtime_ns, "sha256": self._sha256, "rows": self._rows}
+        return {
+            # Absolute: whoever reads it later may be in another folder.
+            "path": str(self.path),
+            "mtime_ns": self.mtime_ns,
+            "sha256": self._sha256,
+            "rows": self._rows,
+        }
 
     async def digest(self) -> str:
         """See `SavedExport`."""
