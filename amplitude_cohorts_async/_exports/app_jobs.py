@@ -194,8 +194,9 @@ class AppJobs:
                     **facts_of(ref),
                 )
 
-            left = begun and begun.row and rows.deliveries.get(begun.row.id)
-            if left:
+            row = begun.row if begun else None
+            left = rows.deliveries.get(row.id) if row else None
+            if left is not None:
                 left = attrs.evolve(left, target=target, format=format)
 
             return self._delivery(rows, call, export, left, now)

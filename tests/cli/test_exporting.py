@@ -49,7 +49,9 @@ def test_export_saves_and_says_so_in_a_line(command):
 
     assert 0 == code
     requested, spent = err.splitlines()
-    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1", requested)
+    assert re.fullmatch(
+        r"amplitude-cohorts: requested export \w+ of cohort c1", requested
+    )
     assert "amplitude-cohorts: 1 export spent, 499 left of the month" == spent
     assert out.startswith("members.csv: ")
     assert 3 == len(Path("members.csv").read_text().splitlines())
