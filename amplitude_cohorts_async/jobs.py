@@ -2,7 +2,8 @@
 Job stores, which keep what was spent, and the base class for your own.
 
 A store knows rows of text and nothing of their meaning. Your own is a subclass of
-`JobStore` with two methods; `testing` has a suite that tries one out.
+`JobStore` with two methods; `testing.JobStoreConformance` tries
+it out.
 
 A client uses a `MemoryJobStore` by default, which survives everything but the end of
 the process. `SqliteJobStore` survives that, too; a fleet's is

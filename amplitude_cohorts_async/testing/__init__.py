@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         works,
         wrong_etag,
     )
+    from .job_stores import JobStoreConformance
     from .limiters import LimiterConformance
     from .options import Assumptions
     from .quotas import Quotas, RequestRecord, Violation
@@ -52,6 +53,7 @@ __all__ = (
     "CohortsEmulator",
     "FakeClock",
     "Fault",
+    "JobStoreConformance",
     "LimiterConformance",
     "Quotas",
     "RequestRecord",
@@ -89,6 +91,7 @@ _HOMES = {
     "Assumptions": "options",
     "CohortsEmulator": "emulator",
     "FakeClock": "clock",
+    "JobStoreConformance": "job_stores",
     "LimiterConformance": "limiters",
     "Quotas": "quotas",
     "RequestRecord": "quotas",

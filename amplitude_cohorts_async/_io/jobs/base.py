@@ -42,8 +42,8 @@ class JobStore(ABC):
         Run *work* on the rows of a group, atomically, and return its result.
 
         What it changed is stored when this returns, durably if the store is. If it
-        raises, nothing is. It may run several times, in any thread. A cancellation
-        is raised after the end.
+        raises, nothing is. It may run several times, in any thread. The library waits
+        for the end even if its caller is cancelled.
 
         Args:
             app: A hash that names the app; no secret.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from ..._core.job_rows import Rows, merged
@@ -65,6 +66,10 @@ class PairedJobStore(JobStore):
         return sorted(
             {*await self._memory.groups(app), *await self._beside.groups(app)}
         )
+
+    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Wait for those, too, who use the memory alone; see `JobStore`."""
+        return self._memory.lock(name)
 
     async def aclose(self) -> None:
         """Close the durable store; the memory stays."""
