@@ -167,7 +167,7 @@ class Claims:
             if export is not None and self._is_younger(export, FILE_LIFE - _MARGIN):
                 if export.state in SPENT:
                     return Join(export, self._open_delivery(export))
-                if export.state is ExportState.ATTEMPTED:
+                if self._counts(export):
                     return self._attempted(export)
 
         return None
@@ -182,7 +182,7 @@ class Claims:
                 if saved:
                     return Delivered(saved[-1])
                 return Join(export, self._open_delivery(export))
-            if export.state is ExportState.ATTEMPTED:
+            if self._counts(export):
                 return self._attempted(export)
 
         return None
@@ -202,7 +202,7 @@ class Claims:
                 return Wait(export)
             if not self._is_younger(export, within) or self._is_outdated(export):
                 continue
-            if export.state is ExportState.ATTEMPTED:
+            if self._counts(export):
                 return self._attempted(export)
             if export.state in SPENT and self._is_undelivered(export):
                 if self.listing is None:
@@ -219,11 +219,14 @@ class Claims:
 
         return None
 
-    def _attempted(self, export: ExportRow) -> Decision | None:
-        if self.is_alive(export.lease):
-            return Wait(export)
+    def _counts(self, export: ExportRow) -> bool:
+        """Whether an attempt is waited for, or in doubt for this call."""
+        return export.state is ExportState.ATTEMPTED and (
+            self.call.on_unknown == "raise" or self.is_alive(export.lease)
+        )
 
-        return Doubt(export) if self.call.on_unknown == "raise" else None
+    def _attempted(self, export: ExportRow) -> Wait | Doubt:
+        return Wait(export) if self.is_alive(export.lease) else Doubt(export)
 
     def _is_younger(self, export: ExportRow, life: timedelta) -> bool:
         return self.at - export.began_at < life
