@@ -360,6 +360,16 @@ def test_a_run_does_not_go_on_with_what_is_gone() -> None:
         assert Request() == decide(rows, call)
 
 
+def test_an_occurrence_is_answered_from_its_record() -> None:
+    """For the target that was delivered; another one gets the same export."""
+    rows = rows_of(export(occurrence="monday"), delivery(**ANSWERED))
+    call = attrs.evolve(CALL, occurrence="monday")
+    other = attrs.evolve(call, target="host:/b.csv")
+
+    assert Delivered(rows.deliveries["d1"]) == decide(rows, call)
+    assert Join(rows.exports["e1"]) == decide(rows, other)
+
+
 def test_a_run_leaves_alone_what_it_delivered() -> None:
     """Even when the export is forgotten by now."""
     done = delivery(run="run", **ANSWERED)

@@ -1,0 +1,327 @@
+"""Rows of the store: written and read as they are, merged, and kept as long as needed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import timedelta
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async._core.job_rows import (
+    SPENT,
+    CohortRows,
+    DeliveryRow,
+    ExportRow,
+    ExportState,
+    Lease,
+    RunRow,
+    merged,
+    read_cohort,
+    read_runs,
+    record_of,
+    write_cohort,
+    write_runs,
+)
+from amplitude_cohorts_async.errors import JobStoreUnavailableError
+from amplitude_cohorts_async.models import Region
+from support.rows import NOW, cohorts, is_alive
+
+DAY = timedelta(days=1)
+EXPORT = ExportRow(
+    id="e1",
+    cohort_id="c1",
+    properties=("plan", "city"),
+    state=ExportState.READY,
+    sequence=1,
+    request_id="r1",
+    created_at=NOW,
+    as_of=NOW,
+    region=Region.EU,
+    lease=Lease(owner="me", number=1, until=1.5),
+)
+DELIVERY = DeliveryRow(
+    id="d1", export_id="e1", target="host:/a.csv", format="csv", begun_at=NOW
+)
+RUN = RunRow(
+    id="run",
+    directory="host:/data",
+    properties=("plan",),
+    format="csv",
+    begun_at=NOW,
+    open=("c1", "c2"),
+)
+
+
+def written(cohort: CohortRows) -> dict[str, str]:
+    """The rows as a new store has them."""
+    rows: dict[str, str] = {}
+    write_cohort(rows, cohort)
+
+    return rows
+
+
+def content(cohort: CohortRows) -> tuple[object, ...]:
+    """What a cohort's rows say."""
+    return cohort.exports, cohort.deliveries, cohort.sequence, cohort.written
+
+
+@given(cohorts())
+def test_rows_are_read_as_they_were_written(cohort: CohortRows) -> None:
+    """In whatever state they are."""
+    assert content(cohort) == content(read_cohort(written(cohort)))
+
+
+@given(cohorts())
+def test_what_did_not_change_is_not_written(cohort: CohortRows) -> None:
+    """Neither what was read nor the same made anew."""
+    rows = written(cohort)
+    before = dict(rows)
+
+    write_cohort(rows, read_cohort(rows))
+    write_cohort(rows, copy.deepcopy(cohort))
+
+    assert before == rows
+
+
+@given(cohorts(), cohorts())
+def test_only_what_differs_is_written(before: CohortRows, after: CohortRows) -> None:
+    """And what is gone is removed."""
+    rows = written(before)
+    write_cohort(rows, after)
+
+    assert content(after) == content(read_cohort(rows))
+
+
+@given(cohorts())
+def test_a_store_takes_text_only(cohort: CohortRows) -> None:
+    """Of one line each."""
+    rows = written(cohort)
+
+    assert all("\n" not in text for text in rows.values())
+    assert all(isinstance(json.loads(text)["n"], int) for text in rows.values())
+
+
+def test_every_kind_of_value_comes_back() -> None:
+    """Names of properties, a region, a time with its zone, a lease."""
+    cohort = CohortRows(exports={"e1": EXPORT}, deliveries={"d1": DELIVERY})
+
+    assert EXPORT == read_cohort(written(cohort)).exports["e1"]
+
+
+def test_runs_are_read_as_they_were_written() -> None:
+    """One that was not changed keeps its text."""
+    rows: dict[str, str] = {}
+    write_runs(rows, {"run": RUN})
+    before = dict(rows)
+
+    assert {"run": RUN} == read_runs(rows)
+    write_runs(rows, read_runs(rows))
+    assert before == rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"v": 1, "n": 0}',
+        '{"v": 2, "n": 0, "row": {}}',
+        '{"v": 1, "n": 0, "row": {"id": "e1"}}',
+        '{"v": 1, "n": 0, "row": {"id": "e1", "cohort_id": "c1", "created_at": "2026-06-15T12:00:00"}}',
+        '{"v": 1, "n": 0, "row": {"id": "e1", "cohort_id": "c1", "state": "new", "created_at": "2026-06-15T12:00:00+00:00"}}',
+    ],
+)
+def test_a_row_that_cannot_be_read_stops_everything(text: str) -> None:
+    """It may be of an export that was spent."""
+    with pytest.raises(JobStoreUnavailableError, match=r"export:e1.*nothing was sent"):
+        read_cohort({"export:e1": text})
+
+
+def test_rows_of_another_kind_are_left_alone_when_read() -> None:
+    """A later release may have more of them."""
+    assert {} == read_cohort({"more:x": "?"}).exports
+
+
+# Two copies of a group.
+
+
+def changed(cohort: CohortRows, rows: dict[str, str], times: int) -> dict[str, str]:
+    """The rows after so many changes of each export."""
+    rows = dict(rows)
+
+    for _ in range(times):
+        cohort = read_cohort(rows)
+        for export in list(cohort.exports.values()):
+            cohort.change(export, at=NOW)
+        cohort.next_number()
+        write_cohort(rows, cohort)
+
+    return rows
+
+
+@given(cohorts(), st.integers(0, 2), st.integers(0, 2))
+def test_of_two_copies_the_later_is_kept(
+    cohort: CohortRows, one: int, other: int
+) -> None:
+    """Whichever side it is on."""
+    rows = written(cohort)
+    first, second = changed(cohort, rows, one), changed(cohort, rows, other)
+    both = read_cohort(merged(first, second))
+
+    assert content(both) == content(read_cohort(merged(second, first)))
+    assert content(both) == content(read_cohort(first if one > other else second))
+
+
+@given(cohorts())
+def test_a_copy_adds_nothing_to_itself(cohort: CohortRows) -> None:
+    """Nor does an empty one."""
+    rows = written(cohort)
+
+    assert rows.keys() == merged(rows, rows).keys()
+    assert rows == merged(rows, {}) == merged({}, rows)
+    assert content(cohort) == content(read_cohort(merged(rows, rows)))
+
+
+@given(cohorts(), cohorts(), cohorts())
+def test_no_row_is_lost_in_a_merge(
+    one: CohortRows, other: CohortRows, third: CohortRows
+) -> None:
+    """In whatever order; the events' numbers are the later ones."""
+    first, second, last = written(one), written(other), written(third)
+    left = merged(merged(first, second), last)
+    right = merged(first, merged(second, last))
+
+    assert first.keys() | second.keys() | last.keys() == left.keys() == right.keys()
+    numbers = max(each.sequence for each in (one, other, third))
+    assert numbers == read_cohort(left).sequence == read_cohort(right).sequence
+
+
+# Kept as long as needed.
+
+
+@given(cohorts())
+def test_only_what_is_old_is_removed(cohort: CohortRows) -> None:
+    """What is spent is kept as long as the service has its file."""
+    before = dict(cohort.exports)
+    cohort.prune(NOW, is_alive)
+
+    for key, export in before.items():
+        is_recent = NOW - export.began_at < 7 * DAY
+        if is_alive(export.lease) or (is_recent and export.state in SPENT):
+            assert key in cohort.exports
+        if not is_alive(export.lease) and not is_recent:
+            assert key not in cohort.exports
+
+
+@given(cohorts())
+def test_a_delivery_is_kept_as_long_as_its_export(cohort: CohortRows) -> None:
+    """And the last one of a target for ninety days."""
+    finished = [each for each in cohort.deliveries.values() if each.finished_at]
+    cohort.prune(NOW, is_alive)
+
+    for delivery in cohort.deliveries.values():
+        assert delivery.export_id in cohort.exports or delivery in finished
+    for export in cohort.exports.values():
+        assert all(
+            each.id in cohort.deliveries
+            for each in finished
+            if each.export_id == export.id
+        )
+
+
+@given(cohorts())
+def test_pruning_again_removes_nothing_more(cohort: CohortRows) -> None:
+    """At the same moment."""
+    cohort.prune(NOW, is_alive)
+    before = content(copy.deepcopy(cohort))
+    cohort.prune(NOW, is_alive)
+
+    assert before == content(cohort)
+
+
+@pytest.mark.parametrize(
+    ("age", "kept"), [(DAY - timedelta(seconds=1), True), (DAY, False)]
+)
+def test_what_was_never_sent_is_kept_a_day(age: timedelta, kept: bool) -> None:
+    """Nothing was spent on it."""
+    queued = attrs.evolve(
+        EXPORT, state=ExportState.QUEUED, lease=None, created_at=NOW - age
+    )
+    cohort = CohortRows(exports={"e1": queued})
+    cohort.prune(NOW, is_alive)
+
+    assert kept == bool(cohort.exports)
+
+
+@pytest.mark.parametrize(
+    ("age", "kept"), [(89 * DAY, True), (90 * DAY, False), (8 * DAY, True)]
+)
+def test_the_last_delivery_of_a_target_is_kept(age: timedelta, kept: bool) -> None:
+    """Of older ones without an export nothing is needed, nor of what was begun only."""
+    last = attrs.evolve(DELIVERY, id="d2", export_id="gone", finished_at=NOW - age)
+    older = attrs.evolve(last, id="d1", finished_at=NOW - age - DAY)
+    begun = attrs.evolve(last, id="d3", finished_at=None)
+    stream = attrs.evolve(last, id="d4", target=None)
+    cohort = CohortRows(
+        deliveries={each.id: each for each in (older, last, begun, stream)}
+    )
+    cohort.prune(NOW, is_alive)
+
+    assert (["d2"] if kept else []) == list(cohort.deliveries)
+
+
+# What is asked of a cohort's rows.
+
+
+def test_an_export_is_found_by_its_request() -> None:
+    """One that is not known is none."""
+    cohort = CohortRows(exports={"e1": EXPORT})
+
+    assert EXPORT == cohort.of_request("r1")
+    assert cohort.of_request("r2") is None
+
+
+def test_what_is_forgotten_takes_its_deliveries_along() -> None:
+    """Those of others stay."""
+    other = attrs.evolve(DELIVERY, id="d2", export_id="e2")
+    cohort = CohortRows(
+        exports={"e1": EXPORT}, deliveries={"d1": DELIVERY, "d2": other}
+    )
+    cohort.forget(EXPORT)
+
+    assert ({}, {"d2": other}) == (cohort.exports, cohort.deliveries)
+
+
+@given(cohorts())
+def test_a_change_counts(cohort: CohortRows) -> None:
+    """And is stored."""
+    for export in list(cohort.exports.values()):
+        row = cohort.change(export, at=NOW, state=ExportState.GONE)
+        assert row == cohort.exports[export.id]
+        assert (export.revision + 1, NOW) == (row.revision, row.updated_at)
+
+
+def test_a_delivery_is_stored_with_its_changes() -> None:
+    """New or known."""
+    cohort = CohortRows()
+    cohort.deliver(DELIVERY)
+    row = cohort.deliver(DELIVERY, finished_at=NOW)
+
+    assert {"d1": attrs.evolve(DELIVERY, finished_at=NOW)} == {"d1": row}
+    assert {"d1": row} == cohort.deliveries
+
+
+@given(cohorts())
+def test_a_record_says_what_the_rows_say(cohort: CohortRows) -> None:
+    """What is open is spent, or may be, and was not delivered."""
+    for export in cohort.exports.values():
+        record = record_of(cohort, export)
+        assert len(cohort.deliveries_of(export)) == len(record.deliveries)
+        assert (record.token is None) == (export.request_id is None)
+        if record.is_open:
+            assert export.state in SPENT | {ExportState.ATTEMPTED}
