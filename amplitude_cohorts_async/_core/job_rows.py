@@ -368,6 +368,25 @@ def merged(one: Rows, other: Rows) -> dict[str, str]:
     return both
 
 
+def shifted(rows: Rows, seconds: float) -> dict[str, str]:
+    """Return rows whose leases end so much later: as another clock counts."""
+    return {key: _shifted(text, seconds) for key, text in rows.items()}
+
+
+def _shifted(text: str, seconds: float) -> str:
+    document = json.loads(text) if '"lease"' in text else None
+    row = document["row"] if document else None
+    lease = row.get("lease") if isinstance(row, dict) else None
+
+    if lease is None:
+        return text
+
+    # Rounded, so that a row that goes to the other clock and back stays as it was.
+    lease["until"] = round(lease["until"] + seconds, 2)
+
+    return json.dumps(document)
+
+
 def _replace(
     rows: Rows, new: Mapping[str, object], as_read: Mapping[str, object]
 ) -> None:

@@ -23,6 +23,7 @@ from amplitude_cohorts_async._core.job_rows import (
     read_cohort,
     read_runs,
     record_of,
+    shifted,
     write_cohort,
     write_runs,
 )
@@ -199,6 +200,21 @@ def test_no_row_is_lost_in_a_merge(
     assert first.keys() | second.keys() | last.keys() == left.keys() == right.keys()
     numbers = max(each.sequence for each in (one, other, third))
     assert numbers == read_cohort(left).sequence == read_cohort(right).sequence
+
+
+@given(cohorts(), st.sampled_from([-5.0, 0.25, 1e6]))
+def test_another_clock_changes_the_leases_only(
+    cohort: CohortRows, seconds: float
+) -> None:
+    """There and back it is the same."""
+    rows = written(cohort)
+    later = read_cohort(shifted(rows, seconds))
+
+    assert rows == shifted(shifted(rows, seconds), -seconds)
+    for key, export in cohort.exports.items():
+        held = export.lease
+        moved = held and attrs.evolve(held, until=held.until + seconds)
+        assert attrs.evolve(export, lease=moved) == later.exports[key]
 
 
 # Kept as long as needed.

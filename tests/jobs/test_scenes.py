@@ -118,6 +118,9 @@ async def test_killed_and_called_again(stage: Stage, state: str) -> None:
     assert 1 == stage.spent
     # A file that has its name is not downloaded again.
     assert (files or 1) == stage.emulator.requests("file")
+    # And a call after that is a new one.
+    await stage.export()
+    assert 2 == stage.spent
 
 
 @where_durable

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
-from ..._core.job_rows import Rows, merged
+from ..._core.job_rows import Rows, merged, shifted
 from ...errors import JobStoreUnavailableError
 from .base import JobStore, Work
 from .memory import MemoryJobStore
@@ -34,17 +34,20 @@ class PairedJobStore(JobStore):
         before: dict[str, str] = {}
         after: dict[str, str] = {}
 
-        def in_both(rows: Rows, _now: float) -> T:
+        def in_both(rows: Rows, now: float) -> T:
             """Work on the rows of both, and give both the result."""
 
-            def in_memory(others: Rows, now: float) -> T:
+            def in_memory(others: Rows, memory_now: float) -> T:
                 """Work within the memory's own transaction, which is the last to begin."""
+                # The memory's clock starts with the machine, the other one goes on: a
+                # lease of the last boot would be held for days.
+                ahead = now - memory_now
                 before.update(others)
-                both = merged(rows, others)
+                both = merged(rows, shifted(others, ahead))
                 result = work(both, now)
-                after.update(both)
+                after.update(shifted(both, -ahead))
                 _copy(both, rows)
-                _copy(both, others)
+                _copy(after, others)
                 return result
 
             return self._memory.change(app, group, in_memory)

@@ -1,0 +1,102 @@
+"""Real processes, which are killed, or ask for the same at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async.testing import CohortsEmulator, Quotas, faults
+from amplitude_cohorts_async.testing.faults import Step
+from support.canary import API_KEY, SECRET_KEY
+from support.exporting import until
+from support.exporting_process import Exporter
+from support.stage import DURABLE, LONG_AGO, TEN
+
+pytestmark = pytest.mark.slow
+
+where_durable = pytest.mark.parametrize("store", DURABLE, indirect=True)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[CohortsEmulator]:
+    """A service in real time; a job takes as long as its test has patience."""
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, quotas=Quotas(windows=())
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"], job_seconds=0.5, overrides=LONG_AGO)
+        for cohort_id in TEN:
+            emulator.add_cohort(
+                cohort_id, members=["ann"], job_seconds=0.2, overrides=LONG_AGO
+            )
+        yield emulator
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of an empty store."""
+    if request.param == "sqlite":
+        return str(tmp_path / "exports.db")
+
+    return str(request.getfixturevalue("valkey").url)
+
+
+async def kill_when(
+    process: asyncio.subprocess.Process, condition: Callable[[], bool]
+) -> None:
+    """End a process at some moment as a power cut does."""
+    await until(lambda: condition() or process.returncode is not None)
+    assert process.returncode is None, await process.communicate()
+    process.kill()
+    await process.communicate()
+
+
+@where_durable
+@pytest.mark.parametrize("step", ["status", "file"])
+async def test_killed_while_it_polls_or_downloads(
+    service: CohortsEmulator, store: str, tmp_path: Path, step: Step
+) -> None:
+    """The next process goes on with its export."""
+    exporter = Exporter(service.base_url, store, str(tmp_path / "a.csv"))
+    service.fail_next("file", faults.hang() if step == "file" else faults.works())
+
+    process = await exporter.start()
+    await kill_when(process, lambda: bool(service.requests(step)))
+
+    assert 0 == await exporter.spent()
+    assert 1 == service.spent
+    assert "ann" in (tmp_path / "a.csv").read_text()
+
+
+async def test_a_run_without_a_store_is_killed(
+    service: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Its directory has one: ten exports in all, and what was delivered is left alone."""
+    exporter = Exporter(service.base_url, "", str(tmp_path), "many", ",".join(TEN))
+
+    process = await exporter.start()
+    await kill_when(process, lambda: len([*tmp_path.glob("cohort*.csv")]) >= 2)
+    requested = service.spent
+    rest = await exporter.spent()
+
+    assert 10 == service.spent == requested + rest
+    assert 10 == len([*tmp_path.glob("cohort*.csv")])
+
+
+@where_durable
+async def test_eight_processes_at_once(
+    service: CohortsEmulator, store: str, tmp_path: Path
+) -> None:
+    """One export, whichever of them is first, and a file for each."""
+    service.add_cohort("c1", members=["ann"], job_seconds=6.0, overrides=LONG_AGO)
+    exporters = [
+        Exporter(service.base_url, store, str(tmp_path / f"{number}.csv"))
+        for number in range(8)
+    ]
+
+    spent = await asyncio.gather(*(exporter.spent() for exporter in exporters))
+
+    assert 1 == service.spent == sum(spent)
+    assert 8 == len([*tmp_path.glob("*.csv")])
