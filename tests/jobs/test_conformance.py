@@ -41,6 +41,9 @@ class TestMemoryJobStore(JobStoreConformance):
 class TestSqliteJobStore(JobStoreConformance):
     """In both modes."""
 
+    path: Path
+    mode: Literal["WAL", "DELETE"]
+
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path, journal_mode: Literal["WAL", "DELETE"]) -> None:
         """The file of this test."""

@@ -59,9 +59,11 @@ class Stage:
             **options,
         )
 
-    def mortal(self, **death: str) -> ScriptedStore:
+    def mortal(self, *, dies_before: str = "", dies_after: str = "") -> ScriptedStore:
         """Open the store for a client that is killed; nobody waits for its leases."""
-        store = ScriptedStore(self.open_store(), **death)
+        store = ScriptedStore(
+            self.open_store(), dies_before=dies_before, dies_after=dies_after
+        )
         store.lease = 0.0
 
         return store
