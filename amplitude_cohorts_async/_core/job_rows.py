@@ -374,9 +374,11 @@ def shifted(rows: Rows, seconds: float) -> dict[str, str]:
 
 
 def _shifted(text: str, seconds: float) -> str:
-    document = json.loads(text) if '"lease"' in text else None
-    row = document["row"] if document else None
-    lease = row.get("lease") if isinstance(row, dict) else None
+    if '"lease"' not in text:
+        return text
+
+    document: dict[str, Any] = json.loads(text)
+    lease: dict[str, float] | None = document["row"].get("lease")
 
     if lease is None:
         return text

@@ -217,6 +217,15 @@ def test_another_clock_changes_the_leases_only(
         assert attrs.evolve(export, lease=moved) == later.exports[key]
 
 
+def test_a_row_that_only_speaks_of_a_lease_stays_as_it_is() -> None:
+    """Its label may be any text."""
+    rows = written(
+        CohortRows(exports={"e1": attrs.evolve(EXPORT, lease=None, label="lease")})
+    )
+
+    assert rows == shifted(rows, 5)
+
+
 # Kept as long as needed.
 
 
