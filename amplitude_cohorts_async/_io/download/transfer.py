@@ -19,6 +19,7 @@ from ..._core.csvtext import Malformed
 from ..._core.links import Part, part_of
 from ..._core.messages import Request
 from ..._core.parallelism import ParallelismController
+from ..._core.secret import Secret
 from ...events import BytesReceived
 from ..cancellation import background
 from ..http.session import Session
@@ -102,7 +103,7 @@ class Transfer:
         self.state.links += 1
         await self._take_link(answer)
 
-    async def _take_link(self, link: str) -> None:
+    async def _take_link(self, link: Secret) -> None:
         async with open_object(self.state, link, await self._resumption()) as answer:
             if answer.status == 200:  # noqa: PLR2004 - all of it
                 await self._start_over(strong(answer.headers.get("etag")))
@@ -182,7 +183,7 @@ class Transfer:
             and answer.headers.get("accept-ranges") == "bytes"
         )
 
-    async def _take_ranges(self, link: str, receiver: FileReceiver) -> None:
+    async def _take_ranges(self, link: Secret, receiver: FileReceiver) -> None:
         await receiver.reserve(self.state.total or 0)
         ranges = Ranges(
             state=self.state,
@@ -197,7 +198,7 @@ class Transfer:
         self._controller = ParallelismController(1)
         await ranges.run()
 
-    async def _fresh_link(self) -> str:
+    async def _fresh_link(self) -> Secret:
         async with self._session.file(self._request) as answer:
             if isinstance(answer, StreamedResponse):
                 raise ObjectChanged(

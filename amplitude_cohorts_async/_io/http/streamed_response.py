@@ -8,6 +8,7 @@ from functools import partial
 
 import aiohttp
 
+from ..._core.secret import Secret
 from ..cancellation import in_thread
 from ..fast import BodyProtocol, FastPath
 from ..sinks.disk_writer import Consumer, DiskWriter
@@ -32,6 +33,8 @@ class ErrorTranslation:
             return
 
         translated = self._translate(error)
+        # Nor as a local of this frame.
+        del error
 
         # The original quotes links and headers whole, so it must not stay as the
         # `__context__` either, which `raise` sets.
@@ -63,6 +66,10 @@ class StreamedResponse:
         self.headers: dict[str, str] = {
             name.lower(): text for name, text in response.headers.items()
         }
+
+        if "location" in self.headers:
+            # A presigned link; the frames of errors hold headers.
+            self.headers["location"] = Secret(self.headers["location"])
 
     @property
     def is_delimited(self) -> bool:

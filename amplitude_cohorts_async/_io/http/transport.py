@@ -22,7 +22,8 @@ from yarl import URL
 
 from ..._core.json_stream import whole_part
 from ..._core.messages import Operation, Replay, Request, Response
-from ..._core.redact import HIDDEN, Redactor, shorten
+from ..._core.redact import Redactor, shorten
+from ..._core.secret import HIDDEN, Secret
 from ...errors import (
     CohortsError,
     ConfigurationError,
@@ -107,6 +108,18 @@ class _BoundedResponse(aiohttp.ClientResponse):
             del protocol.read  # the instance's attribute; the method stays
 
 
+def _to(link: Secret) -> aiohttp.ClientMiddlewareType:
+    # aiohttp, whose frames and answers show the URL of a request, is given one without
+    # its query, which is added last.
+    async def add_query(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.url = URL(link, encoded=True)
+        return await handler(request)
+
+    return add_query
+
+
 async def _once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
@@ -151,11 +164,12 @@ class Transport:
             off=_reason_for_ordinary_path(session, proxy, fast=fast),
         )
         self._origin = origin
-        self._authorization = f"Basic {pair}"
+        # aiohttp's frames and errors hold all headers of a request.
+        self._authorization = Secret(f"Basic {pair}")
         self._user_agent = user_agent
         self.redactor = redactor
         self._given = session
-        self._proxy = proxy
+        self._proxy, self._proxy_headers = _proxy_parts(proxy)
         self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
         self._short_timeout, self._long_timeout = (
@@ -167,6 +181,7 @@ class Transport:
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=stall_seconds
         )
         self._own: dict[str, aiohttp.ClientSession] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     @asynccontextmanager
@@ -183,7 +198,7 @@ class Transport:
 
     @asynccontextmanager
     async def fetch(
-        self, link: str, headers: Mapping[str, str]
+        self, link: Secret, headers: Mapping[str, str]
     ) -> AsyncGenerator[StreamedResponse]:
         """Request *link* from the store, byte for byte and without credentials."""
         translation = self._translation("the file's link", link)
@@ -271,7 +286,7 @@ class Transport:
     ) -> tuple[aiohttp.ClientResponse, StreamedResponse]:
         # The caller has to leave the response, whatever becomes of the answer.
         url = f"{self._origin}{request.path}"
-        url += f"?{request.query}" if request.query else ""
+        url = Secret(url + (f"?{request.query}" if request.query else ""))
         translation = self._translation(request.operation, url)
 
         try:
@@ -301,7 +316,7 @@ class Transport:
         self,
         session: aiohttp.ClientSession,
         method: str,
-        url: str,
+        url: Secret,
         *,
         translation: ErrorTranslation,
         operation: Operation,
@@ -310,19 +325,24 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         is_file = operation == "file"
 
+        if url.startswith("http:"):
+            # Without a tunnel the proxy reads the request itself.
+            headers = {**headers, **self._proxy_headers}
+
         # aiohttp would allow the head of a file any time, as long as a line comes
         # now and then; all other requests have a total timeout.
         with translation:
             async with asyncio.timeout(self._answer_seconds if is_file else None):
                 return await session.request(
                     method,
-                    URL(url, encoded=True),
+                    URL(url.partition("?")[0], encoded=True),
                     data=data,
                     headers=headers,
                     allow_redirects=False,
                     auto_decompress=not is_file,
-                    middlewares=(_once,),
+                    middlewares=(_once, _to(url)),
                     proxy=self._proxy,
+                    proxy_headers=self._proxy_headers,
                     raise_for_status=False,
                     timeout=self._timeout(operation),
                 )
@@ -393,10 +413,26 @@ class Transport:
 
         return self._session("store", lambda: connector, connector_owner=False)
 
+    def check_loop(self) -> None:
+        """Raise `ConfigurationError` on another event loop than the first one."""
+        loop = asyncio.get_running_loop()
+
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            # Its connections, and what waits for answers, belong to the first one.
+            raise ConfigurationError(
+                "this client was used on another event loop before; create one in each "
+                "`asyncio.run()`: clients of one project share their limits and jobs "
+                "all the same"
+            )
+
     def _check_open(self) -> None:
         # A job may outlive its client; a session opened for it would never close.
         if self._is_closed:
             raise ConfigurationError("this client is closed; make another one")
+
+        self.check_loop()
 
         if self._given is not None and self._given.closed:
             raise ConfigurationError("the session this client was given is closed")
@@ -444,6 +480,21 @@ class Transport:
             f"{_next_step(what, unsent=unsent)}",
             may_have_happened=not unsent,
         )
+
+
+def _proxy_parts(proxy: str | None) -> tuple[URL | None, Mapping[str, Secret]]:
+    # aiohttp would keep the password in a URL, and show it.
+    if proxy is None:
+        return None, {}
+
+    url = URL(proxy)
+
+    if url.user is None and url.password is None:
+        return url, {}
+
+    pair = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+
+    return url.with_user(None), {"Proxy-Authorization": Secret(f"Basic {pair}")}
 
 
 def _reason_for_ordinary_path(
