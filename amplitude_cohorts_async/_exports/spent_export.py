@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from functools import partial
 
 from .._core.export_errors import ExportErrors
@@ -114,7 +114,10 @@ class SpentExport:
 
         with self._token_on_cancel():
             async with self._downloader.text() as text:
-                yield MemberStream(self._checked(text), errors=self._errors)
+                stream = MemberStream(self._checked(text), errors=self._errors)
+
+                with closing(stream):
+                    yield stream
 
     @asynccontextmanager
     async def read_batches(

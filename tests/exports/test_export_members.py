@@ -12,6 +12,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob, Member
 from amplitude_cohorts_async.errors import (
+    InvalidInputError,
     CohortsError,
     ExportExpiredError,
     IncompleteDownloadError,
@@ -425,3 +426,17 @@ async def test_readers_of_files_without_a_link_may_call_the_api(
             counts = await asyncio.gather(*(read() for _ in range(5)))
 
     assert [100_000] * 5 == counts
+
+
+@pytest.mark.parametrize("in_batches", [False, True])
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_a_stream_is_not_read_after_its_context(
+    job: ExportJob, in_batches: bool, is_begun: bool
+) -> None:
+    """What was decoded by then is not all of it, so none of it is handed out."""
+    async with job.members() as stream:
+        if is_begun:
+            await anext(stream)
+
+    with pytest.raises(InvalidInputError, match="async with"):
+        await anext(stream.batches() if in_batches else stream)

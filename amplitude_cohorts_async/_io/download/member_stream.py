@@ -37,7 +37,7 @@ class MemberStream:
     Iterate over it for single members, or over `batches()`, which is faster. Both
     may be mixed: no member is repeated, and none is skipped when a loop is left
     early and another one begun. A read that was cancelled or failed ends the stream,
-    because the file may have been cut in the middle.
+    because the file may have been cut in the middle, and so does leaving its context.
 
     Made by ``ExportJob.members()``, whose ``async with`` closes the file.
 
@@ -61,6 +61,7 @@ class MemberStream:
         self._text = bytearray()
         self._is_at_end = False
         self._is_broken = False
+        self._is_closed = False
         # Not one of the forty threads that the program shares: if it blocks all
         # of those, this stream would stop, too.
         self._thread = anyio.CapacityLimiter(1)
@@ -94,8 +95,8 @@ class MemberStream:
         Raises:
             MalformedFileError: The file is not CSV of a cohort's members; its
                 ``line`` is the first bad one.
-            InvalidInputError: *size* is less than one, or an earlier read of
-                this stream was cancelled or failed.
+            InvalidInputError: *size* is less than one, an earlier read of this
+                stream was cancelled or failed, or its context was left.
         """
         if size < 1:
             raise InvalidInputError(f"a batch needs a size of 1 or more, not {size}")
@@ -103,7 +104,19 @@ class MemberStream:
         while batch := await self._take(size):
             yield batch
 
+    def close(self) -> None:
+        """Refuse all further reads: what is left of the file was not fetched."""
+        self._is_closed = True
+        self._row = self._rest = iter(())
+
     async def _take(self, size: int) -> list[Member]:
+        if self._is_closed:
+            raise InvalidInputError(
+                f"the members of export {self._errors.ref.request_id} were read after "
+                f"their `async with` was left; read them inside of it, or open "
+                f"`job.members()` again, which spends no export"
+            )
+
         with self._guard:
             batch = list(islice(chain(self._row, self._rest), size))
 
