@@ -42,7 +42,11 @@ class FileDownloader:
         self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
     ) -> SavedExport:
         """Download the file to a target."""
-        options = Options(not_text=self._not_text, amplitude_id=amplitude_id)
+        options = Options(
+            has_header=self._has_header,
+            max_size=self._session.context.max_size,
+            amplitude_id=amplitude_id,
+        )
         receiver = FileReceiver(
             FileSink(target, options=options, file_mode=self._session.context.file_mode)
         )
@@ -61,7 +65,9 @@ class FileDownloader:
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open the file as text that is read while it arrives."""
         receiver = TextReceiver(
-            request_id=self._ref.request_id, not_text=self._not_text
+            request_id=self._ref.request_id,
+            has_header=self._has_header,
+            max_size=self._session.context.max_size,
         )
         transfer = self._transfer(receiver, None)
 
@@ -114,6 +120,6 @@ class FileDownloader:
         )
 
     @property
-    def _not_text(self) -> bytes:
-        # Under the third-party description the file may be a JSON object.
-        return b"<{[" if self._endpoints.routes is Routes.VENDOR else b"<"
+    def _has_header(self) -> bool:
+        # Under the third-party description the file may be anything, even JSON.
+        return self._endpoints.routes is Routes.VENDOR

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from .filters import DetectGzip, Filter
+from ..._core.csvtext import TooLarge
+from .filters import DetectGzip, Filter, TextCheck
 from .part_file import TAKES_RANGES, PartFile
 from .saved_file import LocalFile
 from .target import Counter, Options, Target
@@ -27,6 +28,7 @@ class FileSink:
         self._part = PartFile(target.place, mode=file_mode)
         self._detect = DetectGzip(self._choose)
         self._counter: Counter | None = None
+        self._text: TextCheck | None = None
         self.is_light = False
 
     def begin(self) -> None:
@@ -34,7 +36,7 @@ class FileSink:
         self.discard()
         self._part.open()
         self._detect = DetectGzip(self._choose)
-        self._counter = None
+        self._counter = self._text = None
         self.is_light = False
 
     def write(self, data: bytes | memoryview) -> None:
@@ -62,11 +64,16 @@ class FileSink:
     @property
     def takes_any_order(self) -> bool:
         """Whether bytes may come in any order; known after the first ones only."""
-        return self.is_light and TAKES_RANGES
+        is_known = self._text is not None and self._text.is_settled
+
+        return self.is_light and is_known and TAKES_RANGES
 
     def reserve(self, size: int) -> None:
         """Set the file's final length, to be filled in any order."""
         # The filters do not see these bytes, so they cannot count them.
+        if self._options.max_size is not None and size > self._options.max_size:
+            raise TooLarge(self._options.max_size)
+
         self._counter = None
         self._part.reserve(size)
 
@@ -76,7 +83,7 @@ class FileSink:
 
     def _choose(self, is_gzip: bool) -> Filter:
         chain = self._target.format.build_filters(self._part, is_gzip, self._options)
-        self._counter = chain.counter
+        self._counter, self._text = chain.counter, chain.text
         self.is_light = chain.is_verbatim
 
         return chain.first

@@ -31,11 +31,13 @@ class Options:
     How the bytes of a file are read.
 
     Attributes:
-        not_text: Bytes that the first one of a text may not be.
+        has_header: Whether the first record names the columns: see `TextCheck`.
+        max_size: Bytes of text at most; None for any number.
         amplitude_id: The type of Amplitude's ids, where columns have types.
     """
 
-    not_text: bytes = b"<{["
+    has_header: bool = True
+    max_size: int | None = None
     amplitude_id: AmplitudeId = "text"
 
 
@@ -51,6 +53,7 @@ class Chain:
     """
 
     first: Filter
+    text: TextCheck
     counter: Counter
     is_verbatim: bool = False
 
@@ -91,26 +94,26 @@ def _count_csv_gz(file: BinaryIO) -> int:
 def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
     # With two threads inflating, writing and the wire overlap; see docs/design.md.
     counter = Count(InThread(file) if is_gzip else file)
-    text = TextCheck(counter, not_text=options.not_text)
+    text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     first = InThread(Inflate(text)) if is_gzip else text
 
-    return Chain(first=first, counter=counter, is_verbatim=not is_gzip)
+    return Chain(first=first, text=text, counter=counter, is_verbatim=not is_gzip)
 
 
 def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
     counter = Count()
-    text = TextCheck(counter, not_text=options.not_text)
+    text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
-    return Chain(first=first, counter=counter)
+    return Chain(first=first, text=text, counter=counter)
 
 
 def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
     writer = ParquetWriter(file, amplitude_id=options.amplitude_id)
-    text = TextCheck(writer, not_text=options.not_text)
+    text = TextCheck(writer, has_header=options.has_header, max_size=options.max_size)
 
-    return Chain(first=Inflate(text) if is_gzip else text, counter=writer)
+    return Chain(first=Inflate(text) if is_gzip else text, text=text, counter=writer)
 
 
 FORMATS: dict[str, Format] = {
