@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from http import HTTPStatus
 
 import attrs
 
 from .._core.export_errors import ExportErrors
 from .._core.requests import Endpoints
-from .._core.tokens import ExportRef, to_token
+from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
 from .._io.cancellation import background
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
@@ -20,9 +20,8 @@ from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.file_sink import FileSink
 from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.target import Options, Target
-from ..errors import NotFoundError
 from ..events import BytesReceived
-from ..models import Routes, SavedExport
+from ..models import ExportStatus, Routes, SavedExport
 
 Progress = Callable[[BytesReceived], None]
 
@@ -31,11 +30,17 @@ class FileDownloader:
     """Downloads the file of one job, any number of times."""
 
     def __init__(
-        self, session: Session, ref: ExportRef, *, endpoints: Endpoints
+        self,
+        session: Session,
+        ref: ExportRef,
+        *,
+        endpoints: Endpoints,
+        poll: Callable[[], Awaitable[ExportStatus]],
     ) -> None:
         self._session = session
         self._ref = ref
         self._endpoints = endpoints
+        self._poll = poll
         self._errors = ExportErrors(ref)
 
     async def save(
@@ -54,7 +59,7 @@ class FileDownloader:
 
         with self._errors.about_the_file(target.path):
             try:
-                await self._run(transfer)
+                await transfer.run()
                 file = await receiver.publish()
             finally:
                 await receiver.discard()
@@ -71,20 +76,13 @@ class FileDownloader:
         )
         transfer = self._transfer(receiver, None)
 
-        async with background(receiver.fill(partial(self._run, transfer))):
+        async with background(receiver.fill(transfer.run)):
             yield self._read(receiver)
 
     async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
         with self._errors.with_token(), self._errors.about_the_file():
             async for text in receiver:
                 yield text
-
-    async def _run(self, transfer: Transfer) -> None:
-        try:
-            await transfer.run()
-        except NotFoundError as error:
-            now = self._session.context.clock.utcnow()
-            raise self._errors.expired(error.status, now=now) from error
 
     def _transfer(
         self, receiver: FileReceiver | TextReceiver, progress: Progress | None
@@ -94,8 +92,21 @@ class FileDownloader:
             self._endpoints.export_file(self._ref),
             receiver,
             request_id=self._ref.request_id,
+            status_without_file=self._status_without_file,
             progress=progress,
         )
+
+    async def _status_without_file(self, answered: int) -> ExportStatus:
+        # Only the status tells a file that is early from one that is gone, which
+        # raises: who took the first for the second would spend another export.
+        now = self._session.context.clock.utcnow()
+        age = age_of(self._ref, now=now)
+        is_old = age is not None and age > FILE_LIFE.total_seconds()
+
+        if is_old or answered == HTTPStatus.GONE:
+            raise self._errors.expired(answered, now=now)
+
+        return await self._poll()
 
     def _saved(
         self, target: Target, file: LocalFile, transfer: Transfer

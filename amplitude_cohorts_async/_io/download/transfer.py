@@ -10,7 +10,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,7 +20,9 @@ from ..._core.links import Part, part_of
 from ..._core.messages import Request
 from ..._core.parallelism import ParallelismController
 from ..._core.secret import Secret
+from ...errors import NotFoundError
 from ...events import BytesReceived
+from ...models import ExportStatus
 from ..cancellation import background
 from ..http.session import Session
 from ..http.streamed_response import StreamedResponse
@@ -54,6 +56,7 @@ class Transfer:
         receiver: FileReceiver | TextReceiver,
         *,
         request_id: str,
+        status_without_file: Callable[[int], Awaitable[ExportStatus]],
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> None:
         self.state = DownloadState(
@@ -62,6 +65,7 @@ class Transfer:
         self._session = session
         self._request = request
         self._receiver = receiver
+        self._status_without_file = status_without_file
         self._refresh = LinkRefresh(self.state)
         self._controller = ParallelismController(session.transport.connections)
         # Proves that two objects are the same; empty where nothing does.
@@ -73,6 +77,7 @@ class Transfer:
 
         Raises:
             IncompleteDownloadError: Several links in a row brought nothing new.
+            ExportError: The service does not know the job any more, or it failed.
             ApiError: Amplitude refuses the file itself.
             Malformed: The bytes cannot be a file of members.
         """
@@ -86,9 +91,20 @@ class Transfer:
                     await self._start_over("")
 
                 await self._refresh.after(reason)
+            except NotFoundError as error:
+                await self._refresh.after(await self._reason_for_no_file(error))
             else:
                 self.state.report()
                 return
+
+    async def _reason_for_no_file(self, error: NotFoundError) -> LinkFailed:
+        status = await self._status_without_file(error.status)
+
+        return LinkFailed(
+            f"the service answered {error.status} for the file of a job with the "
+            f"status {status.word!r}",
+            pause=None,
+        )
 
     async def _try_link(self) -> None:
         async with self._session.file(self._request) as answer:
