@@ -560,10 +560,9 @@ async def test_a_refusal_without_end_is_not_read_to_its_end(
 
 
 async def test_an_answer_without_end_is_given_up(
-    server: FaultServer, exporter: CohortsClient, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, exporter: CohortsClient
 ) -> None:
     """No server can fill our memory."""
-    monkeypatch.setattr("amplitude_cohorts_async._io.http.transport._MAX_BODY", 1 << 16)
     server.on(STATUS, reply(200, b"{" * (1 << 20)))
 
     with pytest.raises(ConnectionFailedError, match="given up"):

@@ -253,7 +253,7 @@ class Session:
                 stack.push_async_exit(attempt.pop_all())
                 return answer
 
-            response = await self.transport.read(answer)
+            response = await self.transport.read(answer, request.operation)
             self._report(request, response, permit, started)
 
         if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect

@@ -51,10 +51,16 @@ _QUOTABLE = 1 << 16
 
 _USER = re.compile(r"\S*@")
 
-_MAX_BODY = 1 << 27
+_MAX_BODY = 1 << 16
+_MAX_BODIES: Mapping[Operation, int] = {
+    "list": 1 << 27,
+    "upload": 1 << 25,
+    "membership": 1 << 25,
+}
 """
-Most bytes of an answer in memory, whatever a server sends. Ten thousand cohorts
-with long definitions are half of it.
+Most bytes of an answer in memory, decompressed, whatever a server sends. Ten thousand
+cohorts with long definitions are half of the list's; a write may list its 100,000 ids;
+all other answers have a few hundred bytes.
 """
 
 _MAX_ERROR = 1 << 16
@@ -224,11 +230,9 @@ class Transport:
         response, answer = await self._answer(request)
 
         async with response:
-            return await self.read(answer, is_list=request.operation == "list")
+            return await self.read(answer, request.operation)
 
-    async def read(
-        self, answer: StreamedResponse, *, is_list: bool = False
-    ) -> Response:
+    async def read(self, answer: StreamedResponse, operation: Operation) -> Response:
         """
         Return an answer, read to its end, with our keys hidden if it quotes them.
 
@@ -236,18 +240,21 @@ class Transport:
         `ConnectionFailedError`.
         """
         is_error = answer.status >= 400  # noqa: PLR2004
-        most = _MAX_ERROR if is_error else _MAX_BODY
+        is_list = operation == "list"
+        most = _MAX_ERROR if is_error else _MAX_BODIES.get(operation, _MAX_BODY)
         seconds = self._answer_seconds * _SLOW_FACTOR
-        body = await answer.read(most=most, seconds=seconds)
+        body = await answer.read(most=most, seconds=seconds, may_be_cut=is_error)
 
-        if is_error and len(body) > most:
-            body = whole_part(body[:most])
-        elif len(body) >= _MAX_BODY:
+        if body is None:
             raise ConnectionFailedError(
-                f"an answer of more than {_MAX_BODY >> 20} MiB was given up; no answer "
-                f"of Amplitude is so long, look for a proxy in between",
+                f"{operation} had an answer of more than {most >> 10:,} KiB, which was "
+                f"given up; no such answer of Amplitude is so long, look for a proxy in "
+                f"between",
                 may_have_happened=True,
             )
+
+        if len(body) > most:
+            body = whole_part(body[:most])
 
         # Any part of an answer may be quoted in a message, but of a list of cohorts
         # only the beginning, if it turns out to be none.
@@ -269,7 +276,11 @@ class Transport:
 
     async def glance(self, answer: StreamedResponse) -> bytes:
         """Return the beginning of an answer, which says why a request was refused."""
-        return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
+        seconds = self._stall_seconds
+
+        return (
+            await answer.read(most=_QUOTABLE, seconds=seconds, may_be_cut=True) or b""
+        )
 
     async def aclose(self) -> None:
         """Close our own connections; a session of the caller stays open."""
@@ -339,7 +350,8 @@ class Transport:
                     data=data,
                     headers=headers,
                     allow_redirects=False,
-                    auto_decompress=not is_file,
+                    # Each piece as a whole, however much it becomes; see `read()`.
+                    auto_decompress=False,
                     middlewares=(_once, _to(url)),
                     proxy=self._proxy,
                     proxy_headers=self._proxy_headers,
@@ -365,11 +377,10 @@ class Transport:
         headers = {
             "Authorization": self._authorization,
             "User-Agent": self._user_agent,
+            "Accept-Encoding": "gzip",
         }
 
-        if request.operation == "file":
-            headers["Accept-Encoding"] = "gzip"
-        else:
+        if request.operation != "file":
             headers["Accept"] = "application/json"
 
         if request.body is not None:
