@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import sys
+import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -14,7 +15,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -22,6 +22,8 @@ import aiohttp
 
 from ._config import SECRETS, ClientConfig, agreed_limits, from_environment
 from ._core.secret import hidden
+from ._id_source import IdSource
+from ._io.async_only import AsyncOnly, async_context
 from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import (
@@ -30,6 +32,7 @@ from .models import (
     ExportPlan,
     IdType,
     JobRecord,
+    MembershipOperation,
     MembershipReport,
     Region,
     Routes,
@@ -51,12 +54,11 @@ if TYPE_CHECKING:
     from ._io.jobs.base import JobStore
     from ._io.limits.base import Limiter
     from ._operations import Operations
-    from ._writes.id_stream import IdSource
     from ._writes.writer import OnSkipped
     from .events import BytesReceived, EventHook
 
 
-class CohortsClient:
+class CohortsClient(AsyncOnly):
     """
     Client of Amplitude's Behavioral Cohorts API for one project.
 
@@ -66,6 +68,8 @@ class CohortsClient:
     Source of limits and rules:
     https://amplitude.com/docs/apis/analytics/behavioral-cohorts
     """
+
+    _usage = "async with CohortsClient(...) as client:"
 
     def __init__(
         self,
@@ -215,6 +219,18 @@ class CohortsClient:
             "copied; create one in each process, as by CohortsClient.from_env()"
         )
 
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        # Not there if the constructor refused an argument.
+        built: Operations | None = getattr(self, "_built", None)
+
+        if built is not None and built.session.transport.is_open:
+            _warn(
+                f"{self!r} was never closed: write `{self._usage}`, or await "
+                f"`client.aclose()`",
+                ResourceWarning,
+                source=self,
+            )
+
     async def __aenter__(self) -> Self:
         if f"{__package__}._operations" not in sys.modules:
             # Not anyio's threads: their first use imports anyio's backend on the
@@ -254,7 +270,7 @@ class CohortsClient:
         """
         return await self._operations.list_cohorts(include_sync_info=include_sync_info)
 
-    async def get_cohort(self, cohort_id: str) -> Cohort:
+    async def get_cohort(self, cohort_id: str | Cohort) -> Cohort:
         """
         Return one cohort of the list; spends no export.
 
@@ -269,7 +285,7 @@ class CohortsClient:
 
     async def request_export(
         self,
-        cohort_id: str,
+        cohort_id: str | Cohort,
         *,
         properties: bool | Sequence[str] = False,
         join: bool = False,
@@ -321,7 +337,7 @@ class CohortsClient:
 
     async def export(
         self,
-        cohort_id: str,
+        cohort_id: str | Cohort,
         to: str | os.PathLike[str],
         *,
         properties: bool | Sequence[str] = False,
@@ -332,6 +348,7 @@ class CohortsClient:
         reuse_within: float = 3600.0,
         occurrence: str | None = None,
         on_unknown: OnUnknown = "raise",
+        manifest: bool = False,
         allowance: str | None = None,
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> SavedExport:
@@ -361,6 +378,8 @@ class CohortsClient:
             if_changed_since: An earlier export, or its token. If the cohort was
                 neither computed nor changed since, that one is returned again as
                 `SavedExport.unchanged`, and no export is spent.
+            manifest: As for `ExportJob.download()`. An unchanged file keeps the one
+                that it has.
             allowance: As for `request_export()`.
 
         Raises:
@@ -378,13 +397,14 @@ class CohortsClient:
             reuse_within=reuse_within,
             occurrence=occurrence,
             on_unknown=on_unknown,
+            manifest=manifest,
             allowance=allowance,
             progress=progress,
         )
 
     def export_many(
         self,
-        cohort_ids: Iterable[str],
+        cohort_ids: Iterable[str | Cohort],
         directory: str | os.PathLike[str],
         *,
         properties: bool | Sequence[str] = False,
@@ -473,7 +493,7 @@ class CohortsClient:
 
     async def plan(
         self,
-        cohort_ids: Iterable[str],
+        cohort_ids: Iterable[str | Cohort],
         *,
         properties: bool | Sequence[str] = False,
         since: Iterable[SavedExport] = (),
@@ -503,7 +523,7 @@ class CohortsClient:
         owner: str | None = None,
         published: bool = True,
         group: str | None = None,
-        replace: str | None = None,
+        replace: str | Cohort | None = None,
         skip_invalid_ids: bool = True,
         validate_only: bool = False,
         max_removed: float = 0.5,
@@ -571,11 +591,12 @@ class CohortsClient:
 
     async def update_membership(
         self,
-        cohort_id: str,
+        cohort_id: str | Cohort,
         *,
         add: IdSource = (),
         remove: IdSource = (),
         id_type: IdType = IdType.USER_ID,
+        operations: Iterable[MembershipOperation] | None = None,
         count_group: str = "User",
         skip_invalid_ids: bool = True,
         journal: str | os.PathLike[str] | None = None,
@@ -584,12 +605,20 @@ class CohortsClient:
         """
         Add up to two million ids to a cohort, and remove any number of others.
 
-        Arguments that are not listed are those of `upload_cohort()`; here
-        *on_skipped* hears of every id that a request skipped.
+        All of it is one request, and so one step, while it fits into 100,000 ids.
+        More is sent in several: in order, adds before removes. Arguments that are
+        not listed are those of `upload_cohort()`; here *on_skipped* hears of every
+        id that a request skipped.
 
         Args:
+            operations: Instead of *add*, *remove* and *id_type*: any number of
+                operations, each with a type of id of its own, sent in this order.
             count_group: What the cohort counts: "User", or the kind of group that
-                the ids name.
+                the ids name. Must be the cohort's own. In a cohort of groups,
+                `IdType.USER_ID` is a group's name and `IdType.AMPLITUDE_ID` its id.
+            skip_invalid_ids: Whether to leave out ids that the service does not
+                know. False fails the request that has some: all of the update, if
+                it is one request; otherwise what was sent before stays.
 
         Raises:
             InvalidInputError: An id is invalid, or is both added and removed, or
@@ -607,13 +636,14 @@ class CohortsClient:
             options,
             add=add,
             remove=remove,
+            operations=operations,
             journal=journal,
             on_skipped=on_skipped,
         )
 
     async def sync_membership(
         self,
-        cohort_id: str,
+        cohort_id: str | Cohort,
         ids: IdSource,
         *,
         id_type: IdType = IdType.USER_ID,
@@ -667,7 +697,7 @@ class CohortsClient:
             on_skipped=on_skipped,
         )
 
-    @asynccontextmanager
+    @async_context("async with client.slot():")
     async def slot(self) -> AsyncGenerator[None]:
         """
         Hold one of the five slots, for a request of your own.
@@ -715,7 +745,7 @@ def _load_operations() -> type[Operations]:
 
 
 async def export_cohort(
-    cohort_id: str,
+    cohort_id: str | Cohort,
     to: str | os.PathLike[str],
     *,
     properties: bool | Sequence[str] = False,

@@ -9,7 +9,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
@@ -224,13 +224,17 @@ def _checked_store(jobs: object) -> JobStore | str | None:
     if jobs is None or isinstance(jobs, JobStore):
         return jobs
 
-    if not isinstance(jobs, str | os.PathLike) or not os.fspath(jobs):
+    try:
+        place = os.fsdecode(cast("str", jobs))
+    except TypeError:
+        place = ""
+
+    if not place:
         raise ConfigurationError(
-            f"jobs is a {type(jobs).__name__}; pass a path, a URL, or an instance of a "
-            f"subclass of jobs.JobStore"
+            f"jobs is {jobs!r}; pass a path, a URL, or an instance of a subclass of "
+            f"jobs.JobStore"
         )
 
-    place = os.fsdecode(jobs)
     scheme, is_url, _ = place.partition("://")
 
     if is_url and scheme not in STORE_SCHEMES:

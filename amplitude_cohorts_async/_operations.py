@@ -8,8 +8,16 @@ aiohttp. `_client` therefore imports it at first use, in a thread if it can.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -24,7 +32,7 @@ import attrs
 from ._config import ClientConfig, proxy_secrets
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
-from ._core.ids import checked_distinct_ids, checked_id
+from ._core.ids import cohort_id_of, distinct_cohort_ids
 from ._core.job_rows import OnUnknown
 from ._core.redact import Redactor
 from ._core.requests import Endpoints, checked_properties
@@ -32,7 +40,7 @@ from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports.app_jobs import AppJobs, target_name
-from ._exports.downloader import Progress
+from ._exports.downloader import Progress, checked_progress
 from ._exports.job import ExportJob
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
@@ -57,6 +65,7 @@ from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from .errors import ConfigurationError, NotFoundError
+from .events import PartlyUnreadable
 from .limits import Limits
 from .models import (
     Cohort,
@@ -68,6 +77,8 @@ from .models import (
     Usage,
 )
 from .policies import Retrying
+
+_logger = logging.getLogger(__name__)
 
 
 class Operations:
@@ -156,15 +167,30 @@ class Operations:
         """Return all discoverable cohorts."""
         request = self._endpoints.list_cohorts(include_sync_info=include_sync_info)
         response = await self.session.send(request)
-        return await collect_cooperatively(responses.each_cohort(request, response))
+        odd: list[str] = []
+        cohorts = await collect_cooperatively(
+            responses.each_cohort(
+                request, response, routes=self._config.routes, odd=odd
+            )
+        )
 
-    async def get_cohort(self, cohort_id: str) -> Cohort:
+        if odd:
+            _logger.warning(
+                "the list of cohorts is unreadable in part", extra={"paths": odd[:5]}
+            )
+            self.session.context.emit(
+                PartlyUnreadable(operation="list", count=len(odd), paths=tuple(odd[:5]))
+            )
+
+        return cohorts
+
+    async def get_cohort(self, cohort: str | Cohort) -> Cohort:
         """Return one cohort of the list."""
-        checked_id(cohort_id, "cohort id")
+        cohort_id = cohort_id_of(cohort)
 
-        for cohort in await self.list_cohorts():
-            if cohort.id == cohort_id:
-                return cohort
+        for listed in await self.list_cohorts():
+            if listed.id == cohort_id:
+                return listed
 
         raise NotFoundError(
             f"no discoverable cohort has the id {cohort_id!r}; check the id, the "
@@ -180,7 +206,7 @@ class Operations:
 
     async def request_export(
         self,
-        cohort_id: str,
+        cohort: str | Cohort,
         *,
         properties: bool | Sequence[str],
         join: bool,
@@ -189,14 +215,16 @@ class Operations:
         allowance: str | None,
     ) -> ExportJob:
         """Request an export, or join the one that answers the call."""
+        cohort_id = cohort_id_of(cohort)
+
         if not join:
-            export = await self.exports.request(
+            started = await self.exports.request(
                 cohort_id, properties, allowance=allowance
             )
-            return ExportJob(export)
+            return ExportJob(started.export, started.delivery)
 
         call = Call(
-            cohort_id=checked_id(cohort_id, "cohort id"),
+            cohort_id=cohort_id,
             properties=checked_properties(properties),
             reuse_within=checked_reuse(reuse_within),
             on_unknown=checked_on_unknown(on_unknown),
@@ -210,7 +238,7 @@ class Operations:
 
     async def export(
         self,
-        cohort_id: str,
+        cohort: str | Cohort,
         to: str | os.PathLike[str],
         *,
         properties: bool | Sequence[str],
@@ -221,13 +249,15 @@ class Operations:
         reuse_within: float,
         occurrence: str | None,
         on_unknown: OnUnknown,
+        manifest: bool,
         allowance: str | None,
         progress: Progress | None,
     ) -> SavedExport:
         """Go on with the export that answers the call, or request one; save its file."""
         checked_timeout(timeout)
+        checked_progress(progress)
         call = Call(
-            cohort_id=checked_id(cohort_id, "cohort id"),
+            cohort_id=cohort_id_of(cohort),
             properties=checked_properties(properties),
             occurrence=checked_occurrence(occurrence),
             reuse_within=checked_reuse(reuse_within),
@@ -235,15 +265,31 @@ class Operations:
         )
         # First of all: what is requested from now on answers this call as well.
         began = await self.jobs.begin(call.cohort_id)
-        target = await anyio.to_thread.run_sync(checked_target, to, format)
+        target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)
         call = attrs.evolve(
             call,
             began=began,
             target=target_name(target),
             format=target.format.suffix,
         )
+
+        async def listed() -> Mapping[str, Cohort]:
+            """Return the listed cohorts, of which this one's size is kept."""
+            nonlocal target
+            found = await self.exports.listed()
+
+            if cohort := found.get(call.cohort_id):
+                target = attrs.evolve(target, expected_rows=cohort.size)
+
+            return found
+
         saved = await self._unchanged(
-            call, target, if_changed_since, skip_unchanged, progress
+            call,
+            target,
+            listed,
+            if_changed_since=if_changed_since,
+            skip_unchanged=skip_unchanged,
+            progress=progress,
         )
 
         if saved is not None:
@@ -258,30 +304,32 @@ class Operations:
         self,
         call: Call,
         target: Target,
+        listed: Callable[[], Awaitable[Mapping[str, Cohort]]],
+        *,
         if_changed_since: SavedExport | str | None,
         skip_unchanged: bool,
         progress: Progress | None,
     ) -> SavedExport | None:
         if if_changed_since is not None:
-            listed = await self.exports.listed()
+            cohort = (await listed()).get(call.cohort_id)
             return await self.exports.unchanged(
                 if_changed_since,
                 target,
                 call.properties,
-                cohort=listed.get(call.cohort_id),
+                cohort=cohort,
                 progress=progress,
             )
 
         if skip_unchanged:
             return await self.exports.unchanged_since_saved(
-                call.cohort_id, target, call.properties, self.exports.listed
+                call.cohort_id, target, call.properties, listed
             )
 
         return None
 
     def export_many(
         self,
-        cohort_ids: Iterable[str],
+        cohort_ids: Iterable[str | Cohort],
         directory: str | os.PathLike[str],
         *,
         properties: bool | Sequence[str],
@@ -326,7 +374,7 @@ class Operations:
 
     async def plan(
         self,
-        cohort_ids: Iterable[str],
+        cohort_ids: Iterable[str | Cohort],
         *,
         properties: bool | Sequence[str],
         since: Iterable[SavedExport],
@@ -334,7 +382,7 @@ class Operations:
     ) -> ExportPlan:
         """Return the plan of exporting some cohorts."""
         wanted = checked_properties(properties)
-        ids = checked_distinct_ids(cohort_ids, "cohort id")
+        ids = distinct_cohort_ids(cohort_ids)
         limiter = self.session.limiter
 
         return make_plan(

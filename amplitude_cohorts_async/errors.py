@@ -459,7 +459,12 @@ class MalformedFileError(DownloadError):
 
 
 class StorageError(DownloadError, OSError):
-    """The local file cannot be written: the disk is full, read-only, or gone."""
+    """
+    A local file cannot be written: the disk is full, read-only, or gone.
+
+    Attributes:
+        request_id: Empty if the file is the journal of a write.
+    """
 
 
 class JobStoreUnavailableError(CohortsError):

@@ -19,9 +19,11 @@ __all__ = (
     "ExportAdopted",
     "ExportRequested",
     "LinkRenewed",
+    "PartlyUnreadable",
     "QuotaWait",
     "RequestSent",
     "RetryScheduled",
+    "RowsDiffer",
     "StatusPolled",
 )
 
@@ -41,6 +43,23 @@ class RequestSent:
     operation: str
     status: int
     seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class PartlyUnreadable:
+    """
+    A warning: some of an answer could not be read, and was left out.
+
+    Attributes:
+        operation: As for `RequestSent`.
+        count: How many values.
+        paths: Where the first ones are, as in "$.cohorts[0].size". The values are in
+            `Cohort.extra`.
+    """
+
+    operation: str
+    count: int
+    paths: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -148,6 +167,24 @@ class BytesReceived:
 
 
 @attrs.frozen(kw_only=True)
+class RowsDiffer:
+    """
+    A saved file has more or fewer members than its cohort was listed with.
+
+    A cohort may have been computed anew in between: this is a warning, no error.
+
+    Attributes:
+        rows: Members in the file.
+        size: Members of the cohort, as listed.
+    """
+
+    request_id: str
+    cohort_id: str | None
+    rows: int
+    size: int
+
+
+@attrs.frozen(kw_only=True)
 class BatchWritten:
     """
     A batch of ids was accepted.
@@ -168,6 +205,7 @@ class BatchWritten:
 
 Event: TypeAlias = (
     QuotaWait
+    | PartlyUnreadable
     | RequestSent
     | RetryScheduled
     | ExportRequested
@@ -175,6 +213,7 @@ Event: TypeAlias = (
     | StatusPolled
     | LinkRenewed
     | BytesReceived
+    | RowsDiffer
     | BatchWritten
 )
 

@@ -1,5 +1,5 @@
 """
-Values returned by the client: the service's data, and reports of what was done.
+Values the client takes and returns: the service's data, and reports of what was done.
 
 Times are aware UTC. Ids are ``str``, even when they look like numbers.
 """
@@ -10,11 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, Literal, NoReturn, Protocol
 
 import attrs
 
-from .errors import RemovalGuardError
+from ._id_source import IdSource
+from .errors import InvalidInputError, RemovalGuardError
 
 __all__ = (
     "Cohort",
@@ -27,6 +28,7 @@ __all__ = (
     "JobRecord",
     "Member",
     "MembershipDiff",
+    "MembershipOperation",
     "MembershipReport",
     "OperationReport",
     "PlannedExport",
@@ -63,7 +65,17 @@ class Routes(Enum):
 
 
 class IdType(Enum):
-    """The type of an id; the client spells it as each endpoint does."""
+    """
+    The type of an id; the client spells it as each endpoint does.
+
+    Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts, "Memberships
+    request JSON".
+
+    Attributes:
+        USER_ID: Your id of a user; in a cohort that counts groups, a group's name.
+        AMPLITUDE_ID: Amplitude's number of a user; in a cohort that counts groups, a
+            group's id.
+    """
 
     USER_ID = "user"
     AMPLITUDE_ID = "amplitude"
@@ -75,10 +87,10 @@ class CohortSync:
     One sync of a cohort to a destination.
 
     Attributes:
-        extra: Keys of the answer that have no attribute here.
+        extra: As for `Cohort`.
     """
 
-    target: str
+    target: str | None = None
     frequency: str | None = None
     last_successful: datetime | None = None
     last_failure: datetime | None = None
@@ -97,11 +109,12 @@ class Cohort:
         definition: The service's internal form, as sent.
         syncs: Filled by ``list_cohorts(include_sync_info=True)``; the service omits
             one-time and disabled syncs.
-        extra: Keys of the answer that have no attribute here.
+        extra: Keys of the answer that have no attribute here, and values that their
+            attribute cannot hold; it keeps its default then.
     """
 
     id: str
-    name: str
+    name: str | None = None
     app_id: int | None = None
     description: str | None = None
     size: int | None = None
@@ -236,7 +249,7 @@ class SavedFile(Protocol):
         ...
 
     def known(self) -> Mapping[str, object]:
-        """Return its time, digest and rows, as far as they are known."""
+        """Return its path, time, digest and rows, as far as they are known."""
         ...
 
 
@@ -249,11 +262,14 @@ class SavedExport:
 
     Attributes:
         size: Bytes on disk.
-        downloaded: Bytes received.
+        downloaded: Bytes received by this call; less than the file where an earlier
+            one had left a part of it.
         links: Number of links used; 0 if the service sent the file itself.
         token: The job of the file; see ``CohortsClient.resume_export()``.
         unchanged: Whether the cohort had not changed since an earlier export, so
             that none was spent.
+        requested_at: When its export was requested, aware UTC by the service's
+            clock; None if unknown.
         spent: Exports that the call spent: 1, or 0.
         file: The source of `sha256` and `rows`.
     """
@@ -264,6 +280,7 @@ class SavedExport:
     links: int
     token: str
     unchanged: bool = False
+    requested_at: datetime | None = None
     spent: int = 0
     file: SavedFile = attrs.field(eq=False, repr=False)
 
@@ -389,7 +406,7 @@ class PlannedExport:
     """
 
     cohort_id: str
-    name: str
+    name: str | None
     size: int | None
     starts_in: float | None = None
     ends_in: float | None = None
@@ -417,6 +434,31 @@ class ExportPlan:
     left_after: int | None
     ends_in: float
     unknown: Sequence[str] = ()
+
+
+@attrs.frozen
+class MembershipOperation:
+    """
+    One operation of an update: ids that are added to a cohort, or removed from it.
+
+    Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts, "Memberships
+    request JSON".
+
+    Attributes:
+        change: "ADD" or "REMOVE".
+        ids: As for ``CohortsClient.upload_cohort()``.
+        id_type: What the ids are; see `IdType`.
+    """
+
+    change: Literal["ADD", "REMOVE"]
+    ids: IdSource = attrs.field(repr=False)
+    id_type: IdType = IdType.USER_ID
+
+    def __attrs_post_init__(self) -> None:
+        if self.change not in {"ADD", "REMOVE"}:
+            raise InvalidInputError(
+                f'a membership is changed by "ADD" or "REMOVE", not by {self.change!r}'
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -454,13 +496,14 @@ class UploadReport:
 @attrs.frozen(kw_only=True)
 class OperationReport:
     """
-    The result of the additions, or the removals, of a membership update.
+    The result of one operation of a membership update, or of all that add or remove.
 
     Attributes:
         sent: Different ids sent.
         skipped_ids: All ids the service did not know, without those of batches that
             an earlier run had written.
-        batches: Requests with ids.
+        batches: Requests with ids of this operation; one request may have several
+            operations.
         resumed: Batches that an earlier run had written.
     """
 
@@ -472,11 +515,20 @@ class OperationReport:
 
 @attrs.frozen(kw_only=True)
 class MembershipReport:
-    """The result of a membership update."""
+    """
+    The result of a membership update.
+
+    Attributes:
+        added: All additions together.
+        removed: All removals together.
+        operations: One report for each of ``operations=``, in their order; empty
+            when ``add=`` and ``remove=`` were given.
+    """
 
     cohort_id: str
     added: OperationReport = attrs.field(factory=OperationReport)
     removed: OperationReport = attrs.field(factory=OperationReport)
+    operations: Sequence[OperationReport] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -14,13 +14,15 @@ from amplitude_cohorts_async.errors import (
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
+    MalformedFileError,
     NotFoundError,
     UnexpectedResponseError,
 )
+from amplitude_cohorts_async.events import Event, PartlyUnreadable
 from amplitude_cohorts_async.models import Routes
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
-from support.exporting import COHORT, EXPORT
+from support.exporting import COHORT, EXPORT, LIST
 from support.fault_server import FaultServer, json_reply, reply
 
 
@@ -144,7 +146,8 @@ async def test_a_file_that_is_an_object(
     server: FaultServer, clock: FakeClock, tmp_path: Path, body: bytes
 ) -> None:
     """
-    A mock made of the description sends a JSON object as the file: it is kept as sent.
+    A mock made of the description sends a JSON object as the file, which is no file of
+    members, whatever its name: an error, which keeps the token.
     """
     server.on(f"{EXPORT}/status", json_reply({"status": "complete"}))
     server.on(f"{EXPORT}/file", reply(200, body, content_type="application/json"))
@@ -152,9 +155,49 @@ async def test_a_file_that_is_an_object(
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=server.url, clock=clock, routes=Routes.OPENAPI
     ) as client:
-        saved = await client.export(COHORT, tmp_path / "members.csv")
+        with pytest.raises(MalformedFileError, match="JSON, not members") as caught:
+            await client.export(COHORT, tmp_path / "members.csv")
 
-    assert body == saved.path.read_bytes()
+    assert caught.value.token is not None
+    assert [] == [*tmp_path.iterdir()]
+
+
+async def test_what_is_not_described_is_not_sent(
+    gateway: CohortsEmulator, through: CohortsClient
+) -> None:
+    """Neither names of properties nor information about syncs; nothing is spent."""
+    with pytest.raises(InvalidInputError, match="no information about syncs"):
+        await through.list_cohorts(include_sync_info=True)
+
+    with pytest.raises(InvalidInputError, match="properties=True"):
+        await through.request_export(COHORT, properties=["plan"])
+
+    await through.request_export(COHORT, properties=[])
+
+    assert ["export"] == [record.step for record in gateway.log]
+
+
+async def test_the_example_of_a_list(server: FaultServer, clock: FakeClock) -> None:
+    """A word in place of a cohort is left out, and told."""
+    server.on(LIST, json_reply({"cohorts": ["example_value"]}))
+    told: list[Event] = []
+
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=server.url,
+        clock=clock,
+        routes=Routes.OPENAPI,
+        hook=told.append,
+    ) as client:
+        assert [] == await client.list_cohorts()
+
+    assert ["$.cohorts[0]"] == [
+        path
+        for event in told
+        if isinstance(event, PartlyUnreadable)
+        for path in event.paths
+    ]
 
 
 async def test_the_wrong_routes(

@@ -23,6 +23,13 @@ from ..errors import InvalidInputError
 MOST_IDS = 100_000
 MOST_MEMBERS = 2_000_000
 
+# The page's ways out for larger ones.
+LARGER_COHORTS = (
+    "split them into cohorts, or sync a larger cohort from Amplitude to Amazon Kinesis, "
+    "to a webhook or to the Profile API, see "
+    "https://amplitude.com/docs/apis/analytics/behavioral-cohorts"
+)
+
 MOST_CHARACTERS = 1_024
 
 # Ids handled in one call: a millisecond of work.
@@ -30,8 +37,13 @@ IDS_AT_ONCE = 500
 
 _SHOWN = 40
 _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+# The page's own example has letters at the end, "10101010101010ID1", so only what is
+# surely of another kind is refused: a name, an address, a UUID.
+_AMPLITUDE_ID = re.compile("[0-9][0-9A-Za-z]*")
 _HINTS: dict[type, str] = {
-    float: "a float may have lost digits already: read the column as text",
+    float: "a float may have lost digits already (a missing value makes floats of a "
+    "column of numbers): read the column as text",
     bytes: "decode it first",
 }
 
@@ -52,13 +64,15 @@ class Batch:
     pieces: Sequence[bytes] = attrs.field(repr=False)
 
 
-def checked_member_ids(ids: Sequence[object], *, position: int = 0) -> list[str]:
+def checked_member_ids(
+    ids: Sequence[object], *, position: int = 0, amplitude: bool = False
+) -> list[str]:
     """
     Return *ids* as text; whole numbers become their decimal digits.
 
     Raises `InvalidInputError` for an id that is empty, too long, of another type, or
-    holds a line break, a control character or half a surrogate pair. The message counts
-    on from *position*.
+    holds a line break, a control character or half a surrogate pair; with *amplitude*,
+    also for what cannot be Amplitude's own id. The message counts on from *position*.
     """
     if set(map(type, ids)) <= {str}:
         texts = list[str](ids)  # type: ignore[arg-type]  # checked in the line above
@@ -74,6 +88,11 @@ def checked_member_ids(ids: Sequence[object], *, position: int = 0) -> list[str]
     ):
         for n, text in enumerate(texts, 1):
             _check(text, position + n)
+
+    # All at once, in C, as above.
+    if amplitude and not ((joined := "".join(texts)).isascii() and joined.isdecimal()):
+        for n, text in enumerate(texts, 1):
+            _check_amplitude_id(text, position + n)
 
     return texts
 
@@ -125,22 +144,31 @@ def _check(text: str, position: int) -> None:
         )
 
 
-class Batcher:
-    """Cuts a stream of ids into batches, and encodes them."""
+def _check_amplitude_id(text: str, position: int) -> None:
+    if not _AMPLITUDE_ID.fullmatch(text):
+        raise InvalidInputError(
+            f"id number {position} is {text[:_SHOWN]!r}, and an Amplitude id is a "
+            f"number, as in 356896327775; pass id_type=IdType.USER_ID for ids of yours"
+        )
 
-    def __init__(self, *, size: int) -> None:
+
+class Batcher:
+    """Cuts a stream of ids into batches, and encodes them; *first* ids come first."""
+
+    def __init__(self, *, size: int, first: int | None = None) -> None:
         self._size = size
+        self._room = size if first is None else first
         self._index = 0
         self._begin()
 
     def feed(self, ids: Sequence[str]) -> Iterator[Batch]:
         """Yield the batches that these ids fill."""
         while ids:
-            free = self._size - self._count
+            free = self._room - self._count
             self._add(ids[:free])
             ids = ids[free:]
 
-            if self._count == self._size:
+            if self._count == self._room:
                 yield self._end()
 
     def flush(self) -> Iterator[Batch]:
@@ -171,6 +199,7 @@ class Batcher:
             pieces=self._pieces,
         )
         self._index += 1
+        self._room = self._size
         self._begin()
 
         return batch

@@ -10,8 +10,9 @@ because the service has been seen to send it:
 - one string in place of a list of strings, as in ``owner``;
 - unknown keys: kept in ``extra`` where the class has one.
 
-A value of another meaning is an `UnexpectedResponseError` with its path; in a
-`Tolerant` class it leaves the attribute at its default.
+A value of another meaning is an `UnexpectedResponseError` with its path. In a tolerant
+class it leaves the attribute at its default, and is kept in ``extra``: one odd value
+must not hide a list of cohorts.
 
 The hooks are cattrs', which dispatches on types and describes errors. The loop over
 an object's keys is ours: a list has 5,000 cohorts of 30 keys, and the code cattrs
@@ -22,7 +23,7 @@ for the message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from types import NoneType
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast, get_args, get_type_h
 import attrs
 
 from ..errors import UnexpectedResponseError
-from ..models import Cohort, Usage
+from ..models import Cohort, CohortSync, Usage
 from .redact import redact_links, shorten
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Tolerant:
     __slots__ = ()
 
 
+# Public classes cannot have that base.
+_TOLERANT: tuple[type, ...] = (Tolerant, Cohort, CohortSync)
+
+
 def structure(value: object, model: type[T], *, path: str) -> T:
     """
     Return a *model* made of decoded JSON, or raise `UnexpectedResponseError`.
@@ -79,19 +84,15 @@ def structure(value: object, model: type[T], *, path: str) -> T:
         return _structure_in_detail(value, model, path=path)
 
 
-def structure_each(
-    values: Iterable[object], model: type[T], *, path: str
-) -> Iterator[T]:
-    """Yield a *model* made of each element of a list at *path*, as `structure()`."""
-    read = _converter(is_detailed=False).get_structure_hook(model)
+def odd_fields(value: Cohort | CohortSync) -> Iterator[str]:
+    """Yield the keys, as the answer spells them, of what could not be read."""
+    model: type = type(value)
+    spellings = _spellings(model)
+    yield from [key for key in value.extra if key in spellings]
 
-    for index, value in enumerate(values):
-        try:
-            item = read(value, model)
-        except Exception:  # noqa: BLE001 - as above
-            item = _structure_in_detail(value, model, path=f"{path}[{index}]")
-
-        yield item
+    if isinstance(value, Cohort):
+        for index, sync in enumerate(value.syncs):
+            yield from [f"syncMetadata[{index}].{key}" for key in odd_fields(sync)]
 
 
 def generate() -> None:
@@ -149,7 +150,7 @@ def _converter(*, is_detailed: bool) -> Converter:
 
 
 def _model_hook(converter: Converter, model: type[T]) -> Hook[T]:
-    if not converter.detailed_validation or issubclass(model, Tolerant):
+    if not converter.detailed_validation or issubclass(model, _TOLERANT):
         read = _attribute_reader(model, converter.get_structure_hook)
         return lambda value, _: model(**read(value))
 
@@ -165,13 +166,11 @@ def _attribute_reader(
     model: type, hook_of: Callable[[type], Hook[object]]
 ) -> Callable[[object], dict[str, object]]:
     kinds = {name: _not_none(kind) for name, kind in get_type_hints(model).items()}
-    has_extra = kinds.pop("extra", None) is not None
-    is_tolerant = issubclass(model, Tolerant)
-    spellings = {_camel(name): name for name in kinds} | {name: name for name in kinds}
-    spellings |= _KEYS.get(model, {})
+    has_extra = "extra" in kinds
+    is_tolerant = issubclass(model, _TOLERANT)
     readers = {
         key: (name, kinds[name], hook_of(kinds[name]))
-        for key, name in spellings.items()
+        for key, name in _spellings(model).items()
     }
 
     def read(value: object) -> dict[str, object]:
@@ -192,6 +191,7 @@ def _attribute_reader(
                     except Exception:
                         if not is_tolerant:
                             raise
+                        extra[key] = item
 
         if has_extra:
             attributes["extra"] = extra
@@ -199,6 +199,18 @@ def _attribute_reader(
         return attributes
 
     return read
+
+
+@cache
+def _spellings(model: type) -> Mapping[str, str]:
+    """Return the attributes of a model by the keys that an answer may have for them."""
+    names = [name for name in get_type_hints(model) if name != "extra"]
+
+    return {
+        **{_camel(name): name for name in names},
+        **{name: name for name in names},
+        **_KEYS.get(model, {}),
+    }
 
 
 def _camel(name: str) -> str:

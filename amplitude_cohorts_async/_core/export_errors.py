@@ -22,6 +22,7 @@ from ..errors import (
 )
 from .csvtext import CsvError, Malformed
 from .job_rows import ExportRow
+from .requests import FEWER_PROPERTIES
 from .tokens import FILE_LIFE, ExportRef, age_of, to_token
 
 _SHOWN_DAYS = 0.1
@@ -44,6 +45,13 @@ class ExportErrors:
             if error.token is None:
                 error.token = to_token(self.ref)
             raise
+
+    def note_token(self, error: BaseException) -> None:
+        """Add the token, as a note, to an error that is none of ours."""
+        error.add_note(
+            f"an export was requested; resume_export() goes on with it: "
+            f"{to_token(self.ref)}"
+        )
 
     @contextmanager
     def about_the_file(self, path: object = None) -> Generator[None]:
@@ -90,7 +98,7 @@ class ExportErrors:
             ExportTimeoutError,
             f"{self._name} was still running after {timeout:g} s (last status: "
             f"{status!r}); its file stays available for seven days, continue with "
-            f'`resume_export("{self.ref.request_id}")`',
+            f'`resume_export("{self.ref.request_id}")`{self._fewer_properties}',
         )
 
     def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
@@ -114,6 +122,11 @@ class ExportErrors:
             token=to_token(self.ref),
             **facts,
         )
+
+    @property
+    def _fewer_properties(self) -> str:
+        # The page: "Set to 0 or unset if the request keeps timing out".
+        return f". {FEWER_PROPERTIES}" if self.ref.properties else ""
 
     @property
     def _name(self) -> str:

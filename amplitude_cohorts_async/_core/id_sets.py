@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ..errors import InvalidInputError
-from .batching import IDS_AT_ONCE
+from .batching import IDS_AT_ONCE, LARGER_COHORTS
 
 Table = TypeVar("Table", bound="set[bytes] | dict[str, bool]")
 
@@ -70,7 +70,7 @@ class SeenIds:
         if self._most is not None and self.count > self._most:
             raise InvalidInputError(
                 f"more than {self._most:,} different ids were given, and a cohort "
-                f"holds at most {self._most:,} members; split them into cohorts"
+                f"holds at most {self._most:,} members; {LARGER_COHORTS}"
             )
 
         return bytes(flags)

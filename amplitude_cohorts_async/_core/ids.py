@@ -1,15 +1,60 @@
-"""Checks of the ids that become part of a URL."""
+"""
+Checks of the ids that become part of a URL.
+
+A caller names a cohort by its id or by a `Cohort`; `cohort_id_of()` is where the one
+becomes the other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ..errors import InvalidInputError
+from ..models import Cohort
 
 _MAX_LENGTH = 256
 
 # Percent-encoded, a request id of this length still fits into a request line.
 _MAX_REQUEST_ID_LENGTH = 1_024
+
+_SHOWN = 100
+
+
+_IN_THE_LIST = "the ids of all cohorts are in `list_cohorts()`"
+
+
+def cohort_id_of(cohort: str | Cohort) -> str:
+    """
+    Return the id of a cohort that is named by its id or by a `Cohort`.
+
+    Raises `InvalidInputError` for what cannot be an id; it says what it looks like.
+    """
+    return _checked_cohort_id(cohort.id if isinstance(cohort, Cohort) else cohort)
+
+
+def _checked_cohort_id(value: object) -> str:
+    if value is None:
+        raise InvalidInputError(f"a cohort id is missing (None); {_IN_THE_LIST}")
+
+    if isinstance(value, str) and "://" in value:
+        raise InvalidInputError(
+            f"{value[:_SHOWN]!r} is an address, not a cohort id; pass the last part of "
+            f"the path, as in .../cohort/1a2bc3d"
+        )
+
+    if isinstance(value, str) and " " in value.strip():
+        raise InvalidInputError(
+            f"{value[:_SHOWN]!r} looks like a cohort's name, not its id: it holds white "
+            f"space; {_IN_THE_LIST}"
+        )
+
+    if not isinstance(value, str | bytes) and hasattr(value, "__iter__"):
+        raise InvalidInputError(
+            f"one cohort id was expected, and several were given as "
+            f"{type(value).__name__}; pass one, or use export_many()"
+        )
+
+    return checked_id(value, "cohort id")
 
 
 def checked_id(value: object, what: str) -> str:
@@ -48,19 +93,20 @@ def checked_request_id(value: object) -> str:
     return text
 
 
-def checked_distinct_ids(values: Iterable[str], what: str) -> list[str]:
-    """Return the different ids of *values* in order, or raise `InvalidInputError`."""
-    if isinstance(values, str | bytes):
+def distinct_cohort_ids(cohorts: Iterable[str | Cohort]) -> list[str]:
+    """Return the different ids of some cohorts in order, or raise `InvalidInputError`."""
+    if isinstance(cohorts, str | bytes | Cohort):
+        what = "Cohort" if isinstance(cohorts, Cohort) else "text"
         raise InvalidInputError(
-            f"{what}s were given as one text; pass a list of them, for one as well"
+            f"cohort ids were given as one {what}; pass a list of them, for one as well"
         )
 
-    if not isinstance(values, Iterable):
+    if not isinstance(cohorts, Iterable):
         raise InvalidInputError(
-            f"{what}s were given as {type(values).__name__}; pass a list of them"
+            f"cohort ids were given as {type(cohorts).__name__}; pass a list of them"
         )
 
-    return list(dict.fromkeys(checked_id(value, what) for value in values))
+    return list(dict.fromkeys(map(cohort_id_of, cohorts)))
 
 
 def has_surrogates(text: str) -> bool:

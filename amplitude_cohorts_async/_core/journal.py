@@ -28,14 +28,15 @@ class WrittenBatch:
     """
     One batch that was accepted.
 
-    `operation` is "upload", "add" or "remove"; `matched` counts the ids that the
-    service knew, if it said so.
+    `operation` is "upload", "add" or "remove", and `part` the position of the operation
+    in the update; `matched` counts the ids that the service knew, if it said so.
     """
 
     operation: str
     count: int
     digest: str
     matched: int | None = None
+    part: int = 0
 
 
 @attrs.define
@@ -53,7 +54,7 @@ class WriteProgress:
     written: list[WrittenBatch] = attrs.field(factory=list[WrittenBatch])
     done: bool = False
 
-    def has(self, operation: str, batch: Batch, *, index: int) -> bool:
+    def has(self, operation: str, batch: Batch, *, index: int, part: int = 0) -> bool:
         """
         Whether a batch was written before; raises `InvalidInputError` if another was.
         """
@@ -64,7 +65,11 @@ class WriteProgress:
 
         before = self.written[index]
 
-        if (before.operation, before.digest) != (operation, batch.digest):
+        if (before.operation, before.part, before.digest) != (
+            operation,
+            part,
+            batch.digest,
+        ):
             raise _other_ids(index)
 
         return True
@@ -145,7 +150,7 @@ def parse(content: bytes) -> ParsedJournal:
                 parsed = _read_start(record, good)
             else:
                 _read_step(parsed.progress, record)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InvalidInputError(
                 f"this file is not a journal, or is damaged, at line {number}; pass the "
                 f"path of a journal that an upload or update wrote, or of a new file"
@@ -206,14 +211,16 @@ def _read_step(progress: WriteProgress, record: Mapping[str, object]) -> None:
         progress.done = True
     else:
         cohort_id, matched = record["cohort"], record["matched"]
+        operation = str(record["operation"])
         progress.cohort_id = None if cohort_id is None else str(cohort_id)
         progress.adopted = bool(record["adopted"])
         progress.attempted_at = None
         progress.written.append(
             WrittenBatch(
-                operation=str(record["operation"]),
+                operation=operation,
                 count=int(str(record["count"])),
                 digest=str(record["digest"]),
                 matched=None if matched is None else int(str(matched)),
+                part=int(str(record.get("part", int(operation == "remove")))),
             )
         )

@@ -7,6 +7,9 @@ can take. If the machine or the line is the bottleneck, they only add cost.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 import attrs
 
 _MIN_LEFT = 16 * 1024 * 1024
@@ -91,14 +94,13 @@ class ParallelismController:
 class RangeAllocator:
     """The missing bytes of an object, handed out from the front."""
 
-    def __init__(self, start: int, end: int) -> None:
-        self._start = start
-        self._end = end
+    def __init__(self, gaps: Sequence[tuple[int, int]]) -> None:
+        self._gaps = deque(gap for gap in gaps if gap[0] < gap[1])
 
     @property
     def left(self) -> int:
         """Bytes not handed out yet."""
-        return self._end - self._start
+        return sum(end - start for start, end in self._gaps)
 
     def claim(self, connections: int) -> tuple[int, int] | None:
         """
@@ -107,11 +109,14 @@ class RangeAllocator:
         Parts shrink towards the end, so that all connections end at about the same time
         with few requests.
         """
-        if not self.left:
+        if not self._gaps:
             return None
 
         share = self.left // (2 * connections)
-        size = min(self.left, max(_MIN_PART, min(_MAX_PART, share)))
-        self._start += size
+        start, gap_end = self._gaps.popleft()
+        end = min(gap_end, start + max(_MIN_PART, min(_MAX_PART, share)))
 
-        return self._start - size, self._start
+        if end < gap_end:
+            self._gaps.appendleft((end, gap_end))
+
+        return start, end

@@ -2,7 +2,7 @@
 Requests to the reading endpoints; the only module that knows their paths.
 
 Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts. The third-party
-description of `Routes.OPENAPI` differs in two paths and two refusals here, and in
+description of `Routes.OPENAPI` differs in two paths and some refusals here, and in
 the status values that `responses` reads.
 """
 
@@ -24,6 +24,11 @@ USAGE_PATH = "/api/3/cohorts/usage"
 EXPORT_PATH = "/api/5/cohorts/request"
 STATUS_PATH = "/api/5/cohorts/request-status"
 
+# The page, on `props`: "Set to `0` or unset if the request keeps timing out".
+FEWER_PROPERTIES = (
+    "If exports of this cohort keep timing out, ask for fewer properties, or for none"
+)
+
 
 @attrs.frozen
 class Endpoints:
@@ -33,6 +38,12 @@ class Endpoints:
 
     def list_cohorts(self, *, include_sync_info: bool = False) -> Request:
         """Return the request for all discoverable cohorts."""
+        if include_sync_info and self.routes is Routes.OPENAPI:
+            raise InvalidInputError(
+                "Routes.OPENAPI describes no information about syncs; leave "
+                "include_sync_info out, or use Routes.VENDOR"
+            )
+
         query = "includeSyncInfo=true" if include_sync_info else ""
 
         return Request(operation="list", path=LIST_PATH, query=query)
@@ -55,6 +66,14 @@ class Endpoints:
         The *properties* are False or empty for ids only, True for all, or the names of
         some.
         """
+        names = () if isinstance(properties, bool) else properties
+
+        if names and self.routes is Routes.OPENAPI:
+            raise InvalidInputError(
+                "Routes.OPENAPI describes no names of properties; pass properties=True "
+                "for all of them, or use Routes.VENDOR"
+            )
+
         return Request(
             operation="export",
             path=f"{EXPORT_PATH}/{_segment(cohort_id)}",

@@ -28,13 +28,14 @@ from ..errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from ..models import Cohort, ExportStatus, Usage
-from .converter import Tolerant, structure, structure_each
+from ..models import Cohort, ExportStatus, Routes, Usage
+from .converter import Tolerant, odd_fields, structure
 from .ids import checked_request_id
 from .json_stream import elements, list_of, mapping_of, opening_of
 from .messages import Request, Response
 from .polling import JobFailed
 from .redact import redact_links, shorten
+from .requests import FEWER_PROPERTIES
 
 # Characters that are shown of an unreadable answer, and kept of one short text.
 _SHOWN = 300
@@ -100,9 +101,42 @@ def decode(request: Request, response: Response) -> Mapping[str, object]:
     raise _unreadable(request, response)
 
 
-def each_cohort(request: Request, response: Response) -> Iterator[Cohort]:
-    """Return the listed cohorts, decoded one at a time."""
-    return structure_each(_listed(request, response), Cohort, path="$.cohorts")
+def each_cohort(
+    request: Request,
+    response: Response,
+    *,
+    routes: Routes = Routes.VENDOR,
+    odd: list[str] | None = None,
+) -> Iterator[Cohort]:
+    """
+    Yield the listed cohorts, decoded one at a time.
+
+    What cannot be read of one is left out, as is one without an id, and its path is
+    added to *odd*. `UnexpectedResponseError` if that leaves none; the third-party
+    description has an example of a list whose only entry is a word.
+    """
+    paths = [] if odd is None else odd
+    is_empty = True
+
+    for index, value in enumerate(_listed(request, response)):
+        path = f"$.cohorts[{index}]"
+
+        try:
+            cohort = structure(value, Cohort, path=path)
+        except UnexpectedResponseError:
+            paths.append(path)
+            continue
+
+        paths += [f"{path}.{key}" for key in odd_fields(cohort)]
+        is_empty = False
+        yield cohort
+
+    if is_empty and paths and routes is Routes.VENDOR:
+        raise UnexpectedResponseError(
+            f"the list of cohorts cannot be read: $.cohorts has no object with an id "
+            f"among its {len(paths)} entries: {_quoted(response.body)}",
+            path="$.cohorts",
+        )
 
 
 def _listed(request: Request, response: Response) -> Iterator[object]:
@@ -257,7 +291,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
 
     return build(
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{response.status}{code}{shown}; {_NEXT[kind]}",
+        f"{response.status}{code}{shown}; {_NEXT[kind]}{_more_advice(request, status)}",
         status=status,
         type=shorten(body.type, _SHORT),
         details=details,
@@ -266,6 +300,12 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
         metadata=body.metadata,
         retry_after=retry_after(response.headers, now=now),
     )
+
+
+def _more_advice(request: Request, status: int) -> str:
+    is_slow = status == 504 and "props=1" in request.query  # noqa: PLR2004
+
+    return f". {FEWER_PROPERTIES}" if is_slow else ""
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:

@@ -22,8 +22,9 @@ from ..errors import (
     UnexpectedResponseError,
 )
 from ..models import Cohort, IdType, Routes
+from .batching import Batch
 from .converter import Tolerant, structure
-from .ids import checked_id
+from .ids import checked_id, cohort_id_of
 from .messages import Replay, Request, Response
 from .redact import redact_links, shorten
 from .responses import check_subject, decode, refusal_in
@@ -35,6 +36,8 @@ MEMBERSHIP_PATH = "/api/3/cohorts/membership"
 USERS = "User"
 
 Change: TypeAlias = Literal["ADD", "REMOVE"]
+"""The page's words for an operation."""
+
 Pieces: TypeAlias = Sequence[bytes]
 
 # How far the service's clock may be behind ours; more leads to doubt, not to harm.
@@ -61,7 +64,9 @@ class Upload:
     owner: str | None
     published: bool = True
     group: str | None = None
-    replace: str | None = None
+    replace: str | None = attrs.field(
+        default=None, converter=attrs.converters.optional(cohort_id_of)
+    )
     skip_invalid_ids: bool = True
     validate_only: bool = False
     routes: Routes = Routes.VENDOR
@@ -80,8 +85,10 @@ class Upload:
         if self.group is not None:
             _check_text("group", self.group)
 
-        if self.replace is not None:
-            checked_id(self.replace, "cohort id")
+    @property
+    def takes_amplitude_ids(self) -> bool:
+        """Whether the ids are Amplitude's own numbers of users."""
+        return self.id_type is IdType.AMPLITUDE_ID and self.group is None
 
     @property
     def creates(self) -> bool:
@@ -111,6 +118,12 @@ class Membership:
     count_group: str = USERS
     skip_invalid_ids: bool = True
     routes: Routes = Routes.VENDOR
+
+    def amplitude(self, id_type: IdType) -> bool:
+        """Whether ids of a type are Amplitude's own numbers of users."""
+        _check_id_type(id_type)
+
+        return id_type is IdType.AMPLITUDE_ID and self.count_group == USERS
 
     def __attrs_post_init__(self) -> None:
         _check_id_type(self.id_type)
@@ -157,14 +170,30 @@ def upload_request(spec: Upload, ids: Pieces) -> Request:
     )
 
 
-def membership_request(
-    cohort_id: str, spec: Membership, change: Change, ids: Pieces
-) -> Request:
+@attrs.frozen(kw_only=True)
+class Entry:
     """
-    Return the request that adds or removes ids.
+    One entry of a request's `memberships`: a batch of ids that are added or removed.
 
-    The service accepts several changes at once, and is reported to prefer one.
+    Attributes:
+        part: The position of its operation in the caller's update.
     """
+
+    change: Change
+    id_type: IdType
+    batch: Batch
+    part: int = 0
+
+    @property
+    def id_word(self) -> str:
+        """The endpoint's word for the type of the ids."""
+        return _MEMBERSHIP_ID_TYPES[self.id_type]
+
+
+def membership_request(
+    cohort_id: str, spec: Membership, entries: Sequence[Entry]
+) -> Request:
+    """Return the request that adds and removes the ids of some entries, in one step."""
     fields: dict[str, object] = {"cohort_id": checked_id(cohort_id, "cohort id")}
 
     if spec.routes is Routes.OPENAPI:
@@ -176,8 +205,10 @@ def membership_request(
     if spec.count_group != USERS:
         fields["count_group"] = spec.count_group
 
-    id_type = _MEMBERSHIP_ID_TYPES[spec.id_type]
-    fields["memberships"] = [{"ids": [], "id_type": id_type, "operation": change}]
+    fields["memberships"] = [
+        {"ids": [], "id_type": entry.id_word, "operation": entry.change}
+        for entry in entries
+    ]
     fields["skip_invalid_ids"] = spec.skip_invalid_ids
 
     return Request(
@@ -185,11 +216,11 @@ def membership_request(
         method="POST",
         path=MEMBERSHIP_PATH,
         kind="write",
-        body=_body(fields, ids),
+        body=_body(fields, *(entry.batch.pieces for entry in entries)),
         subject={
             "cohort_id": [cohort_id],
-            "operation": [change],
-            "id_type": [id_type],
+            "operation": sorted({entry.change for entry in entries}),
+            "id_type": sorted({entry.id_word for entry in entries}),
         },
     )
 
@@ -249,9 +280,11 @@ def upload_answer(spec: Upload, request: Request, response: Response) -> UploadA
     return attrs.evolve(document, cohort_id=None if spec.validate_only else cohort_id)
 
 
-def skipped_ids(request: Request, response: Response) -> list[str]:
+def skipped_ids(
+    request: Request, response: Response, entries: Sequence[Entry]
+) -> list[list[str]]:
     """
-    Return the ids that a membership update skipped.
+    Return the ids that a membership update skipped, for each of its entries.
 
     Raises `ApiError` if a success holds an error with a code, and
     `UnexpectedResponseError` if the code is missing, or the answer is about another
@@ -263,13 +296,33 @@ def skipped_ids(request: Request, response: Response) -> list[str]:
         raise _unclear_answer(request, response, document.error, "$.memberships_result")
 
     check_subject(request, document)
-    skipped: list[str] = []
+    skipped: list[list[str]] = [[] for _ in entries]
 
-    for result in document.memberships_result:
-        check_subject(request, _normalised(result))
-        skipped += result.skipped_ids
+    for index, answered in enumerate(document.memberships_result):
+        result = _normalised(answered)
+        check_subject(request, result)
+        skipped[_entry_of(result, entries, index)] += result.skipped_ids
 
     return skipped
+
+
+def _entry_of(result: _MembershipResult, entries: Sequence[Entry], index: int) -> int:
+    """Return which entry a result is about: its own by its place, or the first alike."""
+    alike = [
+        position
+        for position, entry in enumerate(entries)
+        if result.operation in {None, entry.change}
+        and result.id_type in {None, entry.id_word}
+    ]
+
+    if not alike:
+        raise UnexpectedResponseError(
+            f"membership was answered for {result.operation} {result.id_type}, which "
+            f"was not asked for; find out what was done before trying again",
+            path=f"$.memberships_result[{index}]",
+        )
+
+    return index if index in alike else alike[0]
 
 
 def _normalised(result: _MembershipResult) -> _MembershipResult:
@@ -363,12 +416,16 @@ def check_replacement(
         )
 
 
-def _body(fields: Mapping[str, object], ids: Pieces) -> bytes:
+def _body(fields: Mapping[str, object], *ids: Pieces) -> bytes:
     # A quote inside a text is escaped, so this can only be our own key.
-    frame = json.dumps(fields, separators=(",", ":")).encode()
-    before, key, after = frame.partition(b'"ids":[')
+    key = b'"ids":['
+    first, *others = json.dumps(fields, separators=(",", ":")).encode().split(key)
+    parts = [first]
 
-    return b"".join([before, key, *ids, after])
+    for pieces, after in zip(ids, others, strict=True):
+        parts += [key, *pieces, after]
+
+    return b"".join(parts)
 
 
 def _unclear_answer(

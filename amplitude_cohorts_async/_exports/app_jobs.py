@@ -102,7 +102,9 @@ class AppJobs:
         """Return the number of the cohort's last event."""
         await self.rows.settle()
 
-        return await self.rows.change(cohort_id, lambda rows, *_: rows.sequence)
+        return await self.rows.change(
+            cohort_id, lambda rows, _alive, _now: rows.sequence
+        )
 
     async def claim(
         self, call: Call, listing: Listing | None, *, is_new: bool = False
@@ -116,39 +118,37 @@ class AppJobs:
         Raises:
             JobStoreUnavailableError: The store does not tell; nothing was sent.
         """
-
-        made: Found | None = None
+        stored: list[Claim | Delivery] = []
 
         def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Found:
-            """Decide and store within one transaction."""
-            nonlocal made
+            """Decide and store within one transaction, which may start again."""
             at = self._clock.utcnow()
             rows.prune(at, is_alive)
             claims = Claims(
                 rows=rows, call=call, at=at, is_alive=is_alive, listing=listing
             )
-            made = Request() if is_new else claims.decide()
+            decision = Request() if is_new else claims.decide()
 
-            match made:
+            match decision:
                 case Request(export):
-                    made = self._claimed(rows, call, export, now)
+                    claim = self._claimed(rows, call, export, now)
+                    stored[:] = [claim]
+                    return claim
                 case Join(export, delivery):
                     if delivery is not None and is_alive(delivery.lease):
                         delivery = None
                     mine = self._delivery(rows, call, export, delivery, now)
-                    made = Joined(made, mine)
-
-            return made
+                    stored[:] = [mine]
+                    return Joined(decision, mine)
+                case _:
+                    return decision
 
         try:
             return await self.rows.change(call.cohort_id, work)
         except asyncio.CancelledError:
             # What was stored meanwhile, nobody goes on with.
-            match made:
-                case Claim():
-                    await finish_despite_cancel(made.release())
-                case Joined():
-                    await finish_despite_cancel(made.delivery.release())
+            for each in stored:
+                await finish_despite_cancel(each.release())
             raise
 
     async def deliver(
@@ -156,11 +156,15 @@ class AppJobs:
         ref: ExportRef,
         target: str | None,
         format: str | None,  # noqa: A002
+        begun: Delivery | None = None,
     ) -> Delivery:
         """
         Begin the delivery of a spent export that the caller names.
 
         A store that fails does not hold it up.
+
+        Args:
+            begun: One that was begun before its target was known.
         """
         if ref.cohort_id is None:
             return Delivery(self.rows, "", "", None)
@@ -190,7 +194,12 @@ class AppJobs:
                     **facts_of(ref),
                 )
 
-            return self._delivery(rows, call, export, None, now)
+            row = begun.row if begun else None
+            left = rows.deliveries.get(row.id) if row else None
+            if left is not None:
+                left = attrs.evolve(left, target=target, format=format)
+
+            return self._delivery(rows, call, export, left, now)
 
         try:
             return await self.rows.change(call.cohort_id, work)

@@ -50,7 +50,7 @@ class AppRows:
 
         for cohort_id in {cohort_id for cohort_id, _ in self._unsaved}:
             with suppress(JobStoreUnavailableError):
-                await self.change(cohort_id, lambda *_: None)
+                await self.change(cohort_id, lambda _rows, _alive, _now: None)
 
     async def cohort_ids(self) -> list[str]:
         """Return the cohorts that have rows."""

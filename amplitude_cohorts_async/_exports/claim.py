@@ -17,6 +17,7 @@ import attrs
 from .._core.claims import is_superseded
 from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, IsAlive
 from .._core.tokens import ExportRef, to_token
+from .._io.cancellation import finish_despite_cancel
 from .app_rows import AppRows, Change
 
 _logger = logging.getLogger(__name__)
@@ -143,12 +144,14 @@ class Claim:
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
-        """Hold the claim; one with which nothing was sent is forgotten at the end."""
+        """Hold the claim until it is used; else what it stored is given up."""
         try:
             async with self._app.renewed(self._renew):
                 yield
-        finally:
-            await self.release()
+        except BaseException:
+            # Whoever goes on with the export goes on with the delivery, too.
+            await finish_despite_cancel(self._give_up())
+            raise
 
     async def release(self) -> None:
         """Give the claim up, and forget the export if nothing was sent for it."""
@@ -228,11 +231,15 @@ class Claim:
                 to_token(ref),
             )
 
+    async def _give_up(self) -> None:
+        await self.release()
+        await self.delivery.release()
+
     async def _renew(self) -> None:
         def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
             """Extend the lease, if it is still this call's."""
             export = self._held_row(rows)
-            if export is not None:
+            if export is not None and export.lease is not None:
                 lease = self._app.lease(export.claims, now)
                 rows.exports[export.id] = attrs.evolve(export, lease=lease)
 

@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+)
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 
 import attrs
 
 from .._core.export_errors import ExportErrors
+from .._core.manifest import DeliveredFile, requested_at, to_manifest
 from .._core.requests import Endpoints
 from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
-from .._io.cancellation import background
+from .._io.cancellation import background, in_thread
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
 from .._io.download.transfer import Transfer
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.file_sink import FileSink
+from .._io.sinks.part_file import write_small
 from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.target import Options, Target
-from ..events import BytesReceived
+from .._version import VERSION
+from ..errors import InvalidInputError
+from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
+_logger = logging.getLogger(__name__)
+
 Progress = Callable[[BytesReceived], None]
+
+
+def checked_progress(progress: Progress | None) -> None:
+    """Raise `InvalidInputError` if it would have to be awaited."""
+    if iscoroutinefunction(progress):
+        raise InvalidInputError(
+            "progress= is an async function, and is called without await; pass a plain "
+            "one, which may start a task"
+        )
+
+
+def guarded_progress(progress: Progress, errors: ExportErrors) -> Progress:
+    """Return *progress* so that what it raises keeps the token of the export."""
+    call: Callable[[BytesReceived], object] = progress
+
+    def guarded(event: BytesReceived) -> None:
+        """Call it; what it raises ends the download."""
+        try:
+            result = call(event)
+        except Exception as error:
+            errors.note_token(error)
+            raise
+
+        if isinstance(result, Awaitable):
+            if isinstance(result, Coroutine):
+                result.close()
+            raise InvalidInputError(
+                "progress= returned an awaitable, and is called without await; pass a "
+                "plain function, which may start a task"
+            )
+
+    return guarded
 
 
 class FileDownloader:
@@ -44,27 +91,45 @@ class FileDownloader:
         self._errors = ExportErrors(ref)
 
     async def save(
-        self, target: Target, *, amplitude_id: AmplitudeId, progress: Progress | None
+        self,
+        target: Target,
+        *,
+        amplitude_id: AmplitudeId,
+        progress: Progress | None,
     ) -> SavedExport:
-        """Download the file to a target."""
+        """Download the file to a target, and write its manifest if it is to have one."""
         options = Options(
             has_header=self._has_header,
             max_size=self._session.context.max_size,
             amplitude_id=amplitude_id,
         )
         receiver = FileReceiver(
-            FileSink(target, options=options, file_mode=self._session.context.file_mode)
+            FileSink(
+                target,
+                options=options,
+                file_mode=self._session.context.file_mode,
+                request_id=self._ref.request_id,
+            )
         )
         transfer = self._transfer(receiver, progress)
 
         with self._errors.about_the_file(target.path):
-            try:
+            async with receiver.unfinished():
                 await transfer.run()
-                file = await receiver.publish()
-            finally:
-                await receiver.discard()
 
-        return self._saved(target, file, transfer)
+                if target.manifest is not None:
+                    await receiver.describe()
+
+                file = await receiver.publish()
+
+            saved = self._saved(target, file, transfer)
+
+            if target.manifest is not None:
+                await in_thread(partial(self._write_manifest, target, saved, transfer))
+
+        # The file's own count: nothing is read for this.
+        self._compare(file.rows, target.expected_rows)
+        return saved
 
     @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
@@ -84,17 +149,10 @@ class FileDownloader:
             async for text in receiver:
                 yield text
 
-    def _transfer(
-        self, receiver: FileReceiver | TextReceiver, progress: Progress | None
-    ) -> Transfer:
-        return Transfer(
-            self._session,
-            self._endpoints.export_file(self._ref),
-            receiver,
-            request_id=self._ref.request_id,
-            status_without_file=self._status_without_file,
-            progress=progress,
-        )
+    @property
+    def _has_header(self) -> bool:
+        # The third-party description does not say what the lines of a file are.
+        return self._endpoints.routes is Routes.VENDOR
 
     async def _status_without_file(self, answered: int) -> ExportStatus:
         # Only the status tells a file that is early from one that is gone, which
@@ -107,6 +165,54 @@ class FileDownloader:
             raise self._errors.expired(answered, now=now)
 
         return await self._poll()
+
+    def _transfer(
+        self, receiver: FileReceiver | TextReceiver, progress: Progress | None
+    ) -> Transfer:
+        return Transfer(
+            self._session,
+            self._endpoints.export_file(self._ref),
+            receiver,
+            request_id=self._ref.request_id,
+            status_without_file=self._status_without_file,
+            progress=progress,
+        )
+
+    def _write_manifest(
+        self, target: Target, saved: SavedExport, transfer: Transfer
+    ) -> None:
+        file = DeliveredFile(
+            name=target.path.name,
+            format=target.format.suffix,
+            size=saved.size,
+            sha256=saved.sha256,
+            rows=saved.rows,
+            etag=transfer.etag,
+            downloaded_at=self._session.context.clock.utcnow(),
+        )
+        library = f"amplitude-cohorts-async/{VERSION}"
+        write_small(
+            target.manifest or target.place,
+            to_manifest(self._ref, file, library=library),
+            mode=self._session.context.file_mode,
+            like=target.place,
+        )
+
+    def _compare(self, rows: int | None, size: int | None) -> None:
+        if self._endpoints.routes is not Routes.VENDOR:
+            return
+
+        if rows is None or size is None or rows == size:
+            return
+
+        request_id, cohort_id = self._ref.request_id, self._ref.cohort_id
+        _logger.warning(
+            "the file of export %s has %d rows, and cohort %s has %d members",
+            *(request_id, rows, cohort_id, size),
+        )
+        self._session.context.emit(
+            RowsDiffer(request_id=request_id, cohort_id=cohort_id, rows=rows, size=size)
+        )
 
     def _saved(
         self, target: Target, file: LocalFile, transfer: Transfer
@@ -128,9 +234,5 @@ class FileDownloader:
             downloaded=transfer.state.downloaded,
             links=transfer.state.links,
             token=to_token(self._ref),
+            requested_at=requested_at(self._ref),
         )
-
-    @property
-    def _has_header(self) -> bool:
-        # Under the third-party description the file may be anything, even JSON.
-        return self._endpoints.routes is Routes.VENDOR

@@ -7,14 +7,16 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
+import attrs
 
+from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
 from .._io.sinks.target import checked_target
 from ..models import ExportStatus, SavedExport
 from .app_jobs import target_name
 from .claim import Delivery
-from .downloader import Progress
+from .downloader import Progress, checked_progress
 from .spent_export import SpentExport
 
 
@@ -33,7 +35,7 @@ class ExportJob:
         self.request_id: str = export.ref.request_id
         self.cohort_id: str | None = export.ref.cohort_id
         self._export = export
-        # One that the call which made this job has begun, for its first stream.
+        # One that the call which made this job has begun, for its first file or stream.
         self._delivery = delivery
 
     def __repr__(self) -> str:
@@ -84,13 +86,17 @@ class ExportJob:
         format: str | None = None,  # noqa: A002 - a public name
         amplitude_id: AmplitudeId = "text",
         timeout: float = 1800.0,
+        manifest: bool = False,
+        expected_rows: int | None = None,
         progress: Progress | None = None,
     ) -> SavedExport:
         """
         Wait for the job, and save its file.
 
         The target appears when the file is complete and on disk, not before.
-        Expired links are refreshed and cut connections continued.
+        Expired links are refreshed and cut connections continued. What an earlier
+        download of this job had on disk when it was cancelled or killed is taken up
+        where the file holds the bytes as stored, and the store can prove that.
 
         Args:
             to: The target: ".csv" for decoded text, ".csv.gz" for the bytes as
@@ -101,6 +107,11 @@ class ExportJob:
             amplitude_id: Whether the column of Amplitude ids holds "text" or
                 "int64"; for ".parquet" only.
             timeout: Seconds to wait for the job, as for `wait()`.
+            manifest: Whether to write "NAME.manifest.json" beside the file: what it
+                is, its size, digest and number of members.
+            expected_rows: The cohort's size, for a warning (`RowsDiffer`) if the
+                members were counted and are not as many. A small file is counted,
+                and every one that has a manifest.
             progress: Called with the bytes received, about once a MiB. The count
                 goes back when the download starts over.
 
@@ -113,9 +124,14 @@ class ExportJob:
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
         async with self._export.tracked():
-            target = await anyio.to_thread.run_sync(checked_target, to, format)
+            checked_progress(progress)
+            target = await anyio.to_thread.run_sync(
+                checked_target, to, format, manifest
+            )
+            target = attrs.evolve(target, expected_rows=expected_rows)
+            begun, self._delivery = self._delivery, None
             delivery = await self._export.deliver(
-                target_name(target), target.format.suffix
+                target_name(target), target.format.suffix, begun
             )
 
         saved = await self._export.save(
@@ -128,7 +144,7 @@ class ExportJob:
         delivery.answered()
         return saved
 
-    @asynccontextmanager
+    @async_context("async with job.members() as members:")
     async def members(self) -> AsyncGenerator[MemberStream]:
         """
         Wait for the job, and open its file as a stream of members.
@@ -145,7 +161,7 @@ class ExportJob:
             if stream.is_exhausted:
                 await delivery.finished(None)
 
-    @asynccontextmanager
+    @async_context("async with job.record_batches() as batches:")
     async def record_batches(
         self, *, amplitude_id: AmplitudeId = "text"
     ) -> AsyncGenerator[AsyncIterator[RecordBatch]]:

@@ -16,7 +16,8 @@ import anyio.to_thread
 import attrs
 
 from .._core.claims import Call
-from .._core.ids import checked_distinct_ids
+from .._core.ids import distinct_cohort_ids
+from .._io.async_only import AsyncOnly
 from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
 from .._io.sinks.target import Format, Target, checked_target
@@ -46,7 +47,7 @@ class ManyOptions:
     allowance: str | None
 
 
-class ExportBatch:
+class ExportBatch(AsyncOnly):
     """
     An async iterator of `ExportOutcome`, in the order the exports end.
 
@@ -57,6 +58,8 @@ class ExportBatch:
     dropping the iterator stop everything. The job store keeps what was requested, and
     the same call goes on with it.
     """
+
+    _usage = "async for outcome in client.export_many(...):"
 
     def __init__(self, run: ExportRun) -> None:
         self._run = run
@@ -99,7 +102,7 @@ class ExportRun:
     def __init__(
         self,
         exports: ExportRequester,
-        cohort_ids: Iterable[str],
+        cohort_ids: Iterable[str | Cohort],
         directory: Path,
         options: ManyOptions,
     ) -> None:
@@ -110,7 +113,7 @@ class ExportRun:
 
         self.works_ahead = False
         self._exports = exports
-        self._waiting = deque(checked_distinct_ids(cohort_ids, "cohort id"))
+        self._waiting = deque(distinct_cohort_ids(cohort_ids))
         self._directory = directory
         self._options = options
         self._ids = tuple(self._waiting)

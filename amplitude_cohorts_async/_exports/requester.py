@@ -128,7 +128,7 @@ class ExportRequester:
         properties: bool | Sequence[str] = False,
         *,
         allowance: str | None = None,
-    ) -> SpentExport:
+    ) -> StartedExport:
         """Request an export; spends one."""
         wanted = checked_properties(properties)
         call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
@@ -138,7 +138,7 @@ class ExportRequester:
             assert isinstance(claim, Claim)  # noqa: S101 - for the type checkers
             job = await self._claimed(call, claim, allowance, SendWatch())
             if job is not None:
-                return job
+                return StartedExport(job, claim.delivery, spent=True)
 
     def resume(self, request_id_or_token: str) -> SpentExport:
         """Return the job of an export that was requested before; sends nothing."""
@@ -207,7 +207,11 @@ class ExportRequester:
         progress: Progress | None = None,
     ) -> SavedExport:
         """Save the file of a started export, if it is not at its target yet."""
-        saved = started.saved and await self.intact(started.saved, target)
+        saved: SavedExport | None = None
+
+        if started.saved is not None:
+            async with started.export.tracked(), started.delivery.held():
+                saved = await self.intact(started.saved, target)
 
         if saved is None:
             saved = await started.export.save(
@@ -279,7 +283,9 @@ class ExportRequester:
         if not await in_thread(is_intact, self._thread):
             return None
 
-        return attrs.evolve(earlier, unchanged=True, downloaded=0, links=0)
+        return attrs.evolve(
+            earlier, path=target.path, unchanged=True, downloaded=0, links=0
+        )
 
     async def unchanged_since_saved(
         self,
@@ -366,16 +372,27 @@ class ExportRequester:
         )
         self._announce_wait(call.cohort_id)
 
-        with suppress(ClaimLostError):
-            async with (
-                claim.held(),
-                self._budget.spend(allowance=allowance) as spend,
-            ):
-                async for attempt in self._session.attempts(request):
-                    with attempt:
-                        return await self._attempt(request, draft, spend, claim, watch)
+        job: SpentExport | None = None
 
-        return None
+        try:
+            with suppress(ClaimLostError):
+                async with (
+                    claim.held(),
+                    self._budget.spend(allowance=allowance) as spend,
+                ):
+                    async for attempt in self._session.attempts(request):
+                        with attempt:
+                            job = await self._attempt(
+                                request, draft, spend, claim, watch
+                            )
+                            break
+        except asyncio.CancelledError as error:
+            # Spent, and the claim was about to be left.
+            if job is not None:
+                keep_token(error, job.token)
+            raise
+
+        return job
 
     async def _attempt(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 
 from .._core.export_errors import ExportErrors
@@ -23,7 +23,7 @@ from ..events import BytesReceived
 from ..models import ExportStatus, SavedExport
 from .app_jobs import AppJobs
 from .claim import Delivery
-from .downloader import FileDownloader, Progress
+from .downloader import FileDownloader, Progress, guarded_progress
 from .poller import JobPoller
 
 _logger = logging.getLogger(__name__)
@@ -84,9 +84,10 @@ class SpentExport:
         self,
         target: str | None,
         format: str | None = None,  # noqa: A002
+        begun: Delivery | None = None,
     ) -> Delivery:
         """Begin a delivery, to the name of a target or a stream."""
-        return await self._jobs.deliver(self.ref, target, format)
+        return await self._jobs.deliver(self.ref, target, format, begun)
 
     async def save(
         self,
@@ -103,7 +104,11 @@ class SpentExport:
             saved = await self._downloader.save(
                 target,
                 amplitude_id=amplitude_id,
-                progress=partial(_report, delivery, progress),
+                progress=partial(
+                    _report,
+                    delivery,
+                    progress and guarded_progress(progress, self._errors),
+                ),
             )
             await delivery.finished(to_record(saved))
 
@@ -117,9 +122,10 @@ class SpentExport:
         with self._token_on_cancel():
             async with self._downloader.text() as text:
                 stream = MemberStream(self._checked(text), errors=self._errors)
-
-                with closing(stream):
+                try:
                     yield stream
+                finally:
+                    stream.close()
 
     @asynccontextmanager
     async def read_batches(
@@ -146,9 +152,11 @@ class SpentExport:
             delivery: One that was begun before; None begins one.
         """
         if delivery is None:
-            delivery = await self.deliver(None)
+            async with self.tracked():
+                delivery = await self.deliver(None)
 
-        async with self.tracked(), delivery.held():
+        # An error of the caller's own is none of this export.
+        async with delivery.held():
             yield delivery
 
         delivery.answered()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import sqlite3
 import threading
@@ -26,6 +27,8 @@ from urllib.parse import quote
 from .cancellation import finish_despite_cancel
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 JournalMode = Literal["WAL", "DELETE"]
 Synchronous = Literal["NORMAL", "FULL"]
@@ -263,6 +266,13 @@ class Database:
             raise UnusableDatabaseError(
                 f"{self.path} is on a file system of the network ({remote}), where "
                 "machines share no memory; choose a path on a local disk"
+            )
+        if remote is not None:
+            _logger.warning(
+                "%s is on a file system of the network (%s); use it from one machine at "
+                "a time",
+                self.path,
+                remote,
             )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

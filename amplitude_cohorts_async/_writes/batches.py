@@ -43,12 +43,20 @@ class Source:
 
     `prescan` is None when they can be read only once, or are known to be distinct.
     Without it, `seen` finds repeated ones, and `excluding` must hold none of them.
+    `first` is how many go into the first batch, and `size` how many there are, if known.
     """
 
     ids: Ids
     prescan: Prescan | None = None
     seen: SeenIds | None = None
     excluding: SeenIds | None = None
+    first: int | None = None
+    size: int | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether the first batch goes into a request that has other ids already."""
+        return self.first is not None and self.first < MOST_IDS
 
     @property
     def is_empty(self) -> bool:
@@ -61,7 +69,7 @@ class Source:
 
         Raises `InvalidInputError` also when the ids changed since the prescan.
         """
-        batcher = Batcher(size=MOST_IDS)
+        batcher = Batcher(size=MOST_IDS, first=self.first)
 
         async with aclosing(self._new_ids()) as slices:
             async for ids in slices:
@@ -98,14 +106,34 @@ class Source:
         return batch
 
 
+def is_full(batches: Sequence[Batch]) -> bool:
+    """Whether nothing more fits into a request with these batches."""
+    return sum(batch.count for batch in batches) >= MOST_IDS
+
+
+def room_after(source: Source) -> int:
+    """Return how many ids fit into the request that the last ones of a source are in."""
+    if source.size is None:
+        return MOST_IDS
+
+    first = MOST_IDS if source.first is None else source.first
+
+    return (first - source.size) % MOST_IDS or MOST_IDS
+
+
 async def prescan(
-    ids: Ids, seen: SeenIds, *, excluding: SeenIds | None = None
+    ids: Ids,
+    seen: SeenIds,
+    *,
+    excluding: SeenIds | None = None,
+    first: int | None = None,
 ) -> Source:
     """Read and check ids beforehand, if they can be read again; *seen* gets them."""
     if not ids.again:
-        return Source(ids=ids, seen=seen, excluding=excluding)
+        return Source(ids=ids, seen=seen, excluding=excluding, first=first)
 
-    batcher = Batcher(size=MOST_IDS)
+    before = seen.count
+    batcher = Batcher(size=MOST_IDS, first=first)
     digests: list[str] = []
     flags = bytearray()
 
@@ -118,9 +146,10 @@ async def prescan(
             digests += [batch.digest for batch in batcher.feed(fresh)]
 
     digests += [batch.digest for batch in batcher.flush()]
-    scanned = Prescan(digests=digests, flags=flags, total=seen.count)
+    total = seen.count - before
+    scanned = Prescan(digests=digests, flags=flags, total=total)
 
-    return Source(ids=ids, prescan=scanned)
+    return Source(ids=ids, prescan=scanned, first=first, size=total)
 
 
 async def release(ids: SeenIds | Diff) -> None:

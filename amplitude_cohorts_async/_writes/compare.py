@@ -32,11 +32,12 @@ import attrs
 from .._core.batching import IDS_AT_ONCE, MOST_MEMBERS, checked_member_ids
 from .._core.id_sets import Diff
 from .._core.writes import USERS, Membership, id_attribute
+from .._id_source import IdSource
 from .._io.cancellation import in_thread
 from ..errors import InvalidInputError
 from ..models import IdType, Member, MembershipDiff
 from .batches import release
-from .id_stream import IdFile, IdSource, ids_of, is_members_file, members_of_file
+from .id_stream import IdFile, ids_of, is_members_file, members_of_file
 
 Slices: TypeAlias = AsyncGenerator[list[str]]
 Check: TypeAlias = Callable[[int], None]

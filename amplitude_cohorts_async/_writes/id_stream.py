@@ -31,7 +31,6 @@ from typing import (
     BinaryIO,
     Protocol,
     Self,
-    TypeAlias,
     TypeVar,
     cast,
     overload,
@@ -45,11 +44,9 @@ import attrs
 from .._core.batching import IDS_AT_ONCE, MOST_IDS, checked_member_ids
 from .._core.csvparse import MemberReader
 from .._core.csvtext import CsvError
+from .._id_source import IdSource
 from ..errors import InvalidInputError
 from ..models import Member
-
-IdSource: TypeAlias = Iterable[str | int] | AsyncIterable[str | int] | os.PathLike[str]
-"""Ids as callers pass them: an iterable, or the path of a file with one id a line."""
 
 _BLOCK = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -135,13 +132,15 @@ class Ids:
     A stream of ids.
 
     What `open()` yields is not checked yet. `again`: they can be read more than once;
-    `ordered`: a later process would read them in the same order.
+    `ordered`: a later process would read them in the same order; `amplitude`: they are
+    Amplitude's own.
     """
 
     open: Callable[[], AsyncGenerator[Sequence[object]]]
     again: bool
     path: Path | None = None
     ordered: bool = True
+    amplitude: bool = False
 
     async def slices(self) -> AsyncGenerator[list[str]]:
         """Yield checked ids, at most `IDS_AT_ONCE` at a time; close it when leaving early."""
@@ -151,15 +150,25 @@ class Ids:
             async for part in parts:
                 for start in range(0, len(part), IDS_AT_ONCE):
                     ids = checked_member_ids(
-                        part[start : start + IDS_AT_ONCE], position=position
+                        part[start : start + IDS_AT_ONCE],
+                        position=position,
+                        amplitude=self.amplitude,
                     )
                     position += len(ids)
                     yield ids
                     await anyio.lowlevel.checkpoint()
 
 
-def ids_of(source: IdSource) -> Ids:
-    """Return the caller's ids as a stream; refuse texts, tables and mappings."""
+def ids_of(source: IdSource, *, amplitude: bool = False) -> Ids:
+    """
+    Return the caller's ids as a stream; refuse texts, tables and mappings.
+
+    With *amplitude*, only what can be an Amplitude id is taken.
+    """
+    return attrs.evolve(_opened_ids(source), amplitude=amplitude)
+
+
+def _opened_ids(source: IdSource) -> Ids:
     _refuse_lookalikes(source)
 
     if isinstance(source, IdFile):

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 
 import attrs
 
-from .._core.batching import MOST_MEMBERS
+from .._core.batching import LARGER_COHORTS, MOST_MEMBERS
 from .._core.claims import Call, checked_on_unknown, checked_reuse
-from .._core.ids import checked_id
+from .._core.ids import cohort_id_of
 from .._core.job_rows import OnUnknown
-from .._core.writes import Membership, checked_share
+from .._core.writes import Change, Membership, checked_share
 from .._exports.app_jobs import AppJobs
 from .._exports.claim import Delivery
 from .._exports.requester import ExportRequester
 from .._exports.spent_export import SpentExport, keep_token
+from .._id_source import IdSource
 from .._io.http.session import Session
 from ..errors import CohortsError, InvalidInputError
-from ..models import SyncReport
-from .batches import Source
+from ..models import Cohort, IdType, SyncReport
+from .batches import Source, room_after
 from .compare import MemberIds, compare
-from .id_stream import Ids, IdSource, check_resumable, ids_of
-from .membership import write_membership
+from .id_stream import Ids, check_resumable, ids_of
+from .membership import Operation, write_membership
 from .writer import OnSkipped
 
 _MEMBERS_AT_ONCE = 1_000
@@ -34,7 +35,7 @@ _MEMBERS_AT_ONCE = 1_000
 async def sync_membership(
     session: Session,
     jobs: AppJobs,
-    cohort_id: str,
+    cohort: str | Cohort,
     spec: Membership,
     ids: IdSource,
     *,
@@ -49,9 +50,9 @@ async def sync_membership(
     on_skipped: OnSkipped | None,
 ) -> SyncReport:
     """Make a cohort's members equal to *ids*."""
+    cohort_id = cohort_id_of(cohort)
     checked_share(max_removed)
-    checked_id(cohort_id, "cohort id")
-    wanted = ids_of(ids)
+    wanted = ids_of(ids, amplitude=spec.amplitude(spec.id_type))
     _check_journal(journal, wanted, current)
     call = Call(
         cohort_id=cohort_id,
@@ -116,11 +117,9 @@ async def _sync(
             jobs,
             cohort_id,
             spec,
-            add=Source(ids=ids_of(report.add)),
-            remove=Source(ids=ids_of(report.remove)),
+            _operations(report, spec.id_type),
             journal=journal,
             on_skipped=on_skipped,
-            remove_first=report.remove_first,
         )
     except CohortsError as error:
         error.token = error.token or members.token
@@ -131,6 +130,30 @@ async def _sync(
         raise
 
     return attrs.evolve(report, applied=applied)
+
+
+def _operations(report: SyncReport, id_type: IdType) -> list[Operation]:
+    """
+    Return what makes the members equal, in the order in which it is sent.
+
+    Adding comes first as a rule, so that the cohort is never nearly empty.
+    """
+    changes: list[tuple[int, Change, Collection[str]]] = [
+        (0, "ADD", report.add),
+        (1, "REMOVE", report.remove),
+    ]
+    operations: list[Operation] = []
+    first: int | None = None
+
+    for part, change, ids in reversed(changes) if report.remove_first else changes:
+        # Distinct and checked: the comparison made them so.
+        source = Source(ids=ids_of(ids), first=first, size=len(ids))
+        first = room_after(source)
+        operations.append(
+            Operation(part=part, change=change, id_type=id_type, source=source)
+        )
+
+    return operations
 
 
 @attrs.define
@@ -193,7 +216,7 @@ def _check_wanted(cohort_id: str, may_remove_all: bool, wanted: int) -> None:
     if wanted > MOST_MEMBERS:
         raise InvalidInputError(
             f"more than {MOST_MEMBERS:,} different ids are wanted, and a cohort holds "
-            f"at most that many members; split them into cohorts"
+            f"at most that many members; {LARGER_COHORTS}"
         )
 
     if not wanted and not may_remove_all:

@@ -19,6 +19,7 @@ from .._core.batching import MOST_MEMBERS, Batch
 from .._core.id_sets import SeenIds
 from .._core.journal import WriteProgress, attempt_line
 from .._core.writes import (
+    Entry,
     Upload,
     UploadAnswer,
     check_replacement,
@@ -28,6 +29,7 @@ from .._core.writes import (
     upload_request,
 )
 from .._exports.app_jobs import AppJobs
+from .._id_source import IdSource
 from .._io.http.session import Session
 from ..errors import (
     AmbiguousUploadError,
@@ -40,8 +42,8 @@ from ..errors import (
 )
 from ..models import Cohort, Routes, UploadReport
 from .batches import Source, prescan, release
-from .id_stream import IdSource, buffered_head, check_resumable, ids_of
-from .writer import OnSkipped, Writer, open_writer
+from .id_stream import buffered_head, check_resumable, ids_of
+from .writer import Accepted, OnSkipped, Writer, open_writer
 
 ListCohorts: TypeAlias = Callable[[], Awaitable[list[Cohort]]]
 
@@ -65,7 +67,7 @@ async def upload_cohort(
 ) -> UploadReport:
     """Create a cohort of these ids, or fill one with them."""
     checked_share(max_removed)
-    source_ids = ids_of(ids)
+    source_ids = ids_of(ids, amplitude=spec.takes_amplitude_ids)
     check_resumable(journal, source_ids)
 
     if spec.validate_only and journal is not None:
@@ -109,23 +111,53 @@ class _UploadRun:
     _sample: list[str] = attrs.field(factory=list[str])
 
     async def write(self, source: Source) -> UploadReport:
-        unwritten = self._writer.unwritten("upload", source.batches())
+        if self._must_be_validated(source):
+            await self._validate(source)
+
         # A stream longer than one request brings at least its first batch.
         total = None if source.prescan is None else source.prescan.total
 
         with self._writer.partial_errors(self._report):
-            async with aclosing(unwritten) as batches:
+            async with aclosing(source.batches()) as batches:
                 async for batch in batches:
+                    if self._writer.is_written("upload", batch):
+                        continue
+
                     if (cohort_id := self._progress.cohort_id) is None:
                         await self._write_first(batch, total or batch.count)
                     else:
-                        await self._writer.write_batch(
-                            "upload", cohort_id, self._spec.rest, "ADD", batch
-                        )
+                        await self._write_next(cohort_id, batch)
 
             await self._writer.finish()
 
         return self._report()
+
+    def _must_be_validated(self, source: Source) -> bool:
+        """Whether a refusal of a later request would leave a part of the cohort."""
+        progress = self._progress
+
+        return (
+            not (self._spec.skip_invalid_ids or self._spec.validate_only)
+            and source.prescan is not None
+            and len(source.prescan.digests) > 1
+            and progress.attempted_at is None
+            and not progress.written
+        )
+
+    async def _validate(self, source: Source) -> None:
+        """Raise `InvalidIdsError` if the service does not know all ids; saves nothing."""
+        spec = attrs.evolve(self._spec, validate_only=True)
+
+        async with aclosing(source.batches()) as batches:
+            async for batch in batches:
+                request = upload_request(spec, batch.pieces)
+                upload_answer(spec, request, await self._session.send(request))
+
+    async def _write_next(self, cohort_id: str, batch: Batch) -> None:
+        entry = Entry(change="ADD", id_type=self._spec.id_type, batch=batch)
+        await self._writer.write(
+            cohort_id, self._spec.rest, [entry], operation="upload"
+        )
 
     async def _write_first(self, batch: Batch, total: int) -> None:
         if self._spec.creates:
@@ -136,13 +168,13 @@ class _UploadRun:
         counts = answer.metadata
         self._totals = counts.totals
         self._sample += counts.invalid_ids_sample
-        await self._writer.record_batch(
+        accepted = Accepted.of(
             "upload",
             batch,
-            cohort_id=answer.cohort_id,
             matched=counts.matched,
             skipped=list(counts.invalid_ids_sample),
         )
+        await self._writer.record(answer.cohort_id, [accepted])
 
     async def _fill(self, batch: Batch, total: int) -> UploadAnswer:
         request = upload_request(self._spec, batch.pieces)
@@ -254,10 +286,10 @@ class _UploadRun:
             matched=sum(matched) if len(matched) == len(written) else None,
             totals=self._totals,
             invalid_sample=self._sample,
-            skipped_ids=self._writer.skipped["upload"],
+            skipped_ids=self._writer.skipped.get(0, []),
             batches=len(written),
             adopted=self._progress.adopted,
-            resumed=self._writer.resumed("upload"),
+            resumed=len(self._writer.earlier),
         )
 
 

@@ -16,11 +16,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import attrs
 
@@ -35,16 +35,46 @@ from .._core.journal import (
     start_line,
 )
 from .._core.messages import Request, Response
-from .._core.writes import Change, Membership, membership_request, skipped_ids
+from .._core.writes import Entry, Membership, membership_request, skipped_ids
 from .._exports.app_jobs import AppJobs
 from .._io.cancellation import finish_despite_cancel, in_thread
 from .._io.http.session import Session
 from .._io.sinks.part_file import sync_folder
-from ..errors import InvalidInputError, PartialWriteError
+from ..errors import InvalidIdsError, InvalidInputError, PartialWriteError, StorageError
 from ..events import BatchWritten
 
 OnSkipped: TypeAlias = Callable[[Sequence[str]], Awaitable[None] | None]
 """Called with the ids that a batch skipped, as soon as they are known; may be async."""
+
+
+@attrs.frozen
+class Accepted:
+    """A batch that was accepted: its record, its index, and the ids that it skipped."""
+
+    written: WrittenBatch
+    index: int
+    skipped: Sequence[str]
+
+    @classmethod
+    def of(
+        cls,
+        operation: str,
+        batch: Batch,
+        *,
+        matched: int | None,
+        skipped: Sequence[str],
+        part: int = 0,
+    ) -> Self:
+        """Return the record of a batch that was sent."""
+        written = WrittenBatch(
+            operation=operation,
+            part=part,
+            count=batch.count,
+            digest=batch.digest,
+            matched=matched,
+        )
+
+        return cls(written, batch.index, skipped)
 
 
 @attrs.define
@@ -52,7 +82,7 @@ class Writer:
     """
     Sends the batches of one write, and knows which were written.
 
-    `skipped` holds the ids that this run's batches skipped, by operation.
+    `skipped` holds the ids that this run's batches skipped, by part of the update.
     """
 
     session: Session
@@ -60,23 +90,19 @@ class Writer:
     progress: WriteProgress
     _file: FileIO | None
     _on_skipped: OnSkipped | None
-    skipped: dict[str, list[str]] = attrs.field(factory=lambda: defaultdict(list))
+    skipped: dict[int, list[str]] = attrs.field(factory=lambda: defaultdict(list))
     _position: int = 0
     _resumed: int = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._resumed = len(self.progress.written)
 
-    async def unwritten(
-        self, operation: str, batches: AsyncGenerator[Batch]
-    ) -> AsyncGenerator[Batch]:
-        """Yield the batches that no earlier run wrote; raise if it wrote others."""
-        async with aclosing(batches):
-            async for batch in batches:
-                if self.progress.has(operation, batch, index=self._position):
-                    self._position += 1
-                else:
-                    yield batch
+    def is_written(self, operation: str, batch: Batch, *, part: int = 0) -> bool:
+        """Whether an earlier run wrote the next batch; raises if it wrote another."""
+        written = self.progress.has(operation, batch, part=part, index=self._position)
+        self._position += written
+
+        return written
 
     async def send(self, cohort_id: str, request: Request) -> Response:
         """
@@ -89,75 +115,74 @@ class Writer:
                 request, before=partial(self.jobs.record_write, cohort_id)
             )
 
-    async def write_batch(
+    async def write(
         self,
-        operation: str,
         cohort_id: str,
         spec: Membership,
-        change: Change,
-        batch: Batch,
-    ) -> None:
-        """Add or remove the ids of a batch, and record it."""
-        request = membership_request(cohort_id, spec, change, batch.pieces)
-        skipped = skipped_ids(request, await self.send(cohort_id, request))
-        self.skipped[operation] += skipped
-        await self.record_batch(
-            operation,
-            batch,
-            cohort_id=cohort_id,
-            matched=batch.count - len(skipped),
-            skipped=skipped,
-        )
-
-    async def record_batch(
-        self,
-        operation: str,
-        batch: Batch,
+        entries: Sequence[Entry],
         *,
-        cohort_id: str | None,
-        matched: int | None,
-        skipped: Sequence[str],
+        operation: str | None = None,
     ) -> None:
-        """Record a batch that was written, and announce it."""
-        progress = self.progress
-        written = WrittenBatch(
-            operation=operation,
-            count=batch.count,
-            digest=batch.digest,
-            matched=matched,
-        )
-        progress.cohort_id, progress.attempted_at = cohort_id, None
-        progress.written.append(written)
-        self._position += 1
+        """Add and remove the ids of some entries in one request, and record them."""
+        request = membership_request(cohort_id, spec, entries)
+        answer = await self.send(cohort_id, request)
+        accepted: list[Accepted] = []
 
-        line = batch_line(cohort_id, written, adopted=progress.adopted)
-        # A batch that is recorded is not sent again, so nothing else names what it
-        # skipped: both, or neither.
-        await finish_despite_cancel(
-            self._record_and_announce(written, batch, line, skipped)
-        )
-
-    async def _record_and_announce(
-        self, written: WrittenBatch, batch: Batch, line: bytes, skipped: Sequence[str]
-    ) -> None:
-        await self.append(line)
-        cohort_id = self.progress.cohort_id
-
-        if cohort_id is not None:
-            self.session.context.emit(
-                BatchWritten(
-                    cohort_id=cohort_id,
-                    operation=written.operation,
-                    batch=batch.index,
-                    ids=batch.count,
-                    at=self.session.context.clock.utcnow(),
+        for entry, skipped in zip(
+            entries, skipped_ids(request, answer, entries), strict=True
+        ):
+            self.skipped[entry.part] += skipped
+            accepted.append(
+                Accepted.of(
+                    operation or entry.change.lower(),
+                    entry.batch,
+                    part=entry.part,
+                    matched=entry.batch.count - len(skipped),
+                    skipped=skipped,
                 )
             )
+
+        await self.record(cohort_id, accepted)
+
+    async def record(self, cohort_id: str | None, accepted: Sequence[Accepted]) -> None:
+        """Record batches that one request wrote, and announce them."""
+        progress = self.progress
+        progress.cohort_id, progress.attempted_at = cohort_id, None
+        progress.written += [batch.written for batch in accepted]
+        self._position += len(accepted)
+
+        # A batch that is recorded is not sent again, so nothing else names what it
+        # skipped: both, or neither.
+        await finish_despite_cancel(self._record_and_announce(accepted))
+
+    async def _record_and_announce(self, accepted: Sequence[Accepted]) -> None:
+        cohort_id, adopted = self.progress.cohort_id, self.progress.adopted
+        lines = [
+            batch_line(cohort_id, batch.written, adopted=adopted) for batch in accepted
+        ]
+        await self.append(b"".join(lines))
+
+        for batch in accepted:
+            self._announce(batch)
+
+        skipped = [id_ for batch in accepted for id_ in batch.skipped]
 
         if skipped and self._on_skipped is not None:
             pending = self._on_skipped(skipped)
             if pending is not None:
                 await pending
+
+    def _announce(self, batch: Accepted) -> None:
+        if (cohort_id := self.progress.cohort_id) is not None:
+            self.session.context.emit(
+                BatchWritten(
+                    cohort_id=cohort_id,
+                    operation=batch.written.operation,
+                    batch=batch.index,
+                    ids=batch.written.count,
+                    at=self.session.context.clock.utcnow(),
+                )
+            )
 
     async def append(self, line: bytes) -> None:
         """Append a line to the journal, if there is one, and wait until it is on disk."""
@@ -165,7 +190,8 @@ class Writer:
             return
 
         # What has happened has to be recorded even if the caller is cancelled.
-        await in_thread(partial(_append, self._file, line))
+        with _unwritable(self._file.name):
+            await in_thread(partial(_append, self._file, line))
 
     async def finish(self) -> None:
         """Record that there are no more batches; raise if an earlier run wrote more."""
@@ -175,11 +201,10 @@ class Writer:
             self.progress.done = True
             await self.append(done_line())
 
-    def resumed(self, operation: str) -> int:
-        """Return how many batches an earlier run wrote."""
-        earlier = self.progress.written[: self._resumed]
-
-        return sum(written.operation == operation for written in earlier)
+    @property
+    def earlier(self) -> Sequence[WrittenBatch]:
+        """The batches that an earlier run wrote."""
+        return self.progress.written[: self._resumed]
 
     @contextmanager
     def partial_errors(self, report: Callable[[], object]) -> Generator[None]:
@@ -187,7 +212,8 @@ class Writer:
         try:
             yield
         except Exception as error:  # the caller's ids may raise anything
-            count, cohort_id = len(self.progress.written), self.progress.cohort_id
+            written, cohort_id = self.progress.written, self.progress.cohort_id
+            count, ids = len(written), sum(batch.count for batch in written)
 
             # A mistake in the call is no failure of the write it would resume.
             is_mistake = count == self._resumed and isinstance(error, InvalidInputError)
@@ -196,13 +222,26 @@ class Writer:
                 raise
 
             raise PartialWriteError(
-                f"{count} batches are written to cohort {cohort_id}, and batch {count} "
-                f"failed: {error}. Resume from the journal if there is one, or write "
-                f"the same ids to that cohort again: repeating does no harm",
+                f"{count} batches ({ids:,} ids) are written to cohort {cohort_id}, and "
+                f"batch {count} failed: {error}. {_advice(error)}",
                 report=report(),
                 next_batch=count,
                 cohort_id=cohort_id,
             ) from error
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, InvalidIdsError):
+        return (
+            "The refused request wrote nothing; what earlier ones wrote stays. Without "
+            "those ids, write the others to that cohort again, and with a new journal "
+            "if there is one"
+        )
+
+    return (
+        "Resume from the journal if there is one, or write the same ids to that cohort "
+        "again: repeating does no harm"
+    )
 
 
 @asynccontextmanager
@@ -230,9 +269,7 @@ def _open(
     path: Path, kind: str, parameters: Mapping[str, object]
 ) -> tuple[FileIO, WriteProgress]:
     try:
-        # Unbuffered: close() would write again what a full disk refused, and its
-        # error would hide the one that says what was written.
-        file = path.open("a+b", buffering=0)
+        file = _open_file(path)
     except OSError as error:
         raise InvalidInputError(f"no journal can be kept at {path}: {error}") from error
 
@@ -242,17 +279,41 @@ def _open(
         parsed = parse(file.read())
         progress = check_same(parsed, kind, parameters)
 
-        # A crash may have left half a line at the end.
-        file.truncate(parsed.good)
+        with _unwritable(path):
+            # A crash may have left half a line at the end.
+            file.truncate(parsed.good)
 
-        if parsed.kind is None:
-            _append(file, start_line(kind, parameters))
-            sync_folder(path.parent)
+            if parsed.kind is None:
+                _append(file, start_line(kind, parameters))
+                sync_folder(path.parent)
     except BaseException:
         file.close()
         raise
 
     return file, progress
+
+
+def _open_file(path: Path) -> FileIO:
+    # A pipe would wait for a reader, and a device has no end.
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")
+
+    # Unbuffered: close() would write again what a full disk refused, and its error
+    # would hide the one that says what was written.
+    return path.open("a+b", buffering=0)
+
+
+@contextmanager
+def _unwritable(path: object) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        # The error is also that of an export's file; a journal has none.
+        raise StorageError(
+            f"the journal {path} cannot be written: {error.strerror or error}; make "
+            f"room, or name a journal on another disk",
+            request_id="",
+        ) from error
 
 
 def _append(file: FileIO, line: bytes) -> None:

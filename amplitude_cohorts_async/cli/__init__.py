@@ -39,7 +39,7 @@ def _open_missing_streams() -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    if find_spec("typer") is None or find_spec("rich") is None:
+    if None in map(find_spec, ("platformdirs", "rich", "typer")):
         error = MissingExtraError("the command amplitude-cohorts", extra="cli")
         sys.stderr.write(f"{error}\n")
         return 2

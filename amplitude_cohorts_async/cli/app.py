@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import CohortsClient, __version__
-from . import demo, emulate, exporting, render, syncing, writes
+from . import demo, emulate, exporting, jobs, render, syncing, writes
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
 
@@ -97,6 +97,7 @@ def plan(
 
 
 _MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
+_JOBS = typer.Typer()
 _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_cohorts,
     "show": show,
@@ -117,6 +118,14 @@ for _name, _function in _COMMANDS.items():
 _MEMBERS.command("add")(command(writes.add))
 _MEMBERS.command("remove")(command(writes.remove))
 app.add_typer(_MEMBERS, name="members")
+
+_JOBS.callback(invoke_without_command=True)(command(jobs.jobs))
+_JOBS.command("list")(command(jobs.list_jobs))
+_JOBS.command("resume")(command(jobs.resume))
+_JOBS.command("run")(command(jobs.run))
+_JOBS.command("park")(command(jobs.park))
+_JOBS.command("forget")(command(jobs.forget))
+app.add_typer(_JOBS, name="jobs")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from ..errors import InvalidIdsError, PartialWriteError, RemovalGuardError
+from ..errors import (
+    AmbiguousExportError,
+    ExportTimeoutError,
+    InvalidIdsError,
+    JobStoreUnavailableError,
+    PartialWriteError,
+    RemovalGuardError,
+)
 
-__all__ = ("in_command_words", "refused_ids")
+__all__ = ("in_command_words", "refused_ids", "what_is_unknown")
 
 _SHOWN_IDS = 5
 _SHOWN_LENGTH = 60
@@ -13,9 +20,48 @@ _SHOWN_LENGTH = 60
 
 def in_command_words(error: BaseException) -> str:
     """Return the text of an error, with the options that help."""
-    if isinstance(error, RemovalGuardError):
-        return _of_guard(error)
+    match error:
+        case RemovalGuardError():
+            return _of_guard(error)
+        case AmbiguousExportError():
+            return (
+                f"{what_is_unknown(error)}. Nothing more was spent: compare with "
+                f"`amplitude-cohorts usage`, and pass --on-unknown spend to request "
+                f"another one"
+            )
+        case JobStoreUnavailableError():
+            return f"{error}; --jobs names another one, --no-jobs does without"
+        case ExportTimeoutError():
+            # What follows is advice for Python; the command's stands below the error.
+            return str(error).partition(", continue with `")[0]
+        case _:
+            return _of_refused(error)
 
+
+def what_is_unknown(error: AmbiguousExportError) -> str:
+    """Return in a sentence what may have been spent."""
+    usage = (
+        ""
+        if error.used_then is None or error.used_now is None
+        else f" (the month's usage was {error.used_then} then, and is "
+        f"{error.used_now} now)"
+    )
+
+    return (
+        f"an export of cohort {error.cohort_id} may have been spent at "
+        f"{error.attempted_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never "
+        f"recorded{usage}"
+    )
+
+
+def refused_ids(error: BaseException) -> InvalidIdsError | None:
+    """Return the refusal of ids that an error is, or tells of; else None."""
+    reason = error.__cause__ if isinstance(error, PartialWriteError) else error
+
+    return reason if isinstance(reason, InvalidIdsError) else None
+
+
+def _of_refused(error: BaseException) -> str:
     if (refused := refused_ids(error)) is None:
         return str(error)
 
@@ -26,13 +72,6 @@ def in_command_words(error: BaseException) -> str:
         )
 
     return _of_ids(refused)
-
-
-def refused_ids(error: BaseException) -> InvalidIdsError | None:
-    """Return the refusal of ids that an error is, or tells of; else None."""
-    reason = error.__cause__ if isinstance(error, PartialWriteError) else error
-
-    return reason if isinstance(reason, InvalidIdsError) else None
 
 
 def _of_ids(error: InvalidIdsError) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Annotated, TypeVar, get_type_hints
 
@@ -13,7 +14,9 @@ import typer
 
 from .. import CohortsClient
 from ..events import Event, EventHook
+from ..limiters import SqliteLimiter
 from . import render
+from .places import job_place, machine_limiter
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
 from .running import reported, run
@@ -74,11 +77,31 @@ class Connection(Output):
             help="Read the secret key from the first line of stdin.",
         ),
     ] = False
+    jobs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL",
+            help="Where exports are recorded; overrides AMPLITUDE_JOBS.",
+        ),
+    ] = None
+    no_jobs: Annotated[
+        bool, typer.Option("--no-jobs", help="Record exports in memory only.")
+    ] = False
 
     @property
     def arguments(self) -> list[str]:
         """The options with which another command reaches the same service."""
-        return option_arguments(region=self.region, base_url=self.base_url)
+        return option_arguments(
+            region=self.region,
+            base_url=self.base_url,
+            jobs=self.jobs,
+            no_jobs=self.no_jobs,
+        )
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the record of an export outlives the command."""
+        return not self.no_jobs
 
     @property
     def announces(self) -> bool:
@@ -94,6 +117,7 @@ class Connection(Output):
     ) -> T:
         """Do *work* with a client, and show its progress on a terminal."""
         overrides = self._overrides()
+        limiter = machine_limiter()
 
         async def connected(display: ProgressDisplay) -> T:
             """Do the work with a client that shows its events."""
@@ -104,9 +128,12 @@ class Connection(Output):
                 if hook is not None:
                     hook(event)
 
-            async with CohortsClient.from_env(
-                hook=on_event, file_mode=file_mode, **overrides
-            ) as client:
+            async with (
+                _closed(limiter),
+                CohortsClient.from_env(
+                    hook=on_event, file_mode=file_mode, limiter=limiter, **overrides
+                ) as client,
+            ):
                 return await work(client)
 
         with ProgressDisplay(quiet=self.quiet) as display:
@@ -114,6 +141,9 @@ class Connection(Output):
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
+
+        if (place := job_place(self.jobs, no_jobs=self.no_jobs)) is not None:
+            overrides["jobs"] = place
 
         if self.region is not None:
             # An option overrides every environment variable.
@@ -126,6 +156,15 @@ class Connection(Output):
             overrides["secret_key"] = sys.stdin.readline().strip()
 
         return overrides
+
+
+@asynccontextmanager
+async def _closed(limiter: SqliteLimiter | None) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        if limiter is not None:
+            await limiter.aclose()
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

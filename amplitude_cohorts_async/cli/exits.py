@@ -9,7 +9,11 @@ import typer
 
 from .. import errors
 
-__all__ = ("Exit", "UsageError", "exit_of")
+__all__ = ("Exit", "NoSuchJobError", "UsageError", "exit_of")
+
+
+class NoSuchJobError(errors.CohortsError):
+    """The job store has no such export, or none that is open."""
 
 
 class Exit(IntEnum):
@@ -24,7 +28,7 @@ class Exit(IntEnum):
         TRANSPORT: There was no usable response; a later try may succeed.
         QUOTA: A limit is reached: the monthly quota, a window, or a 429.
         UNFINISHED: Partly done; it can be resumed.
-        INTERRUPTED: Ctrl-C or SIGTERM.
+        INTERRUPTED: Ctrl-C, SIGTERM or SIGHUP.
         UNREAD: The reader of stdout has closed it, as ``head`` does.
     """
 
@@ -55,7 +59,10 @@ _CODES: tuple[tuple[Exit, tuple[type[errors.CohortsError], ...]], ...] = (
         (errors.ConfigurationError, errors.InvalidInputError, errors.MissingExtraError),
     ),
     (Exit.AUTHENTICATION, (errors.AuthenticationError, errors.PermissionDeniedError)),
-    (Exit.NOT_FOUND, (errors.NotFoundError, errors.ExportExpiredError)),
+    (
+        Exit.NOT_FOUND,
+        (errors.NotFoundError, errors.ExportExpiredError, NoSuchJobError),
+    ),
     (Exit.TRANSPORT, (errors.TransportError, errors.ServerError)),
     (Exit.QUOTA, (errors.QuotaError, errors.RateLimitedError)),
     (

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 from urllib.parse import quote
 
 import attrs
 import typer
 
 from .. import CohortsClient
-from ..models import ExportOutcome, SavedExport
+from ..models import ExportOutcome, JobRecord, SavedExport
 from . import render
 from .common import FORMATS, Connection
-from .exits import Exit, exit_of
+from .destination import STDOUT, destination
+from .exits import Exit, NoSuchJobError, exit_of
 from .resume_hints import (
     StartedJobs,
     command_line,
@@ -21,10 +25,37 @@ from .resume_hints import (
     resumable_id,
     resume_hints,
 )
+from .spending import (
+    Fresh,
+    OnUnknown,
+    Reuse,
+    ReuseWithin,
+    Unknown,
+    months_rest,
+    say_what_was_spent,
+    spending_facts,
+)
 
-__all__ = ("AllProperties", "Properties", "export", "resume", "wanted_properties")
+__all__ = (
+    "JOB_TIMEOUT",
+    "AllProperties",
+    "FileMode",
+    "Format",
+    "Found",
+    "Properties",
+    "ResumeOptions",
+    "ResumedTo",
+    "Timeout",
+    "exit_with",
+    "export",
+    "found_in",
+    "last_open",
+    "resume",
+    "resume_job",
+    "wanted_properties",
+)
 
-_JOB_TIMEOUT = 1800.0
+JOB_TIMEOUT = 1800.0
 """Seconds."""
 
 Format = Annotated[
@@ -45,6 +76,18 @@ Properties = Annotated[
 ]
 AllProperties = Annotated[
     bool, typer.Option("--properties", help="All user properties.")
+]
+
+
+ResumedTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="A file, or - for stdout; by default the file it was meant for, or else "
+        "ID.csv here.",
+    ),
 ]
 
 
@@ -79,14 +122,15 @@ def export(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, or a directory for several cohorts; by default ID.csv here.",
+            help="A file, a directory for several cohorts, or - for stdout; by "
+            "default ID.csv here.",
         ),
     ] = None,
     named: Properties = None,
     all_properties: AllProperties = False,
     format: Format = None,  # noqa: A002 - named like the option
     file_mode: FileMode = None,
-    timeout: Timeout = _JOB_TIMEOUT,
+    timeout: Timeout = JOB_TIMEOUT,
     max_concurrency: Annotated[
         int,
         typer.Option(
@@ -99,16 +143,39 @@ def export(
         bool,
         typer.Option(
             "--skip-unchanged",
-            help="For a directory: skip cohorts that are unchanged since saved there.",
+            help="Skip cohorts that are unchanged since they were saved there.",
         ),
     ] = False,
+    no_clobber: Annotated[
+        bool,
+        typer.Option(
+            "--no-clobber", help="For a file: refuse to replace one, and spend nothing."
+        ),
+    ] = False,
+    manifest: Annotated[
+        bool,
+        typer.Option(
+            "--manifest", help="For a file: write NAME.manifest.json beside it."
+        ),
+    ] = False,
+    occurrence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="For a file: one time of a repeated export, such as its date; the "
+            "same key is the same export for seven days.",
+        ),
+    ] = None,
+    fresh: Fresh = False,
+    reuse_within: ReuseWithin = None,
+    on_unknown: OnUnknown = None,
 ) -> None:
     """
     Export cohorts to files; each spends one export of the monthly quota.
 
-    If something fails after that, the last lines are the commands that resume
-    without spending another. A directory whose run was interrupted or killed is
-    resumed by the same command; for a single file that would spend another.
+    After an interruption, an error or a killed process the same command goes on
+    with the same export. The last lines say so, and are the commands that resume
+    it elsewhere.
     """
     is_directory = output is not None and output.is_dir()
     into_directory = len(cohort_ids) > 1 or is_directory
@@ -119,9 +186,6 @@ def export(
             f"first"
         )
 
-    if skip_unchanged and not into_directory:
-        raise typer.BadParameter("--skip-unchanged needs -o with a directory")
-
     options = _Options(
         cohort_ids=cohort_ids,
         output=output,
@@ -131,61 +195,136 @@ def export(
         timeout=timeout,
         max_concurrency=max_concurrency,
         skip_unchanged=skip_unchanged,
+        no_clobber=no_clobber,
+        manifest=manifest,
+        occurrence=occurrence,
+        reuse=Reuse.of(fresh=fresh, within=reuse_within, on_unknown=on_unknown),
     )
 
     if into_directory:
+        options.refuse("a directory", "no_clobber", "manifest", "occurrence")
         _into_directory(connection, options)
     else:
+        if output == STDOUT:
+            options.refuse("stdout", "skip_unchanged", "no_clobber", "manifest")
         _into_file(connection, options)
 
 
 def resume(
     connection: Connection,
     job: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="TOKEN_OR_ID",
-            help="The token or request id that an export printed.",
+            metavar="[TOKEN_OR_ID]",
+            help="The token or request id that an export printed; by default the last "
+            "open one.",
         ),
-    ],
-    *,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="By default ID.csv here."),
     ] = None,
+    *,
+    output: ResumedTo = None,
     format: Format = None,  # noqa: A002 - named like the option
     file_mode: FileMode = None,
-    timeout: Timeout = _JOB_TIMEOUT,
+    timeout: Timeout = JOB_TIMEOUT,
 ) -> None:
     """
     Resume an export that was requested before; spends no export.
 
     Its file stays available for seven days.
     """
+    options = ResumeOptions(
+        output=output, format=format, file_mode=file_mode, timeout=timeout
+    )
+
+    if job is None:
+        resume_job(connection, last_open, options)
+    else:
+        resume_job(connection, _named(job), options)
+
+
+Found: TypeAlias = tuple[str, Path | None]
+"""A token or request id, and the file that the export was meant for."""
+
+
+@attrs.frozen(kw_only=True)
+class ResumeOptions:
+    """The options with which an export is resumed."""
+
+    output: Path | None
+    format: str | None
+    file_mode: int | None
+    timeout: float
+
+
+def resume_job(
+    connection: Connection,
+    find: Callable[[CohortsClient], Awaitable[Found]],
+    options: ResumeOptions,
+) -> None:
+    """Save the file of an export that is found by *find*."""
     jobs = StartedJobs()
-    to = output or Path()
+    to = options.output or Path()
 
     async def work(client: CohortsClient) -> SavedExport:
         """Wait for the file, and save it."""
         nonlocal to
-        resumed = client.resume_export(job)
+        token, meant_for = await find(client)
+        resumed = client.resume_export(token)
         jobs.request_ids.append(resumed.request_id)
-        to = output or _file_named(resumed.cohort_id or resumed.request_id, format)
-        return await resumed.download(to, format=format, timeout=timeout)
+        name = resumed.cohort_id or resumed.request_id
+        to = options.output or meant_for or _file_named(name, options.format)
+        place = to if options.output is None else path
+        return await resumed.download(
+            place, format=options.format, timeout=options.timeout
+        )
 
-    with resume_hints(
-        lambda error: _resume_commands(
-            connection,
-            jobs.resumable_after(error),
-            to=to,
-            format=format,
-            file_mode=file_mode,
+    with (
+        resume_hints(
+            lambda error: _resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=options.format,
+                file_mode=options.file_mode,
+            ),
+            jobs,
         ),
-        jobs,
+        destination(to, format=options.format, as_json=connection.as_json) as path,
     ):
-        saved = connection.run(work, hook=jobs, file_mode=file_mode)
+        saved = connection.run(work, hook=jobs, file_mode=options.file_mode)
 
-    connection.print("export", saved, render.saved)
+    _tell(connection, saved, to)
+
+
+async def last_open(client: CohortsClient) -> Found:
+    """Return the last spent export that is not delivered."""
+    for record in await client.jobs(open_only=True):
+        if record.token is not None:
+            return found_in(record)
+
+    raise NoSuchJobError("no export of this project is open in the job store")
+
+
+def found_in(record: JobRecord) -> Found:
+    """Return the token of an export, and the file of this machine it is meant for."""
+    here = f"{socket.gethostname()}:"
+    paths = [
+        Path(each.target.removeprefix(here))
+        for each in record.deliveries
+        if each.target is not None
+        and each.target.startswith(here)
+        and each.finished_at is None
+    ]
+    # The temporary folder of a command that was killed on the way to stdout is gone.
+    there = [path for path in paths if path.parent.is_dir()]
+
+    return str(record.token), there[-1] if there else None
+
+
+def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
+    async def named(_client: CohortsClient) -> Found:
+        return job, None
+
+    return named
 
 
 def wanted_properties(
@@ -208,6 +347,25 @@ class _Options:
     timeout: float
     max_concurrency: int
     skip_unchanged: bool
+    no_clobber: bool
+    manifest: bool
+    occurrence: str | None
+    reuse: Reuse
+
+    def refuse(self, target: str, *names: str) -> None:
+        """Refuse options that do nothing for a target."""
+        for name in names:
+            if getattr(self, name) not in {None, False}:
+                flag = f"--{name.replace('_', '-')}"
+                raise typer.BadParameter(f"{flag} does nothing for {target}")
+
+    def again(self, jobs: StartedJobs) -> str | None:
+        """Return how the same command goes on with what was spent."""
+        if jobs.is_saved:
+            return None
+
+        # An occurrence is the same export for as long as its file is there.
+        return "the same command" if self.occurrence else self.reuse.again(jobs)
 
 
 def _into_file(connection: Connection, options: _Options) -> None:
@@ -215,34 +373,62 @@ def _into_file(connection: Connection, options: _Options) -> None:
     to = options.output or _file_named(cohort_id, options.format)
     jobs = StartedJobs(announced=connection.announces)
 
-    with resume_hints(
-        lambda error: _resume_commands(
-            connection,
-            jobs.resumable_after(error),
-            to=to,
-            format=options.format,
-            file_mode=options.file_mode,
-        ),
-        jobs,
-    ):
-        saved = connection.run(
-            lambda client: client.export(
+    if options.no_clobber and os.path.lexists(to):
+        raise typer.BadParameter(f"{to} exists, and --no-clobber keeps it")
+
+    def save(on_unknown: Unknown) -> tuple[SavedExport, int | None]:
+        """Save the file, and ask what is left of the month."""
+
+        async def work(client: CohortsClient) -> tuple[SavedExport, int | None]:
+            saved = await client.export(
                 cohort_id,
-                to,
+                path,
                 properties=options.properties,
                 timeout=options.timeout,
                 format=options.format,
-            ),
-            hook=jobs,
-            file_mode=options.file_mode,
-        )
+                skip_unchanged=options.skip_unchanged,
+                manifest=options.manifest,
+                occurrence=options.occurrence,
+                reuse_within=options.reuse.seconds,
+                on_unknown=on_unknown,
+            )
+            jobs.is_saved, jobs.is_done = True, to != STDOUT
+            return saved, await months_rest(client)
 
-    connection.print("export", saved, render.saved)
+        return connection.run(work, hook=jobs, file_mode=options.file_mode)
+
+    with (
+        resume_hints(
+            lambda error: _resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=options.format,
+                file_mode=options.file_mode,
+            ),
+            jobs,
+            options.again if connection.is_recorded else lambda _: None,
+        ),
+        destination(to, format=options.format, as_json=connection.as_json) as path,
+    ):
+        saved, remaining = options.reuse.asking(connection, save)
+
+    _tell(connection, saved, to, **spending_facts(jobs, remaining))
+    say_what_was_spent(connection, saved.spent, remaining)
+
+
+def _tell(connection: Connection, saved: SavedExport, to: Path, **more: object) -> None:
+    if to != STDOUT:
+        facts = {**render.facts(saved), **more}
+        connection.print("export", facts, lambda _: render.saved(saved))
 
 
 def _into_directory(connection: Connection, options: _Options) -> None:
-    async def work(client: CohortsClient) -> list[ExportOutcome]:
-        outcomes: list[ExportOutcome] = []
+    jobs = StartedJobs(announced=connection.announces, is_one=False)
+    outcomes: list[ExportOutcome] = []
+
+    async def work(client: CohortsClient) -> int | None:
+        """Export, tell each outcome, and ask what is left of the month."""
 
         async with client.export_many(
             options.cohort_ids,
@@ -252,6 +438,8 @@ def _into_directory(connection: Connection, options: _Options) -> None:
             format=options.format or "csv",
             max_concurrency=options.max_concurrency,
             skip_unchanged=options.skip_unchanged,
+            reuse_within=options.reuse.seconds,
+            on_unknown=options.reuse.on_unknown or "raise",
         ) as batch:
             async for outcome in batch:
                 _add_hint(connection, options, outcome)
@@ -259,7 +447,7 @@ def _into_directory(connection: Connection, options: _Options) -> None:
                 if not connection.as_json:
                     render.outcome(outcome)
 
-        return outcomes
+        return await months_rest(client)
 
     with resume_hints(
         lambda error: (
@@ -268,19 +456,30 @@ def _into_directory(connection: Connection, options: _Options) -> None:
             else []
         )
     ):
-        outcomes = connection.run(work, file_mode=options.file_mode)
+        remaining = connection.run(work, hook=jobs, file_mode=options.file_mode)
 
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
 
     if connection.as_json:
-        render.document("exports", outcomes)
-    else:
+        render.document("exports", outcomes, remaining=remaining)
+
+    spent = sum(outcome.spent for outcome in outcomes)
+    say_what_was_spent(connection, spent, remaining)
+
+    if not connection.as_json:
         for error in errors:
             render.resume_commands(error)
 
-    if codes := {exit_of(error) for error in errors}:
-        # Failures with the same exit code keep it.
-        raise typer.Exit(codes.pop() if len(codes) == 1 else Exit.FAILURE)
+    exit_with(outcomes)
+
+
+def exit_with(outcomes: list[ExportOutcome], *, otherwise: Exit = Exit.OK) -> None:
+    """Exit with the code of what failed; *otherwise* with another one."""
+    codes = {exit_of(each.error) for each in outcomes if each.error is not None}
+
+    # Failures with the same exit code keep it.
+    if code := Exit.FAILURE if len(codes) > 1 else next(iter(codes), otherwise):
+        raise typer.Exit(code)
 
 
 def _add_hint(
@@ -330,7 +529,8 @@ def _same_command(connection: Connection, options: _Options) -> str:
     folder = str(options.output or Path())
 
     return command_line(
-        "export", *options.cohort_ids, "-o", folder, *arguments, *connection.arguments
+        *("export", *options.cohort_ids, "-o", folder),
+        *(*arguments, *options.reuse.arguments, *connection.arguments),
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from enum import Enum
 from typing import cast
 
@@ -19,7 +20,15 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ..models import Cohort, ExportOutcome, ExportPlan, SavedExport, Usage
+from ..errors import StorageError
+from ..models import (
+    Cohort,
+    ExportOutcome,
+    ExportPlan,
+    JobRecord,
+    SavedExport,
+    Usage,
+)
 from .command_words import in_command_words, refused_ids
 from .exits import Exit, exit_of
 
@@ -28,7 +37,10 @@ __all__ = (
     "cohort",
     "cohorts",
     "document",
+    "facts",
     "failure",
+    "jobs",
+    "moment",
     "outcome",
     "plan",
     "printable",
@@ -50,25 +62,39 @@ be added at any time.
 """
 
 
-def document(name: str, value: object) -> None:
-    """Print a JSON document: the version, and *value* under its *name*."""
-    _print_json({"version": JSON_VERSION, name: value})
+def document(name: str, value: object, **more: object) -> None:
+    """Print a JSON document: the version, *value* under its *name*, and *more*."""
+    _print_json({"version": JSON_VERSION, name: value, **more})
+
+
+def facts(value: object) -> dict[str, object]:
+    """Return what JSON shows of a value of an attrs class."""
+    kind = cast("type[attrs.AttrsInstance]", type(value))
+    names = [field.name for field in attrs.fields(kind) if field.name != "file"]
+    names += _PROPERTIES.get(kind, ())
+
+    return {name: getattr(value, name) for name in names}
 
 
 def failure(error: BaseException, *, as_json: bool) -> None:
     """Print an error on stderr; its notes are commands that resume."""
-    if as_json:
-        facts = {"version": JSON_VERSION, "error": _facts(error)}
-        sys.stderr.write(f"{json.dumps(facts)}\n")
-        return
+    # A terminal that was closed takes no more text.
+    with suppress(OSError):
+        if as_json:
+            shown = {"version": JSON_VERSION, "error": _facts(error)}
+            sys.stderr.write(f"{json.dumps(shown)}\n")
+            return
 
-    sys.stderr.write(f"amplitude-cohorts: {_message(error)}\n")
+        sys.stderr.write(f"amplitude-cohorts: {_message(error)}\n")
 
-    resume_commands(error)
+        resume_commands(error)
 
 
 def resume_commands(error: BaseException) -> None:
     """Print on stderr the commands that resume, which are the notes of an error."""
+    if (again := _again(error)) is not None:
+        sys.stderr.write(f"To go on: {again}\n")
+
     for command in _notes(error):
         sys.stderr.write(f"To resume: {printable(command)}\n")
 
@@ -122,8 +148,16 @@ def saved(file: SavedExport) -> None:
     links = {0: "", 1: " over 1 link"}.get(file.links, f" over {file.links} links")
     _print(
         f"{printable(str(file.path))}: {decimal(file.size)}{rows}, "
-        f"{decimal(file.downloaded)} received{links}, sha256 {file.sha256}"
+        f"{decimal(file.downloaded)} received{links}{_digest_text(file)}"
     )
+
+
+def _digest_text(file: SavedExport) -> str:
+    # Whoever waits for the file may have taken it by now.
+    try:
+        return f", sha256 {file.sha256}"
+    except StorageError:
+        return ""
 
 
 def outcome(found: ExportOutcome) -> None:
@@ -134,6 +168,24 @@ def outcome(found: ExportOutcome) -> None:
     if found.error is not None:
         text = f"cohort {found.cohort_id}: {_message(found.error)}"
         sys.stderr.write(f"amplitude-cohorts: {printable(text)}\n")
+
+
+def jobs(found: Sequence[JobRecord]) -> None:
+    """Print exports of the job store, the newest first."""
+    table(
+        ["ID", "COHORT", "STATE", "OPEN", "REQUESTED", "TARGET"],
+        [
+            [
+                record.request_id or record.id,
+                record.cohort_id,
+                record.state,
+                record.is_open,
+                record.requested_at,
+                [each.target or "a stream" for each in record.deliveries],
+            ]
+            for record in found
+        ],
+    )
 
 
 def plan(found: ExportPlan) -> None:
@@ -193,6 +245,13 @@ def printable(text: str) -> str:
     )
 
 
+def moment(at: datetime) -> str:
+    """Return a time of today as its hour and minute, another with its date."""
+    is_today = at.date() == datetime.now(UTC).date()
+
+    return f"{at:%H:%M} UTC" if is_today else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
 def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M} UTC"
@@ -221,12 +280,17 @@ def _facts(error: BaseException) -> dict[str, object]:
         "message": _message(error),
         "token": getattr(error, "token", None),
         "resume": list(_notes(error)),
+        "again": _again(error),
         **({"sample": refused.sample} if refused else {}),
     }
 
 
 def _notes(error: BaseException) -> Sequence[str]:
     return getattr(error, "__notes__", ())
+
+
+def _again(error: BaseException) -> str | None:
+    return getattr(error, "again", None)
 
 
 def _message(error: BaseException) -> str:
@@ -257,7 +321,7 @@ def _plain(value: object) -> object:
     if attrs.has(kind):
         names = [field.name for field in attrs.fields(kind) if field.name != "file"]
         names += _PROPERTIES.get(kind, ())
-        return {name: getattr(value, name) for name in names}
+        return {name: _read(value, name) for name in names}
 
     if isinstance(value, BaseException):
         return _facts(value)
@@ -266,3 +330,10 @@ def _plain(value: object) -> object:
         return value.isoformat()
 
     return value.name.lower() if isinstance(value, Enum) else str(value)
+
+
+def _read(value: object, name: str) -> object:
+    try:
+        return getattr(value, name)
+    except StorageError:  # the digest of a file that somebody has taken
+        return None

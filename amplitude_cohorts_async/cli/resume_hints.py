@@ -7,18 +7,20 @@ import shlex
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
 import typer
 
 from ..errors import CohortsError, ExportExpiredError, ExportFailedError
-from ..events import Event, ExportRequested
-from .render import printable
+from ..events import Event, ExportAdopted, ExportRequested
+from .render import moment, printable
 
 __all__ = (
     "OptionValue",
     "StartedJobs",
+    "announce",
     "command_line",
     "option_arguments",
     "resumable_id",
@@ -31,38 +33,71 @@ OptionValue: TypeAlias = str | float | Path | list[str] | None
 
 class StartedJobs:
     """
-    An event hook that records the requested jobs.
+    An event hook that records the exports that were requested or taken up.
 
     Args:
         announced: Whether to name each on stderr: should the process be killed, no
             other line tells how to resume.
+        is_one: Whether there is one export at most; of many, only those that are
+            taken up are named.
+
+    Attributes:
+        request_ids: Of all of them, in order.
+        spent: How many were requested.
+        adopted: The last one that was taken up.
+        since: When the last one was requested; aware UTC.
+        is_saved: Whether the file was saved, which ends the adoption of its export.
+        is_done: Whether nothing is left to go on with.
     """
 
-    def __init__(self, *, announced: bool = False) -> None:
+    def __init__(self, *, announced: bool = False, is_one: bool = True) -> None:
         self.request_ids: list[str] = []
+        self.spent = 0
+        self.adopted: ExportAdopted | None = None
+        self.since: datetime | None = None
+        self.is_saved = False
+        self.is_done = False
         self._announced = announced
+        self._is_one = is_one
 
     def __call__(self, event: Event, /) -> None:
-        """Record the job of an `ExportRequested`."""
-        if not isinstance(event, ExportRequested):
-            return
+        """Record the export of an `ExportRequested` or an `ExportAdopted`."""
+        match event:
+            case ExportRequested(cohort_id=cohort_id, request_id=request_id):
+                self.spent += 1
+                self.since = datetime.now(UTC)
+                text = f"requested export {request_id} of cohort {cohort_id}"
+            case ExportAdopted(request_id=request_id, requested_at=requested_at):
+                self.adopted, self.since = event, requested_at
+                text = (
+                    f"took up the export of {moment(requested_at)} ({request_id}); "
+                    f"--fresh for a new one"
+                )
+            case _:
+                return
 
-        self.request_ids.append(event.request_id)
+        self.request_ids.append(request_id)
 
-        if self._announced:
-            text = f"requested export {event.request_id} of cohort {event.cohort_id}"
-            # Nobody may read stderr any more; the export goes on.
-            with suppress(OSError):
-                sys.stderr.write(f"amplitude-cohorts: {printable(text)}\n")
+        if self._announced and (self._is_one or isinstance(event, ExportAdopted)):
+            announce(text)
 
     def resumable_after(self, error: BaseException) -> list[str]:
         """Return the request ids of the jobs that can be resumed after an error."""
+        if self.is_done:
+            return []
+
         if isinstance(error, KeyboardInterrupt):
             return self.request_ids
 
         request_id = resumable_id(error)
 
         return [] if request_id is None else [request_id]
+
+
+def announce(text: str) -> None:
+    """Print a line on stderr; nobody may read it any more, and the work goes on."""
+    with suppress(OSError):
+        sys.stderr.write(f"amplitude-cohorts: {printable(text)}\n")
 
 
 def resumable_id(error: BaseException) -> str | None:
@@ -79,11 +114,15 @@ def resumable_id(error: BaseException) -> str | None:
 def resume_hints(
     commands: Callable[[BaseException], Iterable[str]],
     jobs: StartedJobs | None = None,
+    again: Callable[[StartedJobs], str | None] = lambda _: None,
 ) -> Generator[None]:
     """
     Add *commands* of an error, which resume, to it as notes.
 
     An error without a token, such as an interruption, gets the id of its job.
+
+    Args:
+        again: Returns how the same command goes on with what was spent, if it does.
     """
     try:
         yield
@@ -93,8 +132,11 @@ def resume_hints(
         for command in found:
             error.add_note(command)
 
-        if found and jobs is not None and getattr(error, "token", None) is None:
-            vars(error)["token"] = jobs.request_ids[0]
+        if found and jobs is not None:
+            vars(error)["again"] = again(jobs)
+
+            if getattr(error, "token", None) is None:
+                vars(error)["token"] = jobs.request_ids[-1]
         raise
 
 

@@ -1,4 +1,4 @@
-"""Runs a command, and handles Ctrl-C, SIGTERM, errors and exit codes."""
+"""Runs a command, and handles Ctrl-C and its like, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ from .exits import exit_of
 __all__ = ("reported", "run")
 
 T = TypeVar("T")
+
+_ENDS = [
+    # Windows has no SIGHUP.
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
+"""The signals that end the command as Ctrl-C does."""
 
 
 def run(work: Coroutine[object, object, T]) -> T:
@@ -46,14 +54,14 @@ def _block_ctrl_c(*, block: bool) -> None:
     # Windows has no signal masks.
     if hasattr(signal, "pthread_sigmask"):
         how = signal.SIG_BLOCK if block else signal.SIG_UNBLOCK
-        signal.pthread_sigmask(how, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(how, {signal.SIGINT, *_ENDS})
 
 
 @contextmanager
 def reported(*, as_json: bool) -> Generator[None]:
     """Print an error inside in one paragraph, and exit with its code."""
     try:
-        with _sigterm_as_ctrl_c():
+        with _signals_as_ctrl_c():
             yield
         sys.stdout.flush()
     except BrokenPipeError as error:
@@ -65,9 +73,10 @@ def reported(*, as_json: bool) -> Generator[None]:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Generator[None]:
-    # `timeout` and a stopping container send SIGTERM: temporary files are removed
-    # and the command that resumes is printed, exactly as after Ctrl-C.
+def _signals_as_ctrl_c() -> Generator[None]:
+    # `timeout` and a stopping container send SIGTERM, a closed terminal SIGHUP:
+    # temporary files are removed and the way to go on is printed, exactly as after
+    # Ctrl-C.
     def interrupt(_number: int, frame: FrameType | None) -> None:
         on_ctrl_c = signal.getsignal(signal.SIGINT)
 
@@ -77,11 +86,17 @@ def _sigterm_as_ctrl_c() -> Generator[None]:
 
         on_ctrl_c(signal.SIGINT, frame)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # What nohup has this process ignore, it goes on ignoring.
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in _ENDS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _abandon_stdout() -> None:

@@ -63,8 +63,7 @@ class VendorApi:
     # The names that a query may have; none at the other steps.
     queries: ClassVar[Mapping[str, Sequence[str]]] = {
         "list": ("includeSyncInfo",),
-        # "lastComputed" is not documented; the vendor's own clients send it.
-        "export": ("props", "propKeys", "lastComputed"),
+        "export": ("props", "propKeys"),
     }
     # Bad credentials are 403 here, and the details tell which one is bad.
     unauthorized: ClassVar[int] = 403
@@ -118,7 +117,7 @@ class VendorApi:
             body=body,
             fault=fault,
         )
-        _allow(call, *self.queries.get(step, ()))
+        _allow(call, *self._names_of(step))
 
         return self._handlers[step](call)
 
@@ -219,6 +218,11 @@ class VendorApi:
 
     # -- Parts -------------------------------------------------------------
 
+    def _names_of(self, step: str) -> Sequence[str]:
+        more = step == "export" and self.service.options.assumptions.last_computed
+
+        return (*self.queries.get(step, ()), *(["lastComputed"] if more else ()))
+
     def shown(self) -> Sequence[CohortRecord]:
         """Return the cohorts that the list shows."""
         return [cohort for cohort in self.service.cohorts.values() if cohort.published]
@@ -227,6 +231,10 @@ class VendorApi:
         """Start an export."""
         wanted = _choice(call, "props", ("0", "1")) == "1"
         keys = [value for name, value in call.query if name == "propKeys"]
+
+        if keys and not any(name == "props" for name, _ in call.query):
+            raise Refused(400, "propKeys needs props=1", rule="query")
+
         self._check_keys(keys, call.argument)
         chosen = (keys or None) if wanted else ()
         job = self.service.request_export(call.argument, chosen, call.record)

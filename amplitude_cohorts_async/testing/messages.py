@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, cast
@@ -135,6 +136,8 @@ def xml_answer(status: int, code: str, message: str, **more: str) -> Answer:
 
 IdKind = Literal["name", "id"]
 _T = TypeVar("_T")
+# The page's own example has letters at the end: "10101010101010ID1".
+_AMPLITUDE_ID = re.compile("[0-9][0-9A-Za-z]*")
 
 # Each endpoint spells the two kinds of id in its own way.
 _UPLOAD_ID_KINDS: Mapping[str, IdKind] = {"BY_USER_ID": "name", "BY_AMP_ID": "id"}
@@ -200,16 +203,19 @@ def parse_upload(
     known = (*_UPLOAD_REQUIRED, *_UPLOAD_OPTIONAL)
     fields = _Fields(_object(body), required, known)
     ids = fields.ids()
+    id_kind = _UPLOAD_ID_KINDS[fields.choice("id_type", _UPLOAD_ID_KINDS)]
+    group = _group(fields.get("cg", str, "User"))
     _check_count(len(ids), max_ids)
+    _check_ids(ids, id_kind, group)
 
     return Upload(
         name=fields.text("name"),
         app_id=fields.get("app_id", int, None),
-        id_kind=_UPLOAD_ID_KINDS[fields.choice("id_type", _UPLOAD_ID_KINDS)],
+        id_kind=id_kind,
         ids=ids,
         owner=fields.text("owner"),
         published=fields.get("published", bool, True),
-        group=_group(fields.get("cg", str, "User")),
+        group=group,
         skip_save=fields.get("skip_save", bool, False),
         skip_invalid=fields.get("skip_invalid_ids", bool, True),
         replaces=fields.get("existing_cohort_id", str, None),
@@ -232,11 +238,15 @@ def parse_update(body: bytes, *, max_ids: int) -> Update:
         raise _bad("memberships is empty")
 
     operations = [_operation(entry) for entry in entries]
+    group = _group(fields.get("count_group", str, "User"))
     _check_count(sum(len(entry.ids) for entry in operations), max_ids)
+
+    for entry in operations:
+        _check_ids(entry.ids, entry.id_kind, group)
 
     return Update(
         cohort_id=fields.text("cohort_id"),
-        group=_group(fields.get("count_group", str, "User")),
+        group=group,
         operations=operations,
         skip_invalid=fields.get("skip_invalid_ids", bool, True),
     )
@@ -343,6 +353,15 @@ def _check_count(count: int, max_ids: int) -> None:
         raise Refused(
             413, f"{count} identifiers in one request; at most {max_ids}", rule="ids"
         )
+
+
+def _check_ids(ids: Sequence[str], kind: IdKind, group: str | None) -> None:
+    # The page does not say what a group's id looks like.
+    if kind == "name" or group is not None:
+        return
+
+    if odd := [name for name in ids if not _AMPLITUDE_ID.fullmatch(name)]:
+        raise _bad(f"{odd[0]} is no Amplitude id")
 
 
 def _bad(details: str) -> Refused:

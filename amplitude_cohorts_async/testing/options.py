@@ -35,6 +35,8 @@ class Assumptions:
             with a `cohortId`; it is null then.
         group_header: The header of a file of groups; seen with and without
             the TAB.
+        last_computed: Whether an export request may have `lastComputed`, which
+            the vendor's own clients send and the page does not have.
     """
 
     early_file_status: int = 404
@@ -44,6 +46,7 @@ class Assumptions:
     cohorts_by_id: bool = False
     validation_names_cohort: bool = False
     group_header: str = "\tgroup_value"
+    last_computed: bool = False
 
 
 @attrs.frozen(kw_only=True)

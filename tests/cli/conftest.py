@@ -37,15 +37,35 @@ class Result(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def data_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A home of its own for each test: what the command records is never ours."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("AMPLITUDE_JOBS", "AMPLITUDE_LIMITER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+
+    return home / "data" / "amplitude-cohorts"
+
+
 @pytest.fixture
 def no_waiting(
     cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command shares the emulator's clock, which jumps."""
+    """
+    The command shares the emulator's clock, which jumps.
+
+    So its limiter is not the one of the machine, which waits for the real time.
+    """
     original = CohortsClient.from_env
     clock = cohorts_emulator.clock
     monkeypatch.setattr(
-        CohortsClient, "from_env", lambda **given: original(clock=clock, **given)
+        CohortsClient,
+        "from_env",
+        lambda **given: original(**{**given, "clock": clock, "limiter": None}),
     )
 
 

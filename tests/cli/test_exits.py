@@ -21,6 +21,7 @@ from amplitude_cohorts_async.testing.faults import (
 from support.canary import API_KEY, SECRET_KEY
 
 CODES = {
+    "AmbiguousExportError": 1,
     "AmbiguousUploadError": 1,
     "ApiError": 1,
     "AuthenticationError": 3,
@@ -36,6 +37,7 @@ CODES = {
     "IncompleteDownloadError": 7,
     "InvalidIdsError": 1,
     "InvalidInputError": 2,
+    "JobStoreUnavailableError": 1,
     "LimiterUnavailableError": 6,
     "MalformedFileError": 1,
     "MissingExtraError": 2,

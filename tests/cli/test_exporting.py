@@ -10,16 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
+LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
+
 EXPORT = {
+    "adopted",
     "downloaded",
     "links",
     "path",
+    "remaining",
+    "requested_at",
     "rows",
     "sha256",
     "size",
+    "spent",
     "token",
     "unchanged",
 }
@@ -41,7 +48,11 @@ def test_export_saves_and_says_so_in_a_line(command):
     code, out, err = command("export", "c1", "-o", "members.csv")
 
     assert 0 == code
-    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort c1\n", err)
+    requested, spent = err.splitlines()
+    assert re.fullmatch(
+        r"amplitude-cohorts: requested export \w+ of cohort c1", requested
+    )
+    assert "amplitude-cohorts: 1 export spent, 499 left of the month" == spent
     assert out.startswith("members.csv: ")
     assert 3 == len(Path("members.csv").read_text().splitlines())
 
@@ -116,7 +127,7 @@ def test_an_error_as_json_has_the_token(command, cohorts_emulator):
     error = document["error"]
 
     assert (7, "") == (code, out)
-    assert {"code", "type", "message", "token", "resume"} == set(error)
+    assert {"again", "code", "type", "message", "token", "resume"} == set(error)
     assert (1, 7) == (document["version"], error["code"])
     assert "ExportTimeoutError" == error["type"]
     assert 0 == command("resume", error["token"]).code
@@ -162,7 +173,10 @@ def test_many_go_into_a_directory(command):
     Path("out").mkdir()
     code, out, err = command("export", "c1", "c2", "-o", "out")
 
-    assert (0, "") == (code, err)
+    assert (0, "amplitude-cohorts: 2 exports spent, 498 left of the month\n") == (
+        code,
+        err,
+    )
     assert ["out/c1.csv", "out/c2.csv"] == sorted(
         line.partition(":")[0] for line in out.splitlines()
     )
@@ -176,7 +190,7 @@ def test_many_as_json(command):
 
     assert (4, 1) == (code, document["version"])
     assert {"cohort_id", "saved", "error", "spent"} == set(exports["c1"])
-    assert EXPORT == set(exports["c1"]["saved"])
+    assert EXPORT - {"adopted", "remaining"} == set(exports["c1"]["saved"])
     assert "NotFoundError" == exports["nope"]["error"]["type"]
     assert exports["nope"]["saved"] is None
 
@@ -192,7 +206,9 @@ def test_many_that_failed_unspent_have_nothing_to_go_on_with(command):
 
 def test_many_go_on_with_what_was_spent_and_not_saved(command, cohorts_emulator):
     """A command for each such cohort, as text and as JSON; it spends no export."""
-    cohorts_emulator.add_cohort("s/w", members=["ann"], job_seconds=300)
+    cohorts_emulator.add_cohort(
+        "s/w", members=["ann"], job_seconds=300, overrides=LONG_AGO
+    )
     words = ("export", "c1", "s/w", "nope", "-o", ".", "--timeout", 50)
     *_, last = command(*words).err.splitlines()
     assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o s%2Fw\.csv", last)
@@ -229,7 +245,11 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
 @pytest.mark.parametrize(
     "words",
     [
-        ("c1", "--skip-unchanged"),
+        ("c1", "--fresh", "--reuse-within", "60"),
+        ("c1", "--jobs", "a.db", "--no-jobs"),
+        ("c1", "--jobs", "redis://:secret@127.0.0.1/0"),
+        ("c1", "c2", "--occurrence", "today"),
+        ("c1", "-o", "-", "--manifest"),
         ("c1", "--property", "plan", "--properties"),
         ("c1", "-o", "missing/out.csv"),
         ("c1", "-o", "out"),
@@ -254,3 +274,40 @@ def test_a_cut_connection_is_made_good(command, cohorts_emulator):
     cohorts_emulator.fail_next("store", cut_off(at=1_000))
 
     assert "over 2 links" in command("export", "big").out
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz"])
+@pytest.mark.usefixtures("no_waiting")
+def test_export_to_stdout(capfdbinary: pytest.CaptureFixture[bytes], kind: str):
+    """The dash of other commands: the file and nothing else goes to stdout."""
+    main(["export", "c1", "-o", "saved", "--format", kind])
+    capfdbinary.readouterr()
+
+    assert 0 == main(["export", "c1", "-o", "-", "--format", kind])
+    assert Path("saved").read_bytes() == capfdbinary.readouterr().out
+    assert ["saved"] == [path.name for path in Path().iterdir()]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_resume_to_stdout(cohorts_emulator, capfdbinary):
+    """The command that goes on says the dash again."""
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    code = main(["export", "slow", "-o", "-", "--timeout", "20"])
+    out, err = capfdbinary.readouterr()
+    words = shlex.split(err.decode().splitlines()[-1].removeprefix("To resume: "))
+
+    assert (7, b"") == (code, out)
+    assert 0 == main(words[1:])
+    assert b"ann" in capfdbinary.readouterr().out
+
+
+def test_stdout_is_for_one_thing(command, cohorts_emulator):
+    """A file and a JSON document cannot share it; nothing is spent."""
+    assert 2 == command("export", "c1", "-o", "-", "--json").code
+    assert 0 == cohorts_emulator.spent
+
+
+def test_a_device_is_refused(command, cohorts_emulator):
+    """What is no regular file is not replaced, and nothing is spent."""
+    assert 2 == command("export", "c1", "-o", "/dev/stdout", "--format", "csv").code
+    assert 0 == cohorts_emulator.spent

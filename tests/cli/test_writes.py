@@ -141,6 +141,24 @@ def test_upload_goes_on_from_its_journal(
 
 
 @pytest.mark.usefixtures("project")
+def test_a_journal_that_does_not_fit_is_no_way_on(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, tmp_path: Path
+):
+    """The same command would fail again, so it is not offered."""
+    file, journal = tmp_path / "ids.txt", tmp_path / "journal"
+    file.write_text("ann")
+    words = ("upload", "Buyers", file, "--id-type", "user")
+    run(capsys, *words, "--journal", journal)
+    file.write_text("bob")
+    code, _, err = run(capsys, *words, "--resume", journal)
+
+    assert 2 == code
+    assert "with other ids" in err
+    assert "To resume" not in err
+    assert 1 == cohorts_emulator.requests("upload")
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

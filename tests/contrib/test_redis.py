@@ -137,27 +137,6 @@ async def test_a_429_for_concurrency_withholds_a_place(
     await lone.aclose()
 
 
-async def test_the_fleet_finds_an_export_that_is_running(
-    valkey: Valkey, limiter: RedisLimiter
-):
-    """A note is found until it is removed by whoever left it, or its time is over."""
-    other = RedisLimiter.from_url(valkey.url, app="app", limits=QUICK, lease=LEASE)
-    jobs, others = limiter.job_store, other.job_store
-
-    async with jobs.lock("c1"):
-        assert await jobs.find("c1") is None
-        await jobs.record("c1", "token-1", seconds=60)
-    await others.forget("c1", "token-2")
-    assert "token-1" == await others.find("c1")
-    await others.forget("c1", "token-1")
-    await jobs.record("c2", "token-3", seconds=0.05)
-    await asyncio.sleep(0.06)
-    found = [await others.find(key) for key in ("c1", "c2")]
-    await other.aclose()
-
-    assert [None, None] == found
-
-
 async def test_a_request_that_takes_long_keeps_its_place(
     limiter: RedisLimiter, store: Redis
 ):

@@ -118,6 +118,19 @@ def test_what_is_no_id_is_named_with_its_place(id_: object, reason: str):
         checked_member_ids(["ann", "bob", id_], position=1000)
 
 
+@pytest.mark.parametrize("id_", ["ann", "user-1", "a@b.c", "-5", "3f2b-11", "²", "٣"])
+def test_what_is_no_amplitude_id_is_named_with_its_place(id_: str):
+    """A name among numbers is of another type than the caller says."""
+    with pytest.raises(InvalidInputError, match=r"id number 1002 .*IdType\.USER_ID"):
+        checked_member_ids([111, id_], position=1000, amplitude=True)
+
+
+@pytest.mark.parametrize("id_", ["356896327775", 7, "10101010101010ID1"])
+def test_amplitude_ids_are_taken(id_: object):
+    """Numbers, and those of the vendor's own example, which end in letters."""
+    assert [str(id_)] == checked_member_ids([id_], amplitude=True)
+
+
 @pytest.mark.parametrize("id_", ["a b", "zoë", "👩‍💻", "x" * MOST_CHARACTERS, "#1"])
 def test_unusual_ids_are_ids(id_: str):
     """Spaces inside, other scripts and joined emoji are fine."""

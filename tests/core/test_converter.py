@@ -11,7 +11,7 @@ from attrs import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.converter import structure, to_utc
+from amplitude_cohorts_async._core.converter import odd_fields, structure, to_utc
 from amplitude_cohorts_async.errors import UnexpectedResponseError
 from amplitude_cohorts_async.models import Cohort, CohortSync, Usage
 
@@ -61,11 +61,12 @@ def cohort(**fields: object) -> Cohort:
 
 
 def test_the_least_of_a_cohort() -> None:
-    """An id and a name make a cohort; all else may be missing, or null."""
+    """An id makes a cohort; all else may be missing, or null."""
     bare = cohort()
 
     assert ("a", "b", None, False) == (bare.id, bare.name, bare.size, bare.archived)
     assert bare == cohort(**dict.fromkeys(set(NAMES) - {"id", "name"}))
+    assert cohort(name=None).name is None
 
 
 @pytest.mark.parametrize(
@@ -125,27 +126,46 @@ def test_syncs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "path"),
+    ("key", "value", "attribute", "expected"),
     [
-        ({"id": None}, "id"),
-        ({"name": ["b"]}, "$.name"),
-        ({"size": "many"}, "$.size"),
-        ({"size": 1.5}, "$.size"),
-        ({"size": True}, "$.size"),
-        ({"archived": "perhaps"}, "$.archived"),
-        ({"owners": {"a": 1}}, "$.owners"),
-        ({"lastMod": "yesterday"}, "$.last_modified"),
-        ({"lastMod": True}, "$.last_modified"),
-        ({"lastMod": 1e300}, "$.last_modified"),
-        ({"definition": "text"}, "$.definition"),
-        ({"syncMetadata": [{"target": 1.5}]}, "$.syncs[0].target"),
-        ({"syncMetadata": {"a": 1}}, "$.syncs"),
+        ("name", ["b"], "name", None),
+        ("size", "many", "size", None),
+        ("size", 1.5, "size", None),
+        ("size", True, "size", None),
+        ("archived", "perhaps", "archived", False),
+        ("owners", {"a": 1}, "owners", ()),
+        ("lastMod", "yesterday", "last_modified", None),
+        ("lastMod", True, "last_modified", None),
+        ("lastMod", 1e300, "last_modified", None),
+        ("metadata", {"a": 1}, "metadata", None),
+        ("definition", "text", "definition", {}),
+        ("syncMetadata", {"a": 1}, "syncs", ()),
     ],
 )
-def test_what_means_something_else(fields: dict[str, Any], path: str) -> None:
-    """A value that cannot be what it should be is refused, with the way to it."""
+def test_what_means_something_else(
+    key: str, value: object, attribute: str, expected: object
+) -> None:
+    """A value that its attribute cannot hold is kept aside, and hides no other."""
+    read = cohort(**{key: value, "type": "redshift"})
+
+    assert expected == getattr(read, attribute)
+    assert ({key: value}, "redshift") == (read.extra, read.type)
+    assert [key] == [*odd_fields(read)]
+
+
+def test_an_odd_sync_is_a_sync() -> None:
+    """Without a target, or with one that is no text."""
+    read = cohort(syncMetadata=[{"frequency": "hourly"}, {"target": 1.5}])
+
+    assert [None, None] == [sync.target for sync in read.syncs]
+    assert ["syncMetadata[1].target"] == [*odd_fields(read)]
+
+
+@pytest.mark.parametrize(("fields", "path"), [({}, "$"), ({"usage": "many"}, "$.used")])
+def test_a_count_that_is_none(fields: dict[str, object], path: str) -> None:
+    """What the quota is reckoned with is read strictly, with the way to it."""
     with pytest.raises(UnexpectedResponseError) as caught:
-        cohort(**fields)
+        structure(fields, Usage, path="$")
 
     assert path in caught.value.path
     assert "\n" not in str(caught.value)
@@ -153,7 +173,7 @@ def test_what_means_something_else(fields: dict[str, Any], path: str) -> None:
 
 @pytest.mark.parametrize("value", [None, [], "text", 7, {}])
 def test_what_is_no_cohort(value: object) -> None:
-    """A cohort is an object with an id and a name."""
+    """A cohort is an object with an id."""
     with pytest.raises(UnexpectedResponseError):
         structure(value, Cohort, path="$.cohorts[0]")
 

@@ -14,6 +14,12 @@ from amplitude_cohorts_async.errors import InvalidInputError
 SLICES = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), max_size=6)
 
 
+def test_more_than_a_cohort_holds_has_other_ways() -> None:
+    """The page names them: the error does, too."""
+    with pytest.raises(InvalidInputError, match=r"Kinesis.*webhook.*Profile API"):
+        SeenIds(most=1).add(["a", "b"])
+
+
 @given(SLICES)
 def test_each_id_is_new_once(slices: list[list[str]]):
     """What the flags let through is each id once, at its first place."""

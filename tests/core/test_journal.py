@@ -84,6 +84,13 @@ def test_another_file_is_no_journal(content: bytes):
         parse(content)
 
 
+@pytest.mark.parametrize("start", [b"", LINES[0]])
+def test_a_deeply_nested_line_is_damage(start: bytes):
+    """It is an error of ours, and not one of Python's stack."""
+    with pytest.raises(InvalidInputError, match="damaged, at line"):
+        parse(start + b'{"journal":' + b"[" * 200_000 + b"\n")
+
+
 def test_damage_is_told_with_its_line():
     """Rubbish before the end is no torn line."""
     with pytest.raises(InvalidInputError, match="at line 2"):

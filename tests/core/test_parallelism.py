@@ -113,7 +113,7 @@ def test_a_store_that_is_silent_gets_no_more():
 )
 def test_parts_are_all_bytes_once_in_order(start: int, size: int, counts: list[int]):
     """The parts touch, begin at the start and end at the end; none is empty."""
-    spans = RangeAllocator(start, start + size)
+    spans = RangeAllocator([(start, start + size)])
     at = start
 
     for number in range(100_000):

@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.batching import Batcher
 from amplitude_cohorts_async._core.messages import Replay, Request, Response
 from amplitude_cohorts_async._core.writes import (
+    Change,
+    Entry,
     Membership,
     Upload,
     UploadAnswer,
@@ -66,6 +69,11 @@ CHANGE = """{
         "ids" : ["333","444"],
         "id_type" : "BY_ID",
         "operation" : "REMOVE"
+    },
+    {
+        "ids" : ["asd","qwe"],
+        "id_type" : "BY_NAME",
+        "operation" : "ADD"
     }
     ],
 "skip_invalid_ids":true
@@ -104,9 +112,19 @@ def answer(document: object, *, status: int = 200) -> Response:
 
 
 UPLOAD_REQUEST = upload_request(a_spec(), [b'"a"'])
-CHANGE_REQUEST = membership_request(
-    "c", Membership(id_type=IdType.USER_ID), "ADD", [b'"a"']
-)
+
+
+def an_entry(
+    change: Change, *ids: str, id_type: IdType = IdType.USER_ID, part: int = 0
+) -> Entry:
+    """An operation on these ids."""
+    (batch,) = [*Batcher(size=len(ids)).feed(ids)]
+
+    return Entry(change=change, id_type=id_type, batch=batch, part=part)
+
+
+CHANGES = [an_entry("ADD", "a")]
+CHANGE_REQUEST = membership_request("c", Membership(id_type=IdType.USER_ID), CHANGES)
 
 
 def test_upload_sends_the_documented_example():
@@ -117,39 +135,22 @@ def test_upload_sends_the_documented_example():
     assert ("POST", "/api/3/cohorts/upload") == (request.method, request.path)
 
 
-def example_of(position: int) -> dict[str, object]:
-    """Return the vendor's example with one of its two changes."""
-    document = json.loads(CHANGE)
-    document["memberships"] = [document["memberships"][position]]
-
-    return dict(document)
-
-
-def test_an_addition_is_that_of_the_documented_example():
-    """The first change of the vendor's example, as a JSON value and in its order."""
-    spec = Membership(id_type=IdType.AMPLITUDE_ID)
-    request = membership_request("1a2bc3d", spec, "ADD", [b'"111","222"'])
-
-    assert json.dumps(example_of(0)) == json.dumps(sent(request))
-    assert ("POST", "/api/3/cohorts/membership") == (request.method, request.path)
-
-
-def test_a_removal_is_that_of_the_documented_example():
-    """The second change of the vendor's example, in a request of its own."""
-    spec = Membership(id_type=IdType.AMPLITUDE_ID)
-    request = membership_request("1a2bc3d", spec, "REMOVE", [b'"333"', b',"444"'])
-
-    assert json.dumps(example_of(1)) == json.dumps(sent(request))
-
-
-def test_the_example_by_name():
-    """User ids are names to this endpoint."""
-    spec = Membership(id_type=IdType.USER_ID)
-    request = membership_request("1a2bc3d", spec, "ADD", [b'"asd","qwe"'])
-
-    assert {"ids": ["asd", "qwe"], "id_type": "BY_NAME", "operation": "ADD"} == (
-        json.loads(request.body or b"")["memberships"][0]
+def test_an_update_is_the_documented_example():
+    """All three changes of the vendor's example in one request, byte for byte."""
+    request = membership_request(
+        "1a2bc3d",
+        Membership(id_type=IdType.USER_ID),
+        [
+            an_entry("ADD", "111", "222", id_type=IdType.AMPLITUDE_ID),
+            an_entry("REMOVE", "333", "444", id_type=IdType.AMPLITUDE_ID),
+            an_entry("ADD", "asd", "qwe"),
+        ],
     )
+
+    assert json.dumps(json.loads(CHANGE), separators=(",", ":")).encode() == (
+        request.body
+    )
+    assert ("POST", "/api/3/cohorts/membership") == (request.method, request.path)
 
 
 def test_every_documented_parameter_is_sent():
@@ -182,7 +183,7 @@ def test_count_group_is_sent_unless_it_is_the_default():
     spec = Membership(
         id_type=IdType.USER_ID, count_group="company", skip_invalid_ids=False
     )
-    fields = sent(membership_request("c", spec, "REMOVE", [b'"a"']))
+    fields = sent(membership_request("c", spec, [an_entry("REMOVE", "a")]))
 
     assert ("company", False) == (fields["count_group"], fields["skip_invalid_ids"])
     assert "count_group" not in sent(CHANGE_REQUEST)
@@ -255,7 +256,7 @@ def test_the_other_description_needs_less_and_has_less():
         sent(upload_request(spec, [b'"a"']))
     )
     with pytest.raises(InvalidInputError, match="no membership endpoint"):
-        membership_request("c", spec.rest, "ADD", [b'"a"'])
+        membership_request("c", spec.rest, CHANGES)
 
 
 def test_the_documented_answer_is_read():
@@ -314,10 +315,10 @@ def test_skipped_ids_are_read():
     ]
     document = {"cohort_id": "c", "memberships_result": results}
 
-    assert ["a", "7", "b"] == skipped_ids(CHANGE_REQUEST, answer(document))
-    assert [] == skipped_ids(CHANGE_REQUEST, answer({"cohort_id": "c"}))
+    assert [["a", "7", "b"]] == skipped_ids(CHANGE_REQUEST, answer(document), CHANGES)
+    assert [[]] == skipped_ids(CHANGE_REQUEST, answer({"cohort_id": "c"}), CHANGES)
     with pytest.raises(UnexpectedResponseError, match="with an error: no"):
-        skipped_ids(CHANGE_REQUEST, answer({"error": "no"}))
+        skipped_ids(CHANGE_REQUEST, answer({"error": "no"}), CHANGES)
 
 
 REFUSAL = {
@@ -335,7 +336,7 @@ def test_an_error_in_a_success_is_that_of_its_code(changes: dict[str, object]):
     with pytest.raises(InvalidIdsError, match=r"200 \(its body says 400\): bad") as one:
         upload_answer(a_spec(**changes), UPLOAD_REQUEST, answer(REFUSAL))
     with pytest.raises(InvalidIdsError) as other:
-        skipped_ids(CHANGE_REQUEST, answer(REFUSAL))
+        skipped_ids(CHANGE_REQUEST, answer(REFUSAL), CHANGES)
 
     assert (400, ["a"]) == (one.value.status, one.value.sample)
     assert (400, ["a"]) == (other.value.status, other.value.sample)
@@ -413,7 +414,7 @@ def test_an_update_of_something_else_is_none(document: object, told: str):
     It is an error that says what was answered, and that something may have happened.
     """
     with pytest.raises(UnexpectedResponseError, match=told) as caught:
-        skipped_ids(CHANGE_REQUEST, answer(document))
+        skipped_ids(CHANGE_REQUEST, answer(document), CHANGES)
 
     assert caught.value.may_have_happened
 
@@ -431,9 +432,52 @@ def test_a_new_word_for_the_type_of_id_is_no_error():
     """Only the other of the two documented words says that ids were misread."""
     result = {"skipped_ids": ["a"], "operation": "add", "id_type": "BY_USER"}
 
-    assert ["a"] == skipped_ids(
-        CHANGE_REQUEST, answer({"cohort_id": "c", "memberships_result": [result]})
+    assert [["a"]] == skipped_ids(
+        CHANGE_REQUEST,
+        answer({"cohort_id": "c", "memberships_result": [result]}),
+        CHANGES,
     )
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [
+        ([("ADD", "BY_NAME", "a"), ("REMOVE", "BY_ID", "1")], [["a"], ["1"]]),
+        ([("REMOVE", "BY_ID", "1"), ("ADD", "BY_NAME", "a")], [["a"], ["1"]]),
+        ([("REMOVE", None, "1")], [[], ["1"]]),
+        ([(None, None, "a"), (None, None, "1")], [["a"], ["1"]]),
+    ],
+)
+def test_skipped_ids_are_those_of_their_entry(
+    results: list[tuple[str | None, str | None, str]], expected: list[list[str]]
+):
+    """Found by operation and type where they are told, by place where they are not."""
+    entries = [
+        an_entry("ADD", "a"),
+        an_entry("REMOVE", "1", id_type=IdType.AMPLITUDE_ID),
+    ]
+    request = membership_request("c", Membership(id_type=IdType.USER_ID), entries)
+    told = [
+        {"skipped_ids": [id_], "operation": change, "id_type": kind}
+        for change, kind, id_ in results
+    ]
+
+    assert expected == skipped_ids(
+        request, answer({"memberships_result": told}), entries
+    )
+
+
+def test_an_answer_about_another_pair_of_words_is_an_error():
+    """Each word was asked for, but not both of one entry."""
+    entries = [
+        an_entry("ADD", "a"),
+        an_entry("REMOVE", "1", id_type=IdType.AMPLITUDE_ID),
+    ]
+    request = membership_request("c", Membership(id_type=IdType.USER_ID), entries)
+    told = {"operation": "ADD", "id_type": "BY_ID"}
+
+    with pytest.raises(UnexpectedResponseError, match="ADD BY_ID"):
+        skipped_ids(request, answer({"memberships_result": [told]}), entries)
 
 
 @pytest.mark.parametrize(

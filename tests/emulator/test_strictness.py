@@ -87,6 +87,8 @@ async def test_paths_and_methods(caller: Caller, emulator: CohortsEmulator) -> N
         "?props=1&propKeys%5B%5D=plan",
         "?props=1&propKeys=plan,country",
         "?props=1&propkeys=plan",
+        "?propKeys=plan",
+        "?lastComputed=1",
     ],
 )
 async def test_queries_are_read_strictly(
@@ -125,14 +127,44 @@ async def test_no_other_names_in_queries(
     assert 0 == emulator.spent
 
 
-async def test_what_the_vendors_own_clients_add_is_accepted(
+async def test_what_the_vendors_own_clients_add_is_accepted_on_request() -> None:
+    """They name the snapshot that they want, which the page does not document."""
+    async with (
+        CohortsEmulator(assumptions=Assumptions(last_computed=True)) as emulator,
+        calling(emulator) as caller,
+    ):
+        emulator.add_cohort("c1", members=["ann"])
+
+        assert 202 == (await caller.get(f"{EXPORT}?lastComputed=1")).status
+        assert [] == rules(emulator)
+
+
+@pytest.mark.parametrize("id_", ["ann", "user-1", "a@b.c"])
+async def test_an_amplitude_id_is_a_number(
+    caller: Caller, emulator: CohortsEmulator, id_: str
+) -> None:
+    """As the page's examples are; a name in its place is 400, and noted."""
+    emulator.add_cohort("c1", members=["ann"])
+    entry = {"ids": ["111", id_], "id_type": "BY_ID", "operation": "ADD"}
+    reply = await caller.post(
+        "/api/3/cohorts/membership", {"cohort_id": "c1", "memberships": [entry]}
+    )
+
+    assert (400, ["body"]) == (reply.status, rules(emulator))
+
+
+async def test_a_groups_id_is_any_text(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
-    """They name the snapshot that they want, which the page does not document."""
-    emulator.add_cohort("c1", members=["ann"])
+    """The page says nothing of its form: `BY_ID` is the group's id there."""
+    emulator.add_cohort("c1", members=["Acme"], group="company")
+    entry = {"ids": ["acme-1"], "id_type": "BY_ID", "operation": "ADD"}
+    reply = await caller.post(
+        "/api/3/cohorts/membership",
+        {"cohort_id": "c1", "count_group": "company", "memberships": [entry]},
+    )
 
-    assert 202 == (await caller.get(f"{EXPORT}?lastComputed=1")).status
-    assert [] == rules(emulator)
+    assert 200 == reply.status
 
 
 async def test_a_property_may_have_a_comma_in_its_name(

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter
+from amplitude_cohorts_async._io.sinks import part_file
 from amplitude_cohorts_async.errors import (
+    AmbiguousExportError,
     ApiError,
     ConnectionFailedError,
     ExportFailedError,
     ExportTimeoutError,
     InvalidInputError,
+    JobStoreUnavailableError,
     NotFoundError,
-    StorageError,
     TransportError,
 )
 from amplitude_cohorts_async.limits import UNLIMITED
@@ -28,9 +28,12 @@ from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, 
 from amplitude_cohorts_async.testing.faults import Fault
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
+from support.scripted_store import ScriptedStore
 
 IDS = [f"cohort{number}" for number in range(6)]
+NAME = ".amplitude-exports.db"
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+OLD = {"lastComputed": LONG_AGO, "lastMod": LONG_AGO}
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
             emulator.add_cohort(
                 cohort_id,
                 members=[f"member-of-{cohort_id}"],
-                overrides={"lastComputed": LONG_AGO, "lastMod": LONG_AGO},
+                overrides=OLD,
             )
         yield emulator
 
@@ -174,21 +177,23 @@ async def test_unchanged_cohorts_cost_one_list_for_all(
     assert "somebody-new" in (tmp_path / "cohort1.csv").read_text()
 
 
-async def test_a_record_that_a_crash_cut_is_read_as_far_as_it_goes(
-    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+async def test_a_watcher_may_take_each_file_at_once(
+    client: CohortsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last line may be half a line."""
-    async with client.export_many(IDS, tmp_path, max_concurrency=1) as batch:
-        await anext(batch)
+    """Nothing of a file that was delivered is needed afterwards."""
+    (tmp_path / "taken").mkdir()
+    real = part_file.sync_folder
 
-    record = tmp_path / ".amplitude-exports.jsonl"
-    with record.open("a") as file:
-        file.write('{"key": "half a li')
+    def take(folder: Path) -> None:
+        real(folder)
+        for path in folder.glob("cohort*.csv"):
+            path.rename(tmp_path / "taken" / path.name)
 
-    await collect(client.export_many(IDS, tmp_path))
-    await collect(client.export_many(IDS[:1], tmp_path, skip_unchanged=True))
+    monkeypatch.setattr(part_file, "sync_folder", take)
+    found = await collect(client.export_many(IDS, tmp_path))
 
-    assert 6 == emulator.spent
+    assert [None] * 6 == [outcome.error for outcome in found.values()]
+    assert 6 == len([*(tmp_path / "taken").iterdir()])
 
 
 async def test_an_id_cannot_leave_the_directory(
@@ -247,7 +252,7 @@ async def test_an_export_still_running_at_the_end_of_a_run_is_not_spent_again(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """What was paid for and not saved is taken up by the next run."""
-    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100, overrides=OLD)
 
     async with stranger(emulator, clock) as client:
         first = await collect(client.export_many(["slow"], tmp_path, timeout=11))
@@ -273,64 +278,67 @@ async def test_an_export_that_failed_is_requested_anew_by_the_next_run(
     assert 2 == emulator.spent
 
 
-async def test_a_record_that_cannot_be_kept_is_told_before_anything_is_spent(
+async def test_a_store_that_cannot_be_kept_is_told_before_anything_is_spent(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """Without a record a run that dies would spend twice."""
+    """Without a store a run that dies would spend twice."""
     (tmp_path / NAME).mkdir()
 
-    with pytest.raises(InvalidInputError, match="no export was spent"):
+    with pytest.raises(JobStoreUnavailableError, match="no export was spent"):
         await collect(client.export_many(IDS, tmp_path))
 
-    assert 0 == emulator.spent
+    assert [] == emulator.log
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function after which the record takes no line that holds a word."""
-    fsync = os.fsync
+def store() -> ScriptedStore:
+    """A store that a test breaks."""
+    return ScriptedStore()
 
-    def fill(word: str) -> None:
-        def full(file: int) -> None:
-            record = tmp_path / NAME
-            if os.path.samestat(os.fstat(file), record.stat()):
-                last_line = record.read_text().splitlines()[-1]
-                if word in last_line:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-            fsync(file)
 
-        monkeypatch.setattr(os, "fsync", full)
-
-    return fill
+@pytest.fixture
+async def recorded(
+    emulator: CohortsEmulator, clock: FakeClock, store: ScriptedStore
+) -> AsyncIterator[CohortsClient]:
+    """A client of that store."""
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        limits=UNLIMITED,
+        jobs=store,
+    ) as client:
+        yield client
 
 
 async def test_what_cannot_be_recorded_is_not_requested(
-    client: CohortsClient,
+    recorded: CohortsClient,
     emulator: CohortsEmulator,
     tmp_path: Path,
-    full_disk: Callable[[str], None],
+    store: ScriptedStore,
 ) -> None:
     """A disk that fills up costs no export, and the outcomes say so."""
-    full_disk("attempt")
+    store.refuses = {"attempted"}
 
-    outcomes = await collect(client.export_many(IDS, tmp_path))
+    outcomes = await collect(recorded.export_many(IDS, tmp_path))
+    errors = {type(each.error) for each in outcomes.values()}
 
     assert 0 == emulator.spent == emulator.requests("export")
-    assert {StorageError} == {type(each.error) for each in outcomes.values()}
-    assert all("no export was spent" in str(each.error) for each in outcomes.values())
+    assert {JobStoreUnavailableError} == errors
 
 
 async def test_an_export_goes_on_when_its_token_cannot_be_recorded(
-    client: CohortsClient,
+    recorded: CohortsClient,
     emulator: CohortsEmulator,
     tmp_path: Path,
-    full_disk: Callable[[str], None],
+    store: ScriptedStore,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What was spent is downloaded, and the log has the token."""
-    full_disk("token")
+    store.refuses = {"requested", "ready"}
 
-    outcome = (await collect(client.export_many(IDS[:1], tmp_path)))["cohort0"]
+    outcome = (await collect(recorded.export_many(IDS[:1], tmp_path)))["cohort0"]
 
     assert outcome.saved is not None
     assert outcome.saved.token in caplog.text
@@ -338,26 +346,35 @@ async def test_an_export_goes_on_when_its_token_cannot_be_recorded(
 
 
 async def test_a_lost_answer_is_told_by_the_next_run(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """The request was recorded before it was sent; its cohort is told, no other."""
+    emulator.fail_next("export", faults.lost_answer())
+
+    first = await collect(client.export_many(IDS[:1], tmp_path))
+    second = await collect(client.export_many(IDS[:2], tmp_path))
+
+    assert isinstance(first["cohort0"].error, TransportError)
+    assert isinstance(second["cohort0"].error, AmbiguousExportError)
+    assert second["cohort1"].saved is not None
+    assert 2 == emulator.spent
+
+
+async def test_a_lost_answer_is_spent_again_when_the_caller_says_so(
     client: CohortsClient,
     emulator: CohortsEmulator,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The request was recorded before it was sent; the next run warns and goes on."""
+    """The caller says so; afterwards it is in doubt no more."""
     emulator.fail_next("export", faults.lost_answer())
+    await collect(client.export_many(IDS[:1], tmp_path))
 
-    first = await collect(client.export_many(IDS[:1], tmp_path))
-    await collect(client.export_many(["cohort1"], tmp_path))
-    second = await collect(client.export_many(IDS[:1], tmp_path))
-    third = await collect(client.export_many(IDS[:1], tmp_path))
-    warnings = [
-        record.getMessage()
-        for record in caplog.records
-        if "may have been spent" in record.getMessage()
-    ]
+    spent = await collect(client.export_many(IDS[:1], tmp_path, on_unknown="spend"))
+    after = await collect(client.export_many(IDS[:1], tmp_path))
+    warnings = [text for text in caplog.messages if "may have been spent" in text]
 
-    assert isinstance(first["cohort0"].error, TransportError)
-    assert second["cohort0"].saved is not None is not third["cohort0"].saved
+    assert spent["cohort0"].saved is not None is not after["cohort0"].saved
     assert 1 == len(warnings)
     assert "cohort0" in warnings[0]
 
@@ -366,48 +383,40 @@ async def test_a_lost_answer_is_told_by_the_next_run(
     "fault", [faults.throttled(), faults.refused(400, "no"), faults.broken(503)]
 )
 async def test_a_request_that_was_refused_leaves_no_attempt_open(
-    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, fault: Fault
+    recorded: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    store: ScriptedStore,
+    fault: Fault,
 ) -> None:
     """What surely spent nothing is not warned of."""
     emulator.fail_next("export", fault, times=None)
 
-    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
-    history = await RunRecord(tmp_path).open()
+    outcomes = await collect(recorded.export_many(IDS[:1], tmp_path))
 
     assert isinstance(outcomes["cohort0"].error, ApiError)
-    assert set() == history.attempted
+    assert {} == store.of_cohort("cohort0").exports
 
 
 async def test_a_request_that_was_never_sent_leaves_no_attempt_open(
-    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+    recorded: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    store: ScriptedStore,
 ) -> None:
     """A service that cannot be reached has spent nothing."""
-    async with stranger(emulator, clock) as client:
-        await emulator.__aexit__(None, None, None)
-        outcomes = await collect(client.export_many(IDS[:1], tmp_path))
-    history = await RunRecord(tmp_path).open()
+    await emulator.__aexit__(None, None, None)
+    outcomes = await collect(recorded.export_many(IDS[:1], tmp_path))
 
     assert isinstance(outcomes["cohort0"].error, ConnectionFailedError)
-    assert set() == history.attempted
-
-
-@pytest.mark.parametrize("line", ["[]", "3", "null", '{"key": "k", "saved": {}}', ""])
-async def test_a_line_that_means_nothing_is_passed_over(
-    client: CohortsClient, tmp_path: Path, line: str
-) -> None:
-    """A damaged record stops nobody."""
-    (tmp_path / NAME).write_text(f"{line}\n")
-
-    outcomes = await collect(client.export_many(IDS[:1], tmp_path))
-
-    assert outcomes["cohort0"].saved is not None
+    assert {} == store.of_cohort("cohort0").exports
 
 
 async def test_a_run_that_ends_forgets_nothing_of_another(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """Two processes may write into one directory."""
-    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100, overrides=OLD)
 
     async with stranger(emulator, clock) as one, stranger(emulator, clock) as other:
         ending = one.export_many(IDS[:1], tmp_path)
@@ -419,17 +428,3 @@ async def test_a_run_that_ends_forgets_nothing_of_another(
         await collect(client.export_many(["slow"], tmp_path))
 
     assert 2 == emulator.spent
-
-
-async def test_a_link_beside_the_run_record_is_not_followed(tmp_path: Path) -> None:
-    """What a link at the record's other name leads to stays as it was."""
-    other = tmp_path / "other"
-    other.write_text("precious")
-    record = RunRecord(tmp_path)
-    record.path.with_suffix(".part").symlink_to(other)
-
-    await record.open()
-    await record.close()
-
-    assert "precious" == other.read_text()
-    assert not record.path.is_symlink()

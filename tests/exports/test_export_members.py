@@ -12,10 +12,10 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob, Member
 from amplitude_cohorts_async.errors import (
-    InvalidInputError,
     CohortsError,
     ExportExpiredError,
     IncompleteDownloadError,
+    InvalidInputError,
     MalformedFileError,
     ServerError,
 )
@@ -23,6 +23,7 @@ from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import (
+    COHORT,
     CSV,
     FILE,
     GZIP,
@@ -428,15 +429,34 @@ async def test_readers_of_files_without_a_link_may_call_the_api(
     assert [100_000] * 5 == counts
 
 
-@pytest.mark.parametrize("in_batches", [False, True])
-@pytest.mark.parametrize("is_begun", [False, True])
-async def test_a_stream_is_not_read_after_its_context(
-    job: ExportJob, in_batches: bool, is_begun: bool
+async def test_a_stream_is_read_once(
+    emulator: CohortsEmulator, client: CohortsClient
 ) -> None:
-    """What was decoded by then is not all of it, so none of it is handed out."""
-    async with job.members() as stream:
-        if is_begun:
-            await anext(stream)
+    """A second loop says so, and is not silently empty."""
+    emulator.add_cohort(COHORT, members=["ann", "bob"])
+    job = await client.request_export(COHORT)
 
-    with pytest.raises(InvalidInputError, match="async with"):
-        await anext(stream.batches() if in_batches else stream)
+    async with job.members() as members:
+        assert ["ann", "bob"] == [member.user_id async for member in members]
+
+        with pytest.raises(InvalidInputError, match="were read already"):
+            await anext(aiter(members))
+        with pytest.raises(InvalidInputError, match="were read already"):
+            await anext(members.batches())
+
+    async with job.members() as members:
+        assert ["ann", "bob"] == [member.user_id async for member in members]
+
+
+async def test_a_stream_ends_with_its_context(
+    emulator: CohortsEmulator, client: CohortsClient
+) -> None:
+    """Also what it has decoded already: the rest of the file could not follow."""
+    emulator.add_cohort(COHORT, members=["ann", "bob", "eve"])
+    job = await client.request_export(COHORT)
+
+    async with job.members() as members:
+        assert "ann" == (await anext(members)).user_id
+
+    with pytest.raises(InvalidInputError, match="after their `async with`"):
+        await anext(members)

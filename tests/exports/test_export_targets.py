@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import stat
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async._io.sinks.target import checked_target
 from amplitude_cohorts_async.errors import InvalidInputError, StorageError
+from amplitude_cohorts_async.testing import CohortsEmulator
 from support.exporting import CSV, OBJECT, cut, names_in, whole
 from support.fault_server import DROP, FaultServer
 
@@ -180,8 +180,8 @@ async def test_a_target_is_replaced_when_the_new_one_is_whole(
 async def test_progress_that_raises_ends_the_download(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """A caller's own exception comes out as it is, and no part is left behind."""
-    server.on(OBJECT, whole(CSV * 20))
+    """A caller's own exception comes out as it is; a part without a tag is removed."""
+    server.on(OBJECT, whole(CSV * 20, etag=None))
 
     def tell(_: object) -> None:
         raise LookupError("the caller's own")
@@ -190,22 +190,6 @@ async def test_progress_that_raises_ends_the_download(
         await job.download(tmp_path / "members.csv", progress=tell)
 
     assert [] == names_in(tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 16 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
-    mounted = subprocess.run(["mount", *options], capture_output=True, check=False)
-
-    if mounted.returncode != 0:
-        pytest.skip("a small disk can only be mounted by root")
-
-    yield folder
-
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 async def test_a_full_disk(
@@ -280,3 +264,45 @@ async def test_a_folder_that_goes_away(
         await job.download(folder / "members.csv")
 
     assert job.token == caught.value.token
+
+
+async def test_progress_that_raises_keeps_the_token(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
+) -> None:
+    """The caller's own error ends the download; its note goes on with the export."""
+    emulator.add_cohort(COHORT, members=["ann"])
+
+    def progress(_: object) -> None:
+        raise LookupError("bar")
+
+    with pytest.raises(LookupError, match="bar") as raised:
+        await client.export(COHORT, tmp_path / "members.csv", progress=progress)
+
+    (note,) = raised.value.__notes__
+    token = note.partition(": ")[2]
+    await client.resume_export(token).download(tmp_path / "members.csv")
+
+    assert 1 == emulator.spent
+
+
+async def test_progress_is_not_awaited(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
+) -> None:
+    """An async function is refused before anything is spent, its result afterwards."""
+    emulator.add_cohort(COHORT, members=["ann"])
+
+    async def progress(_: object) -> None:
+        """Never run."""
+
+    with pytest.raises(InvalidInputError, match="async function"):
+        await client.export(COHORT, tmp_path / "a.csv", progress=progress)  # type: ignore[arg-type]
+
+    def forgetful(event: object) -> object:
+        return progress(event)
+
+    assert 0 == emulator.spent
+
+    with pytest.raises(InvalidInputError, match="awaitable") as raised:
+        await client.export(COHORT, tmp_path / "a.csv", progress=forgetful)  # type: ignore[arg-type]
+
+    assert raised.value.token is not None

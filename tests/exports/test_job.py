@@ -162,6 +162,31 @@ async def test_a_job_that_never_ends(
     assert [] == emulator.violations
 
 
+@pytest.mark.parametrize(
+    ("properties", "is_told"), [(True, True), (["plan"], True), (False, False)]
+)
+async def test_an_export_that_keeps_timing_out_needs_fewer_properties(
+    emulator: CohortsEmulator,
+    client: CohortsClient,
+    properties: bool | list[str],
+    is_told: bool,
+) -> None:
+    """The page's advice, where it can help: at the deadline, and after a 504."""
+    emulator.add_cohort(COHORT, members=["ann"], job_seconds=100)
+    job = await client.request_export(COHORT, properties=properties)
+
+    with pytest.raises(ExportTimeoutError) as late:
+        await job.wait(timeout=1.0)
+
+    emulator.fail_next("export", faults.broken(504))
+
+    with pytest.raises(ServerError) as refused:
+        await client.request_export(COHORT, properties=properties)
+
+    assert is_told == ("ask for fewer properties" in str(late.value))
+    assert is_told == ("ask for fewer properties" in str(refused.value))
+
+
 async def test_a_deadline_of_now(server: FaultServer, job: ExportJob) -> None:
     """Even a wait of no time asks once."""
     server.on(STATUS, RUNNING)

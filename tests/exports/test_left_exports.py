@@ -15,6 +15,7 @@ from amplitude_cohorts_async.errors import (
     ConnectionFailedError,
     ExportFailedError,
     ExportTimeoutError,
+    JobStoreUnavailableError,
     StorageError,
 )
 from amplitude_cohorts_async.limits import UNLIMITED
@@ -33,15 +34,19 @@ from support.exporting import (
     whole,
 )
 from support.fault_server import DROP, FaultServer, Reply, reply
+from support.scripted_store import ScriptedStore
 from support.stepping import Stepped
 
+LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 HANG = Reply(raw=whole().raw[:9_000], then="hang")
 
 
 @pytest.fixture(autouse=True)
 def cohort(emulator: CohortsEmulator) -> None:
     """A cohort whose jobs take long enough to leave them."""
-    emulator.add_cohort("c1", members=["ann", "bob"], job_seconds=100)
+    emulator.add_cohort(
+        "c1", members=["ann", "bob"], job_seconds=100, overrides=LONG_AGO
+    )
 
 
 async def leave(client: CohortsClient, path: Path) -> ExportTimeoutError:
@@ -170,12 +175,12 @@ async def test_another_client_takes_it_up(
     assert (1, left.token) == (emulator.spent, saved.token)
 
 
-async def test_after_half_an_hour_it_is_too_old(
+async def test_after_an_hour_it_is_too_old(
     emulator: CohortsEmulator, client: CohortsClient, clock: FakeClock, tmp_path: Path
 ) -> None:
     """Who asks for members wants those of today; the token still has the old ones."""
     await leave(client, tmp_path / "c1.csv")
-    clock.advance(1_801)
+    clock.advance(3_600)
 
     await client.export("c1", tmp_path / "c1.csv")
 
@@ -278,6 +283,19 @@ async def test_what_was_delivered_is_not_handed_to_a_later_call(
     assert 2 == emulator.spent
 
 
+@pytest.mark.parametrize("join", [False, True])
+async def test_a_job_that_was_downloaded_is_not_handed_to_a_stream(
+    emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path, join: bool
+) -> None:
+    """The job was requested for a file: no stream of it was left."""
+    job = await client.request_export("c1", join=join)
+    await job.download(tmp_path / "a.csv")
+
+    await client.request_export("c1", join=True)
+
+    assert 2 == emulator.spent
+
+
 async def test_what_a_sync_read_is_not_handed_to_a_later_call(
     emulator: CohortsEmulator, client: CohortsClient, tmp_path: Path
 ) -> None:
@@ -327,109 +345,102 @@ async def test_a_stream_that_failed_half_way_is_taken_up(
     assert (1, job.token) == (emulator.spent, saved.token)
 
 
-class Log(AttemptLog):
-    """Keeps the calls it received, each with the number of requests sent by then."""
+@pytest.fixture
+def store(server: FaultServer) -> ScriptedStore:
+    """A store that counts the requests sent before each change."""
+    return ScriptedStore(listen=lambda: len(server.requests(EXPORT)))
 
-    def __init__(self, server: FaultServer, *, refuses: bool = False) -> None:
-        self.heard: list[tuple[str, int]] = []
-        self.may_write = asyncio.Event()
-        self.may_write.set()
-        self._server = server
-        self._refuses = refuses
 
-    def _hear(self, what: str) -> None:
-        self.heard.append((what, len(self._server.requests(EXPORT))))
-
-    async def attempted(self) -> None:
-        """Note the call, and wait until writing is allowed."""
-        self._hear("attempted")
-        await self.may_write.wait()
-        if self._refuses:
-            raise OSError(28, "No space left on device")
-
-    async def refused(self) -> None:
-        """Note the call."""
-        self._hear("refused")
-
-    async def requested(self, token: str) -> None:
-        """Note the call, and wait until writing is allowed."""
-        self._hear("requested")
-        await self.may_write.wait()
+@pytest.fixture
+async def recorded(
+    server: FaultServer, clock: FakeClock, store: ScriptedStore
+) -> AsyncIterator[CohortsClient]:
+    """A client of the scripted server, and of that store."""
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=server.url,
+        clock=clock,
+        limits=UNLIMITED,
+        jobs=store,
+    ) as client:
+        yield client
 
 
 async def test_each_request_is_recorded_before_and_after(
-    server: FaultServer, patient: CohortsClient
+    server: FaultServer, recorded: CohortsClient, store: ScriptedStore
 ) -> None:
-    """A refusal closes the attempt, and so does the export."""
+    """A refusal sets the attempt back, and the export's id ends it."""
     server.on(EXPORT, reply(429, retry_after="1"), DROP, ACCEPTED)
-    log = Log(server)
 
     with pytest.raises(ConnectionFailedError):
-        await patient._operations.exports.join_or_request(COHORT, False, record=log)
+        await recorded.request_export(COHORT)
 
     assert [
+        ("queued", 0),
         ("attempted", 0),
-        ("refused", 1),
+        ("queued", 1),
         ("attempted", 1),
-    ] == log.heard
+    ] == store.heard
 
-    await patient._operations.exports.join_or_request(COHORT, False, record=log)
-    assert [("attempted", 2), ("requested", 3)] == log.heard[3:]
+    await recorded.request_export(COHORT)
+    assert [("queued", 2), ("attempted", 2), ("requested", 3)] == store.heard[4:]
 
 
 async def test_what_cannot_be_recorded_is_not_sent(
-    server: FaultServer, patient: CohortsClient
+    server: FaultServer, recorded: CohortsClient, store: ScriptedStore
 ) -> None:
-    """An attempt that is not on disk would be forgotten by a crash."""
-    log = Log(server, refuses=True)
+    """An attempt that is not stored would be forgotten by a crash."""
+    store.refuses = {"attempted"}
 
-    with pytest.raises(OSError, match="No space"):
-        await patient._operations.exports.join_or_request(COHORT, False, record=log)
+    with pytest.raises(JobStoreUnavailableError):
+        await recorded.request_export(COHORT)
 
-    assert [("attempted", 0)] == log.heard
+    assert [("queued", 0)] == store.heard
     assert [] == server.seen
 
 
 async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
-    server: FaultServer, patient: CohortsClient
+    server: FaultServer, recorded: CohortsClient, store: ScriptedStore
 ) -> None:
-    """The attempt may be on disk by then, so it is closed."""
-    log = Log(server)
-    log.may_write.clear()
-    begin = patient._operations.exports.join_or_request(COHORT, False, record=log)
-    task = asyncio.ensure_future(begin)
-    await until(lambda: bool(log.heard))
+    """The attempt may be stored by then, so it is forgotten."""
+    task = asyncio.ensure_future(recorded.request_export(COHORT))
+    await until(lambda: ("queued", 0) in store.heard)
+    store.may_answer.clear()
+    await until(lambda: ("attempted", 0) in store.heard)
     task.cancel()
+    await asyncio.sleep(0)
+    store.may_answer.set()
     await asyncio.wait([task])
 
     assert task.cancelled()
-    assert [("attempted", 0), ("refused", 0)] == log.heard
+    assert {} == store.of_cohort(COHORT).exports
     assert [] == server.seen
 
 
 async def test_a_slow_record_outlasts_the_grace_period(
-    server: FaultServer, patient: CohortsClient, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer,
+    recorded: CohortsClient,
+    store: ScriptedStore,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """The grace period is the request's: what the answer told is recorded anyway."""
     monkeypatch.setattr("amplitude_cohorts_async._exports.requester.GRACE", 0.0)
-    log = Log(server)
-    exports = patient._operations.exports
-    task = asyncio.ensure_future(exports.join_or_request(COHORT, False, record=log))
-    await until(lambda: bool(log.heard))
-    log.may_write.clear()
-    await until(lambda: ("requested", 1) in log.heard)
+    task = asyncio.ensure_future(recorded.request_export(COHORT))
+    await until(lambda: ("attempted", 0) in store.heard)
+    store.may_answer.clear()
+    await until(lambda: ("requested", 1) in store.heard)
     task.cancel()
     for _ in range(20):
         await asyncio.sleep(0)
-    log.may_write.set()
+    store.may_answer.set()
 
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
-    again = await exports.join_or_request(COHORT, False)
+    again = await recorded.export(COHORT, tmp_path / "c1.csv")
 
-    assert [again.job.token] == [
-        note[-len(again.job.token) :] for note in notes(caught)
-    ]
+    assert [again.token] == [note[-len(again.token) :] for note in notes(caught)]
     assert 1 == len(server.requests(EXPORT))
 
 

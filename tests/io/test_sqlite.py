@@ -199,12 +199,14 @@ async def test_a_file_system_of_the_network_is_refused(
 
 
 async def test_a_file_system_of_the_network_will_do_without_shared_memory(
-    tmp_path: Path, remote: None
+    tmp_path: Path, remote: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the journal mode that needs none."""
+    """In the journal mode that needs none, with a warning."""
     database = made(tmp_path / "words.db", journal_mode="DELETE")
     found = await database.run(words)
     await database.aclose()
+
+    assert "one machine at a time" in caplog.text
 
     assert [] == found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ async def exporter(
 def job(exporter: CohortsClient) -> ExportJob:
     """A job that nobody watched yet."""
     return exporter.resume_export(REQUEST)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    mounted = subprocess.run(["mount", *options], capture_output=True, check=False)
+
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can only be mounted by root")
+
+    yield folder
+
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 def whole(body: bytes = GZIP, etag: str | None = ETAG, **headers: str | None) -> Reply:

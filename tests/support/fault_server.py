@@ -61,6 +61,7 @@ class Seen:
     target: str
     headers: Mapping[str, str] = attrs.field(repr=False)
     connection: int
+    body: bytes = attrs.field(default=b"", repr=False)
 
 
 def reply(
@@ -172,8 +173,9 @@ class FaultServer:
     ) -> None:
         while True:
             seen = _parse(await reader.readuntil(b"\r\n\r\n"), connection)
-            await reader.readexactly(int(seen.headers.get("content-length", "0")))
-            self.seen.append(seen)
+            length = int(seen.headers.get("content-length", "0"))
+            body = await reader.readexactly(length)
+            self.seen.append(attrs.evolve(seen, body=body))
             answer = self._next(seen.target.partition("?")[0])
             writer.write(answer.raw)
             await writer.drain()

@@ -7,7 +7,7 @@ Each refusal is written down; one that does not come is itself an error.
 
 from __future__ import annotations
 
-from amplitude_cohorts_async import CohortsClient, IdType, Member
+from amplitude_cohorts_async import CohortsClient, IdType, Member, MembershipOperation
 
 
 async def mistakes(client: CohortsClient, member: Member) -> None:
@@ -15,6 +15,9 @@ async def mistakes(client: CohortsClient, member: Member) -> None:
     await client.upload_cohort("a", ["ann"])  # type: ignore[call-arg]
     await client.upload_cohort("a", ["ann"], id_type="BY_NAME")  # type: ignore[arg-type]
     await client.update_membership("c1", ["ann"])  # type: ignore[call-arg]
+    MembershipOperation("add", ["ann"])  # type: ignore[arg-type]
+    for outcome in client.export_many(["c1"], "."):  # type: ignore[attr-defined]
+        del outcome
     await client.export("c1", "out.csv", True, 900)  # type: ignore[call-arg]
     await client.resume_export("r1")  # type: ignore[misc]
     await client.request_export(12345)  # type: ignore[arg-type]

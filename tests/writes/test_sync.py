@@ -42,7 +42,7 @@ async def test_a_sync_spends_one_export_and_changes_what_differs(
     assert report.applied is not None
     assert ["unknown-1"] == report.applied.added.skipped_ids
     assert {"ann", "bob", "zoe"} == emulator.members_of(COHORT)
-    assert (1, 2) == (emulator.spent, emulator.requests("membership"))
+    assert (1, 1) == (emulator.spent, emulator.requests("membership"))
 
 
 @pytest.mark.usefixtures("batches_of_ten")
@@ -172,7 +172,7 @@ async def test_more_than_a_cohort_holds_is_refused(
     monkeypatch.setattr(compare_module, "MOST_MEMBERS", 3)
 
     for folder in (None, tmp_path):
-        with pytest.raises(errors.InvalidInputError, match="at most that many"):
+        with pytest.raises(errors.InvalidInputError, match=r"that many .*Kinesis"):
             await client.sync_membership(COHORT, list("abcdabcd"), on_disk=folder)
 
     await client.sync_membership(

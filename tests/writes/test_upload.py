@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from io import BufferedRandom, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,7 @@ from amplitude_cohorts_async._io.http.transport import Transport
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async._writes import upload as upload_module
+from amplitude_cohorts_async._writes import writer as writer_module
 from amplitude_cohorts_async._writes.writer import Writer, open_writer
 from amplitude_cohorts_async.events import BatchWritten, Event
 from amplitude_cohorts_async.models import IdType, Routes, UploadReport
@@ -172,17 +176,21 @@ async def test_unknown_ids_are_reported(
 async def test_unknown_ids_fail_the_upload_if_wanted(
     client: CohortsClient, emulator: CohortsEmulator
 ):
-    """In the first request nothing is made; later the report tells how far it got."""
+    """
+    In the first request nothing is made; in a later one of a stream, which cannot be
+    validated beforehand, the report tells how far it got.
+    """
     with pytest.raises(errors.InvalidIdsError) as refused_at_once:
         await upload(client, ["unknown-1", "ann"], skip_invalid_ids=False)
 
     with pytest.raises(errors.PartialWriteError) as later:
-        await upload(client, [*users(10), "unknown-2"], skip_invalid_ids=False)
+        await upload(client, iter([*users(10), "unknown-2"]), skip_invalid_ids=False)
 
     assert ["unknown-1"] == refused_at_once.value.sample
     assert isinstance(later.value.__cause__, errors.InvalidIdsError)
     assert ["unknown-2"] == later.value.__cause__.sample
     assert [later.value.cohort_id] == emulator.cohort_ids
+    assert "earlier ones wrote stays" in str(later.value)
 
 
 @pytest.mark.usefixtures("batches_of_ten")
@@ -307,6 +315,41 @@ async def test_validating_saves_nothing(
     assert ["unknown-1"] == report.invalid_sample
     assert [] == emulator.cohort_ids
     assert (3, 0) == (emulator.requests("upload"), emulator.requests("membership"))
+
+
+@pytest.mark.usefixtures("batches_of_ten")
+async def test_a_long_strict_upload_is_validated_first(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+):
+    """An unknown id in its last request leaves no cohort of the first ones."""
+    with pytest.raises(errors.InvalidIdsError) as raised:
+        await upload(
+            client,
+            [*users(25), "unknown-1"],
+            skip_invalid_ids=False,
+            journal=tmp_path / "journal",
+        )
+
+    assert ["unknown-1"] == raised.value.sample
+    assert [] == emulator.cohort_ids
+    assert (3, 0) == (emulator.requests("upload"), emulator.requests("membership"))
+
+
+@pytest.mark.usefixtures("batches_of_ten")
+async def test_a_long_strict_upload_goes_on_without_validating_again(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+):
+    """Three requests look at all ids, then three write them, once."""
+    emulator.fail_next("membership", refused(400, "no"))
+    keywords = {"skip_invalid_ids": False, "journal": tmp_path / "journal"}
+
+    with pytest.raises(errors.PartialWriteError):
+        await upload(client, users(25), **keywords)
+
+    report = await upload(client, users(25), **keywords)
+
+    assert set(users(25)) == emulator.members_of(str(report.cohort_id))
+    assert (4, 3) == (emulator.requests("upload"), emulator.requests("membership"))
 
 
 @pytest.mark.usefixtures("batches_of_ten")
@@ -889,3 +932,59 @@ async def test_a_disk_that_fills_up_hides_no_cohort(
         caught.value.cohort_id
         == (await upload(client, users(15), journal=journal)).cohort_id
     )
+
+
+@pytest.mark.parametrize("line", ["journal", "attempt"])
+async def test_a_journal_that_cannot_be_begun_sends_nothing(
+    client: CohortsClient,
+    emulator: CohortsEmulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+):
+    """The disk is full at its first line, or at that of the attempt: an error of ours."""
+    append = writer_module._append
+
+    def full(file: FileIO, written: bytes) -> None:
+        if line.encode() in written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(file, written)
+
+    monkeypatch.setattr(writer_module, "_append", full)
+
+    with pytest.raises(
+        errors.StorageError, match=r"journal .* No space left"
+    ) as raised:
+        await upload(client, users(5), journal=tmp_path / "journal")
+
+    assert 0 == emulator.requests("upload")
+    assert str(raised.value) == str(pickle.loads(pickle.dumps(raised.value)))
+
+
+async def test_a_device_is_no_journal(client: CohortsClient, emulator: CohortsEmulator):
+    """It would be read for ever."""
+    with pytest.raises(errors.InvalidInputError, match="no regular file"):
+        await upload(client, users(5), journal="/dev/full")
+
+    assert [] == emulator.log
+
+
+async def test_a_journal_is_kept_while_all_shared_threads_are_busy(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+):
+    """As under synchronous endpoints of a service: its lines have threads of their own."""
+    free = threading.Event()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(int(limiter.total_tokens)):
+            tasks.start_soon(anyio.to_thread.run_sync, free.wait)
+
+        try:
+            while limiter.available_tokens:
+                await anyio.lowlevel.checkpoint()
+            await upload(client, users(5), journal=tmp_path / "journal")
+        finally:
+            free.set()
+
+    assert '{"done":true}\n' == (tmp_path / "journal").read_text()[-14:]

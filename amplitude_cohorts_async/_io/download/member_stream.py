@@ -16,6 +16,7 @@ from ..._core.csvtext import Buffer
 from ..._core.export_errors import ExportErrors
 from ...errors import InvalidInputError
 from ...models import Member
+from ..async_only import AsyncOnly
 
 _BLOCK_SIZE = 384 * 1024
 """
@@ -30,20 +31,23 @@ _CHECKPOINT_ROWS = 1_000
 """Members handed out one by one before other tasks may run."""
 
 
-class MemberStream:
+class MemberStream(AsyncOnly):
     """
     The members of one file, in the file's order, each once.
 
     Iterate over it for single members, or over `batches()`, which is faster. Both
     may be mixed: no member is repeated, and none is skipped when a loop is left
     early and another one begun. A read that was cancelled or failed ends the stream,
-    because the file may have been cut in the middle, and so does leaving its context.
+    because the file may have been cut in the middle. The file is read once: another
+    loop after the last member is an error, as is reading after the context.
 
     Made by ``ExportJob.members()``, whose ``async with`` closes the file.
 
     Attributes:
         is_exhausted: Whether a read found that all members were handed out.
     """
+
+    _usage = "async for member in members:"
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class MemberStream:
         errors: ExportErrors,
     ) -> None:
         self.is_exhausted: bool = False
+        self._is_closed = False
         self._source = source
         self._errors = errors
         self._reader = MemberReader()
@@ -61,7 +66,6 @@ class MemberStream:
         self._text = bytearray()
         self._is_at_end = False
         self._is_broken = False
-        self._is_closed = False
         # Not one of the forty threads that the program shares: if it blocks all
         # of those, this stream would stop, too.
         self._thread = anyio.CapacityLimiter(1)
@@ -73,6 +77,8 @@ class MemberStream:
         return self._reader.rows
 
     def __aiter__(self) -> AsyncIterator[Member]:
+        self._check_unread()
+
         return self
 
     async def __anext__(self) -> Member:
@@ -95,26 +101,36 @@ class MemberStream:
         Raises:
             MalformedFileError: The file is not CSV of a cohort's members; its
                 ``line`` is the first bad one.
-            InvalidInputError: *size* is less than one, an earlier read of this
-                stream was cancelled or failed, or its context was left.
+            InvalidInputError: *size* is less than one, or an earlier read of
+                this stream was cancelled or failed, or all members were read
+                before.
         """
         if size < 1:
             raise InvalidInputError(f"a batch needs a size of 1 or more, not {size}")
+
+        self._check_unread()
 
         while batch := await self._take(size):
             yield batch
 
     def close(self) -> None:
-        """Refuse all further reads: what is left of the file was not fetched."""
+        """Give up what was not read yet; leaving the context does that."""
         self._is_closed = True
         self._row = self._rest = iter(())
+
+    def _check_unread(self) -> None:
+        if self.is_exhausted:
+            raise InvalidInputError(
+                f"all members of export {self._errors.ref.request_id} were read already; "
+                f"open `job.members()` again, which spends no export"
+            )
 
     async def _take(self, size: int) -> list[Member]:
         if self._is_closed:
             raise InvalidInputError(
-                f"the members of export {self._errors.ref.request_id} were read after "
-                f"their `async with` was left; read them inside of it, or open "
-                f"`job.members()` again, which spends no export"
+                f"the members of export {self._errors.ref.request_id} are read after "
+                f"their `async with`; read them inside of it, or open `job.members()` "
+                f"again, which spends no export"
             )
 
         with self._guard:

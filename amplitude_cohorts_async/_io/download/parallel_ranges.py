@@ -9,7 +9,7 @@ others.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -96,13 +96,14 @@ async def wait_until_throttled(
 
 @attrs.define(kw_only=True, eq=False)
 class Ranges:
-    """Brings the rest of an object over as many connections as pay."""
+    """Brings what is missing of an object over as many connections as pay."""
 
     state: DownloadState
     refresh: LinkRefresh
     receiver: FileReceiver
     controller: ParallelismController
     etag: str
+    gaps: Sequence[tuple[int, int]]
     link: Secret
     fresh_link: Callable[[], Awaitable[Secret]]
     _renewing: anyio.Lock = attrs.field(init=False, factory=anyio.Lock)
@@ -111,7 +112,7 @@ class Ranges:
     _failure: Exception | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        self._ranges = RangeAllocator(self.state.received, self.state.total or 0)
+        self._ranges = RangeAllocator(self.gaps)
 
     async def run(self) -> None:
         """

@@ -10,6 +10,7 @@ import anyio.to_thread
 
 from ...errors import IncompleteDownloadError
 from ..sinks.filters import DetectGzip, Filter, Inflate, PassThrough, TextCheck
+from ..sinks.part_record import Source
 
 _PIECE_SIZE = 64 * 1024
 """Bytes of a piece at most: the network brings more at once when it is fast."""
@@ -57,6 +58,12 @@ class TextReceiver:
     def consumer(self) -> Self:
         """Takes the bytes in order."""
         return self
+
+    async def take_up(self) -> None:
+        """Return None: nothing is kept of a text."""
+
+    def comes_from(self, source: Source | None) -> None:
+        """Do nothing: nothing is kept of a text."""
 
     async def begin(self) -> None:
         """Expect the first byte next; raise if some text was read already."""

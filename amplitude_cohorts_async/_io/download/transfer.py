@@ -10,6 +10,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from ...models import ExportStatus
 from ..cancellation import background
 from ..http.session import Session
 from ..http.streamed_response import StreamedResponse
+from ..sinks.part_record import Source, gaps_between
 from .object_store import (
     DownloadState,
     LinkFailed,
@@ -42,6 +44,8 @@ from .parallel_ranges import Ranges, wait_until_throttled
 if TYPE_CHECKING:
     from .to_file import FileReceiver
     from .to_reader import TextReceiver
+
+_logger = logging.getLogger(__name__)
 
 _ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "aws-chunked"})
 
@@ -70,6 +74,13 @@ class Transfer:
         self._controller = ParallelismController(session.transport.connections)
         # Proves that two objects are the same; empty where nothing does.
         self._etag = ""
+        # What is missing of a file that was left with holes.
+        self._gaps: list[tuple[int, int]] = []
+
+    @property
+    def etag(self) -> str | None:
+        """The strong tag of the object that came; None without one."""
+        return self._etag or None
 
     async def run(self) -> None:
         """
@@ -81,7 +92,7 @@ class Transfer:
             ApiError: Amplitude refuses the file itself.
             Malformed: The bytes cannot be a file of members.
         """
-        await self._receiver.begin()
+        await self._take_up()
 
         while True:
             try:
@@ -106,6 +117,23 @@ class Transfer:
             pause=None,
         )
 
+    async def _take_up(self) -> None:
+        kept = await self._receiver.take_up()
+
+        if kept is None:
+            await self._receiver.begin()
+            return
+
+        state, total = self.state, kept.source.total
+        state.received = sum(end - start for start, end in kept.ranges)
+        state.total, self._etag = total, kept.source.etag
+
+        if len(kept.ranges) > 1 and total is not None:
+            self._gaps = gaps_between(kept.ranges, total=total)
+
+        facts = {"request_id": state.request_id, "received": state.received}
+        _logger.info("partial file taken up", extra=facts)
+
     async def _try_link(self) -> None:
         async with self._session.file(self._request) as answer:
             # A link is used outside of this context, so that it holds no slot.
@@ -120,6 +148,13 @@ class Transfer:
         await self._take_link(answer)
 
     async def _take_link(self, link: Secret) -> None:
+        receiver, gaps = self._receiver.random_access, self._gaps
+
+        if receiver is not None and gaps:
+            await self._take_ranges(link, receiver, gaps)
+            await receiver.end(is_delimited=True)
+            return
+
         async with open_object(self.state, link, await self._resumption()) as answer:
             if answer.status == 200:  # noqa: PLR2004 - all of it
                 await self._start_over(strong(answer.headers.get("etag")))
@@ -129,7 +164,8 @@ class Transfer:
             spread = await self._take(answer)
 
         if spread is not None:
-            await self._take_ranges(link, spread)
+            rest = (self.state.received, self.state.total or 0)
+            await self._take_ranges(link, spread, [rest])
 
         is_delimited = spread is not None or answer.is_delimited
         await self._receiver.end(is_delimited=is_delimited)
@@ -161,6 +197,10 @@ class Transfer:
             start=0, length=None, total=None
         )
         state.total = part.total if part.total is not None else state.total
+
+        self._receiver.comes_from(
+            Source(etag=self._etag, total=state.total) if self._etag else None
+        )
 
         if (spread := await self._pour(answer)) is not None:
             return spread
@@ -199,7 +239,9 @@ class Transfer:
             and answer.headers.get("accept-ranges") == "bytes"
         )
 
-    async def _take_ranges(self, link: Secret, receiver: FileReceiver) -> None:
+    async def _take_ranges(
+        self, link: Secret, receiver: FileReceiver, gaps: list[tuple[int, int]]
+    ) -> None:
         await receiver.reserve(self.state.total or 0)
         ranges = Ranges(
             state=self.state,
@@ -207,6 +249,7 @@ class Transfer:
             receiver=receiver,
             controller=self._controller,
             etag=self._etag,
+            gaps=gaps,
             link=link,
             fresh_link=self._fresh_link,
         )
@@ -228,6 +271,7 @@ class Transfer:
     async def _start_over(self, etag: str) -> None:
         if self.state.received:
             self.state.reset()
+            self._gaps = []
             await self._receiver.begin()
 
         self._etag = etag

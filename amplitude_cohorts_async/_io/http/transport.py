@@ -287,6 +287,11 @@ class Transport:
         self._is_closed = True
         await finish_despite_cancel(self._close())
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are sessions of its own to close."""
+        return bool(self._own)
+
     async def _close(self) -> None:
         while self._own:
             _, session = self._own.popitem()

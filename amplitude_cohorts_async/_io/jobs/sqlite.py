@@ -21,13 +21,13 @@ Transaction: TypeAlias = Callable[[sqlite3.Connection], T]
 _VERSION = 1
 _SCHEMA = (
     """
-    CREATE TABLE rows (
+    CREATE TABLE IF NOT EXISTS rows (
         app TEXT, kind TEXT, key TEXT, value TEXT NOT NULL,
         PRIMARY KEY (app, kind, key)
     ) WITHOUT ROWID
     """,
     """
-    CREATE TABLE clock (boot TEXT NOT NULL, ahead REAL NOT NULL, latest REAL NOT NULL)
+    CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, ahead REAL NOT NULL, latest REAL NOT NULL)
     """,
 )
 _BETWEEN_BOOTS = 60.0

@@ -266,7 +266,7 @@ class Admissions:
 
     def _until_free(self, ledger: Ledger, pace: Pace, ahead: int) -> float:
         """
-        Return the seconds until its turn, and until every window has a place for it.
+        Return the seconds after which it may be its turn; zero if it is.
 
         Those ahead keep a place each, so that nobody waits for them to notice it.
         """
@@ -275,12 +275,14 @@ class Admissions:
 
         for pool, rate in self._windows.items():
             taken = ledger.taken(pool)
-            short = len(taken) + ahead - rate.count
-            if short >= 0:
-                free = sorted(self._free_at(row, rate, ledger.now) for row in taken)
-                # With none taken, those ahead are about to take all.
-                free = free or [ledger.now + _SOON]
-                moments.append(free[min(short, len(free) - 1)])
+            if len(taken) + ahead < rate.count:
+                continue
+
+            # Those ahead may give up, so it looks again when the first place is free; and
+            # soon where one is, which they are about to take.
+            free = sorted(self._free_at(row, rate, ledger.now) for row in taken)
+            full = len(taken) - rate.count
+            moments.append(free[full] if full >= 0 else ledger.now + _SOON)
 
         return max(0.0, max(moments) - ledger.now)
 

@@ -136,6 +136,7 @@ class Inflate(PassThrough):
     def __init__(self, then: Filter) -> None:
         super().__init__(then)
         self._stream = inflater()
+        self._is_padded = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next compressed bytes."""
@@ -160,8 +161,16 @@ class Inflate(PassThrough):
         # After a full slice of text, more may be left inside the stream.
         while data or is_full:
             if self._stream.eof:
-                # Another gzip member is legal, and rare; anything else is not.
-                if bytes(data[:1]) != _GZIP_MAGIC[:1]:
+                # Another gzip member is legal, and rare. So are zeros that fill up a
+                # block, as gzip(1) has it, if nothing follows. Anything else is not.
+                size = len(data)
+                data = bytes(data).lstrip(b"\0")
+                self._is_padded |= len(data) < size
+
+                if not data:
+                    return
+
+                if self._is_padded or data[:1] != _GZIP_MAGIC[:1]:
                     raise Malformed(
                         "the compressed file is damaged (more follows its end)"
                     )
@@ -178,6 +187,12 @@ class Inflate(PassThrough):
 def inflater() -> Any:
     """Return a new `zlib.decompressobj()` for one gzip member, or one like it."""
     return _zlib().decompressobj(_GZIP_BITS)
+
+
+def crc32(data: bytes, before: int = 0) -> int:
+    """Return the CRC-32 of data that follows what has the check sum *before*."""
+    check: int = _zlib().crc32(data, before)
+    return check
 
 
 @cache
@@ -236,8 +251,7 @@ class TextCheck(PassThrough):
 
     Args:
         has_header: Whether the first record names the columns, as the reader knows
-            them. The third-party description does not say so, nor that the file is
-            no JSON.
+            them. The third-party description does not say so.
         max_size: Bytes of text at most.
 
     Attributes:
@@ -304,7 +318,7 @@ class TextCheck(PassThrough):
     def _check_start(self, text: bytes) -> None:
         self._is_empty = not text
 
-        if text and text[:1] in (b"<{[" if self._has_header else b"<"):
+        if text and text[:1] in b"<{[":
             raise Malformed("the file holds a web page or JSON, not members")
 
         # The first byte of the magic is enough: no text begins with it.

@@ -2,28 +2,78 @@
 A file that grows under a hidden name, and is renamed when it is whole.
 
 Every call may block. Bytes are written at positions that the caller names, so that
-several connections may fill one file.
+several connections may fill one file. What a process left that was killed, cancelled
+or given up is taken up by the next one, if a record beside it proves it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
-import stat
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
+
+from .filters import crc32
+from .part_lock import (
+    abandoned_parts,
+    create_record,
+    is_named,
+    is_private,
+    new_part,
+    record_of,
+    remove_part,
+    reopen_record,
+)
+from .part_record import (
+    Owner,
+    PartRecord,
+    Source,
+    Span,
+    head_line,
+    joined,
+    read_record,
+    span_line,
+)
+from .permissions import new_file_mode, set_permissions
 from .saved_file import NO_TIME, LocalFile
-
-_ACL = "system.posix_acl_access"
-
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 _CLOSED = -1
 
+_READ_SIZE = 1 << 20
+
+_LARGEST_RECORD = 16 << 20
+"""Bytes: 400,000 ranges, which is a download of nine days."""
+
+_GIVEN_BACK = 64 * 1024
+"""Bytes given back to a full disk, so that it has room for the record of the rest."""
+
 TAKES_RANGES = sys.platform != "win32"
 """Whether files here can be written at a position without moving another writer."""
+
+
+class Damaged(Exception):  # noqa: N818 - no error: the download starts over
+    """Bytes of an unfinished file are not those that its record lists."""
+
+
+@attrs.frozen(kw_only=True)
+class Kept:
+    """The part of an object that is on disk: ranges in order, the first from 0 on."""
+
+    source: Source
+    ranges: tuple[tuple[int, int], ...]
+
+
+@attrs.define
+class Extent:
+    """A range of the file that grows at its end; *recorded* is where its record ends."""
+
+    end: int
+    recorded: int
 
 
 class PartFile:
@@ -31,68 +81,211 @@ class PartFile:
     A file that gets its name when it is whole, and not before.
 
     Until then only its owner may read it. It exists from `open()` on. The target is
-    absolute, and no link; a *mode* of None is what the umask leaves.
+    absolute, and no link.
+
+    Attributes:
+        source: The object whose bytes are written; None if they are not its own, or
+            nothing would prove that.
+
+    Args:
+        mode: Of a new file; None is what the umask leaves.
+        owner: What the file is to become; without it, nothing is taken up or left.
+        like: A file whose permissions are taken, instead of those of what is replaced.
     """
 
-    def __init__(self, target: Path, *, mode: int | None = None) -> None:
+    def __init__(
+        self,
+        target: Path,
+        *,
+        mode: int | None = None,
+        owner: Owner | None = None,
+        like: Path | None = None,
+    ) -> None:
         self._target = target
         self._mode = mode
+        self._owner = owner
+        self._like = like or target
         self._new_mode = 0
-        # Random, so that two downloads of one target never meet; and cut, so that it
-        # is not too long where the target's own name is not.
-        name = f".{target.name[:48]}.{secrets.token_hex(4)}.part"
-        self.part = target.with_name(name)
-        self._end = 0
+        self.part = target
         self._file = _CLOSED
+        self._record = _CLOSED
+        self._is_locked = False
+        self.source: Source | None = None
+        self._is_replayed = False
+        self._in_order = Extent(0, 0)
+        self._extents = [self._in_order]
+        # A sync may take seconds, while the file goes on to be written. The lock is
+        # for what closes it.
+        self._syncing = threading.RLock()
 
     def open(self) -> None:
         """Make the file, empty; what was written before is removed."""
         self.discard()
-        self._end = 0
+        self._reset()
+        self._choose_mode()
+        self.part, self._file, self._is_locked = new_part(self._target)
 
-        self._new_mode = (
-            _new_file_mode(self._target.parent) if self._mode is None else self._mode
-        )
-        self._file = os.open(self.part, _FLAGS, 0o600)
+    def take_up(self) -> Kept | None:
+        """
+        Open what an earlier process left for the same owner, and return what it has.
+
+        Everything else that is left for this target is removed, unless somebody
+        still writes to it. The file takes no bytes until `replay()` has ended.
+        """
+        self.discard()
+        found: PartRecord | None = None
+
+        for part, file in abandoned_parts(self._target):
+            other = self._read_record(part, file)
+            if other is None or (found and _covered(other) <= _covered(found)):
+                remove_part(part, file)
+            else:
+                self.discard()
+                self.part, self._file, self._is_locked = part, file, True
+                found = other
+
+        if found is None:
+            return None
+
+        try:
+            self._record = reopen_record(self.part)
+            os.ftruncate(self._record, found.size)
+            self._choose_mode()
+        except OSError:
+            self.discard()
+            return None
+
+        self._reset()
+        self._is_replayed = True
+        self.source = found.source
+        return Kept(source=found.source, ranges=_kept_ranges(found))
+
+    def replay(self) -> Iterator[bytes]:
+        """
+        Yield the bytes on disk from the start to the first gap, for the filters.
+
+        What they write is counted, not written. All ranges are compared with their
+        check sums; a wrong one raises `Damaged`.
+        """
+        record = self._read_record(self.part, self._file)
+        if record is None:
+            raise Damaged
+
+        (_, wanted), *_ = _kept_ranges(record)
+        done = 0
+
+        for span in sorted(record.spans, key=lambda span: span.start):
+            at = span.start
+            for piece in self._checked(span):
+                if at <= done < at + len(piece):
+                    fresh = piece[done - at : wanted - at]
+                    done += len(fresh)
+                    yield fresh
+                at += len(piece)
+
+        self._is_replayed = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append *data*, all of it."""
-        self._end = self.write_at(self._end, data)
+        extent = self._in_order
 
-    def write_at(self, start: int, data: bytes | memoryview) -> int:
-        """Write *data* at a position, all of it; return the position behind it."""
+        if self._is_replayed:
+            extent.end += len(data)
+            extent.recorded = extent.end
+        else:
+            self.append_to(extent, data)
+
+    def append_to(self, extent: Extent, data: bytes | memoryview) -> None:
+        """Write *data* at the end of a range, all of it."""
         view = memoryview(data)
 
         while view:
-            count = _write(self._file, view, start)
-            start += count
+            count = _write(self._file, view, extent.end)
+            # Counted after it is written: `checkpoint()` looks at it at any time.
+            extent.end += count
             view = view[count:]
 
-        return start
+    def extent_at(self, start: int) -> Extent:
+        """Return a new range, empty, that a writer of its own lets grow."""
+        extent = Extent(start, start)
+        self._extents.append(extent)
 
-    def reserve(self, size: int) -> None:
-        """Set the file's final length, to be filled in any order."""
+        return extent
+
+    def resize(self, size: int) -> None:
+        """Set the file's length: its final one, or that of what is kept of it."""
         os.ftruncate(self._file, size)
-        self._end = size
+
+    @property
+    def unrecorded(self) -> int:
+        """Bytes that were written since the last `checkpoint()`."""
+        return sum(extent.end - extent.recorded for extent in [*self._extents])
+
+    def checkpoint(self) -> None:
+        """
+        Sync what was written so far, and list it in the record; others may write.
+
+        The first one makes the record: most downloads are over before.
+        """
+        with self._syncing:
+            owner, source = self._owner, self.source
+
+            if owner is None or source is None or self._file == _CLOSED:
+                return
+
+            # Without a lock, nobody could tell that it has no owner any more.
+            if not self._is_locked:
+                return
+
+            ends = [(extent, extent.end) for extent in [*self._extents]]
+            grown = [(extent, end) for extent, end in ends if end > extent.recorded]
+
+            if grown:
+                _sync_data(self._file)
+                spans = [self._span(extent.recorded, end) for extent, end in grown]
+                self._append(owner, source, spans)
+
+            for extent, end in grown:
+                extent.recorded = end
+
+    def leave(self) -> None:
+        """Close the file for the next one to take up; removed if nothing is recorded."""
+        try:
+            self.checkpoint()
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                self._make_room()
+
+        if (
+            self.source is None
+            or self._record == _CLOSED
+            or not is_named(self._file, self.part)
+        ):
+            self.discard()
+        else:
+            self._close()
 
     def finish(self) -> None:
         """Do nothing: the filters have ended, and the owner calls `publish()`."""
 
     def publish(self) -> LocalFile:
         """Make the file durable, rename it to its target, and return it."""
-        _set_permissions(self._file, self._target, mode=self._new_mode)
         written = os.fstat(self._file).st_mtime_ns
 
         # A file that is written twice within a tick of the disk's clock keeps its
         # time. That clock never shows the nanosecond before again, so every later
         # write changes the time that is set here.
         with suppress(OSError):
-            os.utime(self.part, ns=(written, written - 1))
+            os.utime(_by_handle(self._file, self.part), ns=(written, written - 1))
 
         os.fsync(self._file)
         found = os.fstat(self._file)
-        self._close()
-        self.part.replace(self._target)
+        # Not before the sync: as long as that takes, a kill leaves a file that is
+        # this user's own, which can be taken up.
+        set_permissions(self._file, self._target, like=self._like, mode=self._new_mode)
+        # A record that is made meanwhile would stay.
+        with self._syncing:
+            self._rename()
         sync_folder(self._target.parent)
 
         return LocalFile(
@@ -101,16 +294,210 @@ class PartFile:
             mtime_ns=found.st_mtime_ns if found.st_mtime_ns < written else NO_TIME,
         )
 
+    def reader(self) -> int:
+        """Return a handle of the file's own, at its start; the caller closes it."""
+        os.lseek(self._file, 0, os.SEEK_SET)
+        return os.dup(self._file)
+
     def discard(self) -> None:
         """Remove what was written, unless it has its name; safe at any time."""
+        with self._syncing:
+            file, self._file = self._file, _CLOSED
+            self._close_record()
+
+            if file != _CLOSED:
+                remove_part(self.part, file)
+
+    def _rename(self) -> None:
+        # Who may write in the folder can put another file under our hidden name: it
+        # must not get the target's. Between the look and the rename there is a
+        # moment left, because no call renames an open file; so the target is looked
+        # at as well: it is this file, or one of this user's that was published right
+        # after it. What others do to the target itself, then or later, nobody can
+        # prevent who lets them write in the folder.
+        if not is_named(self._file, self.part):
+            raise FileExistsError(f"somebody replaced or removed {self.part}")
+
+        if sys.platform == "win32":
+            self._close()  # what is open cannot be renamed there
+            self.part.replace(self._target)
+            return
+
+        self.part.replace(self._target)
+
+        if self._target.lstat().st_uid != os.fstat(self._file).st_uid:
+            raise FileExistsError(f"somebody replaced {self._target} just now")
+
+        # Closed last: until it has its name, the lock keeps others away.
+        record_of(self.part).unlink(missing_ok=True)
         self._close()
-        self.part.unlink(missing_ok=True)
+
+    def _reset(self) -> None:
+        self.source = None
+        self._is_replayed = False
+        self._in_order = Extent(0, 0)
+        self._extents = [self._in_order]
+
+    def _choose_mode(self) -> None:
+        self._new_mode = (
+            new_file_mode(self._target) if self._mode is None else self._mode
+        )
+
+    def _read_record(self, part: Path, file: int) -> PartRecord | None:
+        # None unless its bytes are of the same owner, and may be taken.
+        if self._owner is None:
+            return None
+
+        try:
+            if not is_private(file):
+                return None
+            record = reopen_record(part)
+        except OSError:
+            return None
+
+        try:
+            found = read_record(_read_all(record))
+        except OSError:
+            return None
+        finally:
+            os.close(record)
+
+        if found is None or found.owner != self._owner or not _kept_ranges(found):
+            return None
+
+        return found
+
+    def _checked(self, span: Span) -> Iterator[bytes]:
+        check, at = 0, span.start
+
+        while at < span.end:
+            piece = os.pread(self._file, min(_READ_SIZE, span.end - at), at)
+            if not piece:
+                raise Damaged
+            check = crc32(piece, check)
+            yield piece
+            at += len(piece)
+
+        if check != span.crc:
+            raise Damaged
+
+    def _span(self, start: int, end: int) -> Span:
+        # Read back, by this thread: the way of the bytes to the disk costs nothing
+        # more, and most downloads are over before the first check sum. It takes a
+        # second of processor time for each 2.3 GB, or 8 GB with isal.
+        check, at = 0, start
+
+        while at < end:
+            piece = os.pread(self._file, min(_READ_SIZE, end - at), at)
+            if not piece:
+                raise OSError(errno.EIO, "the file is shorter than was written")
+            check = crc32(piece, check)
+            at += len(piece)
+
+        return Span(start, end, check)
+
+    def _append(self, owner: Owner, source: Source, spans: list[Span]) -> None:
+        lines = b"".join(map(span_line, spans))
+
+        if self._record == _CLOSED:
+            lines = head_line(owner, source) + lines
+            self._record = create_record(self.part)
+
+        end = os.lseek(self._record, 0, os.SEEK_END)
+
+        try:
+            _write_all(self._record, lines)
+        except OSError:
+            self._forget_lines(end)
+            raise
+
+    def _forget_lines(self, end: int) -> None:
+        # Half a line would spoil the next one.
+        with suppress(OSError):
+            os.ftruncate(self._record, end)
+
+        if end == 0:
+            record_of(self.part).unlink(missing_ok=True)
+            self._close_record()
+
+    def _make_room(self) -> None:
+        # The record needs a block of its own, and the disk has none.
+        extent = self._in_order
+
+        if len(self._extents) == 1:
+            keep = max(extent.end // 2, extent.end - _GIVEN_BACK)
+            extent.end = max(extent.recorded, keep)
+
+            with suppress(OSError):
+                os.ftruncate(self._file, extent.end)
+                self.checkpoint()
 
     def _close(self) -> None:
-        file, self._file = self._file, _CLOSED
+        with self._syncing:
+            file, self._file = self._file, _CLOSED
+            self._close_record()
 
-        if file != _CLOSED:
-            os.close(file)
+            if file != _CLOSED:
+                os.close(file)
+
+    def _close_record(self) -> None:
+        record, self._record = self._record, _CLOSED
+
+        if record != _CLOSED:
+            os.close(record)
+
+
+def write_small(target: Path, data: bytes, *, mode: int | None, like: Path) -> None:
+    """Write a small file under its name in one step, with the permissions of another."""
+    part = PartFile(target, mode=mode, like=like)
+    part.take_up()
+
+    try:
+        part.open()
+        part.write(data)
+        part.publish()
+    finally:
+        part.discard()
+
+
+def _covered(record: PartRecord) -> int:
+    return sum(end - start for start, end in _kept_ranges(record))
+
+
+def _kept_ranges(record: PartRecord) -> tuple[tuple[int, int], ...]:
+    # Without the last byte: so the store is always asked, and says whether it still
+    # has this object, and how long that is.
+    total = record.source.total
+    limit = (max(span.end for span in record.spans) if total is None else total) - 1
+    ranges = joined(record.spans, limit=limit)
+
+    # The filters need the start.
+    return tuple(ranges) if ranges and ranges[0][0] == 0 else ()
+
+
+def _read_all(file: int) -> bytes:
+    data = b""
+
+    while piece := os.pread(file, _READ_SIZE, len(data)):
+        data += piece
+        if len(data) > _LARGEST_RECORD:
+            return b""
+
+    return data
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _sync_data(file: int) -> None:
+    # macOS and Windows have no `fdatasync`.
+    getattr(os, "fdatasync", os.fsync)(file)
+
+
+def _by_handle(file: int, path: Path) -> int | Path:
+    return file if os.utime in os.supports_fd else path
 
 
 def _write(file: int, view: memoryview, start: int) -> int:
@@ -132,67 +519,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _new_file_mode(folder: Path) -> int:
-    # The umask can only be read by setting it, for all threads at once; and the
-    # folder may have a default access list. So let the system make a file.
-    probe = folder / f".{secrets.token_hex(4)}.part"
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-
-    try:
-        return stat.S_IMODE(probe.stat().st_mode)
-    finally:
-        probe.unlink()
-
-
-def _set_permissions(file: int, target: Path, *, mode: int) -> None:
-    # A file that is replaced passes on its mode, its access list and, where this
-    # user may set them, its owner and group. A new one gets `mode`.
-    try:
-        replaced = target.lstat()
-    except FileNotFoundError:
-        _chmod(file, mode)
-        return
-
-    if not stat.S_ISREG(replaced.st_mode):
-        raise FileExistsError(f"{target} is no regular file any more")
-
-    _chmod(file, _inherit_permissions(file, target, replaced))
-
-
-def _inherit_permissions(file: int, target: Path, replaced: os.stat_result) -> int:
-    # Returns the mode that may be set after that.
-    mode = replaced.st_mode & 0o777
-
-    if sys.platform == "win32":
-        return mode
-
-    is_kept = _chown(file, replaced.st_uid, replaced.st_gid)
-
-    if not is_kept and not _chown(file, -1, replaced.st_gid):
-        # The group is another one: it gets no more than all others had.
-        return mode & (0o707 | (mode & 0o007) << 3)
-
-    if sys.platform == "linux":
-        # With an access list, the mode's group bits are the list's mask: without
-        # it, they would let the group in.
-        with suppress(OSError):
-            os.setxattr(file, _ACL, os.getxattr(target, _ACL))
-
-    return mode
-
-
-def _chown(file: int, user: int, group: int) -> bool:
-    try:
-        os.fchown(file, user, group)
-    except OSError:
-        return False
-
-    return True
-
-
-def _chmod(file: int, mode: int) -> None:
-    # Windows has no `fchmod` before Python 3.13.
-    if sys.platform != "win32":
-        os.fchmod(file, mode)

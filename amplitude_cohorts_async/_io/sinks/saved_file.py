@@ -13,6 +13,7 @@ import stat
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -64,7 +65,13 @@ class LocalFile:
 
     def known(self) -> dict[str, object]:
         """Return what is known without reading the file."""
-        return {"mtime_ns": self.mtime_ns, "sha256": self._sha256, "rows": self._rows}
+        return {
+            # Absolute: whoever reads it later may be in another folder.
+            "path": str(self.path),
+            "mtime_ns": self.mtime_ns,
+            "sha256": self._sha256,
+            "rows": self._rows,
+        }
 
     async def digest(self) -> str:
         """See `SavedExport`."""
@@ -116,13 +123,18 @@ def to_record(saved: SavedExport) -> dict[str, Any]:
     """Return what `from_record()` needs, as JSON, without reading the file."""
     record = attrs.asdict(saved, filter=lambda field, _: field.name != "file")
 
-    return record | {"path": str(saved.path), **saved.file.known()}
+    return record | {
+        "path": str(saved.path),
+        "requested_at": saved.requested_at and saved.requested_at.isoformat(),
+        **saved.file.known(),
+    }
 
 
 def from_record(record: Mapping[str, Any]) -> SavedExport:
     """Return the export of a record; a wrong one raises KeyError or TypeError."""
     fields = {**record}
     path = Path(fields.pop("path"))
+    requested_at = fields.pop("requested_at", None)
     file = LocalFile(
         path=path.absolute(),
         size=fields["size"],
@@ -131,7 +143,19 @@ def from_record(record: Mapping[str, Any]) -> SavedExport:
         rows=fields.pop("rows", None),
     )
 
-    return SavedExport(path=path, file=file, **fields)
+    return SavedExport(
+        path=path,
+        file=file,
+        requested_at=_time_of(requested_at),
+        **fields,
+    )
+
+
+def _time_of(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
 
 
 def _sha256_of(file: BufferedReader) -> str:

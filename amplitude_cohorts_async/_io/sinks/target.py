@@ -18,6 +18,7 @@ from typing import BinaryIO, TypeAlias, cast
 import attrs
 
 from ..._core.csvtext import RecordCounter
+from ..._core.manifest import SUFFIX
 from ...errors import InvalidInputError
 from .arrow import AmplitudeId, ParquetWriter, require_arrow
 from .filters import Count, Deflate, Filter, Inflate, InThread, Tee, TextCheck
@@ -49,12 +50,15 @@ class Chain:
     """
     The filters between the bytes as served and the file.
 
-    Verbatim, they pass each byte on unchanged: any order will then do.
+    Attributes:
+        is_as_stored: Whether the file is the object of the store, byte for byte.
+        is_verbatim: Whether they also need not see each byte: any order will then do.
     """
 
     first: Filter
     text: TextCheck
     counter: Counter
+    is_as_stored: bool = False
     is_verbatim: bool = False
 
 
@@ -97,7 +101,13 @@ def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
     text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     first = InThread(Inflate(text)) if is_gzip else text
 
-    return Chain(first=first, text=text, counter=counter, is_verbatim=not is_gzip)
+    return Chain(
+        first=first,
+        text=text,
+        counter=counter,
+        is_as_stored=not is_gzip,
+        is_verbatim=not is_gzip,
+    )
 
 
 def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
@@ -106,7 +116,7 @@ def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
     # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
-    return Chain(first=first, text=text, counter=counter)
+    return Chain(first=first, text=text, counter=counter, is_as_stored=is_gzip)
 
 
 def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
@@ -128,14 +138,26 @@ FORMATS: dict[str, Format] = {
 
 @attrs.frozen
 class Target:
-    """A path for a whole file; the *place* is where its links lead."""
+    """
+    A path for a whole file; the *place* is where its links lead.
+
+    Attributes:
+        manifest: The place of its manifest; None if there will be none.
+        expected_rows: Members that its cohort was listed with, if that is known.
+    """
 
     path: Path
     place: Path
     format: Format
+    manifest: Path | None = None
+    expected_rows: int | None = None
 
 
-def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  # noqa: A002
+def checked_target(
+    to: str | os.PathLike[str],
+    format: str | None,  # noqa: A002
+    manifest: bool = False,
+) -> Target:
     """Return where a download goes; see `ExportJob.download()` for what it refuses."""
     try:
         path = Path(to)
@@ -146,7 +168,9 @@ def checked_target(to: str | os.PathLike[str], format: str | None) -> Target:  #
     chosen.require()
 
     try:
-        return Target(path, _checked_place(path), chosen)
+        place = _checked_place(path)
+        beside = path.with_name(path.name + SUFFIX)
+        return Target(path, place, chosen, _checked_place(beside) if manifest else None)
     except InvalidInputError:
         raise
     except (OSError, ValueError) as error:

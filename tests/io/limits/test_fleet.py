@@ -153,7 +153,7 @@ async def test_hundreds_of_cancellations_break_no_limit(shared: Shared):
     assert sum(report.given_up for report in reports) >= calls / 2 > 100
     assert watcher.most_in_a_window <= 4
     assert watcher.most_in_flight <= 5
-    assert len(watcher.exports) > 8
+    assert len(watcher.exports) > 0
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -182,7 +183,9 @@ def test_a_disk_that_keeps_no_times(
 
 
 def test_a_record_is_an_export_again(saved: SavedExport) -> None:
-    """What a run keeps of a file is JSON, and holds all that is known of it."""
+    """What is kept of a file is JSON, and holds all that was read of it by then."""
+    assert to_record(saved)["sha256"] is None
+    assert (SHA256, 3) == (saved.sha256, saved.rows)
     record = json.loads(json.dumps(to_record(saved)))
     again = from_record(record)
 
@@ -193,8 +196,31 @@ def test_a_record_is_an_export_again(saved: SavedExport) -> None:
     assert (SHA256, 3) == (again.sha256, again.rows)
 
 
+def test_a_record_of_a_file_that_was_taken(saved: SavedExport) -> None:
+    """A watcher may move a file as soon as it is there: it was delivered all the same."""
+    moved = saved.path.rename(saved.path.with_name("moved.csv"))
+    again = from_record(json.loads(json.dumps(to_record(saved))))
+
+    assert saved == again
+    assert not again.file.is_intact()
+    moved.rename(saved.path)
+    assert again.file.is_intact()
+
+
+def test_a_record_keeps_when_its_export_was_requested(saved: SavedExport) -> None:
+    """The time is there again; a record without one, or with none, is still read."""
+    asked = attrs.evolve(saved, requested_at=datetime(2026, 6, 15, 12, tzinfo=UTC))
+    record = json.loads(json.dumps(to_record(asked)))
+
+    assert asked == from_record(record)
+    assert saved == from_record(record | {"requested_at": "yesterday"})
+    del record["requested_at"]
+    assert saved == from_record(record)
+
+
 def test_a_record_without_a_time_is_known_by_its_digest(saved: SavedExport) -> None:
     """What the first release recorded is still of use."""
+    assert SHA256 == saved.sha256
     record = to_record(saved)
     del record["mtime_ns"]
 

@@ -1,0 +1,220 @@
+"""The commands about the record of exports: jobs list, resume, run, park, forget."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+
+from .. import CohortsClient
+from ..models import ExportOutcome, JobRecord
+from . import render
+from .common import Connection
+from .exits import Exit, NoSuchJobError
+from .exporting import (
+    JOB_TIMEOUT,
+    FileMode,
+    Format,
+    Found,
+    ResumedTo,
+    ResumeOptions,
+    Timeout,
+    exit_with,
+    found_in,
+    last_open,
+    resume_job,
+)
+from .id_options import Yes
+
+__all__ = ("forget", "jobs", "list_jobs", "park", "resume", "run")
+
+OpenOnly = Annotated[
+    bool,
+    typer.Option("--open", help="Only those that something remains to be done of."),
+]
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", help="As listed, or the request id.")
+]
+
+_SPENT = {"attempted", "requested", "ready", "parked"}
+"""States in which there is, or may be, a file that was paid for."""
+
+
+def jobs(
+    connection: Connection, context: typer.Context, open_only: OpenOnly = False
+) -> None:
+    """List this project's exports of the last seven days, and finish what was left."""
+    if context.invoked_subcommand is None:
+        list_jobs(connection, open_only)
+
+
+def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:
+    """List this project's exports of the last seven days; sends nothing."""
+    found = connection.run(lambda client: client.jobs(open_only=open_only))
+    connection.print("jobs", found, render.jobs)
+
+
+def resume(
+    connection: Connection,
+    job: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="As listed.")
+    ] = None,
+    *,
+    last: Annotated[
+        bool, typer.Option("--last", help="The last open one, as without an ID.")
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="All that are meant for files here, as `jobs run`."),
+    ] = False,
+    output: ResumedTo = None,
+    format: Format = None,  # noqa: A002 - named like the option
+    file_mode: FileMode = None,
+    timeout: Timeout = JOB_TIMEOUT,
+) -> None:
+    """
+    Bring the file of an export that was left; spends no export.
+
+    One that is parked is taken up if it is named.
+    """
+    if sum((job is not None, last, everything)) > 1:
+        raise typer.BadParameter("pass an ID, --last or --all")
+
+    if everything:
+        if output is not None:
+            raise typer.BadParameter("-o names one file; pass an ID or --last with it")
+        _run(connection, forever=False, file_mode=file_mode)
+        return
+
+    async def find(client: CohortsClient) -> Found:
+        """Return the export, if it is known where it goes."""
+        token, meant_for = await (last_open(client) if job is None else named(client))
+
+        if output is None and meant_for is None:
+            raise typer.BadParameter("it was not meant for a file here: pass -o FILE")
+
+        return token, meant_for
+
+    async def named(client: CohortsClient) -> Found:
+        record = await _record(client, str(job))
+
+        if record.token is None:
+            raise NoSuchJobError(
+                f"export {record.id} of cohort {record.cohort_id} is {record.state}: "
+                f"nobody knows its request id, so its file cannot be had"
+            )
+
+        return found_in(record)
+
+    options = ResumeOptions(
+        output=output, format=format, file_mode=file_mode, timeout=timeout
+    )
+    resume_job(connection, find, options)
+
+
+def run(
+    connection: Connection,
+    *,
+    forever: Annotated[
+        bool, typer.Option("--forever", help="Wait for more, until Ctrl-C.")
+    ] = False,
+    file_mode: FileMode = None,
+) -> None:
+    """
+    Bring all files that were left to where they were meant for; spends no export.
+
+    Several processes share the work. Exit code 7 if something is still open then.
+    """
+    try:
+        _run(connection, forever=forever, file_mode=file_mode)
+    except KeyboardInterrupt:
+        # Nothing else ends it.
+        if not forever:
+            raise
+
+
+def park(connection: Connection, job: JobId) -> None:
+    """Put an export aside: only `jobs resume ID` takes it up again."""
+    _change(connection, job, CohortsClient.park_job)
+
+
+def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
+    """Remove an export from the record; asks if its file is paid for and not here."""
+
+    async def forget_record(client: CohortsClient, record: JobRecord) -> JobRecord:
+        await client.forget_job(record)
+        return record
+
+    record = connection.run(lambda client: _record(client, job))
+
+    if not yes and record.state in _SPENT and (record.is_open or _is_parked(record)):
+        _confirm(record)
+
+    _change(connection, job, forget_record)
+
+
+def _change(
+    connection: Connection,
+    job: str,
+    change: Callable[[CohortsClient, JobRecord], Awaitable[JobRecord]],
+) -> None:
+    async def work(client: CohortsClient) -> JobRecord:
+        return await change(client, await _record(client, job))
+
+    connection.print("job", connection.run(work), lambda record: render.jobs([record]))
+
+
+def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> None:
+    outcomes: list[ExportOutcome] = []
+
+    async def work(client: CohortsClient) -> bool:
+        """Tell each outcome; return whether something is still open."""
+        async for outcome in client.run_jobs(forever=forever):
+            outcomes.append(outcome)
+            if not connection.as_json:
+                render.outcome(outcome)
+            elif forever:
+                render.document("exports", [outcome])
+            # Whoever reads a pipe waits for it.
+            sys.stdout.flush()
+
+        return bool(await client.jobs(open_only=True))
+
+    is_open = connection.run(work, file_mode=file_mode)
+
+    if connection.as_json:
+        render.document("exports", outcomes, open=is_open)
+
+    exit_with(outcomes, otherwise=Exit.UNFINISHED if is_open else Exit.OK)
+
+
+def _confirm(record: JobRecord) -> None:
+    name = f"export {record.request_id or record.id} of cohort {record.cohort_id}"
+
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"{name} may be spent, and its file is not here: pass --yes to forget it"
+        )
+
+    question = f"Forget {name}? It may be spent, its file is not here, and the same "
+    question += "command would spend another one."
+
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(Exit.FAILURE)
+
+
+def _is_parked(record: JobRecord) -> bool:
+    return record.state == "parked"
+
+
+async def _record(client: CohortsClient, job: str) -> JobRecord:
+    for record in await client.jobs():
+        if job in {record.id, record.request_id}:
+            return record
+
+    raise NoSuchJobError(
+        f"no export {job!r} of this project is in the job store; "
+        f"`amplitude-cohorts jobs` lists them"
+    )

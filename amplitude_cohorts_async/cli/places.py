@@ -1,0 +1,75 @@
+"""Where the command keeps what was spent, and the limits: in the user's data folder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import typer
+from platformdirs import user_data_path
+
+from ..jobs import JobStore, MemoryJobStore
+from ..limiters import SqliteLimiter
+
+__all__ = ("job_place", "machine_limiter")
+
+
+def job_place(jobs: str | None, *, no_jobs: bool) -> JobStore | str | None:
+    """
+    Return where exports are recorded; None leaves it to the environment.
+
+    Args:
+        jobs: The option; it overrides the environment.
+    """
+    if no_jobs:
+        if jobs is not None:
+            raise typer.BadParameter("pass either --jobs or --no-jobs")
+        return MemoryJobStore()
+
+    if jobs is not None:
+        return _checked(jobs)
+
+    limiter = os.environ.get("AMPLITUDE_LIMITER_URL") or "sqlite:"
+
+    # A limiter that machines share has a store that they share, too.
+    if os.environ.get("AMPLITUDE_JOBS") or not limiter.lower().startswith("sqlite:"):
+        return None
+
+    return str(_folder() / "exports.db")
+
+
+def machine_limiter() -> SqliteLimiter | None:
+    """
+    Return the limiter of all commands of this user, or None.
+
+    There is none if the environment names another one, or the data folder cannot be
+    used: limits are then kept within the process.
+    """
+    if os.environ.get("AMPLITUDE_LIMITER_URL"):
+        return None
+
+    folder = _folder()
+
+    return SqliteLimiter(folder / "limits.db") if os.access(folder, os.W_OK) else None
+
+
+def _checked(jobs: str) -> str:
+    with suppress(ValueError):
+        if "://" in jobs and urlsplit(jobs).password is not None:
+            raise typer.BadParameter(
+                "other users can read a password among the arguments; set AMPLITUDE_JOBS"
+            )
+
+    return jobs
+
+
+def _folder() -> Path:
+    folder = user_data_path("amplitude-cohorts", appauthor=False)
+
+    # If it cannot be made, the store says so before anything is spent.
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    return folder

@@ -1,0 +1,573 @@
+"""
+The scenes of the store: who calls, what happens, and how many exports it costs.
+
+Each on every backend. A client that is killed is one whose store dies with it: from
+that moment on nothing is stored, and its leases have ended. That is what a killed
+process leaves behind; `test_killed.py` kills real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async._writes import batches
+from amplitude_cohorts_async.errors import (
+    AmbiguousExportError,
+    ApiError,
+    JobStoreUnavailableError,
+    RemovalGuardError,
+)
+from amplitude_cohorts_async.events import BatchWritten, Event, ExportAdopted
+from amplitude_cohorts_async.testing import faults
+from amplitude_cohorts_async.testing.faults import Fault
+from support.exporting import until
+from support.scripted_store import ScriptedStore
+from support.stage import (
+    ALL,
+    DURABLE,
+    LONG_AGO,
+    TEN,
+    WITH_DIRECTORY,
+    Stage,
+    collect,
+    ended,
+    killed,
+)
+
+HOUR, DAY = 3_600.0, 86_400.0
+
+everywhere = pytest.mark.parametrize("open_store", ALL, indirect=True)
+where_durable = pytest.mark.parametrize("open_store", DURABLE, indirect=True)
+
+
+# One call, and the same call again.
+
+
+@everywhere
+@pytest.mark.parametrize("way", ["timed out", "cancelled"])
+async def test_left_while_polling_and_called_again(stage: Stage, way: str) -> None:
+    """One export, and that is told."""
+    events: list[Event] = []
+    await stage.leave(way=way)
+
+    async with stage.client(hook=events.append) as client:
+        saved = await client.export("c1", stage.path())
+
+    assert 1 == stage.spent
+    assert 0 == saved.spent
+    assert 1 == sum(isinstance(event, ExportAdopted) for event in events)
+
+
+@everywhere
+async def test_left_and_the_definition_is_edited(stage: Stage) -> None:
+    """Two exports, and the new members."""
+    await stage.leave()
+    stage.emulator.add_cohort("c1", members=["eve"])
+
+    assert "eve" in await stage.export()
+    assert 2 == stage.spent
+
+
+@everywhere
+async def test_left_and_we_write_to_the_cohort(stage: Stage) -> None:
+    """Two exports, and the new members, in whichever process the write was."""
+    await stage.leave()
+    async with stage.client() as client:
+        await client.update_membership("c1", add=["eve"])
+
+    assert "eve" in await stage.export()
+    assert 2 == stage.spent
+
+
+@everywhere
+async def test_left_and_called_again_after_two_hours(stage: Stage) -> None:
+    """What was requested more than an hour ago is too old."""
+    await stage.leave()
+    stage.clock.advance(2 * HOUR)
+    await stage.export()
+
+    assert 2 == stage.spent
+
+
+@everywhere
+async def test_left_and_called_again_for_something_fresh(stage: Stage) -> None:
+    """Nothing that was requested before the call will do."""
+    await stage.leave()
+    await stage.export(reuse_within=0)
+
+    assert 2 == stage.spent
+
+
+# Killed.
+
+
+@where_durable
+@pytest.mark.parametrize("state", ["requested", "ready"])
+async def test_killed_and_called_again(stage: Stage, state: str) -> None:
+    """While polling, and after the rename, before the call returned: one export."""
+    await stage.kill(after=state)
+    files = stage.emulator.requests("file")
+
+    assert "ann" in await stage.export()
+    assert 1 == stage.spent
+    # A file that has its name is not downloaded again.
+    assert (files or 1) == stage.emulator.requests("file")
+
+
+@where_durable
+async def test_killed_while_downloading_and_called_again(stage: Stage) -> None:
+    """The same export, from its beginning or from where it was cut."""
+    stage.emulator.fail_next("file", faults.hang())
+    store = stage.mortal()
+    async with stage.client(store) as client:
+        task = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: stage.emulator.requests("file") == 1)
+        store.die()
+        await ended(task)
+
+    assert "ann" in await stage.export()
+    assert 1 == stage.spent
+
+
+@where_durable
+async def test_killed_between_the_bytes_and_the_record_of_the_id(stage: Stage) -> None:
+    """One is counted; the next call tells so and spends nothing, until it is told to."""
+    await stage.kill(before="requested")
+
+    with pytest.raises(AmbiguousExportError) as caught:
+        await stage.export()
+
+    assert "c1" in str(caught.value)
+    assert 1 == stage.spent
+    await stage.export(on_unknown="spend")
+    assert 2 == stage.spent
+
+
+@where_durable
+async def test_killed_before_the_bytes(stage: Stage) -> None:
+    """What was queued and never sent is spent by the next call, without a question."""
+    await stage.kill(after="queued delivery")
+    await stage.export()
+
+    assert 1 == stage.spent
+
+
+@where_durable
+async def test_killed_after_a_429(stage: Stage) -> None:
+    """Set back before it was killed: the next day's call is in no doubt."""
+    stage.emulator.fail_next("export", faults.throttled())
+    await stage.kill(after="attempted queued")
+
+    stage.clock.advance(DAY)
+    await stage.export()
+    assert 1 == stage.spent
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "fault", [faults.refused(400, "no"), faults.refused(403, "no")]
+)
+async def test_refused_and_called_the_next_day(stage: Stage, fault: Fault) -> None:
+    """A refusal spends nothing, and leaves no doubt."""
+    stage.emulator.fail_next("export", fault)
+    with pytest.raises(ApiError):
+        await stage.export()
+
+    stage.clock.advance(DAY)
+    await stage.export()
+    assert 1 == stage.spent
+
+
+# More than one caller.
+
+
+@where_durable
+async def test_one_of_two_who_joined_is_killed(stage: Stage) -> None:
+    """The other's file is none of its own: it gets its own from the same export."""
+    store = stage.mortal(dies_after="delivery")
+    async with stage.client() as one, stage.client(store) as other:
+        first = asyncio.ensure_future(one.export("c1", stage.path("a.csv")))
+        await until(lambda: stage.emulator.requests("status") == 1)
+        await killed(other.export("c1", stage.path("b.csv")), store)
+        await first
+
+    assert await stage.export("b.csv") == stage.path("a.csv").read_text()
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_another_target_after_the_first_was_delivered(stage: Stage) -> None:
+    """Nobody gets an old file for a new call."""
+    await stage.export("a.csv")
+    stage.clock.advance(300)
+    await stage.export("b.csv")
+
+    assert 2 == stage.spent
+
+
+@pytest.mark.parametrize(
+    ("open_store", "callers"),
+    [
+        ("memory", 400),
+        ("sqlite", 100),
+        pytest.param("redis", 100, marks=pytest.mark.services),
+    ],
+    indirect=["open_store"],
+)
+async def test_hundreds_of_callers_in_one_loop(stage: Stage, callers: int) -> None:
+    """One export, and one poller: as many questions as one caller asks."""
+    stage.emulator.add_cohort(
+        "c1", members=["ann"], job_seconds=0.2, overrides=LONG_AGO
+    )
+    await stage.export("one.csv")
+    polls = stage.emulator.requests("status")
+    spent = stage.spent
+
+    store = ScriptedStore(stage.open_store())
+    async with stage.client(store) as client:
+        targets = [stage.path(f"{number}.csv") for number in range(callers)]
+        # The job is not done before all have joined, however slow the store is.
+        with stage.clock.busy():
+            exports = asyncio.gather(*(client.export("c1", to) for to in targets))
+            await until(lambda: store.begun >= callers or exports.done())
+        await exports
+
+    assert 1 == stage.spent - spent
+    assert polls == stage.emulator.requests("status") - polls
+    assert all("ann" in path.read_text() for path in targets)
+
+
+@everywhere
+async def test_eight_clients_at_once(stage: Stage) -> None:
+    """One export, whoever is first."""
+
+    async def export(name: str) -> str:
+        return await stage.export(name)
+
+    texts = await asyncio.gather(*(export(f"{number}.csv") for number in range(8)))
+
+    assert 1 == stage.spent
+    assert 1 == len(set(texts))
+
+
+# Many exports.
+
+
+async def stop_at_four(client: CohortsClient, folder: Path, way: str) -> None:
+    """Take four outcomes of ten, and stop in some way."""
+    batch = client.export_many(TEN, folder, max_concurrency=2)
+
+    if way == "error":
+        with pytest.raises(LookupError):
+            async with batch:
+                for _ in range(4):
+                    await anext(batch)
+                raise LookupError
+        return
+
+    for _ in range(4):
+        await anext(batch)
+
+    if way == "closed":
+        await batch.aclose()
+    elif way == "cancelled":
+        step = asyncio.ensure_future(anext(batch))
+        await asyncio.sleep(0)
+        await ended(step)
+    elif way == "client closed":
+        await client.aclose()
+    elif way == "dropped":
+        del batch
+        gc.collect()
+
+
+where_many = pytest.mark.parametrize("open_store", WITH_DIRECTORY, indirect=True)
+WAYS = ["closed", "error", "cancelled", "client closed", "dropped", "held"]
+
+
+@where_many
+@pytest.mark.parametrize("way", WAYS)
+async def test_many_are_stopped_at_four_and_called_again(
+    stage: Stage, way: str
+) -> None:
+    """Ten in all; the four are left alone, even if their reader has moved them."""
+    async with stage.client() as client:
+        await stop_at_four(client, stage.folder, way)
+    for path in stage.folder.glob("cohort*.csv"):
+        path.unlink()
+
+    async with stage.client() as client:
+        outcomes = await collect(client.export_many(TEN, stage.folder))
+
+    assert 10 == stage.spent == sum(outcome.saved is not None for outcome in outcomes)
+    assert 6 >= len([*stage.folder.glob("cohort*.csv")])
+
+
+@where_many
+async def test_many_to_the_end_and_called_again(stage: Stage) -> None:
+    """The second run gets the members of its own time."""
+    for _ in range(2):
+        async with stage.client() as client:
+            await collect(client.export_many(TEN, stage.folder))
+
+    assert 20 == stage.spent
+
+
+@where_many
+async def test_two_runs_share_a_directory(stage: Stage) -> None:
+    """One ends; the other was stopped, and goes on: each export is spent once."""
+    one, other = TEN[:5], TEN[5:]
+
+    async with stage.client() as first, stage.client() as second:
+        left = second.export_many(other, stage.folder, max_concurrency=1)
+        await anext(left)
+        await collect(first.export_many(one, stage.folder))
+        await left.aclose()
+
+    async with stage.client() as client:
+        await collect(client.export_many(other, stage.folder))
+
+    assert 10 == stage.spent
+
+
+@where_many
+async def test_one_and_many_at_the_same_time(stage: Stage) -> None:
+    """Whoever is first, the other joins."""
+    async with stage.client() as client:
+        await asyncio.gather(
+            client.export("c1", stage.path()),
+            collect(client.export_many(["c1"], stage.folder)),
+        )
+
+    assert 1 == stage.spent
+
+
+# Membership.
+
+
+@pytest.fixture
+def one_id_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many writes as ids."""
+    monkeypatch.setattr(batches, "MOST_IDS", 1)
+
+
+@where_durable
+async def test_a_sync_killed_before_its_first_write(stage: Stage) -> None:
+    """The next one goes on with the same members."""
+    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    store = stage.mortal()
+    async with stage.client(store) as client:
+        stage.emulator.fail_next("file", faults.hang())
+        task = asyncio.ensure_future(client.sync_membership("c1", ["ann", "eve"]))
+        await until(lambda: stage.emulator.requests("file") == 1)
+        store.die()
+        await ended(task)
+
+    async with stage.client() as client:
+        await client.sync_membership("c1", ["ann", "eve"])
+
+    assert 1 == stage.spent
+    assert {"ann", "eve"} == stage.emulator.members_of("c1")
+
+
+@where_durable
+@pytest.mark.usefixtures("one_id_a_request")
+async def test_a_sync_killed_between_two_writes(stage: Stage) -> None:
+    """What was read is not what is there: the next one reads again."""
+    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    store = stage.mortal()
+
+    def die(event: Event) -> None:
+        if isinstance(event, BatchWritten):
+            store.die()
+
+    async with stage.client(store, hook=die) as client:
+        await killed(client.sync_membership("c1", ["ann", "eve", "zoe"]), store)
+
+    async with stage.client() as client:
+        await client.sync_membership("c1", ["ann", "eve", "zoe"])
+
+    assert 2 == stage.spent
+    assert {"ann", "eve", "zoe"} == stage.emulator.members_of("c1")
+
+
+@everywhere
+async def test_a_sync_refused_by_its_guard(stage: Stage) -> None:
+    """With a higher share the same call goes on with the same members."""
+    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+
+    for max_removed in (0.1, 1.0):
+        async with stage.client() as client:
+            with suppress(RemovalGuardError):
+                await client.sync_membership("c1", ["eve"], max_removed=max_removed)
+
+    assert 1 == stage.spent
+    assert {"eve"} == stage.emulator.members_of("c1")
+
+
+@everywhere
+async def test_a_dry_run_and_the_sync_after_it(stage: Stage) -> None:
+    """A dry run that returned has used its export."""
+    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    for dry_run in (True, False):
+        async with stage.client() as client:
+            await client.sync_membership("c1", ["ann", "eve"], dry_run=dry_run)
+
+    assert 2 == stage.spent
+
+
+# What is old, parked, frozen or named.
+
+
+@where_durable
+async def test_an_old_export_never_replaces_the_file_of_a_new_one(
+    stage: Stage,
+) -> None:
+    """A runner leaves the target alone."""
+    await stage.kill(after="requested")
+    stage.emulator.add_cohort("c1", members=["eve"])
+    await stage.export()
+
+    async with stage.client() as client:
+        outcomes = await collect(client.run_jobs())
+
+    assert [] == outcomes
+    assert 2 == stage.spent
+    assert "eve" in stage.path().read_text()
+
+
+@everywhere
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_an_owner_frozen_before_it_recorded_its_id(
+    stage: Stage, replaced: bool
+) -> None:
+    """Its lease is lost; when it wakes, its export is stored whatever came instead."""
+    woken = asyncio.Event()
+    frozen = stage.mortal()
+    frozen.holds = {"requested": woken}
+
+    async with stage.client(frozen) as client:
+        task = asyncio.ensure_future(client.request_export("c1"))
+        await until(lambda: stage.spent == 1)
+        with pytest.raises(AmbiguousExportError):
+            await stage.export()
+        if replaced:
+            await stage.export(on_unknown="spend")
+        woken.set()
+        job = await task
+
+    async with stage.client() as client:
+        known = [record.request_id for record in await client.jobs()]
+
+    assert job.request_id in known
+    assert stage.spent == len(known) == 1 + replaced
+
+
+@everywhere
+async def test_an_owner_that_lost_its_claim_sends_nothing(stage: Stage) -> None:
+    """Who was frozen before the bytes left goes on with what another requested."""
+    woken = asyncio.Event()
+    frozen = stage.mortal()
+    frozen.holds = {"attempted": woken}
+
+    async with stage.client(frozen) as client:
+        task = asyncio.ensure_future(client.export("c1", stage.path("a.csv")))
+        await until(lambda: bool(frozen.heard))
+        await stage.export("b.csv")
+        woken.set()
+        await task
+
+    assert 1 == stage.spent
+    assert stage.path("a.csv").read_text() == stage.path("b.csv").read_text()
+
+
+@everywhere
+async def test_a_parked_export_and_the_same_call(stage: Stage) -> None:
+    """The call spends; who names the parked one takes it up."""
+    await stage.leave()
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+        parked = await client.park_job(record)
+
+    await stage.export()
+    assert 2 == stage.spent
+
+    async with stage.client() as client:
+        await client.resume_export(str(parked.token)).download(stage.path("b.csv"))
+    assert 2 == stage.spent
+
+
+@everywhere
+async def test_one_occurrence_for_two_targets_and_a_day_later(stage: Stage) -> None:
+    """One name, one export, whatever happened to the cohort meanwhile."""
+    await stage.export("a.csv", occurrence="monday")
+    await stage.export("b.csv", occurrence="monday")
+    stage.emulator.add_cohort("c1", members=["eve"])
+    stage.clock.advance(DAY)
+    text = await stage.export("a.csv", occurrence="monday")
+
+    assert 1 == stage.spent
+    assert "eve" not in text
+
+
+@everywhere
+async def test_an_occurrence_whose_file_is_gone(stage: Stage) -> None:
+    """It is downloaded again from the same export."""
+    await stage.export(occurrence="monday")
+    stage.path().unlink()
+
+    assert "ann" in await stage.export(occurrence="monday")
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_an_occurrence_joins_no_other(stage: Stage) -> None:
+    """Nor does a call without one."""
+    await stage.leave()
+    await stage.export("b.csv", occurrence="monday")
+    await stage.export("c.csv", occurrence="tuesday")
+
+    assert 3 == stage.spent
+
+
+# The store fails.
+
+
+@everywhere
+async def test_a_store_that_fails_before_the_purchase(stage: Stage) -> None:
+    """Nothing is spent, and the error says so."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses = {"attempted"}
+
+    async with stage.client(store) as client:
+        with pytest.raises(JobStoreUnavailableError):
+            await client.export("c1", stage.path())
+
+    assert 0 == stage.spent == stage.emulator.requests("export")
+
+
+@everywhere
+async def test_a_store_that_fails_after_the_purchase(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file comes, the log has the token at once, the store when it is back."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses = {"requested", "ready"}
+
+    async with stage.client(store) as client:
+        saved = await client.export("c1", stage.path())
+        warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+        store.refuses = set()
+
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+
+    assert any(saved.token in each.getMessage() for each in warnings)
+    assert ("ready", saved.token) == (record.state, record.token)
+    assert 1 == stage.spent
