@@ -424,3 +424,52 @@ async def test_a_client_is_not_pickled(
 
     with pytest.raises(TypeError, match="create a client in each process"):
         pickle.dumps(vars(unused)["_config"])
+
+
+async def test_a_talkative_loop_shows_no_secret(
+    exporter: CohortsClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In its debug mode asyncio logs each callback and where its task was made."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+
+    try:
+        with caplog.at_level(logging.DEBUG):
+            await exporter.export(COHORT, tmp_path / "members.csv")
+            shown_tasks = [repr(task) for task in asyncio.all_tasks()]
+    finally:
+        loop.set_debug(False)
+
+    records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
+
+    assert any("Executing" in record for record in records)
+    assert [] == find_secrets("\n".join([*records, *shown_tasks]))
+
+
+async def test_a_netrc_file_is_neither_used_nor_shown(
+    server: FaultServer,
+    exporter: CohortsClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its password goes nowhere, and a session that reads it is refused without it."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"default login ann password {SECRET_KEY}")
+    monkeypatch.setenv("NETRC", str(netrc))
+    used = base64.b64encode(f"ann:{SECRET_KEY}".encode()).decode()
+
+    await exporter.export(COHORT, tmp_path / "members.csv")
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        CohortsClient(
+            API_KEY, "another-key", base_url=server.url, session=session
+        ) as client,
+    ):
+        with pytest.raises(errors.CohortsError) as caught:
+            await client.get_usage()
+
+    sent = [value for seen in server.seen for value in seen.headers.values()]
+    assert [] == [value for value in sent if used in value]
+    assert [] == find_secrets(shown(caught.value))
+    assert used not in shown(caught.value)
