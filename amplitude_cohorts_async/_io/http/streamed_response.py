@@ -135,7 +135,8 @@ class StreamedResponse:
     async def _inflated_pieces(self) -> AsyncGenerator[bytes]:
         content = self._response.content
         encoding = self.headers.get("content-encoding", "").strip().lower()
-        inflate = Inflate(held := _Held()) if encoding in {"gzip", "x-gzip"} else None
+        held = _Held()
+        inflate = Inflate(held) if encoding in {"gzip", "x-gzip"} else None
         is_empty = True
 
         while piece := await content.readany():
