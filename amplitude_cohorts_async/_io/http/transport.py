@@ -243,7 +243,9 @@ class Transport:
         is_list = operation == "list"
         most = _MAX_ERROR if is_error else _MAX_BODIES.get(operation, _MAX_BODY)
         seconds = self._answer_seconds * _SLOW_FACTOR
-        body = await answer.read(most=most, seconds=seconds, may_be_cut=is_error)
+        # What the beginning says of an export that may be spent is worth more than none.
+        may_be_cut = is_error or operation == "export"
+        body = await answer.read(most=most, seconds=seconds, may_be_cut=may_be_cut)
 
         if body is None:
             raise ConnectionFailedError(
