@@ -141,6 +141,7 @@ DOCUMENTS: dict[str, Callable[[], Iterable[bytes]]] = {
     "lists that stay open": lambda: body(b'{"cohorts": [' + b"[" * 100_000),
     "a deep refusal": lambda: body(b'{"error":' * 100_000, status=400),
     "a refusal of quotes": lambda: body(b'"' * MIB, status=400),
+    "a refusal of brackets": lambda: body(b"{}," * MIB, status=400),
     "a refusal of question marks": lambda: body(b"?" * MIB, status=400),
     "a head without end": endless_head,
     "a body without end": lambda: endless(b" " * 65_536),

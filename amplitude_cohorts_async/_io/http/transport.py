@@ -31,7 +31,7 @@ from ...errors import (
     RequestTimeoutError,
     TransportError,
 )
-from ..cancellation import finish_despite_cancel
+from ..cancellation import finish_despite_cancel, in_thread
 from ..fast import FastPath
 from .streamed_response import ErrorTranslation, StreamedResponse
 
@@ -256,7 +256,8 @@ class Transport:
             )
 
         if len(body) > most:
-            body = whole_part(body[:most])
+            # 50 ms for a body of brackets only.
+            body = await in_thread(partial(whole_part, body[:most]))
 
         # Any part of an answer may be quoted in a message, but of a list of cohorts
         # only the beginning, if it turns out to be none.
