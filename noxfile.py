@@ -30,7 +30,7 @@ OTHERS = [
     for version in reversed(nox.project.python_versions(PROJECT))
     if version != RUNNING
 ]
-SMALL = "not big and not services"
+SMALL = "not big and not hostile and not services"
 # What differs little from the running Python skips the tests of seconds as well, so
 # that all sessions together end within half an hour.
 QUICK = ("-m", f"{SMALL} and not slow", "--hypothesis-profile=quick")
@@ -172,7 +172,7 @@ def coverage(session: nox.Session) -> None:
     session.install(*group("tests", "services"), WITH_EXTRAS)
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
-    traced = (*WORKERS, "-m", "not big")
+    traced = (*WORKERS, "-m", "not big and not hostile")
     pytest(session, *traced, under=("coverage", "run", "-m"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--fail-under=97")
@@ -189,9 +189,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def big(session: nox.Session) -> None:
-    """Run the tests of two million rows, without a tracer."""
+    """Run the tests of two million rows and of hostile answers, without a tracer."""
     session.install(*group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, "-m", "big")
+    pytest(session, *WORKERS, "-m", "big or hostile")
 
 
 @nox.session

@@ -16,11 +16,12 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import aiohttp
 
-from ._config import ClientConfig, agreed_limits, from_environment
+from ._config import SECRETS, ClientConfig, agreed_limits, from_environment
+from ._core.secret import hidden
 from ._id_source import IdSource
 from ._io.async_only import AsyncOnly, async_context
 from .errors import ConfigurationError
@@ -136,7 +137,10 @@ class CohortsClient(AsyncOnly):
             ConfigurationError: An argument cannot work; the message says why, and
                 what to change.
         """
-        self._config = ClientConfig(
+        # The locals of this frame are seen by who shows a traceback with them.
+        api_key, secret_key = hidden(api_key), hidden(secret_key)
+        base_url, proxy = hidden(base_url), hidden(proxy)
+        self._config = _checked_config(
             api_key=api_key,
             secret_key=secret_key,
             region=region,
@@ -180,7 +184,12 @@ class CohortsClient(AsyncOnly):
         Args:
             overrides: Keywords of the constructor; they precede the variables.
         """
-        url = os.environ.get("AMPLITUDE_LIMITER_URL")
+        # Both may hold keys and passwords; see the constructor.
+        url = hidden(os.environ.get("AMPLITUDE_LIMITER_URL"))
+        overrides = {
+            name: hidden(value) if name in SECRETS else value
+            for name, value in overrides.items()
+        }
         keywords: dict[str, object] = {"api_key": "", "secret_key": ""}
         keywords |= from_environment(os.environ)
         keywords |= overrides
@@ -199,7 +208,16 @@ class CohortsClient(AsyncOnly):
         return client
 
     def __repr__(self) -> str:
-        return f"<CohortsClient of {self._config.origin}>"
+        # Asked before there is a configuration, too: by a debugger, or a traceback.
+        config: ClientConfig | None = vars(self).get("_config")
+
+        return f"<CohortsClient of {config.origin if config else 'nothing yet'}>"
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "a CohortsClient holds keys and connections, so it is neither pickled nor "
+            "copied; create one in each process, as by CohortsClient.from_env()"
+        )
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         # Not there if the constructor refused an argument.
@@ -697,7 +715,27 @@ class CohortsClient(AsyncOnly):
         if self._built is None:
             self._built = _load_operations()(self._config)
 
+        if _is_running():
+            self._built.session.transport.check_loop()
+
         return self._built
+
+
+def _is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+
+    return True
+
+
+def _checked_config(**arguments: Any) -> ClientConfig:
+    try:
+        return ClientConfig(**arguments)
+    except ConfigurationError as error:
+        # The frames of the checks hold parts of URLs, which may be passwords.
+        raise error.with_traceback(None) from None
 
 
 def _load_operations() -> type[Operations]:

@@ -16,6 +16,7 @@ import aiohttp
 import attrs
 
 from ._core.links import is_loopback
+from ._core.secret import Secret
 from ._io.jobs.base import JobStore
 from ._io.limits.base import Limiter
 from .errors import ConfigurationError
@@ -32,6 +33,9 @@ _ENDPOINTS = re.compile(r"/api/[35](/cohorts)?/*$")
 _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
+
+SECRETS = frozenset({"api_key", "secret_key", "base_url", "proxy"})
+"""Arguments that may hold a key or a password."""
 STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix")
 """What the URL of a job store begins with."""
 
@@ -256,7 +260,7 @@ class ClientConfig:
     api_key: str = attrs.field(repr=False, validator=_check_key)
     secret_key: str = attrs.field(repr=False, validator=_check_key)
     region: Region = attrs.field(converter=_checked_region)
-    base_url: str | None
+    base_url: str | None = attrs.field(repr=False)
     allow_http: bool
     origin: str = attrs.field(
         init=False, default=attrs.Factory(_checked_origin, takes_self=True)
@@ -315,4 +319,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     )
     values = {key: environ.get(f"AMPLITUDE_{key.upper()}") for key in keywords}
 
-    return {key: value for key, value in values.items() if value}
+    return {
+        key: Secret(value) if key in SECRETS else value
+        for key, value in values.items()
+        if value
+    }

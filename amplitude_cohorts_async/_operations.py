@@ -406,6 +406,7 @@ class Operations:
                 rng=config.rng,
                 retrying=config.retrying,
                 file_mode=config.file_mode,
+                max_size=config.downloading.max_size,
                 hook=config.hook,
             ),
             origin=config.origin,

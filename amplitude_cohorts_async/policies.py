@@ -78,13 +78,22 @@ class Downloading:
             that goes to disk as it is served. 1 turns that off.
         fast: Whether to use the fast path for files; see `docs/design.md`. The
             environment variable AMPLITUDE_FAST=0 switches it off as well.
+        max_size: Bytes of text that a file may hold, decompressed. Two million
+            members of 8,000 bytes each fit; more is a `MalformedFileError`, so that
+            a compressed file cannot fill a disk. No ratio of compression is refused.
     """
 
     max_connections: int = 16
     fast: bool = True
+    max_size: int = 16 << 30
 
     def __attrs_post_init__(self) -> None:
         if self.max_connections < 1:
             raise ConfigurationError(
                 f"downloading needs max_connections >= 1, got {self.max_connections}"
+            )
+
+        if self.max_size < 1:
+            raise ConfigurationError(
+                f"downloading needs max_size >= 1, got {self.max_size}"
             )

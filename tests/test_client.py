@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async import CohortsClient, export_cohort
+from amplitude_cohorts_async import CohortsClient, ExportJob, export_cohort
 from amplitude_cohorts_async.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -326,6 +327,61 @@ async def test_usage_is_not_described_everywhere(
         with pytest.raises(InvalidInputError, match=r"Routes\.VENDOR"):
             await client.get_usage()
     assert [] == server.seen
+
+
+def test_a_client_belongs_to_one_event_loop(clock: FakeClock) -> None:
+    """Its connections do, so a second `asyncio.run()` is told what to do."""
+    kept: list[CohortsClient] = []
+
+    async def first() -> None:
+        async with CohortsEmulator(
+            api_key=API_KEY, secret_key=SECRET_KEY, clock=clock
+        ) as emulator:
+            kept.append(
+                CohortsClient(
+                    API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock
+                )
+            )
+            await kept[0].get_usage()
+            await kept[0].list_cohorts()
+            kept[0].resume_export("Sf7M9j")
+            for session in kept[0]._operations.session.transport._own.values():
+                await session.close()
+
+    async def second() -> None:
+        client = kept[0]
+        job = client.resume_export
+
+        for use in (client.get_usage, client.list_cohorts, lambda: job("Sf7M9j")):
+            with pytest.raises(ConfigurationError, match="another event loop"):
+                await use()
+
+        await client.aclose()
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+def test_a_job_belongs_to_the_loop_of_its_client(clock: FakeClock) -> None:
+    """A job that is used on another one says so, too."""
+
+    async def first() -> tuple[CohortsClient, ExportJob]:
+        async with FaultServer() as server:
+            server.on(USAGE, json_reply({"rest_download": {"limit": 500, "used": 1}}))
+            client = CohortsClient(
+                API_KEY, SECRET_KEY, base_url=server.url, clock=clock
+            )
+            await client.get_usage()
+            for session in client._operations.session.transport._own.values():
+                await session.close()
+            return client, client.resume_export("Sf7M9j")
+
+    client, job = asyncio.run(first())
+
+    with pytest.raises(ConfigurationError, match="another event loop"):
+        asyncio.run(job.poll())
+
+    asyncio.run(client.aclose())
 
 
 async def test_an_object_of_the_list_goes_wherever_an_id_goes(

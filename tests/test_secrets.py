@@ -4,7 +4,9 @@ A secret is nowhere: a whole life of a client is searched for the suite's own ke
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import copy
 import logging
 import pickle
 import traceback
@@ -49,6 +51,7 @@ from support.fault_server import (
     reply,
 )
 
+TESTS = str(Path(__file__).parent)
 PAIR = base64.b64encode(f"{API_KEY}:{SECRET_KEY}".encode()).decode().rstrip("=")
 ECHO = f"text/html; {API_KEY} {SECRET_KEY} {PAIR}"
 QUOTED = f"{API_KEY} {SECRET_KEY} {BASIC} https://s3.example.com/a?{LINK}".encode()
@@ -60,8 +63,22 @@ def shown(error: BaseException) -> str:
     parts += traceback.format_exception(error)
     parts += [repr(vars(error)), repr(pickle.loads(pickle.dumps(error)))]
     parts += getattr(error, "__notes__", [])
+    parts += with_locals(error)
 
     return "\n".join(parts)
+
+
+def with_locals(error: BaseException) -> list[str]:
+    """Write down a traceback as debuggers and error trackers do, with all locals."""
+    report = traceback.TracebackException.from_exception(error, capture_locals=True)
+    link: traceback.TracebackException | None = report
+
+    while link is not None:
+        # The test's own frames hold what the server was told to quote.
+        link.stack[:] = [each for each in link.stack if TESTS not in each.filename]
+        link = link.__cause__ or link.__context__
+
+    return list(report.format())
 
 
 FAILURES: dict[str, dict[str, Reply]] = {
@@ -323,3 +340,136 @@ async def test_a_long_page_that_begins_like_a_list_shows_no_secret(
         await exporter.list_cohorts()
 
     assert [] == find_secrets(shown(caught.value))
+
+
+async def test_the_time_out_of_a_caller_shows_no_secret(
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path
+) -> None:
+    """Its traceback leads through aiohttp, whose frames hold headers and URLs."""
+    server.on(USAGE, HANG)
+    server.on(OBJECT, HANG)
+    job = exporter.resume_export("Sf7M9j")
+    waits: list[Callable[[], Awaitable[object]]] = [
+        exporter.get_usage,
+        lambda: job.download(tmp_path / "members.csv"),
+    ]
+
+    for wait in waits:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.1):
+                await wait()
+        assert "aiohttp" in "".join(with_locals(caught.value))
+        assert [] == find_secrets("".join(with_locals(caught.value)))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_gets_its_password(clock: FakeClock, scheme: str) -> None:
+    """With a tunnel and without one, although no frame shows it."""
+    told = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+
+    async with (
+        FaultServer() as proxy,
+        CohortsClient(
+            API_KEY,
+            "another-key",
+            base_url=f"{scheme}://127.0.0.1",
+            proxy=proxy.url.replace("//", f"//user:{PASSWORD}@"),
+            clock=clock,
+            timeout=0.1,
+            retrying=Retrying(attempts=1),
+        ) as client,
+    ):
+        for path in (f"http://127.0.0.1{USAGE}", "127.0.0.1:443"):
+            proxy.on(path, HANG)
+
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.05):
+                await client.get_usage()
+
+        assert [f"Basic {told}"] == [
+            seen.headers["proxy-authorization"] for seen in proxy.seen
+        ]
+
+    shown_ = "".join(with_locals(caught.value))
+    assert [] == find_secrets(shown_)
+    assert told not in shown_
+
+
+def test_a_key_in_the_environment_is_in_no_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that cannot be made names no key, nor the password of its proxy."""
+    monkeypatch.setenv("AMPLITUDE_API_KEY", API_KEY)
+    monkeypatch.setenv("AMPLITUDE_SECRET_KEY", SECRET_KEY)
+
+    with pytest.raises(errors.ConfigurationError) as region:
+        CohortsClient.from_env(region="moon")
+    with pytest.raises(errors.ConfigurationError) as proxy:
+        CohortsClient.from_env(proxy=f"http://user:{SECRET_KEY}@host:port")
+
+    assert [] == find_secrets(shown(region.value))
+    assert [] == find_secrets(shown(proxy.value))
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+async def test_a_client_is_not_pickled(
+    exporter: CohortsClient, copied: Callable[[object], object]
+) -> None:
+    """It would carry the keys, used or not."""
+    unused = CohortsClient(API_KEY, SECRET_KEY)
+
+    for client in (exporter, unused):
+        with pytest.raises(TypeError, match="create one in each process"):
+            copied(client)
+
+    with pytest.raises(TypeError, match="create a client in each process"):
+        pickle.dumps(vars(unused)["_config"])
+
+
+async def test_a_talkative_loop_shows_no_secret(
+    exporter: CohortsClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In its debug mode asyncio logs each callback and where its task was made."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0
+
+    try:
+        with caplog.at_level(logging.DEBUG):
+            await exporter.export(COHORT, tmp_path / "members.csv")
+            shown_tasks = [repr(task) for task in asyncio.all_tasks()]
+    finally:
+        loop.set_debug(False)
+
+    records = [f"{record.getMessage()} {vars(record)}" for record in caplog.records]
+
+    assert any("Executing" in record for record in records)
+    assert [] == find_secrets("\n".join([*records, *shown_tasks]))
+
+
+async def test_a_netrc_file_is_neither_used_nor_shown(
+    server: FaultServer,
+    exporter: CohortsClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its password goes nowhere, and a session that reads it is refused without it."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"default login ann password {SECRET_KEY}")
+    monkeypatch.setenv("NETRC", str(netrc))
+    used = base64.b64encode(f"ann:{SECRET_KEY}".encode()).decode()
+
+    await exporter.export(COHORT, tmp_path / "members.csv")
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        CohortsClient(
+            API_KEY, "another-key", base_url=server.url, session=session
+        ) as client,
+    ):
+        with pytest.raises(errors.CohortsError) as caught:
+            await client.get_usage()
+
+    sent = [value for seen in server.seen for value in seen.headers.values()]
+    assert [] == [value for value in sent if used in value]
+    assert [] == find_secrets(shown(caught.value))
+    assert used not in shown(caught.value)

@@ -33,11 +33,31 @@ _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Malformed(ValueError):  # noqa: N818 - users see MalformedFileError
-    """A file that is not what it claims to be; its job is not known here."""
+    """
+    A file that is not what it claims to be; its job is not known here.
+
+    Attributes:
+        advice: What to do about it.
+    """
+
+    advice = "try once more, and report it to Amplitude if that does not help"
+
+
+class TooLarge(Malformed):
+    """A file with more text than `Downloading.max_size`."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__(f"it holds more than {max_size:,} bytes of text")
+        self.advice = (
+            "if it may be so large, pass CohortsClient a "
+            "Downloading(max_size=...) with more, and continue with `resume_export()`"
+        )
 
 
 class CsvError(Malformed):
     """Text that is not valid CSV; its *line* is counted from 1."""
+
+    advice = "download it to a name that ends in .csv.gz to have it as it was served"
 
     def __init__(self, reason: str, *, line: int) -> None:
         super().__init__(f"line {line} {reason}")

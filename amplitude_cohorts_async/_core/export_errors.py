@@ -66,15 +66,14 @@ class ExportErrors:
             raise self._error(
                 MalformedFileError,
                 f"the file of export {self.ref.request_id} is malformed: {error}; "
-                f"download it to a name that ends in .csv.gz to have it as it was "
-                f"served",
+                f"{error.advice}",
                 line=error.line,
             ) from None
         except Malformed as error:
             raise self._error(
                 MalformedFileError,
                 f"the file of export {self.ref.request_id} cannot be used: {error}; "
-                f"try once more, and report it to Amplitude if that does not help",
+                f"{error.advice}",
             ) from None
         except OSError as error:
             if isinstance(error, CohortsError) or path is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import attrs
 
 from ..errors import UnexpectedResponseError
 from .redact import redact_url
+from .secret import Secret
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
@@ -25,7 +26,7 @@ def is_loopback(host: str | None) -> bool:
 
 def link_target(
     asked: str, location: str | None, *, show: Callable[[str], str] = redact_url
-) -> str:
+) -> Secret:
     """
     Return the target of a redirect from *asked*, byte for byte as the service wrote it.
 
@@ -38,37 +39,55 @@ def link_target(
             "Location is missing; try again later"
         )
 
+    # Nothing in the frame of an error shows the link.
+    location = Secret(location)
+    link = _read_link(asked, location)
+
+    if link is None:
+        raise UnexpectedResponseError(
+            "the file's link cannot be read as a URL and was not followed; try again "
+            "later"
+        )
+
+    if link.fault is not None:
+        raise UnexpectedResponseError(
+            f"the file's link {show(link.target)!r} {link.fault} and was not followed"
+        )
+
+    return link.target
+
+
+@attrs.frozen
+class _Link:
+    target: Secret
+    fault: str | None
+
+
+def _read_link(asked: str, location: str) -> _Link | None:
     try:
         target = _joined(asked, location)
         parts = urlsplit(target)
         _ = parts.port, (parts.hostname or "").encode("idna")
     except ValueError:
-        raise UnexpectedResponseError(
-            "the file's link cannot be read as a URL and was not followed; try again "
-            "later"
-        ) from None
+        return None
 
+    return _Link(Secret(target), _fault_of(target, parts))
+
+
+def _fault_of(target: str, parts: SplitResult) -> str | None:
     # A space or a control character would end the request line.
     if not (target.isascii() and target.isprintable()) or " " in target:
-        raise UnexpectedResponseError(
-            f"the file's link {show(target)!r} holds a character that no URL "
-            f"has, and was not followed"
-        )
+        return "holds a character that no URL has,"
 
     is_local = parts.scheme == "http" and is_loopback(parts.hostname)
 
     if parts.scheme != "https" and not is_local:
-        raise UnexpectedResponseError(
-            f"the file's link {show(target)} is not https and was not followed"
-        )
+        return "is not https"
 
     if "@" in parts.netloc or not parts.hostname:
-        raise UnexpectedResponseError(
-            f"the file's link {show(target)} names a user, or no host, and was not "
-            f"followed"
-        )
+        return "names a user, or no host,"
 
-    return target
+    return None
 
 
 def _joined(asked: str, location: str) -> str:

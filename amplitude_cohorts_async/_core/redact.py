@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import attrs
 
-HIDDEN = "[hidden]"
+from .secret import HIDDEN, Secret
 
 _AUTHORIZATION = re.compile(r"(?i)\b(basic|bearer)\s+[a-z0-9+/=_.~-]{8,}")
 _USER = re.compile(r"//[^\s/@\"'<>]*@")
@@ -78,7 +78,9 @@ class Redactor:
         forms |= {json.dumps(form)[1:-1] for form in forms}
 
         # The longest first: a shorter one may be a part of it.
-        return cls(tuple(sorted(filter(None, forms), key=len, reverse=True)))
+        ordered = sorted(filter(None, forms), key=len, reverse=True)
+
+        return cls(tuple(map(Secret, ordered)))
 
     def text(self, text: str) -> str:
         """Return *text* without secrets and signed queries."""

@@ -65,8 +65,15 @@ class _StatusAnswer(Tolerant):
     request_id: str | None = None
     cohort_id: str | None = None
     # Of any type: an unreadable status must not pass for a missing one.
-    async_status: object = None
-    status: object = None
+    async_status: object = attrs.field(default=None, repr=False)
+    status: object = attrs.field(default=None, repr=False)
+
+    @property
+    def word(self) -> str:
+        """The status as it may be shown; "" for none."""
+        status = self.status if self.async_status is None else self.async_status
+
+        return "" if status is None else shorten(redact_links(str(status)), _SHORT)
 
 
 @attrs.frozen(kw_only=True)
@@ -198,8 +205,7 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     """
     answer = structure(decode(request, response), _StatusAnswer, path="$")
     check_subject(request, answer)
-    status = answer.status if answer.async_status is None else answer.async_status
-    text = "" if status is None else shorten(redact_links(str(status)), _SHORT)
+    text = answer.word
 
     if _holds(text, _FAILED):
         return JobFailed(text)

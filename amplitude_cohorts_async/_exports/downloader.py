@@ -12,6 +12,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from inspect import iscoroutinefunction
 
 import attrs
@@ -19,7 +20,7 @@ import attrs
 from .._core.export_errors import ExportErrors
 from .._core.manifest import DeliveredFile, requested_at, to_manifest
 from .._core.requests import Endpoints
-from .._core.tokens import ExportRef, to_token
+from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
 from .._io.cancellation import background, in_thread
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
@@ -31,9 +32,9 @@ from .._io.sinks.part_file import write_small
 from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.target import Options, Target
 from .._version import VERSION
-from ..errors import InvalidInputError, NotFoundError
+from ..errors import InvalidInputError
 from ..events import BytesReceived, RowsDiffer
-from ..models import Routes, SavedExport
+from ..models import ExportStatus, Routes, SavedExport
 
 _logger = logging.getLogger(__name__)
 
@@ -76,11 +77,17 @@ class FileDownloader:
     """Downloads the file of one job, any number of times."""
 
     def __init__(
-        self, session: Session, ref: ExportRef, *, endpoints: Endpoints
+        self,
+        session: Session,
+        ref: ExportRef,
+        *,
+        endpoints: Endpoints,
+        poll: Callable[[], Awaitable[ExportStatus]],
     ) -> None:
         self._session = session
         self._ref = ref
         self._endpoints = endpoints
+        self._poll = poll
         self._errors = ExportErrors(ref)
 
     async def save(
@@ -91,7 +98,11 @@ class FileDownloader:
         progress: Progress | None,
     ) -> SavedExport:
         """Download the file to a target, and write its manifest if it is to have one."""
-        options = Options(amplitude_id=amplitude_id)
+        options = Options(
+            has_header=self._has_header,
+            max_size=self._session.context.max_size,
+            amplitude_id=amplitude_id,
+        )
         receiver = FileReceiver(
             FileSink(
                 target,
@@ -104,7 +115,7 @@ class FileDownloader:
 
         with self._errors.about_the_file(target.path):
             async with receiver.unfinished():
-                await self._run(transfer)
+                await transfer.run()
 
                 if target.manifest is not None:
                     await receiver.describe()
@@ -123,10 +134,14 @@ class FileDownloader:
     @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open the file as text that is read while it arrives."""
-        receiver = TextReceiver(request_id=self._ref.request_id)
+        receiver = TextReceiver(
+            request_id=self._ref.request_id,
+            has_header=self._has_header,
+            max_size=self._session.context.max_size,
+        )
         transfer = self._transfer(receiver, None)
 
-        async with background(receiver.fill(partial(self._run, transfer))):
+        async with background(receiver.fill(transfer.run)):
             yield self._read(receiver)
 
     async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
@@ -134,12 +149,22 @@ class FileDownloader:
             async for text in receiver:
                 yield text
 
-    async def _run(self, transfer: Transfer) -> None:
-        try:
-            await transfer.run()
-        except NotFoundError as error:
-            now = self._session.context.clock.utcnow()
-            raise self._errors.expired(error.status, now=now) from error
+    @property
+    def _has_header(self) -> bool:
+        # The third-party description does not say what the lines of a file are.
+        return self._endpoints.routes is Routes.VENDOR
+
+    async def _status_without_file(self, answered: int) -> ExportStatus:
+        # Only the status tells a file that is early from one that is gone, which
+        # raises: who took the first for the second would spend another export.
+        now = self._session.context.clock.utcnow()
+        age = age_of(self._ref, now=now)
+        is_old = age is not None and age > FILE_LIFE.total_seconds()
+
+        if is_old or answered == HTTPStatus.GONE:
+            raise self._errors.expired(answered, now=now)
+
+        return await self._poll()
 
     def _transfer(
         self, receiver: FileReceiver | TextReceiver, progress: Progress | None
@@ -149,6 +174,7 @@ class FileDownloader:
             self._endpoints.export_file(self._ref),
             receiver,
             request_id=self._ref.request_id,
+            status_without_file=self._status_without_file,
             progress=progress,
         )
 

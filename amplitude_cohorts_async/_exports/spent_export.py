@@ -58,7 +58,9 @@ class SpentExport:
         self.ref = ref
         self._jobs = jobs
         self._poller = poller
-        self._downloader = FileDownloader(session, ref, endpoints=endpoints)
+        self._downloader = FileDownloader(
+            session, ref, endpoints=endpoints, poll=poller.poll
+        )
         self._errors = ExportErrors(ref)
 
     @property

@@ -55,12 +55,14 @@ class Context:
     Attributes:
         rng: Returns numbers from 0 to 1.
         file_mode: The mode of new files; None leaves it to the umask.
+        max_size: Bytes of text that a file may hold; None for any number.
     """
 
     clock: Clock
     rng: Callable[[], float]
     retrying: Retrying
     file_mode: int | None = None
+    max_size: int | None = None
     hook: EventHook | None = None
 
     def emit(self, event: Event) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amplitude_cohorts_async._core.csvparse import MemberReader
+from amplitude_cohorts_async._core.csvparse import MemberReader, distinct
 from amplitude_cohorts_async._core.csvtext import (
     BLOCK,
     CsvError,
@@ -240,3 +240,23 @@ def test_a_block_is_checked_to_its_fault():
         check_block(b'a,b\nc,d\n"e,f\n', 2, line=5)
 
     assert 7 == caught.value.line
+
+
+class Counted(str):
+    """A name that counts how often it is put before a number."""
+
+    __slots__ = ()
+    formatted = 0
+
+    def __format__(self, spec: str) -> str:
+        Counted.formatted += 1
+        return str(self)
+
+
+def test_equal_names_are_told_apart_in_linear_time() -> None:
+    """Each label is tried once: 8,000 equal names took ten seconds."""
+    names = [*([Counted("plan")] * 2_000), *(f"plan ({n})" for n in range(2_000))]
+    labels = distinct(names)
+
+    assert len(names) == len(set(labels))
+    assert Counted.formatted < 2 * len(names)

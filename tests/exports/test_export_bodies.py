@@ -49,7 +49,7 @@ def undelimited(body: bytes) -> Reply:
         (whole(gzip.compress(HEADER[:-1])), HEADER[:-1]),
         (whole(ONE_ROW), ONE_ROW),
         (whole(gzip.compress(ONE_ROW)), ONE_ROW),
-        (whole(b"a"), b"a"),
+        (whole(b"user_id"), b"user_id"),
         (whole(CSV, content_type="text/html"), CSV),
     ],
 )
@@ -194,3 +194,19 @@ async def test_a_bomb_stays_small(
     saved = await job.download(tmp_path / "members.csv")
 
     assert len(text) == saved.size
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+@pytest.mark.parametrize("is_gzip", [False, True])
+async def test_what_is_no_file_of_members_keeps_its_token(
+    server: FaultServer, job: ExportJob, tmp_path: Path, suffix: str, is_gzip: bool
+) -> None:
+    """A proxy's text with a status of 200 is no cohort; the export can be resumed."""
+    text = b"upstream connect error or disconnect/reset before headers"
+    server.on(OBJECT, whole(gzip.compress(text) if is_gzip else text))
+
+    with pytest.raises(MalformedFileError, match="no file of members") as caught:
+        await job.download(tmp_path / f"members.{suffix}")
+
+    assert job.token == caught.value.token
+    assert [] == names_in(tmp_path)

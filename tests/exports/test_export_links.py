@@ -13,12 +13,16 @@ from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async.errors import (
     ConnectionFailedError,
     ExportExpiredError,
+    ExportFailedError,
     IncompleteDownloadError,
     ServerError,
     UnexpectedResponseError,
 )
 from amplitude_cohorts_async.events import BytesReceived, Event, LinkRenewed
+from amplitude_cohorts_async.testing import FakeClock
 from support.exporting import (
+    COHORT,
+    COMPLETED,
     CSV,
     ETAG,
     EXPORT,
@@ -26,6 +30,7 @@ from support.exporting import (
     GZIP,
     LINK,
     OBJECT,
+    RUNNING,
     STATUS,
     cut,
     names_in,
@@ -425,18 +430,75 @@ async def test_what_the_store_is_told(
     assert "identity" == first.headers["accept-encoding"]
 
 
-async def test_a_file_that_is_refused(
+@pytest.mark.parametrize(
+    ("refusal", "asked_again"), [(404, reply(404)), (404, reply(410)), (410, COMPLETED)]
+)
+async def test_a_file_that_is_gone(
+    server: FaultServer,
+    job: ExportJob,
+    tmp_path: Path,
+    refusal: int,
+    asked_again: Reply,
+) -> None:
+    """An export that the service does not know any more has to be requested again."""
+    server.on(STATUS, COMPLETED, asked_again)
+    server.on(FILE, json_reply({"error": {"http_code": refusal}}, refusal))
+
+    with pytest.raises(ExportExpiredError, match="7 days") as caught:
+        await job.download(tmp_path / "members.csv")
+
+    assert job.token == caught.value.token
+
+
+@pytest.mark.parametrize("status", [RUNNING, COMPLETED])
+async def test_a_file_that_is_early(
+    server: FaultServer, job: ExportJob, tmp_path: Path, status: Reply
+) -> None:
+    """A 404 for the file of a job that is known: it is asked for again."""
+    link = redirect(f"{server.url}{OBJECT}?{LINK}")
+    server.on(STATUS, COMPLETED, status)
+    server.on(FILE, reply(404), reply(404), link)
+
+    saved = await job.download(tmp_path / "members.csv")
+
+    assert CSV == saved.path.read_bytes()
+
+
+async def test_a_file_that_does_not_come(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
-    """A file the service does not know, or no longer, is an expired export."""
-    for status in (404, 410):
-        server.on(FILE, json_reply({"error": {"http_code": status}}, status))
+    """Nobody is told to spend another export for a file that may still come."""
+    server.on(FILE, reply(404))
 
-        with pytest.raises(ExportExpiredError) as caught:
-            await job.download(tmp_path / "members.csv")
+    with pytest.raises(IncompleteDownloadError, match="'JOB COMPLETED'") as caught:
+        await job.download(tmp_path / "members.csv")
 
-        assert job.token == caught.value.token
-        assert "7 days" in str(caught.value)
+    assert job.token == caught.value.token
+    assert "request the export again" not in str(caught.value)
+    assert "continue with `resume_export()`" in str(caught.value)
+
+
+async def test_a_job_that_failed_after_all(
+    server: FaultServer, job: ExportJob, tmp_path: Path
+) -> None:
+    """The status that explains a missing file decides."""
+    server.on(STATUS, COMPLETED, json_reply({"async_status": "JOB FAILED"}))
+    server.on(FILE, reply(404))
+
+    with pytest.raises(ExportFailedError):
+        await job.download(tmp_path / "members.csv")
+
+
+async def test_a_file_that_is_too_old(
+    server: FaultServer, exporter: CohortsClient, clock: FakeClock, tmp_path: Path
+) -> None:
+    """After seven days a 404 needs no explanation, whatever the status says."""
+    job = await exporter.request_export(COHORT)
+    await clock.sleep(7.1 * 86_400)
+    server.on(FILE, reply(404))
+
+    with pytest.raises(ExportExpiredError, match=r"7\.1 days ago"):
+        await job.download(tmp_path / "members.csv")
 
 
 async def test_a_service_that_breaks_at_the_file(
@@ -498,10 +560,9 @@ async def test_a_refusal_without_end_is_not_read_to_its_end(
 
 
 async def test_an_answer_without_end_is_given_up(
-    server: FaultServer, exporter: CohortsClient, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, exporter: CohortsClient
 ) -> None:
     """No server can fill our memory."""
-    monkeypatch.setattr("amplitude_cohorts_async._io.http.transport._MAX_BODY", 1 << 16)
     server.on(STATUS, reply(200, b"{" * (1 << 20)))
 
     with pytest.raises(ConnectionFailedError, match="given up"):

@@ -14,6 +14,7 @@ from ..._core.links import Part, link_target, part_of
 from ..._core.redact import redact_links
 from ..._core.responses import retry_after
 from ..._core.retrying import backoff
+from ..._core.secret import Secret
 from ...errors import IncompleteDownloadError, TransportError
 from ...events import BytesReceived, LinkRenewed
 from ..context import Context
@@ -152,7 +153,7 @@ class LinkRefresh:
 
 @asynccontextmanager
 async def open_object(
-    state: DownloadState, link: str, headers: dict[str, str]
+    state: DownloadState, link: Secret, headers: dict[str, str]
 ) -> AsyncGenerator[StreamedResponse]:
     """
     Follow a link to an answer with bytes of the object: 200 or 206.

@@ -18,6 +18,7 @@ import anyio.abc
 import attrs
 
 from ..._core.parallelism import ParallelismController, RangeAllocator, Sample
+from ..._core.secret import Secret
 from ..cancellation import finish_despite_cancel
 from .object_store import (
     DownloadState,
@@ -103,8 +104,8 @@ class Ranges:
     controller: ParallelismController
     etag: str
     gaps: Sequence[tuple[int, int]]
-    link: str
-    fresh_link: Callable[[], Awaitable[str]]
+    link: Secret
+    fresh_link: Callable[[], Awaitable[Secret]]
     _renewing: anyio.Lock = attrs.field(init=False, factory=anyio.Lock)
     _ranges: RangeAllocator = attrs.field(init=False)
     _running: int = attrs.field(init=False, default=0)
@@ -184,7 +185,7 @@ class Ranges:
 
     @asynccontextmanager
     async def _open(
-        self, link: str, start: int, end: int
+        self, link: Secret, start: int, end: int
     ) -> AsyncGenerator[StreamedResponse]:
         headers = range_headers(self.etag, start, end)
 
@@ -198,7 +199,7 @@ class Ranges:
 
             yield answer
 
-    async def _renew(self, link: str, reason: LinkFailed) -> None:
+    async def _renew(self, link: Secret, reason: LinkFailed) -> None:
         async with self._renewing:
             # Another connection may have renewed it already.
             if link == self.link:

@@ -38,8 +38,12 @@ class TextReceiver:
 
     random_access = None
 
-    def __init__(self, *, request_id: str) -> None:
+    def __init__(
+        self, *, request_id: str, has_header: bool, max_size: int | None
+    ) -> None:
         self._request_id = request_id
+        self._has_header = has_header
+        self._max_size = max_size
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._queue_size = _QUEUE_SIZE
         self._taken = asyncio.Event()
@@ -143,7 +147,9 @@ class TextReceiver:
         return self._text.collect()
 
     def _choose(self, is_gzip: bool) -> Filter:
-        checked = TextCheck(self._text)
+        checked = TextCheck(
+            self._text, has_header=self._has_header, max_size=self._max_size
+        )
 
         return Inflate(checked) if is_gzip else checked
 

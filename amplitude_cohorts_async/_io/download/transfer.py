@@ -11,7 +11,7 @@ Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,7 +20,10 @@ from ..._core.csvtext import Malformed
 from ..._core.links import Part, part_of
 from ..._core.messages import Request
 from ..._core.parallelism import ParallelismController
+from ..._core.secret import Secret
+from ...errors import NotFoundError
 from ...events import BytesReceived
+from ...models import ExportStatus
 from ..cancellation import background
 from ..http.session import Session
 from ..http.streamed_response import StreamedResponse
@@ -57,6 +60,7 @@ class Transfer:
         receiver: FileReceiver | TextReceiver,
         *,
         request_id: str,
+        status_without_file: Callable[[int], Awaitable[ExportStatus]],
         progress: Callable[[BytesReceived], None] | None = None,
     ) -> None:
         self.state = DownloadState(
@@ -65,6 +69,7 @@ class Transfer:
         self._session = session
         self._request = request
         self._receiver = receiver
+        self._status_without_file = status_without_file
         self._refresh = LinkRefresh(self.state)
         self._controller = ParallelismController(session.transport.connections)
         # Proves that two objects are the same; empty where nothing does.
@@ -83,6 +88,7 @@ class Transfer:
 
         Raises:
             IncompleteDownloadError: Several links in a row brought nothing new.
+            ExportError: The service does not know the job any more, or it failed.
             ApiError: Amplitude refuses the file itself.
             Malformed: The bytes cannot be a file of members.
         """
@@ -96,9 +102,20 @@ class Transfer:
                     await self._start_over("")
 
                 await self._refresh.after(reason)
+            except NotFoundError as error:
+                await self._refresh.after(await self._reason_for_no_file(error))
             else:
                 self.state.report()
                 return
+
+    async def _reason_for_no_file(self, error: NotFoundError) -> LinkFailed:
+        status = await self._status_without_file(error.status)
+
+        return LinkFailed(
+            f"the service answered {error.status} for the file of a job with the "
+            f"status {status.word!r}",
+            pause=None,
+        )
 
     async def _take_up(self) -> None:
         kept = await self._receiver.take_up()
@@ -130,7 +147,7 @@ class Transfer:
         self.state.links += 1
         await self._take_link(answer)
 
-    async def _take_link(self, link: str) -> None:
+    async def _take_link(self, link: Secret) -> None:
         receiver, gaps = self._receiver.random_access, self._gaps
 
         if receiver is not None and gaps:
@@ -223,7 +240,7 @@ class Transfer:
         )
 
     async def _take_ranges(
-        self, link: str, receiver: FileReceiver, gaps: list[tuple[int, int]]
+        self, link: Secret, receiver: FileReceiver, gaps: list[tuple[int, int]]
     ) -> None:
         await receiver.reserve(self.state.total or 0)
         ranges = Ranges(
@@ -240,7 +257,7 @@ class Transfer:
         self._controller = ParallelismController(1)
         await ranges.run()
 
-    async def _fresh_link(self) -> str:
+    async def _fresh_link(self) -> Secret:
         async with self._session.file(self._request) as answer:
             if isinstance(answer, StreamedResponse):
                 raise ObjectChanged(

@@ -19,6 +19,7 @@ from ..._core.links import link_target
 from ..._core.messages import Request, Response
 from ..._core.responses import error_of
 from ..._core.retrying import retry_delay
+from ..._core.secret import Secret
 from ...errors import (
     ApiError,
     CohortsError,
@@ -190,7 +191,7 @@ class Session:
         raise out_of_attempts()
 
     @asynccontextmanager
-    async def file(self, request: Request) -> AsyncGenerator[StreamedResponse | str]:
+    async def file(self, request: Request) -> AsyncGenerator[StreamedResponse | Secret]:
         """
         Yield a link to a job's file, or the answer that contains it.
 
@@ -241,7 +242,7 @@ class Session:
 
     async def _open_once(
         self, request: Request, stack: AsyncExitStack
-    ) -> StreamedResponse | str:
+    ) -> StreamedResponse | Secret:
         async with AsyncExitStack() as attempt:
             permit = await attempt.enter_async_context(self.slot(request.kind))
             started = self.context.clock.now()
@@ -252,7 +253,7 @@ class Session:
                 stack.push_async_exit(attempt.pop_all())
                 return answer
 
-            response = await self.transport.read(answer)
+            response = await self.transport.read(answer, request.operation)
             self._report(request, response, permit, started)
 
         if 300 <= response.status < 400:  # noqa: PLR2004 - a redirect

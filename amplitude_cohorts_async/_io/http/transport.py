@@ -22,7 +22,8 @@ from yarl import URL
 
 from ..._core.json_stream import whole_part
 from ..._core.messages import Operation, Replay, Request, Response
-from ..._core.redact import HIDDEN, Redactor, shorten
+from ..._core.redact import Redactor, shorten
+from ..._core.secret import HIDDEN, Secret
 from ...errors import (
     CohortsError,
     ConfigurationError,
@@ -30,7 +31,7 @@ from ...errors import (
     RequestTimeoutError,
     TransportError,
 )
-from ..cancellation import finish_despite_cancel
+from ..cancellation import finish_despite_cancel, in_thread
 from ..fast import FastPath
 from .streamed_response import ErrorTranslation, StreamedResponse
 
@@ -50,10 +51,16 @@ _QUOTABLE = 1 << 16
 
 _USER = re.compile(r"\S*@")
 
-_MAX_BODY = 1 << 27
+_MAX_BODY = 1 << 16
+_MAX_BODIES: Mapping[Operation, int] = {
+    "list": 1 << 27,
+    "upload": 1 << 25,
+    "membership": 1 << 25,
+}
 """
-Most bytes of an answer in memory, whatever a server sends. Ten thousand cohorts
-with long definitions are half of it.
+Most bytes of an answer in memory, decompressed, whatever a server sends. Ten thousand
+cohorts with long definitions are half of the list's; a write may list its 100,000 ids;
+all other answers have a few hundred bytes.
 """
 
 _MAX_ERROR = 1 << 16
@@ -107,6 +114,18 @@ class _BoundedResponse(aiohttp.ClientResponse):
             del protocol.read  # the instance's attribute; the method stays
 
 
+def _to(link: Secret) -> aiohttp.ClientMiddlewareType:
+    # aiohttp, whose frames and answers show the URL of a request, is given one without
+    # its query, which is added last.
+    async def add_query(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.url = URL(link, encoded=True)
+        return await handler(request)
+
+    return add_query
+
+
 async def _once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
@@ -151,11 +170,12 @@ class Transport:
             off=_reason_for_ordinary_path(session, proxy, fast=fast),
         )
         self._origin = origin
-        self._authorization = f"Basic {pair}"
+        # aiohttp's frames and errors hold all headers of a request.
+        self._authorization = Secret(f"Basic {pair}")
         self._user_agent = user_agent
         self.redactor = redactor
         self._given = session
-        self._proxy = proxy
+        self._proxy, self._proxy_headers = _proxy_parts(proxy)
         self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
         self._short_timeout, self._long_timeout = (
@@ -167,6 +187,7 @@ class Transport:
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=stall_seconds
         )
         self._own: dict[str, aiohttp.ClientSession] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     @asynccontextmanager
@@ -183,7 +204,7 @@ class Transport:
 
     @asynccontextmanager
     async def fetch(
-        self, link: str, headers: Mapping[str, str]
+        self, link: Secret, headers: Mapping[str, str]
     ) -> AsyncGenerator[StreamedResponse]:
         """Request *link* from the store, byte for byte and without credentials."""
         translation = self._translation("the file's link", link)
@@ -209,11 +230,9 @@ class Transport:
         response, answer = await self._answer(request)
 
         async with response:
-            return await self.read(answer, is_list=request.operation == "list")
+            return await self.read(answer, request.operation)
 
-    async def read(
-        self, answer: StreamedResponse, *, is_list: bool = False
-    ) -> Response:
+    async def read(self, answer: StreamedResponse, operation: Operation) -> Response:
         """
         Return an answer, read to its end, with our keys hidden if it quotes them.
 
@@ -221,18 +240,24 @@ class Transport:
         `ConnectionFailedError`.
         """
         is_error = answer.status >= 400  # noqa: PLR2004
-        most = _MAX_ERROR if is_error else _MAX_BODY
+        is_list = operation == "list"
+        most = _MAX_ERROR if is_error else _MAX_BODIES.get(operation, _MAX_BODY)
         seconds = self._answer_seconds * _SLOW_FACTOR
-        body = await answer.read(most=most, seconds=seconds)
+        # What the beginning says of an export that may be spent is worth more than none.
+        may_be_cut = is_error or operation == "export"
+        body = await answer.read(most=most, seconds=seconds, may_be_cut=may_be_cut)
 
-        if is_error and len(body) > most:
-            body = whole_part(body[:most])
-        elif len(body) >= _MAX_BODY:
+        if body is None:
             raise ConnectionFailedError(
-                f"an answer of more than {_MAX_BODY >> 20} MiB was given up; no answer "
-                f"of Amplitude is so long, look for a proxy in between",
+                f"{operation} had an answer of more than {most >> 10:,} KiB, which was "
+                f"given up; no such answer of Amplitude is so long, look for a proxy in "
+                f"between",
                 may_have_happened=True,
             )
+
+        if len(body) > most:
+            # 50 ms for a body of brackets only.
+            body = await in_thread(partial(whole_part, body[:most]))
 
         # Any part of an answer may be quoted in a message, but of a list of cohorts
         # only the beginning, if it turns out to be none.
@@ -254,7 +279,11 @@ class Transport:
 
     async def glance(self, answer: StreamedResponse) -> bytes:
         """Return the beginning of an answer, which says why a request was refused."""
-        return await answer.read(most=_QUOTABLE, seconds=self._stall_seconds)
+        seconds = self._stall_seconds
+
+        return (
+            await answer.read(most=_QUOTABLE, seconds=seconds, may_be_cut=True) or b""
+        )
 
     async def aclose(self) -> None:
         """Close our own connections; a session of the caller stays open."""
@@ -276,7 +305,7 @@ class Transport:
     ) -> tuple[aiohttp.ClientResponse, StreamedResponse]:
         # The caller has to leave the response, whatever becomes of the answer.
         url = f"{self._origin}{request.path}"
-        url += f"?{request.query}" if request.query else ""
+        url = Secret(url + (f"?{request.query}" if request.query else ""))
         translation = self._translation(request.operation, url)
 
         try:
@@ -306,7 +335,7 @@ class Transport:
         self,
         session: aiohttp.ClientSession,
         method: str,
-        url: str,
+        url: Secret,
         *,
         translation: ErrorTranslation,
         operation: Operation,
@@ -315,19 +344,25 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         is_file = operation == "file"
 
+        if url.startswith("http:"):
+            # Without a tunnel the proxy reads the request itself.
+            headers = {**headers, **self._proxy_headers}
+
         # aiohttp would allow the head of a file any time, as long as a line comes
         # now and then; all other requests have a total timeout.
         with translation:
             async with asyncio.timeout(self._answer_seconds if is_file else None):
                 return await session.request(
                     method,
-                    URL(url, encoded=True),
+                    URL(url.partition("?")[0], encoded=True),
                     data=data,
                     headers=headers,
                     allow_redirects=False,
-                    auto_decompress=not is_file,
-                    middlewares=(_once,),
+                    # Each piece as a whole, however much it becomes; see `read()`.
+                    auto_decompress=False,
+                    middlewares=(_once, _to(url)),
                     proxy=self._proxy,
+                    proxy_headers=self._proxy_headers,
                     raise_for_status=False,
                     timeout=self._timeout(operation),
                 )
@@ -350,11 +385,10 @@ class Transport:
         headers = {
             "Authorization": self._authorization,
             "User-Agent": self._user_agent,
+            "Accept-Encoding": "gzip",
         }
 
-        if request.operation == "file":
-            headers["Accept-Encoding"] = "gzip"
-        else:
+        if request.operation != "file":
             headers["Accept"] = "application/json"
 
         if request.body is not None:
@@ -398,10 +432,26 @@ class Transport:
 
         return self._session("store", lambda: connector, connector_owner=False)
 
+    def check_loop(self) -> None:
+        """Raise `ConfigurationError` on another event loop than the first one."""
+        loop = asyncio.get_running_loop()
+
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            # Its connections, and what waits for answers, belong to the first one.
+            raise ConfigurationError(
+                "this client was used on another event loop before; create one in each "
+                "`asyncio.run()`: clients of one project share their limits and jobs "
+                "all the same"
+            )
+
     def _check_open(self) -> None:
         # A job may outlive its client; a session opened for it would never close.
         if self._is_closed:
             raise ConfigurationError("this client is closed; make another one")
+
+        self.check_loop()
 
         if self._given is not None and self._given.closed:
             raise ConfigurationError("the session this client was given is closed")
@@ -449,6 +499,21 @@ class Transport:
             f"{_next_step(what, unsent=unsent)}",
             may_have_happened=not unsent,
         )
+
+
+def _proxy_parts(proxy: str | None) -> tuple[URL | None, Mapping[str, Secret]]:
+    # aiohttp would keep the password in a URL, and show it.
+    if proxy is None:
+        return None, {}
+
+    url = URL(proxy)
+
+    if url.user is None and url.password is None:
+        return url, {}
+
+    pair = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+
+    return url.with_user(None), {"Proxy-Authorization": Secret(f"Basic {pair}")}
 
 
 def _reason_for_ordinary_path(

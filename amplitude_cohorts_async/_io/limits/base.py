@@ -38,6 +38,13 @@ class LocalCounter:
         self._mutex = threading.Lock()
         self._counts: dict[str, tuple[int, datetime]] = {}
 
+    def copy(self) -> LocalCounter:
+        """Return a copy with a lock of its own; takes no lock."""
+        copy = LocalCounter()
+        copy._counts = self._counts
+
+        return copy
+
     async def add(self, name: str, by: int, *, until: datetime) -> int:
         """Add to a counter, drop those that end earlier, return its value."""
         with self._mutex:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 import attrs
 
@@ -71,14 +74,19 @@ class RateLimiter(Limiter):
     def __init__(self, limits: Limits, *, paced: bool = True) -> None:
         # The pace of polls and writes needs the event loop's own clock.
         self._limits = limits
-        self._mutex = threading.Lock()
-        rates: dict[Kind, Rate | None] = {"poll": limits.polls, "write": limits.writes}
-        self._pacers = {
-            kind: Pacer(rate) for kind, rate in rates.items() if rate and paced
-        }
+        self._paced = paced
         self._counts: dict[str, float] = dict.fromkeys(
             ("started", "in_flight", "waiting", "waited", "throttled"), 0
         )
+        self._make_pacers()
+
+    def _make_pacers(self) -> None:
+        limits = self._limits
+        self._mutex = threading.Lock()
+        rates: dict[Kind, Rate | None] = {"poll": limits.polls, "write": limits.writes}
+        self._pacers = {
+            kind: Pacer(rate) for kind, rate in rates.items() if rate and self._paced
+        }
 
     @property
     def limits(self) -> Limits:
@@ -177,6 +185,12 @@ class LocalLimiter(RateLimiter):
         super().__init__(limits, paced=clock is None)
         self._clock = clock or SystemClock()
         self._state = state or LimiterState()
+        self._last_start = -math.inf
+        self._make_places()
+        _made.add(self)
+
+    def _make_places(self) -> None:
+        limits = self._limits
         self._line = FifoLock()
         self._slots = SlotSemaphore(
             limits.in_flight, clock=self._clock, released_at=self._state.released_at
@@ -190,7 +204,25 @@ class LocalLimiter(RateLimiter):
             )
             for rate in sorted(limits.exports, key=lambda rate: -rate.per)
         }
-        self._last_start = -math.inf
+
+    def drop_inherited(self) -> None:
+        """
+        Free the places, in a forked process, of requests that only its parent has.
+
+        Their time in the windows begins at the fork: they may end later, but nobody
+        here would learn when.
+        """
+        # No loop runs here, whose time the system's is. No lock is taken: another
+        # thread of the parent may have held it.
+        is_systems = isinstance(self._clock, SystemClock)
+        now = time.monotonic() if is_systems else self._clock.now()
+        running = [rate.count - pool.idle for rate, pool in self._windows.items()]
+        self._state.ends.extend([now] * max(running, default=0))
+        self._state.counter = self._state.counter.copy()
+        self._counts |= {"in_flight": 0, "waiting": 0}
+        vars(self).pop("_cohort_locks", None)
+        self._make_pacers()
+        self._make_places()
 
     @property
     def counter(self) -> SharedCounter:
@@ -371,3 +403,15 @@ class LocalLimiter(RateLimiter):
             spacing=spacing,
         )
         return starts[ahead:]
+
+
+_made: WeakSet[LocalLimiter] = WeakSet()
+
+
+def _drop_inherited() -> None:
+    for limiter in list(_made):
+        limiter.drop_inherited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_inherited)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from weakref import WeakValueDictionary
@@ -39,6 +40,16 @@ _mutex = threading.Lock()
 _limiters: _Limiters = WeakValueDictionary()
 _states: dict[str, LimiterState] = {}
 _of_loop: RunVar[_Limiters] = RunVar("amplitude_cohorts_async_limiters")
+
+
+def _make_mutex() -> None:
+    # Another thread of the parent may have held it.
+    global _mutex  # noqa: PLW0603
+    _mutex = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_make_mutex)
 
 
 def limiter_for(

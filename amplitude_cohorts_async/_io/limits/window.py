@@ -72,6 +72,11 @@ class PlacePool:
         self._idle += [Place() for _ in range(size - len(last))]
         heapify(self._idle)
 
+    @property
+    def idle(self) -> int:
+        """How many places are not in use; takes no lock."""
+        return len(self._idle)
+
     def free_at(self) -> list[float]:
         """Return the times at which the places not in use are free."""
         with self._mutex:

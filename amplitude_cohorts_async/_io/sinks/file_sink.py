@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import attrs
 
-from ..._core.csvtext import Malformed
-from .filters import DetectGzip, Filter
+from ..._core.csvtext import Malformed, TooLarge
+from .filters import DetectGzip, Filter, TextCheck
 from .part_file import TAKES_RANGES, Damaged, Kept, PartFile
 from .part_record import Owner, Source
 from .saved_file import LocalFile
@@ -45,6 +45,7 @@ class FileSink:
         )
         self._detect = DetectGzip(self._choose)
         self._counter: Counter | None = None
+        self._text: TextCheck | None = None
         self._counted: int | None = None
         self._sha256: str | None = None
         self._is_as_stored = False
@@ -147,11 +148,16 @@ class FileSink:
     @property
     def takes_any_order(self) -> bool:
         """Whether bytes may come in any order; known after the first ones only."""
-        return self.is_light and TAKES_RANGES
+        is_known = self._text is not None and self._text.is_settled
+
+        return self.is_light and is_known and TAKES_RANGES
 
     def reserve(self, size: int) -> None:
         """Set the file's final length, to be filled in any order."""
         # The filters do not see these bytes, so they cannot count them.
+        if self._options.max_size is not None and size > self._options.max_size:
+            raise TooLarge(self._options.max_size)
+
         self._counter = None
         self._part.resize(size)
 
@@ -170,14 +176,14 @@ class FileSink:
     def _forget(self) -> None:
         self._detect.discard()
         self._detect = DetectGzip(self._choose)
-        self._counter = None
+        self._counter = self._text = None
         self._is_as_stored = False
         self._replay = iter(())
         self.is_light = False
 
     def _choose(self, is_gzip: bool) -> Filter:
         chain = self._target.format.build_filters(self._part, is_gzip, self._options)
-        self._counter = chain.counter
+        self._counter, self._text = chain.counter, chain.text
         self._is_as_stored = chain.is_as_stored
         self.is_light = chain.is_verbatim
 

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from queue import Queue
 from types import ModuleType
 from typing import Any, Protocol
 
-from ..._core.csvtext import Malformed, RecordCounter
+from ..._core.csvparse import split_header
+from ..._core.csvtext import (
+    CsvError,
+    Malformed,
+    RecordCounter,
+    RecordSplitter,
+    TooLarge,
+)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_BITS = 31
@@ -238,19 +245,46 @@ class Tee:
 
 class TextCheck(PassThrough):
     """
-    Passes on text, and refuses what cannot be CSV.
+    Passes on text, and refuses what does not begin as a file of members, or is endless.
 
     A proxy's page or an error of the store must not be saved as a cohort.
+
+    Args:
+        has_header: Whether the first record names the columns, as the reader knows
+            them. The third-party description does not say so.
+        max_size: Bytes of text at most.
+
+    Attributes:
+        is_settled: Whether nothing that follows can make it another kind of file.
     """
 
-    def __init__(self, then: Filter | None = None) -> None:
+    def __init__(
+        self,
+        then: Filter | None = None,
+        *,
+        has_header: bool = True,
+        max_size: int | None = None,
+    ) -> None:
         super().__init__(then)
+        self.is_settled = False
+        self._has_header = has_header
+        self._max_size = max_size
         self._is_empty = True
+        self._size = 0
+        self._header = RecordSplitter()
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next text."""
+        self._size += len(data)
+
+        if self._max_size is not None and self._size > self._max_size:
+            raise TooLarge(self._max_size)
+
         if self._is_empty:
             self._check_start(bytes(data).lstrip(_BLANK))
+
+        if not self.is_settled:
+            self._settle(self._header.feed(data))
 
         super().write(data)
 
@@ -259,7 +293,27 @@ class TextCheck(PassThrough):
         if self._is_empty:
             raise Malformed("the file is empty; even an empty cohort has a header")
 
+        if not self.is_settled:
+            self._settle(self._header.finish())
+
         super().finish()
+
+    def _settle(self, blocks: Iterator[bytes]) -> None:
+        if not self._has_header:
+            self.is_settled = not self._is_empty
+            return
+
+        try:
+            for block in blocks:
+                split_header(block)
+                self.is_settled = True
+                return
+        except CsvError as error:
+            error.advice = (
+                "it is no file of members: look for a proxy that answers in the "
+                "service's place, and try once more, which spends no export"
+            )
+            raise
 
     def _check_start(self, text: bytes) -> None:
         self._is_empty = not text

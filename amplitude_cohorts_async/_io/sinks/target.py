@@ -32,9 +32,13 @@ class Options:
     How the bytes of a file are read.
 
     Attributes:
+        has_header: Whether the first record names the columns: see `TextCheck`.
+        max_size: Bytes of text at most; None for any number.
         amplitude_id: The type of Amplitude's ids, where columns have types.
     """
 
+    has_header: bool = True
+    max_size: int | None = None
     amplitude_id: AmplitudeId = "text"
 
 
@@ -52,6 +56,7 @@ class Chain:
     """
 
     first: Filter
+    text: TextCheck
     counter: Counter
     is_as_stored: bool = False
     is_verbatim: bool = False
@@ -90,34 +95,35 @@ def _count_csv_gz(file: BinaryIO) -> int:
     return _count_csv(cast("BinaryIO", gzip.GzipFile(fileobj=file)))
 
 
-def _to_csv(file: Filter, is_gzip: bool, _options: Options) -> Chain:
+def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
     # With two threads inflating, writing and the wire overlap; see docs/design.md.
     counter = Count(InThread(file) if is_gzip else file)
-    text = TextCheck(counter)
+    text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     first = InThread(Inflate(text)) if is_gzip else text
 
     return Chain(
         first=first,
+        text=text,
         counter=counter,
         is_as_stored=not is_gzip,
         is_verbatim=not is_gzip,
     )
 
 
-def _to_csv_gz(file: Filter, is_gzip: bool, _options: Options) -> Chain:
+def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
     counter = Count()
-    text = TextCheck(counter)
+    text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
 
-    return Chain(first=first, counter=counter, is_as_stored=is_gzip)
+    return Chain(first=first, text=text, counter=counter, is_as_stored=is_gzip)
 
 
 def _to_parquet(file: Filter, is_gzip: bool, options: Options) -> Chain:
     writer = ParquetWriter(file, amplitude_id=options.amplitude_id)
-    text = TextCheck(writer)
+    text = TextCheck(writer, has_header=options.has_header, max_size=options.max_size)
 
-    return Chain(first=Inflate(text) if is_gzip else text, counter=writer)
+    return Chain(first=Inflate(text) if is_gzip else text, text=text, counter=writer)
 
 
 FORMATS: dict[str, Format] = {

@@ -172,19 +172,90 @@ def test_text_passes_unchanged(text: bytes, pieces: int, seed: int) -> None:
     """What may be members goes on byte for byte; nothing at all does not."""
     heap = Heap()
     chain = TextCheck(heap)
-    write_split(chain, b'"' + text, pieces=pieces, seed=seed)
+    data = b'"user_id"\n' + text
+    write_split(chain, data, pieces=pieces, seed=seed)
     chain.finish()
-    assert b'"' + text == heap.data
+    assert data == heap.data
 
     with pytest.raises(Malformed, match="empty"):
         TextCheck(Heap()).finish()
+
+
+NO_HEADERS = {
+    "an error of a proxy": b"upstream connect error or disconnect/reset\n",
+    "a picture": b"\x89PNG\r\n\x1a\n" + bytes(99),
+    "a program": b"\x7fELF" + bytes(99),
+    "a letter": b"a",
+    "another table": b"name,age\nann,7\n",
+    "a column too little": b"user_ids\nann\n",
+    "no end of lines": b"user_id\rann\r",
+    "a quote never closed": b'"user_id\nann\n',
+    "a quote that ends early": b'"user_id"x\nann\n',
+    "a blank line first": b"\nuser_id\nann\n",
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 999])
+@pytest.mark.parametrize("name", NO_HEADERS)
+def test_what_begins_without_a_header_of_members(name: str, size: int) -> None:
+    """No format is made of it, whatever the pieces it comes in."""
+    chain = TextCheck(Heap())
+    data = NO_HEADERS[name]
+
+    with pytest.raises(Malformed):
+        for at in range(0, len(data), size):
+            chain.write(data[at : at + size])
+        chain.finish()
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\nann,\r\n"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"user_id,plan",
+        b'"amplitude_id","user_id"',
+        b"\tgroup_value,\tplan",
+        b'\xef\xbb\xbf"plan","\tuser_id"',
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 999])
+def test_all_headers_of_members(header: bytes, end: bytes, size: int) -> None:
+    """Each name of ids will do, in any place, with the TAB of group cohorts, too."""
+    heap = Heap()
+    chain = TextCheck(heap)
+    data = header + end
+
+    for at in range(0, len(data), size):
+        chain.write(data[at : at + size])
+    chain.finish()
+
+    assert (data, True) == (heap.data, chain.is_settled)
+
+
+def test_the_header_is_not_asked_for_where_none_is_promised() -> None:
+    """The third-party description does not say what the lines of a file are."""
+    chain = TextCheck(Heap(), has_header=False)
+    chain.write(b"ann\nbob\n")
+    chain.finish()
+
+    assert chain.is_settled
+
+
+def test_the_size_of_a_text_is_bounded() -> None:
+    """The last byte that is allowed is taken, the next one is not."""
+    chain = TextCheck(Heap(), max_size=12)
+    chain.write(b"user_id\n")
+    chain.write(b"ann\n")
+
+    with pytest.raises(Malformed, match="more than 12 bytes"):
+        chain.write(b"b")
 
 
 def test_both_finish_in_order() -> None:
     """The second filter does not finish when the first one finds fault."""
     heap = Heap()
     both = Tee(Inflate(TextCheck()), heap)
-    both.write(gzip.compress(b"text")[:-1])
+    both.write(gzip.compress(b"user_id")[:-1])
 
     with pytest.raises(Malformed):
         both.finish()

@@ -19,6 +19,7 @@ from amplitude_cohorts_async._io.sinks.filters import (
     Filter,
     Inflate,
     PassThrough,
+    TextCheck,
 )
 from amplitude_cohorts_async._io.sinks.part_file import PartFile
 from amplitude_cohorts_async._io.sinks.target import (
@@ -380,8 +381,9 @@ class Loud(PassThrough):
 def to_loud(file: Filter, is_gzip: bool, options: Options) -> Chain:
     """Build the filters of the toy."""
     counter = Count(Loud(file))
+    text = TextCheck(counter, has_header=options.has_header)
 
-    return Chain(first=Inflate(counter) if is_gzip else counter, counter=counter)
+    return Chain(first=Inflate(text) if is_gzip else text, text=text, counter=counter)
 
 
 def missing() -> None:
