@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -21,7 +22,12 @@ from .._io.async_only import AsyncOnly
 from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
 from .._io.sinks.target import Format, Target, checked_target
-from ..errors import CohortsError, ConfigurationError, InvalidInputError
+from ..errors import (
+    CohortsError,
+    ConfigurationError,
+    InvalidInputError,
+    JobStoreUnavailableError,
+)
 from ..models import Cohort, ExportOutcome, SavedExport
 from .app_jobs import target_name
 from .directory_store import directory_store
@@ -31,6 +37,8 @@ from .runs import OpenRun, RunStore, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
+
+_logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +121,7 @@ class ExportRun:
 
         self.works_ahead = False
         self._exports = exports
+        self._rows = exports.jobs.rows
         self._waiting = deque(distinct_cohort_ids(cohort_ids))
         self._directory = directory
         self._options = options
@@ -155,15 +164,19 @@ class ExportRun:
 
     async def aclose(self) -> None:
         """Stop the tasks, and wait until they have ended."""
+        await self._end()
+        await self._rows.settle()
+
+        if self._own_store is not None:
+            await finish_despite_cancel(self._close_store(self._own_store))
+
+    async def _end(self) -> None:
         self._stop()
         ending = {*self._tasks, *filter(None, [self._renewing])}
 
         if ending:
             await finish_despite_cancel(asyncio.wait(ending))
             self._tasks.clear()
-
-        if self._own_store is not None:
-            await finish_despite_cancel(self._close_store(self._own_store))
 
     async def _close_store(self, store: JobStore) -> None:
         self._own_store = None
@@ -220,8 +233,10 @@ class ExportRun:
         if self._is_over:
             return None
         if not self._tasks:
-            self._is_over = True
-            await self._close()
+            await self._end()
+            # After the last await, like every answer: a step that is cancelled leaves
+            # the run open.
+            self._rows.answer(self._close())
             return None
 
         task = next(task for task in self._tasks if task.done())
@@ -239,6 +254,7 @@ class ExportRun:
             self._tasks.add(asyncio.create_task(work, name=f"export of {cohort_id}"))
 
     async def _open(self) -> None:
+        await self._rows.settle()
         # Raises if the directory cannot be written to, before the first outcome.
         await anyio.to_thread.run_sync(self._target, "cohort")
         options = self._options
@@ -273,10 +289,14 @@ class ExportRun:
             await runs.leave()
 
     async def _close(self) -> None:
-        if self._runs is not None:
-            await self._runs.close()
+        try:
+            if self._runs is not None:
+                await self._runs.close()
+        except JobStoreUnavailableError:
+            _logger.warning("an export_many() is not closed; the next one continues it")
 
-        await self.aclose()
+        if self._own_store is not None:
+            await self._close_store(self._own_store)
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
         spent = 0

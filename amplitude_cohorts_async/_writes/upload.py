@@ -7,6 +7,7 @@ answer is lost, the list shows whether the cohort exists.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -30,6 +31,7 @@ from .._core.writes import (
 )
 from .._exports.app_jobs import AppJobs
 from .._id_source import IdSource
+from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
 from ..errors import (
     AmbiguousUploadError,
@@ -200,19 +202,34 @@ class _UploadRun:
             return self._adopt(cohort)
 
         request = upload_request(self._spec, batch.pieces)
+
+        try:
+            response = await self._session.send(request, before=self._record_attempt)
+            return upload_answer(self._spec, request, response)
+        except CohortsError as error:
+            attempted_at = self._progress.attempted_at
+            if attempted_at is not None and _may_have_happened(error):
+                return self._adopt(await self._find(attempted_at, error))
+
+            await self._record_refusal()
+            raise
+
+    async def _record_attempt(self) -> None:
+        # While the slot is held, right before the bytes leave: a wait for a slot that
+        # is cancelled leaves nothing in doubt.
         now = self._session.context.clock.utcnow()
-        await self._writer.append(attempt_line(now))
         self._progress.attempted_at = now
 
         try:
-            return upload_answer(self._spec, request, await self._session.send(request))
-        except CohortsError as error:
-            if _may_have_happened(error):
-                return self._adopt(await self._find(now, error))
-
-            self._progress.attempted_at = None
-            await self._writer.append(attempt_line(None))
+            await self._writer.append(attempt_line(now))
+        except asyncio.CancelledError:
+            # It is recorded by now, and nothing will be sent.
+            await finish_despite_cancel(self._record_refusal())
             raise
+
+    async def _record_refusal(self) -> None:
+        self._progress.attempted_at = None
+        await self._writer.append(attempt_line(None))
 
     def _adopt(self, cohort: Cohort) -> UploadAnswer:
         self._progress.adopted = True

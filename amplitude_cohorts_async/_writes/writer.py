@@ -16,7 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -259,9 +259,14 @@ async def open_writer(
         yield Writer(session, jobs, WriteProgress(), None, on_skipped)
         return
 
-    file, progress = await in_thread(partial(_open, Path(journal), kind, parameters))
+    with ExitStack() as stack:
 
-    with file:
+        def enter() -> tuple[FileIO, WriteProgress]:
+            """Open it in a thread: a cancellation that comes meanwhile closes it."""
+            file, progress = _open(Path(journal), kind, parameters)
+            return stack.enter_context(file), progress
+
+        file, progress = await in_thread(enter)
         yield Writer(session, jobs, progress, file, on_skipped)
 
 

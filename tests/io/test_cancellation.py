@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import FakeClock
 from support.canary import API_KEY, SECRET_KEY
+from support.cancelling import WAYS, Way
 from support.exporting import (
     CSV,
     FILE,
@@ -33,73 +34,9 @@ from support.exporting import (
     whole,
 )
 from support.fault_server import FaultServer, Reply, json_reply, redirect
-from support.stepping import Stepped
 
 OLD = b"yesterday's"
 EXPORTS = "/api/5/cohorts/request/"
-Way = Callable[[Coroutine[Any, Any, object], int], Coroutine[Any, Any, bool]]
-
-
-async def by_task(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """Cancel the task, as a framework that shuts down does."""
-
-    async def run() -> int:
-        this = asyncio.current_task()
-        assert this is not None
-        stepped = Stepped(work, at=at, act=this.cancel)
-        await stepped
-        return stepped.steps
-
-    task = asyncio.ensure_future(run())
-    await asyncio.wait([task])
-
-    return not task.cancelled() and task.result() < at
-
-
-async def by_task_twice(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """Cancel the task, and once more while it cleans up."""
-
-    async def run() -> int:
-        this = asyncio.current_task()
-        assert this is not None
-
-        def twice() -> None:
-            this.cancel()
-            asyncio.get_running_loop().call_soon(this.cancel)
-
-        stepped = Stepped(work, at=at, act=twice)
-        await stepped
-        return stepped.steps
-
-    task = asyncio.ensure_future(run())
-    await asyncio.wait([task])
-
-    return not task.cancelled() and task.result() < at
-
-
-async def by_scope(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """Cancel an anyio scope around it, which goes on cancelling until it is left."""
-    with anyio.CancelScope() as scope:
-        stepped = Stepped(work, at=at, act=scope.cancel)
-        await stepped
-
-    return not scope.cancel_called
-
-
-async def by_timeout(work: Coroutine[Any, Any, object], at: int) -> bool:
-    """Let `asyncio.timeout` run out."""
-    try:
-        async with asyncio.timeout(None) as deadline:
-            now = asyncio.get_running_loop().time()
-            stepped = Stepped(work, at=at, act=lambda: deadline.reschedule(now))
-            await stepped
-    except TimeoutError:
-        return False
-
-    return not deadline.expired() and stepped.steps < at
-
-
-WAYS = [by_task, by_task_twice, by_scope, by_timeout]
 
 
 @pytest.fixture
