@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeAlias
 from urllib.parse import quote
@@ -13,6 +15,7 @@ import attrs
 import typer
 
 from .. import CohortsClient
+from ..errors import JobStoreUnavailableError
 from ..models import ExportOutcome, JobRecord, SavedExport
 from . import render
 from .common import FORMATS, Connection
@@ -299,12 +302,12 @@ async def last_open(client: CohortsClient) -> Found:
     """Return the last spent export that is not delivered."""
     for record in await client.jobs(open_only=True):
         if record.token is not None:
-            return found_in(record)
+            return await found_in(record)
 
     raise NoSuchJobError("no export of this project is open in the job store")
 
 
-def found_in(record: JobRecord) -> Found:
+async def found_in(record: JobRecord) -> Found:
     """Return the token of an export, and the file of this machine it is meant for."""
     here = f"{socket.gethostname()}:"
     paths = [
@@ -315,13 +318,25 @@ def found_in(record: JobRecord) -> Found:
         and each.finished_at is None
     ]
     # The temporary folder of a command that was killed on the way to stdout is gone.
-    there = [path for path in paths if path.parent.is_dir()]
+    there = await asyncio.to_thread(
+        lambda: [path for path in paths if path.parent.is_dir()]
+    )
 
     return str(record.token), there[-1] if there else None
 
 
 def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
-    async def named(_client: CohortsClient) -> Found:
+    async def named(client: CohortsClient) -> Found:
+        # The record has the token, which tells more than the bare id. Without the
+        # record the file is there all the same.
+        with suppress(JobStoreUnavailableError):
+            for record in await client.jobs():
+                if record.request_id is not None and job in {
+                    record.id,
+                    record.request_id,
+                }:
+                    return await found_in(record)
+
         return job, None
 
     return named

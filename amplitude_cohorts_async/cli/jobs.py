@@ -106,7 +106,7 @@ def resume(
                 f"nobody knows its request id, so its file cannot be had"
             )
 
-        return found_in(record)
+        return await found_in(record)
 
     options = ResumeOptions(
         output=output, format=format, file_mode=file_mode, timeout=timeout

@@ -1,0 +1,201 @@
+"""A process is ended while it waits; the same command again spends nothing."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async.testing import CohortsEmulator
+from amplitude_cohorts_async.testing.faults import hang
+from support.canary import API_KEY, SECRET_KEY
+
+pytestmark = pytest.mark.slow
+
+LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def cohorts_emulator_setup() -> CohortsEmulator:
+    """A service on the real time, as its clients are processes of their own."""
+    return CohortsEmulator(api_key=API_KEY, secret_key=SECRET_KEY, job_seconds=0)
+
+
+@pytest.fixture(autouse=True)
+def cohort(
+    cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A cohort whose file is ready at once, and an empty folder to be in.
+
+    Nobody polls before ten seconds are over: until then a process waits.
+    """
+    cohorts_emulator.add_cohort("c1", members=["ann"], overrides=LONG_AGO)
+    monkeypatch.chdir(tmp_path)
+
+
+def until_spent(emulator: CohortsEmulator, started: subprocess.Popen[str]) -> str:
+    """Wait until an export is requested, and known to the process; return its id."""
+    line = started.stderr.readline()
+    assert line.startswith("amplitude-cohorts: requested export "), line
+    while not emulator.spent:
+        time.sleep(0.01)
+    # The id is recorded right after it is named.
+    time.sleep(0.3)
+    return line.split()[3]
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+)
+def test_the_same_command_goes_on_whatever_ended_it(
+    process: Start, cohorts_emulator: CohortsEmulator, number: signal.Signals
+):
+    """One export for both, and the second says so."""
+    words = ("export", "c1", "-o", "out.csv")
+    started = process(*words)
+    request_id = until_spent(cohorts_emulator, started)
+    started.send_signal(number)
+    started.communicate()
+    code, out, err = ended(process(*words))
+
+    assert (0, 1) == (code, cohorts_emulator.spent)
+    assert out.startswith("out.csv: ")
+    assert f" UTC ({request_id}); --fresh for a new one\n" in err
+    assert "no export spent, 499 left of the month\n" in err
+
+
+def test_many_killed_go_on(process: Start, cohorts_emulator: CohortsEmulator):
+    """A directory, as a file does."""
+    Path("out").mkdir()
+    words = ("export", "c1", "-o", "out")
+    started = process(*words)
+    while not cohorts_emulator.spent:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    started.kill()
+    started.communicate()
+
+    assert 0 == ended(process(*words))[0]
+    assert 1 == cohorts_emulator.spent
+    assert Path("out/c1.csv").exists()
+
+
+def test_the_ways_on_are_the_last_lines(
+    process: Start, cohorts_emulator: CohortsEmulator
+):
+    """The same command until when, and one that works elsewhere, too."""
+    started = process("export", "c1", "-o", "out.csv")
+    until_spent(cohorts_emulator, started)
+    started.send_signal(signal.SIGHUP)
+    code, _, err = ended(started)
+    interrupted, again, resume = err.splitlines()
+
+    assert 130 == code
+    assert "amplitude-cohorts: interrupted" == interrupted
+    assert re.fullmatch(
+        r"To go on: the same command, before (\S+ )?\d\d:\d\d UTC", again
+    )
+    assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o out\.csv", resume)
+    assert [] == list(Path().iterdir())
+
+
+def test_nohup_is_respected(process: Start, cohorts_emulator: CohortsEmulator):
+    """What has the command ignore the closed terminal, it goes on."""
+    started = process(
+        "export",
+        "c1",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    until_spent(cohorts_emulator, started)
+    started.send_signal(signal.SIGHUP)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        started.wait(1)
+
+
+def test_a_closed_terminal_ends_it_in_order(
+    process: Start, cohorts_emulator: CohortsEmulator
+):
+    """Nothing is left in the folder, and the same command goes on elsewhere."""
+    ours, theirs = pty.openpty()
+    started = process(
+        "export",
+        "c1",
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={"TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    while not cohorts_emulator.spent:
+        os.read(ours, 65_536)
+    time.sleep(0.5)
+    os.close(ours)
+    started.send_signal(signal.SIGHUP)
+
+    assert 130 == started.wait()
+    assert [] == list(Path().iterdir())
+    assert 0 == ended(process("export", "c1"))[0]
+    assert 1 == cohorts_emulator.spent
+
+
+@pytest.fixture
+def in_doubt(process: Start, cohorts_emulator: CohortsEmulator) -> None:
+    """A process that was killed after the request was sent, before its answer."""
+    cohorts_emulator.fail_next("export", hang())
+    started = process("export", "c1")
+    while not cohorts_emulator.requests("export"):
+        time.sleep(0.01)
+    started.kill()
+    started.communicate()
+
+
+@pytest.mark.usefixtures("in_doubt")
+def test_what_is_in_doubt_is_not_spent_unasked(
+    process: Start, cohorts_emulator: CohortsEmulator
+):
+    """The message speaks of the command's options; one of them goes on."""
+    code, _, err = ended(process("export", "c1", stdin=subprocess.DEVNULL))
+
+    assert 1 == code
+    assert "may have been spent at " in err
+    assert "--on-unknown spend" in err
+    assert "on_unknown" not in err
+    assert 1 == cohorts_emulator.requests("export")
+    assert 0 == ended(process("export", "c1", "--on-unknown", "spend"))[0]
+    assert 2 == cohorts_emulator.requests("export")
+
+
+@pytest.mark.usefixtures("in_doubt")
+@pytest.mark.parametrize(("answer", "code", "sent"), [("y", 0, 2), ("n", 1, 1)])
+def test_a_terminal_is_asked_about_what_is_in_doubt(
+    process: Start, cohorts_emulator: CohortsEmulator, answer: str, code: int, sent: int
+):
+    """Whoever sits there decides."""
+    ours, theirs = pty.openpty()
+    started = process("export", "c1", stdin=theirs)
+    os.write(ours, f"{answer}\n".encode())
+    found, _, err = ended(started)
+    os.close(theirs)
+    os.close(ours)
+
+    assert "Spend another one? [y/N]" in err
+    assert (code, sent) == (found, cohorts_emulator.requests("export"))
+
+
+def ended(started: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """How a process ended, and what it printed."""
+    out, err = started.communicate()
+
+    return started.returncode, out, err
