@@ -172,11 +172,12 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
     async def work(client: CohortsClient) -> bool:
         """Tell each outcome; return whether something is still open."""
         async for outcome in client.run_jobs(forever=forever):
-            outcomes.append(outcome)
             if not connection.as_json:
                 render.outcome(outcome)
             elif forever:
                 render.document("exports", [outcome])
+            if not forever:
+                outcomes.append(outcome)
             # Whoever reads a pipe waits for it.
             sys.stdout.flush()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -43,27 +46,41 @@ def cohort(
     monkeypatch.chdir(tmp_path)
 
 
-def until_spent(emulator: CohortsEmulator, started: subprocess.Popen[str]) -> str:
-    """Wait until an export is requested, and known to the process; return its id."""
-    line = started.stderr.readline()
-    assert line.startswith("amplitude-cohorts: requested export "), line
-    while not emulator.spent:
-        time.sleep(0.01)
-    # The id is recorded right after it is named.
-    time.sleep(0.3)
-    return line.split()[3]
+@pytest.fixture
+def until_spent(
+    data_folder: Path, cohorts_emulator: CohortsEmulator
+) -> Callable[[], str]:
+    """Wait until an export is requested and recorded; return its request id."""
+
+    def wait() -> str:
+        while not cohorts_emulator.spent or not (found := recorded()):
+            time.sleep(0.01)
+        (request_id,) = found
+        return request_id
+
+    def recorded() -> list[str]:
+        path = data_folder / "exports.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT value FROM rows WHERE key LIKE 'export:%'")
+            exports = [json.loads(value)["row"] for (value,) in rows]
+        return [each["request_id"] for each in exports if each.get("request_id")]
+
+    return wait
 
 
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
 )
 def test_the_same_command_goes_on_whatever_ended_it(
-    process: Start, cohorts_emulator: CohortsEmulator, number: signal.Signals
+    process: Start,
+    cohorts_emulator: CohortsEmulator,
+    until_spent: Callable[[], str],
+    number: signal.Signals,
 ):
     """One export for both, and the second says so."""
     words = ("export", "c1", "-o", "out.csv")
     started = process(*words)
-    request_id = until_spent(cohorts_emulator, started)
+    request_id = until_spent()
     started.send_signal(number)
     started.communicate()
     code, out, err = ended(process(*words))
@@ -74,14 +91,14 @@ def test_the_same_command_goes_on_whatever_ended_it(
     assert "no export spent, 499 left of the month\n" in err
 
 
-def test_many_killed_go_on(process: Start, cohorts_emulator: CohortsEmulator):
+def test_many_killed_go_on(
+    process: Start, cohorts_emulator: CohortsEmulator, until_spent: Callable[[], str]
+):
     """A directory, as a file does."""
     Path("out").mkdir()
     words = ("export", "c1", "-o", "out")
     started = process(*words)
-    while not cohorts_emulator.spent:
-        time.sleep(0.01)
-    time.sleep(0.5)
+    until_spent()
     started.kill()
     started.communicate()
 
@@ -90,12 +107,10 @@ def test_many_killed_go_on(process: Start, cohorts_emulator: CohortsEmulator):
     assert Path("out/c1.csv").exists()
 
 
-def test_the_ways_on_are_the_last_lines(
-    process: Start, cohorts_emulator: CohortsEmulator
-):
+def test_the_ways_on_are_the_last_lines(process: Start, until_spent: Callable[[], str]):
     """The same command until when, and one that works elsewhere, too."""
     started = process("export", "c1", "-o", "out.csv")
-    until_spent(cohorts_emulator, started)
+    until_spent()
     started.send_signal(signal.SIGHUP)
     code, _, err = ended(started)
     interrupted, again, resume = err.splitlines()
@@ -109,14 +124,14 @@ def test_the_ways_on_are_the_last_lines(
     assert [] == list(Path().iterdir())
 
 
-def test_nohup_is_respected(process: Start, cohorts_emulator: CohortsEmulator):
+def test_nohup_is_respected(process: Start, until_spent: Callable[[], str]):
     """What has the command ignore the closed terminal, it goes on."""
     started = process(
         "export",
         "c1",
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
-    until_spent(cohorts_emulator, started)
+    until_spent()
     started.send_signal(signal.SIGHUP)
 
     with pytest.raises(subprocess.TimeoutExpired):
@@ -124,7 +139,7 @@ def test_nohup_is_respected(process: Start, cohorts_emulator: CohortsEmulator):
 
 
 def test_a_closed_terminal_ends_it_in_order(
-    process: Start, cohorts_emulator: CohortsEmulator
+    process: Start, cohorts_emulator: CohortsEmulator, until_spent: Callable[[], str]
 ):
     """Nothing is left in the folder, and the same command goes on elsewhere."""
     ours, theirs = pty.openpty()
@@ -138,9 +153,7 @@ def test_a_closed_terminal_ends_it_in_order(
         start_new_session=True,
     )
     os.close(theirs)
-    while not cohorts_emulator.spent:
-        os.read(ours, 65_536)
-    time.sleep(0.5)
+    until_spent()
     os.close(ours)
     started.send_signal(signal.SIGHUP)
 
@@ -155,8 +168,7 @@ def in_doubt(process: Start, cohorts_emulator: CohortsEmulator) -> None:
     """A process that was killed after the request was sent, before its answer."""
     cohorts_emulator.fail_next("export", hang())
     started = process("export", "c1")
-    while not cohorts_emulator.requests("export"):
-        time.sleep(0.01)
+    until_sent(cohorts_emulator, 1)
     started.kill()
     started.communicate()
 
@@ -173,12 +185,12 @@ def test_what_is_in_doubt_is_not_spent_unasked(
     assert "--on-unknown spend" in err
     assert "on_unknown" not in err
     assert 1 == cohorts_emulator.requests("export")
-    assert 0 == ended(process("export", "c1", "--on-unknown", "spend"))[0]
-    assert 2 == cohorts_emulator.requests("export")
+    process("export", "c1", "--on-unknown", "spend")
+    until_sent(cohorts_emulator, 2)
 
 
 @pytest.mark.usefixtures("in_doubt")
-@pytest.mark.parametrize(("answer", "code", "sent"), [("y", 0, 2), ("n", 1, 1)])
+@pytest.mark.parametrize(("answer", "code", "sent"), [("y", 130, 2), ("n", 1, 1)])
 def test_a_terminal_is_asked_about_what_is_in_doubt(
     process: Start, cohorts_emulator: CohortsEmulator, answer: str, code: int, sent: int
 ):
@@ -186,12 +198,21 @@ def test_a_terminal_is_asked_about_what_is_in_doubt(
     ours, theirs = pty.openpty()
     started = process("export", "c1", stdin=theirs)
     os.write(ours, f"{answer}\n".encode())
+    if sent == 2:
+        until_sent(cohorts_emulator, 2)
+        started.terminate()
     found, _, err = ended(started)
     os.close(theirs)
     os.close(ours)
 
     assert "Spend another one? [y/N]" in err
     assert (code, sent) == (found, cohorts_emulator.requests("export"))
+
+
+def until_sent(emulator: CohortsEmulator, count: int) -> None:
+    """Wait until so many exports were asked for."""
+    while emulator.requests("export") < count:
+        time.sleep(0.01)
 
 
 def ended(started: subprocess.Popen[str]) -> tuple[int, str, str]:
