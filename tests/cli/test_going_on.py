@@ -113,7 +113,7 @@ def test_the_ways_on_are_the_last_lines(process: Start, until_spent: Callable[[]
     until_spent()
     started.send_signal(signal.SIGHUP)
     code, _, err = ended(started)
-    interrupted, again, resume = err.splitlines()
+    _, interrupted, again, resume = err.splitlines()
 
     assert 130 == code
     assert "amplitude-cohorts: interrupted" == interrupted
