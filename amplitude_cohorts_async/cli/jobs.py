@@ -13,20 +13,17 @@ from ..models import ExportOutcome, JobRecord
 from . import render
 from .common import Connection
 from .exits import Exit, NoSuchJobError
-from .exporting import (
-    JOB_TIMEOUT,
-    FileMode,
-    Format,
+from .exporting import exit_with
+from .file_options import JOB_TIMEOUT, FileMode, Format, Timeout
+from .id_options import Yes
+from .resuming import (
     Found,
     ResumedTo,
     ResumeOptions,
-    Timeout,
-    exit_with,
     found_in,
     last_open,
     resume_job,
 )
-from .id_options import Yes
 
 __all__ = ("forget", "jobs", "list_jobs", "park", "resume", "run")
 

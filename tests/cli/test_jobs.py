@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async.cli import exporting
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
@@ -129,6 +130,29 @@ def test_a_manifest_is_written(command):
     command("export", "slow", "-o", "out.csv", "--manifest")
 
     assert Path("out.csv.manifest.json").exists()
+
+
+def test_stdout_goes_on_with_its_export(command, cohorts_emulator):
+    """As a file does; then nothing is open."""
+    late = command("export", "slow", "-o", "-", "--timeout", 20)
+    code, out, err = command("export", "slow", "-o", "-")
+
+    assert (7, "", 0, 1) == (late.code, late.out, code, cohorts_emulator.spent)
+    assert '"amplitude_id","user_id"' == out.splitlines()[0]
+    assert "took up the export of " in err
+    assert "no export spent, 499 left of the month" in err
+    assert [] == listed(command, "--open")
+
+
+@pytest.mark.parametrize("kind", ["xml", "parquet"])
+def test_stdout_checks_its_format_before_it_spends(
+    command, cohorts_emulator, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """One that is unknown, or whose extra is missing."""
+    monkeypatch.setattr(exporting, "find_spec", lambda _: None)
+
+    assert 2 == command("export", "slow", "-o", "-", "--format", kind).code
+    assert 0 == cohorts_emulator.spent
 
 
 def test_a_sync_goes_on_with_its_export(command, cohorts_emulator):
