@@ -45,6 +45,10 @@ def jobs(
     """List this project's exports of the last seven days, and finish what was left."""
     if context.invoked_subcommand is None:
         list_jobs(connection, open_only)
+    elif open_only or connection != Connection():
+        raise typer.BadParameter(
+            f"options stand behind the word {context.invoked_subcommand}"
+        )
 
 
 def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:

@@ -91,6 +91,21 @@ def test_the_same_command_goes_on_whatever_ended_it(
     assert "no export spent, 499 left of the month\n" in err
 
 
+def test_stdout_goes_on_and_leaves_nothing_open(
+    process: Start, cohorts_emulator: CohortsEmulator, until_spent: Callable[[], str]
+):
+    """The temporary file of the first command is no target for anybody."""
+    started = process("export", "c1", "-o", "-")
+    until_spent()
+    started.kill()
+    started.communicate()
+    code, out, _ = ended(process("export", "c1", "-o", "-"))
+
+    assert (0, 1) == (code, cohorts_emulator.spent)
+    assert out.startswith('"amplitude_id","user_id"')
+    assert "" == ended(process("jobs", "--open"))[1]
+
+
 def test_many_killed_go_on(
     process: Start, cohorts_emulator: CohortsEmulator, until_spent: Callable[[], str]
 ):
