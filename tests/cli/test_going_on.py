@@ -106,6 +106,30 @@ def test_stdout_goes_on_and_leaves_nothing_open(
     assert "" == ended(process("jobs", "--open"))[1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_service_brings_what_was_left(
+    process: Start,
+    cohorts_emulator: CohortsEmulator,
+    until_spent: Callable[[], str],
+    number: signal.Signals,
+):
+    """It waits for more until it is interrupted, which is its usual end."""
+    started = process("export", "c1", "-o", "out.csv")
+    until_spent()
+    started.kill()
+    started.communicate()
+    runner = process("jobs", "run", "--forever", "--json")
+    document = json.loads(runner.stdout.readline())
+    runner.send_signal(number)
+
+    assert [("c1", 0)] == [
+        (each["cohort_id"], each["spent"]) for each in document["exports"]
+    ]
+    assert Path("out.csv").exists()
+    assert 0 == runner.wait()
+    assert 1 == cohorts_emulator.spent
+
+
 def test_many_killed_go_on(
     process: Start, cohorts_emulator: CohortsEmulator, until_spent: Callable[[], str]
 ):
