@@ -220,6 +220,7 @@ def _into_file(connection: Connection, options: _Options) -> None:
         """Save the file, and ask what is left of the month."""
 
         async def work(client: CohortsClient) -> tuple[SavedExport, int | None]:
+            """Do so with a client."""
             saved = await _save(client, options, path, on_unknown)
             jobs.is_saved, jobs.is_done = True, to != STDOUT
             return saved, await months_rest(client)

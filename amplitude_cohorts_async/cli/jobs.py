@@ -47,7 +47,7 @@ def jobs(
         list_jobs(connection, open_only)
     elif open_only or connection != Connection():
         raise typer.BadParameter(
-            f"options stand behind the word {context.invoked_subcommand}"
+            f"put options after the whole command: jobs {context.invoked_subcommand} ..."
         )
 
 
@@ -99,6 +99,7 @@ def resume(
         return token, meant_for
 
     async def named(client: CohortsClient) -> Found:
+        """Return the one that the user names."""
         record = await _record(client, str(job))
 
         if record.token is None:
@@ -145,6 +146,7 @@ def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
     """Remove an export from the record; asks if its file is paid for and not here."""
 
     async def forget_record(client: CohortsClient, record: JobRecord) -> JobRecord:
+        """Remove it, and return it."""
         await client.forget_job(record)
         return record
 

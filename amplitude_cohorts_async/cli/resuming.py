@@ -45,8 +45,7 @@ ResumedTo = Annotated[
         "--output",
         "-o",
         metavar="FILE",
-        help="A file, or - for stdout; by default the file it was meant for, or else "
-        "ID.csv here.",
+        help="A file, or - for stdout; by default the file it was meant for.",
     ),
 ]
 
@@ -73,7 +72,8 @@ def resume(
     """
     Resume an export that was requested before; spends no export.
 
-    Its file stays available for seven days.
+    Its file stays available for seven days. Without -o it goes where it was meant
+    to, or else to ID.csv here.
     """
     options = ResumeOptions(
         output=output, format=format, file_mode=file_mode, timeout=timeout

@@ -97,6 +97,7 @@ def sync(
         """Change the cohort, or report what would change."""
 
         async def work(client: CohortsClient) -> tuple[SyncReport, int | None]:
+            """Do so, and ask what is left of the month."""
             async with skipped_to(skipped) as on_skipped:
                 report = await client.sync_membership(
                     cohort_id,
