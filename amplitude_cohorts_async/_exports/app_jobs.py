@@ -176,8 +176,8 @@ class AppJobs:
             format=format,
         )
 
-        def work(rows: CohortRows, _alive: IsAlive, now: float) -> Delivery:
-            """Find the export, or add it; and add the delivery."""
+        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery:
+            """Find the export, or add it; and add or take over the delivery."""
             at = self._clock.utcnow()
             export = rows.of_request(ref.request_id)
             if export is not None and export.state is ExportState.PARKED:
@@ -198,6 +198,8 @@ class AppJobs:
             left = rows.deliveries.get(row.id) if row else None
             if left is not None:
                 left = attrs.evolve(left, target=target, format=format)
+            else:
+                left = _left_to(rows, export, call, is_alive)
 
             return self._delivery(rows, call, export, left, now)
 
@@ -397,6 +399,22 @@ def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
         )
 
     return export
+
+
+def _left_to(
+    rows: CohortRows, export: ExportRow, call: Call, is_alive: IsAlive
+) -> DeliveryRow | None:
+    """Return the delivery to the call's target that nobody goes on with, if any."""
+    left = [
+        each
+        for each in rows.deliveries_of(export)
+        if call.target is not None
+        and (each.target, each.format) == (call.target, call.format)
+        and each.finished_at is None
+        and not is_alive(each.lease)
+    ]
+
+    return left[-1] if left else None
 
 
 def _moment(record: JobRecord) -> str:

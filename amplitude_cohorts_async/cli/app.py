@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from .. import CohortsClient, __version__
-from . import demo, emulate, exporting, jobs, render, syncing, writes
+from . import (
+    demo,
+    emulate,
+    exporting,
+    jobs,
+    render,
+    resuming,
+    syncing,
+    writes,
+)
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
 
@@ -104,7 +113,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "usage": usage,
     "plan": plan,
     "export": exporting.export,
-    "resume": exporting.resume,
+    "resume": resuming.resume,
     "upload": writes.upload,
     "sync": syncing.sync,
     "diff": syncing.diff,

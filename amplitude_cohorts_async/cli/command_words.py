@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import (
     AmbiguousExportError,
-    ExportTimeoutError,
     InvalidIdsError,
     JobStoreUnavailableError,
     PartialWriteError,
@@ -12,6 +13,8 @@ from ..errors import (
 )
 
 __all__ = ("in_command_words", "refused_ids", "what_is_unknown")
+
+_RESUME = re.compile(r'resume_export\("?([^")]*)"?\)')
 
 _SHOWN_IDS = 5
 _SHOWN_LENGTH = 60
@@ -31,11 +34,17 @@ def in_command_words(error: BaseException) -> str:
             )
         case JobStoreUnavailableError():
             return f"{error}; --jobs names another one, --no-jobs does without"
-        case ExportTimeoutError():
-            # What follows is advice for Python; the command's stands below the error.
-            return str(error).partition(", continue with `")[0]
         case _:
-            return _of_refused(error)
+            return _in_words(_of_refused(error))
+
+
+def _in_words(text: str) -> str:
+    # The advice of errors that any caller of the library may see.
+    text = _RESUME.sub(
+        lambda found: f"amplitude-cohorts resume {found[1]}".strip(), text
+    )
+
+    return text.replace("pass format=", "pass --format").replace("`jobs()`", "`jobs`")
 
 
 def what_is_unknown(error: AmbiguousExportError) -> str:

@@ -1,23 +1,32 @@
-"""The commands that save files: export, resume."""
+"""The command export."""
 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, TypeAlias
-from urllib.parse import quote
+from typing import Annotated
 
 import attrs
 import typer
 
 from .. import CohortsClient
-from ..models import ExportOutcome, JobRecord, SavedExport
+from ..errors import MissingExtraError
+from ..models import ExportOutcome, SavedExport
 from . import render
 from .common import FORMATS, Connection
 from .destination import STDOUT, destination
-from .exits import Exit, NoSuchJobError, exit_of
+from .exits import Exit, exit_of
+from .file_options import (
+    JOB_TIMEOUT,
+    FileMode,
+    Format,
+    Timeout,
+    file_named,
+    octal_text,
+    resume_commands,
+    tell,
+)
 from .resume_hints import (
     StartedJobs,
     command_line,
@@ -37,37 +46,13 @@ from .spending import (
 )
 
 __all__ = (
-    "JOB_TIMEOUT",
     "AllProperties",
-    "FileMode",
-    "Format",
-    "Found",
     "Properties",
-    "ResumeOptions",
-    "ResumedTo",
-    "Timeout",
     "exit_with",
     "export",
-    "found_in",
-    "last_open",
-    "resume",
-    "resume_job",
     "wanted_properties",
 )
 
-JOB_TIMEOUT = 1800.0
-"""Seconds."""
-
-Format = Annotated[
-    str | None,
-    typer.Option(
-        metavar="|".join(FORMATS),
-        help="Format; by default the file name's.",
-    ),
-]
-Timeout = Annotated[
-    float, typer.Option(metavar="SECONDS", help="How long to wait for each export.")
-]
 Properties = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,37 +61,6 @@ Properties = Annotated[
 ]
 AllProperties = Annotated[
     bool, typer.Option("--properties", help="All user properties.")
-]
-
-
-ResumedTo = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="A file, or - for stdout; by default the file it was meant for, or else "
-        "ID.csv here.",
-    ),
-]
-
-
-def _octal(text: str) -> int:
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not an octal number; pass permission bits, as in 640"
-        ) from None
-
-
-FileMode = Annotated[
-    int | None,
-    typer.Option(
-        parser=_octal,
-        metavar="OCTAL",
-        help="Permissions of new files, as in 640; by default the umask's.",
-    ),
 ]
 
 
@@ -206,125 +160,11 @@ def export(
         _into_directory(connection, options)
     else:
         if output == STDOUT:
-            options.refuse("stdout", "skip_unchanged", "no_clobber", "manifest")
+            options.refuse(
+                *("stdout", "skip_unchanged", "no_clobber", "manifest", "occurrence")
+            )
+            _check_format(format)
         _into_file(connection, options)
-
-
-def resume(
-    connection: Connection,
-    job: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TOKEN_OR_ID]",
-            help="The token or request id that an export printed; by default the last "
-            "open one.",
-        ),
-    ] = None,
-    *,
-    output: ResumedTo = None,
-    format: Format = None,  # noqa: A002 - named like the option
-    file_mode: FileMode = None,
-    timeout: Timeout = JOB_TIMEOUT,
-) -> None:
-    """
-    Resume an export that was requested before; spends no export.
-
-    Its file stays available for seven days.
-    """
-    options = ResumeOptions(
-        output=output, format=format, file_mode=file_mode, timeout=timeout
-    )
-
-    if job is None:
-        resume_job(connection, last_open, options)
-    else:
-        resume_job(connection, _named(job), options)
-
-
-Found: TypeAlias = tuple[str, Path | None]
-"""A token or request id, and the file that the export was meant for."""
-
-
-@attrs.frozen(kw_only=True)
-class ResumeOptions:
-    """The options with which an export is resumed."""
-
-    output: Path | None
-    format: str | None
-    file_mode: int | None
-    timeout: float
-
-
-def resume_job(
-    connection: Connection,
-    find: Callable[[CohortsClient], Awaitable[Found]],
-    options: ResumeOptions,
-) -> None:
-    """Save the file of an export that is found by *find*."""
-    jobs = StartedJobs()
-    to = options.output or Path()
-
-    async def work(client: CohortsClient) -> SavedExport:
-        """Wait for the file, and save it."""
-        nonlocal to
-        token, meant_for = await find(client)
-        resumed = client.resume_export(token)
-        jobs.request_ids.append(resumed.request_id)
-        name = resumed.cohort_id or resumed.request_id
-        to = options.output or meant_for or _file_named(name, options.format)
-        place = to if options.output is None else path
-        return await resumed.download(
-            place, format=options.format, timeout=options.timeout
-        )
-
-    with (
-        resume_hints(
-            lambda error: _resume_commands(
-                connection,
-                jobs.resumable_after(error),
-                to=to,
-                format=options.format,
-                file_mode=options.file_mode,
-            ),
-            jobs,
-        ),
-        destination(to, format=options.format, as_json=connection.as_json) as path,
-    ):
-        saved = connection.run(work, hook=jobs, file_mode=options.file_mode)
-
-    _tell(connection, saved, to)
-
-
-async def last_open(client: CohortsClient) -> Found:
-    """Return the last spent export that is not delivered."""
-    for record in await client.jobs(open_only=True):
-        if record.token is not None:
-            return found_in(record)
-
-    raise NoSuchJobError("no export of this project is open in the job store")
-
-
-def found_in(record: JobRecord) -> Found:
-    """Return the token of an export, and the file of this machine it is meant for."""
-    here = f"{socket.gethostname()}:"
-    paths = [
-        Path(each.target.removeprefix(here))
-        for each in record.deliveries
-        if each.target is not None
-        and each.target.startswith(here)
-        and each.finished_at is None
-    ]
-    # The temporary folder of a command that was killed on the way to stdout is gone.
-    there = [path for path in paths if path.parent.is_dir()]
-
-    return str(record.token), there[-1] if there else None
-
-
-def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
-    async def named(_client: CohortsClient) -> Found:
-        return job, None
-
-    return named
 
 
 def wanted_properties(
@@ -370,7 +210,7 @@ class _Options:
 
 def _into_file(connection: Connection, options: _Options) -> None:
     (cohort_id,) = options.cohort_ids
-    to = options.output or _file_named(cohort_id, options.format)
+    to = options.output or file_named(cohort_id, options.format)
     jobs = StartedJobs(announced=connection.announces)
 
     if options.no_clobber and os.path.lexists(to):
@@ -380,18 +220,8 @@ def _into_file(connection: Connection, options: _Options) -> None:
         """Save the file, and ask what is left of the month."""
 
         async def work(client: CohortsClient) -> tuple[SavedExport, int | None]:
-            saved = await client.export(
-                cohort_id,
-                path,
-                properties=options.properties,
-                timeout=options.timeout,
-                format=options.format,
-                skip_unchanged=options.skip_unchanged,
-                manifest=options.manifest,
-                occurrence=options.occurrence,
-                reuse_within=options.reuse.seconds,
-                on_unknown=on_unknown,
-            )
+            """Do so with a client."""
+            saved = await _save(client, options, path, on_unknown)
             jobs.is_saved, jobs.is_done = True, to != STDOUT
             return saved, await months_rest(client)
 
@@ -399,7 +229,7 @@ def _into_file(connection: Connection, options: _Options) -> None:
 
     with (
         resume_hints(
-            lambda error: _resume_commands(
+            lambda error: resume_commands(
                 connection,
                 jobs.resumable_after(error),
                 to=to,
@@ -413,14 +243,49 @@ def _into_file(connection: Connection, options: _Options) -> None:
     ):
         saved, remaining = options.reuse.asking(connection, save)
 
-    _tell(connection, saved, to, **spending_facts(jobs, remaining))
-    say_what_was_spent(connection, saved.spent, remaining)
+    tell(connection, saved, to, **spending_facts(jobs, remaining))
+    say_what_was_spent(connection, jobs.spent, remaining)
 
 
-def _tell(connection: Connection, saved: SavedExport, to: Path, **more: object) -> None:
-    if to != STDOUT:
-        facts = {**render.facts(saved), **more}
-        connection.print("export", facts, lambda _: render.saved(saved))
+async def _save(
+    client: CohortsClient, options: _Options, path: Path, on_unknown: Unknown
+) -> SavedExport:
+    (cohort_id,) = options.cohort_ids
+
+    if options.output == STDOUT:
+        job = await client.request_export(
+            cohort_id,
+            properties=options.properties,
+            join=True,
+            reuse_within=options.reuse.seconds,
+            on_unknown=on_unknown,
+        )
+        # Until the file comes, the record says "a stream": a temporary folder means
+        # nothing to whoever goes on.
+        await job.wait(timeout=options.timeout)
+        return await job.download(path, format=options.format)
+
+    return await client.export(
+        cohort_id,
+        path,
+        properties=options.properties,
+        timeout=options.timeout,
+        format=options.format,
+        skip_unchanged=options.skip_unchanged,
+        manifest=options.manifest,
+        occurrence=options.occurrence,
+        reuse_within=options.reuse.seconds,
+        on_unknown=on_unknown,
+    )
+
+
+def _check_format(format: str | None) -> None:  # noqa: A002
+    # What export() checks with the name of a file, before anything is spent.
+    if format not in {None, *FORMATS}:
+        raise typer.BadParameter(f"{format!r} is no format: pass {', '.join(FORMATS)}")
+
+    if format == "parquet" and find_spec("pyarrow") is None:
+        raise MissingExtraError("the format parquet", extra="parquet")
 
 
 def _into_directory(connection: Connection, options: _Options) -> None:
@@ -489,33 +354,14 @@ def _add_hint(
     if outcome.error is None or (request_id := resumable_id(outcome.error)) is None:
         return
 
-    (command,) = _resume_commands(
+    (command,) = resume_commands(
         connection,
         [request_id],
-        to=(options.output or Path()) / _file_named(outcome.cohort_id, options.format),
+        to=(options.output or Path()) / file_named(outcome.cohort_id, options.format),
         format=options.format,
         file_mode=options.file_mode,
     )
     outcome.error.add_note(command)
-
-
-def _resume_commands(
-    connection: Connection,
-    request_ids: list[str],
-    *,
-    to: Path,
-    format: str | None,  # noqa: A002
-    file_mode: int | None,
-) -> list[str]:
-    options = [
-        *option_arguments(format=format, file_mode=_octal_text(file_mode)),
-        *connection.arguments,
-    ]
-
-    return [
-        command_line("resume", request_id, "-o", str(to), *options)
-        for request_id in request_ids
-    ]
 
 
 def _same_command(connection: Connection, options: _Options) -> str:
@@ -523,7 +369,7 @@ def _same_command(connection: Connection, options: _Options) -> str:
         property=options.properties if isinstance(options.properties, list) else None,
         properties=options.properties is True,
         format=options.format,
-        file_mode=_octal_text(options.file_mode),
+        file_mode=octal_text(options.file_mode),
         skip_unchanged=options.skip_unchanged,
     )
     folder = str(options.output or Path())
@@ -532,12 +378,3 @@ def _same_command(connection: Connection, options: _Options) -> str:
         *("export", *options.cohort_ids, "-o", folder),
         *(*arguments, *options.reuse.arguments, *connection.arguments),
     )
-
-
-def _octal_text(file_mode: int | None) -> str | None:
-    return None if file_mode is None else f"{file_mode:o}"
-
-
-def _file_named(stem: str, format: str | None) -> Path:  # noqa: A002
-    # A quoted id cannot point outside the folder.
-    return Path(f"{quote(stem, safe='')}.{format or 'csv'}")

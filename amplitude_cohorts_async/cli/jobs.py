@@ -13,20 +13,17 @@ from ..models import ExportOutcome, JobRecord
 from . import render
 from .common import Connection
 from .exits import Exit, NoSuchJobError
-from .exporting import (
-    JOB_TIMEOUT,
-    FileMode,
-    Format,
+from .exporting import exit_with
+from .file_options import JOB_TIMEOUT, FileMode, Format, Timeout
+from .id_options import Yes
+from .resuming import (
     Found,
     ResumedTo,
     ResumeOptions,
-    Timeout,
-    exit_with,
     found_in,
     last_open,
     resume_job,
 )
-from .id_options import Yes
 
 __all__ = ("forget", "jobs", "list_jobs", "park", "resume", "run")
 
@@ -48,6 +45,10 @@ def jobs(
     """List this project's exports of the last seven days, and finish what was left."""
     if context.invoked_subcommand is None:
         list_jobs(connection, open_only)
+    elif open_only or connection != Connection():
+        raise typer.BadParameter(
+            f"put options after the whole command: jobs {context.invoked_subcommand} ..."
+        )
 
 
 def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:
@@ -98,6 +99,7 @@ def resume(
         return token, meant_for
 
     async def named(client: CohortsClient) -> Found:
+        """Return the one that the user names."""
         record = await _record(client, str(job))
 
         if record.token is None:
@@ -106,7 +108,7 @@ def resume(
                 f"nobody knows its request id, so its file cannot be had"
             )
 
-        return found_in(record)
+        return await found_in(record)
 
     options = ResumeOptions(
         output=output, format=format, file_mode=file_mode, timeout=timeout
@@ -144,6 +146,7 @@ def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
     """Remove an export from the record; asks if its file is paid for and not here."""
 
     async def forget_record(client: CohortsClient, record: JobRecord) -> JobRecord:
+        """Remove it, and return it."""
         await client.forget_job(record)
         return record
 
@@ -172,11 +175,12 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
     async def work(client: CohortsClient) -> bool:
         """Tell each outcome; return whether something is still open."""
         async for outcome in client.run_jobs(forever=forever):
-            outcomes.append(outcome)
             if not connection.as_json:
                 render.outcome(outcome)
             elif forever:
                 render.document("exports", [outcome])
+            if not forever:
+                outcomes.append(outcome)
             # Whoever reads a pipe waits for it.
             sys.stdout.flush()
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import typer
 
 from ..errors import CohortsError, ExportExpiredError, ExportFailedError
-from ..events import Event, ExportAdopted, ExportRequested
+from ..events import BatchWritten, Event, ExportAdopted, ExportRequested
 from .render import moment, printable
 
 __all__ = (
@@ -46,7 +46,8 @@ class StartedJobs:
         spent: How many were requested.
         adopted: The last one that was taken up.
         since: When the last one was requested; aware UTC.
-        is_saved: Whether the file was saved, which ends the adoption of its export.
+        is_saved: Whether the file was saved, or something written: that ends the adoption
+            of its export.
         is_done: Whether nothing is left to go on with.
     """
 
@@ -73,6 +74,9 @@ class StartedJobs:
                     f"took up the export of {moment(requested_at)} ({request_id}); "
                     f"--fresh for a new one"
                 )
+            case BatchWritten():
+                self.is_saved = True
+                return
             case _:
                 return
 

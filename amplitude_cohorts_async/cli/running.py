@@ -9,7 +9,7 @@ import sys
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import typer
 
@@ -65,10 +65,11 @@ def reported(*, as_json: bool) -> Generator[None]:
             yield
         sys.stdout.flush()
     except BrokenPipeError as error:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         raise typer.Exit(exit_of(error)) from None
     except (CohortsError, KeyboardInterrupt, OSError, typer.Abort) as error:
         render.failure(error, as_json=as_json)
+        _abandon_closed_terminal()
         raise typer.Exit(exit_of(error)) from None
 
 
@@ -99,8 +100,17 @@ def _signals_as_ctrl_c() -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _abandon_stdout() -> None:
-    # Otherwise the interpreter's last flush fails and prints a warning.
+def _abandon_closed_terminal() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _abandon(stream)
+
+
+def _abandon(stream: TextIO) -> None:
+    # Otherwise the interpreter's last flush fails, prints a warning, and changes the
+    # exit code.
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)

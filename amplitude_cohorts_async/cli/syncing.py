@@ -35,6 +35,16 @@ from .resume_hints import (
     resume_hints,
 )
 from .running import run
+from .spending import (
+    Fresh,
+    OnUnknown,
+    Reuse,
+    ReuseWithin,
+    Unknown,
+    months_rest,
+    say_what_was_spent,
+    spending_facts,
+)
 
 __all__ = ("diff", "sync")
 
@@ -63,12 +73,16 @@ def sync(
         typer.Option(metavar="DIR", help="Compare in this folder, with little memory."),
     ] = None,
     skipped: Skipped = None,
+    fresh: Fresh = False,
+    reuse_within: ReuseWithin = None,
+    on_unknown: OnUnknown = None,
 ) -> None:
     """
     Make a cohort's members equal to the ids of a file; spends one export.
 
-    If something fails after that, the last lines are two commands: one saves that
-    export, one syncs with it as --current, and neither spends another.
+    If something fails before anything is written, the same command goes on with
+    that export. The last lines are two commands that never spend another: one
+    saves it, one syncs with it as --current.
     """
     if not (yes or dry_run or sys.stdin.isatty()):
         raise typer.BadParameter(
@@ -76,23 +90,32 @@ def sync(
         )
 
     source = id_source(connection, ids)
-
-    async def work(client: CohortsClient) -> SyncReport:
-        """Change the cohort, or report what would change."""
-        async with skipped_to(skipped) as on_skipped:
-            return await client.sync_membership(
-                cohort_id,
-                source,
-                id_type=id_type,
-                current=current,
-                dry_run=not yes,
-                max_removed=max_removed,
-                count_group=count_group,
-                on_disk=on_disk,
-                on_skipped=on_skipped,
-            )
-
+    reuse = Reuse.of(fresh=fresh, within=reuse_within, on_unknown=on_unknown)
     jobs = StartedJobs(announced=connection.announces)
+
+    def compare(on_unknown: Unknown) -> tuple[SyncReport, int | None]:
+        """Change the cohort, or report what would change."""
+
+        async def work(client: CohortsClient) -> tuple[SyncReport, int | None]:
+            """Do so, and ask what is left of the month."""
+            async with skipped_to(skipped) as on_skipped:
+                report = await client.sync_membership(
+                    cohort_id,
+                    source,
+                    id_type=id_type,
+                    current=current,
+                    dry_run=not yes,
+                    max_removed=max_removed,
+                    count_group=count_group,
+                    on_disk=on_disk,
+                    reuse_within=reuse.seconds,
+                    on_unknown=on_unknown,
+                    on_skipped=on_skipped,
+                )
+            jobs.is_saved = True
+            return report, (await months_rest(client) if current is None else None)
+
+        return connection.run(work, hook=jobs)
 
     with resume_hints(
         lambda error: _resume_commands(
@@ -109,8 +132,9 @@ def sync(
             skipped=skipped,
         ),
         jobs,
+        lambda found: _again(connection, reuse, found, writes=yes),
     ):
-        report = connection.run(work, hook=jobs)
+        report, remaining = reuse.asking(connection, compare)
 
         if not (yes or dry_run):
             report.check_removals(max_removed)
@@ -121,10 +145,12 @@ def sync(
                 )
                 report = _apply(connection, change, report)
 
-    if connection.as_json:
-        render.document("sync", _in_lists(report))
-    else:
-        _show_sync(report)
+    facts = render.facts(_in_lists(report))
+    facts |= {"spent": jobs.spent, **spending_facts(jobs, remaining)}
+    connection.print("sync", facts, lambda _: _show_sync(report))
+
+    if current is None:
+        say_what_was_spent(connection, jobs.spent, remaining)
 
 
 def diff(
@@ -164,6 +190,16 @@ def diff(
         "unnameable": result.unnameable,
     }
     output.print("diff", counts, _show_counts)
+
+
+def _again(
+    connection: Connection, reuse: Reuse, jobs: StartedJobs, *, writes: bool
+) -> str | None:
+    # After a write of ours a sync needs a new export.
+    if jobs.is_saved or not connection.is_recorded:
+        return None
+
+    return f"{reuse.again(jobs)}{', unless it has begun to write' if writes else ''}"
 
 
 def _resume_commands(

@@ -55,6 +55,8 @@ def commands() -> Iterator[tuple[str, object]]:
 def _commands_of(name: str, command) -> Iterator[tuple[str, object]]:
     for word, each in command.commands.items():
         if hasattr(each, "commands"):
+            if each.invoke_without_command:
+                yield f"{name} {word}", each
             yield from _commands_of(f"{name} {word}", each)
         else:
             yield f"{name} {word}", each

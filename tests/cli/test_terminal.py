@@ -120,9 +120,10 @@ def test_a_dumb_terminal_gets_no_bar(process):
         process, "export", "big", "--timeout", 0, columns=300, TERM="dumb"
     )
 
-    first, second = drawn.splitlines()
+    first, second, third = drawn.splitlines()
     assert first.startswith("amplitude-cohorts: requested export ")
     assert second.startswith("big.csv: ")
+    assert third.startswith("amplitude-cohorts: 1 export spent, ")
 
 
 def test_no_color_is_honoured(process):
@@ -146,13 +147,18 @@ def test_a_pipe_gets_the_result_and_nothing_else(process):
     """
     Not even with FORCE_COLOR, which makes others draw into files.
 
-    Stderr names the export: a process that is killed says nothing afterwards.
+    Stderr names the export, as a process that is killed says nothing afterwards; and
+    what was spent.
     """
     started = process("export", "big", "--timeout", 0, env={"FORCE_COLOR": "1"})
     out, err = started.communicate()
 
     assert 0 == started.returncode
-    assert re.fullmatch(r"amplitude-cohorts: requested export \w+ of cohort big\n", err)
+    assert re.fullmatch(
+        r"amplitude-cohorts: requested export \w+ of cohort big\n"
+        r"amplitude-cohorts: 1 export spent, 499 left of the month\n",
+        err,
+    )
     assert out.startswith("big.csv: ")
     assert 1 == len(out.splitlines())
 
@@ -169,11 +175,12 @@ def test_an_interrupted_export_says_how_to_go_on(
     time.sleep(0.2)
     started.send_signal(number)
     out, err = started.communicate()
-    requested, first, second = err.splitlines()
+    requested, first, again, second = err.splitlines()
 
     assert (130, "") == (started.returncode, out)
     assert requested.startswith("amplitude-cohorts: requested export ")
     assert "amplitude-cohorts: interrupted" == first
+    assert again.startswith("To go on: the same command, before ")
     assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o out\.csv", second)
     assert requested.split()[3] == second.split()[4]
     assert [] == list(Path().iterdir())

@@ -218,3 +218,15 @@ async def test_a_long_download_is_seen_to_move(clock: FakeClock) -> None:
         clock.advance(0.5)
 
     assert [None, None, 20, 20, 40, 40] == seen
+
+
+async def test_who_names_an_export_takes_over_what_was_left(
+    client: CohortsClient, tmp_path: Path
+) -> None:
+    """The file at its target is one delivery, and nothing is open then."""
+    await leave(client, tmp_path / "a.csv")
+    (record,) = await client.jobs()
+
+    await client.resume_export(str(record.token)).download(tmp_path / "a.csv")
+
+    assert [] == await client.jobs(open_only=True)

@@ -20,7 +20,7 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(amplitude_cohorts_async.__path__, f"{ROOT}.")
     if not module.name.endswith("__main__")
 )
-EXTRAS = ["isal", "pyarrow", "redis", "rich", "typer"]
+EXTRAS = ["isal", "platformdirs", "pyarrow", "redis", "rich", "typer"]
 IMPORT_EACH = f"""
 import importlib, os, sys, traceback
 import aiohttp.web, aiolimiter, anyio, attrs, cattrs
@@ -94,7 +94,7 @@ def test_every_module_imports_alone() -> None:
 
 def test_the_root_stays_light() -> None:
     """Importing the package brings no extra, no server and no emulator along."""
-    heavy = {"pyarrow", "redis", "typer", "rich", "isal", f"{ROOT}.testing"}
+    heavy = {*EXTRAS, f"{ROOT}.testing"}
     heavy |= {f"{ROOT}.cli", "numpy", "unittest", "pytest"}
 
     result = run(f"import sys, {ROOT}; print(*sys.modules)")

@@ -1,0 +1,98 @@
+"""Options of the commands that save files, and what these say of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from ..models import SavedExport
+from . import render
+from .common import FORMATS, Connection
+from .destination import STDOUT
+from .resume_hints import command_line, option_arguments
+
+__all__ = (
+    "JOB_TIMEOUT",
+    "FileMode",
+    "Format",
+    "Timeout",
+    "file_named",
+    "octal_text",
+    "resume_commands",
+    "tell",
+)
+
+JOB_TIMEOUT = 1800.0
+"""Seconds."""
+
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(FORMATS),
+        help="Format; by default the file name's.",
+    ),
+]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", help="How long to wait for each export.")
+]
+
+
+def _octal(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not an octal number; pass permission bits, as in 640"
+        ) from None
+
+
+FileMode = Annotated[
+    int | None,
+    typer.Option(
+        parser=_octal,
+        metavar="OCTAL",
+        help="Permissions of new files, as in 640; by default the umask's.",
+    ),
+]
+
+
+def tell(connection: Connection, saved: SavedExport, to: Path, **more: object) -> None:
+    """Print the facts of a saved file, unless stdout has the file itself."""
+    if to != STDOUT:
+        facts = {**render.facts(saved), **more}
+        connection.print("export", facts, lambda _: render.saved(saved))
+
+
+def resume_commands(
+    connection: Connection,
+    request_ids: list[str],
+    *,
+    to: Path,
+    format: str | None,  # noqa: A002
+    file_mode: int | None,
+) -> list[str]:
+    """Return the commands that save the files of some exports, and spend none."""
+    options = [
+        *option_arguments(format=format, file_mode=octal_text(file_mode)),
+        *connection.arguments,
+    ]
+
+    return [
+        command_line("resume", request_id, "-o", str(to), *options)
+        for request_id in request_ids
+    ]
+
+
+def octal_text(file_mode: int | None) -> str | None:
+    """Return permission bits as the option takes them."""
+    return None if file_mode is None else f"{file_mode:o}"
+
+
+def file_named(stem: str, format: str | None) -> Path:  # noqa: A002
+    """Return the name of a cohort's file."""
+    # A quoted id cannot point outside the folder.
+    return Path(f"{quote(stem, safe='')}.{format or 'csv'}")

@@ -1,0 +1,179 @@
+"""The command resume, and how an export is found that was left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import attrs
+import typer
+
+from .. import CohortsClient
+from ..errors import JobStoreUnavailableError
+from ..models import JobRecord, SavedExport
+from .common import Connection
+from .destination import destination
+from .exits import NoSuchJobError
+from .file_options import (
+    JOB_TIMEOUT,
+    FileMode,
+    Format,
+    Timeout,
+    file_named,
+    resume_commands,
+    tell,
+)
+from .resume_hints import StartedJobs, resume_hints
+
+__all__ = (
+    "Found",
+    "ResumeOptions",
+    "ResumedTo",
+    "found_in",
+    "last_open",
+    "resume",
+    "resume_job",
+)
+
+ResumedTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="A file, or - for stdout; by default the file it was meant for.",
+    ),
+]
+
+Found: TypeAlias = tuple[str, Path | None]
+"""A token or request id, and the file that the export was meant for."""
+
+
+def resume(
+    connection: Connection,
+    job: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TOKEN_OR_ID]",
+            help="The token or request id that an export printed; by default the last "
+            "open one.",
+        ),
+    ] = None,
+    *,
+    output: ResumedTo = None,
+    format: Format = None,  # noqa: A002 - named like the option
+    file_mode: FileMode = None,
+    timeout: Timeout = JOB_TIMEOUT,
+) -> None:
+    """
+    Resume an export that was requested before; spends no export.
+
+    Its file stays available for seven days. Without -o it goes where it was meant
+    to, or else to ID.csv here.
+    """
+    options = ResumeOptions(
+        output=output, format=format, file_mode=file_mode, timeout=timeout
+    )
+
+    if job is None:
+        resume_job(connection, last_open, options)
+    else:
+        resume_job(connection, _named(job), options)
+
+
+@attrs.frozen(kw_only=True)
+class ResumeOptions:
+    """The options with which an export is resumed."""
+
+    output: Path | None
+    format: str | None
+    file_mode: int | None
+    timeout: float
+
+
+def resume_job(
+    connection: Connection,
+    find: Callable[[CohortsClient], Awaitable[Found]],
+    options: ResumeOptions,
+) -> None:
+    """Save the file of an export that is found by *find*."""
+    jobs = StartedJobs()
+    to = options.output or Path()
+
+    async def work(client: CohortsClient) -> SavedExport:
+        """Wait for the file, and save it."""
+        nonlocal to
+        token, meant_for = await find(client)
+        resumed = client.resume_export(token)
+        jobs.request_ids.append(resumed.request_id)
+        name = resumed.cohort_id or resumed.request_id
+        to = options.output or meant_for or file_named(name, options.format)
+        place = to if options.output is None else path
+        return await resumed.download(
+            place, format=options.format, timeout=options.timeout
+        )
+
+    with (
+        resume_hints(
+            lambda error: resume_commands(
+                connection,
+                jobs.resumable_after(error),
+                to=to,
+                format=options.format,
+                file_mode=options.file_mode,
+            ),
+            jobs,
+        ),
+        destination(to, format=options.format, as_json=connection.as_json) as path,
+    ):
+        saved = connection.run(work, hook=jobs, file_mode=options.file_mode)
+
+    tell(connection, saved, to)
+
+
+async def last_open(client: CohortsClient) -> Found:
+    """Return the last spent export that is not delivered."""
+    for record in await client.jobs(open_only=True):
+        if record.token is not None:
+            return await found_in(record)
+
+    raise NoSuchJobError("no export of this project is open in the job store")
+
+
+async def found_in(record: JobRecord) -> Found:
+    """Return the token of an export, and the file of this machine it is meant for."""
+    here = f"{socket.gethostname()}:"
+    paths = [
+        Path(each.target.removeprefix(here))
+        for each in record.deliveries
+        if each.target is not None
+        and each.target.startswith(here)
+        and each.finished_at is None
+    ]
+    # The temporary folder of a command that was killed on the way to stdout is gone.
+    there = await asyncio.to_thread(
+        lambda: [path for path in paths if path.parent.is_dir()]
+    )
+
+    return str(record.token), there[-1] if there else None
+
+
+def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
+    async def named(client: CohortsClient) -> Found:
+        # The record has the token, which tells more than the bare id. Without the
+        # record the file is there all the same.
+        with suppress(JobStoreUnavailableError):
+            for record in await client.jobs():
+                if record.request_id is not None and job in {
+                    record.id,
+                    record.request_id,
+                }:
+                    return await found_in(record)
+
+        return job, None
+
+    return named
