@@ -13,8 +13,7 @@ import os
 import socket
 import struct
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -231,9 +230,7 @@ class ShakyStore(SqliteJobStore):
         self.at = 0
         self.always = False
 
-    async def transact(
-        self, app: str, group: str, work: Callable[..., T]
-    ) -> T:
+    async def transact(self, app: str, group: str, work: Callable[..., T]) -> T:
         """Run *work*, or fail."""
         self.count += 1
         is_hit = self.count == self.at or (self.always and self.count > self.at)
@@ -287,7 +284,9 @@ class Scene:
         if "export" == call:
             rows = self.target.read_text().splitlines()
             assert len(MEMBERS) + 1 == len(rows)
-            assert ["members.csv"] == sorted(os.listdir(self.folder))
+            assert ["members.csv"] == [
+                path.name for path in Path(self.folder).iterdir()
+            ]
             return
 
         if "upload" == call:

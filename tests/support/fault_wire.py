@@ -189,11 +189,10 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def sockets() -> Iterator[str]:
     """List the open sockets of this process."""
-    import os  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            name = os.readlink(entry)
+            name = str(entry.readlink())
             if name.startswith("socket:"):
                 yield name
