@@ -375,7 +375,10 @@ def test_a_refused_sync_says_how_to_use_its_export(
     file = tmp_path / "ids.txt"
     file.write_text("ann\n")
     monkeypatch.chdir(tmp_path)
-    cohorts_emulator.add_cohort("1a2bc3d", members=["ann", "eve", "zoe"])
+    long_ago = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
+    cohorts_emulator.add_cohort(
+        "1a2bc3d", members=["ann", "eve", "zoe"], overrides=long_ago
+    )
     words = ("sync", "1a2bc3d", "ids.txt", *([] if is_asked else ["--yes"]))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: is_asked, raising=False)
 
@@ -387,13 +390,16 @@ def test_a_refused_sync_says_how_to_use_its_export(
     error = json.loads(run(capsys, *words, "--json")[2])["error"]
     assert error["token"]
     assert [save[0], again[0]] == [line.split()[1] for line in error["resume"]]
-    assert 2 == cohorts_emulator.spent
+    # The second sync goes on with the export of the first, unless that one showed
+    # what it would do and asked: a dry run that returned is done.
+    spent = 2 if is_asked else 1
+    assert spent == cohorts_emulator.spent
 
     assert 0 == run(capsys, *save)[0]
     assert 1 == run(capsys, *again)[0]
     assert 0 == run(capsys, *again, "--yes", "--max-removed", 1)[0]
     assert {"ann"} == cohorts_emulator.members_of("1a2bc3d")
-    assert 2 == cohorts_emulator.spent
+    assert spent == cohorts_emulator.spent
 
 
 @pytest.mark.usefixtures("project")
