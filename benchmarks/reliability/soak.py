@@ -40,7 +40,7 @@ FAULTS = 0.04
 SEED = 11
 
 STORES: dict[str, Callable[[Path], JobStore]] = {
-    "memory": lambda folder: MemoryJobStore(),
+    "memory": lambda _: MemoryJobStore(),
     "SQLite": lambda folder: SqliteJobStore(folder / "exports.db"),
 }
 
@@ -120,14 +120,14 @@ def print_scene(
     """Print what a run came to."""
     real, scaled = seconds
     print(f"\n### {scene.name}, {scene.store}\n")
-    print(f"{soak.ended} of {scene.calls} calls ended, for {scene.cohorts} cohorts, ")
-    print(f"in {real:.0f} s ({scaled / 3600:.1f} h of the service).")
     print(
-        f"{account.requests} requests, {account.spoiled} of them refused or unanswered."
+        f"{soak.ended} of {scene.calls} calls ended, for {scene.cohorts} cohorts, in "
+        f"{real:.0f} s ({scaled / 3600:.1f} h of the service). {account.requests} "
+        f"requests, {account.spoiled} refused or unanswered. Spent {account.spent}, of "
+        f"which {soak.given_up} were given up. 429s of ours: "
+        f"{account.violations or 'none'}. Called again after: "
+        f"{dict(soak.again.most_common())}\n"
     )
-    print(f"Spent: {account.spent}, given up: {soak.given_up}.")
-    print(f"429s of ours: {account.violations or 'none'}.")
-    print(f"Made again after: {dict(soak.again.most_common())}\n")
     print("| moment | RSS MiB | sockets | threads | tasks |")
     print("|---|---:|---:|---:|---:|")
     moments = ("before", "1/4", "2/4", "3/4", "4/4", "closed")
@@ -140,10 +140,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exports", type=int, default=1_000)
     parser.add_argument("--scale", type=float, default=100.0)
+    parser.add_argument("--only", default="", help="as in 'FastAPI, SQLite'")
     options = parser.parse_args()
-    scenes = [make(store, options.exports) for make in MAKERS for store in STORES]
+    scenes = [
+        make(store, options.exports)
+        for make in (one_client, one_service)
+        for store in STORES
+    ]
 
     for scene in scenes:
+        if options.only not in f"{scene.name}, {scene.store}":
+            continue
         clock = ScaledClock(options.scale)
         with scaled_emulator(
             clock, cohorts=scene.cohorts, share=FAULTS, seed=SEED
@@ -153,9 +160,6 @@ def main() -> None:
             real = time.perf_counter() - began
         assert service.account
         print_scene(scene, soak, readings, service.account, (real, real * clock.scale))
-
-
-MAKERS = (one_client, one_service)
 
 
 if __name__ == "__main__":

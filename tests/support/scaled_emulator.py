@@ -132,9 +132,14 @@ async def serve(words: list[str]) -> None:
     misbehave(emulator, share=float(share), seed=int(seed))
 
     async with emulator:
-        print(json.dumps(emulator.base_url), flush=True)
+        _tell(emulator.base_url)
         await asyncio.to_thread(sys.stdin.read)
-        print(json.dumps(attrs.asdict(account(emulator))), flush=True)
+        _tell(attrs.asdict(account(emulator)))
+
+
+def _tell(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ async def visit_once(soak: Soak, http: httpx.AsyncClient, path: str) -> None:
     on_unknown: OnUnknown = "raise"
     for _ in range(TRIES):
         answer = await http.post(path, params={"on_unknown": on_unknown})
-        if answer.status_code == httpx.codes.OK:
+        if answer.is_success:
             return
         kind = answer.json()["detail"]
         soak.again[kind] += 1
