@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.jobs import JobStore, MemoryJobStore, SqliteJobStore
+from amplitude_cohorts_async.jobs import SqliteJobStore
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support import soaking
 from support.canary import API_KEY, SECRET_KEY
@@ -18,14 +18,6 @@ EXPORTS = 60
 CALLERS = 12
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> JobStore:
-    """Keep what was spent."""
-    if request.param == "sqlite":
-        return SqliteJobStore(tmp_path / "exports.db")
-    return MemoryJobStore()
 
 
 @pytest.fixture
@@ -40,11 +32,12 @@ async def troubled(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
 
 
 async def test_all_exports_end_and_nothing_piles_up(
-    troubled: CohortsEmulator, clock: FakeClock, store: JobStore, tmp_path: Path
+    troubled: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """Every file comes, each spent export has a reason, and the process stays small."""
     folder = tmp_path / "files"
     folder.mkdir()
+    store = SqliteJobStore(tmp_path / "exports.db")
     soak = soaking.Soak(EXPORTS)
     before = soaking.read()
 
