@@ -13,17 +13,17 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
 import attrs
 import pytest
 
-from amplitude_cohorts_async.testing import CohortsEmulator, Quotas, faults
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
-from support.crashes import MEMBERS, Scene
+from support.crashes import Scene
 from support.crashing import Way, When
-from support.stage import LONG_AGO
 
 pytestmark = pytest.mark.slow
 
@@ -131,17 +131,20 @@ async def test_killed_at_each_transaction(
 # At the same time.
 
 
-@pytest.mark.parametrize("count", [2, 8])
-async def test_processes_with_one_target(
-    service: CohortsEmulator, tmp_path: Path, count: int
-) -> None:
+@pytest.mark.parametrize("processes", [2, 8])
+async def test_processes_with_one_target(tmp_path: Path, processes: int) -> None:
     """One export, one whole file, and all of them end."""
-    scene = Scene.of(service, tmp_path, "export")
-    service.add_cohort(
-        scene.call.names[0], members=MEMBERS, job_seconds=3.0, overrides=LONG_AGO
-    )
+    clock = FakeClock(utc=datetime.now(UTC), jumps=False)
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, quotas=Quotas.unlimited(), clock=clock
+    ) as service:
+        scene = Scene.of(service, tmp_path, "export")
+        calls = [asyncio.ensure_future(scene.finish()) for _ in range(processes)]
+        # The job ends when all of them wait for it.
+        while scene.deliveries() < processes:
+            await asyncio.sleep(0.05)
+        clock.advance(60)
 
-    told = await asyncio.gather(*(scene.finish() for _ in range(count)))
-
-    assert 1 == scene.spent == sum(told)
-    await scene.check()
+        assert 1 == sum(await asyncio.gather(*calls))
+        assert 1 == scene.spent
+        await scene.check()

@@ -21,7 +21,7 @@ from amplitude_cohorts_async._core.job_rows import (
     read_cohort,
     read_runs,
 )
-from amplitude_cohorts_async.testing import CohortsEmulator
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 
 from .canary import API_KEY, SECRET_KEY
 from .crashing import Call, Way, caller
@@ -129,7 +129,9 @@ class Scene:
             return f"{lines.count(chr(10)) if lines else 0} lines"
 
         rows = self._rows(self.call.names[0])
-        newest = max(rows.deliveries.values(), key=lambda row: row.begun_at, default=None)
+        newest = max(
+            rows.deliveries.values(), key=lambda row: row.begun_at, default=None
+        )
         if newest is None:
             return "unknown"
         if newest.answered_at is not None:
@@ -139,6 +141,10 @@ class Scene:
         if self.call.way == "sync" and rows.written > newest.sequence > 0:
             return "writing"
         return rows.exports[newest.export_id].state.value
+
+    def deliveries(self) -> int:
+        """Return to how many callers the store says the export goes."""
+        return len(self._rows(self.call.names[0]).deliveries)
 
     async def check(self) -> None:
         """Hold what is there against what the service has and counts."""
@@ -184,7 +190,9 @@ class Scene:
         runs = read_runs(self._group("runs")).values()
         return all(
             any(row.finished_at is not None for row in rows) for rows in deliveries
-        ) and not any(run.open and str(self.call.folder) in run.directory for run in runs)
+        ) and not any(
+            run.open and str(self.call.folder) in run.directory for run in runs
+        )
 
     def _note_replaced(self) -> None:
         rows = self._rows(self.call.names[0])
@@ -226,6 +234,8 @@ async def served(service: CohortsEmulator, name: str) -> bytes:
         job = json.loads(accepted)["request_id"]
         while (await ask(f"{path}/request-status/{job}"))[0] == 202:
             await asyncio.sleep(0.02)
+            if isinstance(service.clock, FakeClock):
+                service.clock.advance(60)
         status, file = await ask(f"{path}/request/{job}/file")
         assert 200 == status, file
 

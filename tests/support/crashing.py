@@ -17,10 +17,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
-import attrs
-
 import aiohttp
 import anyio._backends._asyncio
+import attrs
 import cattrs
 
 from amplitude_cohorts_async import CohortsClient, _operations
