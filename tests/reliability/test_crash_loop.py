@@ -141,7 +141,7 @@ async def test_processes_with_one_target(tmp_path: Path, processes: int) -> None
         scene = Scene.of(service, tmp_path, "export")
         calls = [asyncio.ensure_future(scene.finish()) for _ in range(processes)]
         # The job ends when all of them wait for it.
-        while scene.deliveries() < processes:
+        while scene.deliveries() < processes:  # noqa: ASYNC110  it is their store
             await asyncio.sleep(0.05)
         clock.advance(60)
 
