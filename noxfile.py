@@ -218,6 +218,19 @@ def ordinary(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def reliability(session: nox.Session) -> None:
+    """
+    Kill five hundred processes; a seed of yours: AMPLITUDE_KILLS_SEED.
+
+    About ten minutes on two processors.
+    """
+    session.install(*group("tests"), WITH_EXTRAS)
+    session.env["AMPLITUDE_KILLS"] = "500"
+    loop = str(ROOT / "tests/reliability/test_crash_loop.py")
+    pytest(session, *WORKERS, "-rP", folder=loop)
+
+
+@nox.session(default=False)
 def quick(session: nox.Session) -> None:
     """
     Check style, layers, types and most tests, in one environment: for each change.

@@ -1,0 +1,150 @@
+"""
+Processes that are killed, and what an independent server counts meanwhile.
+
+The emulator lives in this process and survives. `AMPLITUDE_KILLS` says how often a
+process is killed, `AMPLITUDE_KILLS_SEED` repeats a run; ``-rP`` shows what was met.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+import attrs
+import pytest
+
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from support.canary import API_KEY, SECRET_KEY
+from support.crashes import Scene
+from support.crashing import Way, When
+
+pytestmark = pytest.mark.slow
+
+KILLS = int(os.environ.get("AMPLITUDE_KILLS", "40"))
+SEED = os.environ.get("AMPLITUDE_KILLS_SEED") or secrets.token_hex(4)
+WAYS: tuple[Way, ...] = ("export", "many", "upload", "sync")
+A_TEST = 10
+"""Kills, so that no test is long, and none is without all four ways."""
+PARTS = -(-KILLS // (A_TEST * len(WAYS)))
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[CohortsEmulator]:
+    """A service in real time, whose answers take a moment in which one may be killed."""
+    async with CohortsEmulator(
+        api_key=API_KEY,
+        secret_key=SECRET_KEY,
+        quotas=Quotas.unlimited(),
+        job_seconds=0.1,
+        latency=0.01,
+    ) as emulator:
+        # The 10 kB of a file are on their way for 0.1 s.
+        emulator.fail_next("store", faults.slow(100_000), times=None)
+        yield emulator
+
+
+# At random moments.
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("way", WAYS)
+async def test_killed_at_random_moments(
+    service: CohortsEmulator, tmp_path: Path, way: Way, part: int
+) -> None:
+    """The same call in a new process ends well, and spends what was asked for."""
+    print(f"AMPLITUDE_KILLS_SEED={SEED}")  # noqa: T201 - to repeat a failure
+    rng = random.Random(f"{SEED}/{way}/{part}")
+    met = Counter[str]()
+    lasts = await Scene.of(service, tmp_path, way).run()
+
+    for number in count(1):
+        scene = Scene.of(service, tmp_path, way, number)
+        kills = [rng.uniform(0, lasts) for _ in range(rng.randint(1, 3))]
+        lasted = await scene.run(kills)
+        # The first call of all is slow, and a busy machine gets idle.
+        lasts = lasted if not scene.met["killed"] else lasts
+        met += scene.met
+        print(f"scene {number}, killed after {kills}: {dict(scene.met)}")  # noqa: T201
+        if met["killed"] >= A_TEST:
+            break
+
+    print(f"{way}: {number} calls, {dict(met)}")  # noqa: T201
+
+
+# At each transaction of the store.
+
+
+# How far the store says the export is; what the service counts by then, and when the
+# same call has been made again; and how often that call could not know.
+LIVES: dict[When, list[tuple[str, int, int, int]]] = {
+    "before": [
+        ("unknown", 0, 1, 0),
+        ("unknown", 0, 1, 0),
+        ("queued", 0, 1, 0),
+        # The request was sent, and its id is lost.
+        ("attempted", 1, 2, 1),
+        ("requested", 1, 1, 0),
+        ("finished", 1, 1, 0),
+        ("finished", 1, 1, 0),
+    ],
+    "after": [
+        ("unknown", 0, 1, 0),
+        ("queued", 0, 1, 0),
+        # The request was not sent, which nobody can tell.
+        ("attempted", 0, 1, 1),
+        ("requested", 1, 1, 0),
+        ("finished", 1, 1, 0),
+        ("finished", 1, 1, 0),
+        ("answered", 1, 1, 0),
+    ],
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_killed_at_each_transaction(
+    service: CohortsEmulator, tmp_path: Path, when: When
+) -> None:
+    """What is counted, and what is told, is known for each."""
+    found = []
+
+    for number in count(1):
+        scene = Scene.of(service, tmp_path, "export", number)
+        is_done = await scene.is_over(attrs.evolve(scene.call, dies=(when, number)))
+        if not scene.met["killed"]:
+            break
+        state, spent = scene.state(), scene.spent
+        if not is_done:
+            await scene.finish()
+        found.append((state, spent, scene.spent, scene.met["ambiguous"]))
+        await scene.check()
+
+    assert LIVES[when] == found
+
+
+# At the same time.
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+async def test_processes_with_one_target(tmp_path: Path, processes: int) -> None:
+    """One export, one whole file, and all of them end."""
+    clock = FakeClock(utc=datetime.now(UTC), jumps=False)
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, quotas=Quotas.unlimited(), clock=clock
+    ) as service:
+        scene = Scene.of(service, tmp_path, "export")
+        calls = [asyncio.ensure_future(scene.finish()) for _ in range(processes)]
+        # The job ends when all of them wait for it.
+        while scene.deliveries() < processes:  # noqa: ASYNC110  it is their store
+            await asyncio.sleep(0.05)
+        clock.advance(60)
+
+        assert 1 == sum(await asyncio.gather(*calls))
+        assert 1 == scene.spent
+        await scene.check()
