@@ -424,7 +424,7 @@ def _decoded(key: str, text: str, model: type[T]) -> T:
 
 # Most rows of a group are the same as the last time: 400 callers of one export take
 # 2 s with it, and 40 s without.
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _read(text: str, model: Hashable) -> object:
     document = json.loads(text)
 
