@@ -222,7 +222,7 @@ def reliability(session: nox.Session) -> None:
     """
     Kill five hundred processes; a seed of yours: AMPLITUDE_KILLS_SEED.
 
-    About ten minutes on two processors.
+    About four minutes on two processors.
     """
     session.install(*group("tests"), WITH_EXTRAS)
     session.env["AMPLITUDE_KILLS"] = "500"
