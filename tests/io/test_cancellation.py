@@ -73,8 +73,15 @@ def expect(server: FaultServer, cohort_id: str) -> None:
     server.on(OBJECT, cut(5_000), rest(5_000))
 
 
-def check_nothing_left(client: CohortsClient, tasks: set[asyncio.Task[Any]]) -> None:
-    """Fail if a slot is taken, somebody waits for one, or a task of ours runs."""
+async def check_nothing_left(
+    client: CohortsClient, tasks: set[asyncio.Task[Any]]
+) -> None:
+    """
+    Fail if a slot is taken, somebody waits for one, or a task of ours runs.
+
+    That a call returned is recorded after its last step, in a task of its own.
+    """
+    await client._operations.jobs.rows.settle()
     statistics = client._operations.session.limiter.statistics()
     ours = [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)]
 
@@ -108,7 +115,7 @@ async def test_an_export_cancelled_anywhere(
 
         is_over = await way(client.export(cohort_id, target), at)
 
-        check_nothing_left(client, tasks)
+        await check_nothing_left(client, tasks)
         assert [target.name] == names_in(tmp_path)
         assert target.read_bytes() in {OLD, CSV}
         spent = len(server.requests(f"{EXPORTS}{cohort_id}"))
@@ -146,7 +153,7 @@ async def test_a_stream_cancelled_anywhere(
 
         is_over = await way(read(f"cohort{at}"), at)
 
-        check_nothing_left(client, tasks)
+        await check_nothing_left(client, tasks)
         assert 1 >= len(server.requests(f"{EXPORTS}cohort{at}"))
 
     assert at > 15
@@ -205,7 +212,7 @@ async def test_a_stream_left_while_the_wire_is_silent(
             reading.cancel()
             scope.cancel()
 
-    check_nothing_left(client, tasks | {reading})
+    await check_nothing_left(client, tasks | {reading})
     await asyncio.wait([reading])
 
 
@@ -228,7 +235,7 @@ async def test_a_download_left_while_the_wire_is_silent(
     await asyncio.wait([downloading])
 
     assert downloading.cancelled()
-    check_nothing_left(client, tasks)
+    await check_nothing_left(client, tasks)
     assert [] == names_in(tmp_path)
 
 
@@ -248,6 +255,6 @@ async def test_who_waits_for_a_slot_leaves_the_queue(
             task.cancel()
         await asyncio.wait(waiting)
 
-    check_nothing_left(client, asyncio.all_tasks())
+    await check_nothing_left(client, asyncio.all_tasks())
     assert [] == server.seen
     assert REQUEST == (await client.request_export("cohort1")).request_id
