@@ -11,6 +11,8 @@ import pytest
 from amplitude_cohorts_async.cli import exporting
 from amplitude_cohorts_async.testing import CohortsEmulator
 
+pytestmark = pytest.mark.slow
+
 LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 
 RECORD = {

@@ -35,6 +35,8 @@ from support.fault_server import DROP, FaultServer, Reply, json_reply, redirect,
 from support.killing import downloading, kill_in_the_middle, recorded
 from support.ranged_store import RangedStore
 
+pytestmark = pytest.mark.slow
+
 TEXT = b'"user_id"\n' + b"".join(b'"%010d"\n' % number for number in range(100_000))
 PACKED = gzip.compress(TEXT, 1, mtime=0)
 BODIES = {"csv": TEXT, "csv.gz": PACKED}

@@ -214,6 +214,7 @@ async def test_another_target_after_the_first_was_delivered(stage: Stage) -> Non
     assert 2 == stage.spent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("open_store", "callers"),
     [

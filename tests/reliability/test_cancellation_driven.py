@@ -27,6 +27,8 @@ from support.canary import API_KEY, SECRET_KEY
 from support.cancelling import Way, by_task
 from support.exporting import names_in, until
 
+pytestmark = pytest.mark.slow
+
 APP = 153957
 OWNER = "datamonster@amplitude.com"
 LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}

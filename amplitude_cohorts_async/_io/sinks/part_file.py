@@ -325,8 +325,10 @@ class PartFile:
 
         self.part.replace(self._target)
 
-        if self._target.lstat().st_uid != os.fstat(self._file).st_uid:
-            raise FileExistsError(f"somebody replaced {self._target} just now")
+        # A reader that waits for the file may have taken it already.
+        with suppress(FileNotFoundError):
+            if self._target.lstat().st_uid != os.fstat(self._file).st_uid:
+                raise FileExistsError(f"somebody replaced {self._target} just now")
 
         # Closed last: until it has its name, the lock keeps others away.
         record_of(self.part).unlink(missing_ok=True)

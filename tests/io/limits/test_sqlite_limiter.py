@@ -29,6 +29,8 @@ from support.canary import API_KEY, SECRET_KEY
 from support.holder import ALONE, holder
 from support.stepping import Stepped
 
+pytestmark = pytest.mark.slow
+
 QUICK = Limits(
     exports=Rate(4, per=0.5), polls=None, clock_margin=0.01, release_delay=0.1
 )
