@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -187,7 +188,9 @@ async def test_a_watcher_may_take_each_file_at_once(
     def take(folder: Path) -> None:
         real(folder)
         for path in folder.glob("cohort*.csv"):
-            path.rename(tmp_path / "taken" / path.name)
+            # Another download's thread may have taken it just now.
+            with suppress(FileNotFoundError):
+                path.rename(tmp_path / "taken" / path.name)
 
     monkeypatch.setattr(part_file, "sync_folder", take)
     found = await collect(client.export_many(IDS, tmp_path))
