@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
+import itertools
 import os
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -35,7 +36,7 @@ from amplitude_cohorts_async.errors import (
     CohortsError,
     JobStoreUnavailableError,
 )
-from amplitude_cohorts_async.jobs import JobStore, SqliteJobStore
+from amplitude_cohorts_async.jobs import JobStore, MemoryJobStore, SqliteJobStore
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.models import IdType
 from amplitude_cohorts_async.policies import Polling, Retrying
@@ -52,11 +53,11 @@ MODES: tuple[Mode, ...] = ("once", "always")
 COHORT = "26umsb5"
 NAME = "Buyers"
 LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
-MEMBERS = [f"user-{n}-{n * 7919}" for n in range(1_000)]
+MEMBERS = [f"user-{n}-{n * 7919}" for n in range(300)]
 BEFORE = [f"user-{n}" for n in range(15)]
 WANTED = [f"user-{n}" for n in range(10, 35)]
 SILENT = "silent, done"
-MIDDLE = 2_000
+MIDDLE = 1_000
 
 PACKAGE = "amplitude_cohorts_async"
 
@@ -89,11 +90,12 @@ class Step:
 
 STEPS: Mapping[str, Mapping[str, Step]] = {
     "export": {
-        "request": Step("export", connection=1),
-        "first poll": Step("status", connection=2),
-        "last poll": Step("status", 2, connection=3),
-        "link": Step("file", connection=4),
-        "file": Step("store", connection=5),
+        "usage": Step("usage", connection=1),
+        "request": Step("export", connection=2),
+        "first poll": Step("status", connection=3),
+        "last poll": Step("status", 2, connection=4),
+        "link": Step("file", connection=5),
+        "file": Step("store", connection=6),
         "rest of the file": Step("store", 2, first=(faults.cut_off(MIDDLE),)),
     },
     "upload": {
@@ -103,14 +105,14 @@ STEPS: Mapping[str, Mapping[str, Step]] = {
     },
     "update": {
         "add": Step("membership", connection=1),
-        "remove": Step("membership", 3, connection=3),
+        "last add": Step("membership", 3, connection=3),
+        "remove": Step("membership", 4, connection=4),
     },
     "sync": {
-        "request": Step("export", connection=1),
-        "link": Step("file", connection=3),
-        "file": Step("store", connection=4),
-        "add": Step("membership", connection=5),
-        "remove": Step("membership", 3, connection=7),
+        "request": Step("export", connection=2),
+        "file": Step("store", connection=6),
+        "add": Step("membership", connection=7),
+        "remove": Step("membership", 3, connection=9),
     },
 }
 
@@ -140,7 +142,7 @@ BODIES: Mapping[str, faults.Fault] = {
         faults.cut_off(MIDDLE) | faults.with_header("Content-Length", None)
     ),
     "stalled": faults.stalled(MIDDLE),
-    "dripping": faults.slow(2_000),
+    "dripping": faults.slow(1_000),
     "one bit wrong": faults.corrupt(MIDDLE // 2),
     "a compressed file that ends early": faults.torn(-9),
     "another object": faults.changed(),
@@ -181,6 +183,8 @@ def impossible(call: str, step: str, fault: str, mode: Mode = "once") -> str | N
         return None
     if fault in BODIES and not place.is_file:
         return "only the object store sends bodies that have a middle"
+    if "sync" == call and fault == "another object":
+        return "another object has other members, and a sync is for those"
     if fault in WIRE_FAULTS and place.connection is None:
         return "the connection of the first part of the file is still open, or was"
     if fault in JUMPS and (place.is_file or "always" == mode):
@@ -358,14 +362,14 @@ async def client_of(
 
 
 @contextmanager
-def trouble(cell: Cell, made: Scene, store: ShakyStore) -> Iterator[None]:
+def trouble(cell: Cell, made: Scene, store: JobStore) -> Iterator[None]:
     """Let the fault happen until the context is left."""
     step = STEPS[cell.call].get(cell.step)
     times = None if "always" == cell.mode else 1
     is_always = "always" == cell.mode
 
     with ExitStack() as stack:
-        if cell.fault in STORE_FAULTS:
+        if isinstance(store, ShakyStore):
             store.fault, store.always = cell.fault, is_always
             store.at = int(cell.step.rpartition(" ")[2])
         elif cell.fault in DISK_FAULTS:
@@ -389,7 +393,11 @@ def trouble(cell: Cell, made: Scene, store: ShakyStore) -> Iterator[None]:
         try:
             yield
         finally:
-            store.fault = None
+            if isinstance(store, ShakyStore):
+                store.fault = None
+            for job in made.emulator._service.jobs.values():
+                # A torn object is mended; another object stays.
+                job.stored_edits = ()
             if made.names is not None:
                 made.names.fault = None
             for name in faults.STEPS:
@@ -470,9 +478,8 @@ async def outcome_of(cell: Cell, folder: Path) -> str:
     folder.mkdir()
 
     async with scene(cell, folder) as made:
-        store = ShakyStore(folder.parent / f"{folder.name}.db")
+        store = store_for(cell, folder)
         said = await _first(cell, made, store)
-        is_done = said is None
         spent = made.emulator.spent
         most = int(cell.call in {"export", "sync"})
         assert spent <= most, f"{spent} exports were spent by one call"
@@ -480,18 +487,25 @@ async def outcome_of(cell: Cell, folder: Path) -> str:
 
         words = ["done" if said is None else f"`{type(said).__name__}`"]
         if said is not None:
-            words.append(await _again(cell, made, folder))
+            words.append(await _again(cell, made, store))
         if made.emulator.spent > most:
             words.append(f"{made.emulator.spent} spent")
         made.check(cell.call)
-        assert is_done or words[1:]
 
     await _nothing_left(*before)
 
     return ", ".join(words)
 
 
-async def _first(cell: Cell, made: Scene, store: ShakyStore) -> CohortsError | None:
+def store_for(cell: Cell, folder: Path) -> JobStore:
+    """Return a store in memory, but for faults of the store itself."""
+    if cell.fault in STORE_FAULTS:
+        return ShakyStore(folder.parent / f"{folder.name}.db")
+
+    return MemoryJobStore()
+
+
+async def _first(cell: Cell, made: Scene, store: JobStore) -> CohortsError | None:
     is_silent = cell.fault in {SILENT, "stalled"}
 
     with trouble(cell, made, store):
@@ -505,9 +519,7 @@ async def _first(cell: Cell, made: Scene, store: ShakyStore) -> CohortsError | N
     return None
 
 
-async def _again(cell: Cell, made: Scene, folder: Path) -> str:
-    store = SqliteJobStore(folder.parent / f"{folder.name}.db")
-
+async def _again(cell: Cell, made: Scene, store: JobStore) -> str:
     async with (
         asyncio.timeout(20),
         client_of(made, store, is_patient=True) as client,
@@ -528,21 +540,71 @@ async def _again(cell: Cell, made: Scene, folder: Path) -> str:
 
 
 async def _nothing_left(tasks: set[asyncio.Task[object]], open_sockets: int) -> None:
-    async with asyncio.timeout(5):
+    turns = 0
+
+    async with asyncio.timeout(10):
         while asyncio.all_tasks() - tasks or len(set(sockets())) > open_sockets:
-            gc.collect()
-            await asyncio.sleep(0.001)
+            turns += 1
+            await asyncio.sleep(0.001 if turns < 100 else 0.1)
 
 
 # -- The document ------------------------------------------------------------
 
 
+DISK, STORE = "the disk", "the job store"
+HEAD = """\
+# Fault matrix
+
+Every step of a call crossed with everything that may go wrong in it: {total} cells, each of them
+run over real sockets. A fault happens once, or for as long as the call lasts; then the same call is
+made again without it. Written by `python tests/support/fault_matrix.py` from a run, and compared
+with one by `tests/reliability/test_fault_matrix.py`.
+
+Each cell asserts that
+
+- a file at its target is whole, and nothing else is left in its folder by the second call;
+- the first call spends one export at most, and a second one is spent only where the table says so;
+- the second call ends well, and what it writes to a cohort is what was wanted, once;
+- the second call gets the one slot that there is, and no task or socket is left behind.
+
+| Words | Cells | Meaning |
+|---|--:|---|
+| done | {done} | the call itself ends well |
+| then done | {then} | it raises; the same call again goes on, and spends nothing more |
+| anew | {anew} | it raises; the same call again requests an export, usually the first that is spent |
+| in doubt | {doubt} | it raises; whether it was carried out cannot be known, and nothing is repeated \
+unasked: `AmbiguousExportError` until `on_unknown="spend"`, `AmbiguousUploadError` for 15 minutes |
+
+"2 spent" is the total where it is more than one: after a 404 the service has no export any more;
+in doubt, the second was asked for; and after a write a sync needs a fresh baseline.
+"""
+
+
+def sections() -> Iterator[tuple[str, str]]:
+    """Yield the call and the step, or the part of this machine, of each table."""
+    for call, steps in STEPS.items():
+        for step in steps:
+            yield call, step
+    yield "export", DISK
+    yield "export", STORE
+    yield "update", STORE
+
+
+async def cells_of(call: str, part: str, folder: Path) -> list[Cell]:
+    """List the cells of a table."""
+    if DISK == part:
+        return list(disk_cells())
+    if STORE == part:
+        return list(store_cells(call, await transactions_of(call, folder / "count")))
+
+    return [cell for cell in network_cells() if (cell.call, cell.step) == (call, part)]
+
+
 async def transactions_of(call: str, folder: Path) -> int:
     """Count the transactions of an undisturbed call."""
     folder.mkdir()
-    cell = Cell(call, "none", "none", "once")
 
-    async with scene(cell, folder) as made:
+    async with scene(Cell(call, "none", "none", "once"), folder) as made:
         store = ShakyStore(folder.parent / f"{folder.name}.db")
         async with client_of(made, store, is_patient=True) as client:
             await made.make(call, client)
@@ -565,3 +627,103 @@ async def run(
             broken[cell] = error
 
     return outcomes, broken
+
+
+def table_of(call: str, part: str, outcomes: Mapping[Cell, str]) -> str:
+    """Write the table of a section: faults that end alike share a row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    ends = {(each.step, each.fault, each.mode): text for each, text in outcomes.items()}
+
+    for step, fault in dict.fromkeys((each.step, each.fault) for each in outcomes):
+        once, always = (ends.get((step, fault, mode), "") for mode in MODES)
+        name = fault if step == part else f"{step}: {fault}"
+        rows.setdefault((once, always), []).append(name)
+
+    lines = [
+        f"| {'; '.join(names)} | {once} | {always} |"
+        for (once, always), names in rows.items()
+    ]
+
+    return "\n".join(
+        [
+            f"## {call}: {part}",
+            "",
+            "| What goes wrong | Once | As long as the call lasts |",
+            "|---|---|---|",
+            *lines,
+            "",
+        ]
+    )
+
+
+def ends_in(document: str) -> list[str]:
+    """List what the tables of a document say of each cell."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in document.partition("\n## ")[2].splitlines()
+        if line.startswith("| ") and not line.startswith("| What ")
+    ]
+
+    return [
+        end
+        for names, *ends in rows
+        if len(ends) == len(MODES)
+        for end in ends
+        for _ in names.split("; ")
+        if end
+    ]
+
+
+def head_of(tables: str) -> str:
+    """Write what stands above the tables, with their counts."""
+    ends = ends_in("\n" + tables)
+    counted = {
+        word: sum(text in end for end in ends)
+        for word, text in {
+            "then": "then done",
+            "anew": "anew",
+            "doubt": "in doubt",
+        }.items()
+    }
+
+    return HEAD.format(total=len(ends), done=ends.count("done"), **counted)
+
+
+def foot() -> str:
+    """Write which combinations there are not, and why."""
+    reasons: dict[str, int] = {}
+    every = (*ANSWERS, *BODIES, *WIRE_FAULTS, *JUMPS, *TARGETS)
+
+    for call, steps in STEPS.items():
+        for step, fault, mode in itertools.product(steps, every, MODES):
+            reason = impossible(call, step, fault, mode)
+            if reason is not None:
+                reasons[reason] = reasons.get(reason, 0) + 1
+
+    lines = [f"| {reason} | {count} |" for reason, count in reasons.items()]
+
+    return "\n".join(
+        ["# What cannot happen", "", "| Why | Cells |", "|---|--:|", *lines, ""]
+    )
+
+
+async def document(folder: Path) -> str:
+    """Run all cells, and write the document."""
+    tables: list[str] = []
+
+    for number, (call, part) in enumerate(sections()):
+        place = folder / f"{number}"
+        place.mkdir()
+        outcomes, broken = await run(await cells_of(call, part, place), place)
+        for cell, error in broken.items():
+            print(cell, repr(error)[:400], file=sys.stderr)
+        tables.append(table_of(call, part, outcomes))
+
+    text = "\n".join(tables)
+
+    return "\n".join([head_of(text), text, foot().replace("# What", "## What", 1)])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        sys.stdout.write(asyncio.run(document(Path(place))))
