@@ -363,7 +363,9 @@ SCENES = {
     "sync_membership, current": Scene(call=sync_with, check=others, files=("journal",)),
     "sync_membership, dry run": Scene(call=dry_run, spends=(1, 1), awaits=8),
     "list, get, usage, plan": Scene(call=read, awaits=4),
-    "jobs, park, forget": Scene(prepare=requested, call=keep_books, spends=(1, 1), is_tidy=True),
+    "jobs, park, forget": Scene(
+        prepare=requested, call=keep_books, spends=(1, 1), is_tidy=True
+    ),
     "run_jobs": Scene(
         prepare=left,
         call=run_jobs,
