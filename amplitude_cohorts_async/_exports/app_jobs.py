@@ -40,7 +40,7 @@ from .._io.jobs.base import JobStore
 from .._io.sinks.target import Target
 from ..errors import InvalidInputError, JobStoreUnavailableError
 from ..models import JobRecord
-from .app_rows import AppRows
+from .app_rows import AppRows, Change, T
 from .claim import Claim, Delivery, facts_of, new_id
 
 _logger = logging.getLogger(__name__)
@@ -143,13 +143,7 @@ class AppJobs:
                 case _:
                     return decision
 
-        try:
-            return await self.rows.change(call.cohort_id, work)
-        except asyncio.CancelledError:
-            # What was stored meanwhile, nobody goes on with.
-            for each in stored:
-                await finish_despite_cancel(each.release())
-            raise
+        return await self._change(call.cohort_id, work, stored)
 
     async def deliver(
         self,
@@ -315,6 +309,8 @@ class AppJobs:
         None is returned as well if its target has a newer export by now.
         """
 
+        stored: list[Claim | Delivery] = []
+
         def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery | None:
             """Take its lease over."""
             export = rows.exports.get(record.id)
@@ -323,9 +319,22 @@ class AppJobs:
                 return None
 
             call = Call(cohort_id=record.cohort_id, run=row.run)
-            return self._delivery(rows, call, export, row, now)
+            mine = self._delivery(rows, call, export, row, now)
+            stored[:] = [mine]
+            return mine
 
-        return await self.rows.change(record.cohort_id, work)
+        return await self._change(record.cohort_id, work, stored)
+
+    async def _change(
+        self, cohort_id: str, work: Change[T], stored: list[Claim | Delivery]
+    ) -> T:
+        """Change the rows; nobody goes on with what was *stored* for a cancelled call."""
+        try:
+            return await self.rows.change(cohort_id, work)
+        except asyncio.CancelledError:
+            for each in stored:
+                await finish_despite_cancel(each.release())
+            raise
 
     def _claimed(
         self, rows: CohortRows, call: Call, export: ExportRow | None, now: float

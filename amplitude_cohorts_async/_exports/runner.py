@@ -78,13 +78,14 @@ class JobRunner:
             if not (await job.poll()).done:
                 return None
 
+            path = path_of(row.target) or ""
+            target = await anyio.to_thread.run_sync(checked_target, path, row.format)
+            # Last of all: whoever has taken it must hold it.
             delivery = await self.jobs.take(record, row)
             if delivery is None:
                 # Another runner was faster; the next look tells whether it ended well.
                 return None
 
-            path = path_of(row.target) or ""
-            target = await anyio.to_thread.run_sync(checked_target, path, row.format)
             saved = await job.save(target, delivery)
         except CohortsError as error:
             return ExportOutcome(cohort_id=cohort_id, error=error)

@@ -12,7 +12,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("call", "part"), matrix.sections())
+@pytest.mark.parametrize(("call", "part"), [*matrix.sections()])
 async def test_the_promises_hold_and_the_document_says_how(
     tmp_path: Path, *, call: str, part: str
 ) -> None:
