@@ -30,10 +30,13 @@ OTHERS = [
     for version in reversed(nox.project.python_versions(PROJECT))
     if version != RUNNING
 ]
-SMALL = "not big and not hostile and not services"
+SMALL = "not big and not forced and not hostile and not services"
 # What differs little from the running Python skips the tests of seconds as well, so
 # that all sessions together end within half an hour.
 QUICK = ("-m", f"{SMALL} and not slow", "--hypothesis-profile=quick")
+
+# What another loop, another TLS or the ordinary path can change.
+WIRE = ("tests/exports", "tests/io", "tests/jobs", "tests/writes")
 
 # Two workers a processor, within reason: a test waits for a third of its time.
 WORKERS = (f"--numprocesses={min(4, 2 * (os.cpu_count() or 1))}",)
@@ -78,6 +81,7 @@ def pytest(
     session: nox.Session,
     *args: str,
     folder: str = "tests",
+    folders: tuple[str, ...] = (),
     under: tuple[str, ...] = (),
 ) -> None:
     """
@@ -90,13 +94,16 @@ def pytest(
 
         folder: Which tests.
 
+        folders: Which tests, if they are in several folders.
+
         under: What runs pytest, if not its own command.
     """
     session.chdir(session.create_tmp())
     session.run(
         *(*under, "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
         *(f"--rootdir={ROOT}", f"--override-ini=cache_dir={ROOT / '.pytest_cache'}"),
-        *(*args, *session.posargs, str(ROOT / folder)),
+        *(*args, *session.posargs),
+        *(str(ROOT / each) for each in folders or (folder,)),
     )
 
 
@@ -153,7 +160,7 @@ def docs(session: nox.Session) -> None:
 def bare(session: nox.Session) -> None:
     """Without any extra the core must work, and the rest say what it misses."""
     session.install(*group("tests"), ".")
-    pytest(session, *WORKERS, "-m", SMALL)
+    pytest(session, *WORKERS, *QUICK)
 
 
 @nox.session
@@ -172,7 +179,7 @@ def coverage(session: nox.Session) -> None:
     session.install(*group("tests", "services"), WITH_EXTRAS)
     session.env["COVERAGE_FILE"] = str(ROOT / ".coverage")
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
-    traced = (*WORKERS, "-m", "not big and not hostile")
+    traced = (*WORKERS, "-m", "not big and not forced and not hostile")
     pytest(session, *traced, under=("coverage", "run", "-m"))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--skip-covered", "--fail-under=97")
@@ -189,9 +196,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def big(session: nox.Session) -> None:
-    """Run the tests of two million rows and of hostile answers, without a tracer."""
+    """Run what is too much for a tracer: two million rows, kills, faults, bad answers."""
     session.install(*group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, "-m", "big or hostile")
+    pytest(session, *WORKERS, "-m", "big or forced or hostile")
 
 
 @nox.session
@@ -199,14 +206,16 @@ def uvloop(session: nox.Session) -> None:
     """Run the quick part of the suite on the other event loop."""
     session.install(*group("tests", "uvloop"), WITH_EXTRAS)
     # Nothing that a signal raises ends a test there; a thread ends the worker.
-    pytest(session, *WORKERS, "--uvloop", "--timeout-method=thread", *QUICK)
+    pytest(
+        session, *WORKERS, "--uvloop", "--timeout-method=thread", *QUICK, folders=WIRE
+    )
 
 
 @nox.session
 def aiofastnet(session: nox.Session) -> None:
     """Run the quick part of the suite with aiofastnet under every connection."""
     session.install(*group("tests"), WITH_EXTRAS)
-    pytest(session, *WORKERS, "--aiofastnet", *QUICK)
+    pytest(session, *WORKERS, "--aiofastnet", *QUICK, folders=WIRE)
 
 
 @nox.session
@@ -214,7 +223,7 @@ def ordinary(session: nox.Session) -> None:
     """Run the quick part of the suite with the fast path switched off."""
     session.install(*group("tests"), WITH_EXTRAS)
     session.env["AMPLITUDE_FAST"] = "0"
-    pytest(session, *WORKERS, *QUICK)
+    pytest(session, *WORKERS, *QUICK, folders=WIRE)
 
 
 @nox.session(default=False)

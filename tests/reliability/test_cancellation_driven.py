@@ -27,7 +27,7 @@ from support.canary import API_KEY, SECRET_KEY
 from support.cancelling import Way, by_task
 from support.exporting import names_in, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.forced
 
 APP = 153957
 OWNER = "datamonster@amplitude.com"
@@ -488,7 +488,7 @@ async def drive(
     return number - 1
 
 
-@pytest.mark.slow
+@pytest.mark.forced
 @pytest.mark.parametrize("name", SCENES)
 async def test_a_call_cancelled_anywhere_is_made_again(
     service: CohortsEmulator, caller: CohortsClient, tmp_path: Path, *, name: str

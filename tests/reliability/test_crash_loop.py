@@ -25,7 +25,7 @@ from support.canary import API_KEY, SECRET_KEY
 from support.crashes import Scene
 from support.crashing import Way, When
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.forced
 
 KILLS = int(os.environ.get("AMPLITUDE_KILLS", "40"))
 SEED = os.environ.get("AMPLITUDE_KILLS_SEED") or secrets.token_hex(4)

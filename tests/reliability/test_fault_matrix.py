@@ -11,7 +11,7 @@ from support import fault_matrix as matrix
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
 
 
-@pytest.mark.slow
+@pytest.mark.forced
 @pytest.mark.parametrize(("call", "part"), [*matrix.sections()])
 async def test_the_promises_hold(tmp_path: Path, *, call: str, part: str) -> None:
     """

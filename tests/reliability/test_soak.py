@@ -17,7 +17,7 @@ from support.scaled_emulator import account
 EXPORTS = 60
 CALLERS = 12
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.forced
 
 
 @pytest.fixture
