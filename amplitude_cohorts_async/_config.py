@@ -37,7 +37,7 @@ _ALL_BITS = 0o777
 SECRETS = frozenset({"api_key", "secret_key", "base_url", "proxy"})
 """Arguments that may hold a key or a password."""
 STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix")
-"""What the URL of a job store begins with."""
+"""What the URL of a job store, or of a limiter, begins with."""
 
 
 def _check_key(_: ClientConfig, field: attrs.Attribute[str], key: object) -> None:

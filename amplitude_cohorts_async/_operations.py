@@ -29,7 +29,7 @@ from weakref import WeakSet
 import anyio.to_thread
 import attrs
 
-from ._config import ClientConfig, proxy_secrets
+from ._config import STORE_SCHEMES, ClientConfig, proxy_secrets
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -143,7 +143,7 @@ class Operations:
         if scheme == "sqlite":
             return SqliteLimiter(_path_of_url(url), limits=limits)
 
-        if scheme not in {"redis", "rediss", "unix"}:
+        if scheme not in STORE_SCHEMES:
             # Whatever it is, it may hold a password.
             raise ConfigurationError(
                 "the URL of a limiter begins with sqlite:///, redis://, rediss:// or "

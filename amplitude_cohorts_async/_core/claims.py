@@ -29,9 +29,8 @@ from .job_rows import (
     OnUnknown,
     Wanted,
 )
-from .tokens import FILE_LIFE
+from .tokens import FILE_KEPT
 
-_MARGIN = timedelta(minutes=5)
 _LONGEST_OCCURRENCE = 200
 
 
@@ -164,7 +163,7 @@ class Claims:
 
             if delivery.saved is not None:
                 return Delivered(delivery)
-            if export is not None and self._is_younger(export, FILE_LIFE - _MARGIN):
+            if export is not None and self._is_younger(export, FILE_KEPT):
                 if export.state in SPENT:
                     return Join(export, self._open_delivery(export))
                 if self._counts(export):

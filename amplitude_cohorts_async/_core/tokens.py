@@ -22,7 +22,8 @@ VERSION = 1
 
 # Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 FILE_LIFE = timedelta(days=7)
-_MARGIN = timedelta(minutes=5)
+FILE_KEPT = FILE_LIFE - timedelta(minutes=5)
+"""How long a file is sure to be there, by clocks that differ a little."""
 
 
 @attrs.frozen(kw_only=True)
@@ -115,7 +116,7 @@ def has_file(ref: ExportRef, *, now: datetime) -> bool:
     """Whether the service still keeps the file of an export."""
     age = age_of(ref, now=now)
 
-    return age is not None and age < (FILE_LIFE - _MARGIN).total_seconds()
+    return age is not None and age < FILE_KEPT.total_seconds()
 
 
 def export_key(cohort_id: str, properties: bool | tuple[str, ...]) -> str:

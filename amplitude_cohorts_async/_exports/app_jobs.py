@@ -79,7 +79,7 @@ class AppJobs:
     def __init__(
         self, store: JobStore, app: str, clock: Clock, *, label: str | None = None
     ) -> None:
-        self.rows = AppRows(store, app, clock)
+        self.rows: AppRows = AppRows(store, app, clock)
         self._clock = clock
         self.label = label
 
@@ -160,9 +160,12 @@ class AppJobs:
         Args:
             begun: One that was begun before its target was known.
         """
-        if ref.cohort_id is None:
-            return Delivery(self.rows, "", "", None)
+        unstored = Delivery(self.rows, "", "", None)
 
+        if ref.cohort_id is None:
+            return unstored
+
+        stored: list[Claim | Delivery] = []
         call = Call(
             cohort_id=ref.cohort_id,
             properties=ref.properties,
@@ -195,13 +198,15 @@ class AppJobs:
             else:
                 left = _left_to(rows, export, call, is_alive)
 
-            return self._delivery(rows, call, export, left, now)
+            mine = self._delivery(rows, call, export, left, now)
+            stored[:] = [mine]
+            return mine
 
         try:
-            return await self.rows.change(call.cohort_id, work)
+            return await self._change(call.cohort_id, work, stored)
         except JobStoreUnavailableError:
             _logger.warning("the delivery cannot be stored", exc_info=True)
-            return Delivery(self.rows, "", "", None)
+            return unstored
 
     async def record_write(self, cohort_id: str) -> None:
         """

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import attrs
 
-from .._core.claims import is_superseded
 from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, IsAlive
 from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import finish_despite_cancel
@@ -93,19 +92,6 @@ class Delivery:
         if self.row is not None:
             self._app.answer(self._change(answered_at=self._app.utcnow(), lease=None))
 
-    async def is_superseded(self) -> bool:
-        """Whether a newer export was begun for the same target."""
-        row = self.row
-        if row is None:
-            return False
-
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> bool:
-            """Compare it with the others."""
-            export = rows.exports.get(row.export_id)
-            return export is not None and is_superseded(rows, export, row.target)
-
-        return await self._app.change(self._cohort_id, work)
-
     async def _renew(self) -> None:
         def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
             """Extend the lease, if it is still this call's."""
@@ -137,8 +123,8 @@ class Delivery:
 class Claim:
     """The right of one call to request an export."""
 
-    def __init__(self, jobs: AppRows, export: ExportRow, delivery: Delivery) -> None:
-        self._app = jobs
+    def __init__(self, app: AppRows, export: ExportRow, delivery: Delivery) -> None:
+        self._app = app
         self._export = export
         self.delivery = delivery
 
@@ -150,12 +136,17 @@ class Claim:
                 yield
         except BaseException:
             # Whoever goes on with the export goes on with the delivery, too.
-            await finish_despite_cancel(self._give_up())
+            await finish_despite_cancel(self.release())
             raise
 
     async def release(self) -> None:
-        """Give the claim up, and forget the export if nothing was sent for it."""
+        """
+        Give the claim and its delivery up.
+
+        An export for which nothing was sent is forgotten with both.
+        """
         await self._app.save(self._export.cohort_id, self._release)
+        await self.delivery.release()
 
     async def attempted(self, *, used: int | None) -> None:
         """
@@ -230,10 +221,6 @@ class Claim:
                 "%s",
                 to_token(ref),
             )
-
-    async def _give_up(self) -> None:
-        await self.release()
-        await self.delivery.release()
 
     async def _renew(self) -> None:
         def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:

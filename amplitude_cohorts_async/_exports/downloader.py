@@ -199,10 +199,7 @@ class FileDownloader:
         )
 
     def _compare(self, rows: int | None, size: int | None) -> None:
-        if self._endpoints.routes is not Routes.VENDOR:
-            return
-
-        if rows is None or size is None or rows == size:
+        if not self._has_header or rows is None or size is None or rows == size:
             return
 
         request_id, cohort_id = self._ref.request_id, self._ref.cohort_id
@@ -218,8 +215,7 @@ class FileDownloader:
         self, target: Target, file: LocalFile, transfer: Transfer
     ) -> SavedExport:
         count = target.format.count_rows
-        # The third-party description does not say what the lines of a file are.
-        is_counted = count is None or self._endpoints.routes is Routes.VENDOR
+        is_counted = count is None or self._has_header
         file = attrs.evolve(
             file,
             request_id=self._ref.request_id,

@@ -129,7 +129,7 @@ class ExportRun:
         self._own_store: JobStore | None = None
         self._runs: RunStore | None = None
         self._open_run: OpenRun | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
         self._listing = asyncio.Lock()
         self._listed: Mapping[str, Cohort] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -172,7 +172,7 @@ class ExportRun:
 
     async def _end(self) -> None:
         self._stop()
-        ending = {*self._tasks, *filter(None, [self._renewing])}
+        ending = {*self._tasks, *filter(None, [self._holding])}
 
         if ending:
             await finish_despite_cancel(asyncio.wait(ending))
@@ -203,8 +203,8 @@ class ExportRun:
             request.withdraw()
         for task in self._tasks:
             task.cancel()
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._holding is not None:
+            self._holding.cancel()
 
     async def _pause(self) -> None:
         # Nothing is spent while the caller is busy with an outcome: requests that
@@ -279,14 +279,7 @@ class ExportRun:
         is_fresh = options.reuse_within == 0
         self._open_run = await self._runs.open(self._ids, is_fresh=is_fresh)
         self._loop = asyncio.get_running_loop()
-        self._renewing = asyncio.create_task(self._renew(self._runs))
-
-    async def _renew(self, runs: RunStore) -> None:
-        try:
-            async with self._exports.jobs.rows.renewed(runs.renew):
-                await asyncio.get_running_loop().create_future()
-        finally:
-            await runs.leave()
+        self._holding = asyncio.create_task(_hold(self._runs))
 
     async def _close(self) -> None:
         try:
@@ -406,6 +399,11 @@ class _Purchase(SendWatch):
 
         if self.is_withdrawn:
             self.task.cancel()
+
+
+async def _hold(run: RunStore) -> None:
+    async with run.held():
+        await asyncio.get_running_loop().create_future()
 
 
 def _is_being_cancelled() -> bool:

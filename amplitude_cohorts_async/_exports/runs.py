@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from urllib.parse import quote
 
@@ -105,8 +105,16 @@ class RunStore:
         """Return the name of a cohort's file as a target."""
         return f"{self._same[0]}/{file_name(cohort_id, format)}"
 
-    async def renew(self) -> None:
-        """Show that this run still runs."""
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Show that this run still runs; then leave it for the next one to continue."""
+        try:
+            async with self._app.renewed(self._renew):
+                yield
+        finally:
+            await self._leave()
+
+    async def _renew(self) -> None:
 
         def work(runs: dict[str, RunRow], now: float) -> None:
             """Extend its lease."""
@@ -116,8 +124,7 @@ class RunStore:
 
         await self._change(work)
 
-    async def leave(self) -> None:
-        """Leave the run open: the next one continues it."""
+    async def _leave(self) -> None:
 
         def work(runs: dict[str, RunRow], _now: float) -> None:
             """Give its lease up."""

@@ -53,11 +53,11 @@ class StartedJobs:
 
     def __init__(self, *, announced: bool = False, is_one: bool = True) -> None:
         self.request_ids: list[str] = []
-        self.spent = 0
+        self.spent: int = 0
         self.adopted: ExportAdopted | None = None
         self.since: datetime | None = None
-        self.is_saved = False
-        self.is_done = False
+        self.is_saved: bool = False
+        self.is_done: bool = False
         self._announced = announced
         self._is_one = is_one
 

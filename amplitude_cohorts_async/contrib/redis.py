@@ -25,7 +25,7 @@ from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
 from .._io.limits.base import Limiter, Permit, SharedCounter
 from .._io.limits.local import WITHHELD_FOR, Admission, LocalLimiter, RateLimiter
-from .._io.limits.shared import checked_lease, checked_name, hashed
+from .._io.limits.shared import checked_lease, hashed
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
 
@@ -77,7 +77,6 @@ class RedisLimiter(RateLimiter):
         self._fleet = FleetCounter(self._store)
         self._jobs = RedisJobStore(url, lambda: self._store.connection().redis)
         self._lease = lease
-        self._bound: str | None = None
         self._share = (
             None if processes is None else LocalLimiter(limits.share(processes))
         )
@@ -131,13 +130,7 @@ class RedisLimiter(RateLimiter):
         Raises:
             ConfigurationError: The limiter serves another app already.
         """
-        if self._bound not in {None, app}:
-            raise ConfigurationError(
-                "this limiter keeps the limits of another app; make one for each"
-            )
-
-        self._bound = app
-        self._store.app = self._store.app or checked_name(app)
+        self._store.app.bind(app)
 
     @property
     def counter(self) -> SharedCounter:

@@ -37,12 +37,12 @@ class LimiterConformance:
     test with ``test_... = None``.
     """
 
-    limits = Limits(
+    limits: Limits = Limits(
         exports=Rate(4, per=0.5), polls=None, clock_margin=0.01, release_delay=0.1
     )
     """The limits of most tests: the documented ones, in a hundredth of the time."""
 
-    long = 1.0
+    long: float = 1.0
     """Seconds of a request that is long; make it longer than three of your leases."""
 
     def make(self, limits: Limits) -> Limiter:

@@ -33,7 +33,7 @@ from .admission import SLOT, WINDOW, Admissions, Claim, Holding, Outlook, Slowdo
 from .base import Permit, SharedCounter, Statistics
 from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
 from .local import Admission, RateLimiter
-from .shared import between, checked_lease, checked_name, hashed
+from .shared import AppName, between, checked_lease, hashed
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +106,11 @@ class SqliteLimiter(RateLimiter):
             ConfigurationError: The lease or the name cannot be used.
         """
         super().__init__(limits, paced=clock is None)
-        self._app = None if app is None else checked_name(app)
-        self._bound: str | None = None
+        self._app = AppName(
+            app,
+            stated_by="SqliteLimiter(..., app=...)",
+            others=", on the same file if you like",
+        )
         self._lease = checked_lease(lease)
         self._clock = clock or BootClock()
         self._admissions = Admissions(limits, lease=lease)
@@ -131,14 +134,7 @@ class SqliteLimiter(RateLimiter):
         Raises:
             ConfigurationError: The limiter serves another app already.
         """
-        if self._bound not in {None, app}:
-            raise ConfigurationError(
-                "this limiter keeps the limits of another app; make one for each, on "
-                "the same file if you like"
-            )
-
-        self._bound = app
-        self._app = self._app or checked_name(app)
+        self._app.bind(app)
 
     @property
     def counter(self) -> SharedCounter:
@@ -210,7 +206,7 @@ class SqliteLimiter(RateLimiter):
             ConfigurationError: The file cannot be made, or the app is not known.
             LimiterUnavailableError: The file cannot be used now.
         """
-        app, mine = self._known_app(), self._mine()
+        app, mine = self._app.known(), self._mine()
 
         def work(connection: sqlite3.Connection) -> tuple[str, T]:
             owner = f"{mine.id}@{this_process()}"
@@ -445,15 +441,6 @@ class SqliteLimiter(RateLimiter):
         pace = ledger.pace()
         until = max(pace.paused_until, ledger.now + self._admissions.recovery)
         ledger.keep_pace(attrs.evolve(pace, paused_until=until))
-
-    def _known_app(self) -> str:
-        if self._app is None:
-            raise ConfigurationError(
-                "this limiter does not know its app; pass it to a client as "
-                "limiter=..., or name the app with SqliteLimiter(..., app=...)"
-            )
-
-        return self._app
 
     def _mine(self) -> _Process:
         # The tasks of the process that we were forked from are none of ours.

@@ -18,7 +18,7 @@ from redis.exceptions import LockError, RedisError
 
 from ..._core.pacing import binding_rates, reuse_after
 from ..._io.cancellation import background, finish_despite_cancel
-from ..._io.limits.shared import checked_name
+from ..._io.limits.shared import AppName
 from ...errors import ConfigurationError, LimiterUnavailableError
 from ...limits import Limits
 from .leases import Lease, Leases
@@ -70,14 +70,14 @@ class Store:
     Connects each event loop, renews leases, and translates errors.
 
     Attributes:
-        app: The name of the app in the keys; None until it is known.
+        app: The name of the app in the keys.
     """
 
     def __init__(
         self, url: str, *, app: str | None, limits: Limits, lease: float
     ) -> None:
         """Describe the store; nothing is sent."""
-        self.app = None if app is None else checked_name(app)
+        self.app = AppName(app, stated_by="from_url(..., app=...)")
         self._url = checked_url(url)
         self._limits = limits
         self._lease = lease
@@ -90,15 +90,10 @@ class Store:
         Raises:
             ConfigurationError: The app is not known yet.
         """
-        if self.app is None:
-            raise ConfigurationError(
-                "this limiter does not know its app; pass it to a client as "
-                "limiter=..., or name the app with from_url(..., app=...)"
-            )
-
+        app = self.app.known()
         loop = asyncio.get_running_loop()
         if loop not in self._connections:
-            prefix = f"cohorts:{{{self.app}}}"
+            prefix = f"cohorts:{{{app}}}"
             made = Connection(self._url, prefix, self._limits, self._lease)
             alive = {k: v for k, v in self._connections.items() if not k.is_closed()}
             self._connections = {**alive, loop: made}
