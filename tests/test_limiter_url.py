@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,8 @@ async def test_what_is_no_url_of_a_limiter_is_refused_at_once(
 )
 async def test_what_is_no_url_of_a_store_is_refused_at_once(url: str) -> None:
     """By an error of ours, which shows no password and has none for its cause."""
-    contrib = pytest.importorskip("amplitude_cohorts_async.contrib.redis")
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    contrib = import_module("amplitude_cohorts_async.contrib.redis")
 
     with pytest.raises(ConfigurationError, match="no URL of a store") as caught:
         contrib.RedisLimiter.from_url(url)

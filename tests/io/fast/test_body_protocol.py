@@ -33,9 +33,9 @@ WHOLE = HEAD + BODY
 class Collected:
     """A sink that remembers, and may be slow or broken."""
 
-    is_light = True
-
     def __init__(self, *, seconds: float = 0.0, fails_at: int | None = None) -> None:
+        # One that sleeps belongs into a thread, however short that is.
+        self.is_light = not seconds
         self.data = bytearray()
         self.threads: set[int] = set()
         self._seconds = seconds
