@@ -17,6 +17,7 @@ from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY, find_secrets
+from support.clients import unlimited_client
 from support.exporting import (
     ETAG,
     EXPORT,
@@ -132,12 +133,9 @@ async def test_a_key_that_a_service_echoes_as_an_id_is_not_kept(
     """It is hidden in the answer, before anything is made of it."""
     server.on(EXPORT, json_reply({"request_id": SECRET_KEY, "cohort_id": COHORT}, 202))
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         jobs=tmp_path / "exports.db",
     ) as client:
         job = await client.request_export(COHORT)

@@ -25,6 +25,7 @@ from .file_options import (
     file_named,
     octal_text,
     resume_commands,
+    saving_hints,
     tell,
 )
 from .resume_hints import (
@@ -228,16 +229,13 @@ def _into_file(connection: Connection, options: _Options) -> None:
         return connection.run(work, hook=jobs, file_mode=options.file_mode)
 
     with (
-        resume_hints(
-            lambda error: resume_commands(
-                connection,
-                jobs.resumable_after(error),
-                to=to,
-                format=options.format,
-                file_mode=options.file_mode,
-            ),
+        saving_hints(
+            connection,
             jobs,
-            options.again if connection.is_recorded else lambda _: None,
+            to=lambda: to,
+            format=options.format,
+            file_mode=options.file_mode,
+            again=options.again if connection.is_recorded else lambda _: None,
         ),
         destination(to, format=options.format, as_json=connection.as_json) as path,
     ):

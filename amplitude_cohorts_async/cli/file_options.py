@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -12,7 +14,12 @@ from ..models import SavedExport
 from . import render
 from .common import FORMATS, Connection
 from .destination import STDOUT
-from .resume_hints import command_line, option_arguments
+from .resume_hints import (
+    StartedJobs,
+    command_line,
+    option_arguments,
+    resume_hints,
+)
 
 __all__ = (
     "JOB_TIMEOUT",
@@ -22,6 +29,7 @@ __all__ = (
     "file_named",
     "octal_text",
     "resume_commands",
+    "saving_hints",
     "tell",
 )
 
@@ -65,6 +73,35 @@ def tell(connection: Connection, saved: SavedExport, to: Path, **more: object) -
     if to != STDOUT:
         facts = {**render.facts(saved), **more}
         connection.print("export", facts, lambda _: render.saved(saved))
+
+
+def saving_hints(
+    connection: Connection,
+    jobs: StartedJobs,
+    *,
+    to: Callable[[], Path],
+    format: str | None,  # noqa: A002 - named like the option
+    file_mode: int | None,
+    again: Callable[[StartedJobs], str | None] = lambda _: None,
+) -> AbstractContextManager[None]:
+    """
+    Add the commands that bring the started exports to a file to an error's notes.
+
+    Args:
+        to: Returns the file, which may be known only when the export is.
+        again: As for `resume_hints()`.
+    """
+    return resume_hints(
+        lambda error: resume_commands(
+            connection,
+            jobs.resumable_after(error),
+            to=to(),
+            format=format,
+            file_mode=file_mode,
+        ),
+        jobs,
+        again,
+    )
 
 
 def resume_commands(

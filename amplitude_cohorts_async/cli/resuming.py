@@ -24,10 +24,10 @@ from .file_options import (
     Format,
     Timeout,
     file_named,
-    resume_commands,
+    saving_hints,
     tell,
 )
-from .resume_hints import StartedJobs, resume_hints
+from .resume_hints import StartedJobs
 
 __all__ = (
     "Found",
@@ -118,15 +118,12 @@ def resume_job(
         )
 
     with (
-        resume_hints(
-            lambda error: resume_commands(
-                connection,
-                jobs.resumable_after(error),
-                to=to,
-                format=options.format,
-                file_mode=options.file_mode,
-            ),
+        saving_hints(
+            connection,
             jobs,
+            to=lambda: to,
+            format=options.format,
+            file_mode=options.file_mode,
         ),
         destination(to, format=options.format, as_json=connection.as_json) as path,
     ):

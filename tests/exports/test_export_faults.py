@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.errors import MalformedFileError
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import names_in
 
 COHORT = "26umsb5"
@@ -63,12 +62,9 @@ async def test_a_file_is_of_one_piece(
     emulator.add_cohort(COHORT, members=[f"user-{n}-{n * 7919}" for n in range(5_000)])
     emulator.fail_next("store", *FAULTS[name])
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=emulator.base_url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        emulator.base_url,
+        clock,
         stall_timeout=0.2,
     ) as client:
         saved = await client.export(COHORT, tmp_path / f"members.{suffix}")
@@ -103,9 +99,7 @@ async def test_a_file_that_is_damaged_is_no_file(
     emulator.add_cohort(COHORT, members=[f"user-{n}-{n * 7919}" for n in range(5_000)])
     emulator.fail_next("store", fault)
 
-    async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
-    ) as client:
+    async with unlimited_client(emulator.base_url, clock) as client:
         with pytest.raises(MalformedFileError) as caught:
             await client.export(COHORT, tmp_path / "members.csv")
 
@@ -141,13 +135,7 @@ async def test_every_way_a_file_may_come(
             properties={"plan": ["free", 'a "b", c'], "city": ["ü\n"]},
         )
 
-        async with CohortsClient(
-            API_KEY,
-            SECRET_KEY,
-            base_url=emulator.base_url,
-            clock=clock,
-            limits=UNLIMITED,
-        ) as client:
+        async with unlimited_client(emulator.base_url, clock) as client:
             saved = await client.export(
                 COHORT, tmp_path / "members.csv", properties=["plan", "city"]
             )

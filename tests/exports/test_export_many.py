@@ -28,6 +28,7 @@ from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from amplitude_cohorts_async.testing.faults import Fault
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import until
 from support.scripted_store import ScriptedStore
 
@@ -60,9 +61,7 @@ async def client(
     emulator: CohortsEmulator, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
     """A client that waits for no window."""
-    async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
-    ) as client:
+    async with unlimited_client(emulator.base_url, clock) as client:
         yield client
 
 
@@ -304,12 +303,9 @@ async def recorded(
     emulator: CohortsEmulator, clock: FakeClock, store: ScriptedStore
 ) -> AsyncIterator[CohortsClient]:
     """A client of that store."""
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=emulator.base_url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        emulator.base_url,
+        clock,
         jobs=store,
     ) as client:
         yield client

@@ -19,9 +19,9 @@ from amplitude_cohorts_async.errors import (
     MalformedFileError,
     ServerError,
 )
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import (
     COHORT,
     CSV,
@@ -272,9 +272,7 @@ async def test_a_slow_reader(emulator: CohortsEmulator, clock: FakeClock) -> Non
     emulator.add_cohort("slow", size=60_000)
     emulator.fail_next("store", faults.cut_off(100_000))
 
-    async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, limits=UNLIMITED
-    ) as client:
+    async with unlimited_client(emulator.base_url, clock) as client:
         job = await client.request_export("slow")
         count = 0
         async with job.members() as stream:
@@ -314,9 +312,7 @@ async def test_the_pipe_makes_the_wire_wait(
     server.on(OBJECT, whole(text))
 
     async with (
-        CohortsClient(
-            API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=UNLIMITED
-        ) as client,
+        unlimited_client(server.url, clock) as client,
         client.resume_export(REQUEST).members() as stream,
     ):
         await anext(aiter(stream))

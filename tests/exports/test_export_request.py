@@ -26,6 +26,7 @@ from amplitude_cohorts_async.limits import UNLIMITED, Limits
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, BASIC, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import ACCEPTED, COHORT, EXPORT, REQUEST, whole
 from support.fault_server import (
     DROP,
@@ -160,12 +161,9 @@ async def test_a_stale_connection_spends_nothing_twice(
     server.on(EXPORT, ACCEPTED, DROP, ACCEPTED)
     session = aiohttp.ClientSession() if given else None
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         session=session,
     ) as client:
         await client.request_export(COHORT)

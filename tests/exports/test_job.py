@@ -25,10 +25,11 @@ from amplitude_cohorts_async.errors import (
     UnexpectedResponseError,
 )
 from amplitude_cohorts_async.events import Event, StatusPolled
-from amplitude_cohorts_async.limits import UNLIMITED, Limits
+from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY, find_secrets
+from support.clients import unlimited_client
 from support.exporting import (
     COHORT,
     COMPLETED,
@@ -440,12 +441,9 @@ async def test_what_the_hook_hears(server: FaultServer, clock: FakeClock) -> Non
     heard: list[Event] = []
     server.on(STATUS, RUNNING, reply(503), COMPLETED)
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         hook=heard.append,
         rng=lambda: 0.5,
     ) as client:

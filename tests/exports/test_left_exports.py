@@ -18,9 +18,9 @@ from amplitude_cohorts_async.errors import (
     JobStoreUnavailableError,
     StorageError,
 )
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import (
     ACCEPTED,
     COHORT,
@@ -62,9 +62,7 @@ async def patient(
     server: FaultServer, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
     """A client of the scripted server that waits long for each byte."""
-    async with CohortsClient(
-        API_KEY, SECRET_KEY, base_url=server.url, clock=clock, limits=UNLIMITED
-    ) as client:
+    async with unlimited_client(server.url, clock) as client:
         yield client
 
 
@@ -356,12 +354,9 @@ async def recorded(
     server: FaultServer, clock: FakeClock, store: ScriptedStore
 ) -> AsyncIterator[CohortsClient]:
     """A client of the scripted server, and of that store."""
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         jobs=store,
     ) as client:
         yield client

@@ -20,9 +20,9 @@ from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async._version import VERSION
 from amplitude_cohorts_async.errors import InvalidInputError, StorageError
 from amplitude_cohorts_async.events import Event, RowsDiffer
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import CSV, ETAG, GZIP, OBJECT, REQUEST, names_in, whole
 from support.fault_server import FaultServer
 
@@ -191,12 +191,9 @@ async def watched(
     server: FaultServer, clock: FakeClock, told: list[Event]
 ) -> ExportJob:
     """A job whose events are kept."""
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         hook=told.append,
     ) as client:
         yield client.resume_export(REQUEST)

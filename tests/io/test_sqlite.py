@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from amplitude_cohorts_async._io.sqlite import (
     UnusableDatabaseError,
 )
 from support.holding import Held
+from support.processes import in_child
 
 SCHEMA = ["CREATE TABLE IF NOT EXISTS word (text TEXT)"]
 
@@ -266,19 +267,6 @@ async def test_a_file_that_was_removed_is_made_again(
     await other.aclose()
 
     assert ["new"] == found
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Fork, work in the child, and tell how it ended."""
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    status = 1
-    try:
-        work()
-        status = 0
-    finally:
-        os._exit(status)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -15,9 +15,9 @@ import pytest
 from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async.errors import IncompleteDownloadError
 from amplitude_cohorts_async.events import Event, LinkRenewed
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import FakeClock
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import FILE, REQUEST, cut, names_in
 from support.fault_server import FaultServer, redirect
 
@@ -50,12 +50,9 @@ async def download(
     server: FaultServer, clock: FakeClock, heard: list[Event]
 ) -> AsyncIterator[ExportJob]:
     """A job whose links lead into the store."""
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         hook=heard.append,
     ) as client:
         yield client.resume_export(REQUEST)

@@ -26,7 +26,7 @@ def find_secrets(text: str) -> list[str]:
     return [f"{found[:16]}..." for found in SECRET.findall(text)]
 
 
-class JobPoller(logging.Handler):
+class SecretWatch(logging.Handler):
     """Read all log records, with everything that travels in their `extra`."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class JobPoller(logging.Handler):
 @pytest.fixture(autouse=True)
 def nothing_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail a test during which a secret was logged, at any level, by anybody."""
-    watch = JobPoller()
+    watch = SecretWatch()
     root = logging.getLogger()
     root.addHandler(watch)
     with caplog.at_level(logging.DEBUG):

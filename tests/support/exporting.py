@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.testing import FakeClock
 
-from .canary import API_KEY, SECRET_KEY
+from .clients import unlimited_client
 from .fault_server import FaultServer, Reply, json_reply, redirect, reply
 
 COHORT = "26umsb5"
@@ -61,12 +60,9 @@ async def exporter(
     server: FaultServer, clock: FakeClock
 ) -> AsyncIterator[CohortsClient]:
     """A client of that server: no limits, no waiting, and patience for a second."""
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         stall_timeout=1.0,
         rng=lambda: 0.5,
     ) as client:

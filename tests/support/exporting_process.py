@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 import attrs
 
@@ -17,8 +16,7 @@ from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.policies import Polling
 
 from .canary import API_KEY, SECRET_KEY
-
-TESTS = Path(__file__).parents[1]
+from .processes import start_module
 
 
 @attrs.frozen
@@ -42,15 +40,7 @@ class Exporter:
 
     async def start(self) -> asyncio.subprocess.Process:
         """Start the process."""
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "support.exporting_process",
-            *attrs.astuple(self),
-            env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        return await start_module("support.exporting_process", *attrs.astuple(self))
 
     async def spent(self) -> int:
         """Start the process, and tell at its end what it spent."""

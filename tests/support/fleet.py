@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import attrs
 
@@ -24,6 +23,7 @@ from amplitude_cohorts_async.limits import Limits, Rate
 
 from .counting import most_in_any
 from .ports import LOOPBACK
+from .processes import start_module
 
 # The documented limits, a minute being a second.
 LIMITS = Limits(
@@ -31,7 +31,6 @@ LIMITS = Limits(
 )
 LEASE = 2.0
 _NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
-TESTS = Path(__file__).parents[1]
 
 
 @attrs.define(eq=False)
@@ -169,16 +168,7 @@ class Worker:
 
     async def start(self) -> asyncio.subprocess.Process:
         """Start the process."""
-        words = [str(value) for value in attrs.astuple(self)]
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "support.fleet",
-            *words,
-            env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        return await start_module("support.fleet", *attrs.astuple(self))
 
     async def work(self) -> Report:
         """Send requests until the time is over; return what came of them."""

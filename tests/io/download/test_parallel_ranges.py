@@ -13,10 +13,9 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob, errors
 from amplitude_cohorts_async.events import Event, LinkRenewed
-from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.policies import Downloading
 from amplitude_cohorts_async.testing import FakeClock
-from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import FILE, REQUEST, until
 from support.fault_server import FaultServer, redirect, reply
 from support.ranged_store import RangedStore, Whim
@@ -43,12 +42,9 @@ async def made(server: FaultServer, clock: FakeClock) -> AsyncIterator[Made]:
     def make(
         hook: Callable[[Event], None] | None = None, connections: int = 8
     ) -> ExportJob:
-        client = CohortsClient(
-            API_KEY,
-            SECRET_KEY,
-            base_url=server.url,
-            clock=clock,
-            limits=UNLIMITED,
+        client = unlimited_client(
+            server.url,
+            clock,
             downloading=Downloading(max_connections=connections),
             hook=hook,
         )
@@ -111,7 +107,8 @@ async def test_a_slow_disk_takes_one_connection(
     real = os.pwrite
 
     def slow(file: int, data: memoryview, start: int) -> int:
-        time.sleep(len(data) / 12e6)
+        # Far behind, so that it is seen to be on a busy machine, too.
+        time.sleep(len(data) / 6e6)
         return real(file, data, start)
 
     monkeypatch.setattr("amplitude_cohorts_async._io.sinks.part_file.os.pwrite", slow)

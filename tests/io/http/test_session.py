@@ -17,10 +17,11 @@ from amplitude_cohorts_async.errors import (
     UnexpectedResponseError,
 )
 from amplitude_cohorts_async.events import Event, RequestSent, RetryScheduled
-from amplitude_cohorts_async.limits import UNLIMITED, Limits
+from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.policies import Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
 from support.exporting import CSV, FILE, LIST, OBJECT, USAGE, until, whole
 from support.fault_server import DROP, FaultServer, Reply, json_reply, redirect, reply
 
@@ -120,12 +121,9 @@ async def test_the_waits_have_a_budget(server: FaultServer, clock: FakeClock) ->
     server.on(USAGE, reply(503, retry_after="20"))
     retrying = Retrying(attempts=1_000, timeout=70.0)
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         retrying=retrying,
     ) as client:
         with pytest.raises(ServerError):
@@ -151,12 +149,9 @@ async def test_what_a_hook_hears(server: FaultServer, clock: FakeClock) -> None:
     heard: list[Event] = []
     server.on(USAGE, reply(503), DROP, USED)
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         hook=heard.append,
     ) as client:
         await client.get_usage()
@@ -179,12 +174,9 @@ async def test_a_broken_hook_harms_nobody(
     def broken(_: Event) -> None:
         raise LookupError("the hook's own")
 
-    async with CohortsClient(
-        API_KEY,
-        SECRET_KEY,
-        base_url=server.url,
-        clock=clock,
-        limits=UNLIMITED,
+    async with unlimited_client(
+        server.url,
+        clock,
         hook=broken,
     ) as client:
         assert 458 == (await client.get_usage()).remaining

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from amplitude_cohorts_async import LocalLimiter
 from amplitude_cohorts_async._io.limits import registry
 from amplitude_cohorts_async.limits import Limits, Rate
+from support.processes import in_child
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
@@ -22,19 +23,6 @@ pytestmark = [
 LIMITS = Limits(
     exports=(Rate(6, per=60.0),), in_flight=5, max_wait=0.0, polls=None, writes=None
 )
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Fork, work in the child, and tell how it ended."""
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-    status = 1
-    try:
-        work()
-        status = 0
-    finally:
-        os._exit(status)
 
 
 @contextmanager
