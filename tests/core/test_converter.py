@@ -212,3 +212,9 @@ def test_a_time_is_the_same_moment(moment: datetime) -> None:
         return
 
     assert expected == to_utc(moment.isoformat())
+
+
+def test_a_bad_value_beside_a_good_one_is_told_with_its_place() -> None:
+    """What could be read is no part of the message."""
+    with pytest.raises(UnexpectedResponseError, match=r"expected int at \$\.used"):
+        structure({"limit": 500, "usage": []}, Usage, path="$")
