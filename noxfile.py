@@ -13,6 +13,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from tempfile import gettempdir
 
 import nox
 
@@ -99,6 +100,8 @@ def pytest(
         under: What runs pytest, if not its own command.
     """
     session.chdir(session.create_tmp())
+    # The path of a socket has room for 107 bytes: none is below a deep checkout.
+    session.env["TMPDIR"] = gettempdir()
     session.run(
         *(*under, "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
         *(f"--rootdir={ROOT}", f"--override-ini=cache_dir={ROOT / '.pytest_cache'}"),

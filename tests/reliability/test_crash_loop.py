@@ -143,6 +143,7 @@ async def test_processes_with_one_target(tmp_path: Path, processes: int) -> None
         # The job ends when all of them wait for it.
         while scene.deliveries() < processes:  # noqa: ASYNC110  it is their store
             await asyncio.sleep(0.05)
+            assert not any(call.done() for call in calls)
         clock.advance(60)
 
         assert 1 == sum(await asyncio.gather(*calls))
