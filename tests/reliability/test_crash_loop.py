@@ -21,9 +21,11 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from amplitude_cohorts_async.testing.faults import Step
 from support.canary import API_KEY, SECRET_KEY
 from support.crashes import Scene
-from support.crashing import Way, When
+from support.crashing import Way
+from support.dying import What, When
 
 pytestmark = pytest.mark.forced
 
@@ -126,6 +128,100 @@ async def test_killed_at_each_transaction(
         await scene.check()
 
     assert LIVES[when] == found
+
+
+# At each request, and at each step of a file.
+
+
+@pytest.mark.parametrize(
+    ("step", "spent", "ambiguous"),
+    [
+        # It was received and counted, and its id is lost.
+        ("export", 2, 1),
+        ("status", 1, 0),
+        ("file", 1, 0),
+        ("store", 1, 0),
+    ],
+)
+async def test_killed_when_a_request_has_come(
+    service: CohortsEmulator, tmp_path: Path, step: Step, spent: int, ambiguous: int
+) -> None:
+    """The service goes on with what it has received."""
+    scene = Scene.of(service, tmp_path, "export")
+
+    assert not await scene.is_over(scene.call, at_request=(step, 1))
+    await scene.finish()
+
+    assert (1, spent, ambiguous) == (
+        scene.met["killed"],
+        scene.spent,
+        scene.met["ambiguous"],
+    )
+    await scene.check()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", ["bytes", "rename"])
+async def test_killed_at_a_step_of_the_file(
+    service: CohortsEmulator, tmp_path: Path, at: What, when: When
+) -> None:
+    """One export; the next process takes up, or removes, what is there."""
+    scene = Scene.of(service, tmp_path, "export")
+
+    assert not await scene.is_over(attrs.evolve(scene.call, at=at, dies=(when, 1)))
+    await scene.finish()
+
+    assert (1, 0) == (scene.spent, scene.met["ambiguous"])
+    await scene.check()
+
+
+EACH: dict[Way, tuple[tuple[What, ...], tuple[Step, ...]]] = {
+    "many": (("transaction", "rename"), ("export", "file")),
+    "upload": (("transaction", "journal"), ("upload", "membership")),
+    "sync": (("transaction",), ("export", "status", "file", "membership")),
+}
+"""What is done to the store and to files, and what is asked of the service."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("way", EACH)
+async def test_killed_at_each_step(
+    service: CohortsEmulator, tmp_path: Path, way: Way, when: When
+) -> None:
+    """What an export does not do: runs, journals and writes."""
+    numbers = count(1)
+
+    for at in EACH[way][0]:
+        for nth in count(1):
+            scene = Scene.of(service, tmp_path, way, next(numbers))
+            call = attrs.evolve(scene.call, at=at, dies=(when, nth))
+            if not await scene.is_over(call):
+                await scene.finish()
+            await scene.check()
+            if not scene.met["killed"]:
+                break
+
+        assert nth > 1
+
+
+@pytest.mark.parametrize("way", EACH)
+async def test_killed_at_each_request(
+    service: CohortsEmulator, tmp_path: Path, way: Way
+) -> None:
+    """The answer never comes, and what was asked for is done."""
+    numbers = count(1)
+
+    for step in EACH[way][1]:
+        for nth in count(1):
+            scene = Scene.of(service, tmp_path, way, next(numbers))
+            if not await scene.is_over(scene.call, at_request=(step, nth)):
+                await scene.finish()
+            await scene.check()
+            # A job is polled as often as the machine is slow.
+            if not scene.met["killed"] or step == "status":
+                break
+
+        assert step == "status" or nth > 1
 
 
 # At the same time.
