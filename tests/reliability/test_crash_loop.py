@@ -21,9 +21,11 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from amplitude_cohorts_async.testing.faults import Step
 from support.canary import API_KEY, SECRET_KEY
 from support.crashes import Scene
-from support.crashing import Way, When
+from support.crashing import Way
+from support.dying import What, When
 
 pytestmark = pytest.mark.forced
 
@@ -32,6 +34,8 @@ SEED = os.environ.get("AMPLITUDE_KILLS_SEED") or secrets.token_hex(4)
 WAYS: tuple[Way, ...] = ("export", "many", "upload", "sync")
 A_TEST = 10
 """Kills, so that no test is long, and none is without all four ways."""
+STRIDE = 1 if KILLS > 40 else 4
+"""Of the transactions of many, of uploads and of syncs, the suite takes every fourth."""
 PARTS = -(-KILLS // (A_TEST * len(WAYS)))
 
 
@@ -126,6 +130,104 @@ async def test_killed_at_each_transaction(
         await scene.check()
 
     assert LIVES[when] == found
+
+
+# At each request, and at each step of a file.
+
+
+@pytest.mark.parametrize(
+    ("step", "spent", "ambiguous"),
+    [
+        # It was received and counted, and its id is lost.
+        ("export", 2, 1),
+        ("status", 1, 0),
+        ("file", 1, 0),
+        ("store", 1, 0),
+    ],
+)
+async def test_killed_when_a_request_has_come(
+    service: CohortsEmulator, tmp_path: Path, step: Step, spent: int, ambiguous: int
+) -> None:
+    """The service goes on with what it has received."""
+    scene = Scene.of(service, tmp_path, "export")
+
+    assert not await scene.is_over(scene.call, at_request=(step, 1))
+    await scene.finish()
+
+    assert (1, spent, ambiguous) == (
+        scene.met["killed"],
+        scene.spent,
+        scene.met["ambiguous"],
+    )
+    await scene.check()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", ["bytes", "rename"])
+async def test_killed_at_a_step_of_the_file(
+    service: CohortsEmulator, tmp_path: Path, at: What, when: When
+) -> None:
+    """One export; the next process takes up, or removes, what is there."""
+    scene = Scene.of(service, tmp_path, "export")
+
+    assert not await scene.is_over(attrs.evolve(scene.call, at=at, dies=(when, 1)))
+    await scene.finish()
+
+    assert (1, 0) == (scene.spent, scene.met["ambiguous"])
+    await scene.check()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("way", "at"),
+    [
+        ("many", "transaction"),
+        ("many", "rename"),
+        ("upload", "transaction"),
+        ("upload", "journal"),
+        ("sync", "transaction"),
+    ],
+)
+async def test_killed_at_each_step(
+    service: CohortsEmulator, tmp_path: Path, way: Way, at: What, when: When
+) -> None:
+    """What a single export does not do: runs, journals and writes."""
+    for nth in count(1, STRIDE if at == "transaction" else 1):
+        scene = Scene.of(service, tmp_path, way, nth)
+        if not await scene.is_over(attrs.evolve(scene.call, at=at, dies=(when, nth))):
+            await scene.finish()
+        await scene.check()
+        if not scene.met["killed"]:
+            break
+
+    assert nth > 1
+
+
+@pytest.mark.parametrize(
+    ("way", "step"),
+    [
+        ("many", "export"),
+        ("many", "file"),
+        ("upload", "upload"),
+        ("upload", "membership"),
+        ("sync", "export"),
+        ("sync", "file"),
+        ("sync", "membership"),
+    ],
+)
+async def test_killed_at_each_request(
+    service: CohortsEmulator, tmp_path: Path, way: Way, step: Step
+) -> None:
+    """The answer never comes, and what was asked for is done."""
+    for nth in count(1):
+        scene = Scene.of(service, tmp_path, way, nth)
+        if not await scene.is_over(scene.call, at_request=(step, nth)):
+            await scene.finish()
+        await scene.check()
+        if not scene.met["killed"]:
+            break
+
+    assert nth > 1
 
 
 # At the same time.

@@ -8,12 +8,15 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import attrs
+import pytest
 
 from amplitude_cohorts_async._core.job_rows import (
     CohortRows,
@@ -22,6 +25,7 @@ from amplitude_cohorts_async._core.job_rows import (
     read_runs,
 )
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from amplitude_cohorts_async.testing.faults import Step
 
 from .canary import API_KEY, SECRET_KEY
 from .crashing import Call, Way, caller
@@ -97,10 +101,23 @@ class Scene:
         await self.check()
         return lasted
 
-    async def is_over(self, call: Call, after: float | None = None) -> bool:
-        """Make a call that is killed, by itself or from outside; whether it is done."""
+    async def is_over(
+        self,
+        call: Call,
+        after: float | None = None,
+        at_request: tuple[Step, int] | None = None,
+    ) -> bool:
+        """
+        Make a call that is killed, by itself or from outside; whether it is done.
+
+        Args:
+            after: Seconds from its beginning.
+            at_request: When the service has received the n-th request of a step; the
+                answer never comes.
+        """
         async with caller(call) as process:
-            told = await process.killed(after)
+            with _arrivals(self.service, at_request, process.kill):
+                told = await process.killed(after)
 
         self.met["ambiguous"] += told.ambiguous
         if told.spent is not None:
@@ -214,6 +231,33 @@ class Scene:
                 return dict(connection.execute(select, (kind,)).fetchall())
             except sqlite3.OperationalError:  # killed before there was a table
                 return {}
+
+
+@contextmanager
+def _arrivals(
+    service: CohortsEmulator,
+    watched: tuple[Step, int] | None,
+    act: Callable[[], None],
+) -> Iterator[None]:
+    """Act when the n-th request of a step has come, before the service does anything."""
+    if watched is None:
+        yield
+        return
+
+    step, left = watched
+
+    def reply(answer: Callable[..., object], exchange: Any, fault: object) -> object:
+        """Stand in for the function that answers."""
+        nonlocal left
+        left -= exchange.record.step == step
+        if left == 0 and exchange.record.step == step:
+            act()
+        return answer(exchange, fault)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for origin in (service._api, service._store):
+            patch.setattr(origin, "reply", partial(reply, origin.reply))
+        yield
 
 
 async def served(service: CohortsEmulator, name: str) -> bytes:

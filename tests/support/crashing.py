@@ -34,11 +34,11 @@ from amplitude_cohorts_async.models import IdType
 from amplitude_cohorts_async.policies import Polling
 
 from .canary import API_KEY, SECRET_KEY
+from .dying import What, When, die_at
 
 T = TypeVar("T")
 
 Way: TypeAlias = Literal["export", "many", "upload", "sync"]
-When: TypeAlias = Literal["before", "after"]
 Tell: TypeAlias = Callable[[], None]
 """Tells the test that what is unknown is about to be done again."""
 
@@ -62,7 +62,9 @@ class Call:
         store: The file of the job store.
         names: The cohorts; or the name of the one that an upload creates.
         ids: Of an upload or a sync.
-        dies: When the process kills itself: before or after its n-th transaction.
+        dies: When the process kills itself: before or after the n-th time that it does
+            something to the store or to a file.
+        at: What that is.
     """
 
     service: str
@@ -72,6 +74,7 @@ class Call:
     names: tuple[str, ...]
     ids: tuple[str, ...] = ()
     dies: tuple[When, int] | None = None
+    at: What = "transaction"
 
     @property
     def target(self) -> Path:
@@ -149,6 +152,11 @@ class Caller:
 
         return await self.ended()
 
+    def kill(self) -> None:
+        """Kill it, and wait until it is dead: what it is sent now, it never gets."""
+        self._process.kill()
+        self._process.join()
+
     async def ended(self) -> Told:
         """Wait for its end; return what it told."""
         await _readable(self._process.sentinel)
@@ -210,8 +218,10 @@ async def _made(call: Call, tell: Tell) -> int:
     batches.MOST_IDS = id_stream.MOST_IDS = IDS_A_REQUEST
     upload._LIST_DELAYS = (0.0, 0.05, 0.1, 0.2)
     store: JobStore = SqliteJobStore(call.store)
-    if call.dies is not None:
+    if call.dies is not None and call.at == "transaction":
         store = DyingStore(call.store, call.dies)
+    elif call.dies is not None:
+        die_at(call.at, *call.dies)
 
     async with (
         aclosing(store),
