@@ -154,6 +154,7 @@ def test_nonsense_is_usage(command, words: list[str]):
     assert 2 == json.loads(document.err)["error"]["code"]
 
 
+@pytest.mark.slow
 def test_the_secret_key_may_come_by_stdin(
     process, cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
 ):

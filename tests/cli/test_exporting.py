@@ -204,6 +204,7 @@ def test_many_that_failed_unspent_have_nothing_to_go_on_with(command):
     assert "To resume" not in err
 
 
+@pytest.mark.slow
 def test_many_go_on_with_what_was_spent_and_not_saved(command, cohorts_emulator):
     """A command for each such cohort, as text and as JSON; it spends no export."""
     cohorts_emulator.add_cohort(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._core import json_stream as module
@@ -33,24 +33,28 @@ def read(body: bytes) -> list[object]:
 
 
 @pytest.mark.usefixtures("piece")
-@pytest.mark.parametrize("indent", [None, 2])
-@pytest.mark.parametrize("ascii_only", [True, False])
-def test_they_are_what_the_whole_document_holds(indent: int | None, ascii_only: bool):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    listed=st.lists(VALUES),
+    others=st.dictionaries(st.text(), VALUES, max_size=2),
+    indent=st.sampled_from([None, 2]),
+    ascii_only=st.booleans(),
+)
+def test_they_are_what_the_whole_document_holds(
+    listed: list[object],
+    others: dict[str, object],
+    indent: int | None,
+    ascii_only: bool,
+):
     """However the text is cut into windows, the elements are the same."""
-
-    @settings(max_examples=25, deadline=None)
-    @given(st.lists(VALUES), st.dictionaries(st.text(), VALUES, max_size=2))
-    def law(listed: list[object], others: dict[str, object]) -> None:
-        document = {"cohorts": listed} | {"x" + key: others[key] for key in others}
-        text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
-        body = text.encode("utf-8", "surrogatepass")
-        try:
-            body.decode()
-        except UnicodeDecodeError:
-            return
-        assert listed == read(body)
-
-    law()
+    document = {"cohorts": listed} | {"x" + key: others[key] for key in others}
+    text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
+    body = text.encode("utf-8", "surrogatepass")
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return
+    assert listed == read(body)
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_generated_members_are_distinct_and_some_anonymous() -> None:
     assert not others <= {row[0] for row in rows[:100]}
 
 
+@pytest.mark.slow
 def test_a_generated_file_is_made_once(tmp_path: Path) -> None:
     """The second time it is found, and two that make it at once are both right."""
     members = GeneratedMembers(size=200_000)

@@ -121,6 +121,7 @@ def test_others_set_it_up_their_way(pytester: pytest.Pytester) -> None:
     done.assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["stdin", "signal"])
 def test_as_a_process_of_its_own(ending: str, tmp_path: Path) -> None:
     """One line of JSON when it is ready; it ends with its parent, or by a signal."""
@@ -153,6 +154,7 @@ def test_as_a_process_of_its_own(ending: str, tmp_path: Path) -> None:
     assert process.pid == facts["pid"]
 
 
+@pytest.mark.slow
 def test_the_parts_come_when_used() -> None:
     """Importing the package costs next to nothing; unknown names are unknown."""
     script = """

@@ -148,6 +148,7 @@ async def test_in_its_context_a_run_works_ahead(
         await until(lambda: 3 == emulator.spent)
 
 
+@pytest.mark.slow
 async def test_a_second_loop_goes_on_where_the_first_was_left(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ async def test_a_second_loop_goes_on_where_the_first_was_left(
     assert 6 == emulator.spent
 
 
+@pytest.mark.slow
 async def test_two_loops_at_once_share_the_outcomes(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
@@ -179,6 +181,7 @@ async def test_two_loops_at_once_share_the_outcomes(
     assert 6 == emulator.spent
 
 
+@pytest.mark.slow
 async def test_a_loop_that_is_left_does_not_hold_up_another(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
@@ -244,6 +247,7 @@ async def test_closing_the_client_ends_the_step_of_another_task(
         await step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["cancelled", "dropped"])
 async def test_the_record_of_a_run_that_was_stopped_stays_open(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, way: str

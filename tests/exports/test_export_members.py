@@ -140,6 +140,7 @@ async def test_a_stream_goes_on_over_another_link(
     assert first_members(COUNT) == await all_members(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "second",
     [
@@ -304,6 +305,7 @@ async def test_a_link_that_expires_on_the_way(
     assert [] == emulator.violations
 
 
+@pytest.mark.slow
 async def test_the_pipe_makes_the_wire_wait(
     server: FaultServer, clock: FakeClock
 ) -> None:

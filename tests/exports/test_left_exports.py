@@ -66,6 +66,7 @@ async def patient(
         yield client
 
 
+@pytest.mark.slow
 async def test_the_next_call_takes_up_what_a_cancelled_one_spent(
     server: FaultServer, patient: CohortsClient, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ async def test_one_text_is_not_taken_apart(
     assert [] == emulator.log
 
 
+@pytest.mark.slow
 async def test_a_plan_agrees_with_the_run(
     client: CohortsClient, emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ async def check_nothing_left(
     assert [] == [task for task in ours if "_accept" not in repr(task)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_export_cancelled_anywhere(
     server: FaultServer,
@@ -127,6 +128,7 @@ async def test_an_export_cancelled_anywhere(
     assert threading.active_count() < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_stream_cancelled_anywhere(
     server: FaultServer, told: tuple[CohortsClient, list[Event]], way: Way
@@ -159,6 +161,7 @@ async def test_a_stream_cancelled_anywhere(
     assert at > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_client_cancelled_anywhere(
     server: FaultServer, clock: FakeClock, tmp_path: Path, way: Way

@@ -247,6 +247,7 @@ async def test_hundreds_of_callers_in_one_loop(stage: Stage, callers: int) -> No
     assert all("ann" in path.read_text() for path in targets)
 
 
+@pytest.mark.slow
 @everywhere
 async def test_eight_clients_at_once(stage: Stage) -> None:
     """One export, whoever is first."""
@@ -295,6 +296,7 @@ where_many = pytest.mark.parametrize("open_store", WITH_DIRECTORY, indirect=True
 WAYS = ["closed", "error", "cancelled", "client closed", "dropped", "held"]
 
 
+@pytest.mark.slow
 @where_many
 @pytest.mark.parametrize("way", WAYS)
 async def test_many_are_stopped_at_four_and_called_again(
@@ -313,6 +315,7 @@ async def test_many_are_stopped_at_four_and_called_again(
     assert 6 >= len([*stage.folder.glob("cohort*.csv")])
 
 
+@pytest.mark.slow
 @where_many
 async def test_many_to_the_end_and_called_again(stage: Stage) -> None:
     """The second run gets the members of its own time."""

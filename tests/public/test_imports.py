@@ -103,6 +103,7 @@ def test_the_root_stays_light() -> None:
     assert set() == heavy & set(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_client_comes_without_the_parts_that_work() -> None:
     """What a name costs is its signatures: neither the parts nor cattrs come along."""
     parts = {f"{ROOT}.{name}" for name in ("_exports", "_writes.upload", "_io.session")}
@@ -113,6 +114,7 @@ def test_the_client_comes_without_the_parts_that_work() -> None:
     assert set() == {*parts, "cattrs", "aiolimiter"} & set(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_no_call_has_to_import(tmp_path: Path) -> None:
     """
     Once a client is entered its calls find what they need, and keep the loop free.
@@ -144,6 +146,7 @@ def test_the_command_names_its_extra() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_program_without_a_log_hears_nothing() -> None:
     """What we log goes where a program sends it, and nowhere if it does not say."""
     heard = run(f"import logging\nlogging.basicConfig()\n{WARNS}")

@@ -243,7 +243,7 @@ async def test_processes_with_one_target(tmp_path: Path, processes: int) -> None
         scene = Scene.of(service, tmp_path, "export")
         calls = [asyncio.ensure_future(scene.finish()) for _ in range(processes)]
         # The job ends when all of them wait for it.
-        while scene.deliveries() < processes:  # noqa: ASYNC110  it is their store
+        while scene.deliveries() < processes:
             await asyncio.sleep(0.05)
             assert not any(call.done() for call in calls)
         clock.advance(60)

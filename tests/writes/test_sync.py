@@ -45,6 +45,7 @@ async def test_a_sync_spends_one_export_and_changes_what_differs(
     assert (1, 1) == (emulator.spent, emulator.requests("membership"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batches_of_ten")
 @settings(
     deadline=None,

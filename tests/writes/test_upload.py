@@ -670,6 +670,7 @@ class Killed(BaseException):
     """The end of the process, as far as our code can tell."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("batches_of_ten")
 async def test_killed_at_any_moment_it_resumes_to_the_wanted_set(
     client: CohortsClient,

@@ -100,6 +100,7 @@ async def test_a_small_file_takes_one_connection(
     assert [None] == store.ranges
 
 
+@pytest.mark.slow
 async def test_a_slow_disk_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ async def test_a_slow_disk_takes_one_connection(
     assert [None] == store.ranges
 
 
+@pytest.mark.slow
 async def test_a_compressed_file_to_inflate_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ async def test_an_expired_link_is_renewed_once_for_all(
     assert len(TEXT) <= store.sent < 1.1 * len(TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whim", ["ignore range", "shift"])
 async def test_a_store_that_sends_something_else_is_asked_in_order(
     store: RangedStore, made: Made, tmp_path: Path, whim: Whim
@@ -180,6 +183,7 @@ async def test_a_store_that_sends_something_else_is_asked_in_order(
     assert store.ranges[-1] is None
 
 
+@pytest.mark.slow
 async def test_an_object_that_changes_is_never_mixed(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def ends(request: pytest.FixtureRequest) -> Ends:
     )
 
 
+@pytest.mark.slow
 async def test_no_split_loses_or_doubles_a_byte(ends: Ends, taken: list[int]) -> None:
     """
     Wherever the bytes are cut in two, the body is the same, and one connection does.

@@ -368,6 +368,7 @@ HURRIED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drip", DRIPS)
 @pytest.mark.parametrize("path", [LIST, STATUS, FILE])
 async def test_an_answer_that_drips_is_given_up(
@@ -386,6 +387,7 @@ async def test_an_answer_that_drips_is_given_up(
             await calls[path]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply_of_store", [*DRIPS.values(), FLOOD])
 async def test_a_store_that_drips_is_given_up(
     server: FaultServer, clock: FakeClock, tmp_path: Path, reply_of_store: Reply

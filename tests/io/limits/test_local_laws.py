@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,7 @@ def refusals(server: Sequence[Counting], stamps: Sequence[float]) -> int:
     return refused
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(calls(slowest=20), max_size=60))
 def test_no_server_ever_answers_429(calls: list[Call]):

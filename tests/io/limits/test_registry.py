@@ -87,6 +87,7 @@ def test_loops_in_several_threads_keep_the_windows_together(app: str):
     assert max(starts) - min(starts) < 1.6
 
 
+@pytest.mark.slow
 def test_places_in_flight_are_handed_over_between_threads(app: str):
     """A thread's waiter gets the place another thread's request gave back."""
     in_flight, peak, mutex = 0, 0, threading.Lock()

@@ -6,6 +6,7 @@ import gzip
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +93,7 @@ edits = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(
     edits=edits,
     junk=edits,
