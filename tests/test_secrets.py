@@ -375,7 +375,6 @@ async def test_a_proxy_gets_its_password(clock: FakeClock, scheme: str) -> None:
             base_url=f"{scheme}://127.0.0.1",
             proxy=proxy.url.replace("//", f"//user:{PASSWORD}@"),
             clock=clock,
-            timeout=0.1,
             retrying=Retrying(attempts=1),
         ) as client,
     ):
@@ -383,8 +382,13 @@ async def test_a_proxy_gets_its_password(clock: FakeClock, scheme: str) -> None:
             proxy.on(path, HANG)
 
         with pytest.raises(TimeoutError) as caught:
-            async with asyncio.timeout(0.05):
-                await client.get_usage()
+            async with asyncio.timeout(None) as time_out:
+                call = asyncio.ensure_future(client.get_usage())
+                while not proxy.seen:
+                    assert not call.done()
+                    await asyncio.sleep(0.01)
+                time_out.reschedule(0)
+                await call
 
         assert [f"Basic {told}"] == [
             seen.headers["proxy-authorization"] for seen in proxy.seen

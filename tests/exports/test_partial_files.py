@@ -35,8 +35,6 @@ from support.fault_server import DROP, FaultServer, Reply, json_reply, redirect,
 from support.killing import downloading, kill_in_the_middle, recorded
 from support.ranged_store import RangedStore
 
-pytestmark = pytest.mark.slow
-
 TEXT = b'"user_id"\n' + b"".join(b'"%010d"\n' % number for number in range(100_000))
 PACKED = gzip.compress(TEXT, 1, mtime=0)
 BODIES = {"csv": TEXT, "csv.gz": PACKED}
@@ -85,6 +83,7 @@ async def leave_a_part(server: FaultServer, job: ExportJob, target: Path) -> int
     return end
 
 
+@pytest.mark.slow
 @each_format
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 async def test_a_killed_download_goes_on(
@@ -105,6 +104,7 @@ async def test_a_killed_download_goes_on(
     assert [target.name] == names_in(tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_killed_download_is_counted_in_full(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
@@ -125,6 +125,7 @@ async def store(server: FaultServer) -> AsyncIterator[RangedStore]:
         yield store
 
 
+@pytest.mark.slow
 async def test_a_killed_download_with_holes_goes_on(
     server: FaultServer, store: RangedStore, job: ExportJob, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ async def test_a_killed_download_with_holes_goes_on(
     assert [target.name] == names_in(tmp_path)
 
 
+@pytest.mark.slow
 async def test_holes_of_another_object_are_not_filled(
     server: FaultServer, store: RangedStore, job: ExportJob, tmp_path: Path
 ) -> None:
@@ -309,6 +311,7 @@ async def test_what_nobody_could_go_on_with_is_removed(
     assert [] == names_in(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [TEXT, PACKED], ids=["record", "none"])
 async def test_what_was_killed_is_removed_by_the_next(
     server: FaultServer, job: ExportJob, tmp_path: Path, body: bytes
@@ -342,6 +345,7 @@ async def test_a_bad_file_is_not_taken_up(
     assert [] == names_in(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [None, signal.SIGSTOP], ids=["living", "frozen"])
 async def test_the_part_of_a_writer_is_never_touched(
     server: FaultServer, job: ExportJob, tmp_path: Path, stop: signal.Signals | None
@@ -361,6 +365,7 @@ async def test_the_part_of_a_writer_is_never_touched(
         assert before == parts_in(tmp_path)
 
 
+@pytest.mark.slow
 async def test_two_writers_of_one_target_both_end(
     server: FaultServer, store: RangedStore, job: ExportJob, tmp_path: Path
 ) -> None:

@@ -114,7 +114,6 @@ def test_the_client_comes_without_the_parts_that_work() -> None:
     assert set() == {*parts, "cattrs", "aiolimiter"} & set(result.stdout.split())
 
 
-@pytest.mark.slow
 def test_no_call_has_to_import(tmp_path: Path) -> None:
     """
     Once a client is entered its calls find what they need, and keep the loop free.

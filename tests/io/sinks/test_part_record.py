@@ -6,7 +6,6 @@ import gzip
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,7 +92,6 @@ edits = st.lists(
 )
 
 
-@pytest.mark.slow
 @given(
     edits=edits,
     junk=edits,
