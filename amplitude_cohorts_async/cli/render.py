@@ -73,7 +73,7 @@ def facts(value: object) -> dict[str, object]:
     names = [field.name for field in attrs.fields(kind) if field.name != "file"]
     names += _PROPERTIES.get(kind, ())
 
-    return {name: getattr(value, name) for name in names}
+    return {name: _read(value, name) for name in names}
 
 
 def failure(error: BaseException, *, as_json: bool) -> None:
@@ -319,9 +319,7 @@ def _plain(value: object) -> object:
     kind = type(value)
 
     if attrs.has(kind):
-        names = [field.name for field in attrs.fields(kind) if field.name != "file"]
-        names += _PROPERTIES.get(kind, ())
-        return {name: _read(value, name) for name in names}
+        return facts(value)
 
     if isinstance(value, BaseException):
         return _facts(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.cli import main
+from amplitude_cohorts_async.models import SavedExport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
@@ -55,6 +58,28 @@ def test_export_saves_and_says_so_in_a_line(command):
     assert "amplitude-cohorts: 1 export spent, 499 left of the month" == spent
     assert out.startswith("members.csv: ")
     assert 3 == len(Path("members.csv").read_text().splitlines())
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_may_take_the_file_at_once(
+    command, monkeypatch: pytest.MonkeyPatch, options: list[str]
+):
+    """The export is done; only its digest is not known any more."""
+    export = CohortsClient.export
+
+    async def taken(*args: object, **options: object) -> SavedExport:
+        """Export, and be a reader that waits for the file."""
+        saved = await export(*args, **options)
+        await asyncio.to_thread(saved.path.unlink)
+        return saved
+
+    monkeypatch.setattr(CohortsClient, "export", taken)
+
+    code, out, err = command("export", "c1", "-o", "members.csv", *options)
+
+    assert 0 == code
+    assert "1 export spent" in err
+    assert "members.csv" in out
 
 
 def test_export_names_the_file_after_the_cohort(command):

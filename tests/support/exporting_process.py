@@ -1,7 +1,7 @@
 """
 A process that exports one cohort, to be killed.
 
-Run as a module, it prints how many exports it spent.
+Run as a module, it prints how many exports it spent, and how many are in doubt.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import attrs
 
 from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.errors import AmbiguousExportError
 from amplitude_cohorts_async.limits import UNLIMITED
 from amplitude_cohorts_async.policies import Polling
 
@@ -43,15 +44,23 @@ class Exporter:
         return await start_module("support.exporting_process", *attrs.astuple(self))
 
     async def spent(self) -> int:
-        """Start the process, and tell at its end what it spent."""
+        """Start the process, and tell at its end what it spent; nothing is in doubt."""
+        spent, in_doubt = await self.told()
+        assert 0 == in_doubt
+
+        return spent
+
+    async def told(self) -> tuple[int, int]:
+        """Start the process, and return at its end what it spent, and the doubts."""
         process = await self.start()
         told, complaints = await process.communicate()
         assert 0 == process.returncode, complaints.decode()
+        spent, in_doubt = map(int, told.split())
 
-        return int(told)
+        return spent, in_doubt
 
-    async def work(self) -> int:
-        """Export, and tell how many exports were spent."""
+    async def work(self) -> tuple[int, int]:
+        """Export, and tell how many exports were spent, and are in doubt."""
         async with CohortsClient(
             API_KEY,
             SECRET_KEY,
@@ -61,11 +70,16 @@ class Exporter:
             jobs=self.store or None,
         ) as client:
             if self.way == "export":
-                return (await client.export(self.names, self.target)).spent
+                return (await client.export(self.names, self.target)).spent, 0
 
             batch = client.export_many(self.names.split(","), self.target)
-            return sum([outcome.spent async for outcome in batch])
+            outcomes = [outcome async for outcome in batch]
+            errors = [outcome.error for outcome in outcomes]
+            return (
+                sum(outcome.spent for outcome in outcomes),
+                sum(isinstance(error, AmbiguousExportError) for error in errors),
+            )
 
 
 if __name__ == "__main__":
-    sys.stdout.write(str(asyncio.run(Exporter(*sys.argv[1:]).work())))
+    sys.stdout.write("{} {}".format(*asyncio.run(Exporter(*sys.argv[1:]).work())))
