@@ -1,10 +1,10 @@
 """
 The monthly quota of export requests, and the allowances within it.
 
-The usage is read from the service before the first export, after every twenty and
-in a new month; exports in between are counted with the limiter's counter, which
-all its clients share. An export is reserved before its request is sent, and the
-reservation is cancelled if it was not.
+The usage is read from the service before the first export, after every twenty, in a
+new month, and before an export is refused; exports in between are counted with the
+limiter's counter, which all its clients share. An export is reserved before its
+request is sent, and the reservation is cancelled if it was not.
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 _ALL = "*"
 _ASK_EVERY = 20
-# Seconds until the next try after the usage could not be read.
+# Seconds until the next try after the usage could not be read, or shows no room.
 _ASK_AGAIN = 60.0
 
 
@@ -57,11 +57,18 @@ class Spend:
 
 @attrs.frozen
 class _Reading:
-    """The usage as the service reported it, and the value of the counter then."""
+    """
+    The usage as the service reported it.
+
+    Attributes:
+        counted: The value of the counter then, without what was reserved only.
+        at: When it was read, on the client's clock.
+    """
 
     usage: Usage
     month: str
     counted: int
+    at: float
 
 
 class Budget:
@@ -114,14 +121,14 @@ class Budget:
     async def _update_usage(self) -> None:
         async with self._asking:
             counted = await self._add(_ALL, 0)
-            if not self._must_ask(counted):
-                return
-
             # The service's count does not include what is reserved and not sent.
             unsent = sum(
                 _ALL in spend.names and not spend.is_committed
                 for spend in self._reserved
             )
+            if not self._must_ask(counted, unsent):
+                return
+
             month = self._month()
 
             try:
@@ -133,12 +140,13 @@ class Budget:
                 self._next_try = self._clock.now() + _ASK_AGAIN
                 return
 
-            self._reading = _Reading(usage, month, counted - unsent)
+            now = self._clock.now()
+            self._reading = _Reading(usage, month, counted - unsent, now)
             if self._is_over(usage):
                 # The service's clock is behind ours: its new month has not begun.
                 self._next_try = self._clock.now() + _ASK_AGAIN
 
-    def _must_ask(self, counted: int) -> bool:
+    def _must_ask(self, counted: int, unsent: int) -> bool:
         if self._clock.now() < self._next_try:
             return False
 
@@ -150,7 +158,24 @@ class Budget:
         ):
             return True
 
-        return counted - reading.counted >= _ASK_EVERY
+        if counted - reading.counted >= _ASK_EVERY:
+            return True
+
+        limit, used = reading.usage.limit, self._used(reading, counted)
+        if limit is None or used + self._reserve < limit:
+            return False
+
+        # An export would be refused: unless the service counted less than we did. It
+        # may not have counted yet what is on its way.
+        is_sending = any(spend.is_committed for spend in self._reserved)
+        has_sent = counted - unsent != reading.counted
+        return not is_sending and (
+            has_sent or self._clock.now() - reading.at >= _ASK_AGAIN
+        )
+
+    @staticmethod
+    def _used(reading: _Reading, counted: int) -> int:
+        return reading.usage.used + counted - reading.counted
 
     def _is_over(self, usage: Usage) -> bool:
         resets_at = usage.resets_at
@@ -167,7 +192,7 @@ class Budget:
 
         limit, resets_at = reading.usage.limit, reading.usage.resets_at
         # The count includes the export being reserved.
-        used = spend.used = reading.usage.used + count - reading.counted - 1
+        used = spend.used = self._used(reading, count) - 1
 
         if limit is None or used + self._reserve < limit:
             return

@@ -78,7 +78,7 @@ async def spend(budget: Budget, service: Service, **options: str) -> None:
 
 
 async def test_what_is_left_is_spent_and_no_more():
-    """The service is asked once, and refuses nothing because we do."""
+    """The service is asked, and asked again before we refuse; it refuses nothing."""
     service = Service(limit=500, used=497)
     budget = alone(service.usage, clock=november())
 
@@ -94,7 +94,7 @@ async def test_what_is_left_is_spent_and_no_more():
     )
     assert "500 of 500 export requests are spent" in str(caught.value)
     assert "2026-12-01 00:00 UTC" in str(caught.value)
-    assert 1 == service.asked
+    assert 2 == service.asked
 
 
 async def test_at_once_is_no_way_around():
@@ -108,6 +108,56 @@ async def test_at_once_is_no_way_around():
 
     assert 3 == ends.count(None)
     assert 500 == service.used
+    assert 2 >= service.asked
+
+
+async def test_what_the_service_did_not_count_is_not_spent():
+    """Refused requests, and a larger plan, are seen before an export is refused."""
+    clock = november()
+    service = Service(limit=500, used=498)
+    budget = alone(service.usage, clock=clock)
+
+    for _ in range(2):
+        async with budget.spend() as place:
+            place.commit()
+    for _ in range(2):
+        await spend(budget, service)
+    with pytest.raises(MonthlyQuotaError):
+        await spend(budget, service)
+    service.limit = 1_000
+    clock.advance(60)
+    await spend(budget, service)
+
+    assert 501 == service.used
+
+
+async def test_a_refusal_asks_once_a_minute():
+    """A service that is full is not asked for each call."""
+    clock = november()
+    service = Service(limit=500, used=500)
+    budget = alone(service.usage, clock=clock)
+
+    for _ in range(5):
+        with pytest.raises(MonthlyQuotaError):
+            await spend(budget, service)
+    assert 1 == service.asked
+
+    clock.advance(60)
+    with pytest.raises(MonthlyQuotaError):
+        await spend(budget, service)
+    assert 2 == service.asked
+
+
+async def test_a_request_on_its_way_is_not_looked_for():
+    """The service may not have counted it yet, and would seem to have room."""
+    service = Service(limit=500, used=499)
+    budget = alone(service.usage, clock=november())
+
+    async with budget.spend() as place:
+        place.commit()
+        with pytest.raises(MonthlyQuotaError):
+            await spend(budget, service)
+
     assert 1 == service.asked
 
 
@@ -267,7 +317,8 @@ async def test_clients_of_an_app_count_together():
         with pytest.raises(MonthlyQuotaError):
             await spend(budget, service)
 
-    assert 2 == service.asked
+    # Each at its first export, and before it refuses one.
+    assert 4 == service.asked
 
 
 async def test_an_old_months_counters_are_dropped():
