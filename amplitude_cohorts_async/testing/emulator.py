@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from datetime import timedelta
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -34,6 +35,7 @@ from .service import Service
 
 __all__ = ("CohortsEmulator",)
 
+_AGE = timedelta(minutes=1)
 _APIS = {"vendor": VendorApi, "openapi": OpenApi}
 
 
@@ -242,7 +244,7 @@ class CohortsEmulator:
         overrides: Mapping[str, object] | None = None,
     ) -> None:
         """
-        Add a cohort, or put another in its place.
+        Add a cohort that is a minute old, or put another in its place now.
 
         Args:
             members: User ids; or (amplitude id, user id or None) with or
@@ -278,7 +280,10 @@ class CohortsEmulator:
             },
         )
         cohort_members = rule if members is None else listed_members(members, rule)
-        now = self.clock.utcnow()
+        is_new = cohort_id not in self._service.cohorts
+        # The list tells seconds: one that was added in the second in which an export
+        # was requested may have changed after it, so that no call would go on with it.
+        changed_at = self.clock.utcnow() - (_AGE if is_new else timedelta())
         record = CohortRecord(
             id=cohort_id,
             name=name or f"Cohort {cohort_id}",
@@ -291,9 +296,9 @@ class CohortsEmulator:
             published=published,
             archived=archived,
             properties=property_names(cohort_members, values_by_property),
-            created_at=now,
-            modified_at=now,
-            computed_at=now if computed else None,
+            created_at=changed_at,
+            modified_at=changed_at,
+            computed_at=changed_at if computed else None,
             syncs=syncs,
             overrides=overrides or {},
             job_seconds=job_seconds,

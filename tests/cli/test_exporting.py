@@ -17,8 +17,6 @@ from amplitude_cohorts_async.models import SavedExport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
-
 EXPORT = {
     "adopted",
     "downloaded",
@@ -232,9 +230,7 @@ def test_many_that_failed_unspent_have_nothing_to_go_on_with(command):
 @pytest.mark.slow
 def test_many_go_on_with_what_was_spent_and_not_saved(command, cohorts_emulator):
     """A command for each such cohort, as text and as JSON; it spends no export."""
-    cohorts_emulator.add_cohort(
-        "s/w", members=["ann"], job_seconds=300, overrides=LONG_AGO
-    )
+    cohorts_emulator.add_cohort("s/w", members=["ann"], job_seconds=300)
     words = ("export", "c1", "s/w", "nope", "-o", ".", "--timeout", 50)
     *_, last = command(*words).err.splitlines()
     assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o s%2Fw\.csv", last)

@@ -22,7 +22,6 @@ from support.canary import API_KEY, SECRET_KEY
 
 pytestmark = pytest.mark.slow
 
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -42,7 +41,7 @@ def cohort(
 
     Nobody polls before ten seconds are over: until then a process waits.
     """
-    cohorts_emulator.add_cohort("c1", members=["ann"], overrides=LONG_AGO)
+    cohorts_emulator.add_cohort("c1", members=["ann"])
     monkeypatch.chdir(tmp_path)
 
 

@@ -13,7 +13,6 @@ from amplitude_cohorts_async.testing import CohortsEmulator
 
 pytestmark = pytest.mark.slow
 
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 
 RECORD = {
     *("id", "cohort_id", "properties", "state", "is_open", "request_id"),
@@ -27,9 +26,7 @@ def cohort(
     cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cohort whose jobs take long, and an empty folder to be in."""
-    cohorts_emulator.add_cohort(
-        "slow", members=["ann"], job_seconds=100, overrides=LONG_AGO
-    )
+    cohorts_emulator.add_cohort("slow", members=["ann"], job_seconds=100)
     monkeypatch.chdir(tmp_path)
 
 

@@ -32,7 +32,7 @@ async def test_the_list(caller: Caller) -> None:
                 "name": "Cohort c1",
                 "description": "",
                 "size": 1,
-                "lastComputed": "2026-06-15T12:00:00Z",
+                "lastComputed": "2026-06-15T11:59:00Z",
                 "archived": False,
                 "owner": "o@example.com",
                 "appId": 153957,

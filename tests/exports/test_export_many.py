@@ -35,7 +35,6 @@ from support.scripted_store import ScriptedStore
 IDS = [f"cohort{number}" for number in range(6)]
 NAME = ".amplitude-exports.db"
 LONG_AGO = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
-OLD = {"lastComputed": LONG_AGO, "lastMod": LONG_AGO}
 
 
 @pytest.fixture
@@ -51,7 +50,6 @@ async def emulator(clock: FakeClock) -> AsyncIterator[CohortsEmulator]:
             emulator.add_cohort(
                 cohort_id,
                 members=[f"member-of-{cohort_id}"],
-                overrides=OLD,
             )
         yield emulator
 
@@ -254,7 +252,7 @@ async def test_an_export_still_running_at_the_end_of_a_run_is_not_spent_again(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """What was paid for and not saved is taken up by the next run."""
-    emulator.add_cohort("slow", members=["ann"], job_seconds=100, overrides=OLD)
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
 
     async with stranger(emulator, clock) as client:
         first = await collect(client.export_many(["slow"], tmp_path, timeout=11))
@@ -415,7 +413,7 @@ async def test_a_run_that_ends_forgets_nothing_of_another(
     emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
 ) -> None:
     """Two processes may write into one directory."""
-    emulator.add_cohort("slow", members=["ann"], job_seconds=100, overrides=OLD)
+    emulator.add_cohort("slow", members=["ann"], job_seconds=100)
 
     async with stranger(emulator, clock) as one, stranger(emulator, clock) as other:
         ending = one.export_many(IDS[:1], tmp_path)

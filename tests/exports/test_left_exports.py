@@ -37,16 +37,13 @@ from support.fault_server import DROP, FaultServer, Reply, reply
 from support.scripted_store import ScriptedStore
 from support.stepping import Stepped
 
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 HANG = Reply(raw=whole().raw[:9_000], then="hang")
 
 
 @pytest.fixture(autouse=True)
 def cohort(emulator: CohortsEmulator) -> None:
     """A cohort whose jobs take long enough to leave them."""
-    emulator.add_cohort(
-        "c1", members=["ann", "bob"], job_seconds=100, overrides=LONG_AGO
-    )
+    emulator.add_cohort("c1", members=["ann", "bob"], job_seconds=100)
 
 
 async def leave(client: CohortsClient, path: Path) -> ExportTimeoutError:

@@ -242,7 +242,7 @@ async def test_the_size_that_was_listed_is_compared(
         hook=told.append,
     ) as client:
         first = await client.export("c1", tmp_path / "members.csv")
-        await clock.sleep(1)
+        emulator.add_cohort("c1", members=["ann", "bob"], overrides={"size": 7})
         emulator_lists = emulator.requests("list")
         await client.export("c1", tmp_path / "other.csv", if_changed_since=first)
 

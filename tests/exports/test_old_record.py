@@ -14,14 +14,13 @@ from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 NAME = ".amplitude-exports.jsonl"
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 
 
 @pytest.fixture(autouse=True)
 def cohorts(emulator: CohortsEmulator) -> None:
     """Cohorts of which one takes long."""
-    emulator.add_cohort("c1", members=["ann"], job_seconds=100, overrides=LONG_AGO)
-    emulator.add_cohort("c2", members=["bob"], overrides=LONG_AGO)
+    emulator.add_cohort("c1", members=["ann"], job_seconds=100)
+    emulator.add_cohort("c2", members=["bob"])
 
 
 def write(directory: Path, *lines: object) -> None:

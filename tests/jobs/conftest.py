@@ -11,7 +11,7 @@ import pytest
 from amplitude_cohorts_async.jobs import JobStore, MemoryJobStore, SqliteJobStore
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
 from support.canary import API_KEY, SECRET_KEY
-from support.stage import LONG_AGO, TEN, OpenStore, Stage
+from support.stage import TEN, OpenStore, Stage
 
 
 @pytest.fixture
@@ -54,9 +54,7 @@ async def stage(
     async with CohortsEmulator(
         api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=Quotas(windows=())
     ) as emulator:
-        emulator.add_cohort(
-            "c1", members=["ann", "bob"], job_seconds=100, overrides=LONG_AGO
-        )
+        emulator.add_cohort("c1", members=["ann", "bob"], job_seconds=100)
         for cohort_id in TEN:
-            emulator.add_cohort(cohort_id, members=["ann"], overrides=LONG_AGO)
+            emulator.add_cohort(cohort_id, members=["ann"])
         yield Stage(emulator, clock, tmp_path, open_store)

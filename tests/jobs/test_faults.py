@@ -16,7 +16,6 @@ from amplitude_cohorts_async.errors import JobStoreUnavailableError
 from amplitude_cohorts_async.jobs import SqliteJobStore, Work
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
-from support.stage import LONG_AGO
 
 T = TypeVar("T")
 
@@ -94,7 +93,7 @@ async def client(
     emulator: CohortsEmulator, clock: FakeClock, disk: Disk
 ) -> AsyncIterator[CohortsClient]:
     """A client of that store, which was in use before."""
-    emulator.add_cohort("c1", members=["ann"], overrides=LONG_AGO)
+    emulator.add_cohort("c1", members=["ann"])
     async with CohortsClient(
         API_KEY, SECRET_KEY, base_url=emulator.base_url, clock=clock, jobs=disk
     ) as client:

@@ -22,15 +22,11 @@ from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
-
 
 @pytest.fixture(autouse=True)
 def cohort(emulator: CohortsEmulator) -> None:
     """A cohort whose jobs take long enough to leave them."""
-    emulator.add_cohort(
-        "c1", members=["ann", "bob"], job_seconds=100, overrides=LONG_AGO
-    )
+    emulator.add_cohort("c1", members=["ann", "bob"], job_seconds=100)
 
 
 @pytest.fixture

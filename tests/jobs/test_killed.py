@@ -13,7 +13,7 @@ from amplitude_cohorts_async.testing.faults import Step
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
 from support.exporting_process import Exporter
-from support.stage import DURABLE, LONG_AGO, TEN
+from support.stage import DURABLE, TEN
 
 pytestmark = pytest.mark.slow
 
@@ -26,11 +26,9 @@ async def service() -> AsyncIterator[CohortsEmulator]:
     async with CohortsEmulator(
         api_key=API_KEY, secret_key=SECRET_KEY, quotas=Quotas(windows=())
     ) as emulator:
-        emulator.add_cohort("c1", members=["ann"], job_seconds=0.5, overrides=LONG_AGO)
+        emulator.add_cohort("c1", members=["ann"], job_seconds=0.5)
         for cohort_id in TEN:
-            emulator.add_cohort(
-                cohort_id, members=["ann"], job_seconds=0.2, overrides=LONG_AGO
-            )
+            emulator.add_cohort(cohort_id, members=["ann"], job_seconds=0.2)
         yield emulator
 
 
@@ -95,7 +93,7 @@ async def test_eight_processes_at_once(
     service: CohortsEmulator, store: str, tmp_path: Path
 ) -> None:
     """One export, whichever of them is first, and a file for each."""
-    service.add_cohort("c1", members=["ann"], job_seconds=6.0, overrides=LONG_AGO)
+    service.add_cohort("c1", members=["ann"], job_seconds=6.0)
     exporters = [
         Exporter(service.base_url, store, str(tmp_path / f"{number}.csv"))
         for number in range(8)

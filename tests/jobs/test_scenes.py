@@ -31,7 +31,6 @@ from support.scripted_store import ScriptedStore
 from support.stage import (
     ALL,
     DURABLE,
-    LONG_AGO,
     TEN,
     WITH_DIRECTORY,
     Stage,
@@ -226,9 +225,7 @@ async def test_another_target_after_the_first_was_delivered(stage: Stage) -> Non
 )
 async def test_hundreds_of_callers_in_one_loop(stage: Stage, callers: int) -> None:
     """One export, and one poller: as many questions as one caller asks."""
-    stage.emulator.add_cohort(
-        "c1", members=["ann"], job_seconds=0.2, overrides=LONG_AGO
-    )
+    stage.emulator.add_cohort("c1", members=["ann"], job_seconds=0.2)
     await stage.export("one.csv")
     polls = stage.emulator.requests("status")
     spent = stage.spent
@@ -367,7 +364,8 @@ def one_id_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
 @where_durable
 async def test_a_sync_killed_before_its_first_write(stage: Stage) -> None:
     """The next one goes on with the same members."""
-    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    stage.emulator.add_cohort("c1", members=["ann", "bob"])
+    stage.clock.advance(1)
     store = stage.mortal()
     async with stage.client(store) as client:
         stage.emulator.fail_next("file", faults.hang())
@@ -387,7 +385,8 @@ async def test_a_sync_killed_before_its_first_write(stage: Stage) -> None:
 @pytest.mark.usefixtures("one_id_a_request")
 async def test_a_sync_killed_between_two_writes(stage: Stage) -> None:
     """What was read is not what is there: the next one reads again."""
-    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    stage.emulator.add_cohort("c1", members=["ann", "bob"])
+    stage.clock.advance(1)
     store = stage.mortal()
 
     def die(event: Event) -> None:
@@ -407,7 +406,8 @@ async def test_a_sync_killed_between_two_writes(stage: Stage) -> None:
 @everywhere
 async def test_a_sync_refused_by_its_guard(stage: Stage) -> None:
     """With a higher share the same call goes on with the same members."""
-    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    stage.emulator.add_cohort("c1", members=["ann", "bob"])
+    stage.clock.advance(1)
 
     for max_removed in (0.1, 1.0):
         async with stage.client() as client:
@@ -421,7 +421,8 @@ async def test_a_sync_refused_by_its_guard(stage: Stage) -> None:
 @everywhere
 async def test_a_dry_run_and_the_sync_after_it(stage: Stage) -> None:
     """A dry run that returned has used its export."""
-    stage.emulator.add_cohort("c1", members=["ann", "bob"], overrides=LONG_AGO)
+    stage.emulator.add_cohort("c1", members=["ann", "bob"])
+    stage.clock.advance(1)
     for dry_run in (True, False):
         async with stage.client() as client:
             await client.sync_membership("c1", ["ann", "eve"], dry_run=dry_run)

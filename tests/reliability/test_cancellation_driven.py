@@ -31,7 +31,6 @@ pytestmark = pytest.mark.forced
 
 APP = 153957
 OWNER = "datamonster@amplitude.com"
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 ONE_SLOT = Limits(in_flight=1, exports=(), polls=None, writes=None, release_delay=0.0)
 MEMBERS = [f"user-{number}" for number in range(30)]
 OTHERS = [f"user-{number}" for number in range(15, 45)]
@@ -451,7 +450,7 @@ async def drive(
         # A call that reads the whole store has as many awaits as that has cohorts.
         name = "1" if scene.is_tidy else f"{number}"
         for cohort in (f"c{name}", f"d{name}"):
-            emulator.add_cohort(cohort, members=MEMBERS, overrides=LONG_AGO)
+            emulator.add_cohort(cohort, members=MEMBERS)
         world = World(
             emulator=emulator,
             client=client,

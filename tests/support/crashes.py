@@ -30,7 +30,6 @@ from amplitude_cohorts_async.testing.faults import Step
 from .canary import API_KEY, SECRET_KEY
 from .crashing import Call, Way, caller
 from .exporting import names_in
-from .stage import LONG_AGO
 
 MEMBERS = [f"user{number}" for number in range(1_500)]
 FEW = [f"user{number}" for number in range(30)]
@@ -66,7 +65,7 @@ class Scene:
 
         for name in names if way != "upload" else ():
             members = MEMBERS if way == "export" else FEW
-            service.add_cohort(name, members=members, overrides=LONG_AGO)
+            service.add_cohort(name, members=members)
 
         call = Call(
             service=service.base_url,

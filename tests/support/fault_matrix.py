@@ -52,7 +52,6 @@ Mode = Literal["once", "always"]
 MODES: tuple[Mode, ...] = ("once", "always")
 COHORT = "26umsb5"
 NAME = "Buyers"
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 MEMBERS = [f"user-{n}-{n * 7919}" for n in range(300)]
 BEFORE = [f"user-{n}" for n in range(15)]
 WANTED = [f"user-{n}" for n in range(10, 35)]
@@ -325,7 +324,7 @@ async def scene(cell: Cell, folder: Path) -> AsyncIterator[Scene]:
         )
         await stack.enter_async_context(emulator)
         members = MEMBERS if "export" == cell.call else BEFORE
-        emulator.add_cohort(COHORT, members=members, overrides=LONG_AGO)
+        emulator.add_cohort(COHORT, members=members)
         made = Scene(emulator, clock, folder, emulator.base_url)
         stack.enter_context(mock.patch.object(batches_module, "MOST_IDS", 10))
         stack.enter_context(mock.patch.object(id_stream_module, "MOST_IDS", 10))

@@ -22,7 +22,6 @@ from .canary import API_KEY, SECRET_KEY
 from .exporting import until
 from .scripted_store import ScriptedStore
 
-LONG_AGO = {"lastComputed": 1_760_000_000, "lastMod": 1_760_000_000}
 TEN = [f"cohort{number}" for number in range(10)]
 DURABLE = ["sqlite", pytest.param("redis", marks=pytest.mark.services)]
 ALL = ["memory", *DURABLE]
