@@ -99,10 +99,12 @@ class Operations:
             self.session.context.clock,
             label=f"process {os.getpid()} on {gethostname()}",
         )
+        # Without retries: an export can do without this number, and must not wait.
+        self._read_usage = partial(self.get_usage, retrying=NO_RETRIES)
         self.exports = ExportRequester(
             self.session,
             jobs=self.jobs,
-            read_usage=partial(self.get_usage, retrying=NO_RETRIES),
+            read_usage=self._read_usage,
             endpoints=self._endpoints,
             polling=config.polling,
             region=config.region if config.base_url is None else None,
@@ -416,9 +418,8 @@ class Operations:
         limits = self._config.limits
         guards = limits.guard_month and self._config.routes is Routes.VENDOR
 
-        # Without retries: an export can do without this number, and must not wait for it.
         return Budget(
-            partial(self.get_usage, retrying=NO_RETRIES) if guards else _unknown_usage,
+            self._read_usage if guards else _unknown_usage,
             clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
