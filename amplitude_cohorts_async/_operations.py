@@ -23,13 +23,12 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from socket import gethostname
-from urllib.parse import unquote
 from weakref import WeakSet
 
 import anyio.to_thread
 import attrs
 
-from ._config import STORE_SCHEMES, ClientConfig, proxy_secrets
+from ._config import STORE_SCHEMES, ClientConfig, proxy_secrets, sqlite_path
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -143,7 +142,9 @@ class Operations:
         scheme = url.partition("://")[0].lower()
 
         if scheme == "sqlite":
-            return SqliteLimiter(_path_of_url(url), limits=limits)
+            return SqliteLimiter(
+                sqlite_path(url, "AMPLITUDE_LIMITER_URL"), limits=limits
+            )
 
         if scheme not in STORE_SCHEMES:
             # Whatever it is, it may hold a password.
@@ -162,7 +163,7 @@ class Operations:
         await self.session.aclose()
         await self.jobs.aclose()
 
-        if isinstance(self._config.jobs, str):
+        if isinstance(self._config.jobs, (Path, str)):
             await self.jobs.store.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
@@ -427,25 +428,6 @@ class Operations:
         )
 
 
-def _path_of_url(url: str) -> str:
-    """Return the path in a URL as SQLAlchemy writes it."""
-    host, slash, path = url.partition("://")[2].partition("/")
-
-    if (
-        host
-        or not slash
-        or not path
-        or not path.isprintable()
-        or set(path) & {"?", "#"}
-    ):
-        raise ConfigurationError(
-            f"{url!r} names no file; write sqlite:////var/lib/limits.db for an absolute "
-            "path, sqlite:///limits.db for a relative one, and no options"
-        )
-
-    return path
-
-
 def _make_transport(config: ClientConfig) -> Transport:
     return Transport(
         origin=config.origin,
@@ -472,27 +454,17 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
     return config.limiter
 
 
-def _store_of(place: str) -> JobStore:
-    scheme, is_url, rest = place.partition("://")
-
-    if not is_url:
-        return SqliteJobStore(place)
-    if scheme == "sqlite":
-        # As elsewhere: three slashes begin a relative path, four an absolute one.
-        return SqliteJobStore(unquote(rest.removeprefix("/")))
-
-    from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
-
-    return RedisJobStore.from_url(place)
-
-
 def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore:
     if isinstance(config.jobs, JobStore):
         return config.jobs
-    if config.jobs is not None:
-        return _store_of(config.jobs)
+    if isinstance(config.jobs, Path):
+        return SqliteJobStore(config.jobs)
+    if config.jobs is None:
+        return limiter.job_store or memory_store_for(config.app, config.clock)
 
-    return limiter.job_store or memory_store_for(config.app, config.clock)
+    from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
+
+    return RedisJobStore.from_url(config.jobs)
 
 
 async def _unknown_usage() -> Usage:
