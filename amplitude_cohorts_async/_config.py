@@ -9,6 +9,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
@@ -220,7 +221,29 @@ def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
         )
 
 
-def _checked_store(jobs: object) -> JobStore | str | None:
+def sqlite_path(url: str, name: str) -> str:
+    """
+    Return the path in the URL of a file of SQLite, as SQLAlchemy writes it.
+
+    Args:
+        name: The argument or variable that holds the URL, for the message.
+    """
+    host, _, quoted = url.partition("://")[2].partition("/")
+    # What is no UTF-8 becomes unprintable.
+    path = unquote(quoted, errors="surrogateescape")
+
+    if host or set(quoted) & {"?", "#"} or not path or not path.isprintable():
+        # Without the URL, which may hold a password where it should not.
+        raise ConfigurationError(
+            f"{name} names no file of SQLite: write sqlite:////var/lib/own.db for an "
+            "absolute path, sqlite:///own.db for a relative one, percent-encoded, and "
+            "neither host nor options"
+        )
+
+    return path
+
+
+def _checked_store(jobs: object) -> JobStore | Path | str | None:
     if jobs is None or isinstance(jobs, JobStore):
         return jobs
 
@@ -237,7 +260,13 @@ def _checked_store(jobs: object) -> JobStore | str | None:
 
     scheme, is_url, _ = place.partition("://")
 
-    if is_url and scheme not in STORE_SCHEMES:
+    if not is_url:
+        return Path(place)
+
+    if scheme.lower() == "sqlite":
+        return Path(sqlite_path(place, "jobs"))
+
+    if scheme not in STORE_SCHEMES:
         # Without the rest, which may hold a password.
         raise ConfigurationError(
             f"no job store is named by {scheme}://; pass a path, or a URL that begins "
@@ -255,6 +284,7 @@ class ClientConfig:
     Attributes:
         base_url: A server to use instead of the region's.
         origin: Scheme, host, port and path prefix, with no slash at the end.
+        jobs: A store, or where to make one: a file, or the URL of a server.
     """
 
     api_key: str = attrs.field(repr=False, validator=_check_key)
@@ -269,7 +299,9 @@ class ClientConfig:
     owner: str | None = attrs.field(converter=_checked_owner)
     limits: Limits
     limiter: Limiter | None
-    jobs: JobStore | str | None = attrs.field(repr=False, converter=_checked_store)
+    jobs: JobStore | Path | str | None = attrs.field(
+        repr=False, converter=_checked_store
+    )
     allowances: Mapping[str, int]
     routes: Routes = attrs.field(converter=_checked_routes)
     session: aiohttp.ClientSession | None = attrs.field(validator=_check_session)

@@ -23,13 +23,12 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from socket import gethostname
-from urllib.parse import unquote
 from weakref import WeakSet
 
 import anyio.to_thread
 import attrs
 
-from ._config import STORE_SCHEMES, ClientConfig, proxy_secrets
+from ._config import STORE_SCHEMES, ClientConfig, proxy_secrets, sqlite_path
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -99,10 +98,12 @@ class Operations:
             self.session.context.clock,
             label=f"process {os.getpid()} on {gethostname()}",
         )
+        # Without retries: an export can do without this number, and must not wait.
+        self._read_usage = partial(self.get_usage, retrying=NO_RETRIES)
         self.exports = ExportRequester(
             self.session,
             jobs=self.jobs,
-            read_usage=partial(self.get_usage, retrying=NO_RETRIES),
+            read_usage=self._read_usage,
             endpoints=self._endpoints,
             polling=config.polling,
             region=config.region if config.base_url is None else None,
@@ -141,7 +142,9 @@ class Operations:
         scheme = url.partition("://")[0].lower()
 
         if scheme == "sqlite":
-            return SqliteLimiter(_path_of_url(url), limits=limits)
+            return SqliteLimiter(
+                sqlite_path(url, "AMPLITUDE_LIMITER_URL"), limits=limits
+            )
 
         if scheme not in STORE_SCHEMES:
             # Whatever it is, it may hold a password.
@@ -160,7 +163,7 @@ class Operations:
         await self.session.aclose()
         await self.jobs.aclose()
 
-        if isinstance(self._config.jobs, str):
+        if isinstance(self._config.jobs, (Path, str)):
             await self.jobs.store.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
@@ -416,33 +419,13 @@ class Operations:
         limits = self._config.limits
         guards = limits.guard_month and self._config.routes is Routes.VENDOR
 
-        # Without retries: an export can do without this number, and must not wait for it.
         return Budget(
-            partial(self.get_usage, retrying=NO_RETRIES) if guards else _unknown_usage,
+            self._read_usage if guards else _unknown_usage,
             clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
             allowances=self._config.allowances,
         )
-
-
-def _path_of_url(url: str) -> str:
-    """Return the path in a URL as SQLAlchemy writes it."""
-    host, slash, path = url.partition("://")[2].partition("/")
-
-    if (
-        host
-        or not slash
-        or not path
-        or not path.isprintable()
-        or set(path) & {"?", "#"}
-    ):
-        raise ConfigurationError(
-            f"{url!r} names no file; write sqlite:////var/lib/limits.db for an absolute "
-            "path, sqlite:///limits.db for a relative one, and no options"
-        )
-
-    return path
 
 
 def _make_transport(config: ClientConfig) -> Transport:
@@ -471,27 +454,17 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
     return config.limiter
 
 
-def _store_of(place: str) -> JobStore:
-    scheme, is_url, rest = place.partition("://")
-
-    if not is_url:
-        return SqliteJobStore(place)
-    if scheme == "sqlite":
-        # As elsewhere: three slashes begin a relative path, four an absolute one.
-        return SqliteJobStore(unquote(rest.removeprefix("/")))
-
-    from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
-
-    return RedisJobStore.from_url(place)
-
-
 def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore:
     if isinstance(config.jobs, JobStore):
         return config.jobs
-    if config.jobs is not None:
-        return _store_of(config.jobs)
+    if isinstance(config.jobs, Path):
+        return SqliteJobStore(config.jobs)
+    if config.jobs is None:
+        return limiter.job_store or memory_store_for(config.app, config.clock)
 
-    return limiter.job_store or memory_store_for(config.app, config.clock)
+    from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
+
+    return RedisJobStore.from_url(config.jobs)
 
 
 async def _unknown_usage() -> Usage:

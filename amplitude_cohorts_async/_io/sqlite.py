@@ -149,15 +149,6 @@ class Database:
             thread.shutdown(wait=False)
             await finish_despite_cancel(asyncio.wrap_future(future))
 
-    def close(self) -> None:
-        """Do as `aclose()` does, where no event loop may be blocked by it."""
-        with self._mutex:
-            thread, self._thread = self._thread, None
-
-        if thread is not None:
-            thread.submit(self._close_quietly)
-            thread.shutdown()
-
     def __del__(self) -> None:
         """Close the file of a database that nobody closed."""
         if self.__dict__.get("_connection") is not None and self._pid == os.getpid():

@@ -35,7 +35,7 @@ try:
     from ._redis.job_store import RedisJobStore
     from ._redis.leases import Lease
     from ._redis.shared_state import Snapshot
-    from ._redis.store import Connection, FleetCounter, Store
+    from ._redis.store import Connection, Store
 except ModuleNotFoundError as _error:
     raise MissingExtraError("a limiter shared by a fleet", extra="redis") from _error
 
@@ -74,7 +74,6 @@ class RedisLimiter(RateLimiter):
         checked_lease(lease)
         super().__init__(limits)
         self._store = Store(url, app=app, limits=limits, lease=lease)
-        self._fleet = FleetCounter(self._store)
         self._jobs = RedisJobStore(url, lambda: self._store.connection().redis)
         self._lease = lease
         self._share = (
@@ -135,7 +134,7 @@ class RedisLimiter(RateLimiter):
     @property
     def counter(self) -> SharedCounter:
         """Counts the exports of a month for the fleet."""
-        return self._fleet
+        return self._store
 
     @property
     def job_store(self) -> JobStore:

@@ -270,6 +270,7 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
         ("c1", "--fresh", "--reuse-within", "60"),
         ("c1", "--jobs", "a.db", "--no-jobs"),
         ("c1", "--jobs", "redis://:secret@127.0.0.1/0"),
+        ("c1", "--jobs", "sqlite:///a.db?mode=ro"),
         ("c1", "c2", "--occurrence", "today"),
         ("c1", "-o", "-", "--manifest"),
         ("c1", "--property", "plan", "--properties"),

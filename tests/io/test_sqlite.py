@@ -281,12 +281,12 @@ def test_a_forked_process_has_a_connection_of_its_own(tmp_path: Path) -> None:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(DatabaseError):
                 asyncio.run(asyncio.wait_for(database.run(add), 5))
-        database.close()
+        asyncio.run(database.aclose())
 
     assert 0 == in_child(work)
     asyncio.run(database.run(add))
     found = asyncio.run(database.run(words))
-    database.close()
+    asyncio.run(database.aclose())
 
     assert ["word"] * 3 == found
 
@@ -309,7 +309,7 @@ def test_a_fork_waits_for_the_transaction_under_way(tmp_path: Path) -> None:
     status = in_child(lambda: asyncio.run(database.run(add)))
     thread.join()
     found = asyncio.run(database.run(words))
-    database.close()
+    asyncio.run(database.aclose())
 
     assert (0, ["word", "word"]) == (status, found)
 

@@ -122,7 +122,7 @@ class SqliteLimiter(RateLimiter):
             synchronous="NORMAL",
             busy_seconds=2.0,
         )
-        self._counter = _Counter(self._add)
+        self._counter = _Counter(self._transact)
         self._process = _Process()
         self._epoch: str | None = None
         self._outlook: Outlook | None = None
@@ -382,6 +382,7 @@ class SqliteLimiter(RateLimiter):
             raise error
 
     async def _renew(self, holding: Holding, scope: anyio.CancelScope) -> None:
+        renew = partial(self._admissions.renew, holding=holding)
         renewed_at = self._clock.now()
 
         while True:
@@ -394,13 +395,10 @@ class SqliteLimiter(RateLimiter):
                 continue
 
             with suppress(LimiterUnavailableError, ConfigurationError):
-                if not await self._transact(partial(self._renewed, holding)):
+                if not await self._transact(renew):
                     scope.cancel()
                 renewed_at = now
                 self._extend(scope, holding)
-
-    def _renewed(self, holding: Holding, ledger: Ledger) -> bool:
-        return self._admissions.renew(ledger, holding)
 
     def _extend(self, scope: anyio.CancelScope, holding: Holding) -> None:
         # Also when the file does not answer, and its thread is stuck.
@@ -432,9 +430,6 @@ class SqliteLimiter(RateLimiter):
                 lambda ledger: self._admissions.give_back(ledger, claim)
             )
 
-    async def _add(self, name: str, by: int, until: str) -> int:
-        return await self._transact(lambda ledger: ledger.count(name, by, until=until))
-
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""
         _log.warning("the limiter's file was replaced; waiting")
@@ -453,9 +448,12 @@ class SqliteLimiter(RateLimiter):
 class _Counter:
     """The counters of an app in its limiter's file."""
 
-    def __init__(self, add: Callable[[str, int, str], Awaitable[int]]) -> None:
-        self._add = add
+    def __init__(
+        self, transact: Callable[[Callable[[Ledger], int]], Awaitable[int]]
+    ) -> None:
+        self._transact = transact
 
     async def add(self, name: str, by: int, *, until: datetime) -> int:
         """Add to a counter, drop those that end earlier, return its value."""
-        return await self._add(name, by, until.astimezone(UTC).isoformat())
+        end = until.astimezone(UTC).isoformat()
+        return await self._transact(lambda ledger: ledger.count(name, by, until=end))

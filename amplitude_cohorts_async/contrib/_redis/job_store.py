@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from typing import Self, TypeVar, cast
 
@@ -18,7 +18,7 @@ from ..._io.jobs.base import JobStore, Work
 from ..._io.limits.shared import between
 from ...errors import JobStoreUnavailableError
 from .leases import in_time
-from .store import connect, shown
+from .store import PerLoop, checked_url, connect, shown
 
 T = TypeVar("T")
 
@@ -36,11 +36,17 @@ class RedisJobStore(JobStore):
 
     durable = True
 
-    def __init__(self, url: str, client: Callable[[], Redis]) -> None:
-        """Use the store at *url*; *client* returns that of the running loop."""
-        self._shown = shown(url)
-        self._client = client
-        self._own: dict[asyncio.AbstractEventLoop, Redis] = {}
+    def __init__(self, url: str, client: Callable[[], Redis] | None = None) -> None:
+        """
+        Describe the store; nothing is sent yet.
+
+        Args:
+            client: Returns the client of the running loop, which the caller closes;
+                None makes one for each loop.
+        """
+        self._shown = shown(checked_url(url))
+        self._own = PerLoop(partial(connect, url))
+        self._client = client or self._own.get
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -48,20 +54,11 @@ class RedisJobStore(JobStore):
         Build the store, as in "redis://localhost:6379/0"; nothing is sent yet.
 
         A `RedisLimiter` brings one by itself.
+
+        Raises:
+            ConfigurationError: It is no URL of a store.
         """
-        clients: dict[asyncio.AbstractEventLoop, Redis] = {}
-
-        def client() -> Redis:
-            """Return the client of the running loop."""
-            loop = asyncio.get_running_loop()
-            if loop not in clients:
-                clients[loop] = connect(url)
-            return clients[loop]
-
-        store = cls(url, client)
-        store._own = clients
-
-        return store
+        return cls(url)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._shown}>"
@@ -87,7 +84,7 @@ class RedisJobStore(JobStore):
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
-        if own := self._own.pop(asyncio.get_running_loop(), None):
+        if own := self._own.pop():
             await own.aclose()
 
     @asynccontextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -24,12 +24,39 @@ from ...limits import Limits
 from .leases import Lease, Leases
 from .shared_state import SharedState, Snapshot
 
+T = TypeVar("T")
+
 # redis-py would read its own version from disk for each connection.
 _UNNAMED: dict[str, Any] = (
     {"driver_info": None}
     if find_spec("redis.driver_info")
     else {"lib_name": None, "lib_version": None}
 )
+
+
+class PerLoop(Generic[T]):
+    """One object for each event loop that is not closed, made at first use."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: dict[asyncio.AbstractEventLoop, T] = {}
+
+    def get(self) -> T:
+        """Return that of the running loop."""
+        loop = asyncio.get_running_loop()
+
+        if loop not in self._made:
+            # In steps that other threads may come between.
+            for old in list(self._made):
+                if old.is_closed():
+                    self._made.pop(old, None)
+            self._made[loop] = self._make()
+
+        return self._made[loop]
+
+    def pop(self) -> T | None:
+        """Return that of the running loop, if there is one, and forget it."""
+        return self._made.pop(asyncio.get_running_loop(), None)
 
 
 class Connection:
@@ -67,7 +94,7 @@ class Connection:
 
 class Store:
     """
-    Connects each event loop, renews leases, and translates errors.
+    Connects each event loop, renews leases, counts, and translates errors.
 
     Attributes:
         app: The name of the app in the keys.
@@ -81,7 +108,7 @@ class Store:
         self._url = checked_url(url)
         self._limits = limits
         self._lease = lease
-        self._connections: dict[asyncio.AbstractEventLoop, Connection] = {}
+        self._connections = PerLoop(self._connect)
 
     def connection(self) -> Connection:
         """
@@ -90,20 +117,17 @@ class Store:
         Raises:
             ConfigurationError: The app is not known yet.
         """
-        app = self.app.known()
-        loop = asyncio.get_running_loop()
-        if loop not in self._connections:
-            prefix = f"cohorts:{{{app}}}"
-            made = Connection(self._url, prefix, self._limits, self._lease)
-            alive = {k: v for k, v in self._connections.items() if not k.is_closed()}
-            self._connections = {**alive, loop: made}
-
-        return self._connections[loop]
+        return self._connections.get()
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
-        if made := self._connections.pop(asyncio.get_running_loop(), None):
+        if made := self._connections.pop():
             await made.redis.aclose()
+
+    async def add(self, name: str, by: int, *, until: datetime) -> int:
+        """Add to a counter and return its value; it is dropped after *until*."""
+        with self.translated():
+            return await self.connection().state.add(name, by, until=until)
 
     @asynccontextmanager
     async def lock(self, name: str) -> AsyncGenerator[None]:
@@ -134,6 +158,11 @@ class Store:
                 f"{self} gave this request's place to another process while it was "
                 "running; it was cancelled, but may have taken effect"
             )
+
+    def _connect(self) -> Connection:
+        prefix = f"cohorts:{{{self.app.known()}}}"
+
+        return Connection(self._url, prefix, self._limits, self._lease)
 
     async def _renew(self, leases: Sequence[Lease], scope: anyio.CancelScope) -> None:
         now = asyncio.get_running_loop().time
@@ -166,22 +195,6 @@ class Store:
 
     def __str__(self) -> str:
         return shown(self._url)
-
-
-class FleetCounter:
-    """The counters of a fleet."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def add(self, name: str, by: int, *, until: datetime) -> int:
-        """Add to a counter and return its value; it is dropped after *until*."""
-        with self._store.translated():
-            return await self._state.add(name, by, until=until)
-
-    @property
-    def _state(self) -> SharedState:
-        return self._store.connection().state
 
 
 def connect(url: str) -> Redis:
