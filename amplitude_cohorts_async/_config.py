@@ -35,7 +35,7 @@ _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
 
-SECRETS = frozenset({"api_key", "secret_key", "base_url", "proxy"})
+SECRETS = frozenset({"api_key", "secret_key", "base_url", "proxy", "jobs"})
 """Arguments that may hold a key or a password."""
 STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix")
 """What the URL of a job store, or of a limiter, begins with."""

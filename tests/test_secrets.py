@@ -362,6 +362,22 @@ async def test_the_time_out_of_a_caller_shows_no_secret(
         assert [] == find_secrets("".join(with_locals(caught.value)))
 
 
+async def test_the_password_of_a_job_store_is_shown_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its URL is an argument, a variable of the environment, and a local of redis."""
+    pytest.importorskip("redis")
+    monkeypatch.setenv("AMPLITUDE_API_KEY", API_KEY)
+    monkeypatch.setenv("AMPLITUDE_SECRET_KEY", SECRET_KEY)
+    monkeypatch.setenv("AMPLITUDE_JOBS", f"redis://:{PASSWORD}@127.0.0.1:1")
+
+    async with CohortsClient.from_env() as client:
+        with pytest.raises(errors.JobStoreUnavailableError) as caught:
+            await client.jobs()
+
+    assert [] == find_secrets("".join(with_locals(caught.value)))
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_gets_its_password(clock: FakeClock, scheme: str) -> None:
     """With a tunnel and without one, although no frame shows it."""
