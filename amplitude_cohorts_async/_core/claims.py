@@ -100,8 +100,6 @@ class Doubt:
 class ReadList:
     """An export can be adopted, if the list shows that its cohort was not edited."""
 
-    export: ExportRow
-
 
 @attrs.frozen
 class Request:
@@ -205,7 +203,7 @@ class Claims:
                 return self._attempted(export)
             if export.state in SPENT and self._is_undelivered(export):
                 if self.listing is None:
-                    return ReadList(export)
+                    return ReadList()
                 if not self._was_edited(export):
                     return Join(export, self._open_delivery(export), is_adopted=True)
 

@@ -106,14 +106,27 @@ class AppJobs:
             cohort_id, lambda rows, _alive, _now: rows.sequence
         )
 
-    async def claim(
-        self, call: Call, listing: Listing | None, *, is_new: bool = False
-    ) -> Found:
+    async def claim_new(self, call: Call) -> Claim:
+        """
+        Store the claim of a new export, whichever others there are.
+
+        Raises:
+            JobStoreUnavailableError: Nothing was sent.
+        """
+        stored: list[Claim | Delivery] = []
+
+        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Claim:
+            """Store it within one transaction, which may start again."""
+            rows.prune(self._clock.utcnow(), is_alive)
+            claim = self._claimed(rows, call, None, now)
+            stored[:] = [claim]
+            return claim
+
+        return await self._change(call.cohort_id, work, stored)
+
+    async def claim(self, call: Call, listing: Listing | None) -> Found:
         """
         Decide which export answers a call, and store the claim or the delivery.
-
-        Args:
-            is_new: Whether only a new export will do.
 
         Raises:
             JobStoreUnavailableError: The store does not tell; nothing was sent.
@@ -127,7 +140,7 @@ class AppJobs:
             claims = Claims(
                 rows=rows, call=call, at=at, is_alive=is_alive, listing=listing
             )
-            decision = Request() if is_new else claims.decide()
+            decision = claims.decide()
 
             match decision:
                 case Request(export):
@@ -160,7 +173,7 @@ class AppJobs:
         Args:
             begun: One that was begun before its target was known.
         """
-        unstored = Delivery(self.rows, "", "", None)
+        unstored = Delivery(self.rows, "", None)
 
         if ref.cohort_id is None:
             return unstored
@@ -400,7 +413,7 @@ class AppJobs:
             lease=self.rows.lease(number, now),
         )
 
-        return Delivery(self.rows, call.cohort_id, row.id, row)
+        return Delivery(self.rows, call.cohort_id, row)
 
 
 def _known(rows: CohortRows, record: JobRecord) -> ExportRow:

@@ -40,7 +40,6 @@ class Delivery:
 
     _app: AppRows
     _cohort_id: str
-    _id: str
     row: DeliveryRow | None
     _next_note: float | None = None
 
@@ -77,7 +76,7 @@ class Delivery:
         def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
             """Change the delivery, and its export."""
             at = self._app.utcnow()
-            delivery = rows.deliveries.get(self._id, self.row)
+            delivery = self.row and rows.deliveries.get(self.row.id, self.row)
             if delivery is None:
                 return
             rows.deliver(delivery, finished_at=at, saved=saved, answered_at=None)
@@ -95,7 +94,7 @@ class Delivery:
     async def _renew(self) -> None:
         def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
             """Extend the lease, if it is still this call's."""
-            delivery = rows.deliveries.get(self._id)
+            delivery = self._stored(rows)
             lease = self.row and self.row.lease
             if (
                 delivery
@@ -110,10 +109,14 @@ class Delivery:
     async def _change(self, **changes: object) -> None:
         def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
             """Change the delivery."""
-            if self._id in rows.deliveries:
-                rows.deliver(rows.deliveries[self._id], **changes)
+            delivery = self._stored(rows)
+            if delivery is not None:
+                rows.deliver(delivery, **changes)
 
         await self._save(work)
+
+    def _stored(self, rows: CohortRows) -> DeliveryRow | None:
+        return self.row and rows.deliveries.get(self.row.id)
 
     async def _save(self, work: Change[None]) -> None:
         if self.row is not None and not await self._app.save(self._cohort_id, work):

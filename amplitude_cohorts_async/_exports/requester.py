@@ -134,8 +134,7 @@ class ExportRequester:
         call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
 
         while True:
-            claim = await self.jobs.claim(call, None, is_new=True)
-            assert isinstance(claim, Claim)  # noqa: S101 - for the type checkers
+            claim = await self.jobs.claim_new(call)
             job = await self._claimed(call, claim, allowance, SendWatch())
             if job is not None:
                 return StartedExport(job, claim.delivery, spent=True)
