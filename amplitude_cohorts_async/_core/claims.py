@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeAlias, cast
 
 import attrs
@@ -25,7 +25,6 @@ from .job_rows import (
     DeliveryRow,
     ExportRow,
     ExportState,
-    IsAlive,
     OnUnknown,
     Wanted,
 )
@@ -124,8 +123,6 @@ class Claims:
 
     rows: CohortRows
     call: Call
-    at: datetime
-    is_alive: IsAlive
     listing: Listing | None = None
 
     def decide(self) -> Decision:
@@ -195,7 +192,9 @@ class Claims:
         within = timedelta(seconds=self.call.reuse_within)
 
         for export in exports:
-            if export.state is ExportState.ATTEMPTED and self.is_alive(export.lease):
+            if export.state is ExportState.ATTEMPTED and self.rows.is_alive(
+                export.lease
+            ):
                 return Wait(export)
             if not self._is_younger(export, within) or self._is_outdated(export):
                 continue
@@ -212,21 +211,25 @@ class Claims:
     def _queued(self, exports: list[ExportRow]) -> Decision | None:
         for export in exports:
             if export.state is ExportState.QUEUED:
-                return Wait(export) if self.is_alive(export.lease) else Request(export)
+                return (
+                    Wait(export)
+                    if self.rows.is_alive(export.lease)
+                    else Request(export)
+                )
 
         return None
 
     def _counts(self, export: ExportRow) -> bool:
         """Whether an attempt is waited for, or in doubt for this call."""
         return export.state is ExportState.ATTEMPTED and (
-            self.call.on_unknown == "raise" or self.is_alive(export.lease)
+            self.call.on_unknown == "raise" or self.rows.is_alive(export.lease)
         )
 
     def _attempted(self, export: ExportRow) -> Wait | Doubt:
-        return Wait(export) if self.is_alive(export.lease) else Doubt(export)
+        return Wait(export) if self.rows.is_alive(export.lease) else Doubt(export)
 
     def _is_younger(self, export: ExportRow, life: timedelta) -> bool:
-        return self.at - export.began_at < life
+        return self.rows.at - export.began_at < life
 
     def _is_outdated(self, export: ExportRow) -> bool:
         return self.rows.written > export.sequence or is_superseded(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, get_args
@@ -43,6 +43,7 @@ ON_UNKNOWN: tuple[str, ...] = get_args(OnUnknown)
 DELIVERY_LIFE = timedelta(days=90)
 _QUEUED_LIFE = timedelta(days=1)
 _VERSION = 1
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _ORDER = "order:"
 
 
@@ -181,6 +182,10 @@ class RunRow:
     lease: Lease | None = None
 
 
+def _is_given(lease: Lease | None) -> bool:
+    return lease is not None
+
+
 @attrs.define(kw_only=True)
 class CohortRows:
     """
@@ -189,6 +194,10 @@ class CohortRows:
     Attributes:
         sequence: The number of the last event of this cohort.
         written: The number of our last write to its members; 0 for none.
+        at: When they are changed: aware UTC by our clock.
+        now: The same moment by the store's clock, which counts seconds.
+        is_alive: Whether a lease may be held by a running call. Rows that were only
+            read tell of no lease that it has ended.
         as_read: The rows as they are stored, by key.
     """
 
@@ -196,6 +205,9 @@ class CohortRows:
     deliveries: dict[str, DeliveryRow] = attrs.field(factory=dict[str, DeliveryRow])
     sequence: int = 0
     written: int = 0
+    at: datetime = attrs.field(default=_LONG_AGO, eq=False)
+    now: float = attrs.field(default=0.0, eq=False)
+    is_alive: IsAlive = attrs.field(default=_is_given, eq=False)
     as_read: dict[str, object] = attrs.field(factory=dict[str, object], repr=False)
 
     def next_number(self) -> int:
@@ -204,11 +216,9 @@ class CohortRows:
 
         return self.sequence
 
-    def change(
-        self, export: ExportRow, *, at: datetime, **changes: object
-    ) -> ExportRow:
+    def change(self, export: ExportRow, **changes: object) -> ExportRow:
         """Store an export with some changes, and return it."""
-        changes |= {"revision": export.revision + 1, "updated_at": at}
+        changes |= {"revision": export.revision + 1, "updated_at": self.at}
         changed = attrs.evolve(export, **changes)  # type: ignore[arg-type]
         self.exports[export.id] = changed
 
@@ -241,12 +251,12 @@ class CohortRows:
         for delivery in self.deliveries_of(export):
             del self.deliveries[delivery.id]
 
-    def prune(self, at: datetime, is_alive: IsAlive) -> None:
+    def prune(self) -> None:
         """Remove what is too old to be of use."""
         self.exports = {
             key: row
             for key, row in self.exports.items()
-            if is_alive(row.lease) or at - row.began_at < _life(row)
+            if self.is_alive(row.lease) or self.at - row.began_at < _life(row)
         }
         last: dict[tuple[str | None, str | None], datetime | None] = {
             (row.target, row.format): row.finished_at
@@ -263,7 +273,7 @@ class CohortRows:
                     row.finished_at
                     and row.finished_at == last.get((row.target, row.format))
                 )
-                and at - row.finished_at < DELIVERY_LIFE
+                and self.at - row.finished_at < DELIVERY_LIFE
             )
         }
 

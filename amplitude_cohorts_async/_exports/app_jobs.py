@@ -30,7 +30,6 @@ from .._core.job_rows import (
     DeliveryRow,
     ExportRow,
     ExportState,
-    IsAlive,
     record_of,
 )
 from .._core.tokens import ExportRef, export_key
@@ -80,7 +79,6 @@ class AppJobs:
         self, store: JobStore, app: str, clock: Clock, *, label: str | None = None
     ) -> None:
         self.rows: AppRows = AppRows(store, app, clock)
-        self._clock = clock
         self.label = label
 
     @property
@@ -102,9 +100,7 @@ class AppJobs:
         """Return the number of the cohort's last event."""
         await self.rows.settle()
 
-        return await self.rows.change(
-            cohort_id, lambda rows, _alive, _now: rows.sequence
-        )
+        return await self.rows.change(cohort_id, lambda rows: rows.sequence)
 
     async def claim_new(self, call: Call) -> Claim:
         """
@@ -115,10 +111,10 @@ class AppJobs:
         """
         stored: list[Claim | Delivery] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Claim:
+        def work(rows: CohortRows) -> Claim:
             """Store it within one transaction, which may start again."""
-            rows.prune(self._clock.utcnow(), is_alive)
-            claim = self._claimed(rows, call, None, now)
+            rows.prune()
+            claim = self._claimed(rows, call, None)
             stored[:] = [claim]
             return claim
 
@@ -133,24 +129,20 @@ class AppJobs:
         """
         stored: list[Claim | Delivery] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Found:
+        def work(rows: CohortRows) -> Found:
             """Decide and store within one transaction, which may start again."""
-            at = self._clock.utcnow()
-            rows.prune(at, is_alive)
-            claims = Claims(
-                rows=rows, call=call, at=at, is_alive=is_alive, listing=listing
-            )
-            decision = claims.decide()
+            rows.prune()
+            decision = Claims(rows=rows, call=call, listing=listing).decide()
 
             match decision:
                 case Request(export):
-                    claim = self._claimed(rows, call, export, now)
+                    claim = self._claimed(rows, call, export)
                     stored[:] = [claim]
                     return claim
                 case Join(export, delivery):
-                    if delivery is not None and is_alive(delivery.lease):
+                    if delivery is not None and rows.is_alive(delivery.lease):
                         delivery = None
-                    mine = self._delivery(rows, call, export, delivery, now)
+                    mine = self._delivery(rows, call, export, delivery)
                     stored[:] = [mine]
                     return Joined(decision, mine)
                 case _:
@@ -186,21 +178,19 @@ class AppJobs:
             format=format,
         )
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery:
+        def work(rows: CohortRows) -> Delivery:
             """Find the export, or add it; and add or take over the delivery."""
-            at = self._clock.utcnow()
             export = rows.of_request(ref.request_id)
             if export is not None and export.state is ExportState.PARKED:
                 # Whoever names it takes it up.
-                export = rows.change(export, at=at, state=ExportState.REQUESTED)
+                export = rows.change(export, state=ExportState.REQUESTED)
             if export is None:
                 export = rows.change(
                     ExportRow(
                         id=new_id(),
                         cohort_id=call.cohort_id,
-                        created_at=ref.requested_at or at,
+                        created_at=ref.requested_at or rows.at,
                     ),
-                    at=at,
                     **facts_of(ref),
                 )
 
@@ -209,9 +199,9 @@ class AppJobs:
             if left is not None:
                 left = attrs.evolve(left, target=target, format=format)
             else:
-                left = _left_to(rows, export, call, is_alive)
+                left = _left_to(rows, export, call)
 
-            mine = self._delivery(rows, call, export, left, now)
+            mine = self._delivery(rows, call, export, left)
             stored[:] = [mine]
             return mine
 
@@ -229,7 +219,7 @@ class AppJobs:
             JobStoreUnavailableError: Do not send it: a later export would not know.
         """
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Give the write its place in the order."""
             rows.written = rows.next_number()
 
@@ -238,11 +228,11 @@ class AppJobs:
     async def mark(self, ref: ExportRef, state: ExportState) -> None:
         """Store what became of a spent export, if it is known and not put aside."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Change its state."""
             export = rows.of_request(ref.request_id)
             if export is not None and export.state in SPENT - {state}:
-                rows.change(export, at=self._clock.utcnow(), state=state)
+                rows.change(export, state=state)
 
         if ref.cohort_id is not None:
             await self.rows.save(ref.cohort_id, work)
@@ -255,7 +245,7 @@ class AppJobs:
     ) -> DeliveryRow | None:
         """Return the last delivery of a cohort to a target."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> DeliveryRow | None:
+        def work(rows: CohortRows) -> DeliveryRow | None:
             """Look for the last of them."""
             found = [
                 (each.finished_at, each.sequence, each.id)
@@ -272,18 +262,18 @@ class AppJobs:
         await self.rows.settle()
         found: list[KnownJob] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, _now: float) -> list[KnownJob]:
+        def work(rows: CohortRows) -> list[KnownJob]:
             """Return those of one cohort, without what is too old."""
-            rows.prune(self._clock.utcnow(), is_alive)
+            rows.prune()
             return [
                 KnownJob(
                     record_of(rows, export),
                     due=[
                         each
                         for each in rows.deliveries_of(export)
-                        if _is_due(rows, export, each, is_alive)
+                        if _is_due(rows, export, each)
                     ],
-                    doubt=export if _is_in_doubt(export, is_alive) else None,
+                    doubt=export if _is_in_doubt(rows, export) else None,
                 )
                 for export in rows.exports.values()
             ]
@@ -296,7 +286,7 @@ class AppJobs:
     async def park(self, record: JobRecord) -> JobRecord:
         """Put an export aside, and return it."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> JobRecord:
+        def work(rows: CohortRows) -> JobRecord:
             """Change its state."""
             export = _known(rows, record)
             if export.state not in SPENT | {ExportState.PARKED}:
@@ -305,15 +295,14 @@ class AppJobs:
                     f"{export.state.value}; only a spent one, whose file is or will be "
                     f"there, can be put aside"
                 )
-            at = self._clock.utcnow()
-            return record_of(rows, rows.change(export, at=at, state=ExportState.PARKED))
+            return record_of(rows, rows.change(export, state=ExportState.PARKED))
 
         return await self.rows.change(record.cohort_id, work)
 
     async def forget(self, record: JobRecord) -> None:
         """Remove an export and its deliveries; one that is not there is forgotten."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Remove its rows."""
             if record.id in rows.exports:
                 rows.forget(rows.exports[record.id])
@@ -329,15 +318,15 @@ class AppJobs:
 
         stored: list[Claim | Delivery] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery | None:
+        def work(rows: CohortRows) -> Delivery | None:
             """Take its lease over."""
             export = rows.exports.get(record.id)
             row = rows.deliveries.get(delivery.id)
-            if not (export and row and _is_due(rows, export, row, is_alive)):
+            if not (export and row and _is_due(rows, export, row)):
                 return None
 
             call = Call(cohort_id=record.cohort_id, run=row.run)
-            mine = self._delivery(rows, call, export, row, now)
+            mine = self._delivery(rows, call, export, row)
             stored[:] = [mine]
             return mine
 
@@ -354,24 +343,21 @@ class AppJobs:
                 await finish_despite_cancel(each.release())
             raise
 
-    def _claimed(
-        self, rows: CohortRows, call: Call, export: ExportRow | None, now: float
-    ) -> Claim:
-        at = self._clock.utcnow()
+    def _claimed(self, rows: CohortRows, call: Call, export: ExportRow | None) -> Claim:
         self._give_up_unknown(rows, call)
         export = export or ExportRow(
             id=new_id(),
             cohort_id=call.cohort_id,
             properties=call.properties,
             occurrence=call.occurrence,
-            created_at=at,
+            created_at=rows.at,
             label=self.label,
         )
         number = export.claims + 1
         export = rows.change(
-            export, at=at, claims=number, lease=self.rows.lease(number, now)
+            export, claims=number, lease=self.rows.lease(number, rows.now)
         )
-        delivery = self._delivery(rows, call, export, None, now)
+        delivery = self._delivery(rows, call, export, None)
 
         return Claim(self.rows, export, delivery)
 
@@ -396,21 +382,20 @@ class AppJobs:
         call: Call,
         export: ExportRow,
         left: DeliveryRow | None,
-        now: float,
     ) -> Delivery:
         left = left or DeliveryRow(
             id=new_id(),
             export_id=export.id,
             target=call.target,
             format=call.format,
-            begun_at=self._clock.utcnow(),
+            begun_at=rows.at,
         )
         number = left.lease.number + 1 if left.lease else 1
         row = rows.deliver(
             left,
             sequence=export.sequence,
             run=call.run,
-            lease=self.rows.lease(number, now),
+            lease=self.rows.lease(number, rows.now),
         )
 
         return Delivery(self.rows, call.cohort_id, row)
@@ -428,9 +413,7 @@ def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
     return export
 
 
-def _left_to(
-    rows: CohortRows, export: ExportRow, call: Call, is_alive: IsAlive
-) -> DeliveryRow | None:
+def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | None:
     """Return the delivery to the call's target that nobody goes on with, if any."""
     left = [
         each
@@ -438,7 +421,7 @@ def _left_to(
         if call.target is not None
         and (each.target, each.format) == (call.target, call.format)
         and each.finished_at is None
-        and not is_alive(each.lease)
+        and not rows.is_alive(each.lease)
     ]
 
     return left[-1] if left else None
@@ -448,20 +431,18 @@ def _moment(record: JobRecord) -> str:
     return str(record.requested_at or record.updated_at)
 
 
-def _is_due(
-    rows: CohortRows, export: ExportRow, delivery: DeliveryRow, is_alive: IsAlive
-) -> bool:
+def _is_due(rows: CohortRows, export: ExportRow, delivery: DeliveryRow) -> bool:
     """Whether a delivery was left to whoever comes next."""
     return (
         export.state in SPENT
         and delivery.finished_at is None
-        and not is_alive(delivery.lease)
+        and not rows.is_alive(delivery.lease)
         and not is_superseded(rows, export, delivery.target)
     )
 
 
-def _is_in_doubt(export: ExportRow, is_alive: IsAlive) -> bool:
-    return export.state is ExportState.ATTEMPTED and not is_alive(export.lease)
+def _is_in_doubt(rows: CohortRows, export: ExportRow) -> bool:
+    return export.state is ExportState.ATTEMPTED and not rows.is_alive(export.lease)
 
 
 def target_name(target: Target) -> str:

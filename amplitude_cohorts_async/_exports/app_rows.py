@@ -29,8 +29,8 @@ from ..errors import JobStoreUnavailableError
 
 T = TypeVar("T")
 
-Change: TypeAlias = Callable[[CohortRows, IsAlive, float], T]
-"""Reads and changes the rows of a cohort; gets the store's time, too."""
+Change: TypeAlias = Callable[[CohortRows], T]
+"""Reads and changes the rows of a cohort."""
 
 
 class AppRows:
@@ -50,7 +50,7 @@ class AppRows:
 
         for cohort_id in {cohort_id for cohort_id, _ in self._unsaved}:
             with suppress(JobStoreUnavailableError):
-                await self.change(cohort_id, lambda _rows, _alive, _now: None)
+                await self.change(cohort_id, lambda _rows: None)
 
     async def cohort_ids(self) -> list[str]:
         """Return the cohorts that have rows."""
@@ -73,10 +73,11 @@ class AppRows:
         def work(rows: Rows, now: float) -> T:
             """Make up for what could not be stored, then change."""
             cohort = read_cohort(rows)
-            is_alive = self._is_alive_at(now)
+            cohort.at, cohort.now = self.utcnow(), now
+            cohort.is_alive = self._is_alive_at(now)
             for _, missed in unsaved:
-                missed(cohort, is_alive, now)
-            result = change(cohort, is_alive, now)
+                missed(cohort)
+            result = change(cohort)
             write_cohort(rows, cohort)
             return result
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import attrs
 
-from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, IsAlive
+from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState
 from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import finish_despite_cancel
 from .app_rows import AppRows, Change
@@ -73,16 +73,15 @@ class Delivery:
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Change the delivery, and its export."""
-            at = self._app.utcnow()
             delivery = self.row and rows.deliveries.get(self.row.id, self.row)
             if delivery is None:
                 return
-            rows.deliver(delivery, finished_at=at, saved=saved, answered_at=None)
+            rows.deliver(delivery, finished_at=rows.at, saved=saved, answered_at=None)
             export = rows.exports.get(delivery.export_id)
             if export is not None and export.state is ExportState.REQUESTED:
-                rows.change(export, at=at, state=ExportState.READY)
+                rows.change(export, state=ExportState.READY)
 
         await self._save(work)
 
@@ -92,7 +91,7 @@ class Delivery:
             self._app.answer(self._change(answered_at=self._app.utcnow(), lease=None))
 
     async def _renew(self) -> None:
-        def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Extend the lease, if it is still this call's."""
             delivery = self._stored(rows)
             lease = self.row and self.row.lease
@@ -102,12 +101,12 @@ class Delivery:
                 and delivery.lease
                 and (delivery.lease.number == lease.number)
             ):
-                rows.deliver(delivery, lease=self._app.lease(lease.number, now))
+                rows.deliver(delivery, lease=self._app.lease(lease.number, rows.now))
 
         await self._app.change(self._cohort_id, work)
 
     async def _change(self, **changes: object) -> None:
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Change the delivery."""
             delivery = self._stored(rows)
             if delivery is not None:
@@ -160,9 +159,8 @@ class Claim:
             JobStoreUnavailableError: It cannot be recorded.
         """
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> bool:
+        def work(rows: CohortRows) -> bool:
             """Record it, if the claim is still this call's."""
-            at = self._app.utcnow()
             export = self._held_row(rows)
             if export is None or export.state is not ExportState.QUEUED:
                 return False
@@ -170,10 +168,9 @@ class Claim:
             number = rows.next_number()
             rows.change(
                 export,
-                at=at,
                 state=ExportState.ATTEMPTED,
                 sequence=number,
-                attempted_at=at,
+                attempted_at=rows.at,
                 used=used,
             )
             self._number_delivery(rows, export.id, number)
@@ -185,13 +182,12 @@ class Claim:
     async def refused(self) -> None:
         """Record that the last request spent no export; never raises."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Put it back into the queue."""
             export = self._held_row(rows)
             if export is not None and export.state is ExportState.ATTEMPTED:
                 rows.change(
                     export,
-                    at=self._app.utcnow(),
                     state=ExportState.QUEUED,
                     sequence=0,
                     attempted_at=None,
@@ -206,16 +202,15 @@ class Claim:
         It never raises.
         """
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Record it: as a row of its own, if the attempt's was replaced."""
-            at = self._app.utcnow()
             export = self._held_row(rows)
             if export is None or export.state is not ExportState.ATTEMPTED:
                 number = rows.next_number()
                 export = attrs.evolve(
-                    self._export, id=new_id(), sequence=number, attempted_at=at
+                    self._export, id=new_id(), sequence=number, attempted_at=rows.at
                 )
-            rows.change(export, at=at, lease=None, **facts_of(ref))
+            rows.change(export, lease=None, **facts_of(ref))
             self._number_delivery(rows, export.id, export.sequence)
 
         if not await self._app.save(self._export.cohort_id, work):
@@ -226,16 +221,16 @@ class Claim:
             )
 
     async def _renew(self) -> None:
-        def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Extend the lease, if it is still this call's."""
             export = self._held_row(rows)
             if export is not None and export.lease is not None:
-                lease = self._app.lease(export.claims, now)
+                lease = self._app.lease(export.claims, rows.now)
                 rows.exports[export.id] = attrs.evolve(export, lease=lease)
 
         await self._app.change(self._export.cohort_id, work)
 
-    def _release(self, rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+    def _release(self, rows: CohortRows) -> None:
         export = self._held_row(rows)
 
         if export is None:
@@ -243,7 +238,7 @@ class Claim:
         if export.state is ExportState.QUEUED:
             rows.forget(export)
         else:
-            rows.change(export, at=self._app.utcnow(), lease=None)
+            rows.change(export, lease=None)
 
     def _held_row(self, rows: CohortRows) -> ExportRow | None:
         export = rows.exports.get(self._export.id)

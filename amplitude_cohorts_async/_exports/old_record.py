@@ -10,20 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import attrs
 
-from .._core.job_rows import (
-    CohortRows,
-    DeliveryRow,
-    ExportRow,
-    ExportState,
-    IsAlive,
-    Wanted,
-)
+from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, Wanted
 from .._core.json_stream import mapping_of
 from .._core.tokens import ExportRef, export_key, from_token
 from .._io.cancellation import in_thread
@@ -128,7 +120,7 @@ async def import_old_record(
         for old in members:
             target = runs.target(str(old.ref.cohort_id), suffix)
             change = partial(_insert, old, run if old.is_open else None, target)
-            await app.change(str(old.ref.cohort_id), partial(change, app.utcnow()))
+            await app.change(str(old.ref.cohort_id), change)
 
     await in_thread(partial(_leave, path, history.attempted - keys.keys()))
 
@@ -149,24 +141,15 @@ def _spent(history: _History) -> Iterable[_Old]:
             )
 
 
-def _insert(
-    old: _Old,
-    run: str | None,
-    target: str,
-    at: datetime,
-    rows: CohortRows,
-    _alive: IsAlive,
-    _now: float,
-) -> None:
+def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
     export = rows.of_request(old.ref.request_id) if old.ref.request_id else None
 
     if export is None:
-        began_at = old.ref.requested_at or at
+        began_at = old.ref.requested_at or rows.at
         export = rows.change(
             ExportRow(
                 id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at
             ),
-            at=at,
             **{
                 **facts_of(old.ref),
                 "request_id": old.ref.request_id or None,
@@ -176,7 +159,7 @@ def _insert(
             },
         )
 
-    done_at = None if old.saved is None else at
+    done_at = None if old.saved is None else rows.at
     rows.deliver(
         DeliveryRow(
             id=new_id(),

@@ -52,9 +52,7 @@ listings = st.sampled_from([None, UNCHANGED])
 
 def decide(rows: CohortRows, call: Call, listing: Listing | None = None) -> Decision:
     """Decide at noon."""
-    return Claims(
-        rows=rows, call=call, at=NOW, is_alive=is_alive, listing=listing
-    ).decide()
+    return Claims(rows=rows, call=call, listing=listing).decide()
 
 
 def same(rows: CohortRows, call: Call) -> list[ExportRow]:
@@ -244,6 +242,8 @@ def rows_of(*rows: ExportRow | DeliveryRow) -> CohortRows:
         exports={row.id: row for row in rows if isinstance(row, ExportRow)},
         deliveries={row.id: row for row in rows if isinstance(row, DeliveryRow)},
         sequence=9,
+        at=NOW,
+        is_alive=is_alive,
     )
 
 

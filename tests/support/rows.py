@@ -93,7 +93,7 @@ def deliveries(draw: st.DrawFn, number: int, export: ExportRow) -> DeliveryRow:
 @st.composite
 def cohorts(draw: st.DrawFn) -> CohortRows:
     """The rows of a cohort with a history."""
-    rows = CohortRows()
+    rows = CohortRows(at=NOW, is_alive=is_alive)
     number = 0
 
     for count in range(1, draw(st.integers(0, 4)) + 1):
