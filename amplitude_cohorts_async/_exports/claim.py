@@ -8,6 +8,7 @@ has lost it can change nothing, and only the id of what was spent is always reco
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -29,8 +30,36 @@ class ClaimLostError(Exception):
     """Another process took over the claim of an export; nothing was sent."""
 
 
-@attrs.define(eq=False)
-class Delivery:
+class _Leased(ABC):
+    """A row of which one call holds the lease."""
+
+    def __init__(self, app: AppRows, cohort_id: str) -> None:
+        self._app = app
+        self._cohort_id = cohort_id
+
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Renew the lease until the context is left; an error gives it up."""
+        try:
+            async with self._app.renewed(self._renew):
+                yield
+        except BaseException:
+            await finish_despite_cancel(self.release())
+            raise
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give the lease up."""
+
+    @abstractmethod
+    def _extend(self, rows: CohortRows) -> None:
+        """Extend the lease, if it is still this call's."""
+
+    async def _renew(self) -> None:
+        await self._app.change(self._cohort_id, self._extend)
+
+
+class Delivery(_Leased):
     """
     The delivery of an export to one call.
 
@@ -38,23 +67,22 @@ class Delivery:
         row: As it was begun; None if the store does not keep it.
     """
 
-    _app: AppRows
-    _cohort_id: str
-    row: DeliveryRow | None
-    _next_note: float | None = None
+    def __init__(self, app: AppRows, cohort_id: str, row: DeliveryRow | None) -> None:
+        super().__init__(app, cohort_id)
+        self.row = row
+        self._next_note: float | None = None
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
-        """Hold the delivery's lease: nobody else goes on with it meanwhile."""
+        """Hold the delivery's lease: no other call goes on with it meanwhile."""
         if self.row is None:
             yield
             return
 
-        try:
-            async with self._app.renewed(self._renew):
-                yield
-        finally:
-            await self.release()
+        async with super().held():
+            yield
+
+        await self.release()
 
     async def release(self) -> None:
         """Give the lease up; whoever comes next may go on with the delivery."""
@@ -90,20 +118,12 @@ class Delivery:
         if self.row is not None:
             self._app.answer(self._change(answered_at=self._app.utcnow(), lease=None))
 
-    async def _renew(self) -> None:
-        def work(rows: CohortRows) -> None:
-            """Extend the lease, if it is still this call's."""
-            delivery = self._stored(rows)
-            lease = self.row and self.row.lease
-            if (
-                delivery
-                and lease
-                and delivery.lease
-                and (delivery.lease.number == lease.number)
-            ):
-                rows.deliver(delivery, lease=self._app.lease(lease.number, rows.now))
+    def _extend(self, rows: CohortRows) -> None:
+        delivery = self._stored(rows)
+        lease, mine = delivery and delivery.lease, self.row and self.row.lease
 
-        await self._app.change(self._cohort_id, work)
+        if delivery and lease and mine and lease.number == mine.number:
+            rows.deliver(delivery, lease=self._app.lease(mine.number, rows.now))
 
     async def _change(self, **changes: object) -> None:
         def work(rows: CohortRows) -> None:
@@ -122,32 +142,22 @@ class Delivery:
             _logger.warning("a delivery of cohort %s is not stored", self._cohort_id)
 
 
-class Claim:
+class Claim(_Leased):
     """The right of one call to request an export."""
 
     def __init__(self, app: AppRows, export: ExportRow, delivery: Delivery) -> None:
-        self._app = app
+        super().__init__(app, export.cohort_id)
         self._export = export
         self.delivery = delivery
-
-    @asynccontextmanager
-    async def held(self) -> AsyncGenerator[None]:
-        """Hold the claim until it is used; else what it stored is given up."""
-        try:
-            async with self._app.renewed(self._renew):
-                yield
-        except BaseException:
-            # Whoever goes on with the export goes on with the delivery, too.
-            await finish_despite_cancel(self.release())
-            raise
 
     async def release(self) -> None:
         """
         Give the claim and its delivery up.
 
-        An export for which nothing was sent is forgotten with both.
+        The next call goes on with both; an export for which nothing was sent is
+        forgotten with them.
         """
-        await self._app.save(self._export.cohort_id, self._release)
+        await self._app.save(self._cohort_id, self._release)
         await self.delivery.release()
 
     async def attempted(self, *, used: int | None) -> None:
@@ -176,7 +186,7 @@ class Claim:
             self._number_delivery(rows, export.id, number)
             return True
 
-        if not await self._app.change(self._export.cohort_id, work):
+        if not await self._app.change(self._cohort_id, work):
             raise ClaimLostError
 
     async def refused(self) -> None:
@@ -193,7 +203,7 @@ class Claim:
                     attempted_at=None,
                 )
 
-        await self._app.save(self._export.cohort_id, work)
+        await self._app.save(self._cohort_id, work)
 
     async def requested(self, ref: ExportRef) -> None:
         """
@@ -213,22 +223,19 @@ class Claim:
             rows.change(export, lease=None, **facts_of(ref))
             self._number_delivery(rows, export.id, export.sequence)
 
-        if not await self._app.save(self._export.cohort_id, work):
+        if not await self._app.save(self._cohort_id, work):
             _logger.warning(
                 "an export was spent, and the job store cannot record it; its token is "
                 "%s",
                 to_token(ref),
             )
 
-    async def _renew(self) -> None:
-        def work(rows: CohortRows) -> None:
-            """Extend the lease, if it is still this call's."""
-            export = self._held_row(rows)
-            if export is not None and export.lease is not None:
-                lease = self._app.lease(export.claims, rows.now)
-                rows.exports[export.id] = attrs.evolve(export, lease=lease)
+    def _extend(self, rows: CohortRows) -> None:
+        export = self._held_row(rows)
 
-        await self._app.change(self._export.cohort_id, work)
+        if export is not None and export.lease is not None:
+            lease = self._app.lease(export.claims, rows.now)
+            rows.exports[export.id] = attrs.evolve(export, lease=lease)
 
     def _release(self, rows: CohortRows) -> None:
         export = self._held_row(rows)
