@@ -32,7 +32,8 @@ from ..models import Cohort, ExportOutcome, SavedExport
 from .app_jobs import target_name
 from .directory_store import directory_store
 from .old_record import import_old_record
-from .requester import ExportRequester, SendWatch, StartedExport
+from .purchase import SendWatch
+from .requester import ExportRequester, StartedExport
 from .runs import OpenRun, RunStore, file_name
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class ExportRun:
         self._steps = 0
         self._may_request = asyncio.Event()
         self._tasks: set[asyncio.Task[ExportOutcome]] = set()
-        self._requests: set[_Purchase] = set()
+        self._requests: set[_Requesting] = set()
         self._is_over = False
         self._is_client_closed = False
 
@@ -336,7 +337,7 @@ class ExportRun:
 
         while True:
             await self._may_request.wait()
-            request = _Purchase(
+            request = _Requesting(
                 lambda watch: self._exports.join_or_request(
                     call, allowance=self._options.allowance, watch=watch
                 ),
@@ -372,7 +373,7 @@ class ExportRun:
         return checked_target(self._directory / name, None)
 
 
-class _Purchase(SendWatch):
+class _Requesting(SendWatch):
     """A task that requests an export, which can be withdrawn until it is sent."""
 
     def __init__(

@@ -12,14 +12,11 @@ from weakref import WeakValueDictionary
 import anyio
 import attrs
 
-from .._core import responses
 from .._core.claims import Call, Delivered, Doubt, Listing, ReadList
 from .._core.export_errors import ambiguous_export
 from .._core.ids import checked_id
 from .._core.job_rows import DeliveryRow, ExportRow, Wanted
-from .._core.messages import Request
 from .._core.requests import Endpoints, checked_properties
-from .._core.retrying import was_refused
 from .._core.tokens import (
     ExportRef,
     from_token,
@@ -27,10 +24,9 @@ from .._core.tokens import (
     is_unchanged,
 )
 from .._io.cancellation import finish_despite_cancel, in_thread
-from .._io.http.session import GRACE, Session
+from .._io.http.session import Session
 from .._io.jobs.base import JobStore
-from .._io.limits.base import Permit
-from .._io.limits.budget import Budget, Spend
+from .._io.limits.budget import Budget
 from .._io.sinks.saved_file import from_record
 from .._io.sinks.target import Target
 from ..errors import (
@@ -40,32 +36,21 @@ from ..errors import (
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
-    LimiterUnavailableError,
-    TransportError,
 )
-from ..events import ExportAdopted, ExportRequested, QuotaWait
+from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
 from .app_jobs import AppJobs, Joined, target_name
-from .claim import Claim, ClaimLostError, Delivery
+from .claim import Claim, Delivery
 from .downloader import Progress
 from .poller import JobPoller
-from .spent_export import SpentExport, keep_token
+from .purchase import Purchase, SendWatch
+from .spent_export import SpentExport
 
 _logger = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 """Seconds between questions whether another process has requested the export."""
-
-
-class SendWatch:
-    """Is told whether a request for an export is on its way; this one ignores it."""
-
-    def sent(self) -> None:
-        """The request is about to be sent, and cannot be withdrawn."""
-
-    def refused(self) -> None:
-        """The last request spent no export."""
 
 
 @attrs.frozen
@@ -135,7 +120,7 @@ class ExportRequester:
 
         while True:
             claim = await self.jobs.claim_new(call)
-            job = await self._claimed(call, claim, allowance, SendWatch())
+            job = await self._claimed(call, claim, allowance)
             if job is not None:
                 return StartedExport(job, claim.delivery, spent=True)
 
@@ -156,7 +141,7 @@ class ExportRequester:
         call: Call,
         *,
         allowance: str | None = None,
-        watch: SendWatch = SendWatch(),  # noqa: B008 - it has no state
+        watch: SendWatch | None = None,
     ) -> StartedExport:
         """
         Go on with the export that answers a call, or request one.
@@ -357,122 +342,29 @@ class ExportRequester:
         return ambiguous_export(export, used_now=used_now)
 
     async def _claimed(
-        self, call: Call, claim: Claim, allowance: str | None, watch: SendWatch
+        self,
+        call: Call,
+        claim: Claim,
+        allowance: str | None,
+        watch: SendWatch | None = None,
     ) -> SpentExport | None:
         """Request the export of a claim; return None if the claim was lost."""
-        request = self._endpoints.request_export(
-            call.cohort_id, properties=call.properties
-        )
-        draft = ExportRef(
-            request_id="",
-            cohort_id=call.cohort_id,
-            properties=call.properties,
-            region=self._region,
+        purchase = Purchase(
+            self._session,
+            self._endpoints.request_export(call.cohort_id, properties=call.properties),
+            ExportRef(
+                request_id="",
+                cohort_id=call.cohort_id,
+                properties=call.properties,
+                region=self._region,
+            ),
+            claim,
+            watch or SendWatch(),
         )
         self._announce_wait(call.cohort_id)
+        ref = await purchase.run(self._budget, allowance)
 
-        job: SpentExport | None = None
-
-        try:
-            with suppress(ClaimLostError):
-                async with (
-                    claim.held(),
-                    self._budget.spend(allowance=allowance) as spend,
-                ):
-                    async for attempt in self._session.attempts(request):
-                        with attempt:
-                            job = await self._attempt(
-                                request, draft, spend, claim, watch
-                            )
-                            break
-        except asyncio.CancelledError as error:
-            # Spent, and the claim was about to be left.
-            if job is not None:
-                keep_token(error, job.token)
-            raise
-
-        return job
-
-    async def _attempt(
-        self,
-        request: Request,
-        draft: ExportRef,
-        spend: Spend,
-        claim: Claim,
-        watch: SendWatch,
-    ) -> SpentExport:
-        sending: asyncio.Task[SpentExport | CohortsError] | None = None
-
-        try:
-            # The wait for a slot and the record of the attempt may be cancelled. Once
-            # the request is sent, a cancellation waits for its answer.
-            async with self._session.slot(request.kind) as permit:
-                await _record_attempt(claim, spend)
-                watch.sent()
-                spend.commit()
-                with self._session.purchase():
-                    sending = asyncio.create_task(
-                        self._send(request, draft, permit, claim, watch)
-                    )
-                    result = await finish_despite_cancel(sending, grace=GRACE)
-        except LimiterUnavailableError:
-            # The slot was lost, but not the export that was requested in it.
-            job = _job_of(sending)
-            if job is None:
-                raise
-            result = job
-        except asyncio.CancelledError as error:
-            job = _job_of(sending)
-            if job is not None:
-                keep_token(error, job.token)
-            raise
-
-        # Raised outside of the slot, which an answer of any kind ends normally.
-        if isinstance(result, CohortsError):
-            raise result
-        return result
-
-    async def _send(
-        self,
-        request: Request,
-        draft: ExportRef,
-        permit: Permit,
-        claim: Claim,
-        watch: SendWatch,
-    ) -> SpentExport | CohortsError:
-        """Send the one request that costs an export; return the job or the refusal."""
-        try:
-            response = await self._session.exchange(request, permit)
-        except TransportError as error:
-            await _record_refusal(claim, watch, error)
-            raise
-
-        if not response.is_success:
-            refusal = self._session.refusal(request, response)
-            await _record_refusal(claim, watch, refusal)
-            return refusal
-
-        now = self._clock.utcnow()
-        ref = attrs.evolve(
-            draft,
-            request_id=responses.export_request_id(request, response),
-            requested_at=now,
-            as_of=responses.answered_at(response, now=now),
-        )
-        self._announce(ref)
-
-        # The grace period is for the answer. Once it is in, its record is finished,
-        # however long it takes, and the task ends with the job.
-        with suppress(asyncio.CancelledError):
-            await finish_despite_cancel(claim.requested(ref))
-
-        return self._job(ref)
-
-    def _announce(self, ref: ExportRef) -> None:
-        cohort_id, request_id = str(ref.cohort_id), ref.request_id
-        facts = {"cohort_id": cohort_id, "request_id": request_id}
-        _logger.info("export requested", extra=facts)
-        self._emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
+        return None if ref is None else self._job(ref)
 
     def _announce_adoption(self, ref: ExportRef) -> None:
         requested_at = ref.as_of or ref.requested_at or self._clock.utcnow()
@@ -509,31 +401,6 @@ class ExportRequester:
         return SpentExport(
             self._session, ref, endpoints=self._endpoints, poller=poller, jobs=self.jobs
         )
-
-
-async def _record_attempt(claim: Claim, spend: Spend) -> None:
-    try:
-        await claim.attempted(used=spend.used)
-    except BaseException:
-        # It may be stored by now, and nothing will be sent.
-        await finish_despite_cancel(claim.refused())
-        raise
-
-
-async def _record_refusal(claim: Claim, watch: SendWatch, error: CohortsError) -> None:
-    if was_refused(error):
-        await claim.refused()
-        watch.refused()
-
-
-def _job_of(
-    sending: asyncio.Task[SpentExport | CohortsError] | None,
-) -> SpentExport | None:
-    if sending is None or not sending.done() or sending.cancelled():
-        return None
-
-    result = sending.exception() or sending.result()
-    return result if isinstance(result, SpentExport) else None
 
 
 def _saved_of(delivery: DeliveryRow | None) -> SavedExport | None:
