@@ -315,7 +315,7 @@ class Operations:
     ) -> SavedExport | None:
         if if_changed_since is not None:
             cohort = (await listed()).get(call.cohort_id)
-            return await self.exports.unchanged(
+            return await self.exports.saved.unchanged(
                 if_changed_since,
                 target,
                 call.properties,
@@ -324,7 +324,7 @@ class Operations:
             )
 
         if skip_unchanged:
-            return await self.exports.unchanged_since_saved(
+            return await self.exports.saved.unchanged_since_saved(
                 call.cohort_id, target, call.properties, listed
             )
 

@@ -321,7 +321,7 @@ class ExportRun:
         if not self._options.skip_unchanged:
             return None
 
-        return await self._exports.unchanged_since_saved(
+        return await self._exports.saved.unchanged_since_saved(
             cohort_id, target, self._options.wanted, self._list
         )
 

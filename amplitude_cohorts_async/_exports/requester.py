@@ -15,24 +15,20 @@ import attrs
 from .._core.claims import Call, Delivered, Doubt, Listing, ReadList
 from .._core.export_errors import ambiguous_export
 from .._core.ids import checked_id
-from .._core.job_rows import DeliveryRow, ExportRow, Wanted
+from .._core.job_rows import DeliveryRow, ExportRow
 from .._core.requests import Endpoints, checked_properties
 from .._core.tokens import (
     ExportRef,
     from_token,
-    has_file,
-    is_unchanged,
 )
-from .._io.cancellation import finish_despite_cancel, in_thread
+from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
 from .._io.jobs.base import JobStore
 from .._io.limits.budget import Budget
-from .._io.sinks.saved_file import from_record
 from .._io.sinks.target import Target
 from ..errors import (
     AmbiguousExportError,
     CohortsError,
-    ExportError,
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
@@ -40,12 +36,13 @@ from ..errors import (
 from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
-from .app_jobs import AppJobs, Joined, target_name
+from .app_jobs import AppJobs, Joined
 from .claim import Claim, Delivery
 from .downloader import Progress
 from .poller import JobPoller
 from .purchase import Purchase, SendWatch
 from .spent_export import SpentExport
+from .unchanged import SavedExports, saved_of
 
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +68,7 @@ class StartedExport:
 
 
 class ExportRequester:
-    """Requests exports, joins running ones, and finds those that are unchanged."""
+    """Requests exports, and joins running ones."""
 
     def __init__(
         self,
@@ -106,6 +103,11 @@ class ExportRequester:
         )
 
         return other
+
+    @property
+    def saved(self) -> SavedExports:
+        """The exports that were saved before."""
+        return SavedExports(self.jobs, self._clock, self._job, self._thread)
 
     async def request(
         self,
@@ -195,7 +197,7 @@ class ExportRequester:
 
         if started.saved is not None:
             async with started.export.tracked(), started.delivery.held():
-                saved = await self.intact(started.saved, target)
+                saved = await self.saved.intact(started.saved, target)
 
         if saved is None:
             saved = await started.export.save(
@@ -204,96 +206,6 @@ class ExportRequester:
 
         started.delivery.answered()
         return attrs.evolve(saved, unchanged=False, spent=int(started.spent))
-
-    async def unchanged(
-        self,
-        earlier: SavedExport | str,
-        target: Target,
-        wanted: Wanted,
-        *,
-        cohort: Cohort | None,
-        progress: Progress | None,
-    ) -> SavedExport | None:
-        """
-        Return an earlier export at a target, or None if a new one is needed.
-
-        Its file is downloaded again from the earlier job, which spends nothing, if
-        it is gone or was changed, or only a token is given.
-
-        Args:
-            cohort: The cohort as listed now; None when it is not listed.
-        """
-        token = earlier if isinstance(earlier, str) else earlier.token
-        ref = from_token(token)
-
-        if (
-            cohort is None
-            or (ref.cohort_id, ref.properties) != (cohort.id, wanted)
-            or not is_unchanged(cohort, ref)
-        ):
-            return None
-
-        if isinstance(earlier, SavedExport):
-            saved = await self.intact(earlier, target)
-            if saved is not None:
-                return saved
-
-        if has_file(ref, now=self._clock.utcnow()):
-            with suppress(ExportError):
-                saved = await self._again(ref, target, progress)
-                return attrs.evolve(saved, unchanged=True)
-
-        return None
-
-    async def _again(
-        self, ref: ExportRef, target: Target, progress: Progress | None
-    ) -> SavedExport:
-        export = self._job(ref)
-        delivery = await export.deliver(target_name(target), target.format.suffix)
-        saved = await export.save(target, delivery, progress=progress)
-        delivery.answered()
-
-        return saved
-
-    async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
-        """Return an earlier export, if its file is still at a target, unchanged."""
-
-        def is_intact() -> bool:
-            """Whether the file is at the target, as it was saved."""
-            is_here = earlier.path.absolute() == target.path.absolute()
-
-            return is_here and earlier.file.is_intact()
-
-        if not await in_thread(is_intact, self._thread):
-            return None
-
-        return attrs.evolve(
-            earlier, path=target.path, unchanged=True, downloaded=0, links=0
-        )
-
-    async def unchanged_since_saved(
-        self,
-        cohort_id: str,
-        target: Target,
-        wanted: Wanted,
-        read_list: Callable[[], Awaitable[Mapping[str, Cohort]]],
-    ) -> SavedExport | None:
-        """Return the last export saved at a target, or None if a new one is needed."""
-        row = await self.jobs.saved_before(
-            cohort_id, target_name(target), target.format.suffix
-        )
-        earlier = _saved_of(row)
-
-        if earlier is None:
-            return None
-
-        return await self.unchanged(
-            earlier,
-            target,
-            wanted,
-            cohort=(await read_list()).get(cohort_id),
-            progress=None,
-        )
 
     async def listed(self) -> Mapping[str, Cohort]:
         """Return the listed cohorts by id."""
@@ -316,13 +228,13 @@ class ExportRequester:
             await finish_despite_cancel(found.delivery.release())
             raise
 
-        return StartedExport(job, found.delivery, saved=_saved_of(found.join.delivery))
+        return StartedExport(job, found.delivery, saved=saved_of(found.join.delivery))
 
     async def _answered(self, call: Call, row: DeliveryRow) -> StartedExport:
         ref = from_token(str(row.saved and row.saved["token"]))
         delivery = await self.jobs.deliver(ref, call.target, call.format)
 
-        return StartedExport(self._job(ref), delivery, saved=_saved_of(row))
+        return StartedExport(self._job(ref), delivery, saved=saved_of(row))
 
     async def _listing(self, cohort_id: str) -> Listing:
         try:
@@ -401,15 +313,3 @@ class ExportRequester:
         return SpentExport(
             self._session, ref, endpoints=self._endpoints, poller=poller, jobs=self.jobs
         )
-
-
-def _saved_of(delivery: DeliveryRow | None) -> SavedExport | None:
-    if delivery is None or delivery.saved is None:
-        return None
-
-    # A record that another release wrote may not be readable: then the file is
-    # downloaded again.
-    with suppress(KeyError, TypeError, ValueError):
-        return from_record(delivery.saved)
-
-    return None
