@@ -127,17 +127,16 @@ class AppRows:
 
     @asynccontextmanager
     async def renewed(
-        self, *renew: Callable[[], Awaitable[None]]
+        self, renew: Callable[[], Awaitable[None]]
     ) -> AsyncGenerator[None]:
-        """Renew leases until the context is left."""
+        """Renew a lease until the context is left."""
 
         async def renewing() -> None:
-            """Renew them three times in their life."""
+            """Renew it three times in its life."""
             while True:
                 await asyncio.sleep(self.store.lease / 3)
-                for each in renew:
-                    with suppress(JobStoreUnavailableError):
-                        await each()
+                with suppress(JobStoreUnavailableError):
+                    await renew()
 
         async with background(renewing()):
             yield

@@ -34,7 +34,7 @@ from .directory_store import directory_store
 from .old_record import import_old_record
 from .purchase import SendWatch
 from .requester import ExportRequester, StartedExport
-from .runs import OpenRun, RunStore, file_name
+from .runs import RunStore, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
@@ -126,14 +126,11 @@ class ExportRun:
         self._waiting = deque(distinct_cohort_ids(cohort_ids))
         self._directory = directory
         self._options = options
-        self._ids = tuple(self._waiting)
         self._own_store: JobStore | None = None
         self._runs: RunStore | None = None
-        self._open_run: OpenRun | None = None
         self._holding: asyncio.Task[None] | None = None
         self._listing = asyncio.Lock()
         self._listed: Mapping[str, Cohort] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._step_lock = asyncio.Lock()
         self._steps = 0
         self._may_request = asyncio.Event()
@@ -191,10 +188,10 @@ class ExportRun:
 
     def abandon(self) -> None:
         """Stop the tasks without waiting; may be called in any thread."""
-        if self._loop is not None:
+        if self._holding is not None:
             # A closed loop raises; it runs no tasks.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._stop)
+                self._holding.get_loop().call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
         self._is_over = True
@@ -246,7 +243,7 @@ class ExportRun:
         return task.result()
 
     async def _start(self) -> None:
-        if self._loop is None:
+        if self._holding is None:
             await self._open()
 
         while self._waiting and len(self._tasks) < self._options.max_concurrency:
@@ -255,6 +252,7 @@ class ExportRun:
             self._tasks.add(asyncio.create_task(work, name=f"export of {cohort_id}"))
 
     async def _open(self) -> None:
+        cohort_ids = tuple(self._waiting)
         await self._rows.settle()
         # Raises if the directory cannot be written to, before the first outcome.
         await anyio.to_thread.run_sync(self._target, "cohort")
@@ -273,14 +271,12 @@ class ExportRun:
             self._exports.jobs.rows,
             self._runs,
             self._directory,
-            cohort_ids=self._ids,
+            cohort_ids=cohort_ids,
             wanted=options.wanted,
             format=options.format.suffix,
         )
-        is_fresh = options.reuse_within == 0
-        self._open_run = await self._runs.open(self._ids, is_fresh=is_fresh)
-        self._loop = asyncio.get_running_loop()
-        self._holding = asyncio.create_task(_hold(self._runs))
+        await self._runs.open(cohort_ids, is_fresh=options.reuse_within == 0)
+        self._holding = asyncio.create_task(self._runs.hold())
 
     async def _close(self) -> None:
         try:
@@ -353,7 +349,7 @@ class ExportRun:
                 self._requests.discard(request)
 
     def _call(self, cohort_id: str, target: Target) -> Call:
-        options, run = self._options, self._open_run
+        options, run = self._options, self._runs.current if self._runs else None
         assert run is not None  # noqa: S101 - opened before the first task
 
         return Call(
@@ -400,11 +396,6 @@ class _Requesting(SendWatch):
 
         if self.is_withdrawn:
             self.task.cancel()
-
-
-async def _hold(run: RunStore) -> None:
-    async with run.held():
-        await asyncio.get_running_loop().create_future()
 
 
 def _is_being_cancelled() -> bool:
