@@ -267,11 +267,11 @@ class Operations:
             on_unknown=checked_on_unknown(on_unknown),
         )
         # First of all: what is requested from now on answers this call as well.
-        began = await self.jobs.begin(call.cohort_id)
+        since_sequence = await self.jobs.last_sequence(call.cohort_id)
         target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)
         call = attrs.evolve(
             call,
-            began=began,
+            since_sequence=since_sequence,
             target=target_name(target),
             format=target.format.suffix,
         )

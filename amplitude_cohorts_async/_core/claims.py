@@ -39,23 +39,23 @@ class Call:
     What a call asks for.
 
     Attributes:
-        began: The number of the cohort's last event when the call began; None if it
-            begins now.
+        since_sequence: The number of the cohort's last event when the call began; None
+            if it begins now.
         target: As in `DeliveryRow`.
         reuse_within: Seconds: how old an export may be that is adopted.
-        runs: The open runs that the call continues.
+        continues: The open runs that the call continues.
         run: The run that the call belongs to.
     """
 
     cohort_id: str
     properties: Wanted = False
     occurrence: str | None = None
-    began: int | None = None
+    since_sequence: int | None = None
     target: str | None = None
     format: str | None = None
     reuse_within: float = 3600.0
     on_unknown: OnUnknown = "raise"
-    runs: frozenset[str] = frozenset()
+    continues: frozenset[str] = frozenset()
     run: str | None = None
 
 
@@ -82,7 +82,7 @@ class Delivered:
 
 
 @attrs.frozen
-class Wait:
+class WaitForOther:
     """Another caller is about to request the same export."""
 
     export: ExportRow
@@ -101,13 +101,13 @@ class ReadList:
 
 
 @attrs.frozen
-class Request:
+class RequestNew:
     """Request an export: one that is queued, or a new one (None)."""
 
     export: ExportRow | None = None
 
 
-Decision: TypeAlias = Join | Delivered | Wait | Doubt | ReadList | Request
+Decision: TypeAlias = Join | Delivered | WaitForOther | Doubt | ReadList | RequestNew
 
 
 @attrs.frozen(kw_only=True)
@@ -135,7 +135,7 @@ class Claims:
             or self._requested_meanwhile(exports)
             or self._left(exports)
             or self._queued(exports)
-            or Request()
+            or RequestNew()
         )
 
     def _same(self) -> Iterator[ExportRow]:
@@ -150,7 +150,9 @@ class Claims:
 
     def _of_run(self) -> Decision | None:
         deliveries = [
-            each for each in self.rows.deliveries.values() if each.run in self.call.runs
+            each
+            for each in self.rows.deliveries.values()
+            if each.run in self.call.continues
         ]
 
         for delivery in sorted(deliveries, key=lambda each: -each.sequence):
@@ -182,8 +184,10 @@ class Claims:
         return None
 
     def _requested_meanwhile(self, exports: list[ExportRow]) -> Decision | None:
+        since = self.call.since_sequence or 0
+
         for export in exports:
-            if export.sequence > (self.call.began or 0) and export.state in SPENT:
+            if export.sequence > since and export.state in SPENT:
                 return Join(export, self._open_delivery(export))
 
         return None
@@ -195,7 +199,7 @@ class Claims:
             if export.state is ExportState.ATTEMPTED and self.rows.is_alive(
                 export.lease
             ):
-                return Wait(export)
+                return WaitForOther(export)
             if not self._is_younger(export, within) or self._is_outdated(export):
                 continue
             if self._counts(export):
@@ -211,11 +215,9 @@ class Claims:
     def _queued(self, exports: list[ExportRow]) -> Decision | None:
         for export in exports:
             if export.state is ExportState.QUEUED:
-                return (
-                    Wait(export)
-                    if self.rows.is_alive(export.lease)
-                    else Request(export)
-                )
+                if self.rows.is_alive(export.lease):
+                    return WaitForOther(export)
+                return RequestNew(export)
 
         return None
 
@@ -225,8 +227,11 @@ class Claims:
             self.call.on_unknown == "raise" or self.rows.is_alive(export.lease)
         )
 
-    def _attempted(self, export: ExportRow) -> Wait | Doubt:
-        return Wait(export) if self.rows.is_alive(export.lease) else Doubt(export)
+    def _attempted(self, export: ExportRow) -> WaitForOther | Doubt:
+        if self.rows.is_alive(export.lease):
+            return WaitForOther(export)
+
+        return Doubt(export)
 
     def _is_younger(self, export: ExportRow, life: timedelta) -> bool:
         return self.rows.at - export.began_at < life

@@ -210,13 +210,13 @@ class CohortRows:
     is_alive: IsAlive = attrs.field(default=_is_given, eq=False)
     as_read: dict[str, object] = attrs.field(factory=dict[str, object], repr=False)
 
-    def next_number(self) -> int:
+    def next_sequence(self) -> int:
         """Return the number of a new event."""
         self.sequence += 1
 
         return self.sequence
 
-    def change(self, export: ExportRow, **changes: object) -> ExportRow:
+    def update_export(self, export: ExportRow, **changes: object) -> ExportRow:
         """Store an export with some changes, and return it."""
         changes |= {"revision": export.revision + 1, "updated_at": self.at}
         changed = attrs.evolve(export, **changes)  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ class CohortRows:
 
         return changed
 
-    def deliver(self, delivery: DeliveryRow, **changes: object) -> DeliveryRow:
+    def update_delivery(self, delivery: DeliveryRow, **changes: object) -> DeliveryRow:
         """Store a delivery with some changes, and return it."""
         changed = attrs.evolve(delivery, **changes)  # type: ignore[arg-type]
         self.deliveries[delivery.id] = changed
@@ -284,7 +284,7 @@ class CohortRows:
         return sorted(rows, key=lambda row: (row.finished_at, row.sequence))
 
 
-def record_of(rows: CohortRows, export: ExportRow) -> JobRecord:
+def job_record(rows: CohortRows, export: ExportRow) -> JobRecord:
     """Return an export as its users see it."""
     deliveries = sorted(rows.deliveries_of(export), key=lambda each: each.begun_at)
     is_left = any(each.finished_at is None for each in deliveries) or not deliveries

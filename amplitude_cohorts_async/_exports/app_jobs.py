@@ -21,7 +21,7 @@ from .._core.claims import (
     Decision,
     Join,
     Listing,
-    Request,
+    RequestNew,
     is_superseded,
 )
 from .._core.job_rows import (
@@ -30,7 +30,7 @@ from .._core.job_rows import (
     DeliveryRow,
     ExportRow,
     ExportState,
-    record_of,
+    job_record,
 )
 from .._core.tokens import ExportRef, export_key
 from .._io.cancellation import finish_despite_cancel
@@ -96,11 +96,11 @@ class AppJobs:
 
         return self.store.lock(f"{self.rows.app}:{key}:{call.occurrence or ''}")
 
-    async def begin(self, cohort_id: str) -> int:
+    async def last_sequence(self, cohort_id: str) -> int:
         """Return the number of the cohort's last event."""
         await self.rows.settle()
 
-        return await self.rows.change(cohort_id, lambda rows: rows.sequence)
+        return await self.rows.transact(cohort_id, lambda rows: rows.sequence)
 
     async def claim_new(self, call: Call) -> Claim:
         """
@@ -135,7 +135,7 @@ class AppJobs:
             decision = Claims(rows=rows, call=call, listing=listing).decide()
 
             match decision:
-                case Request(export):
+                case RequestNew(export):
                     claim = self._claimed(rows, call, export)
                     stored[:] = [claim]
                     return claim
@@ -183,9 +183,9 @@ class AppJobs:
             export = rows.of_request(ref.request_id)
             if export is not None and export.state is ExportState.PARKED:
                 # Whoever names it takes it up.
-                export = rows.change(export, state=ExportState.REQUESTED)
+                export = rows.update_export(export, state=ExportState.REQUESTED)
             if export is None:
-                export = rows.change(
+                export = rows.update_export(
                     ExportRow(
                         id=new_id(),
                         cohort_id=call.cohort_id,
@@ -221,9 +221,9 @@ class AppJobs:
 
         def work(rows: CohortRows) -> None:
             """Give the write its place in the order."""
-            rows.written = rows.next_number()
+            rows.written = rows.next_sequence()
 
-        await self.rows.change(cohort_id, work)
+        await self.rows.transact(cohort_id, work)
 
     async def mark(self, ref: ExportRef, state: ExportState) -> None:
         """Store what became of a spent export, if it is known and not put aside."""
@@ -232,7 +232,7 @@ class AppJobs:
             """Change its state."""
             export = rows.of_request(ref.request_id)
             if export is not None and export.state in SPENT - {state}:
-                rows.change(export, state=state)
+                rows.update_export(export, state=state)
 
         if ref.cohort_id is not None:
             await self.rows.save(ref.cohort_id, work)
@@ -255,7 +255,7 @@ class AppJobs:
             ]
             return rows.deliveries[max(found)[2]] if found else None
 
-        return await self.rows.change(cohort_id, work)
+        return await self.rows.transact(cohort_id, work)
 
     async def records(self) -> list[KnownJob]:
         """Return all exports, the newest first."""
@@ -267,7 +267,7 @@ class AppJobs:
             rows.prune()
             return [
                 KnownJob(
-                    record_of(rows, export),
+                    job_record(rows, export),
                     due=[
                         each
                         for each in rows.deliveries_of(export)
@@ -279,7 +279,7 @@ class AppJobs:
             ]
 
         for cohort_id in await self.rows.cohort_ids():
-            found += await self.rows.change(cohort_id, work)
+            found += await self.rows.transact(cohort_id, work)
 
         return sorted(found, key=lambda each: _moment(each.record), reverse=True)
 
@@ -295,9 +295,11 @@ class AppJobs:
                     f"{export.state.value}; only a spent one, whose file is or will be "
                     f"there, can be put aside"
                 )
-            return record_of(rows, rows.change(export, state=ExportState.PARKED))
+            return job_record(
+                rows, rows.update_export(export, state=ExportState.PARKED)
+            )
 
-        return await self.rows.change(record.cohort_id, work)
+        return await self.rows.transact(record.cohort_id, work)
 
     async def forget(self, record: JobRecord) -> None:
         """Remove an export and its deliveries; one that is not there is forgotten."""
@@ -307,7 +309,7 @@ class AppJobs:
             if record.id in rows.exports:
                 rows.forget(rows.exports[record.id])
 
-        await self.rows.change(record.cohort_id, work)
+        await self.rows.transact(record.cohort_id, work)
 
     async def take(self, record: JobRecord, delivery: DeliveryRow) -> Delivery | None:
         """
@@ -337,7 +339,7 @@ class AppJobs:
     ) -> T:
         """Change the rows; nobody goes on with what was *stored* for a cancelled call."""
         try:
-            return await self.rows.change(cohort_id, work)
+            return await self.rows.transact(cohort_id, work)
         except asyncio.CancelledError:
             for each in stored:
                 await finish_despite_cancel(each.release())
@@ -354,7 +356,7 @@ class AppJobs:
             label=self.label,
         )
         number = export.claims + 1
-        export = rows.change(
+        export = rows.update_export(
             export, claims=number, lease=self.rows.lease(number, rows.now)
         )
         delivery = self._delivery(rows, call, export, None)
@@ -391,7 +393,7 @@ class AppJobs:
             begun_at=rows.at,
         )
         number = left.lease.number + 1 if left.lease else 1
-        row = rows.deliver(
+        row = rows.update_delivery(
             left,
             sequence=export.sequence,
             run=call.run,

@@ -42,7 +42,7 @@ class AppRows:
         self._clock = clock
         self._owner = this_process if store.local else _no_name
         self._unsaved: list[tuple[str, Change[None]]] = []
-        self._answers: set[asyncio.Task[None]] = set()
+        self._pending: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
         """Store what is not stored yet."""
@@ -50,7 +50,7 @@ class AppRows:
 
         for cohort_id in {cohort_id for cohort_id, _ in self._unsaved}:
             with suppress(JobStoreUnavailableError):
-                await self.change(cohort_id, lambda _rows: None)
+                await self.transact(cohort_id, lambda _rows: None)
 
     async def cohort_ids(self) -> list[str]:
         """Return the cohorts that have rows."""
@@ -61,7 +61,7 @@ class AppRows:
             group.removeprefix(prefix) for group in groups if group.startswith(prefix)
         ]
 
-    async def change(self, cohort_id: str, change: Change[T]) -> T:
+    async def transact(self, cohort_id: str, change: Change[T]) -> T:
         """
         Run *change* on the rows of a cohort, atomically; a cancellation waits.
 
@@ -95,7 +95,7 @@ class AppRows:
         For what has happened already: it must not be lost, nor hold up its caller.
         """
         try:
-            await self.change(cohort_id, change)
+            await self.transact(cohort_id, change)
         except JobStoreUnavailableError:
             self._unsaved.append((cohort_id, change))
             return False
@@ -110,7 +110,7 @@ class AppRows:
         """Return the date and time of the client's clock."""
         return self._clock.utcnow()
 
-    def answer(self, work: Awaitable[None]) -> None:
+    def in_background(self, work: Awaitable[None]) -> None:
         """
         Run *work* in the background; the next call and `aclose()` wait for it.
 
@@ -118,8 +118,8 @@ class AppRows:
         a cancellation could come between the record and the return.
         """
         task = asyncio.ensure_future(work)
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     def lease(self, number: int, now: float) -> Lease:
         """Return a lease of this process, from *now* on."""
@@ -153,8 +153,8 @@ class AppRows:
 
     async def settle(self) -> None:
         """Wait until every answer is recorded."""
-        if self._answers:
-            await asyncio.wait(self._answers)
+        if self._pending:
+            await asyncio.wait(self._pending)
 
 
 def _no_name() -> str:

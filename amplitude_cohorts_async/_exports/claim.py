@@ -56,7 +56,7 @@ class _Leased(ABC):
         """Extend the lease, if it is still this call's."""
 
     async def _renew(self) -> None:
-        await self._app.change(self._cohort_id, self._extend)
+        await self._app.transact(self._cohort_id, self._extend)
 
 
 class Delivery(_Leased):
@@ -96,7 +96,7 @@ class Delivery(_Leased):
             self._next_note = now + _NOTE_INTERVAL
         elif self.row is not None and now >= self._next_note:
             self._next_note = now + _NOTE_INTERVAL
-            self._app.answer(self._change(received=count))
+            self._app.in_background(self._change(received=count))
 
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""
@@ -106,31 +106,35 @@ class Delivery(_Leased):
             delivery = self.row and rows.deliveries.get(self.row.id, self.row)
             if delivery is None:
                 return
-            rows.deliver(delivery, finished_at=rows.at, saved=saved, answered_at=None)
+            rows.update_delivery(
+                delivery, finished_at=rows.at, saved=saved, answered_at=None
+            )
             export = rows.exports.get(delivery.export_id)
             if export is not None and export.state is ExportState.REQUESTED:
-                rows.change(export, state=ExportState.READY)
+                rows.update_export(export, state=ExportState.READY)
 
         await self._save(work)
 
     def answered(self) -> None:
         """Record that the call returned its result; call it last."""
         if self.row is not None:
-            self._app.answer(self._change(answered_at=self._app.utcnow(), lease=None))
+            self._app.in_background(
+                self._change(answered_at=self._app.utcnow(), lease=None)
+            )
 
     def _extend(self, rows: CohortRows) -> None:
         delivery = self._stored(rows)
         lease, mine = delivery and delivery.lease, self.row and self.row.lease
 
         if delivery and lease and mine and lease.number == mine.number:
-            rows.deliver(delivery, lease=self._app.lease(mine.number, rows.now))
+            rows.update_delivery(delivery, lease=self._app.lease(mine.number, rows.now))
 
     async def _change(self, **changes: object) -> None:
         def work(rows: CohortRows) -> None:
             """Change the delivery."""
             delivery = self._stored(rows)
             if delivery is not None:
-                rows.deliver(delivery, **changes)
+                rows.update_delivery(delivery, **changes)
 
         await self._save(work)
 
@@ -175,8 +179,8 @@ class Claim(_Leased):
             if export is None or export.state is not ExportState.QUEUED:
                 return False
 
-            number = rows.next_number()
-            rows.change(
+            number = rows.next_sequence()
+            rows.update_export(
                 export,
                 state=ExportState.ATTEMPTED,
                 sequence=number,
@@ -186,7 +190,7 @@ class Claim(_Leased):
             self._number_delivery(rows, export.id, number)
             return True
 
-        if not await self._app.change(self._cohort_id, work):
+        if not await self._app.transact(self._cohort_id, work):
             raise ClaimLostError
 
     async def refused(self) -> None:
@@ -196,7 +200,7 @@ class Claim(_Leased):
             """Put it back into the queue."""
             export = self._held_row(rows)
             if export is not None and export.state is ExportState.ATTEMPTED:
-                rows.change(
+                rows.update_export(
                     export,
                     state=ExportState.QUEUED,
                     sequence=0,
@@ -216,11 +220,11 @@ class Claim(_Leased):
             """Record it: as a row of its own, if the attempt's was replaced."""
             export = self._held_row(rows)
             if export is None or export.state is not ExportState.ATTEMPTED:
-                number = rows.next_number()
+                number = rows.next_sequence()
                 export = attrs.evolve(
                     self._export, id=new_id(), sequence=number, attempted_at=rows.at
                 )
-            rows.change(export, lease=None, **facts_of(ref))
+            rows.update_export(export, lease=None, **facts_of(ref))
             self._number_delivery(rows, export.id, export.sequence)
 
         if not await self._app.save(self._cohort_id, work):
@@ -245,7 +249,7 @@ class Claim(_Leased):
         if export.state is ExportState.QUEUED:
             rows.forget(export)
         else:
-            rows.change(export, lease=None)
+            rows.update_export(export, lease=None)
 
     def _held_row(self, rows: CohortRows) -> ExportRow | None:
         export = rows.exports.get(self._export.id)
@@ -257,7 +261,7 @@ class Claim(_Leased):
         delivery = row and rows.deliveries.get(row.id, row)
 
         if delivery is not None:
-            rows.deliver(delivery, export_id=export_id, sequence=number)
+            rows.update_delivery(delivery, export_id=export_id, sequence=number)
 
 
 def facts_of(ref: ExportRef) -> dict[str, object]:

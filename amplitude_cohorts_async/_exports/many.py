@@ -34,7 +34,7 @@ from .directory_store import directory_store
 from .old_record import import_old_record
 from .purchase import SendWatch
 from .requester import ExportRequester, StartedExport
-from .runs import RunStore, file_name
+from .runs import Runs, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
@@ -127,7 +127,7 @@ class ExportRun:
         self._directory = directory
         self._options = options
         self._own_store: JobStore | None = None
-        self._runs: RunStore | None = None
+        self._runs: Runs | None = None
         self._holding: asyncio.Task[None] | None = None
         self._listing = asyncio.Lock()
         self._listed: Mapping[str, Cohort] | None = None
@@ -234,7 +234,7 @@ class ExportRun:
             await self._end()
             # After the last await, like every answer: a step that is cancelled leaves
             # the run open.
-            self._rows.answer(self._close())
+            self._rows.in_background(self._close())
             return None
 
         task = next(task for task in self._tasks if task.done())
@@ -261,7 +261,7 @@ class ExportRun:
         store = directory_store(self._exports.jobs.store, self._directory)
         if store is not self._exports.jobs.store:
             self._exports, self._own_store = self._exports.keeping(store), store
-        self._runs = RunStore(
+        self._runs = Runs(
             self._exports.jobs.rows,
             directory=f"{gethostname()}:{place}",
             properties=options.wanted,
@@ -360,7 +360,7 @@ class ExportRun:
             reuse_within=options.reuse_within,
             on_unknown=options.on_unknown,
             run=run.row.id,
-            runs=run.continued[cohort_id],
+            continues=run.continued[cohort_id],
         )
 
     def _target(self, cohort_id: str) -> Target:

@@ -22,7 +22,7 @@ from .._io.cancellation import in_thread
 from ..errors import CohortsError
 from .app_rows import AppRows
 from .claim import facts_of, new_id
-from .runs import RunStore
+from .runs import Runs
 
 NAME = ".amplitude-exports.jsonl"
 
@@ -78,7 +78,7 @@ class _Old:
 
 async def import_old_record(
     app: AppRows,
-    runs: RunStore,
+    runs: Runs,
     directory: Path,
     *,
     cohort_ids: Iterable[str],
@@ -120,7 +120,7 @@ async def import_old_record(
         for old in members:
             target = runs.target(str(old.ref.cohort_id), suffix)
             change = partial(_insert, old, run if old.is_open else None, target)
-            await app.change(str(old.ref.cohort_id), change)
+            await app.transact(str(old.ref.cohort_id), change)
 
     await in_thread(partial(_leave, path, history.attempted - keys.keys()))
 
@@ -146,7 +146,7 @@ def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
 
     if export is None:
         began_at = old.ref.requested_at or rows.at
-        export = rows.change(
+        export = rows.update_export(
             ExportRow(
                 id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at
             ),
@@ -155,12 +155,12 @@ def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
                 "request_id": old.ref.request_id or None,
                 "state": old.state,
                 "attempted_at": began_at,
-                "sequence": rows.next_number(),
+                "sequence": rows.next_sequence(),
             },
         )
 
     done_at = None if old.saved is None else rows.at
-    rows.deliver(
+    rows.update_delivery(
         DeliveryRow(
             id=new_id(),
             export_id=export.id,

@@ -107,7 +107,7 @@ class ExportRequester:
     @property
     def saved(self) -> SavedExports:
         """The exports that were saved before."""
-        return SavedExports(self.jobs, self._clock, self._job, self._thread)
+        return SavedExports(self.jobs, self._clock, self._spent, self._thread)
 
     async def request(
         self,
@@ -122,9 +122,9 @@ class ExportRequester:
 
         while True:
             claim = await self.jobs.claim_new(call)
-            job = await self._claimed(call, claim, allowance)
-            if job is not None:
-                return StartedExport(job, claim.delivery, spent=True)
+            spent = await self._claimed(call, claim, allowance)
+            if spent is not None:
+                return StartedExport(spent, claim.delivery, spent=True)
 
     def resume(self, request_id_or_token: str) -> SpentExport:
         """Return the job of an export that was requested before; sends nothing."""
@@ -136,7 +136,7 @@ class ExportRequester:
                 f"client; use a client of its region"
             )
 
-        return self._job(ref)
+        return self._spent(ref)
 
     async def join_or_request(
         self,
@@ -152,9 +152,9 @@ class ExportRequester:
             AmbiguousExportError: One may have been spent, and its id is not known.
             JobStoreUnavailableError: Nothing was sent.
         """
-        if call.began is None:
-            began = await self.jobs.begin(call.cohort_id)
-            call = attrs.evolve(call, began=began)
+        if call.since_sequence is None:
+            sequence = await self.jobs.last_sequence(call.cohort_id)
+            call = attrs.evolve(call, since_sequence=sequence)
 
         listing: Listing | None = None
         wait = _FIRST_WAIT
@@ -165,9 +165,9 @@ class ExportRequester:
 
                 match found:
                     case Claim():
-                        job = await self._claimed(call, found, allowance, watch)
-                        if job is not None:
-                            return StartedExport(job, found.delivery, spent=True)
+                        spent = await self._claimed(call, found, allowance, watch)
+                        if spent is not None:
+                            return StartedExport(spent, found.delivery, spent=True)
                     case Joined():
                         started = await self._joined(found)
                         if started is not None:
@@ -214,12 +214,12 @@ class ExportRequester:
     async def _joined(self, found: Joined) -> StartedExport | None:
         """Return a spent export, or None if it turns out to have no file."""
         ref = found.join.export.ref()
-        job = self._job(ref)
+        spent = self._spent(ref)
 
         try:
             # One that was requested since the call began need not be polled.
             if found.join.is_adopted:
-                await job.poll()
+                await spent.poll()
                 self._announce_adoption(ref)
         except (ExportFailedError, ExportExpiredError):
             # The poll has recorded it.
@@ -228,13 +228,13 @@ class ExportRequester:
             await finish_despite_cancel(found.delivery.release())
             raise
 
-        return StartedExport(job, found.delivery, saved=saved_of(found.join.delivery))
+        return StartedExport(spent, found.delivery, saved=saved_of(found.join.delivery))
 
     async def _answered(self, call: Call, row: DeliveryRow) -> StartedExport:
         ref = from_token(str(row.saved and row.saved["token"]))
         delivery = await self.jobs.deliver(ref, call.target, call.format)
 
-        return StartedExport(self._job(ref), delivery, saved=saved_of(row))
+        return StartedExport(self._spent(ref), delivery, saved=saved_of(row))
 
     async def _listing(self, cohort_id: str) -> Listing:
         try:
@@ -276,7 +276,7 @@ class ExportRequester:
         self._announce_wait(call.cohort_id)
         ref = await purchase.run(self._budget, allowance)
 
-        return None if ref is None else self._job(ref)
+        return None if ref is None else self._spent(ref)
 
     def _announce_adoption(self, ref: ExportRef) -> None:
         requested_at = ref.as_of or ref.requested_at or self._clock.utcnow()
@@ -300,7 +300,7 @@ class ExportRequester:
         if seconds >= 1:
             self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
-    def _job(self, ref: ExportRef) -> SpentExport:
+    def _spent(self, ref: ExportRef) -> SpentExport:
         # Those who share an export share its poller: its status is asked for once.
         poller = self._pollers.get(ref)
 

@@ -36,7 +36,7 @@ class OpenRun:
     continued: Mapping[str, frozenset[str]]
 
 
-class RunStore:
+class Runs:
     """
     The runs of one app that export the same into one directory.
 

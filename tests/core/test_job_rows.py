@@ -19,10 +19,10 @@ from amplitude_cohorts_async._core.job_rows import (
     ExportState,
     Lease,
     RunRow,
+    job_record,
     merged,
     read_cohort,
     read_runs,
-    record_of,
     shifted,
     write_cohort,
     write_runs,
@@ -158,8 +158,8 @@ def changed(cohort: CohortRows, rows: dict[str, str], times: int) -> dict[str, s
     for _ in range(times):
         cohort = read_cohort(rows)
         for export in list(cohort.exports.values()):
-            cohort.change(export)
-        cohort.next_number()
+            cohort.update_export(export)
+        cohort.next_sequence()
         write_cohort(rows, cohort)
 
     return rows
@@ -327,7 +327,7 @@ def test_what_is_forgotten_takes_its_deliveries_along() -> None:
 def test_a_change_counts(cohort: CohortRows) -> None:
     """And is stored."""
     for export in list(cohort.exports.values()):
-        row = cohort.change(export, state=ExportState.GONE)
+        row = cohort.update_export(export, state=ExportState.GONE)
         assert row == cohort.exports[export.id]
         assert (export.revision + 1, NOW) == (row.revision, row.updated_at)
 
@@ -335,8 +335,8 @@ def test_a_change_counts(cohort: CohortRows) -> None:
 def test_a_delivery_is_stored_with_its_changes() -> None:
     """New or known."""
     cohort = CohortRows()
-    cohort.deliver(DELIVERY)
-    row = cohort.deliver(DELIVERY, finished_at=NOW)
+    cohort.update_delivery(DELIVERY)
+    row = cohort.update_delivery(DELIVERY, finished_at=NOW)
 
     assert {"d1": attrs.evolve(DELIVERY, finished_at=NOW)} == {"d1": row}
     assert {"d1": row} == cohort.deliveries
@@ -346,7 +346,7 @@ def test_a_delivery_is_stored_with_its_changes() -> None:
 def test_a_record_says_what_the_rows_say(cohort: CohortRows) -> None:
     """What is open is spent, or may be, and was not delivered."""
     for export in cohort.exports.values():
-        record = record_of(cohort, export)
+        record = job_record(cohort, export)
         assert len(cohort.deliveries_of(export)) == len(record.deliveries)
         assert (record.token is None) == (export.request_id is None)
         if record.is_open:
