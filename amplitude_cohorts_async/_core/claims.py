@@ -90,7 +90,7 @@ class WaitForOther:
 
 @attrs.frozen
 class Doubt:
-    """An export may have been spent, and nobody knows its id."""
+    """An export may have been spent, and its id is not known."""
 
     export: ExportRow
 
@@ -102,7 +102,7 @@ class ReadList:
 
 @attrs.frozen
 class RequestNew:
-    """Request an export: one that is queued, or a new one (None)."""
+    """Request an export that is not spent: one that is queued, or none yet (None)."""
 
     export: ExportRow | None = None
 

@@ -36,7 +36,7 @@ IsAlive: TypeAlias = Callable[["Lease | None"], bool]
 """Whether a lease is held by a caller that may still be running."""
 
 OnUnknown: TypeAlias = Literal["raise", "spend"]
-"""What to do about an export that may have been spent, and whose id nobody knows."""
+"""What to do about an export that may have been spent, and whose id is not known."""
 
 ON_UNKNOWN: tuple[str, ...] = get_args(OnUnknown)
 
@@ -75,8 +75,9 @@ class Lease:
     The right to go on with a row, until a moment of the store's clock.
 
     Attributes:
-        owner: The process that holds it, and the call.
-        number: Counts the claims of a row: a write with another number is refused.
+        owner: The process that holds it; empty in a store of several machines.
+        number: Counts the holders of a row. A delivery is renewed only by the call
+            whose number it has; a run has 1, an export the number of its `claims`.
     """
 
     owner: str

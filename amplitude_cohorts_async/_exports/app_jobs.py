@@ -18,10 +18,13 @@ import attrs
 from .._core.claims import (
     Call,
     Claims,
-    Decision,
+    Delivered,
+    Doubt,
     Join,
     Listing,
+    ReadList,
     RequestNew,
+    WaitForOther,
     is_superseded,
 )
 from .._core.job_rows import (
@@ -59,8 +62,8 @@ class KnownJob:
     An export in the store.
 
     Attributes:
-        due: Its deliveries that nobody works on any more.
-        doubt: The export, if it may have been spent and nobody knows its id.
+        due: Its deliveries that were left: no running call holds them.
+        doubt: The export, if it may have been spent and its id is not known.
     """
 
     record: JobRecord
@@ -68,7 +71,7 @@ class KnownJob:
     doubt: ExportRow | None
 
 
-Found: TypeAlias = Decision | Claim | Joined
+Found: TypeAlias = Claim | Joined | Delivered | WaitForOther | Doubt | ReadList
 """What answers a call; a claim or a delivery is stored already."""
 
 
@@ -182,7 +185,7 @@ class AppJobs:
             """Find the export, or add it; and add or take over the delivery."""
             export = rows.of_request(ref.request_id)
             if export is not None and export.state is ExportState.PARKED:
-                # Whoever names it takes it up.
+                # It was put aside; the caller names it, and so takes it up.
                 export = rows.update_export(export, state=ExportState.REQUESTED)
             if export is None:
                 export = rows.update_export(
@@ -313,7 +316,7 @@ class AppJobs:
 
     async def take(self, record: JobRecord, delivery: DeliveryRow) -> Delivery | None:
         """
-        Go on with a delivery that was left, if nobody else does.
+        Go on with a delivery that was left, if no other process does.
 
         None is returned as well if its target has a newer export by now.
         """
@@ -337,7 +340,7 @@ class AppJobs:
     async def _change(
         self, cohort_id: str, work: Change[T], stored: list[Claim | Delivery]
     ) -> T:
-        """Change the rows; nobody goes on with what was *stored* for a cancelled call."""
+        """Change the rows; give up what was *stored* if the call is cancelled."""
         try:
             return await self.rows.transact(cohort_id, work)
         except asyncio.CancelledError:
@@ -416,7 +419,7 @@ def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
 
 
 def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | None:
-    """Return the delivery to the call's target that nobody goes on with, if any."""
+    """Return the last delivery to the call's target that was left, if any."""
     left = [
         each
         for each in rows.deliveries_of(export)
@@ -434,7 +437,7 @@ def _moment(record: JobRecord) -> str:
 
 
 def _is_due(rows: CohortRows, export: ExportRow, delivery: DeliveryRow) -> bool:
-    """Whether a delivery was left to whoever comes next."""
+    """Whether a delivery was left, and its file is still wanted at its target."""
     return (
         export.state in SPENT
         and delivery.finished_at is None

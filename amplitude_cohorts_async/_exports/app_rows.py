@@ -114,8 +114,8 @@ class AppRows:
         """
         Run *work* in the background; the next call and `aclose()` wait for it.
 
-        A call records that it returned after its last step. Would it wait for that,
-        a cancellation could come between the record and the return.
+        So a call records that it returned: if it waited until that is stored, it
+        could be cancelled after the record, and would not return.
         """
         task = asyncio.ensure_future(work)
         self._pending.add(task)
@@ -152,7 +152,7 @@ class AppRows:
         return is_alive
 
     async def settle(self) -> None:
-        """Wait until every answer is recorded."""
+        """Wait until no work runs in the background."""
         if self._pending:
             await asyncio.wait(self._pending)
 

@@ -85,7 +85,7 @@ class Delivery(_Leased):
         await self.release()
 
     async def release(self) -> None:
-        """Give the lease up; whoever comes next may go on with the delivery."""
+        """Give the lease up; the next call may go on with the delivery."""
         await self._change(lease=None)
 
     def received(self, count: int) -> None:
@@ -211,7 +211,7 @@ class Claim(_Leased):
 
     async def requested(self, ref: ExportRef) -> None:
         """
-        Record the id of the export that was spent, whoever has the claim by now.
+        Record the id of the export that was spent, even if the claim was lost.
 
         It never raises.
         """

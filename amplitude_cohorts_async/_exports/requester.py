@@ -7,12 +7,20 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from typing import assert_never
 from weakref import WeakValueDictionary
 
 import anyio
 import attrs
 
-from .._core.claims import Call, Delivered, Doubt, Listing, ReadList
+from .._core.claims import (
+    Call,
+    Delivered,
+    Doubt,
+    Listing,
+    ReadList,
+    WaitForOther,
+)
 from .._core.export_errors import ambiguous_export
 from .._core.ids import checked_id
 from .._core.job_rows import DeliveryRow, ExportRow
@@ -57,7 +65,7 @@ class StartedExport:
 
     Attributes:
         spent: Whether this call spent an export on it.
-        delivery: The call's own.
+        delivery: The delivery that this call has begun, or goes on with.
         saved: The record of a delivery that answers the call; else None.
     """
 
@@ -152,10 +160,7 @@ class ExportRequester:
             AmbiguousExportError: One may have been spent, and its id is not known.
             JobStoreUnavailableError: Nothing was sent.
         """
-        if call.since_sequence is None:
-            sequence = await self.jobs.last_sequence(call.cohort_id)
-            call = attrs.evolve(call, since_sequence=sequence)
-
+        call = await self._begun(call)
         listing: Listing | None = None
         wait = _FIRST_WAIT
 
@@ -178,11 +183,13 @@ class ExportRequester:
                         listing = await self._listing(call.cohort_id)
                     case Doubt(export):
                         raise await self._doubt(export)
-                    case _:
-                        # Another process is about to request it, and is not seen to
-                        # end. At most once a second the store is asked.
+                    case WaitForOther():
+                        # The store does not tell when the other process has ended: it
+                        # is asked again, at most once a second.
                         await asyncio.sleep(wait)
                         wait = min(2 * wait, _LONGEST_WAIT)
+                    case _:
+                        assert_never(found)
 
     async def save(
         self,
@@ -210,6 +217,13 @@ class ExportRequester:
     async def listed(self) -> Mapping[str, Cohort]:
         """Return the listed cohorts by id."""
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
+
+    async def _begun(self, call: Call) -> Call:
+        if call.since_sequence is not None:
+            return call
+
+        sequence = await self.jobs.last_sequence(call.cohort_id)
+        return attrs.evolve(call, since_sequence=sequence)
 
     async def _joined(self, found: Joined) -> StartedExport | None:
         """Return a spent export, or None if it turns out to have no file."""

@@ -80,10 +80,10 @@ class JobRunner:
 
             path = path_of(row.target) or ""
             target = await anyio.to_thread.run_sync(checked_target, path, row.format)
-            # Last of all: whoever has taken it must hold it.
+            # Last of all: a delivery that was taken is held from then on.
             delivery = await self.jobs.take(record, row)
             if delivery is None:
-                # Another runner was faster; the next look tells whether it ended well.
+                # Another runner has taken it; the next look shows whether it was delivered.
                 return None
 
             saved = await spent.save(target, delivery)

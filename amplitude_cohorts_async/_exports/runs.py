@@ -1,4 +1,4 @@
-"""The runs of `export_many()` in the job store: open until their iterator is exhausted."""
+"""The runs of `export_many()` in the job store: open until their iterator ends."""
 
 from __future__ import annotations
 
