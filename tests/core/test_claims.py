@@ -105,7 +105,7 @@ def test_deciding_changes_nothing(
 def test_what_is_joined_has_a_file_and_is_what_was_asked_for(
     rows: CohortRows, call: Call, listing: Listing | None
 ) -> None:
-    """The same columns, no parked or failed one, and no delivery of another's target."""
+    """The same columns, no parked or failed one, no delivery of another's target."""
     decision = decide(rows, call, listing)
 
     if isinstance(decision, Join):

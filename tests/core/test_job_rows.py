@@ -1,4 +1,4 @@
-"""Rows of the store: written and read as they are, merged, and kept as long as needed."""
+"""Rows of the store: written and read as they are, merged, kept as long as needed."""
 
 from __future__ import annotations
 
