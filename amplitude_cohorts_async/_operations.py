@@ -267,11 +267,11 @@ class Operations:
             on_unknown=checked_on_unknown(on_unknown),
         )
         # First of all: what is requested from now on answers this call as well.
-        began = await self.jobs.begin(call.cohort_id)
+        since_sequence = await self.jobs.last_sequence(call.cohort_id)
         target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)
         call = attrs.evolve(
             call,
-            began=began,
+            since_sequence=since_sequence,
             target=target_name(target),
             format=target.format.suffix,
         )
@@ -315,7 +315,7 @@ class Operations:
     ) -> SavedExport | None:
         if if_changed_since is not None:
             cohort = (await listed()).get(call.cohort_id)
-            return await self.exports.unchanged(
+            return await self.exports.saved.unchanged(
                 if_changed_since,
                 target,
                 call.properties,
@@ -324,7 +324,7 @@ class Operations:
             )
 
         if skip_unchanged:
-            return await self.exports.unchanged_since_saved(
+            return await self.exports.saved.unchanged_since_saved(
                 call.cohort_id, target, call.properties, listed
             )
 

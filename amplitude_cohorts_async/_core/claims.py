@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeAlias, cast
 
 import attrs
@@ -25,7 +25,6 @@ from .job_rows import (
     DeliveryRow,
     ExportRow,
     ExportState,
-    IsAlive,
     OnUnknown,
     Wanted,
 )
@@ -40,23 +39,23 @@ class Call:
     What a call asks for.
 
     Attributes:
-        began: The number of the cohort's last event when the call began; None if it
-            begins now.
+        since_sequence: The number of the cohort's last event when the call began; None
+            if it begins now.
         target: As in `DeliveryRow`.
         reuse_within: Seconds: how old an export may be that is adopted.
-        runs: The open runs that the call continues.
+        continues: The open runs that the call continues.
         run: The run that the call belongs to.
     """
 
     cohort_id: str
     properties: Wanted = False
     occurrence: str | None = None
-    began: int | None = None
+    since_sequence: int | None = None
     target: str | None = None
     format: str | None = None
     reuse_within: float = 3600.0
     on_unknown: OnUnknown = "raise"
-    runs: frozenset[str] = frozenset()
+    continues: frozenset[str] = frozenset()
     run: str | None = None
 
 
@@ -83,7 +82,7 @@ class Delivered:
 
 
 @attrs.frozen
-class Wait:
+class WaitForOther:
     """Another caller is about to request the same export."""
 
     export: ExportRow
@@ -91,7 +90,7 @@ class Wait:
 
 @attrs.frozen
 class Doubt:
-    """An export may have been spent, and nobody knows its id."""
+    """An export may have been spent, and its id is not known."""
 
     export: ExportRow
 
@@ -100,17 +99,15 @@ class Doubt:
 class ReadList:
     """An export can be adopted, if the list shows that its cohort was not edited."""
 
-    export: ExportRow
-
 
 @attrs.frozen
-class Request:
-    """Request an export: one that is queued, or a new one (None)."""
+class RequestNew:
+    """Request an export that is not spent: one that is queued, or none yet (None)."""
 
     export: ExportRow | None = None
 
 
-Decision: TypeAlias = Join | Delivered | Wait | Doubt | ReadList | Request
+Decision: TypeAlias = Join | Delivered | WaitForOther | Doubt | ReadList | RequestNew
 
 
 @attrs.frozen(kw_only=True)
@@ -126,8 +123,6 @@ class Claims:
 
     rows: CohortRows
     call: Call
-    at: datetime
-    is_alive: IsAlive
     listing: Listing | None = None
 
     def decide(self) -> Decision:
@@ -140,7 +135,7 @@ class Claims:
             or self._requested_meanwhile(exports)
             or self._left(exports)
             or self._queued(exports)
-            or Request()
+            or RequestNew()
         )
 
     def _same(self) -> Iterator[ExportRow]:
@@ -155,7 +150,9 @@ class Claims:
 
     def _of_run(self) -> Decision | None:
         deliveries = [
-            each for each in self.rows.deliveries.values() if each.run in self.call.runs
+            each
+            for each in self.rows.deliveries.values()
+            if each.run in self.call.continues
         ]
 
         for delivery in sorted(deliveries, key=lambda each: -each.sequence):
@@ -187,8 +184,10 @@ class Claims:
         return None
 
     def _requested_meanwhile(self, exports: list[ExportRow]) -> Decision | None:
+        since = self.call.since_sequence or 0
+
         for export in exports:
-            if export.sequence > (self.call.began or 0) and export.state in SPENT:
+            if export.sequence > since and export.state in SPENT:
                 return Join(export, self._open_delivery(export))
 
         return None
@@ -197,15 +196,17 @@ class Claims:
         within = timedelta(seconds=self.call.reuse_within)
 
         for export in exports:
-            if export.state is ExportState.ATTEMPTED and self.is_alive(export.lease):
-                return Wait(export)
+            if export.state is ExportState.ATTEMPTED and self.rows.is_alive(
+                export.lease
+            ):
+                return WaitForOther(export)
             if not self._is_younger(export, within) or self._is_outdated(export):
                 continue
             if self._counts(export):
                 return self._attempted(export)
             if export.state in SPENT and self._is_undelivered(export):
                 if self.listing is None:
-                    return ReadList(export)
+                    return ReadList()
                 if not self._was_edited(export):
                     return Join(export, self._open_delivery(export), is_adopted=True)
 
@@ -214,21 +215,26 @@ class Claims:
     def _queued(self, exports: list[ExportRow]) -> Decision | None:
         for export in exports:
             if export.state is ExportState.QUEUED:
-                return Wait(export) if self.is_alive(export.lease) else Request(export)
+                if self.rows.is_alive(export.lease):
+                    return WaitForOther(export)
+                return RequestNew(export)
 
         return None
 
     def _counts(self, export: ExportRow) -> bool:
         """Whether an attempt is waited for, or in doubt for this call."""
         return export.state is ExportState.ATTEMPTED and (
-            self.call.on_unknown == "raise" or self.is_alive(export.lease)
+            self.call.on_unknown == "raise" or self.rows.is_alive(export.lease)
         )
 
-    def _attempted(self, export: ExportRow) -> Wait | Doubt:
-        return Wait(export) if self.is_alive(export.lease) else Doubt(export)
+    def _attempted(self, export: ExportRow) -> WaitForOther | Doubt:
+        if self.rows.is_alive(export.lease):
+            return WaitForOther(export)
+
+        return Doubt(export)
 
     def _is_younger(self, export: ExportRow, life: timedelta) -> bool:
-        return self.at - export.began_at < life
+        return self.rows.at - export.began_at < life
 
     def _is_outdated(self, export: ExportRow) -> bool:
         return self.rows.written > export.sequence or is_superseded(

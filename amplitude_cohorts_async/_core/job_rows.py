@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, get_args
@@ -36,13 +36,14 @@ IsAlive: TypeAlias = Callable[["Lease | None"], bool]
 """Whether a lease is held by a caller that may still be running."""
 
 OnUnknown: TypeAlias = Literal["raise", "spend"]
-"""What to do about an export that may have been spent, and whose id nobody knows."""
+"""What to do about an export that may have been spent, and whose id is not known."""
 
 ON_UNKNOWN: tuple[str, ...] = get_args(OnUnknown)
 
 DELIVERY_LIFE = timedelta(days=90)
 _QUEUED_LIFE = timedelta(days=1)
 _VERSION = 1
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _ORDER = "order:"
 
 
@@ -74,8 +75,9 @@ class Lease:
     The right to go on with a row, until a moment of the store's clock.
 
     Attributes:
-        owner: The process that holds it, and the call.
-        number: Counts the claims of a row: a write with another number is refused.
+        owner: The process that holds it; empty in a store of several machines.
+        number: Counts the holders of a row. A delivery is renewed only by the call
+            whose number it has; a run has 1, an export the number of its `claims`.
     """
 
     owner: str
@@ -181,6 +183,10 @@ class RunRow:
     lease: Lease | None = None
 
 
+def _is_given(lease: Lease | None) -> bool:
+    return lease is not None
+
+
 @attrs.define(kw_only=True)
 class CohortRows:
     """
@@ -189,6 +195,10 @@ class CohortRows:
     Attributes:
         sequence: The number of the last event of this cohort.
         written: The number of our last write to its members; 0 for none.
+        at: When they are changed: aware UTC by our clock.
+        now: The same moment by the store's clock, which counts seconds.
+        is_alive: Whether a lease may be held by a running call. Rows that were only
+            read tell of no lease that it has ended.
         as_read: The rows as they are stored, by key.
     """
 
@@ -196,25 +206,26 @@ class CohortRows:
     deliveries: dict[str, DeliveryRow] = attrs.field(factory=dict[str, DeliveryRow])
     sequence: int = 0
     written: int = 0
+    at: datetime = attrs.field(default=_LONG_AGO, eq=False)
+    now: float = attrs.field(default=0.0, eq=False)
+    is_alive: IsAlive = attrs.field(default=_is_given, eq=False)
     as_read: dict[str, object] = attrs.field(factory=dict[str, object], repr=False)
 
-    def next_number(self) -> int:
+    def next_sequence(self) -> int:
         """Return the number of a new event."""
         self.sequence += 1
 
         return self.sequence
 
-    def change(
-        self, export: ExportRow, *, at: datetime, **changes: object
-    ) -> ExportRow:
+    def update_export(self, export: ExportRow, **changes: object) -> ExportRow:
         """Store an export with some changes, and return it."""
-        changes |= {"revision": export.revision + 1, "updated_at": at}
+        changes |= {"revision": export.revision + 1, "updated_at": self.at}
         changed = attrs.evolve(export, **changes)  # type: ignore[arg-type]
         self.exports[export.id] = changed
 
         return changed
 
-    def deliver(self, delivery: DeliveryRow, **changes: object) -> DeliveryRow:
+    def update_delivery(self, delivery: DeliveryRow, **changes: object) -> DeliveryRow:
         """Store a delivery with some changes, and return it."""
         changed = attrs.evolve(delivery, **changes)  # type: ignore[arg-type]
         self.deliveries[delivery.id] = changed
@@ -241,12 +252,12 @@ class CohortRows:
         for delivery in self.deliveries_of(export):
             del self.deliveries[delivery.id]
 
-    def prune(self, at: datetime, is_alive: IsAlive) -> None:
+    def prune(self) -> None:
         """Remove what is too old to be of use."""
         self.exports = {
             key: row
             for key, row in self.exports.items()
-            if is_alive(row.lease) or at - row.began_at < _life(row)
+            if self.is_alive(row.lease) or self.at - row.began_at < _life(row)
         }
         last: dict[tuple[str | None, str | None], datetime | None] = {
             (row.target, row.format): row.finished_at
@@ -263,7 +274,7 @@ class CohortRows:
                     row.finished_at
                     and row.finished_at == last.get((row.target, row.format))
                 )
-                and at - row.finished_at < DELIVERY_LIFE
+                and self.at - row.finished_at < DELIVERY_LIFE
             )
         }
 
@@ -274,7 +285,7 @@ class CohortRows:
         return sorted(rows, key=lambda row: (row.finished_at, row.sequence))
 
 
-def record_of(rows: CohortRows, export: ExportRow) -> JobRecord:
+def job_record(rows: CohortRows, export: ExportRow) -> JobRecord:
     """Return an export as its users see it."""
     deliveries = sorted(rows.deliveries_of(export), key=lambda each: each.begun_at)
     is_left = any(each.finished_at is None for each in deliveries) or not deliveries

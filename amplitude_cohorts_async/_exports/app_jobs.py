@@ -18,10 +18,13 @@ import attrs
 from .._core.claims import (
     Call,
     Claims,
-    Decision,
+    Delivered,
+    Doubt,
     Join,
     Listing,
-    Request,
+    ReadList,
+    RequestNew,
+    WaitForOther,
     is_superseded,
 )
 from .._core.job_rows import (
@@ -30,8 +33,7 @@ from .._core.job_rows import (
     DeliveryRow,
     ExportRow,
     ExportState,
-    IsAlive,
-    record_of,
+    job_record,
 )
 from .._core.tokens import ExportRef, export_key
 from .._io.cancellation import finish_despite_cancel
@@ -60,8 +62,8 @@ class KnownJob:
     An export in the store.
 
     Attributes:
-        due: Its deliveries that nobody works on any more.
-        doubt: The export, if it may have been spent and nobody knows its id.
+        due: Its deliveries that were left: no running call holds them.
+        doubt: The export, if it may have been spent and its id is not known.
     """
 
     record: JobRecord
@@ -69,7 +71,7 @@ class KnownJob:
     doubt: ExportRow | None
 
 
-Found: TypeAlias = Decision | Claim | Joined
+Found: TypeAlias = Claim | Joined | Delivered | WaitForOther | Doubt | ReadList
 """What answers a call; a claim or a delivery is stored already."""
 
 
@@ -80,7 +82,6 @@ class AppJobs:
         self, store: JobStore, app: str, clock: Clock, *, label: str | None = None
     ) -> None:
         self.rows: AppRows = AppRows(store, app, clock)
-        self._clock = clock
         self.label = label
 
     @property
@@ -98,46 +99,53 @@ class AppJobs:
 
         return self.store.lock(f"{self.rows.app}:{key}:{call.occurrence or ''}")
 
-    async def begin(self, cohort_id: str) -> int:
+    async def last_sequence(self, cohort_id: str) -> int:
         """Return the number of the cohort's last event."""
         await self.rows.settle()
 
-        return await self.rows.change(
-            cohort_id, lambda rows, _alive, _now: rows.sequence
-        )
+        return await self.rows.transact(cohort_id, lambda rows: rows.sequence)
 
-    async def claim(
-        self, call: Call, listing: Listing | None, *, is_new: bool = False
-    ) -> Found:
+    async def claim_new(self, call: Call) -> Claim:
+        """
+        Store the claim of a new export, whichever others there are.
+
+        Raises:
+            JobStoreUnavailableError: Nothing was sent.
+        """
+        stored: list[Claim | Delivery] = []
+
+        def work(rows: CohortRows) -> Claim:
+            """Store it within one transaction, which may start again."""
+            rows.prune()
+            claim = self._claimed(rows, call, None)
+            stored[:] = [claim]
+            return claim
+
+        return await self._change(call.cohort_id, work, stored)
+
+    async def claim(self, call: Call, listing: Listing | None) -> Found:
         """
         Decide which export answers a call, and store the claim or the delivery.
-
-        Args:
-            is_new: Whether only a new export will do.
 
         Raises:
             JobStoreUnavailableError: The store does not tell; nothing was sent.
         """
         stored: list[Claim | Delivery] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Found:
+        def work(rows: CohortRows) -> Found:
             """Decide and store within one transaction, which may start again."""
-            at = self._clock.utcnow()
-            rows.prune(at, is_alive)
-            claims = Claims(
-                rows=rows, call=call, at=at, is_alive=is_alive, listing=listing
-            )
-            decision = Request() if is_new else claims.decide()
+            rows.prune()
+            decision = Claims(rows=rows, call=call, listing=listing).decide()
 
             match decision:
-                case Request(export):
-                    claim = self._claimed(rows, call, export, now)
+                case RequestNew(export):
+                    claim = self._claimed(rows, call, export)
                     stored[:] = [claim]
                     return claim
                 case Join(export, delivery):
-                    if delivery is not None and is_alive(delivery.lease):
+                    if delivery is not None and rows.is_alive(delivery.lease):
                         delivery = None
-                    mine = self._delivery(rows, call, export, delivery, now)
+                    mine = self._delivery(rows, call, export, delivery)
                     stored[:] = [mine]
                     return Joined(decision, mine)
                 case _:
@@ -160,7 +168,7 @@ class AppJobs:
         Args:
             begun: One that was begun before its target was known.
         """
-        unstored = Delivery(self.rows, "", "", None)
+        unstored = Delivery(self.rows, "", None)
 
         if ref.cohort_id is None:
             return unstored
@@ -173,21 +181,19 @@ class AppJobs:
             format=format,
         )
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery:
+        def work(rows: CohortRows) -> Delivery:
             """Find the export, or add it; and add or take over the delivery."""
-            at = self._clock.utcnow()
             export = rows.of_request(ref.request_id)
             if export is not None and export.state is ExportState.PARKED:
-                # Whoever names it takes it up.
-                export = rows.change(export, at=at, state=ExportState.REQUESTED)
+                # It was put aside; the caller names it, and so takes it up.
+                export = rows.update_export(export, state=ExportState.REQUESTED)
             if export is None:
-                export = rows.change(
+                export = rows.update_export(
                     ExportRow(
                         id=new_id(),
                         cohort_id=call.cohort_id,
-                        created_at=ref.requested_at or at,
+                        created_at=ref.requested_at or rows.at,
                     ),
-                    at=at,
                     **facts_of(ref),
                 )
 
@@ -196,9 +202,9 @@ class AppJobs:
             if left is not None:
                 left = attrs.evolve(left, target=target, format=format)
             else:
-                left = _left_to(rows, export, call, is_alive)
+                left = _left_to(rows, export, call)
 
-            mine = self._delivery(rows, call, export, left, now)
+            mine = self._delivery(rows, call, export, left)
             stored[:] = [mine]
             return mine
 
@@ -216,20 +222,20 @@ class AppJobs:
             JobStoreUnavailableError: Do not send it: a later export would not know.
         """
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Give the write its place in the order."""
-            rows.written = rows.next_number()
+            rows.written = rows.next_sequence()
 
-        await self.rows.change(cohort_id, work)
+        await self.rows.transact(cohort_id, work)
 
     async def mark(self, ref: ExportRef, state: ExportState) -> None:
         """Store what became of a spent export, if it is known and not put aside."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Change its state."""
             export = rows.of_request(ref.request_id)
             if export is not None and export.state in SPENT - {state}:
-                rows.change(export, at=self._clock.utcnow(), state=state)
+                rows.update_export(export, state=state)
 
         if ref.cohort_id is not None:
             await self.rows.save(ref.cohort_id, work)
@@ -242,7 +248,7 @@ class AppJobs:
     ) -> DeliveryRow | None:
         """Return the last delivery of a cohort to a target."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> DeliveryRow | None:
+        def work(rows: CohortRows) -> DeliveryRow | None:
             """Look for the last of them."""
             found = [
                 (each.finished_at, each.sequence, each.id)
@@ -252,38 +258,38 @@ class AppJobs:
             ]
             return rows.deliveries[max(found)[2]] if found else None
 
-        return await self.rows.change(cohort_id, work)
+        return await self.rows.transact(cohort_id, work)
 
     async def records(self) -> list[KnownJob]:
         """Return all exports, the newest first."""
         await self.rows.settle()
         found: list[KnownJob] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, _now: float) -> list[KnownJob]:
+        def work(rows: CohortRows) -> list[KnownJob]:
             """Return those of one cohort, without what is too old."""
-            rows.prune(self._clock.utcnow(), is_alive)
+            rows.prune()
             return [
                 KnownJob(
-                    record_of(rows, export),
+                    job_record(rows, export),
                     due=[
                         each
                         for each in rows.deliveries_of(export)
-                        if _is_due(rows, export, each, is_alive)
+                        if _is_due(rows, export, each)
                     ],
-                    doubt=export if _is_in_doubt(export, is_alive) else None,
+                    doubt=export if _is_in_doubt(rows, export) else None,
                 )
                 for export in rows.exports.values()
             ]
 
         for cohort_id in await self.rows.cohort_ids():
-            found += await self.rows.change(cohort_id, work)
+            found += await self.rows.transact(cohort_id, work)
 
         return sorted(found, key=lambda each: _moment(each.record), reverse=True)
 
     async def park(self, record: JobRecord) -> JobRecord:
         """Put an export aside, and return it."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> JobRecord:
+        def work(rows: CohortRows) -> JobRecord:
             """Change its state."""
             export = _known(rows, record)
             if export.state not in SPENT | {ExportState.PARKED}:
@@ -292,39 +298,40 @@ class AppJobs:
                     f"{export.state.value}; only a spent one, whose file is or will be "
                     f"there, can be put aside"
                 )
-            at = self._clock.utcnow()
-            return record_of(rows, rows.change(export, at=at, state=ExportState.PARKED))
+            return job_record(
+                rows, rows.update_export(export, state=ExportState.PARKED)
+            )
 
-        return await self.rows.change(record.cohort_id, work)
+        return await self.rows.transact(record.cohort_id, work)
 
     async def forget(self, record: JobRecord) -> None:
         """Remove an export and its deliveries; one that is not there is forgotten."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Remove its rows."""
             if record.id in rows.exports:
                 rows.forget(rows.exports[record.id])
 
-        await self.rows.change(record.cohort_id, work)
+        await self.rows.transact(record.cohort_id, work)
 
     async def take(self, record: JobRecord, delivery: DeliveryRow) -> Delivery | None:
         """
-        Go on with a delivery that was left, if nobody else does.
+        Go on with a delivery that was left, if no other process does.
 
         None is returned as well if its target has a newer export by now.
         """
 
         stored: list[Claim | Delivery] = []
 
-        def work(rows: CohortRows, is_alive: IsAlive, now: float) -> Delivery | None:
+        def work(rows: CohortRows) -> Delivery | None:
             """Take its lease over."""
             export = rows.exports.get(record.id)
             row = rows.deliveries.get(delivery.id)
-            if not (export and row and _is_due(rows, export, row, is_alive)):
+            if not (export and row and _is_due(rows, export, row)):
                 return None
 
             call = Call(cohort_id=record.cohort_id, run=row.run)
-            mine = self._delivery(rows, call, export, row, now)
+            mine = self._delivery(rows, call, export, row)
             stored[:] = [mine]
             return mine
 
@@ -333,32 +340,29 @@ class AppJobs:
     async def _change(
         self, cohort_id: str, work: Change[T], stored: list[Claim | Delivery]
     ) -> T:
-        """Change the rows; nobody goes on with what was *stored* for a cancelled call."""
+        """Change the rows; give up what was *stored* if the call is cancelled."""
         try:
-            return await self.rows.change(cohort_id, work)
+            return await self.rows.transact(cohort_id, work)
         except asyncio.CancelledError:
             for each in stored:
                 await finish_despite_cancel(each.release())
             raise
 
-    def _claimed(
-        self, rows: CohortRows, call: Call, export: ExportRow | None, now: float
-    ) -> Claim:
-        at = self._clock.utcnow()
+    def _claimed(self, rows: CohortRows, call: Call, export: ExportRow | None) -> Claim:
         self._give_up_unknown(rows, call)
         export = export or ExportRow(
             id=new_id(),
             cohort_id=call.cohort_id,
             properties=call.properties,
             occurrence=call.occurrence,
-            created_at=at,
+            created_at=rows.at,
             label=self.label,
         )
         number = export.claims + 1
-        export = rows.change(
-            export, at=at, claims=number, lease=self.rows.lease(number, now)
+        export = rows.update_export(
+            export, claims=number, lease=self.rows.lease(number, rows.now)
         )
-        delivery = self._delivery(rows, call, export, None, now)
+        delivery = self._delivery(rows, call, export, None)
 
         return Claim(self.rows, export, delivery)
 
@@ -383,24 +387,23 @@ class AppJobs:
         call: Call,
         export: ExportRow,
         left: DeliveryRow | None,
-        now: float,
     ) -> Delivery:
         left = left or DeliveryRow(
             id=new_id(),
             export_id=export.id,
             target=call.target,
             format=call.format,
-            begun_at=self._clock.utcnow(),
+            begun_at=rows.at,
         )
         number = left.lease.number + 1 if left.lease else 1
-        row = rows.deliver(
+        row = rows.update_delivery(
             left,
             sequence=export.sequence,
             run=call.run,
-            lease=self.rows.lease(number, now),
+            lease=self.rows.lease(number, rows.now),
         )
 
-        return Delivery(self.rows, call.cohort_id, row.id, row)
+        return Delivery(self.rows, call.cohort_id, row)
 
 
 def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
@@ -415,17 +418,15 @@ def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
     return export
 
 
-def _left_to(
-    rows: CohortRows, export: ExportRow, call: Call, is_alive: IsAlive
-) -> DeliveryRow | None:
-    """Return the delivery to the call's target that nobody goes on with, if any."""
+def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | None:
+    """Return the last delivery to the call's target that was left, if any."""
     left = [
         each
         for each in rows.deliveries_of(export)
         if call.target is not None
         and (each.target, each.format) == (call.target, call.format)
         and each.finished_at is None
-        and not is_alive(each.lease)
+        and not rows.is_alive(each.lease)
     ]
 
     return left[-1] if left else None
@@ -435,20 +436,18 @@ def _moment(record: JobRecord) -> str:
     return str(record.requested_at or record.updated_at)
 
 
-def _is_due(
-    rows: CohortRows, export: ExportRow, delivery: DeliveryRow, is_alive: IsAlive
-) -> bool:
-    """Whether a delivery was left to whoever comes next."""
+def _is_due(rows: CohortRows, export: ExportRow, delivery: DeliveryRow) -> bool:
+    """Whether a delivery was left, and its file is still wanted at its target."""
     return (
         export.state in SPENT
         and delivery.finished_at is None
-        and not is_alive(delivery.lease)
+        and not rows.is_alive(delivery.lease)
         and not is_superseded(rows, export, delivery.target)
     )
 
 
-def _is_in_doubt(export: ExportRow, is_alive: IsAlive) -> bool:
-    return export.state is ExportState.ATTEMPTED and not is_alive(export.lease)
+def _is_in_doubt(rows: CohortRows, export: ExportRow) -> bool:
+    return export.state is ExportState.ATTEMPTED and not rows.is_alive(export.lease)
 
 
 def target_name(target: Target) -> str:

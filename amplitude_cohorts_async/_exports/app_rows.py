@@ -29,8 +29,8 @@ from ..errors import JobStoreUnavailableError
 
 T = TypeVar("T")
 
-Change: TypeAlias = Callable[[CohortRows, IsAlive, float], T]
-"""Reads and changes the rows of a cohort; gets the store's time, too."""
+Change: TypeAlias = Callable[[CohortRows], T]
+"""Reads and changes the rows of a cohort."""
 
 
 class AppRows:
@@ -42,7 +42,7 @@ class AppRows:
         self._clock = clock
         self._owner = this_process if store.local else _no_name
         self._unsaved: list[tuple[str, Change[None]]] = []
-        self._answers: set[asyncio.Task[None]] = set()
+        self._pending: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
         """Store what is not stored yet."""
@@ -50,7 +50,7 @@ class AppRows:
 
         for cohort_id in {cohort_id for cohort_id, _ in self._unsaved}:
             with suppress(JobStoreUnavailableError):
-                await self.change(cohort_id, lambda _rows, _alive, _now: None)
+                await self.transact(cohort_id, lambda _rows: None)
 
     async def cohort_ids(self) -> list[str]:
         """Return the cohorts that have rows."""
@@ -61,7 +61,7 @@ class AppRows:
             group.removeprefix(prefix) for group in groups if group.startswith(prefix)
         ]
 
-    async def change(self, cohort_id: str, change: Change[T]) -> T:
+    async def transact(self, cohort_id: str, change: Change[T]) -> T:
         """
         Run *change* on the rows of a cohort, atomically; a cancellation waits.
 
@@ -73,10 +73,11 @@ class AppRows:
         def work(rows: Rows, now: float) -> T:
             """Make up for what could not be stored, then change."""
             cohort = read_cohort(rows)
-            is_alive = self._is_alive_at(now)
+            cohort.at, cohort.now = self.utcnow(), now
+            cohort.is_alive = self._is_alive_at(now)
             for _, missed in unsaved:
-                missed(cohort, is_alive, now)
-            result = change(cohort, is_alive, now)
+                missed(cohort)
+            result = change(cohort)
             write_cohort(rows, cohort)
             return result
 
@@ -94,7 +95,7 @@ class AppRows:
         For what has happened already: it must not be lost, nor hold up its caller.
         """
         try:
-            await self.change(cohort_id, change)
+            await self.transact(cohort_id, change)
         except JobStoreUnavailableError:
             self._unsaved.append((cohort_id, change))
             return False
@@ -109,16 +110,16 @@ class AppRows:
         """Return the date and time of the client's clock."""
         return self._clock.utcnow()
 
-    def answer(self, work: Awaitable[None]) -> None:
+    def in_background(self, work: Awaitable[None]) -> None:
         """
         Run *work* in the background; the next call and `aclose()` wait for it.
 
-        A call records that it returned after its last step. Would it wait for that,
-        a cancellation could come between the record and the return.
+        So a call records that it returned: if it waited until that is stored, it
+        could be cancelled after the record, and would not return.
         """
         task = asyncio.ensure_future(work)
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     def lease(self, number: int, now: float) -> Lease:
         """Return a lease of this process, from *now* on."""
@@ -126,17 +127,16 @@ class AppRows:
 
     @asynccontextmanager
     async def renewed(
-        self, *renew: Callable[[], Awaitable[None]]
+        self, renew: Callable[[], Awaitable[None]]
     ) -> AsyncGenerator[None]:
-        """Renew leases until the context is left."""
+        """Renew a lease until the context is left."""
 
         async def renewing() -> None:
-            """Renew them three times in their life."""
+            """Renew it three times in its life."""
             while True:
                 await asyncio.sleep(self.store.lease / 3)
-                for each in renew:
-                    with suppress(JobStoreUnavailableError):
-                        await each()
+                with suppress(JobStoreUnavailableError):
+                    await renew()
 
         async with background(renewing()):
             yield
@@ -152,9 +152,9 @@ class AppRows:
         return is_alive
 
     async def settle(self) -> None:
-        """Wait until every answer is recorded."""
-        if self._answers:
-            await asyncio.wait(self._answers)
+        """Wait until no work runs in the background."""
+        if self._pending:
+            await asyncio.wait(self._pending)
 
 
 def _no_name() -> str:

@@ -8,13 +8,14 @@ has lost it can change nothing, and only the id of what was spent is always reco
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import attrs
 
-from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, IsAlive
+from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState
 from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import finish_despite_cancel
 from .app_rows import AppRows, Change
@@ -29,8 +30,36 @@ class ClaimLostError(Exception):
     """Another process took over the claim of an export; nothing was sent."""
 
 
-@attrs.define(eq=False)
-class Delivery:
+class _Leased(ABC):
+    """A row of which one call holds the lease."""
+
+    def __init__(self, app: AppRows, cohort_id: str) -> None:
+        self._app = app
+        self._cohort_id = cohort_id
+
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Renew the lease until the context is left; an error gives it up."""
+        try:
+            async with self._app.renewed(self._renew):
+                yield
+        except BaseException:
+            await finish_despite_cancel(self.release())
+            raise
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give the lease up."""
+
+    @abstractmethod
+    def _extend(self, rows: CohortRows) -> None:
+        """Extend the lease, if it is still this call's."""
+
+    async def _renew(self) -> None:
+        await self._app.transact(self._cohort_id, self._extend)
+
+
+class Delivery(_Leased):
     """
     The delivery of an export to one call.
 
@@ -38,27 +67,25 @@ class Delivery:
         row: As it was begun; None if the store does not keep it.
     """
 
-    _app: AppRows
-    _cohort_id: str
-    _id: str
-    row: DeliveryRow | None
-    _next_note: float | None = None
+    def __init__(self, app: AppRows, cohort_id: str, row: DeliveryRow | None) -> None:
+        super().__init__(app, cohort_id)
+        self.row = row
+        self._next_note: float | None = None
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
-        """Hold the delivery's lease: nobody else goes on with it meanwhile."""
+        """Hold the delivery's lease: no other call goes on with it meanwhile."""
         if self.row is None:
             yield
             return
 
-        try:
-            async with self._app.renewed(self._renew):
-                yield
-        finally:
-            await self.release()
+        async with super().held():
+            yield
+
+        await self.release()
 
     async def release(self) -> None:
-        """Give the lease up; whoever comes next may go on with the delivery."""
+        """Give the lease up; the next call may go on with the delivery."""
         await self._change(lease=None)
 
     def received(self, count: int) -> None:
@@ -69,83 +96,72 @@ class Delivery:
             self._next_note = now + _NOTE_INTERVAL
         elif self.row is not None and now >= self._next_note:
             self._next_note = now + _NOTE_INTERVAL
-            self._app.answer(self._change(received=count))
+            self._app.in_background(self._change(received=count))
 
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Change the delivery, and its export."""
-            at = self._app.utcnow()
-            delivery = rows.deliveries.get(self._id, self.row)
+            delivery = self.row and rows.deliveries.get(self.row.id, self.row)
             if delivery is None:
                 return
-            rows.deliver(delivery, finished_at=at, saved=saved, answered_at=None)
+            rows.update_delivery(
+                delivery, finished_at=rows.at, saved=saved, answered_at=None
+            )
             export = rows.exports.get(delivery.export_id)
             if export is not None and export.state is ExportState.REQUESTED:
-                rows.change(export, at=at, state=ExportState.READY)
+                rows.update_export(export, state=ExportState.READY)
 
         await self._save(work)
 
     def answered(self) -> None:
         """Record that the call returned its result; call it last."""
         if self.row is not None:
-            self._app.answer(self._change(answered_at=self._app.utcnow(), lease=None))
+            self._app.in_background(
+                self._change(answered_at=self._app.utcnow(), lease=None)
+            )
 
-    async def _renew(self) -> None:
-        def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
-            """Extend the lease, if it is still this call's."""
-            delivery = rows.deliveries.get(self._id)
-            lease = self.row and self.row.lease
-            if (
-                delivery
-                and lease
-                and delivery.lease
-                and (delivery.lease.number == lease.number)
-            ):
-                rows.deliver(delivery, lease=self._app.lease(lease.number, now))
+    def _extend(self, rows: CohortRows) -> None:
+        delivery = self._stored(rows)
+        lease, mine = delivery and delivery.lease, self.row and self.row.lease
 
-        await self._app.change(self._cohort_id, work)
+        if delivery and lease and mine and lease.number == mine.number:
+            rows.update_delivery(delivery, lease=self._app.lease(mine.number, rows.now))
 
     async def _change(self, **changes: object) -> None:
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Change the delivery."""
-            if self._id in rows.deliveries:
-                rows.deliver(rows.deliveries[self._id], **changes)
+            delivery = self._stored(rows)
+            if delivery is not None:
+                rows.update_delivery(delivery, **changes)
 
         await self._save(work)
+
+    def _stored(self, rows: CohortRows) -> DeliveryRow | None:
+        return self.row and rows.deliveries.get(self.row.id)
 
     async def _save(self, work: Change[None]) -> None:
         if self.row is not None and not await self._app.save(self._cohort_id, work):
             _logger.warning("a delivery of cohort %s is not stored", self._cohort_id)
 
 
-class Claim:
+class Claim(_Leased):
     """The right of one call to request an export."""
 
     def __init__(self, app: AppRows, export: ExportRow, delivery: Delivery) -> None:
-        self._app = app
+        super().__init__(app, export.cohort_id)
         self._export = export
         self.delivery = delivery
-
-    @asynccontextmanager
-    async def held(self) -> AsyncGenerator[None]:
-        """Hold the claim until it is used; else what it stored is given up."""
-        try:
-            async with self._app.renewed(self._renew):
-                yield
-        except BaseException:
-            # Whoever goes on with the export goes on with the delivery, too.
-            await finish_despite_cancel(self.release())
-            raise
 
     async def release(self) -> None:
         """
         Give the claim and its delivery up.
 
-        An export for which nothing was sent is forgotten with both.
+        The next call goes on with both; an export for which nothing was sent is
+        forgotten with them.
         """
-        await self._app.save(self._export.cohort_id, self._release)
+        await self._app.save(self._cohort_id, self._release)
         await self.delivery.release()
 
     async def attempted(self, *, used: int | None) -> None:
@@ -157,82 +173,75 @@ class Claim:
             JobStoreUnavailableError: It cannot be recorded.
         """
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> bool:
+        def work(rows: CohortRows) -> bool:
             """Record it, if the claim is still this call's."""
-            at = self._app.utcnow()
             export = self._held_row(rows)
             if export is None or export.state is not ExportState.QUEUED:
                 return False
 
-            number = rows.next_number()
-            rows.change(
+            number = rows.next_sequence()
+            rows.update_export(
                 export,
-                at=at,
                 state=ExportState.ATTEMPTED,
                 sequence=number,
-                attempted_at=at,
+                attempted_at=rows.at,
                 used=used,
             )
             self._number_delivery(rows, export.id, number)
             return True
 
-        if not await self._app.change(self._export.cohort_id, work):
+        if not await self._app.transact(self._cohort_id, work):
             raise ClaimLostError
 
     async def refused(self) -> None:
         """Record that the last request spent no export; never raises."""
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Put it back into the queue."""
             export = self._held_row(rows)
             if export is not None and export.state is ExportState.ATTEMPTED:
-                rows.change(
+                rows.update_export(
                     export,
-                    at=self._app.utcnow(),
                     state=ExportState.QUEUED,
                     sequence=0,
                     attempted_at=None,
                 )
 
-        await self._app.save(self._export.cohort_id, work)
+        await self._app.save(self._cohort_id, work)
 
     async def requested(self, ref: ExportRef) -> None:
         """
-        Record the id of the export that was spent, whoever has the claim by now.
+        Record the id of the export that was spent, even if the claim was lost.
 
         It never raises.
         """
 
-        def work(rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+        def work(rows: CohortRows) -> None:
             """Record it: as a row of its own, if the attempt's was replaced."""
-            at = self._app.utcnow()
             export = self._held_row(rows)
             if export is None or export.state is not ExportState.ATTEMPTED:
-                number = rows.next_number()
+                number = rows.next_sequence()
                 export = attrs.evolve(
-                    self._export, id=new_id(), sequence=number, attempted_at=at
+                    self._export, id=new_id(), sequence=number, attempted_at=rows.at
                 )
-            rows.change(export, at=at, lease=None, **facts_of(ref))
+            rows.update_export(export, lease=None, **facts_of(ref))
             self._number_delivery(rows, export.id, export.sequence)
 
-        if not await self._app.save(self._export.cohort_id, work):
+        if not await self._app.save(self._cohort_id, work):
             _logger.warning(
                 "an export was spent, and the job store cannot record it; its token is "
                 "%s",
                 to_token(ref),
             )
 
-    async def _renew(self) -> None:
-        def work(rows: CohortRows, _alive: IsAlive, now: float) -> None:
-            """Extend the lease, if it is still this call's."""
-            export = self._held_row(rows)
-            if export is not None and export.lease is not None:
-                lease = self._app.lease(export.claims, now)
-                rows.exports[export.id] = attrs.evolve(export, lease=lease)
+    def _extend(self, rows: CohortRows) -> None:
+        export = self._held_row(rows)
 
-        await self._app.change(self._export.cohort_id, work)
+        if export is not None and export.lease is not None:
+            lease = self._app.lease(export.claims, rows.now)
+            rows.exports[export.id] = attrs.evolve(export, lease=lease)
 
-    def _release(self, rows: CohortRows, _alive: IsAlive, _now: float) -> None:
+    def _release(self, rows: CohortRows) -> None:
         export = self._held_row(rows)
 
         if export is None:
@@ -240,7 +249,7 @@ class Claim:
         if export.state is ExportState.QUEUED:
             rows.forget(export)
         else:
-            rows.change(export, at=self._app.utcnow(), lease=None)
+            rows.update_export(export, lease=None)
 
     def _held_row(self, rows: CohortRows) -> ExportRow | None:
         export = rows.exports.get(self._export.id)
@@ -252,7 +261,7 @@ class Claim:
         delivery = row and rows.deliveries.get(row.id, row)
 
         if delivery is not None:
-            rows.deliver(delivery, export_id=export_id, sequence=number)
+            rows.update_delivery(delivery, export_id=export_id, sequence=number)
 
 
 def facts_of(ref: ExportRef) -> dict[str, object]:

@@ -97,7 +97,7 @@ class FileDownloader:
         amplitude_id: AmplitudeId,
         progress: Progress | None,
     ) -> SavedExport:
-        """Download the file to a target, and write its manifest if it is to have one."""
+        """Download the file to a target, and write its manifest if one is wanted."""
         options = Options(
             has_header=self._has_header,
             max_size=self._session.context.max_size,
@@ -156,7 +156,7 @@ class FileDownloader:
 
     async def _status_without_file(self, answered: int) -> ExportStatus:
         # Only the status tells a file that is early from one that is gone, which
-        # raises: who took the first for the second would spend another export.
+        # raises. To take the first for the second would spend another export.
         now = self._session.context.clock.utcnow()
         age = age_of(self._ref, now=now)
         is_old = age is not None and age > FILE_LIFE.total_seconds()

@@ -32,8 +32,9 @@ from ..models import Cohort, ExportOutcome, SavedExport
 from .app_jobs import target_name
 from .directory_store import directory_store
 from .old_record import import_old_record
-from .requester import ExportRequester, SendWatch, StartedExport
-from .runs import OpenRun, RunStore, file_name
+from .purchase import SendWatch
+from .requester import ExportRequester, StartedExport
+from .runs import Runs, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
@@ -125,19 +126,16 @@ class ExportRun:
         self._waiting = deque(distinct_cohort_ids(cohort_ids))
         self._directory = directory
         self._options = options
-        self._ids = tuple(self._waiting)
         self._own_store: JobStore | None = None
-        self._runs: RunStore | None = None
-        self._open_run: OpenRun | None = None
+        self._runs: Runs | None = None
         self._holding: asyncio.Task[None] | None = None
         self._listing = asyncio.Lock()
         self._listed: Mapping[str, Cohort] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._step_lock = asyncio.Lock()
         self._steps = 0
         self._may_request = asyncio.Event()
         self._tasks: set[asyncio.Task[ExportOutcome]] = set()
-        self._requests: set[_Purchase] = set()
+        self._requests: set[_Requesting] = set()
         self._is_over = False
         self._is_client_closed = False
 
@@ -190,10 +188,10 @@ class ExportRun:
 
     def abandon(self) -> None:
         """Stop the tasks without waiting; may be called in any thread."""
-        if self._loop is not None:
+        if self._holding is not None:
             # A closed loop raises; it runs no tasks.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._stop)
+                self._holding.get_loop().call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
         self._is_over = True
@@ -236,7 +234,7 @@ class ExportRun:
             await self._end()
             # After the last await, like every answer: a step that is cancelled leaves
             # the run open.
-            self._rows.answer(self._close())
+            self._rows.in_background(self._close())
             return None
 
         task = next(task for task in self._tasks if task.done())
@@ -245,7 +243,7 @@ class ExportRun:
         return task.result()
 
     async def _start(self) -> None:
-        if self._loop is None:
+        if self._holding is None:
             await self._open()
 
         while self._waiting and len(self._tasks) < self._options.max_concurrency:
@@ -254,6 +252,7 @@ class ExportRun:
             self._tasks.add(asyncio.create_task(work, name=f"export of {cohort_id}"))
 
     async def _open(self) -> None:
+        cohort_ids = tuple(self._waiting)
         await self._rows.settle()
         # Raises if the directory cannot be written to, before the first outcome.
         await anyio.to_thread.run_sync(self._target, "cohort")
@@ -262,7 +261,7 @@ class ExportRun:
         store = directory_store(self._exports.jobs.store, self._directory)
         if store is not self._exports.jobs.store:
             self._exports, self._own_store = self._exports.keeping(store), store
-        self._runs = RunStore(
+        self._runs = Runs(
             self._exports.jobs.rows,
             directory=f"{gethostname()}:{place}",
             properties=options.wanted,
@@ -272,14 +271,12 @@ class ExportRun:
             self._exports.jobs.rows,
             self._runs,
             self._directory,
-            cohort_ids=self._ids,
+            cohort_ids=cohort_ids,
             wanted=options.wanted,
             format=options.format.suffix,
         )
-        is_fresh = options.reuse_within == 0
-        self._open_run = await self._runs.open(self._ids, is_fresh=is_fresh)
-        self._loop = asyncio.get_running_loop()
-        self._holding = asyncio.create_task(_hold(self._runs))
+        await self._runs.open(cohort_ids, is_fresh=options.reuse_within == 0)
+        self._holding = asyncio.create_task(self._runs.hold())
 
     async def _close(self) -> None:
         try:
@@ -320,7 +317,7 @@ class ExportRun:
         if not self._options.skip_unchanged:
             return None
 
-        return await self._exports.unchanged_since_saved(
+        return await self._exports.saved.unchanged_since_saved(
             cohort_id, target, self._options.wanted, self._list
         )
 
@@ -336,7 +333,7 @@ class ExportRun:
 
         while True:
             await self._may_request.wait()
-            request = _Purchase(
+            request = _Requesting(
                 lambda watch: self._exports.join_or_request(
                     call, allowance=self._options.allowance, watch=watch
                 ),
@@ -352,7 +349,7 @@ class ExportRun:
                 self._requests.discard(request)
 
     def _call(self, cohort_id: str, target: Target) -> Call:
-        options, run = self._options, self._open_run
+        options, run = self._options, self._runs.current if self._runs else None
         assert run is not None  # noqa: S101 - opened before the first task
 
         return Call(
@@ -363,7 +360,7 @@ class ExportRun:
             reuse_within=options.reuse_within,
             on_unknown=options.on_unknown,
             run=run.row.id,
-            runs=run.continued[cohort_id],
+            continues=run.continued[cohort_id],
         )
 
     def _target(self, cohort_id: str) -> Target:
@@ -372,7 +369,7 @@ class ExportRun:
         return checked_target(self._directory / name, None)
 
 
-class _Purchase(SendWatch):
+class _Requesting(SendWatch):
     """A task that requests an export, which can be withdrawn until it is sent."""
 
     def __init__(
@@ -399,11 +396,6 @@ class _Purchase(SendWatch):
 
         if self.is_withdrawn:
             self.task.cancel()
-
-
-async def _hold(run: RunStore) -> None:
-    async with run.held():
-        await asyncio.get_running_loop().create_future()
 
 
 def _is_being_cancelled() -> bool:

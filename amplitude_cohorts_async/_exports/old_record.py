@@ -10,27 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import attrs
 
-from .._core.job_rows import (
-    CohortRows,
-    DeliveryRow,
-    ExportRow,
-    ExportState,
-    IsAlive,
-    Wanted,
-)
+from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, Wanted
 from .._core.json_stream import mapping_of
 from .._core.tokens import ExportRef, export_key, from_token
 from .._io.cancellation import in_thread
 from ..errors import CohortsError
 from .app_rows import AppRows
 from .claim import facts_of, new_id
-from .runs import RunStore
+from .runs import Runs
 
 NAME = ".amplitude-exports.jsonl"
 
@@ -86,7 +78,7 @@ class _Old:
 
 async def import_old_record(
     app: AppRows,
-    runs: RunStore,
+    runs: Runs,
     directory: Path,
     *,
     cohort_ids: Iterable[str],
@@ -128,7 +120,7 @@ async def import_old_record(
         for old in members:
             target = runs.target(str(old.ref.cohort_id), suffix)
             change = partial(_insert, old, run if old.is_open else None, target)
-            await app.change(str(old.ref.cohort_id), partial(change, app.utcnow()))
+            await app.transact(str(old.ref.cohort_id), change)
 
     await in_thread(partial(_leave, path, history.attempted - keys.keys()))
 
@@ -149,35 +141,26 @@ def _spent(history: _History) -> Iterable[_Old]:
             )
 
 
-def _insert(
-    old: _Old,
-    run: str | None,
-    target: str,
-    at: datetime,
-    rows: CohortRows,
-    _alive: IsAlive,
-    _now: float,
-) -> None:
+def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
     export = rows.of_request(old.ref.request_id) if old.ref.request_id else None
 
     if export is None:
-        began_at = old.ref.requested_at or at
-        export = rows.change(
+        began_at = old.ref.requested_at or rows.at
+        export = rows.update_export(
             ExportRow(
                 id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at
             ),
-            at=at,
             **{
                 **facts_of(old.ref),
                 "request_id": old.ref.request_id or None,
                 "state": old.state,
                 "attempted_at": began_at,
-                "sequence": rows.next_number(),
+                "sequence": rows.next_sequence(),
             },
         )
 
-    done_at = None if old.saved is None else at
-    rows.deliver(
+    done_at = None if old.saved is None else rows.at
+    rows.update_delivery(
         DeliveryRow(
             id=new_id(),
             export_id=export.id,

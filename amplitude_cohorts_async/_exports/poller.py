@@ -85,7 +85,7 @@ class JobPoller:
         if not self._line.locked():
             return await self._line.acquire()
         if not is_earliest:
-            # Nobody ahead polls for longer than this caller waits: no timer is needed.
+            # No caller ahead polls for longer than this one waits: no timer is needed.
             await self._line.acquire()
             is_in_time = self._done is not None or clock.now() < deadline
             if not is_in_time:

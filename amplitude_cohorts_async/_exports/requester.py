@@ -7,65 +7,55 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from typing import assert_never
 from weakref import WeakValueDictionary
 
 import anyio
 import attrs
 
-from .._core import responses
-from .._core.claims import Call, Delivered, Doubt, Listing, ReadList
+from .._core.claims import (
+    Call,
+    Delivered,
+    Doubt,
+    Listing,
+    ReadList,
+    WaitForOther,
+)
 from .._core.export_errors import ambiguous_export
 from .._core.ids import checked_id
-from .._core.job_rows import DeliveryRow, ExportRow, Wanted
-from .._core.messages import Request
+from .._core.job_rows import DeliveryRow, ExportRow
 from .._core.requests import Endpoints, checked_properties
-from .._core.retrying import was_refused
 from .._core.tokens import (
     ExportRef,
     from_token,
-    has_file,
-    is_unchanged,
 )
-from .._io.cancellation import finish_despite_cancel, in_thread
-from .._io.http.session import GRACE, Session
+from .._io.cancellation import finish_despite_cancel
+from .._io.http.session import Session
 from .._io.jobs.base import JobStore
-from .._io.limits.base import Permit
-from .._io.limits.budget import Budget, Spend
-from .._io.sinks.saved_file import from_record
+from .._io.limits.budget import Budget
 from .._io.sinks.target import Target
 from ..errors import (
     AmbiguousExportError,
     CohortsError,
-    ExportError,
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
-    LimiterUnavailableError,
-    TransportError,
 )
-from ..events import ExportAdopted, ExportRequested, QuotaWait
+from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
-from .app_jobs import AppJobs, Joined, target_name
-from .claim import Claim, ClaimLostError, Delivery
+from .app_jobs import AppJobs, Joined
+from .claim import Claim, Delivery
 from .downloader import Progress
 from .poller import JobPoller
-from .spent_export import SpentExport, keep_token
+from .purchase import Purchase, SendWatch
+from .spent_export import SpentExport
+from .unchanged import SavedExports, saved_of
 
 _logger = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 """Seconds between questions whether another process has requested the export."""
-
-
-class SendWatch:
-    """Is told whether a request for an export is on its way; this one ignores it."""
-
-    def sent(self) -> None:
-        """The request is about to be sent, and cannot be withdrawn."""
-
-    def refused(self) -> None:
-        """The last request spent no export."""
 
 
 @attrs.frozen
@@ -75,7 +65,7 @@ class StartedExport:
 
     Attributes:
         spent: Whether this call spent an export on it.
-        delivery: The call's own.
+        delivery: The delivery that this call has begun, or goes on with.
         saved: The record of a delivery that answers the call; else None.
     """
 
@@ -86,7 +76,7 @@ class StartedExport:
 
 
 class ExportRequester:
-    """Requests exports, joins running ones, and finds those that are unchanged."""
+    """Requests exports, and joins running ones."""
 
     def __init__(
         self,
@@ -122,6 +112,11 @@ class ExportRequester:
 
         return other
 
+    @property
+    def saved(self) -> SavedExports:
+        """The exports that were saved before."""
+        return SavedExports(self.jobs, self._clock, self._spent, self._thread)
+
     async def request(
         self,
         cohort_id: str,
@@ -134,11 +129,10 @@ class ExportRequester:
         call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
 
         while True:
-            claim = await self.jobs.claim(call, None, is_new=True)
-            assert isinstance(claim, Claim)  # noqa: S101 - for the type checkers
-            job = await self._claimed(call, claim, allowance, SendWatch())
-            if job is not None:
-                return StartedExport(job, claim.delivery, spent=True)
+            claim = await self.jobs.claim_new(call)
+            spent = await self._claimed(call, claim, allowance)
+            if spent is not None:
+                return StartedExport(spent, claim.delivery, spent=True)
 
     def resume(self, request_id_or_token: str) -> SpentExport:
         """Return the job of an export that was requested before; sends nothing."""
@@ -150,14 +144,14 @@ class ExportRequester:
                 f"client; use a client of its region"
             )
 
-        return self._job(ref)
+        return self._spent(ref)
 
     async def join_or_request(
         self,
         call: Call,
         *,
         allowance: str | None = None,
-        watch: SendWatch = SendWatch(),  # noqa: B008 - it has no state
+        watch: SendWatch | None = None,
     ) -> StartedExport:
         """
         Go on with the export that answers a call, or request one.
@@ -166,10 +160,7 @@ class ExportRequester:
             AmbiguousExportError: One may have been spent, and its id is not known.
             JobStoreUnavailableError: Nothing was sent.
         """
-        if call.began is None:
-            began = await self.jobs.begin(call.cohort_id)
-            call = attrs.evolve(call, began=began)
-
+        call = await self._begun(call)
         listing: Listing | None = None
         wait = _FIRST_WAIT
 
@@ -179,9 +170,9 @@ class ExportRequester:
 
                 match found:
                     case Claim():
-                        job = await self._claimed(call, found, allowance, watch)
-                        if job is not None:
-                            return StartedExport(job, found.delivery, spent=True)
+                        spent = await self._claimed(call, found, allowance, watch)
+                        if spent is not None:
+                            return StartedExport(spent, found.delivery, spent=True)
                     case Joined():
                         started = await self._joined(found)
                         if started is not None:
@@ -192,11 +183,13 @@ class ExportRequester:
                         listing = await self._listing(call.cohort_id)
                     case Doubt(export):
                         raise await self._doubt(export)
-                    case _:
-                        # Another process is about to request it, and is not seen to
-                        # end. At most once a second the store is asked.
+                    case WaitForOther():
+                        # The store does not tell when the other process has ended: it
+                        # is asked again, at most once a second.
                         await asyncio.sleep(wait)
                         wait = min(2 * wait, _LONGEST_WAIT)
+                    case _:
+                        assert_never(found)
 
     async def save(
         self,
@@ -211,7 +204,7 @@ class ExportRequester:
 
         if started.saved is not None:
             async with started.export.tracked(), started.delivery.held():
-                saved = await self.intact(started.saved, target)
+                saved = await self.saved.intact(started.saved, target)
 
         if saved is None:
             saved = await started.export.save(
@@ -221,109 +214,26 @@ class ExportRequester:
         started.delivery.answered()
         return attrs.evolve(saved, unchanged=False, spent=int(started.spent))
 
-    async def unchanged(
-        self,
-        earlier: SavedExport | str,
-        target: Target,
-        wanted: Wanted,
-        *,
-        cohort: Cohort | None,
-        progress: Progress | None,
-    ) -> SavedExport | None:
-        """
-        Return an earlier export at a target, or None if a new one is needed.
-
-        Its file is downloaded again from the earlier job, which spends nothing, if
-        it is gone or was changed, or only a token is given.
-
-        Args:
-            cohort: The cohort as listed now; None when it is not listed.
-        """
-        token = earlier if isinstance(earlier, str) else earlier.token
-        ref = from_token(token)
-
-        if (
-            cohort is None
-            or (ref.cohort_id, ref.properties) != (cohort.id, wanted)
-            or not is_unchanged(cohort, ref)
-        ):
-            return None
-
-        if isinstance(earlier, SavedExport):
-            saved = await self.intact(earlier, target)
-            if saved is not None:
-                return saved
-
-        if has_file(ref, now=self._clock.utcnow()):
-            with suppress(ExportError):
-                saved = await self._again(ref, target, progress)
-                return attrs.evolve(saved, unchanged=True)
-
-        return None
-
-    async def _again(
-        self, ref: ExportRef, target: Target, progress: Progress | None
-    ) -> SavedExport:
-        export = self._job(ref)
-        delivery = await export.deliver(target_name(target), target.format.suffix)
-        saved = await export.save(target, delivery, progress=progress)
-        delivery.answered()
-
-        return saved
-
-    async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
-        """Return an earlier export, if its file is still at a target, unchanged."""
-
-        def is_intact() -> bool:
-            """Whether the file is at the target, as it was saved."""
-            is_here = earlier.path.absolute() == target.path.absolute()
-
-            return is_here and earlier.file.is_intact()
-
-        if not await in_thread(is_intact, self._thread):
-            return None
-
-        return attrs.evolve(
-            earlier, path=target.path, unchanged=True, downloaded=0, links=0
-        )
-
-    async def unchanged_since_saved(
-        self,
-        cohort_id: str,
-        target: Target,
-        wanted: Wanted,
-        read_list: Callable[[], Awaitable[Mapping[str, Cohort]]],
-    ) -> SavedExport | None:
-        """Return the last export saved at a target, or None if a new one is needed."""
-        row = await self.jobs.saved_before(
-            cohort_id, target_name(target), target.format.suffix
-        )
-        earlier = _saved_of(row)
-
-        if earlier is None:
-            return None
-
-        return await self.unchanged(
-            earlier,
-            target,
-            wanted,
-            cohort=(await read_list()).get(cohort_id),
-            progress=None,
-        )
-
     async def listed(self) -> Mapping[str, Cohort]:
         """Return the listed cohorts by id."""
         return {cohort.id: cohort for cohort in await self._list_cohorts()}
 
+    async def _begun(self, call: Call) -> Call:
+        if call.since_sequence is not None:
+            return call
+
+        sequence = await self.jobs.last_sequence(call.cohort_id)
+        return attrs.evolve(call, since_sequence=sequence)
+
     async def _joined(self, found: Joined) -> StartedExport | None:
         """Return a spent export, or None if it turns out to have no file."""
         ref = found.join.export.ref()
-        job = self._job(ref)
+        spent = self._spent(ref)
 
         try:
             # One that was requested since the call began need not be polled.
             if found.join.is_adopted:
-                await job.poll()
+                await spent.poll()
                 self._announce_adoption(ref)
         except (ExportFailedError, ExportExpiredError):
             # The poll has recorded it.
@@ -332,13 +242,13 @@ class ExportRequester:
             await finish_despite_cancel(found.delivery.release())
             raise
 
-        return StartedExport(job, found.delivery, saved=_saved_of(found.join.delivery))
+        return StartedExport(spent, found.delivery, saved=saved_of(found.join.delivery))
 
     async def _answered(self, call: Call, row: DeliveryRow) -> StartedExport:
         ref = from_token(str(row.saved and row.saved["token"]))
         delivery = await self.jobs.deliver(ref, call.target, call.format)
 
-        return StartedExport(self._job(ref), delivery, saved=_saved_of(row))
+        return StartedExport(self._spent(ref), delivery, saved=saved_of(row))
 
     async def _listing(self, cohort_id: str) -> Listing:
         try:
@@ -358,122 +268,29 @@ class ExportRequester:
         return ambiguous_export(export, used_now=used_now)
 
     async def _claimed(
-        self, call: Call, claim: Claim, allowance: str | None, watch: SendWatch
+        self,
+        call: Call,
+        claim: Claim,
+        allowance: str | None,
+        watch: SendWatch | None = None,
     ) -> SpentExport | None:
         """Request the export of a claim; return None if the claim was lost."""
-        request = self._endpoints.request_export(
-            call.cohort_id, properties=call.properties
-        )
-        draft = ExportRef(
-            request_id="",
-            cohort_id=call.cohort_id,
-            properties=call.properties,
-            region=self._region,
+        purchase = Purchase(
+            self._session,
+            self._endpoints.request_export(call.cohort_id, properties=call.properties),
+            ExportRef(
+                request_id="",
+                cohort_id=call.cohort_id,
+                properties=call.properties,
+                region=self._region,
+            ),
+            claim,
+            watch or SendWatch(),
         )
         self._announce_wait(call.cohort_id)
+        ref = await purchase.run(self._budget, allowance)
 
-        job: SpentExport | None = None
-
-        try:
-            with suppress(ClaimLostError):
-                async with (
-                    claim.held(),
-                    self._budget.spend(allowance=allowance) as spend,
-                ):
-                    async for attempt in self._session.attempts(request):
-                        with attempt:
-                            job = await self._attempt(
-                                request, draft, spend, claim, watch
-                            )
-                            break
-        except asyncio.CancelledError as error:
-            # Spent, and the claim was about to be left.
-            if job is not None:
-                keep_token(error, job.token)
-            raise
-
-        return job
-
-    async def _attempt(
-        self,
-        request: Request,
-        draft: ExportRef,
-        spend: Spend,
-        claim: Claim,
-        watch: SendWatch,
-    ) -> SpentExport:
-        sending: asyncio.Task[SpentExport | CohortsError] | None = None
-
-        try:
-            # The wait for a slot and the record of the attempt may be cancelled. Once
-            # the request is sent, a cancellation waits for its answer.
-            async with self._session.slot(request.kind) as permit:
-                await _record_attempt(claim, spend)
-                watch.sent()
-                spend.commit()
-                with self._session.purchase():
-                    sending = asyncio.create_task(
-                        self._send(request, draft, permit, claim, watch)
-                    )
-                    result = await finish_despite_cancel(sending, grace=GRACE)
-        except LimiterUnavailableError:
-            # The slot was lost, but not the export that was requested in it.
-            job = _job_of(sending)
-            if job is None:
-                raise
-            result = job
-        except asyncio.CancelledError as error:
-            job = _job_of(sending)
-            if job is not None:
-                keep_token(error, job.token)
-            raise
-
-        # Raised outside of the slot, which an answer of any kind ends normally.
-        if isinstance(result, CohortsError):
-            raise result
-        return result
-
-    async def _send(
-        self,
-        request: Request,
-        draft: ExportRef,
-        permit: Permit,
-        claim: Claim,
-        watch: SendWatch,
-    ) -> SpentExport | CohortsError:
-        """Send the one request that costs an export; return the job or the refusal."""
-        try:
-            response = await self._session.exchange(request, permit)
-        except TransportError as error:
-            await _record_refusal(claim, watch, error)
-            raise
-
-        if not response.is_success:
-            refusal = self._session.refusal(request, response)
-            await _record_refusal(claim, watch, refusal)
-            return refusal
-
-        now = self._clock.utcnow()
-        ref = attrs.evolve(
-            draft,
-            request_id=responses.export_request_id(request, response),
-            requested_at=now,
-            as_of=responses.answered_at(response, now=now),
-        )
-        self._announce(ref)
-
-        # The grace period is for the answer. Once it is in, its record is finished,
-        # however long it takes, and the task ends with the job.
-        with suppress(asyncio.CancelledError):
-            await finish_despite_cancel(claim.requested(ref))
-
-        return self._job(ref)
-
-    def _announce(self, ref: ExportRef) -> None:
-        cohort_id, request_id = str(ref.cohort_id), ref.request_id
-        facts = {"cohort_id": cohort_id, "request_id": request_id}
-        _logger.info("export requested", extra=facts)
-        self._emit(ExportRequested(cohort_id=cohort_id, request_id=request_id))
+        return None if ref is None else self._spent(ref)
 
     def _announce_adoption(self, ref: ExportRef) -> None:
         requested_at = ref.as_of or ref.requested_at or self._clock.utcnow()
@@ -497,7 +314,7 @@ class ExportRequester:
         if seconds >= 1:
             self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
-    def _job(self, ref: ExportRef) -> SpentExport:
+    def _spent(self, ref: ExportRef) -> SpentExport:
         # Those who share an export share its poller: its status is asked for once.
         poller = self._pollers.get(ref)
 
@@ -510,40 +327,3 @@ class ExportRequester:
         return SpentExport(
             self._session, ref, endpoints=self._endpoints, poller=poller, jobs=self.jobs
         )
-
-
-async def _record_attempt(claim: Claim, spend: Spend) -> None:
-    try:
-        await claim.attempted(used=spend.used)
-    except BaseException:
-        # It may be stored by now, and nothing will be sent.
-        await finish_despite_cancel(claim.refused())
-        raise
-
-
-async def _record_refusal(claim: Claim, watch: SendWatch, error: CohortsError) -> None:
-    if was_refused(error):
-        await claim.refused()
-        watch.refused()
-
-
-def _job_of(
-    sending: asyncio.Task[SpentExport | CohortsError] | None,
-) -> SpentExport | None:
-    if sending is None or not sending.done() or sending.cancelled():
-        return None
-
-    result = sending.exception() or sending.result()
-    return result if isinstance(result, SpentExport) else None
-
-
-def _saved_of(delivery: DeliveryRow | None) -> SavedExport | None:
-    if delivery is None or delivery.saved is None:
-        return None
-
-    # A record that another release wrote may not be readable: then the file is
-    # downloaded again.
-    with suppress(KeyError, TypeError, ValueError):
-        return from_record(delivery.saved)
-
-    return None

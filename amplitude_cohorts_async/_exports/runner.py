@@ -44,17 +44,17 @@ class JobRunner:
         while True:
             is_pending = False
 
-            for job in await self.jobs.records():
-                if job.doubt is not None and job.record.id not in told:
-                    told.add(job.record.id)
-                    error = ambiguous_export(job.doubt, used_now=None)
-                    yield ExportOutcome(cohort_id=job.record.cohort_id, error=error)
+            for known in await self.jobs.records():
+                if known.doubt is not None and known.record.id not in told:
+                    told.add(known.record.id)
+                    error = ambiguous_export(known.doubt, used_now=None)
+                    yield ExportOutcome(cohort_id=known.record.cohort_id, error=error)
 
-                for delivery in job.due:
+                for delivery in known.due:
                     if delivery.id in told or path_of(delivery.target) is None:
                         continue
 
-                    outcome = await self._deliver(job.record, delivery)
+                    outcome = await self._deliver(known.record, delivery)
                     if outcome is None:
                         is_pending = True
                         continue
@@ -74,19 +74,19 @@ class JobRunner:
         cohort_id = record.cohort_id
 
         try:
-            job = self.resume(str(record.token))
-            if not (await job.poll()).done:
+            spent = self.resume(str(record.token))
+            if not (await spent.poll()).done:
                 return None
 
             path = path_of(row.target) or ""
             target = await anyio.to_thread.run_sync(checked_target, path, row.format)
-            # Last of all: whoever has taken it must hold it.
+            # Last of all: a delivery that was taken is held from then on.
             delivery = await self.jobs.take(record, row)
             if delivery is None:
-                # Another runner was faster; the next look tells whether it ended well.
+                # Another runner has taken it; the next look shows whether it was delivered.
                 return None
 
-            saved = await job.save(target, delivery)
+            saved = await spent.save(target, delivery)
         except CohortsError as error:
             return ExportOutcome(cohort_id=cohort_id, error=error)
 

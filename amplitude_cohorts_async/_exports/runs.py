@@ -1,10 +1,10 @@
-"""The runs of `export_many()` in the job store: open until their iterator is exhausted."""
+"""The runs of `export_many()` in the job store: open until their iterator ends."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from urllib.parse import quote
 
@@ -36,8 +36,13 @@ class OpenRun:
     continued: Mapping[str, frozenset[str]]
 
 
-class RunStore:
-    """The runs of one app that export the same into one directory."""
+class Runs:
+    """
+    The runs of one app that export the same into one directory.
+
+    Attributes:
+        current: The run that was opened; None before.
+    """
 
     def __init__(
         self,
@@ -49,9 +54,9 @@ class RunStore:
     ) -> None:
         self._app = app
         self._same = (directory, properties, format)
-        self._run: OpenRun | None = None
+        self.current: OpenRun | None = None
 
-    async def open(self, cohort_ids: Sequence[str], *, is_fresh: bool) -> OpenRun:
+    async def open(self, cohort_ids: Sequence[str], *, is_fresh: bool) -> None:
         """
         Begin a run, and continue those that were left.
 
@@ -71,8 +76,8 @@ class RunStore:
                 lambda runs, now: self._opened(runs, now, cohort_ids, is_fresh, seen)
             )
             if run is not None:
-                self._run = run
-                return run
+                self.current = run
+                return
 
             await asyncio.sleep(_INTERVAL)
 
@@ -105,36 +110,32 @@ class RunStore:
         """Return the name of a cohort's file as a target."""
         return f"{self._same[0]}/{file_name(cohort_id, format)}"
 
-    @asynccontextmanager
-    async def held(self) -> AsyncGenerator[None]:
-        """Show that this run still runs; then leave it for the next one to continue."""
+    async def hold(self) -> None:
+        """
+        Show that the run still runs, until this is cancelled.
+
+        Then its lease is given up, and the next one continues it.
+        """
         try:
             async with self._app.renewed(self._renew):
-                yield
+                await asyncio.get_running_loop().create_future()
         finally:
             await self._leave()
 
     async def _renew(self) -> None:
-
-        def work(runs: dict[str, RunRow], now: float) -> None:
-            """Extend its lease."""
-            if self._run and self._run.row.id in runs:
-                row = runs[self._run.row.id]
-                runs[row.id] = attrs.evolve(row, lease=self._app.lease(1, now))
-
-        await self._change(work)
+        await self._change(
+            lambda runs, now: self._store_lease(runs, self._app.lease(1, now))
+        )
 
     async def _leave(self) -> None:
-
-        def work(runs: dict[str, RunRow], _now: float) -> None:
-            """Give its lease up."""
-            if self._run and self._run.row.id in runs:
-                row = runs[self._run.row.id]
-                runs[row.id] = attrs.evolve(row, lease=None)
-
-        # Its lease ends by itself.
+        # If the store fails, the lease ends by itself.
         with suppress(JobStoreUnavailableError):
-            await self._change(work)
+            await self._change(lambda runs, _now: self._store_lease(runs, None))
+
+    def _store_lease(self, runs: dict[str, RunRow], lease: Lease | None) -> None:
+        if self.current is not None and self.current.row.id in runs:
+            row = runs[self.current.row.id]
+            runs[row.id] = attrs.evolve(row, lease=lease)
 
     async def close(self) -> None:
         """
@@ -143,7 +144,7 @@ class RunStore:
         Raises:
             JobStoreUnavailableError: The next run will continue this one.
         """
-        run = self._run
+        run = self.current
 
         def work(runs: dict[str, RunRow], _now: float) -> None:
             """Close what this call has done of each."""

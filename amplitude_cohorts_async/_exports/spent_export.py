@@ -43,7 +43,7 @@ class SpentExport:
     """
     An export that was spent.
 
-    Whoever saves or streams its file records last that it answered its caller.
+    The call that saves or streams its file records last that it returned.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class SpentExport:
             async with self.tracked():
                 delivery = await self.deliver(None)
 
-        # An error of the caller's own is none of this export.
+        # Not in tracked(): the caller's own errors get no token of this export.
         async with delivery.held():
             yield delivery
 

@@ -19,8 +19,8 @@ from amplitude_cohorts_async._core.claims import (
     Join,
     Listing,
     ReadList,
-    Request,
-    Wait,
+    RequestNew,
+    WaitForOther,
     checked_occurrence,
     checked_on_unknown,
     checked_reuse,
@@ -52,9 +52,7 @@ listings = st.sampled_from([None, UNCHANGED])
 
 def decide(rows: CohortRows, call: Call, listing: Listing | None = None) -> Decision:
     """Decide at noon."""
-    return Claims(
-        rows=rows, call=call, at=NOW, is_alive=is_alive, listing=listing
-    ).decide()
+    return Claims(rows=rows, call=call, listing=listing).decide()
 
 
 def same(rows: CohortRows, call: Call) -> list[ExportRow]:
@@ -89,7 +87,7 @@ def test_what_was_spent_and_left_is_not_spent_again(
     decision = decide(rows, call, listing)
 
     if any(is_left_for(rows, export, call) for export in same(rows, call)):
-        assert not isinstance(decision, Request)
+        assert not isinstance(decision, RequestNew)
 
 
 @given(cohorts(), calls(), listings)
@@ -107,7 +105,7 @@ def test_deciding_changes_nothing(
 def test_what_is_joined_has_a_file_and_is_what_was_asked_for(
     rows: CohortRows, call: Call, listing: Listing | None
 ) -> None:
-    """The same columns, no parked or failed one, and no delivery of another's target."""
+    """The same columns, no parked or failed one, no delivery of another's target."""
     decision = decide(rows, call, listing)
 
     if isinstance(decision, Join):
@@ -140,7 +138,7 @@ def test_who_reuses_nothing_joins_only_what_was_requested_since(
     decision = decide(rows, call, listing)
 
     if isinstance(decision, Join):
-        assert decision.export.sequence > (call.began or 0)
+        assert decision.export.sequence > (call.since_sequence or 0)
     assert not isinstance(decision, ReadList | Delivered | Doubt)
 
 
@@ -164,7 +162,7 @@ def test_only_who_works_is_waited_for(
     """A wait ends: its lease is another's, and it ends by itself."""
     decision = decide(rows, call, listing)
 
-    if isinstance(decision, Wait):
+    if isinstance(decision, WaitForOther):
         assert is_alive(decision.export.lease)
         assert decision.export.state in {ExportState.ATTEMPTED, ExportState.QUEUED}
 
@@ -189,7 +187,7 @@ def test_only_a_name_answers_from_a_record(
     decision = decide(rows, call, listing)
 
     if isinstance(decision, Delivered):
-        assert call.occurrence is not None or call.runs
+        assert call.occurrence is not None or call.continues
         assert decision.delivery.saved is not None
 
 
@@ -200,7 +198,7 @@ def test_what_is_requested_is_queued_or_new(
     """Nobody requests what another has begun."""
     decision = decide(rows, call, listing)
 
-    if isinstance(decision, Request) and decision.export is not None:
+    if isinstance(decision, RequestNew) and decision.export is not None:
         assert decision.export.state is ExportState.QUEUED
         assert not is_alive(decision.export.lease)
 
@@ -244,10 +242,12 @@ def rows_of(*rows: ExportRow | DeliveryRow) -> CohortRows:
         exports={row.id: row for row in rows if isinstance(row, ExportRow)},
         deliveries={row.id: row for row in rows if isinstance(row, DeliveryRow)},
         sequence=9,
+        at=NOW,
+        is_alive=is_alive,
     )
 
 
-CALL = Call(cohort_id="c1", began=9, target="host:/a.csv", format="csv")
+CALL = Call(cohort_id="c1", since_sequence=9, target="host:/a.csv", format="csv")
 ANSWERED = {"finished_at": NOW, "answered_at": NOW, "saved": {"size": 1}}
 
 
@@ -264,14 +264,14 @@ def test_an_edit_at_or_after_the_request_counts(
     )
     decision = decide(rows_of(export()), CALL, Listing(cohort=cohort))
 
-    assert isinstance(decision, Join if adopted else Request)
+    assert isinstance(decision, Join if adopted else RequestNew)
 
 
 def test_another_target_was_delivered() -> None:
     """So it is not adopted for this one."""
     rows = rows_of(export(), delivery(target="host:/b.csv", **ANSWERED))
 
-    assert Request() == decide(rows, CALL)
+    assert RequestNew() == decide(rows, CALL)
 
 
 def test_this_target_was_delivered_and_its_call_did_not_return() -> None:
@@ -313,7 +313,7 @@ def test_a_doubt_that_is_too_old_is_none() -> None:
         state=ExportState.ATTEMPTED, attempted_at=NOW - 61 * MINUTE, request_id=None
     )
 
-    assert isinstance(decide(rows_of(unknown), CALL), Request)
+    assert isinstance(decide(rows_of(unknown), CALL), RequestNew)
 
 
 def test_an_occurrence_is_in_doubt_for_seven_days() -> None:
@@ -329,11 +329,11 @@ def test_an_occurrence_is_in_doubt_for_seven_days() -> None:
     assert isinstance(decide(rows_of(unknown), call), Doubt)
 
 
-@pytest.mark.parametrize(("lease", "answer"), [(LIVE, Wait), (DEAD, Doubt)])
+@pytest.mark.parametrize(("lease", "answer"), [(LIVE, WaitForOther), (DEAD, Doubt)])
 def test_a_run_goes_on_with_its_attempt(lease: object, answer: type[object]) -> None:
     """As long as somebody works on it, it is waited for."""
     unknown = export(state=ExportState.ATTEMPTED, request_id=None, lease=lease)
-    call = attrs.evolve(CALL, runs=frozenset({"run"}))
+    call = attrs.evolve(CALL, continues=frozenset({"run"}))
 
     assert isinstance(decide(rows_of(unknown, delivery(run="run")), call), answer)
 
@@ -343,21 +343,21 @@ def test_a_run_goes_on_with_its_export_for_seven_days() -> None:
     old = export(attempted_at=NOW - timedelta(days=6, hours=23))
     rows = rows_of(old, delivery(run="run"))
     rows.written = 9
-    call = attrs.evolve(CALL, runs=frozenset({"run"}), reuse_within=60)
+    call = attrs.evolve(CALL, continues=frozenset({"run"}), reuse_within=60)
 
     assert Join(old, rows.deliveries["d1"]) == decide(rows, call)
 
 
 def test_a_run_does_not_go_on_with_what_is_gone() -> None:
     """Seven days later the service has no file, nor has a job that failed."""
-    call = attrs.evolve(CALL, runs=frozenset({"run"}))
+    call = attrs.evolve(CALL, continues=frozenset({"run"}))
 
     for changes in (
         {"attempted_at": NOW - timedelta(days=7)},
         {"state": ExportState.FAILED},
     ):
         rows = rows_of(export(**changes), delivery(run="run"))
-        assert Request() == decide(rows, call)
+        assert RequestNew() == decide(rows, call)
 
 
 def test_an_occurrence_is_answered_from_its_record() -> None:
@@ -373,7 +373,7 @@ def test_an_occurrence_is_answered_from_its_record() -> None:
 def test_a_run_leaves_alone_what_it_delivered() -> None:
     """Even when the export is forgotten by now."""
     done = delivery(run="run", **ANSWERED)
-    call = attrs.evolve(CALL, runs=frozenset({"run"}))
+    call = attrs.evolve(CALL, continues=frozenset({"run"}))
 
     assert Delivered(done) == decide(rows_of(done), call)
 

@@ -1,4 +1,4 @@
-"""Rows of the store: written and read as they are, merged, and kept as long as needed."""
+"""Rows of the store: written and read as they are, merged, kept as long as needed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from amplitude_cohorts_async._core.job_rows import (
     ExportState,
     Lease,
     RunRow,
+    job_record,
     merged,
     read_cohort,
     read_runs,
-    record_of,
     shifted,
     write_cohort,
     write_runs,
@@ -158,8 +158,8 @@ def changed(cohort: CohortRows, rows: dict[str, str], times: int) -> dict[str, s
     for _ in range(times):
         cohort = read_cohort(rows)
         for export in list(cohort.exports.values()):
-            cohort.change(export, at=NOW)
-        cohort.next_number()
+            cohort.update_export(export)
+        cohort.next_sequence()
         write_cohort(rows, cohort)
 
     return rows
@@ -233,7 +233,7 @@ def test_a_row_that_only_speaks_of_a_lease_stays_as_it_is() -> None:
 def test_only_what_is_old_is_removed(cohort: CohortRows) -> None:
     """What is spent is kept as long as the service has its file."""
     before = dict(cohort.exports)
-    cohort.prune(NOW, is_alive)
+    cohort.prune()
 
     for key, export in before.items():
         is_recent = NOW - export.began_at < 7 * DAY
@@ -247,7 +247,7 @@ def test_only_what_is_old_is_removed(cohort: CohortRows) -> None:
 def test_a_delivery_is_kept_as_long_as_its_export(cohort: CohortRows) -> None:
     """And the last one of a target for ninety days."""
     finished = [each for each in cohort.deliveries.values() if each.finished_at]
-    cohort.prune(NOW, is_alive)
+    cohort.prune()
 
     for delivery in cohort.deliveries.values():
         assert delivery.export_id in cohort.exports or delivery in finished
@@ -262,9 +262,9 @@ def test_a_delivery_is_kept_as_long_as_its_export(cohort: CohortRows) -> None:
 @given(cohorts())
 def test_pruning_again_removes_nothing_more(cohort: CohortRows) -> None:
     """At the same moment."""
-    cohort.prune(NOW, is_alive)
+    cohort.prune()
     before = content(copy.deepcopy(cohort))
-    cohort.prune(NOW, is_alive)
+    cohort.prune()
 
     assert before == content(cohort)
 
@@ -277,8 +277,8 @@ def test_what_was_never_sent_is_kept_a_day(age: timedelta, kept: bool) -> None:
     queued = attrs.evolve(
         EXPORT, state=ExportState.QUEUED, lease=None, created_at=NOW - age
     )
-    cohort = CohortRows(exports={"e1": queued})
-    cohort.prune(NOW, is_alive)
+    cohort = CohortRows(exports={"e1": queued}, at=NOW, is_alive=is_alive)
+    cohort.prune()
 
     assert kept == bool(cohort.exports)
 
@@ -293,9 +293,10 @@ def test_the_last_delivery_of_a_target_is_kept(age: timedelta, kept: bool) -> No
     begun = attrs.evolve(last, id="d3", finished_at=None)
     stream = attrs.evolve(last, id="d4", target=None)
     cohort = CohortRows(
-        deliveries={each.id: each for each in (older, last, begun, stream)}
+        deliveries={each.id: each for each in (older, last, begun, stream)},
+        at=NOW,
     )
-    cohort.prune(NOW, is_alive)
+    cohort.prune()
 
     assert (["d2"] if kept else []) == list(cohort.deliveries)
 
@@ -326,7 +327,7 @@ def test_what_is_forgotten_takes_its_deliveries_along() -> None:
 def test_a_change_counts(cohort: CohortRows) -> None:
     """And is stored."""
     for export in list(cohort.exports.values()):
-        row = cohort.change(export, at=NOW, state=ExportState.GONE)
+        row = cohort.update_export(export, state=ExportState.GONE)
         assert row == cohort.exports[export.id]
         assert (export.revision + 1, NOW) == (row.revision, row.updated_at)
 
@@ -334,8 +335,8 @@ def test_a_change_counts(cohort: CohortRows) -> None:
 def test_a_delivery_is_stored_with_its_changes() -> None:
     """New or known."""
     cohort = CohortRows()
-    cohort.deliver(DELIVERY)
-    row = cohort.deliver(DELIVERY, finished_at=NOW)
+    cohort.update_delivery(DELIVERY)
+    row = cohort.update_delivery(DELIVERY, finished_at=NOW)
 
     assert {"d1": attrs.evolve(DELIVERY, finished_at=NOW)} == {"d1": row}
     assert {"d1": row} == cohort.deliveries
@@ -345,7 +346,7 @@ def test_a_delivery_is_stored_with_its_changes() -> None:
 def test_a_record_says_what_the_rows_say(cohort: CohortRows) -> None:
     """What is open is spent, or may be, and was not delivered."""
     for export in cohort.exports.values():
-        record = record_of(cohort, export)
+        record = job_record(cohort, export)
         assert len(cohort.deliveries_of(export)) == len(record.deliveries)
         assert (record.token is None) == (export.request_id is None)
         if record.is_open:

@@ -41,7 +41,7 @@ def first(polling: Polling, age: float | None, jitter: float) -> float:
 @given(POLLING, st.floats(-1e6, 1e6), SHARE)
 def test_the_first_question(polling: Polling, age: float, share: float) -> None:
     """
-    It never comes later than the initial delay and its jitter, however old the job is said to be.
+    It never comes later than the initial delay and its jitter, whatever the age told.
     """
     delay = first(polling, age, share)
 

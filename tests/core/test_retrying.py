@@ -76,7 +76,7 @@ def test_waits_grow() -> None:
 
 def test_retry_after_is_kept() -> None:
     """
-    What the service asks for is waited, and a little more, so that not all come at once.
+    What the service asks for is waited, and a little more: not all come at once.
     """
     limited = RateLimitedError("slow", status=429, retry_after=20.0)
 

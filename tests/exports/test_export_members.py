@@ -155,7 +155,7 @@ async def test_a_stream_never_mixes_two_files(
     server: FaultServer, job: ExportJob, second: Reply
 ) -> None:
     """
-    Once members were handed out, a file that cannot be resumed is an error with a token.
+    Once members were handed out, a file that cannot go on is an error with a token.
     """
     large = CSV + b'"1","filler"\n' * 400_000
     server.on(OBJECT, cut(4_000_000, large), second)
@@ -210,7 +210,7 @@ async def test_leaving_early(
     server: FaultServer, job: ExportJob, exporter: CohortsClient
 ) -> None:
     """
-    A loop that is left, or fails, closes the connection, and the file can be read again.
+    A loop that is left, or fails, closes the connection; the file can be read again.
     """
     for _ in range(3):
         async with job.members() as stream:

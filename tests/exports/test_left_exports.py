@@ -419,7 +419,7 @@ async def test_a_slow_record_outlasts_the_grace_period(
     tmp_path: Path,
 ) -> None:
     """The grace period is the request's: what the answer told is recorded anyway."""
-    monkeypatch.setattr("amplitude_cohorts_async._exports.requester.GRACE", 0.0)
+    monkeypatch.setattr("amplitude_cohorts_async._exports.purchase.GRACE", 0.0)
     task = asyncio.ensure_future(recorded.request_export(COHORT))
     await until(lambda: ("attempted", 0) in store.heard)
     store.may_answer.clear()

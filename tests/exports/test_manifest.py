@@ -255,7 +255,7 @@ async def test_the_size_that_was_listed_is_compared(
 async def test_when_an_export_was_requested(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
-    """The time is aware UTC; copies, comparisons and pickles have it, without a file."""
+    """Aware UTC; copies, comparisons and pickles have it, without a file."""
     emulator.add_cohort("c1", members=["ann"])
     saved = await client.export("c1", tmp_path / "members.csv")
     await asyncio.to_thread(saved.path.unlink)

@@ -1,4 +1,4 @@
-"""What is left of a download that was killed, cancelled or given up: who takes it up."""
+"""What a download that was killed, cancelled or given up left: who takes it up."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def leave_a_part(server: FaultServer, job: ExportJob, target: Path) -> int
 async def test_a_killed_download_goes_on(
     server: FaultServer, job: ExportJob, tmp_path: Path, kind: str, share: float
 ) -> None:
-    """After kill -9, the next process asks for the rest only, and has the same bytes."""
+    """After kill -9, the next process asks for the rest, and has the same bytes."""
     body, target = BODIES[kind], tmp_path / f"members.{kind}"
     server.on(OBJECT, hanging(body, int(len(body) * share)))
     ((_, end),) = await kill_in_the_middle(server.url, target, at=1)
@@ -270,7 +270,7 @@ async def test_another_object_is_fetched_in_full(
 async def test_another_export_takes_nothing_up(
     server: FaultServer, exporter: CohortsClient, job: ExportJob, tmp_path: Path
 ) -> None:
-    """A part of another request is removed, even if the store's tag would be the same."""
+    """A part of another request is removed, even if the store's tag is the same."""
     target = tmp_path / "members.csv"
     await leave_a_part(server, job, target)
     done = {"request_id": "other", "async_status": "JOB COMPLETED"}

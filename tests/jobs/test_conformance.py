@@ -1,4 +1,4 @@
-"""Every job store of ours keeps the promises of all, and the suite finds who does not."""
+"""Every job store of ours keeps the promises of all; the suite finds one that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store on disk that is locked, full, closed or gone, before and after the purchase."""
+"""A store on disk that is locked, full, closed or gone, before and after a purchase."""
 
 from __future__ import annotations
 

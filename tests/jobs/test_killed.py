@@ -72,7 +72,7 @@ async def test_a_run_without_a_store_is_killed(
     service: CohortsEmulator, tmp_path: Path
 ) -> None:
     """
-    Its directory has one: ten exports in all, and what was delivered is left alone.
+    Its directory has one: ten exports in all; what was delivered is left alone.
 
     A request that left, and whose answer was not recorded yet, is in doubt.
     """

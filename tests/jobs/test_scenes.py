@@ -139,7 +139,7 @@ async def test_killed_while_downloading_and_called_again(stage: Stage) -> None:
 
 @where_durable
 async def test_killed_between_the_bytes_and_the_record_of_the_id(stage: Stage) -> None:
-    """One is counted; the next call tells so and spends nothing, until it is told to."""
+    """One is counted; the next call says so and spends nothing until it is told to."""
     await stage.kill(before="requested")
 
     with pytest.raises(AmbiguousExportError) as caught:

@@ -93,7 +93,7 @@ def deliveries(draw: st.DrawFn, number: int, export: ExportRow) -> DeliveryRow:
 @st.composite
 def cohorts(draw: st.DrawFn) -> CohortRows:
     """The rows of a cohort with a history."""
-    rows = CohortRows()
+    rows = CohortRows(at=NOW, is_alive=is_alive)
     number = 0
 
     for count in range(1, draw(st.integers(0, 4)) + 1):
@@ -115,18 +115,18 @@ def calls(draw: st.DrawFn) -> Call:
         cohort_id="c1",
         properties=draw(st.sampled_from(WANTED[:2])),
         occurrence=draw(st.sampled_from(OCCURRENCES)),
-        began=draw(st.sampled_from([None, 0, 2, 4, 9])),
+        since_sequence=draw(st.sampled_from([None, 0, 2, 4, 9])),
         target=draw(st.sampled_from(TARGETS)),
         format="csv",
         reuse_within=draw(st.sampled_from([0.0, 3600.0, 86_400.0])),
         on_unknown=draw(st.sampled_from(["raise", "spend"])),  # type: ignore[arg-type]
-        runs=draw(st.sampled_from([frozenset(), frozenset({"run"})])),
+        continues=draw(st.sampled_from([frozenset(), frozenset({"run"})])),
     )
 
 
 def without_names(call: Call) -> Call:
     """A call without occurrence or run."""
-    return attrs.evolve(call, occurrence=None, runs=frozenset())
+    return attrs.evolve(call, occurrence=None, continues=frozenset())
 
 
 UNCHANGED = Listing()
