@@ -2,7 +2,7 @@
 Who may start: the rules of a limiter that keeps its places in a ledger.
 
 Each function here is called inside of one transaction. What is free is taken at
-once and as a whole, so nobody holds a place while waiting for another one.
+once and as a whole, so no request holds a place while it waits for another one.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Admissions:
     def __init__(self, limits: Limits, *, lease: float) -> None:
         self._limits = limits
         self._lease = lease
-        self._kept = good_for(lease, limits.release_delay)
+        self._ttl = good_for(lease, limits.release_delay)
         self._windows = {
             f"w{rate.per:g}": rate for rate in binding_rates(limits.exports)
         }
@@ -120,7 +120,7 @@ class Admissions:
     def recovery(self) -> float:
         """Seconds after which all places that a lost file held are free."""
         reuse = [reuse_after(rate, self._limits) for rate in self._windows.values()]
-        return self._kept + max(reuse, default=0.0)
+        return self._ttl + max(reuse, default=0.0)
 
     def outlook(self, ledger: Ledger) -> Outlook:
         """Return what is to be expected."""
@@ -185,10 +185,10 @@ class Admissions:
 
     def renew(self, ledger: Ledger, holding: Holding) -> bool:
         """Keep the places of a long request; return whether it had them still."""
-        had = ledger.renew(holding.claim.pool, holding.claim.id, seconds=self._kept)
+        had = ledger.renew(holding.claim.pool, holding.claim.id, seconds=self._ttl)
 
         for pool in holding.windows:
-            seconds = self._kept + self._reuse_after(pool)
+            seconds = self._ttl + self._reuse_after(pool)
             had = ledger.renew(pool, holding.claim.id, seconds=seconds) and had
 
         if had:
@@ -268,7 +268,7 @@ class Admissions:
         """
         Return the seconds after which it may be its turn; zero if it is.
 
-        Those ahead keep a place each, so that nobody waits for them to notice it.
+        Those ahead keep a place each: it does not wait until they have taken theirs.
         """
         spacing = pace.spacing(self._limits.exports)
         moments = [ledger.last_start() + spacing if spacing else -math.inf]
@@ -278,8 +278,8 @@ class Admissions:
             if len(taken) + ahead < rate.count:
                 continue
 
-            # Those ahead may give up, so it looks again when the first place is free; and
-            # soon where one is, which they are about to take.
+            # Those ahead may give up, so it looks again when the first place is free;
+            # and soon where one is, which they are about to take.
             free = sorted(self._free_at(row, rate, ledger.now) for row in taken)
             full = len(taken) - rate.count
             moments.append(free[full] if full >= 0 else ledger.now + _SOON)
@@ -290,9 +290,9 @@ class Admissions:
         windows = list(self._windows) if counts else []
 
         for pool in windows:
-            seconds = self._kept + self._reuse_after(pool)
+            seconds = self._ttl + self._reuse_after(pool)
             ledger.take(pool, claim.id, seconds=seconds)
-        ledger.take(claim.pool, claim.id, seconds=self._kept)
+        ledger.take(claim.pool, claim.id, seconds=self._ttl)
 
         if counts:
             ledger.note_start()

@@ -33,7 +33,7 @@ from ..fifo_lock import FifoLock
 from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics
 from .window import Pacer, Place, PlacePool, SlotSemaphore, sleep_until
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 WITHHELD_FOR = 600.0
 """Seconds for which a place is withheld when others evidently use the app."""
@@ -43,7 +43,7 @@ P = TypeVar("P")
 
 @attrs.define(eq=False)
 class Admission(Permit, Generic[P]):
-    """A permit of a `RateLimiter`: places in the windows that count its kind, a slot."""
+    """A permit with its places: one in each window that counts its kind, and a slot."""
 
     kind: Kind
     windows: Sequence[P]
@@ -130,9 +130,9 @@ class RateLimiter(Limiter):
             "pause_seconds": max(0.0, after.paused_until - refusal.at),
             "spacing_seconds": after.spacing(self._limits.exports),
         }
-        _log.warning("the service asked to slow down", extra=facts)
+        _logger.warning("the service asked to slow down", extra=facts)
         if after.counted != before.counted:
-            _log.warning("polls and files count in the windows from now on")
+            _logger.warning("polls and files count in the windows from now on")
 
 
 @attrs.define(eq=False)
@@ -209,8 +209,8 @@ class LocalLimiter(RateLimiter):
         """
         Free the places, in a forked process, of requests that only its parent has.
 
-        Their time in the windows begins at the fork: they may end later, but nobody
-        here would learn when.
+        Their time in the windows begins at the fork: they may end later, but this
+        process would not learn when.
         """
         # No loop runs here, whose time the system's is. No lock is taken: another
         # thread of the parent may have held it.

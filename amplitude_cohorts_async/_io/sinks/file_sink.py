@@ -130,7 +130,7 @@ class FileSink:
         """
         Set the stored object that all bytes come from.
 
-        Of None, or of one without a strong tag, the file cannot be taken up.
+        With None, the file is not left for a later download.
         """
         self._part.source = source
 
