@@ -13,12 +13,8 @@ from amplitude_cohorts_async.errors import MissingExtraError
 from support.surface import public_modules
 
 PAGE = (Path(__file__).parents[2] / "docs/reference.md").read_text()
-CHAPTERS = {
-    title: text
-    for title, text in re.findall(
-        r"^#{2,3} `([\w.]+)`$(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL
-    )
-}
+CHAPTER = re.compile(r"^#{2,3} `([\w.]+)`$(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+CHAPTERS: dict[str, str] = dict(CHAPTER.findall(PAGE))
 FIRST_CELL = re.compile(r"^\| (.+?) \|", re.MULTILINE)
 NAME = re.compile(r"`(\w+)(?:\(\))?`")
 
