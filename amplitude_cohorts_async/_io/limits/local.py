@@ -42,7 +42,7 @@ P = TypeVar("P")
 
 
 @attrs.define(eq=False)
-class Admission(Permit, Generic[P]):
+class PlacePermit(Permit, Generic[P]):
     """A permit with its places: one in each window that counts its kind, and a slot."""
 
     kind: Kind
@@ -274,7 +274,7 @@ class LocalLimiter(RateLimiter):
         finally:
             self._end(permit, clean=clean)
 
-    async def _begin(self, kind: Kind) -> Admission[Place]:
+    async def _begin(self, kind: Kind) -> PlacePermit[Place]:
         if self._limits.max_wait is not None:
             now = self._clock.now()
             self._refuse_if_longer(self._expected_starts(kind, now, 1)[0] - now, kind)
@@ -302,9 +302,9 @@ class LocalLimiter(RateLimiter):
                 await self._pause()
                 await pacer.wait()
 
-    async def _admit(self, kind: Kind) -> Admission[Place]:
+    async def _admit(self, kind: Kind) -> PlacePermit[Place]:
         if kind not in self._state.pace.counted:
-            return Admission(kind, (), await self._take_slot(), self._clock.now)
+            return PlacePermit(kind, (), await self._take_slot(), self._clock.now)
 
         # One at a time until it is sent: first come, first served.
         async with self._line:
@@ -321,7 +321,7 @@ class LocalLimiter(RateLimiter):
                     window.release_unused(place)
                 raise
 
-            permit = Admission(kind, places, slot, self._clock.now)
+            permit = PlacePermit(kind, places, slot, self._clock.now)
             self._last_start = permit.sent_at
             return permit
 
@@ -349,7 +349,7 @@ class LocalLimiter(RateLimiter):
         spacing = self._state.pace.spacing(self._limits.exports)
         await sleep_until(self._clock, self._last_start + spacing)
 
-    def _end(self, permit: Admission[Place], *, clean: bool) -> None:
+    def _end(self, permit: PlacePermit[Place], *, clean: bool) -> None:
         self._count(in_flight=-1)
         now = self._clock.now()
         ended = now if clean else now + self._limits.release_delay
