@@ -390,7 +390,7 @@ class ExportError(_JobError):
 
 
 class ExportTimeoutError(ExportError, TimeoutError):
-    """The job was still running at the caller's timeout; it continues at the service."""
+    """The job still ran at the caller's timeout; it continues at the service."""
 
 
 class ExportFailedError(ExportError):
@@ -477,7 +477,7 @@ class JobStoreUnavailableError(CohortsError):
 
 class AmbiguousExportError(CohortsError):
     """
-    An export may have been spent, and nobody knows its id.
+    An export may have been spent, and its id is not known.
 
     Its caller was killed between sending the request and recording the answer, or
     the answer was lost. Nothing more was spent.

@@ -342,7 +342,7 @@ class JobDelivery:
         finished_at: When the file got its name, or the stream was read to its end.
         answered_at: When the call returned.
         size: Bytes of the file; None if unknown.
-        sha256: Digest of the file; None if nobody asked for it.
+        sha256: Digest of the file; None if it was never computed.
         received: Bytes received so far, recorded once a second; None before.
     """
 
@@ -364,8 +364,10 @@ class JobRecord:
         id: The store's own id.
         state: "queued" (nothing is spent), "attempted" (its request may have been
             sent), "requested", "ready" (there is a file), "gone", "failed" or "parked".
-        is_open: Whether something remains to be done that `run_jobs()` or the same call
-            would do: it is spent, nothing parks it, and it was not delivered everywhere.
+        is_open: Whether something is left to do: it is spent, or may be spent
+            ("attempted"), is not parked, and was not delivered everywhere.
+            `run_jobs()` or the same call finishes it, unless it is "attempted": see
+            `AmbiguousExportError`.
         request_id: The service's id; None before it is known.
         requested_at: By the service's clock; aware UTC.
         token: For ``CohortsClient.resume_export()``; None before the id is known.

@@ -1,4 +1,4 @@
-"""The machine's boot, its clock, and its processes: who still runs, and who has ended."""
+"""The machine's boot, its clock, and which of its processes have ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def this_process() -> str:
     """
     Return a name of this process that no other has, on any machine.
 
-    The first call in a process reads files of the system. Where the system shows none, the process id alone is only good for reading.
+    The first call in a process reads files of the system. Where there are none, the
+    name is the process id alone: it is for people, `has_ended()` cannot use it.
     """
     return _named(os.getpid())
 

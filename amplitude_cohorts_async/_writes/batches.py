@@ -41,9 +41,12 @@ class Source:
     """
     The ids of a write.
 
-    `prescan` is None when they can be read only once, or are known to be distinct.
-    Without it, `seen` finds repeated ones, and `excluding` must hold none of them.
-    `first` is how many go into the first batch, and `size` how many there are, if known.
+    Attributes:
+        prescan: None when they can be read only once, or are known to be distinct.
+        seen: Finds repeated ones, where there is no prescan.
+        excluding: Must hold none of them, where there is no prescan.
+        first: How many go into the first batch.
+        size: How many there are, if known.
     """
 
     ids: Ids
@@ -112,7 +115,7 @@ def is_full(batches: Sequence[Batch]) -> bool:
 
 
 def room_after(source: Source) -> int:
-    """Return how many ids fit into the request that the last ones of a source are in."""
+    """Return how many more ids fit into the last request of a source."""
     if source.size is None:
         return MOST_IDS
 

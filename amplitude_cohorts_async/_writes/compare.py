@@ -94,7 +94,7 @@ async def diff_ids(
 
 
 class MemberIds:
-    """Reads the ids of one type; `unnameable` counts the members without a valid one."""
+    """Reads the ids of one type; `unnameable` counts the members without one."""
 
     def __init__(self, membership: Membership) -> None:
         self.unnameable = 0

@@ -143,7 +143,7 @@ class Ids:
     amplitude: bool = False
 
     async def slices(self) -> AsyncGenerator[list[str]]:
-        """Yield checked ids, at most `IDS_AT_ONCE` at a time; close it when leaving early."""
+        """Yield checked ids, `IDS_AT_ONCE` at most; close it when leaving early."""
         position = 0
 
         async with aclosing(self.open()) as parts:

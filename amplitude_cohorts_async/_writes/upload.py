@@ -147,7 +147,7 @@ class _UploadRun:
         )
 
     async def _validate(self, source: Source) -> None:
-        """Raise `InvalidIdsError` if the service does not know all ids; saves nothing."""
+        """Raise `InvalidIdsError` if the service does not know all ids."""
         spec = attrs.evolve(self._spec, validate_only=True)
 
         async with aclosing(source.batches()) as batches:

@@ -185,7 +185,7 @@ class Writer:
             )
 
     async def append(self, line: bytes) -> None:
-        """Append a line to the journal, if there is one, and wait until it is on disk."""
+        """Append a line to the journal, if there is one; return when it is on disk."""
         if self._file is None:
             return
 

@@ -24,7 +24,7 @@ from .._core.pacing import Pace, Refusal, earliest_starts
 from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
 from .._io.limits.base import Limiter, Permit, SharedCounter
-from .._io.limits.local import WITHHELD_FOR, Admission, LocalLimiter, RateLimiter
+from .._io.limits.local import WITHHELD_FOR, LocalLimiter, PlacePermit, RateLimiter
 from .._io.limits.shared import checked_lease, hashed
 from ..errors import ConfigurationError, MissingExtraError, QuotaError
 from ..limits import DOCUMENTED, Kind, Limits, Rate
@@ -196,7 +196,7 @@ class RedisLimiter(RateLimiter):
 
     async def _ask(
         self, connection: Connection, kind: Kind
-    ) -> Admission[Lease] | Limiter:
+    ) -> PlacePermit[Lease] | Limiter:
         """Return a permit of the store, or the limiter of our share in an outage."""
         now = asyncio.get_running_loop().time
 
@@ -215,7 +215,7 @@ class RedisLimiter(RateLimiter):
         self._lost_at = math.inf
         return permit
 
-    async def _admit(self, connection: Connection, kind: Kind) -> Admission[Lease]:
+    async def _admit(self, connection: Connection, kind: Kind) -> PlacePermit[Lease]:
         while True:
             counts = kind == "export"
 
@@ -238,7 +238,7 @@ class RedisLimiter(RateLimiter):
 
     async def _take(
         self, connection: Connection, kind: Kind, *, counts: bool
-    ) -> Admission[Lease] | None:
+    ) -> PlacePermit[Lease] | None:
         """Take all places, the slot last; return None if *counts* is outdated."""
         windows = connection.windows.values() if counts else ()
         pacer = self._pacers.get(kind)
@@ -263,7 +263,7 @@ class RedisLimiter(RateLimiter):
                 if await self._still_clear(connection, kind, seen, leases):
                     *held, slot = leases
                     now = asyncio.get_running_loop().time
-                    return Admission(kind, held, slot, now)
+                    return PlacePermit(kind, held, slot, now)
             except BaseException:
                 # Put back the places taken so far.
                 await finish_despite_cancel(_release_unused(leases))
@@ -330,7 +330,7 @@ class RedisLimiter(RateLimiter):
             await connection.state.take_space(spacing)
 
     async def _settle(
-        self, connection: Connection, permit: Admission[Lease], *, clean: bool
+        self, connection: Connection, permit: PlacePermit[Lease], *, clean: bool
     ) -> None:
         withhold = False
         for refusal in permit.refusals:

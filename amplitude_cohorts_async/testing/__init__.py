@@ -2,7 +2,7 @@
 The vendor's service for tests: an emulator, a clock that does not wait, and
 faults to queue; and what every limiter promises, as tests for one of your own.
 
-The emulator shares no code with the client: it is a second reading of the vendor's page.
+The emulator shares no code with the client: it is a second reading of the page
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 """
 

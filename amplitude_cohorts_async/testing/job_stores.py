@@ -34,7 +34,7 @@ class JobStoreConformance:
     """
 
     def make(self) -> JobStore:
-        """Return a store, as another process opens it; all of one test share the rows."""
+        """Return a store, as another process opens it; those of a test share rows."""
         raise NotImplementedError
 
     async def test_a_new_store_is_empty(self) -> None:
@@ -56,7 +56,7 @@ class JobStoreConformance:
         _check(returned is result, f"transact() returned {returned!r}")
 
     async def test_rows_are_kept_as_they_are(self) -> None:
-        """Keys and values are any text: long, empty, of any script, with any character."""
+        """Keys and values are any text: long, empty, of any script and character."""
         rows = {
             "a:b": "",
             "key with spaces, 'quotes' and \"more\"": 'x"\\\n\t\x7f',
@@ -121,7 +121,7 @@ class JobStoreConformance:
         )
 
     async def test_a_group_is_changed_as_a_whole(self) -> None:
-        """Nobody sees one row of a change without the other."""
+        """No caller sees one row of a change without the other."""
         async with self._opened(2) as (store, other):
 
             async def write() -> None:
@@ -183,7 +183,7 @@ class JobStoreConformance:
             rows for rows in begun if int(rows.get("count", "0")) not in range(_CALLERS)
         ]
         _check(found == {"count": str(_CALLERS)}, "a change was made twice")
-        _check(not unknown, f"work began with rows that nobody stored: {unknown[:1]}")
+        _check(not unknown, f"work began with rows that were not stored: {unknown[:1]}")
 
     async def test_groups_are_told_and_kept_apart(self) -> None:
         """Those that have rows; one without rows is none."""
@@ -219,7 +219,7 @@ class JobStoreConformance:
         _check(groups == [["group"], []], f"the groups of two apps are mixed: {groups}")
 
     async def test_the_time_is_shared_and_never_set_back(self) -> None:
-        """Whoever asks, each answer is as late as those before; and it goes on."""
+        """Each answer is as late as those before, for all users; and it goes on."""
         times: list[float] = []
 
         async with self._opened(2) as (store, other):

@@ -50,14 +50,14 @@ class LimiterConformance:
         raise NotImplementedError
 
     async def test_the_fifth_export_waits_for_a_window(self) -> None:
-        """Four start at once; the fifth when the window after the first one's end is over."""
+        """Four start at once; the fifth a window after the end of the first one."""
         async with self._members(1) as (limiter,):
             starts = sorted(await asyncio.gather(*(_hold(limiter) for _ in range(5))))
 
         _check(starts[4] - starts[0] >= 0.5, "five exports started in one window")
 
     async def test_the_members_share_a_window(self) -> None:
-        """Whoever of them asks."""
+        """Whichever of them asks."""
         async with self._members(2) as (one, other):
             starts = sorted(
                 await asyncio.gather(*(_hold(who) for who in (one, other) * 5))
@@ -169,7 +169,7 @@ class LimiterConformance:
         _check(second - first >= 0.2, "no place was withheld")
 
     async def test_the_last_place_is_never_withheld(self) -> None:
-        """Somebody has to go on."""
+        """Otherwise no request could start any more."""
         limits = attrs.evolve(self.limits, in_flight=1, exports=())
 
         async with self._members(1, limits) as (limiter,):
@@ -177,7 +177,7 @@ class LimiterConformance:
             await _hold(limiter, "poll")
 
     async def test_a_429_for_the_rate_of_a_file_makes_polls_count(self) -> None:
-        """For everybody: the service said that more than exports count."""
+        """For all members: the service said that more than exports count."""
         details = "Exceeded rate limit with query of cost 1"
 
         async with self._members(2) as (one, other):
@@ -239,7 +239,7 @@ class LimiterConformance:
         _check(caught is error, f"the error came out as {caught!r}")
 
     async def test_cancelling_leaves_no_place_taken(self) -> None:
-        """After a hundred cancellations all places are free, after the release delay."""
+        """After a hundred cancellations and the release delay all places are free."""
         everybody_is_in = asyncio.Barrier(5)
 
         async def meet(limiter: Limiter) -> None:

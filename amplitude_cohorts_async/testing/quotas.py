@@ -37,7 +37,7 @@ class Quotas:
         windows: Pairs of a count and seconds, for requests of one cohort.
         window: How starts are counted: "log" counts any window that ends
             now, "fixed" restarts on the hour, as it were, and "bucket"
-            refills while it drains. Nobody outside knows which it is.
+            refills while it drains. The vendor does not say which it is.
         refused_count: Whether a refused start fills a window as well.
         month: Requests of one cohort a month; None for an unlimited plan.
         used: Requests already spent this month.

@@ -121,8 +121,8 @@ class MemberStream(AsyncOnly):
     def _check_unread(self) -> None:
         if self.is_exhausted:
             raise InvalidInputError(
-                f"all members of export {self._errors.ref.request_id} were read already; "
-                f"open `job.members()` again, which spends no export"
+                f"all members of export {self._errors.ref.request_id} were read "
+                f"already; open `job.members()` again, which spends no export"
             )
 
     async def _take(self, size: int) -> list[Member]:

@@ -113,7 +113,7 @@ class FileReceiver:
         return kept
 
     def comes_from(self, source: Source | None) -> None:
-        """Know the object of the next bytes, and of all before; None: nothing does."""
+        """Set the stored object of all bytes; with None the file is not resumable."""
         self._sink.comes_from(source)
 
     async def begin(self) -> None:

@@ -72,7 +72,7 @@ class Transfer:
         self._status_without_file = status_without_file
         self._refresh = LinkRefresh(self.state)
         self._controller = ParallelismController(session.transport.connections)
-        # Proves that two objects are the same; empty where nothing does.
+        # The strong tag proves that two objects are the same; empty without one.
         self._etag = ""
         # What is missing of a file that was left with holes.
         self._gaps: list[tuple[int, int]] = []

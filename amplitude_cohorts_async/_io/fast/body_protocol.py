@@ -8,7 +8,7 @@ connection back. That leaves out the copies that a stream of small pieces costs.
 | state | reads | on the transport | what ends it |
 |---|---|---|---|
 | PAUSED | no | ours | `_receive()`: RECEIVING |
-| RECEIVING | yes | ours | the buffer is full, the body over, the writer failed: PAUSED |
+| RECEIVING | yes | ours | a full buffer, the body's end, a failed writer: PAUSED |
 | LOST | no | ours | (from PAUSED and RECEIVING, when the connection ends) |
 | DETACHED | aiohttp's business | aiohttp's | (from any, by `detach()`) |
 
@@ -70,7 +70,7 @@ class BodyProtocol(asyncio.BufferedProtocol):
     """
     Receives the *left* bytes of one body in aiohttp's place.
 
-    Whoever makes one has to `detach()` it.
+    The caller has to `detach()` it.
     """
 
     def __init__(

@@ -41,7 +41,10 @@ class FastConnector(aiohttp.TCPConnector):
         self, *args: Any, **keywords: Any
     ) -> tuple[asyncio.Transport, ResponseHandler]:
         # aiohttp types its addresses only in part.
-        connect = cast("_Connect", super()._wrap_create_connection)  # pyright: ignore[reportUnknownMemberType]
+        connect = cast(
+            "_Connect",
+            super()._wrap_create_connection,  # pyright: ignore[reportUnknownMemberType]
+        )
         loop, fastnet = asyncio.get_running_loop(), aiofastnet()
 
         if fastnet is None or not (

@@ -243,15 +243,15 @@ class Transport:
         is_list = operation == "list"
         most = _MAX_ERROR if is_error else _MAX_BODIES.get(operation, _MAX_BODY)
         seconds = self._answer_seconds * _SLOW_FACTOR
-        # What the beginning says of an export that may be spent is worth more than none.
+        # The beginning of the answer may name an export that was spent.
         may_be_cut = is_error or operation == "export"
         body = await answer.read(most=most, seconds=seconds, may_be_cut=may_be_cut)
 
         if body is None:
             raise ConnectionFailedError(
                 f"{operation} had an answer of more than {most >> 10:,} KiB, which was "
-                f"given up; no such answer of Amplitude is so long, look for a proxy in "
-                f"between",
+                f"given up; no such answer of Amplitude is so long, look for a proxy "
+                f"in between",
                 may_have_happened=True,
             )
 

@@ -2,7 +2,7 @@
 Who may start: the rules of a limiter that keeps its places in a ledger.
 
 Each function here is called inside of one transaction. What is free is taken at
-once and as a whole, so nobody holds a place while waiting for another one.
+once and as a whole, so no request holds a place while it waits for another one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Stage = Literal["pause", "window", "slot"]
 
 
 @attrs.define(eq=False)
-class Claim:
+class Candidate:
     """
     A request that wants to start, or a task that wants a lock.
 
@@ -80,7 +80,7 @@ class Holding:
         good_until: When it must have ended, unless it is renewed.
     """
 
-    claim: Claim
+    candidate: Candidate
     windows: Sequence[str]
     good_until: float
 
@@ -105,13 +105,13 @@ class Slowdown:
     after: Pace
 
 
-class Admissions:
+class AdmissionRules:
     """The rules that limits and a lease make."""
 
     def __init__(self, limits: Limits, *, lease: float) -> None:
         self._limits = limits
         self._lease = lease
-        self._kept = good_for(lease, limits.release_delay)
+        self._ttl = good_for(lease, limits.release_delay)
         self._windows = {
             f"w{rate.per:g}": rate for rate in binding_rates(limits.exports)
         }
@@ -120,7 +120,7 @@ class Admissions:
     def recovery(self) -> float:
         """Seconds after which all places that a lost file held are free."""
         reuse = [reuse_after(rate, self._limits) for rate in self._windows.values()]
-        return self._kept + max(reuse, default=0.0)
+        return self._ttl + max(reuse, default=0.0)
 
     def outlook(self, ledger: Ledger) -> Outlook:
         """Return what is to be expected."""
@@ -156,7 +156,7 @@ class Admissions:
         return starts[seen.ahead :]
 
     def admit(
-        self, ledger: Ledger, claim: Claim, *, heads: Collection[str] = ()
+        self, ledger: Ledger, candidate: Candidate, *, heads: Collection[str] = ()
     ) -> Holding | Wait:
         """
         Let a request start, or have it wait in line.
@@ -166,30 +166,32 @@ class Admissions:
                 is behind all who wait, ours as well.
         """
         pace = ledger.pace()
-        counts = claim.pool == SLOT and claim.kind in pace.counted
-        wait = self._wait(ledger, claim, pace, counts=counts, heads=heads)
+        counts = candidate.pool == SLOT and candidate.kind in pace.counted
+        wait = self._wait(ledger, candidate, pace, counts=counts, heads=heads)
 
         if wait is None:
-            return self._take(ledger, claim, counts=counts)
+            return self._take(ledger, candidate, counts=counts)
 
         if counts:
-            ledger.draw(claim.window)
+            ledger.draw(candidate.window)
         else:
-            ledger.drop(claim.window)
+            ledger.drop(candidate.window)
         if wait.stage == "slot":
-            ledger.draw(claim.last)
+            ledger.draw(candidate.last)
         elif counts:
-            ledger.drop(claim.last)
+            ledger.drop(candidate.last)
 
         return wait
 
     def renew(self, ledger: Ledger, holding: Holding) -> bool:
         """Keep the places of a long request; return whether it had them still."""
-        had = ledger.renew(holding.claim.pool, holding.claim.id, seconds=self._kept)
+        had = ledger.renew(
+            holding.candidate.pool, holding.candidate.id, seconds=self._ttl
+        )
 
         for pool in holding.windows:
-            seconds = self._kept + self._reuse_after(pool)
-            had = ledger.renew(pool, holding.claim.id, seconds=seconds) and had
+            seconds = self._ttl + self._reuse_after(pool)
+            had = ledger.renew(pool, holding.candidate.id, seconds=seconds) and had
 
         if had:
             holding.good_until = ledger.now + self._lease
@@ -205,7 +207,7 @@ class Admissions:
         clean: bool,
     ) -> list[Slowdown]:
         """Note that a request has ended, and what its answer said about the pace."""
-        kind, place = holding.claim.kind, holding.claim.id
+        kind, place = holding.candidate.kind, holding.candidate.id
         before = pace = ledger.pace()
         slowdowns: list[Slowdown] = []
 
@@ -232,34 +234,34 @@ class Admissions:
 
         return slowdowns
 
-    def give_back(self, ledger: Ledger, claim: Claim) -> None:
-        """Undo all of a claim: it waits no more, and has not used its places."""
-        ledger.drop(claim.window)
-        ledger.drop(claim.last)
-        ledger.free([*self._windows, claim.pool], claim.id)
+    def give_back(self, ledger: Ledger, candidate: Candidate) -> None:
+        """Undo all of a request: it waits no more, and has not used its places."""
+        ledger.drop(candidate.window)
+        ledger.drop(candidate.last)
+        ledger.free([*self._windows, candidate.pool], candidate.id)
 
     def _wait(
         self,
         ledger: Ledger,
-        claim: Claim,
+        candidate: Candidate,
         pace: Pace,
         *,
         counts: bool,
         heads: Collection[str],
     ) -> Wait | None:
         paused = pace.paused_until - ledger.now
-        if claim.pool == SLOT and paused > 0:
+        if candidate.pool == SLOT and paused > 0:
             return Wait(stage="pause", seconds=paused, ahead=0, counts=counts)
 
         if counts:
-            ahead = ledger.ahead(claim.window, others_only=WINDOW in heads)
+            ahead = ledger.ahead(candidate.window, others_only=WINDOW in heads)
             seconds = self._until_free(ledger, pace, ahead)
             if seconds > 0 or (ahead and pace.step):
                 return Wait(stage="window", seconds=seconds, ahead=ahead, counts=True)
 
-        ahead = ledger.ahead(claim.last, others_only=claim.pool in heads)
-        places = self._limits.in_flight if claim.pool == SLOT else 1
-        if ahead + len(ledger.taken(claim.pool)) >= places:
+        ahead = ledger.ahead(candidate.last, others_only=candidate.pool in heads)
+        places = self._limits.in_flight if candidate.pool == SLOT else 1
+        if ahead + len(ledger.taken(candidate.pool)) >= places:
             return Wait(stage="slot", seconds=0.0, ahead=ahead, counts=counts)
 
         return None
@@ -268,7 +270,7 @@ class Admissions:
         """
         Return the seconds after which it may be its turn; zero if it is.
 
-        Those ahead keep a place each, so that nobody waits for them to notice it.
+        Those ahead keep a place each: it does not wait until they have taken theirs.
         """
         spacing = pace.spacing(self._limits.exports)
         moments = [ledger.last_start() + spacing if spacing else -math.inf]
@@ -278,28 +280,28 @@ class Admissions:
             if len(taken) + ahead < rate.count:
                 continue
 
-            # Those ahead may give up, so it looks again when the first place is free; and
-            # soon where one is, which they are about to take.
+            # Those ahead may give up, so it looks again when the first place is free;
+            # and soon where one is, which they are about to take.
             free = sorted(self._free_at(row, rate, ledger.now) for row in taken)
             full = len(taken) - rate.count
             moments.append(free[full] if full >= 0 else ledger.now + _SOON)
 
         return max(0.0, max(moments) - ledger.now)
 
-    def _take(self, ledger: Ledger, claim: Claim, *, counts: bool) -> Holding:
+    def _take(self, ledger: Ledger, candidate: Candidate, *, counts: bool) -> Holding:
         windows = list(self._windows) if counts else []
 
         for pool in windows:
-            seconds = self._kept + self._reuse_after(pool)
-            ledger.take(pool, claim.id, seconds=seconds)
-        ledger.take(claim.pool, claim.id, seconds=self._kept)
+            seconds = self._ttl + self._reuse_after(pool)
+            ledger.take(pool, candidate.id, seconds=seconds)
+        ledger.take(candidate.pool, candidate.id, seconds=self._ttl)
 
         if counts:
             ledger.note_start()
-        ledger.drop(claim.window)
-        ledger.drop(claim.last)
+        ledger.drop(candidate.window)
+        ledger.drop(candidate.last)
 
-        return Holding(claim, windows, ledger.now + self._lease)
+        return Holding(candidate, windows, ledger.now + self._lease)
 
     def _may_withhold(self, ledger: Ledger) -> bool:
         rows = ledger.taken(SLOT)

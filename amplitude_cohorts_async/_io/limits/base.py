@@ -98,7 +98,7 @@ class Limiter(ABC):
 
     @property
     def job_store(self) -> JobStore | None:
-        """The store of exports that all clients of this limiter share; None for none."""
+        """The store of exports that all clients of this limiter share, if any."""
         return None
 
     def bind(self, app: str) -> None:  # noqa: B027 - this one serves any app

@@ -29,7 +29,7 @@ from ...models import Usage
 from ..context import Clock
 from .base import SharedCounter
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _ALL = "*"
 _ASK_EVERY = 20
@@ -136,7 +136,7 @@ class Budget:
             except CohortsError as error:
                 # If the quota is exhausted, the service refuses the request itself.
                 facts = {"error": type(error).__name__}
-                _log.warning("the month's usage could not be read", extra=facts)
+                _logger.warning("the month's usage could not be read", extra=facts)
                 self._next_try = self._clock.now() + _ASK_AGAIN
                 return
 

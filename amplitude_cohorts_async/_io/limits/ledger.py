@@ -81,7 +81,7 @@ class Row:
 
 @attrs.define(eq=False)
 class Ticket:
-    """The number of a request in a line; None as long as it has none."""
+    """The number of a request in a line; None until it is drawn."""
 
     line: str
     number: int | None = None
@@ -103,14 +103,15 @@ class Ledger:
 
     def open(self, boot: str) -> str:
         """
-        Return what names the data of this file, after a restart of the machine as well.
+        Return the name of this file's data; a restart of the machine keeps it.
 
-        The moments of a run of the machine say nothing in the next one. How long it was
-        away is not known: what was left when it was last used counts as left still.
+        Moments are counted from the machine's boot, so after another boot all are
+        moved. How long the machine was off is not known: what was taken for ten more
+        seconds when the file was last used is taken for ten seconds from now on.
 
-        Where runs have no names, a new one shows by a clock that has gone back. Where it
-        has not, the new run has lasted for longer than the old one had when the file was
-        last written: long enough for all of that to be over.
+        Where boots have no names, another one shows by a clock that has gone back. If
+        it has not, nothing is moved, and still no place is free too early: at least as
+        much time has passed as this boot has run.
         """
         row = self.connection.execute(
             "SELECT epoch, boot, seen FROM machine"
@@ -224,7 +225,7 @@ class Ledger:
             )
 
     def ahead(self, ticket: Ticket, *, others_only: bool = False) -> int:
-        """Return how many tickets are ahead in a line; *others_only*: of other owners."""
+        """Return how many tickets are ahead; *others_only*: of other owners."""
         owners = self.connection.execute(
             "SELECT owner, count(*) FROM ticket WHERE app = ? AND line = ? "
             "AND number < ? AND seen > ? AND owner != ? GROUP BY owner",

@@ -33,7 +33,7 @@ from ..fifo_lock import FifoLock
 from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics
 from .window import Pacer, Place, PlacePool, SlotSemaphore, sleep_until
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 WITHHELD_FOR = 600.0
 """Seconds for which a place is withheld when others evidently use the app."""
@@ -42,8 +42,8 @@ P = TypeVar("P")
 
 
 @attrs.define(eq=False)
-class Admission(Permit, Generic[P]):
-    """A permit of a `RateLimiter`: places in the windows that count its kind, a slot."""
+class PlacePermit(Permit, Generic[P]):
+    """A permit with its places: one in each window that counts its kind, and a slot."""
 
     kind: Kind
     windows: Sequence[P]
@@ -130,9 +130,9 @@ class RateLimiter(Limiter):
             "pause_seconds": max(0.0, after.paused_until - refusal.at),
             "spacing_seconds": after.spacing(self._limits.exports),
         }
-        _log.warning("the service asked to slow down", extra=facts)
+        _logger.warning("the service asked to slow down", extra=facts)
         if after.counted != before.counted:
-            _log.warning("polls and files count in the windows from now on")
+            _logger.warning("polls and files count in the windows from now on")
 
 
 @attrs.define(eq=False)
@@ -209,8 +209,8 @@ class LocalLimiter(RateLimiter):
         """
         Free the places, in a forked process, of requests that only its parent has.
 
-        Their time in the windows begins at the fork: they may end later, but nobody
-        here would learn when.
+        Their time in the windows begins at the fork: they may end later, but this
+        process would not learn when.
         """
         # No loop runs here, whose time the system's is. No lock is taken: another
         # thread of the parent may have held it.
@@ -274,7 +274,7 @@ class LocalLimiter(RateLimiter):
         finally:
             self._end(permit, clean=clean)
 
-    async def _begin(self, kind: Kind) -> Admission[Place]:
+    async def _begin(self, kind: Kind) -> PlacePermit[Place]:
         if self._limits.max_wait is not None:
             now = self._clock.now()
             self._refuse_if_longer(self._expected_starts(kind, now, 1)[0] - now, kind)
@@ -302,9 +302,9 @@ class LocalLimiter(RateLimiter):
                 await self._pause()
                 await pacer.wait()
 
-    async def _admit(self, kind: Kind) -> Admission[Place]:
+    async def _admit(self, kind: Kind) -> PlacePermit[Place]:
         if kind not in self._state.pace.counted:
-            return Admission(kind, (), await self._take_slot(), self._clock.now)
+            return PlacePermit(kind, (), await self._take_slot(), self._clock.now)
 
         # One at a time until it is sent: first come, first served.
         async with self._line:
@@ -321,7 +321,7 @@ class LocalLimiter(RateLimiter):
                     window.release_unused(place)
                 raise
 
-            permit = Admission(kind, places, slot, self._clock.now)
+            permit = PlacePermit(kind, places, slot, self._clock.now)
             self._last_start = permit.sent_at
             return permit
 
@@ -349,7 +349,7 @@ class LocalLimiter(RateLimiter):
         spacing = self._state.pace.spacing(self._limits.exports)
         await sleep_until(self._clock, self._last_start + spacing)
 
-    def _end(self, permit: Admission[Place], *, clean: bool) -> None:
+    def _end(self, permit: PlacePermit[Place], *, clean: bool) -> None:
         self._count(in_flight=-1)
         now = self._clock.now()
         ended = now if clean else now + self._limits.release_delay

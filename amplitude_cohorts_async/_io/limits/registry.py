@@ -3,11 +3,10 @@ One limiter for each app, shared by all its clients in this process.
 
 The limits have to hold across clients, threads and event loops, and across one
 `asyncio.run()` after another. Clients that exist at the same time share a limiter;
-its state stays here after the last one, for the next limiter of the app. This is
-the package's only state at module level, guarded by a lock; an app costs a few
-kilobytes and is forgotten an hour after its last request, longer than any window.
-A custom clock, and a loop whose time is not the system's, have limiters of their
-own, whose state is not kept.
+its state stays here after the last one, for the next limiter of the app. This state
+of the module is guarded by a lock; an app costs a few kilobytes and is forgotten an
+hour after its last request, longer than any window. A custom clock, and a loop whose
+time is not the system's, have limiters of their own, whose state is not kept.
 
 The limits of the first client apply to all that share its limiter; a client with
 others logs a warning.
@@ -28,7 +27,7 @@ from ...limits import Limits
 from ..context import Clock
 from .local import LimiterState, LocalLimiter
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _FORGOTTEN_AFTER = 3600.0
 # A loop's time is `time.monotonic()`, or cached from it a moment ago.
@@ -71,7 +70,7 @@ def limiter_for(
             limiter = limiters[key] = LocalLimiter(limits, clock=clock, state=state)
 
     if limiter.limits != limits:
-        _log.warning(
+        _logger.warning(
             "this app's limiter has other limits; these apply to all its clients"
         )
 

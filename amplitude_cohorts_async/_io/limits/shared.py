@@ -15,7 +15,7 @@ _RESERVE = 1 / 6
 
 
 def checked_name(app: str) -> str:
-    """Return the name of an app; raise `ConfigurationError` if no key can contain it."""
+    """Return an app's name; `ConfigurationError` if no key can contain it."""
     if not _NAME.fullmatch(app):
         raise ConfigurationError(
             f"{app!r} cannot name an app; use up to 100 letters, digits or _.:@-"
@@ -69,7 +69,7 @@ def hashed(what: str, name: str) -> str:
 
 
 def checked_lease(seconds: float) -> float:
-    """Return a lease; raise `ConfigurationError` if it does not last for some seconds."""
+    """Return a lease; `ConfigurationError` if it is not a time in seconds."""
     if not 0 < seconds < math.inf:
         raise ConfigurationError(f"lease is {seconds!r}; give seconds, more than zero")
 

@@ -29,10 +29,19 @@ from ..context import Clock, SystemClock
 from ..fifo_lock import KeyedLock
 from ..machine import seconds_since_boot, this_boot, this_process
 from ..sqlite import Database, DatabaseError, UnusableDatabaseError
-from .admission import SLOT, WINDOW, Admissions, Claim, Holding, Outlook, Slowdown, Wait
+from .admission import (
+    SLOT,
+    WINDOW,
+    AdmissionRules,
+    Candidate,
+    Holding,
+    Outlook,
+    Slowdown,
+    Wait,
+)
 from .base import Permit, SharedCounter, Statistics
 from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
-from .local import Admission, RateLimiter
+from .local import PlacePermit, RateLimiter
 from .shared import AppName, between, checked_lease, hashed
 
 _log = logging.getLogger(__name__)
@@ -62,7 +71,7 @@ class _Process:
     pid: int = attrs.field(factory=os.getpid)
     id: str = attrs.field(factory=lambda: uuid4().hex)
     lines: KeyedLock = attrs.field(factory=KeyedLock)
-    waiting: dict[str, Claim] = attrs.field(factory=dict[str, Claim])
+    waiting: dict[str, Candidate] = attrs.field(factory=dict[str, Candidate])
     shown_at: float = 0.0
 
 
@@ -113,7 +122,7 @@ class SqliteLimiter(RateLimiter):
         )
         self._lease = checked_lease(lease)
         self._clock = clock or BootClock()
-        self._admissions = Admissions(limits, lease=lease)
+        self._rules = AdmissionRules(limits, lease=lease)
         self._database = Database(
             path,
             schema=SCHEMA,
@@ -160,7 +169,7 @@ class SqliteLimiter(RateLimiter):
         Raises:
             LimiterUnavailableError: The file cannot be used, or the lock was lost.
         """
-        return self._cohort_lock(Claim("write", hashed("cohort", cohort_id)))
+        return self._cohort_lock(Candidate("write", hashed("cohort", cohort_id)))
 
     def expected_starts(
         self, count: int, *, limits: Limits = DOCUMENTED
@@ -175,7 +184,7 @@ class SqliteLimiter(RateLimiter):
             return super().expected_starts(count, limits=limits)
 
         now = self._clock.now()
-        starts = self._admissions.expected_starts(
+        starts = self._rules.expected_starts(
             self._outlook, "export", now=now, count=count
         )
         return [start - now for start in starts]
@@ -229,17 +238,17 @@ class SqliteLimiter(RateLimiter):
 
     @asynccontextmanager
     async def _slot(self, kind: Kind) -> AsyncGenerator[Permit]:
-        claim = Claim(kind)
+        candidate = Candidate(kind)
         came_at = self._clock.now()
         self._count(waiting=+1)
 
         try:
-            holding = await self._waiting(claim, self._begin(claim))
+            holding = await self._waiting(candidate, self._begin(candidate))
         except BaseException:
             self._count(waiting=-1)
             raise
 
-        permit = Admission(kind, holding.windows, SLOT, self._clock.now)
+        permit = PlacePermit(kind, holding.windows, SLOT, self._clock.now)
         self._count_start(kind, waited=permit.sent_at - came_at)
         clean = False
 
@@ -252,78 +261,86 @@ class SqliteLimiter(RateLimiter):
             await finish_despite_cancel(self._settle(holding, permit, clean=clean))
 
     @asynccontextmanager
-    async def _cohort_lock(self, claim: Claim) -> AsyncGenerator[None]:
-        holding = await self._waiting(claim, self._begin(claim))
+    async def _cohort_lock(self, candidate: Candidate) -> AsyncGenerator[None]:
+        holding = await self._waiting(candidate, self._begin(candidate))
 
         try:
             async with self._kept(holding):
                 yield
         finally:
-            await finish_despite_cancel(self._give_back(claim))
+            await finish_despite_cancel(self._give_back(candidate))
 
-    async def _waiting(self, claim: Claim, begin: Awaitable[Holding]) -> Holding:
-        """Show the tickets of a claim while it waits; if it gives up, undo all of it."""
+    async def _waiting(
+        self, candidate: Candidate, begin: Awaitable[Holding]
+    ) -> Holding:
+        """Show the tickets of a candidate while it waits; undo all if it gives up."""
         mine = self._mine()
-        mine.waiting[claim.id] = claim
+        mine.waiting[candidate.id] = candidate
 
         try:
             return await begin
         except BaseException:
-            del mine.waiting[claim.id]
-            await finish_despite_cancel(self._give_back(claim))
+            del mine.waiting[candidate.id]
+            await finish_despite_cancel(self._give_back(candidate))
             raise
         finally:
-            mine.waiting.pop(claim.id, None)
+            mine.waiting.pop(candidate.id, None)
 
-    async def _begin(self, claim: Claim) -> Holding:
-        pacer = self._pacers.get(claim.kind) if claim.pool == SLOT else None
+    async def _begin(self, candidate: Candidate) -> Holding:
+        pacer = self._pacers.get(candidate.kind) if candidate.pool == SLOT else None
         if pacer is not None:
             await pacer.wait()
 
-        outcome = await self._ask(claim, is_first=True)
+        outcome = await self._ask(candidate, is_first=True)
 
         # Requests that got here during a pause would start together after it.
         while pacer and isinstance(outcome, Wait) and outcome.stage == "pause":
             await self._pause(outcome.seconds)
             await pacer.wait()
-            outcome = await self._ask(claim)
+            outcome = await self._ask(candidate)
 
         while isinstance(outcome, Wait):
             outcome = await (
-                self._in_windows_line(claim)
+                self._in_windows_line(candidate)
                 if outcome.counts
-                else self._in_last_line(claim)
+                else self._in_last_line(candidate)
             )
 
         return outcome
 
-    async def _in_windows_line(self, claim: Claim) -> Holding | Wait:
+    async def _in_windows_line(self, candidate: Candidate) -> Holding | Wait:
         lines = self._mine().lines
 
         async with lines.hold(WINDOW):
             while True:
-                outcome = await self._poll(claim, {WINDOW}, during={"pause", "window"})
+                outcome = await self._poll(
+                    candidate, {WINDOW}, during={"pause", "window"}
+                )
                 if not isinstance(outcome, Wait) or not outcome.counts:
                     return outcome
 
                 # The windows have a place for it, which nobody else takes meanwhile.
                 async with lines.hold(SLOT):
-                    outcome = await self._poll(claim, {WINDOW, SLOT}, during={"slot"})
+                    outcome = await self._poll(
+                        candidate, {WINDOW, SLOT}, during={"slot"}
+                    )
                 if not isinstance(outcome, Wait):
                     return outcome
 
-    async def _in_last_line(self, claim: Claim) -> Holding | Wait:
-        async with self._mine().lines.hold(claim.pool):
-            return await self._poll(claim, {claim.pool}, during={"pause", "slot"})
+    async def _in_last_line(self, candidate: Candidate) -> Holding | Wait:
+        async with self._mine().lines.hold(candidate.pool):
+            return await self._poll(
+                candidate, {candidate.pool}, during={"pause", "slot"}
+            )
 
     async def _poll(
-        self, claim: Claim, heads: Collection[str], *, during: Collection[str]
+        self, candidate: Candidate, heads: Collection[str], *, during: Collection[str]
     ) -> Holding | Wait:
         """Ask again and again, as long as the answer is one of these stages."""
         began = self._clock.now()
 
         while True:
-            outcome = await self._ask(claim, heads)
+            outcome = await self._ask(candidate, heads)
             if not isinstance(outcome, Wait) or outcome.stage not in during:
                 return outcome
 
@@ -341,27 +358,31 @@ class SqliteLimiter(RateLimiter):
             )
 
     async def _ask(
-        self, claim: Claim, heads: Collection[str] = (), *, is_first: bool = False
+        self,
+        candidate: Candidate,
+        heads: Collection[str] = (),
+        *,
+        is_first: bool = False,
     ) -> Holding | Wait:
         mine = self._mine()
 
         def act(ledger: Ledger) -> Holding | Wait:
             if is_first and self._limits.max_wait is not None:
-                self._refuse_long_wait(ledger, claim.kind)
-            outcome = self._admissions.admit(ledger, claim, heads=heads)
+                self._refuse_long_wait(ledger, candidate.kind)
+            outcome = self._rules.admit(ledger, candidate, heads=heads)
             if not 0 <= ledger.now - mine.shown_at < _SHOWN_EVERY:
                 waiting = list(mine.waiting.values())
                 ledger.show([t for each in waiting for t in (each.window, each.last)])
                 mine.shown_at = ledger.now
-            self._outlook = self._admissions.outlook(ledger)
+            self._outlook = self._rules.outlook(ledger)
             return outcome
 
         return await self._transact(act)
 
     def _refuse_long_wait(self, ledger: Ledger, kind: Kind) -> None:
-        seen = self._admissions.outlook(ledger)
+        seen = self._rules.outlook(ledger)
         now = ledger.now
-        (start,) = self._admissions.expected_starts(seen, kind, now=now, count=1)
+        (start,) = self._rules.expected_starts(seen, kind, now=now, count=1)
         self._refuse_if_longer(start - now, kind)
 
     @asynccontextmanager
@@ -382,7 +403,7 @@ class SqliteLimiter(RateLimiter):
             raise error
 
     async def _renew(self, holding: Holding, scope: anyio.CancelScope) -> None:
-        renew = partial(self._admissions.renew, holding=holding)
+        renew = partial(self._rules.renew, holding=holding)
         renewed_at = self._clock.now()
 
         while True:
@@ -406,17 +427,17 @@ class SqliteLimiter(RateLimiter):
         scope.deadline = asyncio.get_running_loop().time() + left
 
     async def _settle(
-        self, holding: Holding, permit: Admission[str], *, clean: bool
+        self, holding: Holding, permit: PlacePermit[str], *, clean: bool
     ) -> None:
         def act(ledger: Ledger) -> Sequence[Slowdown]:
-            slowdowns = self._admissions.settle(
+            slowdowns = self._rules.settle(
                 ledger,
                 holding,
                 permit.refusals,
                 sent_at=permit.sent_at,
                 clean=clean,
             )
-            self._outlook = self._admissions.outlook(ledger)
+            self._outlook = self._rules.outlook(ledger)
             return slowdowns
 
         # Without a note of its end, a place stays taken until its lease is over.
@@ -424,17 +445,17 @@ class SqliteLimiter(RateLimiter):
             for slowdown in await self._transact(act):
                 self._log_slowdown(slowdown.refusal, slowdown.before, slowdown.after)
 
-    async def _give_back(self, claim: Claim) -> None:
+    async def _give_back(self, candidate: Candidate) -> None:
         with suppress(LimiterUnavailableError, ConfigurationError):
             await self._transact(
-                lambda ledger: self._admissions.give_back(ledger, claim)
+                lambda ledger: self._rules.give_back(ledger, candidate)
             )
 
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""
         _log.warning("the limiter's file was replaced; waiting")
         pace = ledger.pace()
-        until = max(pace.paused_until, ledger.now + self._admissions.recovery)
+        until = max(pace.paused_until, ledger.now + self._rules.recovery)
         ledger.keep_pace(attrs.evolve(pace, paused_until=until))
 
     def _mine(self) -> _Process:

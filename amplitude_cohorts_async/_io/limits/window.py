@@ -100,7 +100,7 @@ class PlacePool:
             wakeup.set()
 
     def release(self, place: Place, *, at: float) -> None:
-        """Put back a place whose request ended, or will count as ended, at this time."""
+        """Put back a place whose request ended, or counts as ended, at this time."""
         place.free_at = at + self._reuse_after
         self.release_unused(place)
 

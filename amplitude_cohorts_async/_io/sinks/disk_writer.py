@@ -36,8 +36,8 @@ enough to stay in a processor's own cache.
 
 _SMALLEST_BUFFER = 256 * 1024
 """
-Bytes lent at least. asyncio's TLS decrypts as many at a time, and drops what does not fit
-when the connection ends at that moment.
+Bytes lent at least. asyncio's TLS decrypts as many at a time, and drops what does not
+fit when the connection ends at that moment.
 """
 
 _MAX_BUFFERS = 3

@@ -11,7 +11,7 @@ import attrs
 from ..._core.csvtext import Malformed, TooLarge
 from .filters import DetectGzip, Filter, TextCheck
 from .part_file import TAKES_RANGES, Damaged, Kept, PartFile
-from .part_record import Owner, Source
+from .part_record import PartKey, Source
 from .saved_file import LocalFile
 from .target import Counter, Options, Target
 
@@ -33,7 +33,7 @@ class FileSink:
         file_mode: int | None,
         request_id: str = "",
     ) -> None:
-        owner = Owner(
+        key = PartKey(
             request_id=request_id,
             target=target.place.name,
             format=target.format.suffix,
@@ -41,7 +41,7 @@ class FileSink:
         self._target = target
         self._options = options
         self._part = PartFile(
-            target.place, mode=file_mode, owner=owner if request_id else None
+            target.place, mode=file_mode, key=key if request_id else None
         )
         self._detect = DetectGzip(self._choose)
         self._counter: Counter | None = None
@@ -100,8 +100,8 @@ class FileSink:
         self._detect.finish(is_delimited=is_delimited)
 
     def describe(self) -> None:
-        """Compute the digest and count the members, for who publishes it next."""
-        # Now: once it has its name, somebody may take it away.
+        """Compute the digest and count the members; `publish()` comes next."""
+        # Now: once it has its name, a reader may take it away.
         with os.fdopen(self._part.reader(), "rb") as file:
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -127,7 +127,11 @@ class FileSink:
         self._part.discard()
 
     def comes_from(self, source: Source | None) -> None:
-        """Know the object of the next bytes, and of all before; None: nothing does."""
+        """
+        Set the stored object that all bytes come from.
+
+        With None, the file is not left for a later download.
+        """
         self._part.source = source
 
     def checkpoint(self, *, most: float) -> bool:

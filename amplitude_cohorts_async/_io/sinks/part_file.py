@@ -25,12 +25,12 @@ from .part_lock import (
     is_named,
     is_private,
     new_part,
-    record_of,
+    record_path,
     remove_part,
     reopen_record,
 )
 from .part_record import (
-    Owner,
+    PartKey,
     PartRecord,
     Source,
     Span,
@@ -56,8 +56,8 @@ TAKES_RANGES = sys.platform != "win32"
 """Whether files here can be written at a position without moving another writer."""
 
 
-class Damaged(Exception):  # noqa: N818 - no error: the download starts over
-    """Bytes of an unfinished file are not those that its record lists."""
+class Damaged(OSError):  # noqa: N818 - no error: the download starts over
+    """Bytes of an unfinished file are not those that were written."""
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +70,7 @@ class Kept:
 
 @attrs.define
 class Extent:
-    """A range of the file that grows at its end; *recorded* is where its record ends."""
+    """A range of the file that grows; its record ends at *recorded*."""
 
     end: int
     recorded: int
@@ -80,7 +80,7 @@ class PartFile:
     """
     A file that gets its name when it is whole, and not before.
 
-    Until then only its owner may read it. It exists from `open()` on. The target is
+    Until then only this user may read it. It exists from `open()` on. The target is
     absolute, and no link.
 
     Attributes:
@@ -89,31 +89,30 @@ class PartFile:
 
     Args:
         mode: Of a new file; None is what the umask leaves.
-        owner: What the file is to become; without it, nothing is taken up or left.
+        key: What the file is to become; without it, nothing is taken up or left.
         like: A file whose permissions are taken, instead of those of what is replaced.
     """
+
+    source: Source | None
 
     def __init__(
         self,
         target: Path,
         *,
         mode: int | None = None,
-        owner: Owner | None = None,
+        key: PartKey | None = None,
         like: Path | None = None,
     ) -> None:
         self._target = target
         self._mode = mode
-        self._owner = owner
+        self._key = key
         self._like = like or target
         self._new_mode = 0
         self.part = target
         self._file = _CLOSED
         self._record = _CLOSED
         self._is_locked = False
-        self.source: Source | None = None
-        self._is_replayed = False
-        self._in_order = Extent(0, 0)
-        self._extents = [self._in_order]
+        self._reset()
         # A sync may take seconds, while the file goes on to be written. The lock is
         # for what closes it.
         self._syncing = threading.RLock()
@@ -127,9 +126,9 @@ class PartFile:
 
     def take_up(self) -> Kept | None:
         """
-        Open what an earlier process left for the same owner, and return what it has.
+        Open what an earlier process left for the same key, and return what it has.
 
-        Everything else that is left for this target is removed, unless somebody
+        Everything else that is left for this target is removed, unless a process
         still writes to it. The file takes no bytes until `replay()` has ended.
         """
         self.discard()
@@ -156,7 +155,7 @@ class PartFile:
             return None
 
         self._reset()
-        self._is_replayed = True
+        self._is_replaying = True
         self.source = found.source
         return Kept(source=found.source, ranges=_kept_ranges(found))
 
@@ -183,13 +182,13 @@ class PartFile:
                     yield fresh
                 at += len(piece)
 
-        self._is_replayed = False
+        self._is_replaying = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append *data*, all of it."""
         extent = self._in_order
 
-        if self._is_replayed:
+        if self._is_replaying:
             extent.end += len(data)
             extent.recorded = extent.end
         else:
@@ -228,12 +227,12 @@ class PartFile:
         The first one makes the record: most downloads are over before.
         """
         with self._syncing:
-            owner, source = self._owner, self.source
+            key, source = self._key, self.source
 
-            if owner is None or source is None or self._file == _CLOSED:
+            if key is None or source is None or self._file == _CLOSED:
                 return
 
-            # Without a lock, nobody could tell that it has no owner any more.
+            # Without a lock, it could not be seen that it has no owner any more.
             if not self._is_locked:
                 return
 
@@ -243,13 +242,13 @@ class PartFile:
             if grown:
                 _sync_data(self._file)
                 spans = [self._span(extent.recorded, end) for extent, end in grown]
-                self._append(owner, source, spans)
+                self._append(key, source, spans)
 
             for extent, end in grown:
                 extent.recorded = end
 
     def leave(self) -> None:
-        """Close the file for the next one to take up; removed if nothing is recorded."""
+        """Close the file for the next one; remove it if nothing is recorded."""
         try:
             self.checkpoint()
         except OSError as error:
@@ -266,7 +265,7 @@ class PartFile:
             self._close()
 
     def finish(self) -> None:
-        """Do nothing: the filters have ended, and the owner calls `publish()`."""
+        """Do nothing: the filters have ended, and the caller calls `publish()`."""
 
     def publish(self) -> LocalFile:
         """Make the file durable, rename it to its target, and return it."""
@@ -313,8 +312,8 @@ class PartFile:
         # must not get the target's. Between the look and the rename there is a
         # moment left, because no call renames an open file; so the target is looked
         # at as well: it is this file, or one of this user's that was published right
-        # after it. What others do to the target itself, then or later, nobody can
-        # prevent who lets them write in the folder.
+        # after it. What other users of the folder do to the target itself, then or
+        # later, cannot be prevented.
         if not is_named(self._file, self.part):
             raise FileExistsError(f"somebody replaced or removed {self.part}")
 
@@ -331,12 +330,12 @@ class PartFile:
                 raise FileExistsError(f"somebody replaced {self._target} just now")
 
         # Closed last: until it has its name, the lock keeps others away.
-        record_of(self.part).unlink(missing_ok=True)
+        record_path(self.part).unlink(missing_ok=True)
         self._close()
 
     def _reset(self) -> None:
         self.source = None
-        self._is_replayed = False
+        self._is_replaying = False
         self._in_order = Extent(0, 0)
         self._extents = [self._in_order]
 
@@ -346,8 +345,8 @@ class PartFile:
         )
 
     def _read_record(self, part: Path, file: int) -> PartRecord | None:
-        # None unless its bytes are of the same owner, and may be taken.
-        if self._owner is None:
+        # None unless its bytes are for the same key, and may be taken.
+        if self._key is None:
             return None
 
         try:
@@ -364,21 +363,17 @@ class PartFile:
         finally:
             os.close(record)
 
-        if found is None or found.owner != self._owner or not _kept_ranges(found):
+        if found is None or found.key != self._key or not _kept_ranges(found):
             return None
 
         return found
 
     def _checked(self, span: Span) -> Iterator[bytes]:
-        check, at = 0, span.start
+        check = 0
 
-        while at < span.end:
-            piece = os.pread(self._file, min(_READ_SIZE, span.end - at), at)
-            if not piece:
-                raise Damaged
+        for piece in self._pieces(span.start, span.end):
             check = crc32(piece, check)
             yield piece
-            at += len(piece)
 
         if check != span.crc:
             raise Damaged
@@ -387,22 +382,26 @@ class PartFile:
         # Read back, by this thread: the way of the bytes to the disk costs nothing
         # more, and most downloads are over before the first check sum. It takes a
         # second of processor time for each 2.3 GB, or 8 GB with isal.
-        check, at = 0, start
+        check = 0
 
-        while at < end:
-            piece = os.pread(self._file, min(_READ_SIZE, end - at), at)
-            if not piece:
-                raise OSError(errno.EIO, "the file is shorter than was written")
+        for piece in self._pieces(start, end):
             check = crc32(piece, check)
-            at += len(piece)
 
         return Span(start, end, check)
 
-    def _append(self, owner: Owner, source: Source, spans: list[Span]) -> None:
+    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
+        while start < end:
+            piece = os.pread(self._file, min(_READ_SIZE, end - start), start)
+            if not piece:
+                raise Damaged("the file is shorter than was written")
+            yield piece
+            start += len(piece)
+
+    def _append(self, key: PartKey, source: Source, spans: list[Span]) -> None:
         lines = b"".join(map(span_line, spans))
 
         if self._record == _CLOSED:
-            lines = head_line(owner, source) + lines
+            lines = head_line(key, source) + lines
             self._record = create_record(self.part)
 
         end = os.lseek(self._record, 0, os.SEEK_END)
@@ -419,7 +418,7 @@ class PartFile:
             os.ftruncate(self._record, end)
 
         if end == 0:
-            record_of(self.part).unlink(missing_ok=True)
+            record_path(self.part).unlink(missing_ok=True)
             self._close_record()
 
     def _make_room(self) -> None:
@@ -450,7 +449,7 @@ class PartFile:
 
 
 def write_small(target: Path, data: bytes, *, mode: int | None, like: Path) -> None:
-    """Write a small file under its name in one step, with the permissions of another."""
+    """Write a small file in one step, with the permissions of another."""
     part = PartFile(target, mode=mode, like=like)
     part.take_up()
 

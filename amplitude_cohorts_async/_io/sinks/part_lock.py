@@ -1,10 +1,11 @@
 """
 Names of unfinished files, and the locks that tell which of them have an owner.
 
-The owner of one holds an exclusive lock (flock) on it for life: the system lets go
-of it when the process ends, however it ends, and not while it is only stopped. So
-who gets the lock of such a file knows that nobody writes to it any more. Where there
-are no such locks (Windows, some network disks), nothing is taken up.
+The owner of one is the process that writes it. It holds an exclusive lock (flock) on
+the file until it ends; the system releases the lock then, however the process ends,
+and not while it is only stopped. So a process that gets the lock knows that no other
+one writes to the file any more. Where there are no such locks (Windows, some network
+disks), nothing is taken up.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if sys.platform != "win32":
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _REOPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""No link is followed, and a pipe of that name holds nobody up."""
+"""No link is followed, and opening a pipe of that name does not wait."""
 
 _RECORD = ".ranges"
 _LONGEST_STEM = 48
@@ -44,7 +45,7 @@ def new_part(target: Path, *, mode: int = 0o600) -> tuple[Path, int, bool]:
 
         try:
             is_locked = _try_lock(file)
-            # Somebody who removes abandoned files may have been faster than the lock.
+            # Another process, which removes abandoned files, may have been faster.
             if is_locked is not False and is_named(file, part):
                 return part, file, is_locked is True
         except BaseException:
@@ -54,14 +55,14 @@ def new_part(target: Path, *, mode: int = 0o600) -> tuple[Path, int, bool]:
         os.close(file)
 
 
-def record_of(part: Path) -> Path:
+def record_path(part: Path) -> Path:
     """Return the path of the record beside an unfinished file."""
     return part.with_name(part.name + _RECORD)
 
 
 def abandoned_parts(target: Path) -> Iterator[tuple[Path, int]]:
     """
-    Yield path and handle of each unfinished file of a target that nobody owns.
+    Yield path and handle of each unfinished file of a target that has no owner.
 
     They are locked; the caller closes them. Records without a file are removed.
     """
@@ -92,7 +93,7 @@ def remove_part(part: Path, file: int) -> None:
         os.close(file)  # what is open cannot be removed there
 
     with suppress(OSError):
-        record_of(part).unlink(missing_ok=True)
+        record_path(part).unlink(missing_ok=True)
 
     with suppress(OSError):
         if is_ours:
@@ -104,18 +105,18 @@ def remove_part(part: Path, file: int) -> None:
 
 def reopen_record(part: Path) -> int:
     """Return a handle of the record beside a file; an `OSError` if it is not ours."""
-    file = os.open(record_of(part), _REOPEN)
+    file = os.open(record_path(part), _REOPEN)
 
     if not is_private(file):
         os.close(file)
-        raise PermissionError(f"{record_of(part)} may be somebody else's")
+        raise PermissionError(f"{record_path(part)} may be another user's")
 
     return file
 
 
 def create_record(part: Path) -> int:
     """Make the record beside a file, empty, and return its handle."""
-    return os.open(record_of(part), _CREATE, 0o600)
+    return os.open(record_path(part), _CREATE, 0o600)
 
 
 def is_named(file: int, path: Path) -> bool:
@@ -130,7 +131,7 @@ def is_named(file: int, path: Path) -> bool:
 
 def is_private(file: int) -> bool:
     """
-    Whether an open file is regular and this user's, and nobody else may touch it.
+    Whether an open file is regular and this user's, and no other user may touch it.
 
     Only such a file is taken up: who may write in a folder of ours must not be able
     to put bytes under our names.
@@ -178,7 +179,7 @@ def _claim(part: Path) -> int | None:
 
     with suppress(OSError):
         # The name is asked for under the lock: the owner may have published the
-        # file in between, and it is somebody's target now.
+        # file in between, and the file is under its target's name now.
         if (
             stat.S_ISREG(os.fstat(file).st_mode)
             and _try_lock(file)

@@ -1,5 +1,5 @@
 """
-The record beside an unfinished file: whose it is, and which bytes of it are on disk.
+The record beside an unfinished file: what it is to become, and what of it is on disk.
 
 One line names the object, and each further one a range of it that was written and
 synced, with a check sum. Lines are only ever appended, so that a process that is
@@ -18,7 +18,7 @@ _LARGEST = 1 << 62
 
 
 @attrs.frozen(kw_only=True)
-class Owner:
+class PartKey:
     """What an unfinished file is to become: of which export, where, in which format."""
 
     request_id: str
@@ -52,15 +52,15 @@ class PartRecord:
         size: Bytes of the record that could be read.
     """
 
-    owner: Owner
+    key: PartKey
     source: Source
     spans: Sequence[Span]
     size: int
 
 
-def head_line(owner: Owner, source: Source) -> bytes:
+def head_line(key: PartKey, source: Source) -> bytes:
     """Return the first line of a record."""
-    facts = {"version": 1, **attrs.asdict(owner), **attrs.asdict(source)}
+    facts = {"version": 1, **attrs.asdict(key), **attrs.asdict(source)}
 
     return json.dumps(facts).encode() + b"\n"
 
@@ -87,8 +87,8 @@ def read_record(data: bytes) -> PartRecord | None:
         spans.append(span)
         size += len(line) + 1
 
-    owner, source = head
-    return PartRecord(owner=owner, source=source, spans=spans, size=size)
+    key, source = head
+    return PartRecord(key=key, source=source, spans=spans, size=size)
 
 
 def joined(spans: Sequence[Span], *, limit: int) -> list[tuple[int, int]]:
@@ -118,7 +118,7 @@ def gaps_between(
     ]
 
 
-def _read_head(line: bytes) -> tuple[Owner, Source] | None:
+def _read_head(line: bytes) -> tuple[PartKey, Source] | None:
     match _read_json(line):
         case {
             "version": 1,
@@ -128,7 +128,7 @@ def _read_head(line: bytes) -> tuple[Owner, Source] | None:
             "etag": str() as etag,
             "total": (int() | None) as total,
         }:
-            owner = Owner(request_id=request_id, target=target, format=suffix)
+            key = PartKey(request_id=request_id, target=target, format=suffix)
         case _:
             return None
 
@@ -138,7 +138,7 @@ def _read_head(line: bytes) -> tuple[Owner, Source] | None:
     if not is_tag or not 0 < (total or 1) < _LARGEST or len(etag) > _LONGEST_TAG:
         return None
 
-    return owner, Source(etag=etag, total=total)
+    return key, Source(etag=etag, total=total)
 
 
 def _read_span(line: bytes) -> Span | None:

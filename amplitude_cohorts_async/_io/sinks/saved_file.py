@@ -66,7 +66,7 @@ class LocalFile:
     def known(self) -> dict[str, object]:
         """Return what is known without reading the file."""
         return {
-            # Absolute: whoever reads it later may be in another folder.
+            # Absolute: a later reader may be in another folder.
             "path": str(self.path),
             "mtime_ns": self.mtime_ns,
             "sha256": self._sha256,

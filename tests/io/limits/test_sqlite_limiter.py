@@ -610,11 +610,11 @@ async def test_the_file_is_its_owners_and_tells_nothing(
 async def test_the_order_of_lines_does_not_depend_on_who_is_frozen(path: Path):
     """A ticket that was passed over has its old number when it is shown again."""
     async with aclosing(SqliteLimiter(path, app="app", limits=ALONE)) as limiter:
-        first, second = admission.Claim("file"), admission.Claim("file")
+        first, second = admission.Candidate("file"), admission.Candidate("file")
         async with limiter.slot("file"):
-            for claim in (first, second):
+            for each in (first, second):
                 await limiter._transact(
-                    lambda book, claim=claim: limiter._admissions.admit(book, claim)
+                    lambda book, each=each: limiter._rules.admit(book, each)
                 )
             numbers = first.last.number, second.last.number
             await limiter._database.run(lambda c: c.execute("DELETE FROM ticket"))
@@ -629,23 +629,23 @@ async def test_those_ahead_keep_a_place_each(path: Path):
     """With more of them than places a newcomer waits, though all places are free."""
     limits = attrs.evolve(QUICK, exports=Rate(2, per=0.3), in_flight=2)
 
-    async def starts(*claims: admission.Claim) -> list[bool]:
+    async def starts(*candidates: admission.Candidate) -> list[bool]:
         return [
             not isinstance(
                 await limiter._transact(
-                    lambda book, claim=claim: limiter._admissions.admit(book, claim)
+                    lambda book, each=each: limiter._rules.admit(book, each)
                 ),
                 admission.Wait,
             )
-            for claim in claims
+            for each in candidates
         ]
 
     async with aclosing(SqliteLimiter(path, app="app", limits=limits)) as limiter:
-        first, second, third, fourth = (admission.Claim("export") for _ in range(4))
+        first, second, third, fourth = (admission.Candidate("export") for _ in range(4))
         assert [True, True, False, False] == await starts(first, second, third, fourth)
         await limiter._database.run(lambda c: c.execute("DELETE FROM place"))
 
-        assert [False] == await starts(admission.Claim("export"))
+        assert [False] == await starts(admission.Candidate("export"))
         assert [True, True] == await starts(third, fourth)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from amplitude_cohorts_async._io.sinks.file_sink import FileSink
 from amplitude_cohorts_async._io.sinks.part_file import Damaged
 from amplitude_cohorts_async._io.sinks.part_record import (
-    Owner,
+    PartKey,
     Source,
     Span,
     gaps_between,
@@ -23,10 +23,10 @@ from amplitude_cohorts_async._io.sinks.part_record import (
 )
 from amplitude_cohorts_async._io.sinks.target import Options, checked_target
 
-OWNER = Owner(request_id="Sf7M9j", target="members.csv", format="csv")
+KEY = PartKey(request_id="Sf7M9j", target="members.csv", format="csv")
 SOURCE = Source(etag='"0123"', total=900)
 SPANS = [Span(0, 100, 7), Span(300, 400, 8), Span(100, 200, 9)]
-RECORD = head_line(OWNER, SOURCE) + b"".join(map(span_line, SPANS))
+RECORD = head_line(KEY, SOURCE) + b"".join(map(span_line, SPANS))
 TEXT = b'"user_id"\n' + b"".join(b'"%06d"\n' % number for number in range(2_000))
 
 
@@ -35,7 +35,7 @@ def test_a_record_says_what_was_written() -> None:
     found = read_record(RECORD)
 
     assert found is not None
-    assert (OWNER, SOURCE, SPANS) == (found.owner, found.source, found.spans)
+    assert (KEY, SOURCE, SPANS) == (found.key, found.source, found.spans)
     assert len(RECORD) == found.size
 
 
@@ -59,7 +59,7 @@ def test_a_tag_that_is_no_header_is_refused() -> None:
     """A line end in a tag would be another header."""
     bad = Source(etag='"0123\r\nX-More: 1"', total=900)
 
-    assert read_record(head_line(OWNER, bad)) is None
+    assert read_record(head_line(KEY, bad)) is None
 
 
 def test_a_deeply_nested_line_is_no_line() -> None:
@@ -82,7 +82,7 @@ def sink_at(target: Path) -> FileSink:
         checked_target(target, None),
         options=Options(),
         file_mode=None,
-        request_id=OWNER.request_id,
+        request_id=KEY.request_id,
     )
 
 
