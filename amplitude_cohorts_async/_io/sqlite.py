@@ -3,7 +3,7 @@ A SQLite file that tasks of any event loop use, one transaction after another.
 
 Everything that blocks happens in one thread of the database's own, never in those
 that anyio shares out. The file is opened by the first transaction, and again after
-`close()`, after a fork, and where somebody replaced it.
+`aclose()`, after a fork, and when it was replaced.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Database:
             await finish_despite_cancel(asyncio.wrap_future(future))
 
     def __del__(self) -> None:
-        """Close the file of a database that nobody closed."""
+        """Close the file if it is still open."""
         if self.__dict__.get("_connection") is not None and self._pid == os.getpid():
             self._disconnect()
 
@@ -188,10 +188,11 @@ class Database:
             # A fork that ran none of Python's hooks: SQLite's own notes of who holds
             # which lock came along, and are wrong here.
             raise DatabaseError(
-                f"{self.path} was in use when this process was forked; open it afterwards"
+                f"{self.path} was in use when this process was forked; open it "
+                "afterwards"
             )
 
-        # Somebody may have removed or replaced the file: others use the new one.
+        # If the file was removed or replaced, other processes use the new one.
         if self._connection is not None and self._file != _identity(self.path):
             self._disconnect()
 
@@ -232,7 +233,7 @@ class Database:
         )
 
     def _create(self) -> None:
-        """Make an empty file for our eyes only; SQLite gives its mode to its others."""
+        """Make an empty file for this user only; SQLite's other files get its mode."""
         try:
             # Not in the constructor, where it would block the loop; and once only, so
             # that a process that changes its folder keeps its file.
@@ -260,8 +261,8 @@ class Database:
             )
         if remote is not None:
             _logger.warning(
-                "%s is on a file system of the network (%s); use it from one machine at "
-                "a time",
+                "%s is on a file system of the network (%s); use it from one machine "
+                "at a time",
                 self.path,
                 remote,
             )
@@ -299,7 +300,7 @@ class Database:
         connection.execute("COMMIT")
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
-        """Whether the tables are those of our version; raise if they are no tables of ours."""
+        """Whether the tables are of this version; raise if they are not ours."""
         version, mark, tables = (
             connection.execute(query).fetchone()[0]
             for query in (
@@ -315,8 +316,9 @@ class Database:
             )
         if version > self._version:
             raise UnusableDatabaseError(
-                f"{self.path} was written by a newer release: its version is {version}, "
-                f"this one knows {self._version}; upgrade, or choose another path"
+                f"{self.path} was written by a newer release: its version is "
+                f"{version}, this one knows {self._version}; upgrade, or choose another "
+                "path"
             )
 
         return bool(version == self._version)
@@ -356,7 +358,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _remote_file_system(path: Path) -> str | None:
-    """Return the type of a file's file system, if it is one of the network and known."""
+    """Return the type of a file's file system, if it is known as a remote one."""
     try:
         mounts = _MOUNTS.read_text(errors="replace").splitlines()
     except OSError:

@@ -41,7 +41,7 @@ except ModuleNotFoundError as _error:
 
 __all__ = ("RedisJobStore", "RedisLimiter")
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class RedisLimiter(RateLimiter):
@@ -286,7 +286,7 @@ class RedisLimiter(RateLimiter):
 
             if seen.epoch is None:
                 if await connection.state.begin_epoch():
-                    _log.warning("the store is new or has lost its data; waiting")
+                    _logger.warning("the store is new or has lost its data; waiting")
                 continue
 
             if self._bridged:
@@ -392,7 +392,7 @@ class RedisLimiter(RateLimiter):
         policy = await connection.state.policy()
         connection.is_checked = True
         if policy not in {None, "noeviction"}:
-            _log.warning(
+            _logger.warning(
                 "the store may evict places in use; set maxmemory-policy noeviction",
                 extra={"policy": policy},
             )

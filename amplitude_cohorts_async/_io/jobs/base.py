@@ -76,7 +76,7 @@ class JobStore(ABC):
         """
         # Made at first use, because a subclass need not call our constructor; in one
         # step, because clients may run in several threads; and anew after a fork,
-        # because nobody in this process gives the others back.
+        # because this process never releases those of its parent.
         locks: KeyedLock = vars(self).setdefault(f"_locks_{os.getpid()}", KeyedLock())
 
         return locks.hold(name)

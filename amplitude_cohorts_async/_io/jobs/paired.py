@@ -38,7 +38,7 @@ class PairedJobStore(JobStore):
             """Work on the rows of both, and give both the result."""
 
             def in_memory(others: Rows, memory_now: float) -> T:
-                """Work within the memory's own transaction, which is the last to begin."""
+                """Work in the memory's own transaction, which begins last."""
                 # The memory's clock starts with the machine, the other one goes on: a
                 # lease of the last boot would be held for days.
                 ahead = now - memory_now
@@ -53,7 +53,7 @@ class PairedJobStore(JobStore):
             return self._memory.change(app, group, in_memory)
 
         def undo(rows: Rows, _now: float) -> None:
-            """Take the memory's part back, if nobody built on it."""
+            """Take the memory's part back, if it was not changed again."""
             if rows == after:
                 _copy(before, rows)
 

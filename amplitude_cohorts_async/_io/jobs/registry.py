@@ -3,8 +3,7 @@ One memory store for each app, shared by all its clients in this process.
 
 A cancelled call must not lose its export when its client is closed: the store of an
 app stays for the life of the process. A custom clock has stores of its own, which
-live as long as the clock. With the limiters' registry this is the package's only
-state at module level, guarded by a lock.
+live as long as the clock. This state of the module is guarded by a lock.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ _SCHEMA = (
     ) WITHOUT ROWID
     """,
     """
-    CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, ahead REAL NOT NULL, latest REAL NOT NULL)
+    CREATE TABLE IF NOT EXISTS clock (
+        boot TEXT NOT NULL, ahead REAL NOT NULL, latest REAL NOT NULL
+    )
     """,
 )
 _BETWEEN_BOOTS = 60.0

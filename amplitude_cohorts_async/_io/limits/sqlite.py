@@ -44,7 +44,7 @@ from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
 from .local import PlacePermit, RateLimiter
 from .shared import AppName, between, checked_lease, hashed
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -177,8 +177,8 @@ class SqliteLimiter(RateLimiter):
         """
         Return in how many seconds each of the next *count* exports may start.
 
-        As the last request of this process saw it; before the first, as if nobody
-        used the app.
+        As the last request of this process saw it; before the first, as if no other
+        process used the app.
         """
         if self._outlook is None:
             return super().expected_starts(count, limits=limits)
@@ -253,7 +253,7 @@ class SqliteLimiter(RateLimiter):
         clean = False
 
         try:
-            async with self._kept(holding):
+            async with self._renewing(holding):
                 yield permit
             clean = True
         finally:
@@ -265,7 +265,7 @@ class SqliteLimiter(RateLimiter):
         holding = await self._waiting(candidate, self._begin(candidate))
 
         try:
-            async with self._kept(holding):
+            async with self._renewing(holding):
                 yield
         finally:
             await finish_despite_cancel(self._give_back(candidate))
@@ -319,7 +319,7 @@ class SqliteLimiter(RateLimiter):
                 if not isinstance(outcome, Wait) or not outcome.counts:
                     return outcome
 
-                # The windows have a place for it, which nobody else takes meanwhile.
+                # The windows have a place for it, which no other request takes.
                 async with lines.hold(SLOT):
                     outcome = await self._poll(
                         candidate, {WINDOW, SLOT}, during={"slot"}
@@ -386,7 +386,7 @@ class SqliteLimiter(RateLimiter):
         self._refuse_if_longer(start - now, kind)
 
     @asynccontextmanager
-    async def _kept(self, holding: Holding) -> AsyncGenerator[None]:
+    async def _renewing(self, holding: Holding) -> AsyncGenerator[None]:
         """Renew the lease of a long request; cancel the request if it is lost."""
         with anyio.CancelScope() as scope:
             self._extend(scope, holding)
@@ -453,7 +453,7 @@ class SqliteLimiter(RateLimiter):
 
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""
-        _log.warning("the limiter's file was replaced; waiting")
+        _logger.warning("the limiter's file was replaced; waiting")
         pace = ledger.pace()
         until = max(pace.paused_until, ledger.now + self._rules.recovery)
         ledger.keep_pace(attrs.evolve(pace, paused_until=until))

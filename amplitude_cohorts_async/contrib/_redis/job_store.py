@@ -65,8 +65,8 @@ class RedisJobStore(JobStore):
 
     async def transact(self, app: str, group: str, work: Work[T]) -> T:
         """Run *work* on the rows of a group, atomically; see `JobStore`."""
-        # Whoever changes the same rows meanwhile wins, and this starts again. Those of
-        # one process take turns: a hundred at once took more than 30 s otherwise.
+        # If another process changes the same rows meanwhile, this starts again. Calls
+        # of one process take turns: a hundred at once took more than 30 s otherwise.
         async with self.lock(f"rows of {app}: {group}"):
             while True:
                 try:

@@ -7,7 +7,7 @@ State in the store that all processes of a fleet share.
   every lease that may be lost would have ended.
 - ``strict``: how far exports are spread out; ``space`` is the current gap.
 - ``counted``: polls and files count in the windows, too.
-- ``month:``, ``job:``: counters, and tokens of running exports.
+- ``month:``: counters of exports.
 """
 
 from __future__ import annotations

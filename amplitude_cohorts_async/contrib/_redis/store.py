@@ -219,14 +219,16 @@ def checked_url(url: str) -> str:
     """Return a URL of a store; raise `ConfigurationError` if redis-py refuses it."""
     try:
         # All that redis-py would find wrong with it later on; this connects to nothing.
-        pool = ConnectionPool.from_url(url, **_UNNAMED)  # pyright: ignore[reportUnknownMemberType]
+        pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url, **_UNNAMED
+        )
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, AttributeError, RedisError):
         # Without the cause, whose text may quote a part of the password.
         raise ConfigurationError(
-            "this is no URL of a store: write redis://, rediss:// or unix://, a host and "
-            "a port, as in redis://localhost:6379/0, and only options that redis-py "
-            "knows; a user or a password is percent-encoded"
+            "this is no URL of a store: write redis://, rediss:// or unix://, a host "
+            "and a port, as in redis://localhost:6379/0, and only options that "
+            "redis-py knows; a user or a password is percent-encoded"
         ) from None
 
     return url
