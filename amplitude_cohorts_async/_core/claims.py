@@ -76,9 +76,22 @@ class Join:
 
 @attrs.frozen
 class Delivered:
-    """Answer from the record of a delivered file."""
+    """
+    Answer from the record of a delivered file.
+
+    Attributes:
+        is_final: Whether the record answers whatever became of the file.
+    """
 
     delivery: DeliveryRow
+    is_final: bool = False
+
+
+@attrs.frozen
+class Superseded:
+    """The export of an occurrence, whose target has a newer one by now."""
+
+    export: ExportRow
 
 
 @attrs.frozen
@@ -107,7 +120,9 @@ class RequestNew:
     export: ExportRow | None = None
 
 
-Decision: TypeAlias = Join | Delivered | WaitForOther | Doubt | ReadList | RequestNew
+Decision: TypeAlias = (
+    Join | Delivered | Superseded | WaitForOther | Doubt | ReadList | RequestNew
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -159,9 +174,9 @@ class Claims:
             export = self.rows.exports.get(delivery.export_id)
 
             if delivery.saved is not None:
-                return Delivered(delivery)
+                return Delivered(delivery, is_final=True)
             if export is not None and self._is_younger(export, FILE_KEPT):
-                if export.state in SPENT:
+                if export.state in SPENT and not self._is_superseded(export):
                     return Join(export, self._open_delivery(export))
                 if self._counts(export):
                     return self._attempted(export)
@@ -176,7 +191,9 @@ class Claims:
             if export.state in SPENT:
                 saved = [each for each in self._own(export) if each.saved is not None]
                 if saved:
-                    return Delivered(saved[-1])
+                    return Delivered(saved[-1], self._is_superseded(export))
+                if self._is_superseded(export):
+                    return Superseded(export)
                 return Join(export, self._open_delivery(export))
             if self._counts(export):
                 return self._attempted(export)
@@ -187,8 +204,12 @@ class Claims:
         since = self.call.since_sequence or 0
 
         for export in exports:
-            if export.sequence > since and export.state in SPENT:
+            if export.sequence <= since:
+                continue
+            if export.state in SPENT:
                 return Join(export, self._open_delivery(export))
+            if self._counts(export):
+                return self._attempted(export)
 
         return None
 
@@ -237,9 +258,10 @@ class Claims:
         return self.rows.at - export.began_at < life
 
     def _is_outdated(self, export: ExportRow) -> bool:
-        return self.rows.written > export.sequence or is_superseded(
-            self.rows, export, self.call.target
-        )
+        return self.rows.written > export.sequence or self._is_superseded(export)
+
+    def _is_superseded(self, export: ExportRow) -> bool:
+        return is_superseded(self.rows, export, self.call.target)
 
     def _is_undelivered(self, export: ExportRow) -> bool:
         deliveries = self.rows.deliveries_of(export)
@@ -259,7 +281,7 @@ class Claims:
         return [
             each
             for each in self.rows.deliveries_of(export)
-            if each.target == self.call.target
+            if (each.target, each.format) == (self.call.target, self.call.format)
         ]
 
     def _was_edited(self, export: ExportRow) -> bool:

@@ -17,6 +17,7 @@ from ..errors import (
     ExportExpiredError,
     ExportFailedError,
     ExportTimeoutError,
+    InvalidInputError,
     MalformedFileError,
     StorageError,
 )
@@ -150,3 +151,16 @@ def ambiguous_export(
         used_then=export.used,
         used_now=used_now,
     )
+
+
+def superseded_export(export: ExportRow, target: str) -> InvalidInputError:
+    """Return the error for an occurrence's export that would replace a newer one."""
+    token = to_token(export.ref())
+    error = InvalidInputError(
+        f"the export of occurrence {export.occurrence!r} of cohort {export.cohort_id} "
+        f"was spent and never saved, and {target} has a newer export by now, which is "
+        f"not replaced; resume_export({token!r}) brings it to another file"
+    )
+    error.token = token
+
+    return error

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import TypeAlias
 
 import attrs
@@ -24,6 +25,7 @@ from .._core.claims import (
     Listing,
     ReadList,
     RequestNew,
+    Superseded,
     WaitForOther,
     is_superseded,
 )
@@ -71,7 +73,9 @@ class KnownJob:
     doubt: ExportRow | None
 
 
-Found: TypeAlias = Claim | Joined | Delivered | WaitForOther | Doubt | ReadList
+Found: TypeAlias = (
+    Claim | Joined | Delivered | Superseded | WaitForOther | Doubt | ReadList
+)
 """What answers a call; a claim or a delivery is stored already."""
 
 
@@ -199,7 +203,13 @@ class AppJobs:
 
             row = begun.row if begun else None
             left = rows.deliveries.get(row.id) if row else None
-            if left is not None:
+            # Another call may have gone on with what was begun and not held.
+            if (
+                row
+                and left
+                and left.finished_at is None
+                and (left.lease == row.lease or not rows.is_alive(left.lease))
+            ):
                 left = attrs.evolve(left, target=target, format=format)
             else:
                 left = _left_to(rows, export, call)
@@ -283,6 +293,7 @@ class AppJobs:
 
         for cohort_id in await self.rows.cohort_ids():
             found += await self.rows.transact(cohort_id, work)
+        _leave_to_others(found)
 
         return sorted(found, key=lambda each: _moment(each.record), reverse=True)
 
@@ -349,7 +360,6 @@ class AppJobs:
             raise
 
     def _claimed(self, rows: CohortRows, call: Call, export: ExportRow | None) -> Claim:
-        self._give_up_unknown(rows, call)
         export = export or ExportRow(
             id=new_id(),
             cohort_id=call.cohort_id,
@@ -365,21 +375,6 @@ class AppJobs:
         delivery = self._delivery(rows, call, export, None)
 
         return Claim(self.rows, export, delivery)
-
-    def _give_up_unknown(self, rows: CohortRows, call: Call) -> None:
-        # An attempt that gets here is too old to be adopted, or its caller said so.
-        for each in list(rows.exports.values()):
-            if each.state is ExportState.ATTEMPTED and (
-                each.properties,
-                each.occurrence,
-            ) == (call.properties, call.occurrence):
-                _logger.warning(
-                    "an export of cohort %s may have been spent at %s, and its id was "
-                    "never known; a new one is requested",
-                    each.cohort_id,
-                    each.attempted_at,
-                )
-                rows.forget(each)
 
     def _delivery(
         self,
@@ -430,6 +425,25 @@ def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | N
     ]
 
     return left[-1] if left else None
+
+
+def _leave_to_others(found: list[KnownJob]) -> None:
+    """Drop what is due at a target to which a later call delivers another cohort."""
+    last: dict[str | None, datetime] = {}
+
+    for each in found:
+        for delivery in each.record.deliveries:
+            begun_at = max(
+                last.get(delivery.target, delivery.begun_at), delivery.begun_at
+            )
+            last[delivery.target] = begun_at
+
+    for each in found:
+        each.due[:] = [
+            row
+            for row in each.due
+            if row.begun_at >= last.get(row.target, row.begun_at)
+        ]
 
 
 def _moment(record: JobRecord) -> str:

@@ -52,11 +52,11 @@ class _Leased(ABC):
         """Give the lease up."""
 
     @abstractmethod
-    def _extend(self, rows: CohortRows) -> None:
+    def extend(self, rows: CohortRows) -> None:
         """Extend the lease, if it is still this call's."""
 
     async def _renew(self) -> None:
-        await self._app.transact(self._cohort_id, self._extend)
+        await self._app.transact(self._cohort_id, self.extend)
 
 
 class Delivery(_Leased):
@@ -122,7 +122,8 @@ class Delivery(_Leased):
                 self._change(answered_at=self._app.utcnow(), lease=None)
             )
 
-    def _extend(self, rows: CohortRows) -> None:
+    def extend(self, rows: CohortRows) -> None:
+        """Extend its lease, if it is still this call's."""
         delivery = self._stored(rows)
         lease, mine = delivery and delivery.lease, self.row and self.row.lease
 
@@ -179,6 +180,7 @@ class Claim(_Leased):
             if export is None or export.state is not ExportState.QUEUED:
                 return False
 
+            _give_up_unknown(rows, export)
             number = rows.next_sequence()
             rows.update_export(
                 export,
@@ -219,10 +221,16 @@ class Claim(_Leased):
         def work(rows: CohortRows) -> None:
             """Record it: as a row of its own, if the attempt's was replaced."""
             export = self._held_row(rows)
-            if export is None or export.state is not ExportState.ATTEMPTED:
-                number = rows.next_sequence()
-                export = attrs.evolve(
-                    self._export, id=new_id(), sequence=number, attempted_at=rows.at
+            # A store that failed after this was stored is given it again.
+            if export is None or not (
+                export.state is ExportState.ATTEMPTED
+                or export.request_id == ref.request_id
+            ):
+                export = rows.of_request(ref.request_id) or attrs.evolve(
+                    self._export,
+                    id=new_id(),
+                    sequence=rows.next_sequence(),
+                    attempted_at=rows.at,
                 )
             rows.update_export(export, lease=None, **facts_of(ref))
             self._number_delivery(rows, export.id, export.sequence)
@@ -234,12 +242,13 @@ class Claim(_Leased):
                 to_token(ref),
             )
 
-    def _extend(self, rows: CohortRows) -> None:
+    def extend(self, rows: CohortRows) -> None:
         export = self._held_row(rows)
 
         if export is not None and export.lease is not None:
             lease = self._app.lease(export.claims, rows.now)
             rows.exports[export.id] = attrs.evolve(export, lease=lease)
+            self.delivery.extend(rows)
 
     def _release(self, rows: CohortRows) -> None:
         export = self._held_row(rows)
@@ -262,6 +271,24 @@ class Claim(_Leased):
 
         if delivery is not None:
             rows.update_delivery(delivery, export_id=export_id, sequence=number)
+
+
+def _give_up_unknown(rows: CohortRows, export: ExportRow) -> None:
+    """Forget attempts that ended without an answer: they are too old, or spent again."""
+    for each in list(rows.exports.values()):
+        if (
+            each.state is ExportState.ATTEMPTED
+            and (each.properties, each.occurrence)
+            == (export.properties, export.occurrence)
+            and not rows.is_alive(each.lease)
+        ):
+            _logger.warning(
+                "an export of cohort %s may have been spent at %s, and its id was "
+                "never known; a new one is requested",
+                each.cohort_id,
+                each.attempted_at,
+            )
+            rows.forget(each)
 
 
 def facts_of(ref: ExportRef) -> dict[str, object]:

@@ -305,13 +305,13 @@ class ExportRun:
         return ExportOutcome(cohort_id=cohort_id, saved=saved, spent=spent)
 
     async def _saved(self, started: StartedExport, target: Target) -> SavedExport:
-        if started.saved is not None:
+        saved = await self._exports.save(started, target, timeout=self._options.timeout)
+        if started.saved is not None and started.is_final:
             # Delivered by an earlier process of this same run, and left alone since,
             # even if its reader has moved it.
-            started.delivery.answered()
-            return attrs.evolve(started.saved, unchanged=True, downloaded=0, links=0)
+            return attrs.evolve(saved, unchanged=True, downloaded=0, links=0)
 
-        return await self._exports.save(started, target, timeout=self._options.timeout)
+        return saved
 
     async def _unchanged(self, cohort_id: str, target: Target) -> SavedExport | None:
         if not self._options.skip_unchanged:

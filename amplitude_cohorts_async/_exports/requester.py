@@ -19,11 +19,12 @@ from .._core.claims import (
     Doubt,
     Listing,
     ReadList,
+    Superseded,
     WaitForOther,
 )
-from .._core.export_errors import ambiguous_export
+from .._core.export_errors import ambiguous_export, superseded_export
 from .._core.ids import checked_id
-from .._core.job_rows import DeliveryRow, ExportRow
+from .._core.job_rows import DeliveryRow
 from .._core.requests import Endpoints, checked_properties
 from .._core.tokens import (
     ExportRef,
@@ -33,6 +34,7 @@ from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
 from .._io.jobs.base import JobStore
 from .._io.limits.budget import Budget
+from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Target
 from ..errors import (
     AmbiguousExportError,
@@ -67,12 +69,14 @@ class StartedExport:
         spent: Whether this call spent an export on it.
         delivery: The delivery that this call has begun, or goes on with.
         saved: The record of a delivery that answers the call; else None.
+        is_final: Whether that record answers whatever became of the file.
     """
 
     export: SpentExport
     delivery: Delivery
     spent: bool = False
     saved: SavedExport | None = None
+    is_final: bool = False
 
 
 class ExportRequester:
@@ -177,12 +181,12 @@ class ExportRequester:
                         started = await self._joined(found)
                         if started is not None:
                             return started
-                    case Delivered(delivery):
-                        return await self._answered(call, delivery)
+                    case Delivered(delivery, is_final):
+                        return await self._answered(call, delivery, is_final)
                     case ReadList():
                         listing = await self._listing(call.cohort_id)
-                    case Doubt(export):
-                        raise await self._doubt(export)
+                    case Doubt() | Superseded():
+                        raise await self._refusal(call, found)
                     case WaitForOther():
                         # The store does not tell when the other process has ended: it
                         # is asked again, at most once a second.
@@ -200,13 +204,15 @@ class ExportRequester:
         progress: Progress | None = None,
     ) -> SavedExport:
         """Save the file of a started export, if it is not at its target yet."""
-        saved: SavedExport | None = None
+        saved = started.saved
 
-        if started.saved is not None:
+        if saved is not None and not started.is_final:
             async with started.export.tracked(), started.delivery.held():
-                saved = await self.saved.intact(started.saved, target)
+                saved = await self.saved.intact(saved, target)
 
-        if saved is None:
+        if saved is not None:
+            await started.delivery.finished(to_record(saved))
+        else:
             saved = await started.export.save(
                 target, started.delivery, timeout=timeout, progress=progress
             )
@@ -244,11 +250,15 @@ class ExportRequester:
 
         return StartedExport(spent, found.delivery, saved=saved_of(found.join.delivery))
 
-    async def _answered(self, call: Call, row: DeliveryRow) -> StartedExport:
+    async def _answered(
+        self, call: Call, row: DeliveryRow, is_final: bool
+    ) -> StartedExport:
         ref = from_token(str(row.saved and row.saved["token"]))
         delivery = await self.jobs.deliver(ref, call.target, call.format)
 
-        return StartedExport(self._spent(ref), delivery, saved=saved_of(row))
+        return StartedExport(
+            self._spent(ref), delivery, saved=saved_of(row), is_final=is_final
+        )
 
     async def _listing(self, cohort_id: str) -> Listing:
         try:
@@ -259,13 +269,18 @@ class ExportRequester:
 
         return Listing(cohort=cohorts.get(cohort_id))
 
-    async def _doubt(self, export: ExportRow) -> AmbiguousExportError:
+    async def _refusal(
+        self, call: Call, found: Doubt | Superseded
+    ) -> AmbiguousExportError | InvalidInputError:
+        if isinstance(found, Superseded):
+            return superseded_export(found.export, str(call.target))
+
         used_now: int | None = None
 
         with suppress(CohortsError):
             used_now = (await self._read_usage()).used
 
-        return ambiguous_export(export, used_now=used_now)
+        return ambiguous_export(found.export, used_now=used_now)
 
     async def _claimed(
         self,

@@ -20,6 +20,7 @@ from amplitude_cohorts_async._core.claims import (
     Listing,
     ReadList,
     RequestNew,
+    Superseded,
     WaitForOther,
     checked_occurrence,
     checked_on_unknown,
@@ -139,7 +140,24 @@ def test_who_reuses_nothing_joins_only_what_was_requested_since(
 
     if isinstance(decision, Join):
         assert decision.export.sequence > (call.since_sequence or 0)
-    assert not isinstance(decision, ReadList | Delivered | Doubt)
+    # What was attempted since, by a call that was killed, would have been joined.
+    if isinstance(decision, Doubt):
+        assert decision.export.sequence > (call.since_sequence or 0)
+    assert not isinstance(decision, ReadList | Delivered)
+
+
+@given(cohorts(), calls(), listings)
+def test_no_older_export_comes_over_a_newer_one(
+    rows: CohortRows, call: Call, listing: Listing | None
+) -> None:
+    """Whatever run or occurrence it is of, unless it was requested since."""
+    decision = decide(rows, call, listing)
+
+    if isinstance(decision, Join) and is_superseded(rows, decision.export, call.target):
+        assert decision.export.sequence > (call.since_sequence or 0)
+    if isinstance(decision, Superseded):
+        assert is_superseded(rows, decision.export, call.target)
+        assert call.occurrence is not None
 
 
 @given(cohorts(), calls(), listings)
@@ -375,7 +393,7 @@ def test_a_run_leaves_alone_what_it_delivered() -> None:
     done = delivery(run="run", **ANSWERED)
     call = attrs.evolve(CALL, continues=frozenset({"run"}))
 
-    assert Delivered(done) == decide(rows_of(done), call)
+    assert Delivered(done, is_final=True) == decide(rows_of(done), call)
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "3600", None])

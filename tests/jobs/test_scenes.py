@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async._core.claims import Call, Doubt
 from amplitude_cohorts_async._writes import batches
 from amplitude_cohorts_async.errors import (
     AmbiguousExportError,
     ApiError,
+    ExportTimeoutError,
+    InvalidInputError,
     JobStoreUnavailableError,
     RemovalGuardError,
 )
@@ -579,3 +583,156 @@ async def test_a_store_that_fails_after_the_purchase(
     assert any(saved.token in each.getMessage() for each in warnings)
     assert ("ready", saved.token) == (record.state, record.token)
     assert 1 == stage.spent
+
+
+# What comes over what.
+
+
+@everywhere
+async def test_a_newer_export_of_another_cohort_stays_at_its_target(
+    stage: Stage,
+) -> None:
+    """A runner leaves what was given up alone."""
+    await stage.leave()
+    async with stage.client() as client:
+        await client.export("cohort1", stage.path())
+        text = stage.path().read_text()
+        outcomes = await collect(client.run_jobs())
+
+    assert [] == outcomes
+    assert text == stage.path().read_text()
+
+
+@everywhere
+async def test_a_run_does_not_go_back_behind_a_newer_export(stage: Stage) -> None:
+    """Two for the run, whose first was replaced, and one for the call in between."""
+    async with stage.client() as client:
+        async with client.export_many(["c1"], stage.folder, timeout=11) as batch:
+            (outcome,) = [await anext(batch)]
+        assert isinstance(outcome.error, ExportTimeoutError)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        await client.export("c1", stage.path("c1.csv"), reuse_within=0)
+        await collect(client.export_many(["c1"], stage.folder))
+
+    assert "eve" in stage.path("c1.csv").read_text()
+    assert 3 == stage.spent
+
+
+@everywhere
+async def test_an_occurrence_does_not_go_back_behind_a_newer_one(stage: Stage) -> None:
+    """It says so, and how to have it; what it delivered itself it answers."""
+    async with stage.client() as client:
+        with pytest.raises(ExportTimeoutError):
+            await client.export("c1", stage.path(), occurrence="monday", timeout=11)
+        await client.export("c1", stage.path(), occurrence="tuesday")
+        await client.export("c1", stage.path(), occurrence="wednesday")
+        text = stage.path().read_text()
+        with pytest.raises(InvalidInputError, match="newer export") as caught:
+            await client.export("c1", stage.path(), occurrence="monday")
+        again = await client.export("c1", stage.path(), occurrence="tuesday")
+
+        assert "c1" == client.resume_export(caught.value.token or "").cohort_id
+
+    assert 0 == again.spent
+    assert text == stage.path().read_text()
+    assert 3 == stage.spent
+
+
+@everywhere
+async def test_an_occurrence_in_another_format_is_that_file(stage: Stage) -> None:
+    """The same export, and the file that was asked for."""
+    async with stage.client() as client:
+        await client.export("c1", stage.path("a"), format="csv", occurrence="monday")
+        await client.export("c1", stage.path("a"), format="csv.gz", occurrence="monday")
+
+    assert gzip.decompress(stage.path("a").read_bytes()).startswith(b'"amplitude_id"')
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_what_is_answered_from_a_record_is_delivered(stage: Stage) -> None:
+    """Nothing is left open, and a runner does not bring back what was moved."""
+    async with stage.client() as client:
+        for _ in range(2):
+            await client.export("c1", stage.path(), occurrence="monday")
+        await stop_at_four(client, stage.folder, "closed")
+        await collect(client.export_many(TEN, stage.folder))
+        for path in stage.folder.glob("*.csv"):
+            path.unlink()
+
+        assert [] == await client.jobs(open_only=True)
+        assert [] == await collect(client.run_jobs())
+
+    assert [] == [*stage.folder.glob("*.csv")]
+
+
+@everywhere
+async def test_what_a_stream_took_over_is_no_file(stage: Stage) -> None:
+    """A sync goes on with the delivery of an idle job, whose file is another one."""
+    store = stage.mortal()
+    async with stage.client(store) as client:
+        job = await client.request_export("c1", join=True)
+        store.lease = 30.0
+        stage.emulator.fail_next("file", faults.hang(), times=2)
+        sync = asyncio.ensure_future(client.sync_membership("c1", ["ann"]))
+        await until(lambda: stage.emulator.requests("file") == 1)
+        download = asyncio.ensure_future(job.download(stage.path()))
+        await until(lambda: stage.emulator.requests("file") == 2)
+        (record,) = await client.jobs()
+        await ended(download)
+        await ended(sync)
+
+    assert 1 == [each.target for each in record.deliveries].count(None)
+    assert 2 == len(record.deliveries)
+
+
+# What a store is given twice.
+
+
+@everywhere
+async def test_a_living_attempt_is_nobody_elses_doubt(stage: Stage) -> None:
+    """Another call that asks for an export of its own forgets it not."""
+    store = stage.mortal()
+    store.lease = 30.0
+    stage.emulator.fail_next("export", faults.hang())
+
+    async with stage.client(store) as client:
+        task = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: stage.emulator.requests("export") == 1)
+        async with stage.client() as other:
+            await other.request_export("c1")
+            (attempted,) = [
+                record for record in await other.jobs() if record.state == "attempted"
+            ]
+        store.die()
+        await ended(task)
+
+    assert "c1" == attempted.cohort_id
+
+
+@everywhere
+async def test_an_id_that_was_stored_and_not_confirmed_is_one_export(
+    stage: Stage,
+) -> None:
+    """It is stored again, and no later call is given its old file."""
+    store = ScriptedStore(stage.open_store())
+    store.forgets_to_answer = {"requested"}
+
+    async with stage.client(store) as client:
+        await client.export("c1", stage.path())
+        assert 1 == len(await client.jobs())
+        await client.export("c1", stage.path("b.csv"))
+
+    assert 2 == stage.spent
+
+
+@everywhere
+async def test_who_reuses_nothing_may_be_in_doubt(stage: Stage) -> None:
+    """Of a request that was sent after the call began, and whose caller was killed."""
+    async with stage.client() as client:
+        jobs = client._operations.exports.jobs
+        began = await jobs.last_sequence("c1")
+        await stage.kill(after="attempted")
+        call = Call(cohort_id="c1", since_sequence=began, reuse_within=0)
+
+        assert isinstance(await jobs.claim(call, None), Doubt)

@@ -29,6 +29,9 @@ class ScriptedStore(JobStore):
         refuses: The states that it does not store; "*" is every change.
 
         holds: The states that it does not store while this event is not set.
+
+        forgets_to_answer: The states after which it fails once, although it stores
+            them.
     """
 
     durable = True
@@ -46,6 +49,7 @@ class ScriptedStore(JobStore):
         self.may_answer.set()
         self.refuses: set[str] = set()
         self.holds: dict[str, asyncio.Event] = {}
+        self.forgets_to_answer: set[str] = set()
         self.died = asyncio.Event()
         self._inner = inner or MemoryJobStore()
         self._listen = listen
@@ -109,6 +113,9 @@ class ScriptedStore(JobStore):
         if new and _ends_with(self._history, self._dies_after):
             self.die()
         await self.may_answer.wait()
+        if self.forgets_to_answer & {*new}:
+            self.forgets_to_answer -= {*new}
+            raise JobStoreUnavailableError("the connection was lost")
 
         return result
 
