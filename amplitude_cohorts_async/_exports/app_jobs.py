@@ -299,6 +299,7 @@ class AppJobs:
 
     async def park(self, record: JobRecord) -> JobRecord:
         """Put an export aside, and return it."""
+        _check_record(record)
 
         def work(rows: CohortRows) -> JobRecord:
             """Change its state."""
@@ -317,6 +318,7 @@ class AppJobs:
 
     async def forget(self, record: JobRecord) -> None:
         """Remove an export and its deliveries; one that is not there is forgotten."""
+        _check_record(record)
 
         def work(rows: CohortRows) -> None:
             """Remove its rows."""
@@ -399,6 +401,14 @@ class AppJobs:
         )
 
         return Delivery(self.rows, call.cohort_id, row)
+
+
+def _check_record(record: object) -> None:
+    if not isinstance(record, JobRecord):
+        raise InvalidInputError(
+            f"a job is a JobRecord, one of `await client.jobs()`, not a "
+            f"{type(record).__name__}"
+        )
 
 
 def _known(rows: CohortRows, record: JobRecord) -> ExportRow:

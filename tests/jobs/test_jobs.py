@@ -148,6 +148,13 @@ async def test_a_parked_export_is_left_alone(
     assert 2 == emulator.spent
 
 
+async def test_a_job_is_one_of_the_list(client: CohortsClient) -> None:
+    """Its id or its token is not."""
+    for change in (client.park_job, client.forget_job):
+        with pytest.raises(InvalidInputError, match=r"not a str$"):
+            await change("R1")  # type: ignore[arg-type]
+
+
 async def test_what_is_not_spent_cannot_be_parked(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:
