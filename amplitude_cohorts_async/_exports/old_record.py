@@ -8,6 +8,7 @@ what happened: an attempt, a refusal, a token, a saved file, or an end.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,9 +21,10 @@ from .._core.json_stream import mapping_of
 from .._core.tokens import ExportRef, export_key, from_token
 from .._io.cancellation import in_thread
 from ..errors import CohortsError
+from .app_jobs import path_name
 from .app_rows import AppRows
 from .claim import facts_of, new_id
-from .runs import Runs
+from .runs import Runs, file_name
 
 NAME = ".amplitude-exports.jsonl"
 
@@ -118,7 +120,8 @@ async def import_old_record(
         ids = [str(old.ref.cohort_id) for old in members if old.is_open]
         run = await runs.restore(ids, properties=properties, format=suffix)
         for old in members:
-            target = runs.target(str(old.ref.cohort_id), suffix)
+            name = file_name(str(old.ref.cohort_id), suffix)
+            target = await in_thread(partial(_target, directory / name))
             change = partial(_insert, old, run if old.is_open else None, target)
             await app.transact(str(old.ref.cohort_id), change)
 
@@ -139,6 +142,10 @@ def _spent(history: _History) -> Iterable[_Old]:
                 saved=saved,
                 is_open=key in history.in_run and key not in history.tokens,
             )
+
+
+def _target(path: Path) -> str:
+    return path_name(Path(os.path.realpath(path)))
 
 
 def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
