@@ -463,7 +463,8 @@ class StorageError(DownloadError, OSError):
     A local file cannot be written: the disk is full, read-only, or gone.
 
     Attributes:
-        request_id: Empty if the file is the journal of a write.
+        request_id: Empty if the file is the journal of a write, or the record that
+            an earlier release left in a directory.
     """
 
 

@@ -12,6 +12,7 @@ import logging
 import socket
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import TypeAlias
 
 import attrs
@@ -475,8 +476,13 @@ def _is_in_doubt(rows: CohortRows, export: ExportRow) -> bool:
 
 
 def target_name(target: Target) -> str:
-    """Return a target as its host and path."""
-    return f"{socket.gethostname()}:{target.place}"
+    """Return the name of a target in the store."""
+    return path_name(target.resolved)
+
+
+def path_name(path: Path) -> str:
+    """Return the name of a file or folder of this host, whose links are resolved."""
+    return f"{socket.gethostname()}:{path}"
 
 
 def path_of(target: str | None) -> str | None:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,7 +28,7 @@ from ..errors import (
     JobStoreUnavailableError,
 )
 from ..models import Cohort, ExportOutcome, SavedExport
-from .app_jobs import target_name
+from .app_jobs import path_name, target_name
 from .directory_store import directory_store
 from .old_record import import_old_record
 from .purchase import SendWatch
@@ -263,7 +262,7 @@ class ExportRun:
             self._exports, self._own_store = self._exports.keeping(store), store
         self._runs = Runs(
             self._exports.jobs.rows,
-            directory=f"{gethostname()}:{place}",
+            directory=path_name(place),
             properties=options.wanted,
             format=options.format.suffix,
         )

@@ -7,9 +7,11 @@ what happened: an attempt, a refusal, a token, a saved file, or an end.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import os
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState, Wa
 from .._core.json_stream import mapping_of
 from .._core.tokens import ExportRef, export_key, from_token
 from .._io.cancellation import in_thread
-from ..errors import CohortsError
+from .._io.sinks.part_file import write_small
+from ..errors import CohortsError, StorageError
+from .app_jobs import path_name
 from .app_rows import AppRows
-from .claim import facts_of, new_id
-from .runs import Runs
+from .claim import facts_of
+from .runs import Runs, file_name
 
 NAME = ".amplitude-exports.jsonl"
 
@@ -92,6 +96,7 @@ async def import_old_record(
 
     Raises:
         JobStoreUnavailableError: The record is as it was.
+        StorageError: The record cannot be read or replaced; it is as it was.
     """
     path = directory / NAME
     history = await in_thread(partial(_load, path))
@@ -118,7 +123,8 @@ async def import_old_record(
         ids = [str(old.ref.cohort_id) for old in members if old.is_open]
         run = await runs.restore(ids, properties=properties, format=suffix)
         for old in members:
-            target = runs.target(str(old.ref.cohort_id), suffix)
+            name = file_name(str(old.ref.cohort_id), suffix)
+            target = await in_thread(partial(_target, directory / name))
             change = partial(_insert, old, run if old.is_open else None, target)
             await app.transact(str(old.ref.cohort_id), change)
 
@@ -141,18 +147,28 @@ def _spent(history: _History) -> Iterable[_Old]:
             )
 
 
+def _target(path: Path) -> str:
+    return path_name(Path(os.path.realpath(path)))
+
+
 def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
-    export = rows.of_request(old.ref.request_id) if old.ref.request_id else None
+    # The same for each process that reads the record, and after a kill: what was
+    # imported before adds nothing.
+    row_id = _row_id(old, target)
+
+    if row_id in rows.deliveries:
+        return
+
+    request_id = old.ref.request_id
+    export = rows.of_request(request_id) if request_id else rows.exports.get(row_id)
 
     if export is None:
         began_at = old.ref.requested_at or rows.at
         export = rows.update_export(
-            ExportRow(
-                id=new_id(), cohort_id=str(old.ref.cohort_id), created_at=began_at
-            ),
+            ExportRow(id=row_id, cohort_id=str(old.ref.cohort_id), created_at=began_at),
             **{
                 **facts_of(old.ref),
-                "request_id": old.ref.request_id or None,
+                "request_id": request_id or None,
                 "state": old.state,
                 "attempted_at": began_at,
                 "sequence": rows.next_sequence(),
@@ -162,7 +178,7 @@ def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
     done_at = None if old.saved is None else rows.at
     rows.update_delivery(
         DeliveryRow(
-            id=new_id(),
+            id=row_id,
             export_id=export.id,
             sequence=export.sequence,
             target=target,
@@ -176,13 +192,21 @@ def _insert(old: _Old, run: str | None, target: str, rows: CohortRows) -> None:
     )
 
 
+def _row_id(old: _Old, target: str) -> str:
+    key = export_key(str(old.ref.cohort_id), old.ref.properties)
+    text = json.dumps([old.state.value, old.ref.request_id, key, target])
+
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def _load(path: Path) -> _History | None:
     history = _History()
 
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return None
+    with _unusable(path):
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return None
 
     for text in lines:
         # A line that a crash cut short is not JSON, and is skipped.
@@ -194,9 +218,26 @@ def _load(path: Path) -> _History | None:
 
 def _leave(path: Path, attempted: set[str]) -> None:
     """Leave the attempts in the record that name nothing we know."""
-    if not attempted:
-        path.unlink(missing_ok=True)
-        return
+    with _unusable(path):
+        if not attempted:
+            path.unlink(missing_ok=True)
+            return
 
-    lines = (json.dumps({"key": key, "attempt": 1}) for key in attempted)
-    path.write_text("".join(f"{line}\n" for line in lines))
+        lines = (json.dumps({"key": key, "attempt": 1}) for key in attempted)
+        data = "".join(f"{line}\n" for line in lines).encode()
+        place = Path(os.path.realpath(path))
+        write_small(place, data, mode=0o600, like=place)
+
+
+@contextmanager
+def _unusable(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        # The error is also that of an export's file; a record has none.
+        raise StorageError(
+            f"{path}, the record of an earlier release, cannot be read or replaced: "
+            f"{error.strerror or error}; let this user do that, or move it away if no "
+            f"export in it is of use",
+            request_id="",
+        ) from error

@@ -106,10 +106,6 @@ class Runs:
         await self._change(work)
         return row.id
 
-    def target(self, cohort_id: str, format: str) -> str:  # noqa: A002
-        """Return the name of a cohort's file as a target."""
-        return f"{self._same[0]}/{file_name(cohort_id, format)}"
-
     async def hold(self) -> None:
         """
         Show that the run still runs, until this is cancelled.

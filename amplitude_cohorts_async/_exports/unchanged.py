@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import attrs
@@ -81,7 +83,7 @@ class SavedExports:
 
         def is_intact() -> bool:
             """Whether the file is at the target, as it was saved."""
-            is_here = earlier.path.absolute() == target.path.absolute()
+            is_here = Path(os.path.realpath(earlier.path)) == target.resolved
 
             return is_here and earlier.file.is_intact()
 

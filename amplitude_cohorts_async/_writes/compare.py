@@ -9,8 +9,6 @@ after another. Nothing here asks Amplitude.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -34,6 +32,7 @@ from .._core.id_sets import Diff
 from .._core.writes import USERS, Membership, id_attribute
 from .._id_source import IdSource
 from .._io.cancellation import in_thread
+from .._io.sinks.part_lock import new_folder, remove_abandoned_folders, remove_folder
 from ..errors import InvalidInputError
 from ..models import IdType, Member, MembershipDiff
 from .batches import release
@@ -47,6 +46,7 @@ Ts = TypeVarTuple("Ts")
 
 _ENTERING, _EXITING, _EXISTING = "entering.txt", "exiting.txt", "existing.txt"
 _DIFF_FILES = (_ENTERING, _EXITING, _EXISTING)
+_HIDDEN = ".comparing-"
 
 _PARTITIONS = 128
 """
@@ -254,13 +254,19 @@ class _CountedIdFile(IdFile):
 
 @asynccontextmanager
 async def _workspace(folder: Path) -> AsyncGenerator[Path]:
-    workspace = folder / f".comparing-{secrets.token_hex(8)}"
+    stack = ExitStack()
+
+    def make() -> Path:
+        """Make a hidden folder, and remove those of comparisons that were killed."""
+        remove_abandoned_folders(folder, _HIDDEN)
+        workspace, lock = new_folder(folder, _HIDDEN)
+        stack.callback(remove_folder, workspace, lock)
+        return workspace
 
     try:
-        await _in_thread(folder, lambda: workspace.mkdir(mode=0o700, parents=True))
-        yield workspace
+        yield await _in_thread(folder, make)
     finally:
-        await _in_thread(folder, shutil.rmtree, workspace, True)
+        await _in_thread(folder, stack.close)
 
 
 @asynccontextmanager

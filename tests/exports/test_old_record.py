@@ -9,7 +9,12 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async._core.tokens import export_key
-from amplitude_cohorts_async.errors import AmbiguousExportError, ExportTimeoutError
+from amplitude_cohorts_async._exports import old_record
+from amplitude_cohorts_async.errors import (
+    AmbiguousExportError,
+    ExportTimeoutError,
+    StorageError,
+)
 from amplitude_cohorts_async.models import ExportOutcome
 from amplitude_cohorts_async.testing import CohortsEmulator
 
@@ -121,3 +126,58 @@ async def test_a_line_that_means_nothing_is_passed_over(
     outcomes = await many(client, tmp_path, "c2")
 
     assert outcomes["c2"].saved is not None
+
+
+async def test_what_was_imported_before_is_not_imported_again(
+    client: CohortsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that another process reads, too, or that a kill left, adds nothing."""
+    saved = await client.export("c2", tmp_path / "other.csv")
+    write(
+        tmp_path,
+        {"key": key("c1"), "attempt": 1},
+        {"key": key("c2"), "token": saved.token},
+    )
+
+    def refuse(*_: object) -> None:
+        """Fail at the last step of an import."""
+        raise StorageError("refused", request_id="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(old_record, "_leave", refuse)
+        with pytest.raises(StorageError, match="refused"):
+            await many(client, tmp_path, "c1", "c2")
+    await many(client, tmp_path, "c1", "c2")
+
+    jobs = await client.jobs()
+    assert ["c1", "c2"] == sorted(job.cohort_id for job in jobs)
+    targets = [str(each.target) for job in jobs for each in job.deliveries]
+    names = sorted(Path(target).name for target in targets)
+    assert ["c1.csv", "c2.csv", "other.csv"] == names
+
+
+async def test_the_record_is_replaced_in_one_step(
+    client: CohortsClient, tmp_path: Path
+) -> None:
+    """A full disk or a kill cannot lose the attempts that stay in it."""
+    write(tmp_path, {"begun": 1}, {"key": key("c1"), "attempt": 1})
+    (tmp_path / NAME).chmod(0o640)
+
+    with (tmp_path / NAME).open() as before:
+        await many(client, tmp_path, "c2")
+        assert "begun" in before.read()
+
+    assert key("c1") in (tmp_path / NAME).read_text()
+    assert 0o640 == (tmp_path / NAME).stat().st_mode & 0o777
+
+
+async def test_a_record_that_cannot_be_read(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Nothing is spent: it may tell of an export that was."""
+    (tmp_path / NAME).mkdir()
+
+    with pytest.raises(StorageError, match="cannot be read"):
+        await many(client, tmp_path, "c2")
+
+    assert 0 == emulator.spent

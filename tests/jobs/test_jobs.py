@@ -194,17 +194,34 @@ async def test_an_attempt_without_an_answer_is_told_until_it_is_forgotten(
     assert 2 == emulator.spent
 
 
+@pytest.mark.parametrize("name", ["a.csv", "link/a.csv", "sub/../a.csv"])
 async def test_a_newer_export_of_a_target_stays(
-    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, name: str
 ) -> None:
-    """A runner never writes an older export over a newer one."""
-    await leave(client, tmp_path / "a.csv")
+    """A runner never writes an older export over a newer one, whatever its name was."""
+    (tmp_path / "link").symlink_to(".")
+    (tmp_path / "sub").mkdir()
+    await leave(client, tmp_path / name)
     emulator.add_cohort("c1", members=["eve"])
     await client.export("c1", tmp_path / "a.csv")
 
     assert [] == await ran(client)
     assert "eve" in (tmp_path / "a.csv").read_text()
     assert 2 == emulator.spent
+
+
+async def test_a_file_is_known_by_another_name(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Through a link to its folder it is the same file, and is not fetched again."""
+    (tmp_path / "link").symlink_to(".")
+    await client.export("c1", tmp_path / "link" / "a.csv")
+
+    saved = await client.export("c1", tmp_path / "a.csv", skip_unchanged=True)
+
+    assert saved.unchanged
+    assert tmp_path / "a.csv" == saved.path
+    assert 1 == emulator.requests("file")
 
 
 async def test_a_long_download_is_seen_to_move(clock: FakeClock) -> None:

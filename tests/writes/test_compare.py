@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,11 @@ import pytest
 from amplitude_cohorts_async import IdType, diff_ids, errors
 from amplitude_cohorts_async._writes import compare as compare_module
 from amplitude_cohorts_async.models import MembershipDiff
+from support.exporting import names_in
 from support.holding import Held
+from support.processes import in_child
 
+NAMES = ["entering.txt", "existing.txt", "exiting.txt"]
 EXPORT = '"amplitude_id","user_id"\n"1","ann"\n"2",\n"3","bob"\n'
 
 
@@ -80,10 +86,57 @@ async def test_a_cancelled_comparison_ends_what_it_began(
     task = asyncio.create_task(diff_ids(*ids, tmp_path, on_disk=on_disk))
     await held.cancel_meanwhile(task)
 
-    names = ("entering.txt", "existing.txt", "exiting.txt")
-    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
-    texts = "".join((tmp_path / name).read_text().strip() for name in names)
+    assert NAMES == names_in(tmp_path)
+    texts = "".join((tmp_path / name).read_text().strip() for name in NAMES)
     assert ("cba" if moment == "mkdir" else "rqp") == texts
+
+
+def test_what_a_killed_comparison_left_is_removed(tmp_path: Path):
+    """No id stays in a hidden folder: the next comparison there removes it."""
+
+    def killing() -> Iterator[str]:
+        """End the process while it reads the second side."""
+        yield "ann"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def compared() -> None:
+        """Compare on disk."""
+        asyncio.run(diff_ids(killing(), ["bob"], tmp_path, on_disk=True))
+
+    assert -signal.SIGKILL == in_child(compared)
+    assert [".comparing-"] == [name[:11] for name in names_in(tmp_path)]
+
+    asyncio.run(diff_ids(["a"], ["b"], tmp_path))
+
+    assert NAMES == names_in(tmp_path)
+
+
+async def test_a_comparison_that_still_runs_keeps_its_folder(tmp_path: Path):
+    """Another one in the same folder removes nothing of it."""
+
+    async def comparing() -> AsyncIterator[str]:
+        """Compare something else before the second side is read."""
+        await diff_ids(["a"], ["b"], tmp_path, on_disk=True)
+        yield "ann"
+
+    found = await diff_ids(comparing(), ["ann", "bob"], tmp_path, on_disk=True)
+
+    assert (["bob"], 1) == (list(found.add), found.kept)
+    assert NAMES == names_in(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".comparing-mine", ".comparing-0123456789abcdef"])
+async def test_what_is_no_folder_of_a_comparison_stays(tmp_path: Path, name: str):
+    """A folder of another name stays; and a link is not followed."""
+    place = tmp_path / ".comparing-mine"
+    place.mkdir()
+    (place / "a.txt").touch()
+    if place.name != name:
+        (tmp_path / name).symlink_to(place.name)
+
+    await diff_ids(["a"], ["b"], tmp_path)
+
+    assert ["a.txt"] == names_in(tmp_path / name)
 
 
 async def test_comparing_on_disk_needs_a_folder():

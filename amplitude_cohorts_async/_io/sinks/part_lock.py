@@ -2,7 +2,7 @@
 Names of unfinished files, and the locks that tell which of them have an owner.
 
 The owner of one is the process that writes it. It holds an exclusive lock (flock) on
-the file until it ends; the system releases the lock then, however the process ends,
+the file until it ends, or on one in a folder of such files; the system releases the lock then, however the process ends,
 and not while it is only stopped. So a process that gets the lock knows that no other
 one writes to the file any more. Where there are no such locks (Windows, some network
 disks), nothing is taken up.
@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ _REOPEN = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 """No link is followed, and opening a pipe of that name does not wait."""
 
 _RECORD = ".ranges"
+_FOLDER_LOCK = "lock"
 _LONGEST_STEM = 48
 _KEPT_STEM = 39
 
@@ -41,18 +43,9 @@ def new_part(target: Path, *, mode: int = 0o600) -> tuple[Path, int, bool]:
     while True:
         # Random, so that two downloads of one target never meet.
         part = target.with_name(f".{_stem(target)}.{secrets.token_hex(4)}.part")
-        file = os.open(part, _CREATE, mode)
 
-        try:
-            is_locked = _try_lock(file)
-            # Another process, which removes abandoned files, may have been faster.
-            if is_locked is not False and is_named(file, part):
-                return part, file, is_locked is True
-        except BaseException:
-            os.close(file)
-            raise
-
-        os.close(file)
+        if found := _open_locked(part, _CREATE, mode):
+            return part, *found
 
 
 def record_path(part: Path) -> Path:
@@ -119,6 +112,43 @@ def create_record(part: Path) -> int:
     return os.open(record_path(part), _CREATE, 0o600)
 
 
+def new_folder(beside: Path, prefix: str) -> tuple[Path, int]:
+    """
+    Make a folder for unfinished files; only this user may read it.
+
+    Returns its path, and the handle of its lock.
+    """
+    while True:
+        folder = beside / f"{prefix}{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700, parents=True)
+
+        with suppress(FileNotFoundError):
+            if found := _lock_folder(folder):
+                return folder, found[0]
+
+
+def remove_folder(folder: Path, lock: int) -> None:
+    """Remove a locked folder with what is in it, and close its lock."""
+    if sys.platform == "win32":
+        os.close(lock)  # what is open cannot be removed there
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+    if sys.platform != "win32":
+        os.close(lock)
+
+
+def remove_abandoned_folders(beside: Path, prefix: str) -> None:
+    """Remove the folders for unfinished files that have no owner."""
+    pattern = re.compile(rf"{re.escape(prefix)}[0-9a-f]{{16}}")
+
+    for name in _names_in(beside):
+        folder = beside / name
+        if pattern.fullmatch(name) and folder.is_dir() and not folder.is_symlink():
+            with suppress(OSError):
+                _remove_if_abandoned(folder)
+
+
 def is_named(file: int, path: Path) -> bool:
     """Whether a path still leads to this open file, and not by a link."""
     try:
@@ -163,6 +193,44 @@ def _names_in(folder: Path) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208 - names are all that is needed
     except OSError:  # one may write in a folder that one may not list
         return []
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    if sys.platform == "win32":
+        # What its owner has open cannot be removed there.
+        (folder / _FOLDER_LOCK).unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+
+    if found := _lock_folder(folder):
+        file, is_locked = found
+        if is_locked:
+            remove_folder(folder, file)
+        else:
+            os.close(file)
+
+
+def _lock_folder(folder: Path) -> tuple[int, bool] | None:
+    # The lock is made by whoever comes first: so one that was killed before it had
+    # made its own, or while it removed the folder, leaves nothing either.
+    return _open_locked(folder / _FOLDER_LOCK, _REOPEN | os.O_CREAT, 0o600)
+
+
+def _open_locked(path: Path, flags: int, mode: int) -> tuple[int, bool] | None:
+    # Returns the handle, and whether it is locked; None if another process, which
+    # removes what is abandoned, was faster.
+    file = os.open(path, flags, mode)
+
+    try:
+        is_locked = _try_lock(file)
+        if is_locked is not False and is_named(file, path):
+            return file, is_locked is True
+    except BaseException:
+        os.close(file)
+        raise
+
+    os.close(file)
+    return None
 
 
 def _claim(part: Path) -> int | None:

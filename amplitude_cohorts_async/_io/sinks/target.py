@@ -136,18 +136,21 @@ FORMATS: dict[str, Format] = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Target:
     """
-    A path for a whole file; the *place* is where its links lead.
+    A path for a whole file.
 
     Attributes:
+        place: Where it is written: if the path is a link, where that leads.
+        resolved: The same without links in its folder: one file has one such path.
         manifest: The place of its manifest; None if there will be none.
         expected_rows: Members that its cohort was listed with, if that is known.
     """
 
     path: Path
     place: Path
+    resolved: Path
     format: Format
     manifest: Path | None = None
     expected_rows: int | None = None
@@ -170,7 +173,13 @@ def checked_target(
     try:
         place = _checked_place(path)
         beside = path.with_name(path.name + SUFFIX)
-        return Target(path, place, chosen, _checked_place(beside) if manifest else None)
+        return Target(
+            path=path,
+            place=place,
+            resolved=Path(os.path.realpath(path)),
+            format=chosen,
+            manifest=_checked_place(beside) if manifest else None,
+        )
     except InvalidInputError:
         raise
     except (OSError, ValueError) as error:

@@ -90,6 +90,17 @@ def test_a_link_to_a_file_is_written_through(tmp_path: Path) -> None:
     assert ["a.csv", "link.csv"] == names_in(tmp_path / "far")
 
 
+def test_a_link_to_the_folder(tmp_path: Path) -> None:
+    """The file is written by the name it was given; without links it has one more."""
+    (tmp_path / "far").mkdir()
+    folder = linked(tmp_path, "near", "far")
+
+    target = checked_target(folder / "a.csv", None)
+
+    assert folder / "a.csv" == target.path == target.place
+    assert tmp_path.resolve() / "far" / "a.csv" == target.resolved
+
+
 def test_a_link_that_leads_nowhere_yet(tmp_path: Path) -> None:
     """
     The file that a dangling link names is made, as a shell's ">" would do.
