@@ -11,7 +11,7 @@ import sys
 
 from amplitude_cohorts_async import CohortsClient, errors, read_ids
 
-COHORT = "1a2bc3d"
+COHORT = "26umsb5"
 
 
 async def main() -> None:

@@ -28,6 +28,6 @@ def world(
     monkeypatch.chdir(tmp_path)
     Path("ids.txt").write_text("\n".join(IDS))
     cohorts_emulator.add_cohort("26umsb5", members=IDS)
-    cohorts_emulator.add_cohort("1a2bc3d", members=IDS[:50])
+    cohorts_emulator.add_cohort("9apg8e8f", size=50)
 
     return cohorts_emulator
