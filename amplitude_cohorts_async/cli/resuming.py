@@ -16,7 +16,7 @@ from .. import CohortsClient
 from ..errors import JobStoreUnavailableError
 from ..models import JobRecord, SavedExport
 from .common import Connection
-from .destination import destination
+from .destination import STDOUT, check_stdout, to_stdout
 from .exits import NoSuchJobError
 from .file_options import (
     JOB_TIMEOUT,
@@ -104,7 +104,10 @@ def resume_job(
     jobs = StartedJobs()
     to = options.output or Path()
 
-    async def work(client: CohortsClient) -> SavedExport:
+    if to == STDOUT:
+        check_stdout(connection, options.format)
+
+    async def work(client: CohortsClient) -> SavedExport | None:
         """Wait for the file, and save it."""
         nonlocal to
         token, meant_for = await find(client)
@@ -112,24 +115,25 @@ def resume_job(
         jobs.request_ids.append(resumed.request_id)
         name = resumed.cohort_id or resumed.request_id
         to = options.output or meant_for or file_named(name, options.format)
-        place = to if options.output is None else path
+
+        if to == STDOUT:
+            await to_stdout(resumed, format=options.format, timeout=options.timeout)
+            return None
+
         return await resumed.download(
-            place, format=options.format, timeout=options.timeout
+            to, format=options.format, timeout=options.timeout
         )
 
-    with (
-        saving_hints(
-            connection,
-            jobs,
-            to=lambda: to,
-            format=options.format,
-            file_mode=options.file_mode,
-        ),
-        destination(to, format=options.format, as_json=connection.as_json) as path,
+    with saving_hints(
+        connection,
+        jobs,
+        to=lambda: to,
+        format=options.format,
+        file_mode=options.file_mode,
     ):
         saved = connection.run(work, hook=jobs, file_mode=options.file_mode)
 
-    tell(connection, saved, to)
+    tell(connection, saved)
 
 
 async def last_open(client: CohortsClient) -> Found:
@@ -151,7 +155,6 @@ async def found_in(record: JobRecord) -> Found:
         and each.target.startswith(here)
         and each.finished_at is None
     ]
-    # The temporary folder of a command that was killed on the way to stdout is gone.
     there = await asyncio.to_thread(
         lambda: [path for path in paths if path.parent.is_dir()]
     )

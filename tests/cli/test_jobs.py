@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async.cli import exporting
+from amplitude_cohorts_async.cli import destination
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 pytestmark = pytest.mark.slow
@@ -147,7 +147,7 @@ def test_stdout_checks_its_format_before_it_spends(
     command, cohorts_emulator, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
     """One that is unknown, or whose extra is missing."""
-    monkeypatch.setattr(exporting, "find_spec", lambda _: None)
+    monkeypatch.setattr(destination, "find_spec", lambda _: None)
 
     assert 2 == command("export", "slow", "-o", "-", "--format", kind).code
     assert 0 == cohorts_emulator.spent
