@@ -139,6 +139,12 @@ def export(
             f"first"
         )
 
+    if fresh and occurrence is not None:
+        raise typer.BadParameter(
+            "--fresh and --occurrence contradict each other: an occurrence is the same "
+            "export each time; name another one for a new export"
+        )
+
     options = _Options(
         cohort_ids=cohort_ids,
         output=output,
@@ -163,6 +169,11 @@ def export(
                 *("stdout", "skip_unchanged", "no_clobber", "manifest", "occurrence")
             )
             check_stdout(connection, format)
+        if skip_unchanged and connection.no_jobs:
+            raise typer.BadParameter(
+                "--skip-unchanged of a file needs the record of what was saved: leave "
+                "--no-jobs out"
+            )
         _into_file(connection, options)
 
 
