@@ -16,6 +16,8 @@ from .exits import Exit, NoSuchJobError
 from .exporting import exit_with
 from .file_options import JOB_TIMEOUT, FileMode, Format, Timeout
 from .id_options import Yes
+from .places import is_recorded
+from .resume_hints import announce
 from .resuming import (
     Found,
     ResumedTo,
@@ -38,6 +40,8 @@ JobId = Annotated[
 _SPENT = {"attempted", "requested", "ready", "parked"}
 """States in which there is, or may be, a file that was paid for."""
 
+_NOTHING_OPEN = "no export is open"
+
 
 def jobs(
     connection: Connection, context: typer.Context, open_only: OpenOnly = False
@@ -53,8 +57,15 @@ def jobs(
 
 def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:
     """List this project's exports of the last seven days; sends nothing."""
-    found = connection.run(lambda client: client.jobs(open_only=open_only))
-    connection.print("jobs", found, render.jobs)
+    found: list[JobRecord] = []
+
+    if is_recorded(connection.jobs):
+        found = connection.run(lambda client: client.jobs(open_only=open_only))
+
+    if found or connection.as_json:
+        connection.print("jobs", found, render.jobs)
+    else:
+        _say_nothing_is_open(connection)
 
 
 def resume(
@@ -88,6 +99,8 @@ def resume(
             raise typer.BadParameter("-o names one file; pass an ID or --last with it")
         _run(connection, forever=False, file_mode=file_mode)
         return
+
+    _check_recorded(connection)
 
     async def find(client: CohortsClient) -> Found:
         """Return the export, if it is known where it goes."""
@@ -150,6 +163,7 @@ def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
         await client.forget_job(record)
         return record
 
+    _check_recorded(connection)
     record = connection.run(lambda client: _record(client, job))
 
     if not yes and record.state in _SPENT and (record.is_open or _is_parked(record)):
@@ -163,6 +177,8 @@ def _change(
     job: str,
     change: Callable[[CohortsClient, JobRecord], Awaitable[JobRecord]],
 ) -> None:
+    _check_recorded(connection)
+
     async def work(client: CohortsClient) -> JobRecord:
         return await change(client, await _record(client, job))
 
@@ -186,12 +202,27 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
 
         return bool(await client.jobs(open_only=True))
 
-    is_open = connection.run(work, file_mode=file_mode)
+    # A service waits for what is recorded later.
+    is_open = (is_recorded(connection.jobs) or forever) and connection.run(
+        work, file_mode=file_mode
+    )
 
     if connection.as_json:
         render.document("exports", outcomes, open=is_open)
+    elif not outcomes and not is_open:
+        _say_nothing_is_open(connection)
 
     exit_with(outcomes, otherwise=Exit.UNFINISHED if is_open else Exit.OK)
+
+
+def _check_recorded(connection: Connection) -> None:
+    if not is_recorded(connection.jobs):
+        raise NoSuchJobError(_NOTHING_OPEN)
+
+
+def _say_nothing_is_open(connection: Connection) -> None:
+    if connection.announces:
+        announce(_NOTHING_OPEN)
 
 
 def _confirm(record: JobRecord) -> None:

@@ -331,6 +331,51 @@ def test_what_is_delivered_is_forgotten_at_once(command, left: str):
     assert 0 == command("jobs", "forget", left).code
 
 
+ABOUT_RECORDS = [
+    ["jobs"],
+    ["jobs", "list"],
+    ["jobs", "run"],
+    ["jobs", "resume"],
+    ["jobs", "resume", "--all"],
+    ["jobs", "park", "x"],
+    ["jobs", "forget", "x"],
+]
+
+
+@pytest.mark.parametrize("words", ABOUT_RECORDS, ids=" ".join)
+@pytest.mark.parametrize("named", ["option", "variable"])
+def test_a_named_record_has_to_be_there(
+    command, monkeypatch: pytest.MonkeyPatch, words: list[str], named: str
+):
+    """A slip in its name is no empty record; nothing is made."""
+    options = ["--jobs", "typo.db"] if named == "option" else []
+    if not options:
+        monkeypatch.setenv("AMPLITUDE_JOBS", "typo.db")
+    code, out, err = command(*words, *options)
+
+    assert (4, "") == (code, out)
+    assert "typo.db does not exist: nothing was recorded there" in err
+    assert [] == list(Path().iterdir())
+
+
+@pytest.mark.parametrize("words", ABOUT_RECORDS, ids=" ".join)
+def test_without_a_record_nothing_is_open(command, data_folder: Path, words: list[str]):
+    """That is said, and no record is made of it; who names an export has no luck."""
+    code, out, err = command(*words)
+
+    assert (4 if "x" in words or words[1:] == ["resume"] else 0, "") == (code, out)
+    assert "amplitude-cohorts: no export is open\n" == err
+    assert not data_folder.exists()
+
+
+def test_without_a_record_json_is_empty(command):
+    """Of the same shape as with one."""
+    assert [] == listed(command)
+    assert {"version": 1, "exports": [], "open": False} == json.loads(
+        command("jobs", "run", "--json").out
+    )
+
+
 def test_the_record_is_for_its_user_alone(command, data_folder: Path, left: str):
     """It is in the platform's folder for data, which others cannot read."""
     assert 0o700 == stat.S_IMODE(data_folder.stat().st_mode)
