@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .. import CohortsClient
+from ..errors import InvalidInputError
 from ..models import ExportOutcome, JobRecord
 from . import render
 from .common import Connection
@@ -17,6 +18,14 @@ from .exporting import exit_with
 from .file_options import JOB_TIMEOUT, FileMode, Format, Timeout
 from .id_options import Yes
 from .places import is_recorded
+from .records import (
+    NOTHING_OPEN,
+    delivered_to,
+    find_record,
+    left_deliveries,
+    name_of,
+    place_of,
+)
 from .resume_hints import announce
 from .resuming import (
     Found,
@@ -39,8 +48,6 @@ JobId = Annotated[
 
 _SPENT = {"attempted", "requested", "ready", "parked"}
 """States in which there is, or may be, a file that was paid for."""
-
-_NOTHING_OPEN = "no export is open"
 
 
 def jobs(
@@ -92,11 +99,11 @@ def resume(
     One that is parked is taken up if it is named.
     """
     if sum((job is not None, last, everything)) > 1:
-        raise typer.BadParameter("pass an ID, --last or --all")
+        raise InvalidInputError("pass an ID, --last or --all")
 
     if everything:
         if output is not None:
-            raise typer.BadParameter("-o names one file; pass an ID or --last with it")
+            raise InvalidInputError("-o names one file; pass an ID or --last with it")
         _run(connection, forever=False, file_mode=file_mode)
         return
 
@@ -104,12 +111,20 @@ def resume(
 
     async def find(client: CohortsClient) -> Found:
         """Return the export, if it is known where it goes."""
-        token, meant_for = await (last_open(client) if job is None else named(client))
+        found = await (last_open(client) if job is None else named(client))
+        record = found.record
 
-        if output is None and meant_for is None:
-            raise typer.BadParameter("it was not meant for a file here: pass -o FILE")
+        if (
+            output is None
+            and found.meant_for is None
+            and record is not None
+            and delivered_to(record) is None
+        ):
+            raise InvalidInputError(
+                f"{name_of(record)} was not meant for a file here: pass -o FILE"
+            )
 
-        return token, meant_for
+        return found
 
     async def named(client: CohortsClient) -> Found:
         """Return the one that the user names."""
@@ -117,8 +132,8 @@ def resume(
 
         if record.token is None:
             raise NoSuchJobError(
-                f"export {record.id} of cohort {record.cohort_id} is {record.state}: "
-                f"nobody knows its request id, so its file cannot be had"
+                f"{name_of(record)} is {record.state}: nobody knows its request id, so "
+                f"its file cannot be had"
             )
 
         return await found_in(record)
@@ -152,11 +167,21 @@ def run(
 
 def park(connection: Connection, job: JobId) -> None:
     """Put an export aside: only `jobs resume ID` takes it up again."""
-    _change(connection, job, CohortsClient.park_job)
+
+    async def park_record(client: CohortsClient, record: JobRecord) -> JobRecord:
+        """Put it aside, if something of it is left."""
+        if not record.is_open and (place := delivered_to(record)):
+            raise InvalidInputError(
+                f"{name_of(record)} was delivered to {place}: nothing is left to put "
+                f"aside"
+            )
+        return await client.park_job(record)
+
+    _change(connection, job, park_record)
 
 
 def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
-    """Remove an export from the record; asks if its file is paid for and not here."""
+    """Remove an export from the record; asks if it is paid for and not delivered."""
 
     async def forget_record(client: CohortsClient, record: JobRecord) -> JobRecord:
         """Remove it, and return it."""
@@ -166,7 +191,7 @@ def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
     _check_recorded(connection)
     record = connection.run(lambda client: _record(client, job))
 
-    if not yes and record.state in _SPENT and (record.is_open or _is_parked(record)):
+    if not yes and record.state in _SPENT and _is_left(record):
         _confirm(record)
 
     _change(connection, job, forget_record)
@@ -217,37 +242,36 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
 
 def _check_recorded(connection: Connection) -> None:
     if not is_recorded(connection.jobs):
-        raise NoSuchJobError(_NOTHING_OPEN)
+        raise NoSuchJobError(NOTHING_OPEN)
 
 
 def _say_nothing_is_open(connection: Connection) -> None:
     if connection.announces:
-        announce(_NOTHING_OPEN)
+        announce(NOTHING_OPEN)
 
 
 def _confirm(record: JobRecord) -> None:
-    name = f"export {record.request_id or record.id} of cohort {record.cohort_id}"
+    is_spent = "may be spent" if record.state == "attempted" else "is spent"
+    places = [place_of(each) for each in left_deliveries(record)]
+    to = f" to {', '.join(places)}" if delivered_to(record) else ""
+    text = f"{name_of(record)} {is_spent}, and was not delivered{to}"
 
     if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            f"{name} may be spent, and its file is not here: pass --yes to forget it"
-        )
+        raise InvalidInputError(f"{text}: pass --yes to forget it")
 
-    question = f"Forget {name}? It may be spent, its file is not here, and the same "
-    question += "command would spend another one."
+    question = f"Forget it? {text}, and the same command would spend another one."
 
     if not typer.confirm(question, err=True):
         raise typer.Exit(Exit.FAILURE)
 
 
-def _is_parked(record: JobRecord) -> bool:
-    return record.state == "parked"
+def _is_left(record: JobRecord) -> bool:
+    return bool(left_deliveries(record)) or not record.deliveries
 
 
 async def _record(client: CohortsClient, job: str) -> JobRecord:
-    for record in await client.jobs():
-        if job in {record.id, record.request_id}:
-            return record
+    if (record := await find_record(client, job)) is not None:
+        return record
 
     raise NoSuchJobError(
         f"no export {job!r} of this project is in the job store; "

@@ -238,6 +238,48 @@ def test_a_named_one_is_resumed(command, left: str, words: list[str]):
     assert [] == listed(command, "--open")
 
 
+@pytest.mark.parametrize("words", [["resume"], ["jobs", "resume"]], ids=" ".join)
+def test_what_was_delivered_is_not_brought_unasked(
+    command, left: str, words: list[str]
+):
+    """Where it is, is said; another copy needs a name, and no file is replaced."""
+    command("jobs", "resume", left)
+    Path("slow.csv").write_text("precious")
+    Path("out.csv").write_text("mine")
+    code, out, err = command(*words, left)
+
+    assert (2, "") == (code, out)
+    place = Path("out.csv").absolute()
+    assert f"export {left} of cohort slow was delivered to {place}; pass -o" in err
+    assert ["precious", "mine"] == [
+        Path(name).read_text() for name in ("slow.csv", "out.csv")
+    ]
+    assert 0 == command(*words, left, "-o", "copy.csv").code
+
+
+def test_no_file_is_replaced_that_nobody_named(command):
+    """An export that was meant for no file is not put over one."""
+    Path("ids.txt").write_text("bob\n")
+    command("sync", "slow", "ids.txt", "--yes")
+    Path("slow.csv").write_text("precious")
+    code, _, err = command("resume")
+
+    assert 2 == code
+    assert "slow.csv exists" in err
+    assert "precious" == Path("slow.csv").read_text()
+    assert 0 == command("resume", "-o", "slow.csv").code
+
+
+def test_what_was_delivered_is_not_put_aside(command, left: str):
+    """Nothing of it is left."""
+    command("jobs", "resume", left)
+    code, _, err = command("jobs", "park", left)
+
+    assert 2 == code
+    assert "nothing is left to put aside" in err
+    assert ["ready"] == [each["state"] for each in listed(command)]
+
+
 def test_another_file_may_be_named(command, left: str):
     """-o is stronger than what was meant."""
     assert 0 == command("jobs", "resume", left, "-o", "b.csv").code
@@ -316,6 +358,7 @@ def test_what_may_be_paid_for_is_not_forgotten_unasked(
     code, _, err = command("jobs", "forget", left)
 
     assert 2 == code
+    assert f"export {left} of cohort slow is spent, and was not delivered: " in err
     assert "--yes" in err
     assert 1 == len(listed(command))
     assert 0 == command("jobs", "forget", left, "--yes").code
@@ -325,7 +368,11 @@ def test_what_may_be_paid_for_is_not_forgotten_unasked(
 
 
 def test_what_is_delivered_is_forgotten_at_once(command, left: str):
-    """Nothing is lost with it."""
+    """Nothing is lost with it; of one that went to two files, both count."""
+    command("jobs", "resume", left, "-o", "b.csv")
+    code, _, err = command("jobs", "forget", left)
+    assert 2 == code
+    assert f"and was not delivered to {Path('out.csv').absolute()}: " in err
     command("jobs", "resume", left)
 
     assert 0 == command("jobs", "forget", left).code
