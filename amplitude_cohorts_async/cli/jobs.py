@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
+import attrs
 import typer
 
 from .. import CohortsClient
@@ -20,13 +21,15 @@ from .id_options import Yes
 from .places import is_recorded
 from .records import (
     NOTHING_OPEN,
+    can_finish,
     delivered_to,
     find_record,
     left_deliveries,
     name_of,
     place_of,
+    reason_not_here,
 )
-from .resume_hints import announce
+from .resume_hints import announce, command_line
 from .resuming import (
     Found,
     ResumedTo,
@@ -155,7 +158,8 @@ def run(
     """
     Bring all files that were left to where they were meant for; spends no export.
 
-    Several processes share the work. Exit code 7 if something is still open then.
+    Several processes share the work. Exit code 7 if something is left that another
+    run here could bring; what none could is named, with what to type.
     """
     try:
         _run(connection, forever=forever, file_mode=file_mode)
@@ -213,8 +217,11 @@ def _change(
 def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> None:
     outcomes: list[ExportOutcome] = []
 
-    async def work(client: CohortsClient) -> bool:
-        """Tell each outcome; return whether something is still open."""
+    async def work(client: CohortsClient) -> _Rest:
+        """Tell each outcome; return what is still open."""
+        if forever:
+            _say_what_is_left(connection, await _rest(client))
+
         async for outcome in client.run_jobs(forever=forever):
             if not connection.as_json:
                 render.outcome(outcome)
@@ -225,19 +232,69 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
             # Whoever reads a pipe waits for it.
             sys.stdout.flush()
 
-        return bool(await client.jobs(open_only=True))
+        return await _rest(client)
+
+    rest = _Rest()
 
     # A service waits for what is recorded later.
-    is_open = (is_recorded(connection.jobs) or forever) and connection.run(
-        work, file_mode=file_mode
-    )
+    if is_recorded(connection.jobs) or forever:
+        rest = connection.run(work, file_mode=file_mode)
 
     if connection.as_json:
-        render.document("exports", outcomes, open=is_open)
-    elif not outcomes and not is_open:
+        left = [record for record, _ in rest.left]
+        render.document("exports", outcomes, open=rest.is_open, left=left)
+    elif not (outcomes or rest.is_open or rest.left):
         _say_nothing_is_open(connection)
 
-    exit_with(outcomes, otherwise=Exit.UNFINISHED if is_open else Exit.OK)
+    _say_what_is_left(connection, rest)
+    exit_with(outcomes, otherwise=Exit.UNFINISHED if rest.is_open else Exit.OK)
+
+
+@attrs.frozen
+class _Rest:
+    """
+    What a run leaves.
+
+    Attributes:
+        is_open: Whether another run here could finish something.
+        left: What it could not, and why.
+    """
+
+    is_open: bool = False
+    left: Sequence[tuple[JobRecord, str]] = ()
+
+
+async def _rest(client: CohortsClient) -> _Rest:
+    records = await client.jobs()
+    found = [record for record in records if record.is_open]
+
+    return _Rest(
+        any(can_finish(record, records) for record in found),
+        [
+            (record, reason)
+            for record in found
+            if (reason := reason_not_here(record, records)) is not None
+        ],
+    )
+
+
+def _say_what_is_left(connection: Connection, rest: _Rest) -> None:
+    if not connection.announces:
+        return
+
+    for record, reason in rest.left:
+        name = record.request_id or record.id
+        resume, park, forget = (
+            f"`{command_line('jobs', *words, *connection.arguments)}`"
+            for words in (
+                ("resume", name, "-o", "FILE"),
+                ("park", name),
+                ("forget", name),
+            )
+        )
+        announce(
+            f"{name_of(record)} is open, and {reason}: {resume}, {park} or {forget}"
+        )
 
 
 def _check_recorded(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import CohortsClient
@@ -10,12 +11,14 @@ from ..models import JobDelivery, JobRecord
 
 __all__ = (
     "NOTHING_OPEN",
+    "can_finish",
     "delivered_to",
     "file_here",
     "find_record",
     "left_deliveries",
     "name_of",
     "place_of",
+    "reason_not_here",
 )
 
 NOTHING_OPEN = "no export is open"
@@ -57,3 +60,47 @@ def delivered_to(record: JobRecord) -> str | None:
 def place_of(delivery: JobDelivery) -> str:
     """Return how a message names where a delivery goes."""
     return str(file_here(delivery) or delivery.target or "a stream")
+
+
+def reason_not_here(record: JobRecord, records: Sequence[JobRecord]) -> str | None:
+    """
+    Return why an open export cannot be finished by `jobs run` here.
+
+    None if it can, or a run has told of it, or nobody waits for what is left of it.
+    """
+    left = left_deliveries(record)
+    files = [each for each in left if file_here(each)]
+    is_brought = not any(each.target for each in left) and delivered_to(record)
+
+    if record.token is None or is_brought:
+        return None
+
+    if not files:
+        places = ", ".join(map(place_of, left)) or "a stream"
+        return f"was meant for {places}, which is no file here"
+
+    if all(_is_replaced(each, record, records) for each in files):
+        return f"a newer export has the place {place_of(files[-1])}"
+
+    return None
+
+
+def can_finish(record: JobRecord, records: Sequence[JobRecord]) -> bool:
+    """Whether `jobs run` could still finish an open export here."""
+    return record.token is None or any(
+        file_here(each) and not _is_replaced(each, record, records)
+        for each in left_deliveries(record)
+    )
+
+
+def _is_replaced(
+    delivery: JobDelivery, record: JobRecord, records: Sequence[JobRecord]
+) -> bool:
+    return any(
+        each.target == delivery.target
+        for other in records
+        if other.cohort_id == record.cohort_id
+        if record.requested_at and other.requested_at
+        if other.requested_at > record.requested_at
+        for each in other.deliveries
+    )

@@ -330,12 +330,49 @@ def test_a_run_as_json(command, left: str):
     assert ["slow"] == [each["cohort_id"] for each in document["exports"]]
 
 
-def test_a_run_that_leaves_something_is_not_finished(command):
-    """What goes into no file here stays open: code 7."""
+@pytest.mark.parametrize("words", [["resume", "--all"], ["run"]], ids=" ".join)
+def test_a_run_says_what_it_cannot_finish(command, words: list[str]):
+    """What to type is named for each; the run itself is done with what it can do."""
     Path("ids.txt").write_text("bob\n")
     command("sync", "slow", "ids.txt", "--yes")
+    (record,) = listed(command)
+    name = record["request_id"]
+    code, out, err = command("jobs", *words)
 
-    assert 7 == command("jobs", "run").code
+    assert (0, "") == (code, out)
+    assert f"export {name} of cohort slow is open, and was meant for a stream" in err
+    assert f"`amplitude-cohorts jobs resume {name} -o FILE`" in err
+    assert f"`amplitude-cohorts jobs park {name}`" in err
+    assert f"`amplitude-cohorts jobs forget {name}`" in err
+
+
+def test_a_run_leaves_what_a_newer_export_replaced(
+    command, cohorts_emulator, left: str
+):
+    """An older export never replaces the file of a newer one: that is said."""
+    command("export", "slow", "-o", "out.csv", "--fresh")
+    before = Path("out.csv").stat()
+    code, _, err = command("jobs", "run")
+    document = json.loads(command("jobs", "run", "--json").out)
+
+    assert 0 == code
+    assert (
+        f"export {left} of cohort slow is open, and a newer export has the place" in err
+    )
+    assert before == Path("out.csv").stat()
+    assert ([left], False) == (
+        [each["request_id"] for each in document["left"]],
+        document["open"],
+    )
+
+
+def test_what_was_brought_elsewhere_is_not_told_of(command):
+    """A stream that was resumed into a file needs nobody any more."""
+    Path("ids.txt").write_text("bob\n")
+    command("sync", "slow", "ids.txt", "--yes")
+    command("jobs", "resume", "-o", "current.csv")
+
+    assert "amplitude-cohorts: no export is open\n" == command("jobs", "run").err
 
 
 def test_what_is_parked_waits_to_be_named(command, cohorts_emulator, left: str):
@@ -418,7 +455,7 @@ def test_without_a_record_nothing_is_open(command, data_folder: Path, words: lis
 def test_without_a_record_json_is_empty(command):
     """Of the same shape as with one."""
     assert [] == listed(command)
-    assert {"version": 1, "exports": [], "open": False} == json.loads(
+    assert {"version": 1, "exports": [], "open": False, "left": []} == json.loads(
         command("jobs", "run", "--json").out
     )
 
