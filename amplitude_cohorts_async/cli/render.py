@@ -46,6 +46,7 @@ __all__ = (
     "printable",
     "resume_commands",
     "saved",
+    "say_how_to_resume",
     "table",
     "usage",
 )
@@ -95,7 +96,12 @@ def resume_commands(error: BaseException) -> None:
     if (again := _again(error)) is not None:
         sys.stderr.write(f"To go on: {again}\n")
 
-    for command in _notes(error):
+    say_how_to_resume(_notes(error))
+
+
+def say_how_to_resume(commands: Sequence[str]) -> None:
+    """Print on stderr some commands that resume."""
+    for command in commands:
         sys.stderr.write(f"To resume: {printable(command)}\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from pathlib import Path
 
@@ -162,6 +163,24 @@ def test_a_sync_goes_on_with_its_export(command, cohorts_emulator):
     assert (1, 0, 1) == (refused.code, code, cohorts_emulator.spent)
     assert "took up the export of " in err
     assert "no export spent, 499 left of the month" in err
+
+
+def test_a_dry_run_says_how_to_sync_without_another_export(command, cohorts_emulator):
+    """Its export is delivered; the two lines save it, and sync with it."""
+    Path("ids.txt").write_text("ann\nbob\n")
+    options = ["--dry-run", "--max-removed", 1]
+    err = command("sync", "slow", "ids.txt", *options).err
+    found = json.loads(command("sync", "slow", "ids.txt", *options, "--json").out)
+    *_, resume, again = [
+        shlex.split(line.removeprefix("To resume: ")) for line in err.splitlines()
+    ]
+
+    assert 2 == len(found["sync"]["resume"])
+    assert "--dry-run" not in again
+    assert 0 == command(*resume[1:]).code
+    assert 0 == command(*again[1:], "--yes").code
+    assert 2 == cohorts_emulator.spent
+    assert "To resume" not in command(*again[1:], "--dry-run").err
 
 
 def test_a_sync_says_as_json_what_it_spent(command):
