@@ -32,6 +32,7 @@ from .resume_hints import (
     option_arguments,
     resumable_id,
     resume_hints,
+    spending_told,
 )
 from .spending import (
     Fresh,
@@ -237,13 +238,16 @@ def _into_file(connection: Connection, options: _Options) -> None:
 
         return connection.run(work, hook=jobs, file_mode=options.file_mode)
 
-    with saving_hints(
-        connection,
-        jobs,
-        to=lambda: to,
-        format=options.format,
-        file_mode=options.file_mode,
-        again=options.again if connection.is_recorded else lambda _: None,
+    with (
+        spending_told(jobs),
+        saving_hints(
+            connection,
+            jobs,
+            to=lambda: to,
+            format=options.format,
+            file_mode=options.file_mode,
+            again=options.again if connection.is_recorded else lambda _: None,
+        ),
     ):
         saved, remaining = options.reuse.asking(connection, save)
 
@@ -307,12 +311,15 @@ def _into_directory(connection: Connection, options: _Options) -> None:
 
         return await months_rest(client)
 
-    with resume_hints(
-        lambda error: (
-            [_same_command(connection, options)]
-            if isinstance(error, KeyboardInterrupt)
-            else []
-        )
+    with (
+        spending_told(jobs),
+        resume_hints(
+            lambda error: (
+                [_same_command(connection, options)]
+                if isinstance(error, KeyboardInterrupt)
+                else []
+            )
+        ),
     ):
         remaining = connection.run(work, hook=jobs, file_mode=options.file_mode)
 

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import cast
 
 import attrs
+import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -303,8 +304,13 @@ def _message(error: BaseException) -> str:
     if exit_of(error) == Exit.INTERRUPTED:
         return "interrupted"
 
-    # Only format_message() of a typer error names the option.
-    text = getattr(error, "format_message", lambda: in_command_words(error))()
+    # Only format_message() of a typer error names the option; without one, it calls
+    # the message an invalid value, which it may not be.
+    is_of_option = getattr(error, "param", None) or getattr(error, "param_hint", None)
+    if isinstance(error, typer.BadParameter) and not is_of_option:
+        text = error.message
+    else:
+        text = getattr(error, "format_message", lambda: in_command_words(error))()
 
     if (context := getattr(error, "ctx", None)) is not None:
         text = f"{text.rstrip('.')}; see `{context.command_path} --help`"

@@ -33,6 +33,7 @@ from .resume_hints import (
     command_line,
     option_arguments,
     resume_hints,
+    spending_told,
 )
 from .running import run
 from .spending import (
@@ -133,14 +134,17 @@ def sync(
             skipped=skipped,
         )
 
-    with resume_hints(
-        lambda error: (
-            []
-            if isinstance(error, ExportFailedError | ExportExpiredError)
-            else commands(dry_run=dry_run)
+    with (
+        spending_told(jobs),
+        resume_hints(
+            lambda error: (
+                []
+                if isinstance(error, ExportFailedError | ExportExpiredError)
+                else commands(dry_run=dry_run)
+            ),
+            jobs,
+            lambda found: _again(connection, reuse, found, writes=yes),
         ),
-        jobs,
-        lambda found: _again(connection, reuse, found, writes=yes),
     ):
         report, remaining = reuse.asking(connection, compare)
 

@@ -193,9 +193,10 @@ def test_the_ways_on_are_the_last_lines(process: Start, until_spent: Callable[[]
     until_spent()
     started.send_signal(signal.SIGHUP)
     code, _, err = ended(started)
-    _, interrupted, again, resume = err.splitlines()
+    _, spent, interrupted, again, resume = err.splitlines()
 
     assert 130 == code
+    assert "amplitude-cohorts: 1 export spent" == spent
     assert "amplitude-cohorts: interrupted" == interrupted
     assert re.fullmatch(
         r"To go on: the same command, before (\S+ )?\d\d:\d\d UTC", again

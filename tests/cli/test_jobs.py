@@ -77,8 +77,9 @@ def test_a_fresh_one_can_be_asked_for(
 def test_an_error_says_that_the_same_command_goes_on(command):
     """And how long that holds; the command with the id goes on elsewhere."""
     err = command("export", "slow", "-o", "out.csv", "--timeout", 20).err
-    *_, message, again, resume = err.splitlines()
+    *_, spent, message, again, resume = err.splitlines()
 
+    assert "amplitude-cohorts: 1 export spent" == spent
     assert message.endswith(f"`amplitude-cohorts resume {resume.split()[4]}`")
     assert again.startswith("To go on: the same command, before ")
     assert resume.startswith("To resume: amplitude-cohorts resume ")
