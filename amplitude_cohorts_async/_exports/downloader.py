@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -14,6 +15,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -28,9 +31,9 @@ from .._io.download.transfer import Transfer
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.file_sink import FileSink
-from .._io.sinks.part_file import write_small
+from .._io.sinks.part_file import UnnamedFile, write_small
 from .._io.sinks.saved_file import LocalFile
-from .._io.sinks.target import Options, Target
+from .._io.sinks.target import Format, Options, Target
 from .._version import VERSION
 from ..errors import InvalidInputError
 from ..events import BytesReceived, RowsDiffer
@@ -98,15 +101,10 @@ class FileDownloader:
         progress: Progress | None,
     ) -> SavedExport:
         """Download the file to a target, and write its manifest if one is wanted."""
-        options = Options(
-            has_header=self._has_header,
-            max_size=self._session.context.max_size,
-            amplitude_id=amplitude_id,
-        )
         receiver = FileReceiver(
             FileSink(
                 target,
-                options=options,
+                options=self._options(amplitude_id),
                 file_mode=self._session.context.file_mode,
                 request_id=self._ref.request_id,
             )
@@ -132,6 +130,26 @@ class FileDownloader:
         return saved
 
     @asynccontextmanager
+    async def file(self, format: Format) -> AsyncGenerator[BinaryIO]:  # noqa: A002
+        """Download the file to one without a name, and open that."""
+        place = Path(tempfile.gettempdir())
+        sink = FileSink(
+            Target(place, place, format),
+            options=self._options("text"),
+            file_mode=None,
+            part=UnnamedFile(),
+        )
+        receiver = FileReceiver(sink)
+
+        with self._errors.about_the_file(f"a temporary file in {place}"):
+            async with receiver.unfinished():
+                await self._transfer(receiver, None).run()
+                file = await receiver.reader()
+
+        with file:
+            yield file
+
+    @asynccontextmanager
     async def text(self) -> AsyncGenerator[AsyncIterator[bytes]]:
         """Open the file as text that is read while it arrives."""
         receiver = TextReceiver(
@@ -148,6 +166,13 @@ class FileDownloader:
         with self._errors.with_token(), self._errors.about_the_file():
             async for text in receiver:
                 yield text
+
+    def _options(self, amplitude_id: AmplitudeId) -> Options:
+        return Options(
+            has_header=self._has_header,
+            max_size=self._session.context.max_size,
+            amplitude_id=amplitude_id,
+        )
 
     @property
     def _has_header(self) -> bool:

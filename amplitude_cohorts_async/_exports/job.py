@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from typing import BinaryIO
 
 import anyio.to_thread
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
-from .._io.sinks.target import checked_target
+from .._io.sinks.target import checked_format, checked_target
 from ..models import ExportStatus, SavedExport
 from .app_jobs import target_name
 from .claim import Delivery
@@ -143,6 +144,33 @@ class ExportJob:
         )
         delivery.answered()
         return saved
+
+    @async_context("async with job.file() as file:")
+    async def file(
+        self,
+        *,
+        format: str = "csv",  # noqa: A002 - a public name
+        timeout: float = 1800.0,
+    ) -> AsyncGenerator[BinaryIO]:
+        """
+        Wait for the job, and open its file once all of it is here.
+
+        The file is a temporary one without a name: nothing of it stays, however the
+        process ends. Copy it or send it inside the block. The export counts as
+        delivered when the block ends without an error.
+
+        Args:
+            format: "csv", "csv.gz" or "parquet".
+            timeout: Seconds to wait for the job, as for `wait()`.
+        """
+        chosen = checked_format(format)
+        chosen.require()
+
+        async with self._streamed() as delivery:
+            async with self._export.open_file(chosen, timeout) as file:
+                yield file
+
+            await delivery.finished(None)
 
     @async_context("async with job.members() as members:")
     async def members(self) -> AsyncGenerator[MemberStream]:

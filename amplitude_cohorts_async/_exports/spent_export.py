@@ -6,8 +6,14 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import partial
+from typing import BinaryIO
 
 from .._core.export_errors import ExportErrors
 from .._core.job_rows import ExportState
@@ -17,7 +23,7 @@ from .._io.download.member_stream import MemberStream
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, record_batches
 from .._io.sinks.saved_file import to_record
-from .._io.sinks.target import Target
+from .._io.sinks.target import Format, Target
 from ..errors import ExportExpiredError, ExportFailedError, InvalidInputError
 from ..events import BytesReceived
 from ..models import ExportStatus, SavedExport
@@ -113,6 +119,22 @@ class SpentExport:
             await delivery.finished(to_record(saved))
 
         return saved
+
+    @asynccontextmanager
+    async def open_file(
+        self,
+        format: Format,  # noqa: A002
+        timeout: float,
+    ) -> AsyncGenerator[BinaryIO]:
+        """Wait for the job, and open its file once all of it is here."""
+        async with AsyncExitStack() as stack:
+            # What the caller does with it is none of this export's errors.
+            async with self.tracked():
+                await self.wait(timeout)
+                file = await stack.enter_async_context(self._downloader.file(format))
+
+            with self._token_on_cancel():
+                yield file
 
     @asynccontextmanager
     async def read_members(self) -> AsyncGenerator[MemberStream]:

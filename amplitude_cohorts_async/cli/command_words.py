@@ -16,6 +16,23 @@ __all__ = ("in_command_words", "refused_ids", "what_is_unknown")
 
 _RESUME = re.compile(r'resume_export\("?([^")]*)"?\)')
 
+_WORDS = (
+    ("pass format=", "pass --format"),
+    ("`jobs()`", "`amplitude-cohorts jobs`"),
+    ("`list_cohorts()`", "`amplitude-cohorts list`"),
+    (" missing; pass it, or set ", " missing; set "),
+    (" and use `CohortsClient.from_env()`", ""),
+    (", or a base_url", ", or --base-url"),
+    ("id_type=IdType.USER_ID", "--id-type user"),
+    (
+        "sync_membership(..., max_removed=1.0)",
+        "`amplitude-cohorts sync ID FILE --max-removed 1`",
+    ),
+    # Another export is not the first thing to try: it is spent.
+    (", or request the export again", ""),
+)
+"""What errors say to callers of the library, and to users of the command."""
+
 _SHOWN_IDS = 5
 _SHOWN_LENGTH = 60
 """Characters of each."""
@@ -44,7 +61,10 @@ def _in_words(text: str) -> str:
         lambda found: f"amplitude-cohorts resume {found[1]}".strip(), text
     )
 
-    return text.replace("pass format=", "pass --format").replace("`jobs()`", "`jobs`")
+    for python, shell in _WORDS:
+        text = text.replace(python, shell)
+
+    return text
 
 
 def what_is_unknown(error: AmbiguousExportError) -> str:

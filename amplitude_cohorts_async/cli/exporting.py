@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,10 @@ import attrs
 import typer
 
 from .. import CohortsClient
-from ..errors import MissingExtraError
 from ..models import ExportOutcome, SavedExport
 from . import render
-from .common import FORMATS, Connection
-from .destination import STDOUT, destination
+from .common import Connection
+from .destination import STDOUT, check_stdout, to_stdout
 from .exits import Exit, exit_of
 from .file_options import (
     JOB_TIMEOUT,
@@ -34,6 +32,7 @@ from .resume_hints import (
     option_arguments,
     resumable_id,
     resume_hints,
+    spending_told,
 )
 from .spending import (
     Fresh,
@@ -141,6 +140,12 @@ def export(
             f"first"
         )
 
+    if fresh and occurrence is not None:
+        raise typer.BadParameter(
+            "--fresh and --occurrence contradict each other: an occurrence is the same "
+            "export each time; name another one for a new export"
+        )
+
     options = _Options(
         cohort_ids=cohort_ids,
         output=output,
@@ -164,7 +169,12 @@ def export(
             options.refuse(
                 *("stdout", "skip_unchanged", "no_clobber", "manifest", "occurrence")
             )
-            _check_format(format)
+            check_stdout(connection, format)
+        if skip_unchanged and connection.no_jobs:
+            raise typer.BadParameter(
+                "--skip-unchanged of a file needs the record of what was saved: leave "
+                "--no-jobs out"
+            )
         _into_file(connection, options)
 
 
@@ -217,18 +227,19 @@ def _into_file(connection: Connection, options: _Options) -> None:
     if options.no_clobber and os.path.lexists(to):
         raise typer.BadParameter(f"{to} exists, and --no-clobber keeps it")
 
-    def save(on_unknown: Unknown) -> tuple[SavedExport, int | None]:
+    def save(on_unknown: Unknown) -> tuple[SavedExport | None, int | None]:
         """Save the file, and ask what is left of the month."""
 
-        async def work(client: CohortsClient) -> tuple[SavedExport, int | None]:
+        async def work(client: CohortsClient) -> tuple[SavedExport | None, int | None]:
             """Do so with a client."""
-            saved = await _save(client, options, path, on_unknown)
-            jobs.is_saved, jobs.is_done = True, to != STDOUT
+            saved = await _save(client, options, to, on_unknown)
+            jobs.is_saved = jobs.is_done = True
             return saved, await months_rest(client)
 
         return connection.run(work, hook=jobs, file_mode=options.file_mode)
 
     with (
+        spending_told(jobs),
         saving_hints(
             connection,
             jobs,
@@ -237,20 +248,19 @@ def _into_file(connection: Connection, options: _Options) -> None:
             file_mode=options.file_mode,
             again=options.again if connection.is_recorded else lambda _: None,
         ),
-        destination(to, format=options.format, as_json=connection.as_json) as path,
     ):
         saved, remaining = options.reuse.asking(connection, save)
 
-    tell(connection, saved, to, **spending_facts(jobs, remaining))
+    tell(connection, saved, **spending_facts(jobs, remaining))
     say_what_was_spent(connection, jobs.spent, remaining)
 
 
 async def _save(
-    client: CohortsClient, options: _Options, path: Path, on_unknown: Unknown
-) -> SavedExport:
+    client: CohortsClient, options: _Options, to: Path, on_unknown: Unknown
+) -> SavedExport | None:
     (cohort_id,) = options.cohort_ids
 
-    if options.output == STDOUT:
+    if to == STDOUT:
         job = await client.request_export(
             cohort_id,
             properties=options.properties,
@@ -258,14 +268,12 @@ async def _save(
             reuse_within=options.reuse.seconds,
             on_unknown=on_unknown,
         )
-        # Until the file comes, the record says "a stream": a temporary folder means
-        # nothing to whoever goes on.
-        await job.wait(timeout=options.timeout)
-        return await job.download(path, format=options.format)
+        await to_stdout(job, format=options.format, timeout=options.timeout)
+        return None
 
     return await client.export(
         cohort_id,
-        path,
+        to,
         properties=options.properties,
         timeout=options.timeout,
         format=options.format,
@@ -275,15 +283,6 @@ async def _save(
         reuse_within=options.reuse.seconds,
         on_unknown=on_unknown,
     )
-
-
-def _check_format(format: str | None) -> None:  # noqa: A002
-    # What export() checks with the name of a file, before anything is spent.
-    if format not in {None, *FORMATS}:
-        raise typer.BadParameter(f"{format!r} is no format: pass {', '.join(FORMATS)}")
-
-    if format == "parquet" and find_spec("pyarrow") is None:
-        raise MissingExtraError("the format parquet", extra="parquet")
 
 
 def _into_directory(connection: Connection, options: _Options) -> None:
@@ -312,12 +311,15 @@ def _into_directory(connection: Connection, options: _Options) -> None:
 
         return await months_rest(client)
 
-    with resume_hints(
-        lambda error: (
-            [_same_command(connection, options)]
-            if isinstance(error, KeyboardInterrupt)
-            else []
-        )
+    with (
+        spending_told(jobs),
+        resume_hints(
+            lambda error: (
+                [_same_command(connection, options)]
+                if isinstance(error, KeyboardInterrupt)
+                else []
+            )
+        ),
     ):
         remaining = connection.run(work, hook=jobs, file_mode=options.file_mode)
 

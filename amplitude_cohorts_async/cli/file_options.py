@@ -13,7 +13,6 @@ import typer
 from ..models import SavedExport
 from . import render
 from .common import FORMATS, Connection
-from .destination import STDOUT
 from .resume_hints import (
     StartedJobs,
     command_line,
@@ -68,9 +67,9 @@ FileMode = Annotated[
 ]
 
 
-def tell(connection: Connection, saved: SavedExport, to: Path, **more: object) -> None:
-    """Print the facts of a saved file, unless stdout has the file itself."""
-    if to != STDOUT:
+def tell(connection: Connection, saved: SavedExport | None, **more: object) -> None:
+    """Print the facts of a saved file; None if stdout has the file itself."""
+    if saved is not None:
         facts = {**render.facts(saved), **more}
         connection.print("export", facts, lambda _: render.saved(saved))
 

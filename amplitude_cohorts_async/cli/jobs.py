@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
+import attrs
 import typer
 
 from .. import CohortsClient
+from ..errors import InvalidInputError
 from ..models import ExportOutcome, JobRecord
 from . import render
 from .common import Connection
@@ -16,6 +18,18 @@ from .exits import Exit, NoSuchJobError
 from .exporting import exit_with
 from .file_options import JOB_TIMEOUT, FileMode, Format, Timeout
 from .id_options import Yes
+from .places import is_recorded
+from .records import (
+    NOTHING_OPEN,
+    can_finish,
+    delivered_to,
+    find_record,
+    left_deliveries,
+    name_of,
+    place_of,
+    reason_not_here,
+)
+from .resume_hints import announce, command_line
 from .resuming import (
     Found,
     ResumedTo,
@@ -53,8 +67,15 @@ def jobs(
 
 def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:
     """List this project's exports of the last seven days; sends nothing."""
-    found = connection.run(lambda client: client.jobs(open_only=open_only))
-    connection.print("jobs", found, render.jobs)
+    found: list[JobRecord] = []
+
+    if is_recorded(connection.jobs):
+        found = connection.run(lambda client: client.jobs(open_only=open_only))
+
+    if found or connection.as_json:
+        connection.print("jobs", found, render.jobs)
+    else:
+        _say_nothing_is_open(connection)
 
 
 def resume(
@@ -81,22 +102,32 @@ def resume(
     One that is parked is taken up if it is named.
     """
     if sum((job is not None, last, everything)) > 1:
-        raise typer.BadParameter("pass an ID, --last or --all")
+        raise InvalidInputError("pass an ID, --last or --all")
 
     if everything:
         if output is not None:
-            raise typer.BadParameter("-o names one file; pass an ID or --last with it")
+            raise InvalidInputError("-o names one file; pass an ID or --last with it")
         _run(connection, forever=False, file_mode=file_mode)
         return
 
+    _check_recorded(connection)
+
     async def find(client: CohortsClient) -> Found:
         """Return the export, if it is known where it goes."""
-        token, meant_for = await (last_open(client) if job is None else named(client))
+        found = await (last_open(client) if job is None else named(client))
+        record = found.record
 
-        if output is None and meant_for is None:
-            raise typer.BadParameter("it was not meant for a file here: pass -o FILE")
+        if (
+            output is None
+            and found.meant_for is None
+            and record is not None
+            and delivered_to(record) is None
+        ):
+            raise InvalidInputError(
+                f"{name_of(record)} was not meant for a file here: pass -o FILE"
+            )
 
-        return token, meant_for
+        return found
 
     async def named(client: CohortsClient) -> Found:
         """Return the one that the user names."""
@@ -104,8 +135,8 @@ def resume(
 
         if record.token is None:
             raise NoSuchJobError(
-                f"export {record.id} of cohort {record.cohort_id} is {record.state}: "
-                f"nobody knows its request id, so its file cannot be had"
+                f"{name_of(record)} is {record.state}: nobody knows its request id, so "
+                f"its file cannot be had"
             )
 
         return await found_in(record)
@@ -127,7 +158,8 @@ def run(
     """
     Bring all files that were left to where they were meant for; spends no export.
 
-    Several processes share the work. Exit code 7 if something is still open then.
+    Several processes share the work. Exit code 7 if something is left that another
+    run here could bring; what none could is named, with what to type.
     """
     try:
         _run(connection, forever=forever, file_mode=file_mode)
@@ -139,20 +171,31 @@ def run(
 
 def park(connection: Connection, job: JobId) -> None:
     """Put an export aside: only `jobs resume ID` takes it up again."""
-    _change(connection, job, CohortsClient.park_job)
+
+    async def park_record(client: CohortsClient, record: JobRecord) -> JobRecord:
+        """Put it aside, if something of it is left."""
+        if not record.is_open and (place := delivered_to(record)):
+            raise InvalidInputError(
+                f"{name_of(record)} was delivered to {place}: nothing is left to put "
+                f"aside"
+            )
+        return await client.park_job(record)
+
+    _change(connection, job, park_record)
 
 
 def forget(connection: Connection, job: JobId, *, yes: Yes = False) -> None:
-    """Remove an export from the record; asks if its file is paid for and not here."""
+    """Remove an export from the record; asks if it is paid for and not delivered."""
 
     async def forget_record(client: CohortsClient, record: JobRecord) -> JobRecord:
         """Remove it, and return it."""
         await client.forget_job(record)
         return record
 
+    _check_recorded(connection)
     record = connection.run(lambda client: _record(client, job))
 
-    if not yes and record.state in _SPENT and (record.is_open or _is_parked(record)):
+    if not yes and record.state in _SPENT and _is_left(record):
         _confirm(record)
 
     _change(connection, job, forget_record)
@@ -163,6 +206,8 @@ def _change(
     job: str,
     change: Callable[[CohortsClient, JobRecord], Awaitable[JobRecord]],
 ) -> None:
+    _check_recorded(connection)
+
     async def work(client: CohortsClient) -> JobRecord:
         return await change(client, await _record(client, job))
 
@@ -172,8 +217,11 @@ def _change(
 def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> None:
     outcomes: list[ExportOutcome] = []
 
-    async def work(client: CohortsClient) -> bool:
-        """Tell each outcome; return whether something is still open."""
+    async def work(client: CohortsClient) -> _Rest:
+        """Tell each outcome; return what is still open."""
+        if forever:
+            _say_what_is_left(connection, await _rest(client))
+
         async for outcome in client.run_jobs(forever=forever):
             if not connection.as_json:
                 render.outcome(outcome)
@@ -184,39 +232,103 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
             # Whoever reads a pipe waits for it.
             sys.stdout.flush()
 
-        return bool(await client.jobs(open_only=True))
+        return await _rest(client)
 
-    is_open = connection.run(work, file_mode=file_mode)
+    rest = _Rest()
+
+    # A service waits for what is recorded later.
+    if is_recorded(connection.jobs) or forever:
+        rest = connection.run(work, file_mode=file_mode)
 
     if connection.as_json:
-        render.document("exports", outcomes, open=is_open)
+        left = [record for record, _ in rest.left]
+        render.document("exports", outcomes, open=rest.is_open, left=left)
+    elif not (outcomes or rest.is_open or rest.left):
+        _say_nothing_is_open(connection)
 
-    exit_with(outcomes, otherwise=Exit.UNFINISHED if is_open else Exit.OK)
+    _say_what_is_left(connection, rest)
+    exit_with(outcomes, otherwise=Exit.UNFINISHED if rest.is_open else Exit.OK)
+
+
+@attrs.frozen
+class _Rest:
+    """
+    What a run leaves.
+
+    Attributes:
+        is_open: Whether another run here could finish something.
+        left: What it could not, and why.
+    """
+
+    is_open: bool = False
+    left: Sequence[tuple[JobRecord, str]] = ()
+
+
+async def _rest(client: CohortsClient) -> _Rest:
+    records = await client.jobs()
+    found = [record for record in records if record.is_open]
+
+    return _Rest(
+        any(can_finish(record, records) for record in found),
+        [
+            (record, reason)
+            for record in found
+            if (reason := reason_not_here(record, records)) is not None
+        ],
+    )
+
+
+def _say_what_is_left(connection: Connection, rest: _Rest) -> None:
+    if not connection.announces:
+        return
+
+    for record, reason in rest.left:
+        name = record.request_id or record.id
+        resume, park, forget = (
+            f"`{command_line('jobs', *words, *connection.arguments)}`"
+            for words in (
+                ("resume", name, "-o", "FILE"),
+                ("park", name),
+                ("forget", name),
+            )
+        )
+        announce(
+            f"{name_of(record)} is open, and {reason}: {resume}, {park} or {forget}"
+        )
+
+
+def _check_recorded(connection: Connection) -> None:
+    if not is_recorded(connection.jobs):
+        raise NoSuchJobError(NOTHING_OPEN)
+
+
+def _say_nothing_is_open(connection: Connection) -> None:
+    if connection.announces:
+        announce(NOTHING_OPEN)
 
 
 def _confirm(record: JobRecord) -> None:
-    name = f"export {record.request_id or record.id} of cohort {record.cohort_id}"
+    is_spent = "may be spent" if record.state == "attempted" else "is spent"
+    places = [place_of(each) for each in left_deliveries(record)]
+    to = f" to {', '.join(places)}" if delivered_to(record) else ""
+    text = f"{name_of(record)} {is_spent}, and was not delivered{to}"
 
     if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            f"{name} may be spent, and its file is not here: pass --yes to forget it"
-        )
+        raise InvalidInputError(f"{text}: pass --yes to forget it")
 
-    question = f"Forget {name}? It may be spent, its file is not here, and the same "
-    question += "command would spend another one."
+    question = f"Forget it? {text}, and the same command would spend another one."
 
     if not typer.confirm(question, err=True):
         raise typer.Exit(Exit.FAILURE)
 
 
-def _is_parked(record: JobRecord) -> bool:
-    return record.state == "parked"
+def _is_left(record: JobRecord) -> bool:
+    return bool(left_deliveries(record)) or not record.deliveries
 
 
 async def _record(client: CohortsClient, job: str) -> JobRecord:
-    for record in await client.jobs():
-        if job in {record.id, record.request_id}:
-            return record
+    if (record := await find_record(client, job)) is not None:
+        return record
 
     raise NoSuchJobError(
         f"no export {job!r} of this project is in the job store; "

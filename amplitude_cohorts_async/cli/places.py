@@ -12,8 +12,11 @@ from platformdirs import user_data_path
 
 from ..jobs import JobStore, MemoryJobStore
 from ..limiters import SqliteLimiter
+from .exits import NoSuchJobError
 
-__all__ = ("job_place", "machine_limiter")
+__all__ = ("is_recorded", "job_place", "machine_limiter")
+
+_EXPORTS = "exports.db"
 
 
 def job_place(jobs: str | None, *, no_jobs: bool) -> JobStore | str | None:
@@ -31,13 +34,28 @@ def job_place(jobs: str | None, *, no_jobs: bool) -> JobStore | str | None:
     if jobs is not None:
         return _checked(jobs)
 
-    limiter = os.environ.get("AMPLITUDE_LIMITER_URL") or "sqlite:"
-
-    # A limiter that machines share has a store that they share, too.
-    if os.environ.get("AMPLITUDE_JOBS") or not limiter.lower().startswith("sqlite:"):
+    if os.environ.get("AMPLITUDE_JOBS") or _is_shared():
         return None
 
-    return str(_folder() / "exports.db")
+    return str(_folder() / _EXPORTS)
+
+
+def is_recorded(jobs: str | None) -> bool:
+    """
+    Whether there is a record to look into; nothing is made.
+
+    Raises:
+        NoSuchJobError: There is none, where one was named.
+    """
+    named = jobs or os.environ.get("AMPLITUDE_JOBS")
+
+    if not named:
+        return _is_shared() or (_data_path() / _EXPORTS).exists()
+
+    if "://" not in named and not Path(named).exists():
+        raise NoSuchJobError(f"{named} does not exist: nothing was recorded there")
+
+    return True
 
 
 def machine_limiter() -> SqliteLimiter | None:
@@ -65,8 +83,19 @@ def _checked(jobs: str) -> str:
     return jobs
 
 
+def _is_shared() -> bool:
+    # A limiter that machines share has a store that they share, too.
+    limiter = os.environ.get("AMPLITUDE_LIMITER_URL") or "sqlite:"
+
+    return not limiter.lower().startswith("sqlite:")
+
+
+def _data_path() -> Path:
+    return user_data_path("amplitude-cohorts", appauthor=False)
+
+
 def _folder() -> Path:
-    folder = user_data_path("amplitude-cohorts", appauthor=False)
+    folder = _data_path()
 
     # If it cannot be made, the store says so before anything is spent.
     with suppress(OSError):

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import cast
 
 import attrs
+import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -46,6 +47,7 @@ __all__ = (
     "printable",
     "resume_commands",
     "saved",
+    "say_how_to_resume",
     "table",
     "usage",
 )
@@ -95,7 +97,12 @@ def resume_commands(error: BaseException) -> None:
     if (again := _again(error)) is not None:
         sys.stderr.write(f"To go on: {again}\n")
 
-    for command in _notes(error):
+    say_how_to_resume(_notes(error))
+
+
+def say_how_to_resume(commands: Sequence[str]) -> None:
+    """Print on stderr some commands that resume."""
+    for command in commands:
         sys.stderr.write(f"To resume: {printable(command)}\n")
 
 
@@ -297,8 +304,13 @@ def _message(error: BaseException) -> str:
     if exit_of(error) == Exit.INTERRUPTED:
         return "interrupted"
 
-    # Only format_message() of a typer error names the option.
-    text = getattr(error, "format_message", lambda: in_command_words(error))()
+    # Only format_message() of a typer error names the option; without one, it calls
+    # the message an invalid value, which it may not be.
+    is_of_option = getattr(error, "param", None) or getattr(error, "param_hint", None)
+    if isinstance(error, typer.BadParameter) and not is_of_option:
+        text = error.message
+    else:
+        text = getattr(error, "format_message", lambda: in_command_words(error))()
 
     if (context := getattr(error, "ctx", None)) is not None:
         text = f"{text.rstrip('.')}; see `{context.command_path} --help`"

@@ -25,6 +25,8 @@ __all__ = (
     "option_arguments",
     "resumable_id",
     "resume_hints",
+    "spending_told",
+    "spent_text",
 )
 
 
@@ -85,6 +87,11 @@ class StartedJobs:
         if self._announced and (self._is_one or isinstance(event, ExportAdopted)):
             announce(text)
 
+    def tell_spent(self) -> None:
+        """Name in a line on stderr how many were requested, if any were."""
+        if self._announced and self.spent:
+            announce(spent_text(self.spent))
+
     def resumable_after(self, error: BaseException) -> list[str]:
         """Return the request ids of the jobs that can be resumed after an error."""
         if self.is_done:
@@ -96,6 +103,21 @@ class StartedJobs:
         request_id = resumable_id(error)
 
         return [] if request_id is None else [request_id]
+
+
+@contextmanager
+def spending_told(jobs: StartedJobs) -> Generator[None]:
+    """Name in a line on stderr what was spent before an error."""
+    try:
+        yield
+    except BaseException:
+        jobs.tell_spent()
+        raise
+
+
+def spent_text(count: int) -> str:
+    """Return how many exports were spent, in words."""
+    return {0: "no export", 1: "1 export"}.get(count, f"{count:,} exports") + " spent"
 
 
 def announce(text: str) -> None:

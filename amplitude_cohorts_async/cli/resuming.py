@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import attrs
 import typer
 
 from .. import CohortsClient
-from ..errors import JobStoreUnavailableError
+from ..errors import InvalidInputError, JobStoreUnavailableError
 from ..models import JobRecord, SavedExport
 from .common import Connection
-from .destination import destination
+from .destination import STDOUT, check_stdout, to_stdout
 from .exits import NoSuchJobError
 from .file_options import (
     JOB_TIMEOUT,
@@ -26,6 +26,14 @@ from .file_options import (
     file_named,
     saving_hints,
     tell,
+)
+from .records import (
+    NOTHING_OPEN,
+    delivered_to,
+    file_here,
+    find_record,
+    left_deliveries,
+    name_of,
 )
 from .resume_hints import StartedJobs
 
@@ -49,8 +57,21 @@ ResumedTo = Annotated[
     ),
 ]
 
-Found: TypeAlias = tuple[str, Path | None]
-"""A token or request id, and the file that the export was meant for."""
+
+@attrs.frozen
+class Found:
+    """
+    An export that is to be resumed.
+
+    Attributes:
+        token: Or its request id.
+        meant_for: The file of this machine to which it did not come yet.
+        record: What the store has of it, if it has it.
+    """
+
+    token: str
+    meant_for: Path | None = None
+    record: JobRecord | None = None
 
 
 def resume(
@@ -104,32 +125,36 @@ def resume_job(
     jobs = StartedJobs()
     to = options.output or Path()
 
-    async def work(client: CohortsClient) -> SavedExport:
+    if to == STDOUT:
+        check_stdout(connection, options.format)
+
+    async def work(client: CohortsClient) -> SavedExport | None:
         """Wait for the file, and save it."""
         nonlocal to
-        token, meant_for = await find(client)
-        resumed = client.resume_export(token)
+        found = await find(client)
+        resumed = client.resume_export(found.token)
         jobs.request_ids.append(resumed.request_id)
         name = resumed.cohort_id or resumed.request_id
-        to = options.output or meant_for or file_named(name, options.format)
-        place = to if options.output is None else path
+        to = options.output or await _default_file(found, name, options.format)
+
+        if to == STDOUT:
+            await to_stdout(resumed, format=options.format, timeout=options.timeout)
+            return None
+
         return await resumed.download(
-            place, format=options.format, timeout=options.timeout
+            to, format=options.format, timeout=options.timeout
         )
 
-    with (
-        saving_hints(
-            connection,
-            jobs,
-            to=lambda: to,
-            format=options.format,
-            file_mode=options.file_mode,
-        ),
-        destination(to, format=options.format, as_json=connection.as_json) as path,
+    with saving_hints(
+        connection,
+        jobs,
+        to=lambda: to,
+        format=options.format,
+        file_mode=options.file_mode,
     ):
         saved = connection.run(work, hook=jobs, file_mode=options.file_mode)
 
-    tell(connection, saved, to)
+    tell(connection, saved)
 
 
 async def last_open(client: CohortsClient) -> Found:
@@ -138,25 +163,17 @@ async def last_open(client: CohortsClient) -> Found:
         if record.token is not None:
             return await found_in(record)
 
-    raise NoSuchJobError("no export of this project is open in the job store")
+    raise NoSuchJobError(NOTHING_OPEN)
 
 
 async def found_in(record: JobRecord) -> Found:
-    """Return the token of an export, and the file of this machine it is meant for."""
-    here = f"{socket.gethostname()}:"
-    paths = [
-        Path(each.target.removeprefix(here))
-        for each in record.deliveries
-        if each.target is not None
-        and each.target.startswith(here)
-        and each.finished_at is None
-    ]
-    # The temporary folder of a command that was killed on the way to stdout is gone.
+    """Return an export, and the file of this machine that it is still meant for."""
+    paths = [path for each in left_deliveries(record) if (path := file_here(each))]
     there = await asyncio.to_thread(
         lambda: [path for path in paths if path.parent.is_dir()]
     )
 
-    return str(record.token), there[-1] if there else None
+    return Found(str(record.token), there[-1] if there else None, record)
 
 
 def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
@@ -164,13 +181,29 @@ def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
         # The record has the token, which tells more than the bare id. Without the
         # record the file is there all the same.
         with suppress(JobStoreUnavailableError):
-            for record in await client.jobs():
-                if record.request_id is not None and job in {
-                    record.id,
-                    record.request_id,
-                }:
-                    return await found_in(record)
+            record = await find_record(client, job)
+            if record is not None and record.token is not None:
+                return await found_in(record)
 
-        return job, None
+        return Found(job)
 
     return named
+
+
+async def _default_file(found: Found, name: str, format: str | None) -> Path:  # noqa: A002
+    """Return where an export goes without -o: over no file that nobody named."""
+    if found.meant_for is not None:
+        return found.meant_for
+
+    if found.record and (place := delivered_to(found.record)):
+        raise InvalidInputError(
+            f"{name_of(found.record)} was delivered to {place}; pass -o FILE for "
+            f"another copy"
+        )
+
+    path = file_named(name, format)
+
+    if await asyncio.to_thread(os.path.lexists, path):
+        raise InvalidInputError(f"{path} exists; pass -o FILE, which replaces it")
+
+    return path

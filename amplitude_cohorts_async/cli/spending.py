@@ -6,17 +6,18 @@ import asyncio
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import attrs
 import typer
 
 from .. import CohortsClient
 from ..errors import AmbiguousExportError, CohortsError
+from ..jobs import OnUnknown as Unknown
 from .command_words import what_is_unknown
 from .common import Connection
 from .render import moment
-from .resume_hints import StartedJobs, announce, option_arguments
+from .resume_hints import StartedJobs, announce, option_arguments, spent_text
 
 __all__ = (
     "REUSE_SECONDS",
@@ -34,8 +35,6 @@ T = TypeVar("T")
 
 REUSE_SECONDS = 3600.0
 _USAGE_SECONDS = 10.0
-
-Unknown: TypeAlias = Literal["raise", "spend"]
 
 Fresh: TypeAlias = Annotated[
     bool,
@@ -139,9 +138,8 @@ def say_what_was_spent(
 ) -> None:
     """Print in a line on stderr what was spent, and what is left of the month."""
     if connection.announces:
-        count = {0: "no export", 1: "1 export"}.get(spent, f"{spent:,} exports")
         left = "" if remaining is None else f", {remaining:,} left of the month"
-        announce(f"{count} spent{left}")
+        announce(f"{spent_text(spent)}{left}")
 
 
 def spending_facts(jobs: StartedJobs, remaining: int | None) -> dict[str, object]:

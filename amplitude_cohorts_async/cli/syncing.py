@@ -33,6 +33,7 @@ from .resume_hints import (
     command_line,
     option_arguments,
     resume_hints,
+    spending_told,
 )
 from .running import run
 from .spending import (
@@ -117,12 +118,13 @@ def sync(
 
         return connection.run(work, hook=jobs)
 
-    with resume_hints(
-        lambda error: _resume_commands(
+    def commands(*, dry_run: bool) -> list[str]:
+        """Return those that go on with the export, and spend no other."""
+        return _resume_commands(
             connection,
             jobs,
-            error,
-            *(cohort_id, str(ids)),
+            cohort_id,
+            str(ids),
             id_type=id_type.value,
             dry_run=dry_run,
             yes=yes,
@@ -130,9 +132,19 @@ def sync(
             count_group=count_group,
             on_disk=on_disk,
             skipped=skipped,
+        )
+
+    with (
+        spending_told(jobs),
+        resume_hints(
+            lambda error: (
+                []
+                if isinstance(error, ExportFailedError | ExportExpiredError)
+                else commands(dry_run=dry_run)
+            ),
+            jobs,
+            lambda found: _again(connection, reuse, found, writes=yes),
         ),
-        jobs,
-        lambda found: _again(connection, reuse, found, writes=yes),
     ):
         report, remaining = reuse.asking(connection, compare)
 
@@ -147,10 +159,16 @@ def sync(
 
     facts = render.facts(_in_lists(report))
     facts |= {"spent": jobs.spent, **spending_facts(jobs, remaining)}
+    # What was only compared is delivered: the real run would spend another export.
+    resume = commands(dry_run=False) if report.applied is None else []
+    facts["resume"] = resume
     connection.print("sync", facts, lambda _: _show_sync(report))
 
     if current is None:
         say_what_was_spent(connection, jobs.spent, remaining)
+
+    if connection.announces:
+        render.say_how_to_resume(resume)
 
 
 def diff(
@@ -205,14 +223,10 @@ def _again(
 def _resume_commands(
     connection: Connection,
     jobs: StartedJobs,
-    error: BaseException,
     cohort_id: str,
     ids: str,
     **options: OptionValue,
 ) -> list[str]:
-    if isinstance(error, ExportFailedError | ExportExpiredError):
-        return []
-
     # Not ID.csv, which may well be the file of wanted ids.
     current = f"current-{quote(cohort_id, safe='')}.csv.gz"
     flags = [*option_arguments(**options), *connection.arguments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -175,3 +176,54 @@ def test_a_region_on_the_command_line_is_stronger_than_a_url_around_it(
 
     assert 2 == command("list").code
     assert "'mars' is not a region" in command("list", "--region", "mars").err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("export", "Spring buyers"), "`amplitude-cohorts list`"),
+        (("list", "--region", "xx"), "pass 'us' or 'eu', or --base-url"),
+        (
+            ("upload", "new", "empty.txt", "--id-type", "user"),
+            "`amplitude-cohorts sync ",
+        ),
+        (
+            ("members", "add", "c1", "ids.txt", "--id-type", "amplitude"),
+            "--id-type user",
+        ),
+        (
+            ("export", "c1", "--fresh", "--reuse-within", "1"),
+            "amplitude-cohorts: pass either --fresh",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_messages_are_for_a_shell(
+    command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    told: str,
+):
+    """They name commands and options, not what Python would be told."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AMPLITUDE_APP_ID", "1")
+    monkeypatch.setenv("AMPLITUDE_OWNER", "ann@example.com")
+    Path("empty.txt").touch()
+    Path("ids.txt").write_text("ann\n")
+    code, _, err = command(*words)
+
+    assert 2 == code
+    assert told in err
+
+
+def test_missing_keys_are_asked_for_in_the_environment(
+    command, monkeypatch: pytest.MonkeyPatch
+):
+    """A command is passed none."""
+    monkeypatch.delenv("AMPLITUDE_API_KEY")
+    code, _, err = command("list")
+
+    assert 2 == code
+    assert "the API key is missing; set AMPLITUDE_API_KEY" in err
+    assert "from_env" not in err

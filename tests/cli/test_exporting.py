@@ -269,6 +269,8 @@ def test_the_unchanged_is_left_alone(command, cohorts_emulator):
     [
         ("c1", "--fresh", "--reuse-within", "60"),
         ("c1", "--jobs", "a.db", "--no-jobs"),
+        ("c1", "--skip-unchanged", "--no-jobs"),
+        ("c1", "--occurrence", "today", "--fresh"),
         ("c1", "--jobs", "redis://:secret@127.0.0.1/0"),
         ("c1", "--jobs", "sqlite:///a.db?mode=ro"),
         ("c1", "c2", "--occurrence", "today"),

@@ -93,7 +93,7 @@ def test_the_same_command_goes_on_whatever_ended_it(
 def test_stdout_goes_on_and_leaves_nothing_open(
     process: Start, cohorts_emulator: CohortsEmulator, until_spent: Callable[[], str]
 ):
-    """The temporary file of the first command is no target for anybody."""
+    """What was killed on the way to a stream is taken up by the next one."""
     started = process("export", "c1", "-o", "-")
     until_spent()
     started.kill()
@@ -103,6 +103,48 @@ def test_stdout_goes_on_and_leaves_nothing_open(
     assert (0, 1) == (code, cohorts_emulator.spent)
     assert out.startswith('"amplitude_id","user_id"')
     assert "" == ended(process("jobs", "--open"))[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stdout_that_nobody_reads_is_gone_on_with(
+    process: Start,
+    cohorts_emulator: CohortsEmulator,
+    until_spent: Callable[[], str],
+    tmp_path: Path,
+    number: signal.Signals,
+):
+    """Delivered is what was flushed, not before; nothing stays on the disk."""
+    cohorts_emulator.add_cohort("big", size=20_000, overrides=LONG_AGO)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    words = ("export", "big", "-o", "-")
+    started = process(*words, env={"TMPDIR": str(folder)})
+    until_spent()
+    started.stdout.read(1)  # the rest is more than a pipe takes
+    started.send_signal(number)
+    err = ended(started)[2]
+    code, out, _ = ended(process(*words))
+
+    assert (0, 1) == (code, cohorts_emulator.spent)
+    assert 20_001 == len(out.splitlines())
+    assert [] == list(folder.iterdir())
+    assert ("To go on: the same command, " in err) == (number == signal.SIGINT)
+    assert "" == ended(process("jobs", "--open"))[1]
+
+
+def test_a_full_stdout_is_gone_on_with(
+    process: Start, cohorts_emulator: CohortsEmulator
+):
+    """As a full disk: nothing is lost, and nothing more spent."""
+    with Path("/dev/full").open("w") as full:
+        started = process("export", "c1", "-o", "-", stdout=full)
+    code, err = started.wait(), started.stderr.read()
+    again = ended(process("export", "c1", "-o", "-"))
+
+    assert (7, 0, 1) == (code, again[0], cohorts_emulator.spent)
+    assert "stdout cannot be written: No space left on device" in err
+    assert "To go on: the same command, " in err
+    assert "To resume: amplitude-cohorts resume " in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,9 +193,10 @@ def test_the_ways_on_are_the_last_lines(process: Start, until_spent: Callable[[]
     until_spent()
     started.send_signal(signal.SIGHUP)
     code, _, err = ended(started)
-    _, interrupted, again, resume = err.splitlines()
+    _, spent, interrupted, again, resume = err.splitlines()
 
     assert 130 == code
+    assert "amplitude-cohorts: 1 export spent" == spent
     assert "amplitude-cohorts: interrupted" == interrupted
     assert re.fullmatch(
         r"To go on: the same command, before (\S+ )?\d\d:\d\d UTC", again

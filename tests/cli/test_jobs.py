@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async.cli import exporting
+from amplitude_cohorts_async.cli import destination
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 pytestmark = pytest.mark.slow
@@ -76,8 +77,9 @@ def test_a_fresh_one_can_be_asked_for(
 def test_an_error_says_that_the_same_command_goes_on(command):
     """And how long that holds; the command with the id goes on elsewhere."""
     err = command("export", "slow", "-o", "out.csv", "--timeout", 20).err
-    *_, message, again, resume = err.splitlines()
+    *_, spent, message, again, resume = err.splitlines()
 
+    assert "amplitude-cohorts: 1 export spent" == spent
     assert message.endswith(f"`amplitude-cohorts resume {resume.split()[4]}`")
     assert again.startswith("To go on: the same command, before ")
     assert resume.startswith("To resume: amplitude-cohorts resume ")
@@ -147,7 +149,7 @@ def test_stdout_checks_its_format_before_it_spends(
     command, cohorts_emulator, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
     """One that is unknown, or whose extra is missing."""
-    monkeypatch.setattr(exporting, "find_spec", lambda _: None)
+    monkeypatch.setattr(destination, "find_spec", lambda _: None)
 
     assert 2 == command("export", "slow", "-o", "-", "--format", kind).code
     assert 0 == cohorts_emulator.spent
@@ -162,6 +164,24 @@ def test_a_sync_goes_on_with_its_export(command, cohorts_emulator):
     assert (1, 0, 1) == (refused.code, code, cohorts_emulator.spent)
     assert "took up the export of " in err
     assert "no export spent, 499 left of the month" in err
+
+
+def test_a_dry_run_says_how_to_sync_without_another_export(command, cohorts_emulator):
+    """Its export is delivered; the two lines save it, and sync with it."""
+    Path("ids.txt").write_text("ann\nbob\n")
+    options = ["--dry-run", "--max-removed", 1]
+    err = command("sync", "slow", "ids.txt", *options).err
+    found = json.loads(command("sync", "slow", "ids.txt", *options, "--json").out)
+    *_, resume, again = [
+        shlex.split(line.removeprefix("To resume: ")) for line in err.splitlines()
+    ]
+
+    assert 2 == len(found["sync"]["resume"])
+    assert "--dry-run" not in again
+    assert 0 == command(*resume[1:]).code
+    assert 0 == command(*again[1:], "--yes").code
+    assert 2 == cohorts_emulator.spent
+    assert "To resume" not in command(*again[1:], "--dry-run").err
 
 
 def test_a_sync_says_as_json_what_it_spent(command):
@@ -238,6 +258,48 @@ def test_a_named_one_is_resumed(command, left: str, words: list[str]):
     assert [] == listed(command, "--open")
 
 
+@pytest.mark.parametrize("words", [["resume"], ["jobs", "resume"]], ids=" ".join)
+def test_what_was_delivered_is_not_brought_unasked(
+    command, left: str, words: list[str]
+):
+    """Where it is, is said; another copy needs a name, and no file is replaced."""
+    command("jobs", "resume", left)
+    Path("slow.csv").write_text("precious")
+    Path("out.csv").write_text("mine")
+    code, out, err = command(*words, left)
+
+    assert (2, "") == (code, out)
+    place = Path("out.csv").absolute()
+    assert f"export {left} of cohort slow was delivered to {place}; pass -o" in err
+    assert ["precious", "mine"] == [
+        Path(name).read_text() for name in ("slow.csv", "out.csv")
+    ]
+    assert 0 == command(*words, left, "-o", "copy.csv").code
+
+
+def test_no_file_is_replaced_that_nobody_named(command):
+    """An export that was meant for no file is not put over one."""
+    Path("ids.txt").write_text("bob\n")
+    command("sync", "slow", "ids.txt", "--yes")
+    Path("slow.csv").write_text("precious")
+    code, _, err = command("resume")
+
+    assert 2 == code
+    assert "slow.csv exists" in err
+    assert "precious" == Path("slow.csv").read_text()
+    assert 0 == command("resume", "-o", "slow.csv").code
+
+
+def test_what_was_delivered_is_not_put_aside(command, left: str):
+    """Nothing of it is left."""
+    command("jobs", "resume", left)
+    code, _, err = command("jobs", "park", left)
+
+    assert 2 == code
+    assert "nothing is left to put aside" in err
+    assert ["ready"] == [each["state"] for each in listed(command)]
+
+
 def test_another_file_may_be_named(command, left: str):
     """-o is stronger than what was meant."""
     assert 0 == command("jobs", "resume", left, "-o", "b.csv").code
@@ -288,12 +350,49 @@ def test_a_run_as_json(command, left: str):
     assert ["slow"] == [each["cohort_id"] for each in document["exports"]]
 
 
-def test_a_run_that_leaves_something_is_not_finished(command):
-    """What goes into no file here stays open: code 7."""
+@pytest.mark.parametrize("words", [["resume", "--all"], ["run"]], ids=" ".join)
+def test_a_run_says_what_it_cannot_finish(command, words: list[str]):
+    """What to type is named for each; the run itself is done with what it can do."""
     Path("ids.txt").write_text("bob\n")
     command("sync", "slow", "ids.txt", "--yes")
+    (record,) = listed(command)
+    name = record["request_id"]
+    code, out, err = command("jobs", *words)
 
-    assert 7 == command("jobs", "run").code
+    assert (0, "") == (code, out)
+    assert f"export {name} of cohort slow is open, and was meant for a stream" in err
+    assert f"`amplitude-cohorts jobs resume {name} -o FILE`" in err
+    assert f"`amplitude-cohorts jobs park {name}`" in err
+    assert f"`amplitude-cohorts jobs forget {name}`" in err
+
+
+def test_a_run_leaves_what_a_newer_export_replaced(
+    command, cohorts_emulator, left: str
+):
+    """An older export never replaces the file of a newer one: that is said."""
+    command("export", "slow", "-o", "out.csv", "--fresh")
+    before = Path("out.csv").stat()
+    code, _, err = command("jobs", "run")
+    document = json.loads(command("jobs", "run", "--json").out)
+
+    assert 0 == code
+    assert (
+        f"export {left} of cohort slow is open, and a newer export has the place" in err
+    )
+    assert before == Path("out.csv").stat()
+    assert ([left], False) == (
+        [each["request_id"] for each in document["left"]],
+        document["open"],
+    )
+
+
+def test_what_was_brought_elsewhere_is_not_told_of(command):
+    """A stream that was resumed into a file needs nobody any more."""
+    Path("ids.txt").write_text("bob\n")
+    command("sync", "slow", "ids.txt", "--yes")
+    command("jobs", "resume", "-o", "current.csv")
+
+    assert "amplitude-cohorts: no export is open\n" == command("jobs", "run").err
 
 
 def test_what_is_parked_waits_to_be_named(command, cohorts_emulator, left: str):
@@ -316,6 +415,7 @@ def test_what_may_be_paid_for_is_not_forgotten_unasked(
     code, _, err = command("jobs", "forget", left)
 
     assert 2 == code
+    assert f"export {left} of cohort slow is spent, and was not delivered: " in err
     assert "--yes" in err
     assert 1 == len(listed(command))
     assert 0 == command("jobs", "forget", left, "--yes").code
@@ -325,10 +425,59 @@ def test_what_may_be_paid_for_is_not_forgotten_unasked(
 
 
 def test_what_is_delivered_is_forgotten_at_once(command, left: str):
-    """Nothing is lost with it."""
+    """Nothing is lost with it; of one that went to two files, both count."""
+    command("jobs", "resume", left, "-o", "b.csv")
+    code, _, err = command("jobs", "forget", left)
+    assert 2 == code
+    assert f"and was not delivered to {Path('out.csv').absolute()}: " in err
     command("jobs", "resume", left)
 
     assert 0 == command("jobs", "forget", left).code
+
+
+ABOUT_RECORDS = [
+    ["jobs"],
+    ["jobs", "list"],
+    ["jobs", "run"],
+    ["jobs", "resume"],
+    ["jobs", "resume", "--all"],
+    ["jobs", "park", "x"],
+    ["jobs", "forget", "x"],
+]
+
+
+@pytest.mark.parametrize("words", ABOUT_RECORDS, ids=" ".join)
+@pytest.mark.parametrize("named", ["option", "variable"])
+def test_a_named_record_has_to_be_there(
+    command, monkeypatch: pytest.MonkeyPatch, words: list[str], named: str
+):
+    """A slip in its name is no empty record; nothing is made."""
+    options = ["--jobs", "typo.db"] if named == "option" else []
+    if not options:
+        monkeypatch.setenv("AMPLITUDE_JOBS", "typo.db")
+    code, out, err = command(*words, *options)
+
+    assert (4, "") == (code, out)
+    assert "typo.db does not exist: nothing was recorded there" in err
+    assert [] == list(Path().iterdir())
+
+
+@pytest.mark.parametrize("words", ABOUT_RECORDS, ids=" ".join)
+def test_without_a_record_nothing_is_open(command, data_folder: Path, words: list[str]):
+    """That is said, and no record is made of it; who names an export has no luck."""
+    code, out, err = command(*words)
+
+    assert (4 if "x" in words or words[1:] == ["resume"] else 0, "") == (code, out)
+    assert "amplitude-cohorts: no export is open\n" == err
+    assert not data_folder.exists()
+
+
+def test_without_a_record_json_is_empty(command):
+    """Of the same shape as with one."""
+    assert [] == listed(command)
+    assert {"version": 1, "exports": [], "open": False, "left": []} == json.loads(
+        command("jobs", "run", "--json").out
+    )
 
 
 def test_the_record_is_for_its_user_alone(command, data_folder: Path, left: str):

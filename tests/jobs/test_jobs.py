@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -249,4 +250,32 @@ async def test_who_names_an_export_takes_over_what_was_left(
 
     await client.resume_export(str(record.token)).download(tmp_path / "a.csv")
 
+    assert [] == await client.jobs(open_only=True)
+
+
+@pytest.mark.parametrize("format", ["csv", "csv.gz"])
+async def test_a_file_without_a_name_is_delivered_when_its_block_ends(
+    client: CohortsClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    emulator: CohortsEmulator,
+    format: str,  # noqa: A002
+) -> None:
+    """Nobody else's folder holds it; an error in the block leaves it to the next."""
+    folder = tmp_path / "temporary"
+    await asyncio.to_thread(folder.mkdir)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    job = await client.request_export("c1", join=True)
+    with pytest.raises(ZeroDivisionError):
+        async with job.file(format=format):
+            raise ZeroDivisionError
+    is_open = [each.is_open for each in await client.jobs()]
+    job = await client.request_export("c1", join=True)
+    async with job.file(format=format) as file:
+        names = await asyncio.to_thread(lambda: list(folder.iterdir()))
+        data = await asyncio.to_thread(file.read)
+    saved = await job.download(tmp_path / f"a.{format}")
+
+    assert ([True], [], 1) == (is_open, names, emulator.spent)
+    assert data == await asyncio.to_thread(saved.path.read_bytes)
     assert [] == await client.jobs(open_only=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, repeat
-from typing import Self
+from typing import BinaryIO, Self
 
 import anyio
 import attrs
@@ -154,6 +154,10 @@ class FileReceiver:
     async def publish(self) -> LocalFile:
         """Rename the whole file to its target."""
         return await in_thread(self._sink.publish, self._thread.limiter)
+
+    async def reader(self) -> BinaryIO:
+        """Return the whole file, open at its start; the caller closes it."""
+        return await in_thread(self._sink.reader, self._thread.limiter)
 
     async def _record(self) -> None:
         # Not the client's clock: this is about the disk.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from io import BufferedReader
 
 import attrs
 
@@ -32,6 +33,7 @@ class FileSink:
         options: Options,
         file_mode: int | None,
         request_id: str = "",
+        part: PartFile | None = None,
     ) -> None:
         key = PartKey(
             request_id=request_id,
@@ -40,7 +42,7 @@ class FileSink:
         )
         self._target = target
         self._options = options
-        self._part = PartFile(
+        self._part = part or PartFile(
             target.place, mode=file_mode, key=key if request_id else None
         )
         self._detect = DetectGzip(self._choose)
@@ -102,13 +104,13 @@ class FileSink:
     def describe(self) -> None:
         """Compute the digest and count the members; `publish()` comes next."""
         # Now: once it has its name, a reader may take it away.
-        with os.fdopen(self._part.reader(), "rb") as file:
+        with self.reader() as file:
             self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
         count = self._target.format.count_rows
 
         if self._rows is None and count is not None:
-            with os.fdopen(self._part.reader(), "rb") as file:
+            with self.reader() as file:
                 self._counted = count(file)
 
     def publish(self) -> LocalFile:
@@ -120,6 +122,10 @@ class FileSink:
             rows=self._rows if self._counted is None else self._counted,
             sha256=self._sha256,
         )
+
+    def reader(self) -> BufferedReader:
+        """Return the whole file, open at its start; the caller closes it."""
+        return os.fdopen(self._part.reader(), "rb")
 
     def discard(self) -> None:
         """Remove what was written, unless it has its name; safe at any time."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -446,6 +447,27 @@ class PartFile:
 
         if record != _CLOSED:
             os.close(record)
+
+
+class UnnamedFile(PartFile):
+    """A temporary file that never gets a name: nothing of it stays after a kill."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def open(self) -> None:
+        """Make the file, empty; what was written before is dropped."""
+        self.discard()
+        self._reset()
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
+
+    def take_up(self) -> None:
+        """Return None: nothing is ever left."""
+
+    def discard(self) -> None:
+        """Close the file, which is the end of it; safe at any time."""
+        self._close()
 
 
 def write_small(target: Path, data: bytes, *, mode: int | None, like: Path) -> None:
