@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 from contextlib import suppress
 from pathlib import Path
 
@@ -338,6 +339,25 @@ async def test_two_runs_share_a_directory(stage: Stage) -> None:
         await collect(client.export_many(other, stage.folder))
 
     assert 10 == stage.spent
+
+
+@where_many
+async def test_many_is_left_and_another_process_writes_to_the_cohort(
+    stage: Stage,
+) -> None:
+    """The new members, though the list does not show the write."""
+    stage.emulator.add_cohort(
+        "c1", members=["ann"], job_seconds=100, overrides={"lastMod": 1}
+    )
+    async with stage.client() as client:
+        await collect(client.export_many(["c1"], stage.folder, timeout=11))
+
+    async with stage.client() as client:
+        await client.update_membership("c1", add=["eve"])
+        await collect(client.export_many(["c1"], stage.folder, format="csv.gz"))
+
+    assert b"eve" in gzip.decompress(stage.path("c1.csv.gz").read_bytes())
+    assert 2 == stage.spent
 
 
 @where_many
