@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import cache, lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import attrs
@@ -183,6 +184,23 @@ class RunRow:
     lease: Lease | None = None
 
 
+@attrs.frozen
+class _Order:
+    """
+    The order of a cohort's events.
+
+    Attributes:
+        sequence: As in `CohortRows`.
+        written: As in `CohortRows`.
+        write: A name for that write, because another store may have given the same
+            number to another one.
+    """
+
+    sequence: int = 0
+    written: int = 0
+    write: str = ""
+
+
 def _is_given(lease: Lease | None) -> bool:
     return lease is not None
 
@@ -333,21 +351,26 @@ def read_cohort(rows: Rows) -> CohortRows:
             delivery = found.deliveries[name] = _decoded(key, text, DeliveryRow)
             found.as_read[key] = delivery
         elif key == _ORDER:
-            found.sequence, found.written = _decoded(key, text, tuple[int, int])
+            order = _order_of(rows)
+            found.sequence, found.written = order.sequence, order.written
 
     return found
 
 
 def write_cohort(rows: Rows, cohort: CohortRows) -> None:
     """Change the rows to those of *cohort*."""
-    order = (cohort.sequence, cohort.written)
+    order = attrs.evolve(_order_of(rows), sequence=cohort.sequence)
+
+    if cohort.written != order.written:
+        name = f"{cohort.written} at {cohort.at.isoformat()}"
+        order = attrs.evolve(order, written=cohort.written, write=name)
 
     _replace(
         rows,
         {
             **{f"export:{key}": row for key, row in cohort.exports.items()},
             **{f"delivery:{key}": row for key, row in cohort.deliveries.items()},
-            **({_ORDER: order} if any(order) else {}),
+            **({_ORDER: order} if order.sequence else {}),
         },
         cohort.as_read,
     )
@@ -369,14 +392,56 @@ def merged(one: Rows, other: Rows) -> dict[str, str]:
 
     for key in one.keys() & other.keys():
         if key == _ORDER:
-            orders = (
-                _decoded(key, rows[key], tuple[int, int]) for rows in (one, other)
-            )
-            both[key] = _encoded([max(pair) for pair in zip(*orders, strict=True)])
+            both[key] = _encoded(_merged_order(one, other))
         elif _changes(one[key]) > _changes(other[key]):
             both[key] = one[key]
 
     return both
+
+
+def _merged_order(one: Rows, other: Rows) -> _Order:
+    """
+    Return the numbers of two copies of a group.
+
+    Each copy counts by itself: a write that the other one does not know may be later
+    than whatever only the other one has, and so it outdates that.
+    """
+    mine, others = _order_of(one), _order_of(other)
+    sequence = max(mine.sequence, others.sequence)
+    written = max(mine.written, others.written)
+
+    if mine.write == others.write:
+        return _Order(sequence, written, mine.write)
+
+    numbered, others_numbered = _numbered(one), _numbered(other)
+    outdated = {
+        *(others_numbered - numbered if mine.written else ()),
+        *(numbered - others_numbered if others.written else ()),
+    }
+    written = max(written, *(number + 1 for _, number in outdated), 0)
+    names = sorted(filter(None, (mine.write, others.write)))
+
+    if len(names) > 1:
+        names = [sha256("\n".join(names).encode()).hexdigest()[:16]]
+
+    return _Order(max(sequence, written), written, names[0])
+
+
+def _order_of(rows: Rows) -> _Order:
+    text = rows.get(_ORDER)
+
+    return _Order() if text is None else _decoded(_ORDER, text, _Order)
+
+
+def _numbered(rows: Rows) -> set[tuple[str, int]]:
+    """Return the exports that have a place in the order, with their numbers."""
+    exports = (
+        _decoded(key, text, ExportRow)
+        for key, text in rows.items()
+        if key.startswith("export:")
+    )
+
+    return {(each.id, each.sequence) for each in exports if each.sequence}
 
 
 def shifted(rows: Rows, seconds: float) -> dict[str, str]:

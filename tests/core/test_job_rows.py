@@ -202,6 +202,79 @@ def test_no_row_is_lost_in_a_merge(
     assert numbers == read_cohort(left).sequence == read_cohort(right).sequence
 
 
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, int, int]]:
+    """What is done to three stores, one after the other."""
+    kinds = st.sampled_from(["export", "export", "write", "merge"])
+    places = st.integers(0, 2)
+
+    return draw(st.lists(st.tuples(kinds, places, places), max_size=12))
+
+
+def went_on(rows: dict[str, str], kind: str, step: int) -> None:
+    """Store an export, or a write, as the next event."""
+    cohort = read_cohort(rows)
+    cohort.at = NOW + timedelta(seconds=step)
+    number = cohort.next_sequence()
+
+    if kind == "write":
+        cohort.written = number
+    else:
+        export = attrs.evolve(EXPORT, id=str(step), sequence=number)
+        cohort.exports[export.id] = export
+
+    write_cohort(rows, cohort)
+
+
+@given(histories())
+def test_a_write_outdates_what_was_requested_before_it_in_any_store(
+    history: list[tuple[str, int, int]],
+) -> None:
+    """Though each counts its events by itself; two that met go on from there."""
+    stores: list[dict[str, str]] = [{}, {}, {}]
+    known: list[set[int]] = [set(), set(), set()]
+
+    for step, (kind, place, other) in enumerate(history):
+        if kind != "merge":
+            went_on(stores[place], kind, step)
+            if kind == "write":
+                known[place].add(step)
+        else:
+            both = merged(stores[place], stores[other])
+            stores[place], stores[other] = both, dict(both)
+            known[place] = known[place] | known[other]
+            known[other] = set(known[place])
+
+        rows = read_cohort(stores[place])
+        assert rows.written <= rows.sequence
+        for export in rows.exports.values():
+            assert export.sequence <= rows.sequence
+            if int(export.id) < max(known[place], default=-1):
+                assert export.sequence < rows.written
+
+
+@given(histories(), st.booleans())
+def test_what_is_requested_after_a_merge_is_not_outdated_by_the_next(
+    history: list[tuple[str, int, int]], second: bool
+) -> None:
+    """Neither store has another write."""
+    one: dict[str, str] = {}
+    other: dict[str, str] = {}
+    for step, (kind, place, _) in enumerate(history):
+        if kind != "merge":
+            went_on((one, other)[place % 2], kind, step)
+    one = merged(one, other)
+    other = dict(one)
+
+    went_on(one, "export", 100)
+    if second:
+        went_on(other, "export", 101)
+    rows = read_cohort(merged(one, other))
+
+    for export_id in ["100", "101"] if second else ["100"]:
+        assert rows.exports[export_id].sequence > rows.written
+
+
 @given(cohorts(), st.sampled_from([-5.0, 0.25, 1e6]))
 def test_another_clock_changes_the_leases_only(
     cohort: CohortRows, seconds: float

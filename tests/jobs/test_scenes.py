@@ -345,6 +345,25 @@ async def test_two_runs_share_a_directory(stage: Stage) -> None:
 
 
 @where_many
+async def test_many_is_left_and_another_process_writes_to_the_cohort(
+    stage: Stage,
+) -> None:
+    """The new members, though the list does not show the write."""
+    stage.emulator.add_cohort(
+        "c1", members=["ann"], job_seconds=100, overrides={"lastMod": 1}
+    )
+    async with stage.client() as client:
+        await collect(client.export_many(["c1"], stage.folder, timeout=11))
+
+    async with stage.client() as client:
+        await client.update_membership("c1", add=["eve"])
+        await collect(client.export_many(["c1"], stage.folder, format="csv.gz"))
+
+    assert b"eve" in gzip.decompress(stage.path("c1.csv.gz").read_bytes())
+    assert 2 == stage.spent
+
+
+@where_many
 async def test_one_and_many_at_the_same_time(stage: Stage) -> None:
     """Whoever is first, the other joins."""
     async with stage.client() as client:
