@@ -184,6 +184,20 @@ class RunRow:
     lease: Lease | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Forgotten:
+    """
+    What is left of an export that was removed, so that no copy brings it back.
+
+    Attributes:
+        revision: That of the export; a later change was not known, and is kept.
+        at: When it was removed; aware UTC by our clock.
+    """
+
+    revision: int = 0
+    at: datetime
+
+
 @attrs.frozen
 class _Order:
     """
@@ -213,6 +227,7 @@ class CohortRows:
     Attributes:
         sequence: The number of the last event of this cohort.
         written: The number of our last write to its members; 0 for none.
+        forgotten: The exports that were removed though they may have been spent.
         at: When they are changed: aware UTC by our clock.
         now: The same moment by the store's clock, which counts seconds.
         is_alive: Whether a lease may be held by a running call. Rows that were only
@@ -224,6 +239,7 @@ class CohortRows:
     deliveries: dict[str, DeliveryRow] = attrs.field(factory=dict[str, DeliveryRow])
     sequence: int = 0
     written: int = 0
+    forgotten: dict[str, Forgotten] = attrs.field(factory=dict[str, Forgotten])
     at: datetime = attrs.field(default=_LONG_AGO, eq=False)
     now: float = attrs.field(default=0.0, eq=False)
     is_alive: IsAlive = attrs.field(default=_is_given, eq=False)
@@ -267,11 +283,18 @@ class CohortRows:
     def forget(self, export: ExportRow) -> None:
         """Remove an export and its deliveries."""
         del self.exports[export.id]
+        if export.state is not ExportState.QUEUED:
+            self.forgotten[export.id] = Forgotten(revision=export.revision, at=self.at)
         for delivery in self.deliveries_of(export):
             del self.deliveries[delivery.id]
 
     def prune(self) -> None:
         """Remove what is too old to be of use."""
+        self.forgotten = {
+            key: row
+            for key, row in self.forgotten.items()
+            if self.at - row.at < FILE_LIFE
+        }
         self.exports = {
             key: row
             for key, row in self.exports.items()
@@ -350,6 +373,8 @@ def read_cohort(rows: Rows) -> CohortRows:
         elif kind == "delivery":
             delivery = found.deliveries[name] = _decoded(key, text, DeliveryRow)
             found.as_read[key] = delivery
+        elif kind == "forgotten":
+            found.forgotten[name] = _decoded(key, text, Forgotten)
         elif key == _ORDER:
             order = _order_of(rows)
             found.sequence, found.written = order.sequence, order.written
@@ -370,6 +395,7 @@ def write_cohort(rows: Rows, cohort: CohortRows) -> None:
         {
             **{f"export:{key}": row for key, row in cohort.exports.items()},
             **{f"delivery:{key}": row for key, row in cohort.deliveries.items()},
+            **{f"forgotten:{key}": row for key, row in cohort.forgotten.items()},
             **({_ORDER: order} if order.sequence else {}),
         },
         cohort.as_read,
@@ -387,7 +413,11 @@ def write_runs(rows: Rows, runs: Mapping[str, RunRow]) -> None:
 
 
 def merged(one: Rows, other: Rows) -> dict[str, str]:
-    """Return the rows of two copies of a group; of each row the one changed last."""
+    """
+    Return the rows of two copies of a group; of each row the one changed last.
+
+    What was forgotten in one of them is in none.
+    """
     both = {**one, **other}
 
     for key in one.keys() & other.keys():
@@ -396,7 +426,30 @@ def merged(one: Rows, other: Rows) -> dict[str, str]:
         elif _changes(one[key]) > _changes(other[key]):
             both[key] = one[key]
 
+    for key, text in list(both.items()):
+        kind, _, name = key.partition(":")
+        if kind == "forgotten":
+            _forget(both, name, _decoded(key, text, Forgotten))
+
     return both
+
+
+def _forget(rows: Rows, export_id: str, forgotten: Forgotten) -> None:
+    """Remove an export and its deliveries, as far as they were known."""
+    key = f"export:{export_id}"
+
+    if key in rows:
+        if _decoded(key, rows[key], ExportRow).revision > forgotten.revision:
+            return
+        del rows[key]
+
+    for key, text in list(rows.items()):
+        if key.startswith("delivery:"):
+            row = _decoded(key, text, DeliveryRow)
+            if row.export_id == export_id and (
+                row.finished_at is None or row.finished_at <= forgotten.at
+            ):
+                del rows[key]
 
 
 def _merged_order(one: Rows, other: Rows) -> _Order:

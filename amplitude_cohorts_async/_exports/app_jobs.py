@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -47,6 +47,7 @@ from ..errors import InvalidInputError, JobStoreUnavailableError
 from ..models import JobRecord
 from .app_rows import AppRows, Change, T
 from .claim import Claim, Delivery, facts_of, new_id
+from .directory_store import stores_of_directories
 
 _logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class AppJobs:
         self, store: JobStore, app: str, clock: Clock, *, label: str | None = None
     ) -> None:
         self.rows: AppRows = AppRows(store, app, clock)
+        self._clock = clock
         self.label = label
 
     @property
@@ -318,13 +320,23 @@ class AppJobs:
         return await self.rows.transact(record.cohort_id, work)
 
     async def forget(self, record: JobRecord) -> None:
-        """Remove an export and its deliveries; one that is not there is forgotten."""
+        """
+        Remove an export and its deliveries; one that is not there is forgotten.
+
+        It is removed from the stores of its directories as well.
+        """
         _check_record(record)
 
         def work(rows: CohortRows) -> None:
             """Remove its rows."""
             if record.id in rows.exports:
                 rows.forget(rows.exports[record.id])
+
+        paths = filter(None, (path_of(each.target) for each in record.deliveries))
+        for store in await stores_of_directories(self.store, paths):
+            async with aclosing(store):
+                rows = AppRows(store, self.rows.app, self._clock)
+                await rows.transact(record.cohort_id, work)
 
         await self.rows.transact(record.cohort_id, work)
 

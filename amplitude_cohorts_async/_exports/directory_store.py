@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+
+import anyio
 
 from .._io.jobs.base import JobStore
 from .._io.jobs.memory import MemoryJobStore
@@ -24,3 +27,19 @@ def directory_store(store: JobStore, directory: Path) -> JobStore:
     beside = SqliteJobStore(directory / NAME, journal_mode="DELETE")
 
     return PairedJobStore(store, beside)
+
+
+async def stores_of_directories(
+    store: JobStore, paths: Iterable[str]
+) -> list[JobStore]:
+    """Return the stores that were left beside these files, each together with *store*."""
+    if directory_store(store, Path()) is store:
+        return []
+
+    directories = {Path(path).parent for path in paths}
+
+    return [
+        directory_store(store, directory)
+        for directory in sorted(directories)
+        if await anyio.Path(directory / NAME).exists()
+    ]

@@ -275,6 +275,72 @@ def test_what_is_requested_after_a_merge_is_not_outdated_by_the_next(
         assert rows.exports[export_id].sequence > rows.written
 
 
+@given(cohorts(), cohorts())
+def test_what_is_forgotten_in_one_copy_does_not_come_back(
+    cohort: CohortRows, third: CohortRows
+) -> None:
+    """Nor its deliveries, in whatever order copies are merged."""
+    before = written(cohort)
+    after = read_cohort(before)
+    after.at = NOW
+    gone = [
+        each
+        for each in list(after.exports.values())[::2]
+        if each.state is not ExportState.QUEUED
+    ]
+    for export in gone:
+        after.forget(export)
+    copies = dict(before)
+    write_cohort(copies, after)
+
+    for both in (
+        merged(before, copies),
+        merged(copies, before),
+        merged(merged(copies, written(third)), before),
+    ):
+        rows = read_cohort(both)
+        for export in gone:
+            if third.exports.get(export.id) in {None, export}:
+                assert export.id not in rows.exports
+                assert [] == rows.deliveries_of(export)
+
+
+def test_a_change_that_was_not_known_is_not_forgotten() -> None:
+    """The id of what was spent became known elsewhere."""
+    before = written(CohortRows(exports={"e1": EXPORT}, deliveries={"d1": DELIVERY}))
+    forgotten, changed_ = read_cohort(before), read_cohort(before)
+    forgotten.forget(EXPORT)
+    changed_.update_export(EXPORT, request_id="r2")
+    one, other = dict(before), dict(before)
+    write_cohort(one, forgotten)
+    write_cohort(other, changed_)
+
+    for both in (merged(one, other), merged(other, one)):
+        assert "r2" == read_cohort(both).exports["e1"].request_id
+
+
+@pytest.mark.parametrize(
+    ("age", "kept"), [(7 * DAY - timedelta(seconds=1), True), (7 * DAY, False)]
+)
+def test_what_was_forgotten_is_known_as_long_as_it_could_come_back(
+    age: timedelta, kept: bool
+) -> None:
+    """The service's seven days; what was never sent needs no such row."""
+    cohort = CohortRows(exports={"e1": EXPORT}, at=NOW - age)
+    cohort.forget(EXPORT)
+    cohort = read_cohort(written(cohort))
+    assert ["e1"] == list(cohort.forgotten)
+
+    cohort.at = NOW
+    cohort.prune()
+    assert kept == bool(cohort.forgotten)
+
+    queued = attrs.evolve(EXPORT, state=ExportState.QUEUED)
+    cohort = CohortRows(exports={"e1": queued})
+    cohort.forget(queued)
+    assert {} == cohort.forgotten
+
+
 @given(cohorts(), st.sampled_from([-5.0, 0.25, 1e6]))
 def test_another_clock_changes_the_leases_only(
     cohort: CohortRows, seconds: float

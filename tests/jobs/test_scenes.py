@@ -364,6 +364,30 @@ async def test_many_is_left_and_another_process_writes_to_the_cohort(
 
 
 @where_many
+@pytest.mark.parametrize("place", ["same", "other"])
+async def test_many_may_have_spent_and_is_forgotten(stage: Stage, place: str) -> None:
+    """It stays forgotten, in this process and the next one."""
+    stage.emulator.fail_next("export", faults.lost_answer())
+    async with stage.client() as client:
+        await collect(client.export_many(["c1"], stage.folder))
+    async with stage.client() as client:
+        (told,) = await collect(client.export_many(["c1"], stage.folder))
+        assert isinstance(told.error, AmbiguousExportError)
+        (record,) = await client.jobs()
+        await client.forget_job(record)
+        assert [] == await client.jobs()
+        if place == "same":
+            (outcome,) = await collect(client.export_many(["c1"], stage.folder))
+
+    if place == "other":
+        async with stage.client() as client:
+            (outcome,) = await collect(client.export_many(["c1"], stage.folder))
+
+    assert outcome.saved is not None
+    assert 2 == stage.spent
+
+
+@where_many
 async def test_one_and_many_at_the_same_time(stage: Stage) -> None:
     """Whoever is first, the other joins."""
     async with stage.client() as client:
