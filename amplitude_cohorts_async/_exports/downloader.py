@@ -134,7 +134,7 @@ class FileDownloader:
         """Download the file to one without a name, and open that."""
         place = Path(tempfile.gettempdir())
         sink = FileSink(
-            Target(place, place, format),
+            Target(path=place, place=place, resolved=place, format=format),
             options=self._options("text"),
             file_mode=None,
             part=UnnamedFile(),

@@ -114,7 +114,7 @@ def test_stdout_that_nobody_reads_is_gone_on_with(
     number: signal.Signals,
 ):
     """Delivered is what was flushed, not before; nothing stays on the disk."""
-    cohorts_emulator.add_cohort("big", size=20_000, overrides=LONG_AGO)
+    cohorts_emulator.add_cohort("big", size=20_000)
     folder = tmp_path / "temporary"
     folder.mkdir()
     words = ("export", "big", "-o", "-")
