@@ -317,3 +317,20 @@ async def test_the_suite_finds_a_store_that_breaks_a_promise(
 async def test_a_store_without_a_flaw_passes() -> None:
     """The store that the others are made of breaks no promise."""
     assert [] == await complaints(Broken)
+
+
+async def test_a_store_that_another_test_filled_is_told_as_such() -> None:
+    """Not as one that breaks a promise."""
+    store = MemoryJobStore()
+
+    class Suite(JobStoreConformance):
+        """With one store for all tests."""
+
+        def make(self) -> JobStore:
+            """The same."""
+            return store
+
+    await store.transact("app", "group", lambda rows, _now: rows.update(key="1"))
+
+    with pytest.raises(AssertionError, match="is not empty"):
+        await Suite().test_no_change_is_lost()
