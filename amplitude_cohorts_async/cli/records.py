@@ -96,11 +96,22 @@ def can_finish(record: JobRecord, records: Sequence[JobRecord]) -> bool:
 def _is_replaced(
     delivery: JobDelivery, record: JobRecord, records: Sequence[JobRecord]
 ) -> bool:
+    # Of a newer export of this cohort, or by a later call for another one.
     return any(
         each.target == delivery.target
+        and (
+            _is_newer(other, record)
+            if other.cohort_id == record.cohort_id
+            else each.begun_at > delivery.begun_at
+        )
         for other in records
-        if other.cohort_id == record.cohort_id
-        if record.requested_at and other.requested_at
-        if other.requested_at > record.requested_at
         for each in other.deliveries
+    )
+
+
+def _is_newer(one: JobRecord, other: JobRecord) -> bool:
+    return (
+        one.requested_at is not None
+        and other.requested_at is not None
+        and one.requested_at > other.requested_at
     )

@@ -386,6 +386,21 @@ def test_a_run_leaves_what_a_newer_export_replaced(
     )
 
 
+def test_a_run_leaves_what_another_cohort_replaced(
+    command, cohorts_emulator, left: str
+):
+    """The file is the later call's, whatever its cohort."""
+    cohorts_emulator.add_cohort("other", members=["bob"])
+    command("export", "other", "-o", "out.csv")
+    code, _, err = command("jobs", "run")
+
+    assert 0 == code
+    assert (
+        f"export {left} of cohort slow is open, and a newer export has the place" in err
+    )
+    assert "bob" in Path("out.csv").read_text()
+
+
 def test_what_was_brought_elsewhere_is_not_told_of(command):
     """A stream that was resumed into a file needs nobody any more."""
     Path("ids.txt").write_text("bob\n")
