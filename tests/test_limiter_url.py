@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.errors import ConfigurationError
+from amplitude_cohorts_async.errors import ConfigurationError, ExportTimeoutError
+from amplitude_cohorts_async.jobs import MemoryJobStore
 from amplitude_cohorts_async.limiters import SqliteLimiter
 from amplitude_cohorts_async.limits import LEAVE_ROOM
 from amplitude_cohorts_async.testing import CohortsEmulator
@@ -37,6 +38,25 @@ async def test_an_absolute_path_has_four_slashes(
 
     # The last one that closes the file removes the files beside it.
     assert ["my limits.db"] == [path.name for path in tmp_path.iterdir()]
+
+
+async def test_a_file_brings_a_store_of_exports(
+    environ: pytest.MonkeyPatch, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """One variable is enough; the last client that closes it leaves no other file."""
+    environ.setenv("AMPLITUDE_LIMITER_URL", f"sqlite:///{tmp_path}/limits.db")
+    emulator.add_cohort("left", members=["ann"], job_seconds=100)
+
+    async with CohortsClient.from_env() as client:
+        with pytest.raises(ExportTimeoutError):
+            await client.export("left", tmp_path / "a.csv", timeout=0.1)
+
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert ["limits.db", "limits.db.jobs"] == files
+    async with CohortsClient.from_env(jobs=tmp_path / "limits.db.jobs") as other:
+        assert ["requested"] == [each.state for each in await other.jobs()]
+    async with CohortsClient.from_env(jobs=MemoryJobStore()) as other:
+        assert [] == await other.jobs()
 
 
 async def test_a_relative_path_has_three_slashes(

@@ -84,10 +84,8 @@ def _checked(jobs: str) -> str:
 
 
 def _is_shared() -> bool:
-    # A limiter that machines share has a store that they share, too.
-    limiter = os.environ.get("AMPLITUDE_LIMITER_URL") or "sqlite:"
-
-    return not limiter.lower().startswith("sqlite:")
+    # A limiter that processes share has a store that they share, too.
+    return bool(os.environ.get("AMPLITUDE_LIMITER_URL"))
 
 
 def _data_path() -> Path:

@@ -530,6 +530,22 @@ def test_a_record_that_cannot_be_written_spends_nothing(
     assert 0 == command("export", "slow", "--no-jobs").code
 
 
+def test_a_limiter_of_a_file_has_the_record(
+    process, data_folder: Path, cohorts_emulator
+):
+    """The library's calls beside it use the same, so there is none of the command's."""
+    other = {"AMPLITUDE_LIMITER_URL": f"sqlite:///{Path('own.db').absolute()}"}
+    cohorts_emulator.add_cohort("c1", members=["ann"])
+
+    assert 0 == process("export", "c1", "-o", "a.csv", env=other).wait()
+    assert Path("own.db.jobs").exists()
+    assert not (data_folder / "exports.db").exists()
+
+    assert 0 == process("export", "c1", "-o", "b.csv").wait()
+    assert (data_folder / "exports.db").exists()
+    assert not (data_folder / "limits.db.jobs").exists()
+
+
 def test_the_commands_of_a_machine_share_the_limits(
     process, data_folder: Path, cohorts_emulator
 ):

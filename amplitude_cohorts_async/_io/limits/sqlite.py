@@ -27,6 +27,8 @@ from ...limits import DOCUMENTED, Kind, Limits
 from ..cancellation import background, finish_despite_cancel
 from ..context import Clock, SystemClock
 from ..fifo_lock import KeyedLock
+from ..jobs.base import JobStore
+from ..jobs.sqlite import SqliteJobStore
 from ..machine import seconds_since_boot, this_boot, this_process
 from ..sqlite import Database, DatabaseError, UnusableDatabaseError
 from .admission import (
@@ -103,6 +105,7 @@ class SqliteLimiter(RateLimiter):
 
         Args:
             path: A file on a local disk, whose folder exists; for any number of apps.
+                ``.jobs`` beside it is the job store of clients that have no other.
             app: A name for the app in the file; None uses the client's, a hash of
                 origin and API key.
             limits: The limits; the same for all processes.
@@ -131,6 +134,7 @@ class SqliteLimiter(RateLimiter):
             synchronous="NORMAL",
             busy_seconds=2.0,
         )
+        self._jobs = SqliteJobStore(f"{os.fspath(path)}.jobs")
         self._counter = _Counter(self._transact)
         self._process = _Process()
         self._epoch: str | None = None
@@ -149,6 +153,11 @@ class SqliteLimiter(RateLimiter):
     def counter(self) -> SharedCounter:
         """Counts the exports of a month for all processes."""
         return self._counter
+
+    @property
+    def job_store(self) -> JobStore:
+        """The exports of the machine, in a file beside the limiter's."""
+        return self._jobs
 
     def slot(self, kind: Kind) -> AbstractAsyncContextManager[Permit]:
         """
@@ -204,8 +213,9 @@ class SqliteLimiter(RateLimiter):
         }
 
     async def aclose(self) -> None:
-        """Close the file, which the next request opens again; may be called twice."""
+        """Close both files, which the next use opens again; may be called twice."""
         await self._database.aclose()
+        await self._jobs.aclose()
 
     async def _transact(self, act: Callable[[Ledger], T]) -> T:
         """
