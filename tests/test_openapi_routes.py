@@ -91,7 +91,7 @@ async def test_a_list_of_a_gateway(through: CohortsClient) -> None:
     """The description's own spelling of a cohort is read."""
     (cohort,) = await through.list_cohorts()
     assert (COHORT, 2) == (cohort.id, cohort.size)
-    assert cohort.last_computed == datetime(2026, 6, 15, 12, tzinfo=UTC)
+    assert cohort.last_computed == datetime(2026, 6, 15, 11, 59, tzinfo=UTC)
     assert 1 == len(cohort.owners)
 
 
