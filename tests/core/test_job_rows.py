@@ -29,7 +29,7 @@ from amplitude_cohorts_async._core.job_rows import (
 )
 from amplitude_cohorts_async.errors import JobStoreUnavailableError
 from amplitude_cohorts_async.models import Region
-from support.rows import NOW, cohorts, is_alive
+from support.rows import DEAD, NOW, cohorts, is_alive
 
 DAY = timedelta(days=1)
 EXPORT = ExportRow(
@@ -449,6 +449,12 @@ def test_an_export_is_found_by_its_request() -> None:
 
     assert EXPORT == cohort.of_request("r1")
     assert cohort.of_request("r2") is None
+
+
+def test_rows_that_were_only_read_know_of_no_lease_that_has_ended() -> None:
+    """Whoever has not been told the time must not take a row over."""
+    assert CohortRows().is_alive(DEAD)
+    assert not CohortRows().is_alive(None)
 
 
 def test_what_is_forgotten_takes_its_deliveries_along() -> None:
