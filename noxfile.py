@@ -39,8 +39,10 @@ QUICK = ("-m", f"not services and not ({HEAVY})", FEW_EXAMPLES)
 # What another loop, another TLS or the ordinary path can change.
 WIRE = ("tests/exports", "tests/io", "tests/writes")
 
-# Two workers a processor, within reason: a test waits for a third of its time.
+# Two workers a processor, within reason: a test waits for a third of its time, and
+# one that starts processes for half of it.
 WORKERS = (f"--numprocesses={min(4, 2 * (os.cpu_count() or 1))}",)
+MORE_WORKERS = (f"--numprocesses={min(6, 3 * (os.cpu_count() or 1))}",)
 
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
@@ -227,7 +229,7 @@ def heavy(session: nox.Session) -> None:
     Processes, kills, faults, two million rows, and all examples of each law.
     """
     install(session, *group("tests", "services"))
-    pytest(session, *WORKERS, "-m", f"{HEAVY} or hypothesis")
+    pytest(session, *MORE_WORKERS, "-m", f"{HEAVY} or hypothesis")
 
 
 @nox.session

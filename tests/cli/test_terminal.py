@@ -175,10 +175,11 @@ def test_an_interrupted_export_says_how_to_go_on(
     time.sleep(0.2)
     started.send_signal(number)
     out, err = started.communicate()
-    requested, first, again, second = err.splitlines()
+    requested, spent, first, again, second = err.splitlines()
 
     assert (130, "") == (started.returncode, out)
     assert requested.startswith("amplitude-cohorts: requested export ")
+    assert "amplitude-cohorts: 1 export spent" == spent
     assert "amplitude-cohorts: interrupted" == first
     assert again.startswith("To go on: the same command, before ")
     assert re.fullmatch(r"To resume: amplitude-cohorts resume \w+ -o out\.csv", second)
