@@ -313,6 +313,15 @@ def test_a_doubt_does_not_hide_what_was_left_before_it() -> None:
     assert "e1" == decision.export.id
 
 
+def test_an_attempt_that_is_on_its_way_is_waited_for() -> None:
+    """Also by a call that began after it, and reuses nothing."""
+    underway = export(state=ExportState.ATTEMPTED, request_id=None, lease=LIVE)
+
+    for reuse_within in (0.0, 3600.0):
+        call = attrs.evolve(CALL, reuse_within=reuse_within)
+        assert WaitForOther(underway) == decide(rows_of(underway), call)
+
+
 def test_a_doubt_does_not_hide_an_export_of_the_same_occurrence() -> None:
     """The same name is the same export."""
     unknown = export(
