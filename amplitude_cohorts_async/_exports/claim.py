@@ -243,6 +243,7 @@ class Claim(_Leased):
             )
 
     def extend(self, rows: CohortRows) -> None:
+        """Extend its lease and that of its delivery, if they are still this call's."""
         export = self._held_row(rows)
 
         if export is not None and export.lease is not None:
