@@ -27,17 +27,20 @@ ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 # The running Python gets the whole suite (`coverage` and `heavy`), the others the quick
 # part of it.
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
-OTHERS = [
-    version
-    for version in reversed(nox.project.python_versions(PROJECT))
-    if version != RUNNING
-]
+VERSIONS = nox.project.python_versions(PROJECT)
+OTHERS = [version for version in reversed(VERSIONS) if version != RUNNING]
 HEAVY = "big or forced or hostile or slow"
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", f"not services and not ({HEAVY})", FEW_EXAMPLES)
 
 # What another loop, another TLS or the ordinary path can change.
 WIRE = ("tests/exports", "tests/io", "tests/writes")
+
+# What neither an extra nor a Python between the oldest and the newest can change: all
+# sessions together have to end within half an hour.
+SAME_EVERYWHERE = tuple(
+    f"--ignore={ROOT / 'tests' / name}" for name in ("core", "emulator")
+)
 
 # Two workers a processor, within reason: a test waits for a third of its time, and
 # one that starts processes for half of it.
@@ -187,7 +190,7 @@ def docs(session: nox.Session) -> None:
 def bare(session: nox.Session) -> None:
     """Without any extra the core must work, and the rest say what it misses."""
     install(session, *group("tests"), extras="")
-    pytest(session, *WORKERS, *QUICK)
+    pytest(session, *WORKERS, *QUICK, *SAME_EVERYWHERE)
 
 
 @nox.session
@@ -218,7 +221,8 @@ def coverage(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the quick part of the suite on another Python."""
     install(session, *group("tests"))
-    pytest(session, *WORKERS, *QUICK)
+    is_between = session.python not in {VERSIONS[0], VERSIONS[-1]}
+    pytest(session, *WORKERS, *QUICK, *(SAME_EVERYWHERE if is_between else ()))
 
 
 @nox.session
