@@ -11,7 +11,6 @@ import asyncio
 import logging
 import socket
 from contextlib import AbstractAsyncContextManager, aclosing
-from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -452,21 +451,13 @@ def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | N
 
 def _leave_to_others(found: list[KnownJob]) -> None:
     """Drop what is due at a target to which a later call delivers another cohort."""
-    last: dict[str | None, datetime] = {}
+    deliveries = [row for each in found for row in each.record.deliveries]
+    # The last one of each target is the one that stays.
+    deliveries.sort(key=lambda row: row.begun_at)
+    last = {row.target: row.begun_at for row in deliveries}
 
     for each in found:
-        for delivery in each.record.deliveries:
-            begun_at = max(
-                last.get(delivery.target, delivery.begun_at), delivery.begun_at
-            )
-            last[delivery.target] = begun_at
-
-    for each in found:
-        each.due[:] = [
-            row
-            for row in each.due
-            if row.begun_at >= last.get(row.target, row.begun_at)
-        ]
+        each.due[:] = [row for row in each.due if row.begun_at >= last[row.target]]
 
 
 def _moment(record: JobRecord) -> str:
