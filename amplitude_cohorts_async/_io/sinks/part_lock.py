@@ -1,11 +1,11 @@
 """
 Names of unfinished files, and the locks that tell which of them have an owner.
 
-The owner of one is the process that writes it. It holds an exclusive lock (flock) on
-the file until it ends, or on one in a folder of such files; the system releases the lock then, however the process ends,
-and not while it is only stopped. So a process that gets the lock knows that no other
-one writes to the file any more. Where there are no such locks (Windows, some network
-disks), nothing is taken up.
+The owner of one is the process that writes it. Until it ends it holds an exclusive
+lock (flock) on the file, or on one in a folder of such files. The system releases the
+lock then, however the process ends, and not while it is only stopped. So a process
+that gets the lock knows that no other one writes to the file any more. Where there are
+no such locks (Windows, some network disks), nothing is taken up.
 """
 
 from __future__ import annotations
