@@ -44,8 +44,9 @@ SAME_EVERYWHERE = tuple(
 
 # Two workers a processor, within reason: a test waits for a third of its time, and
 # one that starts processes for half of it.
-WORKERS = (f"--numprocesses={min(4, 2 * (os.cpu_count() or 1))}",)
-MORE_WORKERS = (f"--numprocesses={min(6, 3 * (os.cpu_count() or 1))}",)
+PROCESSORS = min(2, os.cpu_count() or 1)
+WORKERS = (f"--numprocesses={2 * PROCESSORS}",)
+MORE_WORKERS = (f"--numprocesses={3 * PROCESSORS}",)
 
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
@@ -108,8 +109,7 @@ def install(session: nox.Session, *requirements: str, extras: str = ALL_EXTRAS) 
 def pytest(
     session: nox.Session,
     *args: str,
-    folder: str = "tests",
-    folders: tuple[str, ...] = (),
+    folders: tuple[str, ...] = ("tests",),
     under: tuple[str, ...] = (),
 ) -> None:
     """
@@ -120,9 +120,7 @@ def pytest(
 
         args: For pytest; options after `--` on the command line are added.
 
-        folder: Which tests.
-
-        folders: Which tests, if they are in several folders.
+        folders: Which tests.
 
         under: What runs pytest, if not its own command.
     """
@@ -133,7 +131,7 @@ def pytest(
         *(*under, "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
         *(f"--rootdir={ROOT}", f"--override-ini=cache_dir={ROOT / '.pytest_cache'}"),
         *(*args, *session.posargs),
-        *(str(ROOT / each) for each in folders or (folder,)),
+        *(str(ROOT / each) for each in folders),
     )
 
 
@@ -174,7 +172,7 @@ def package(session: nox.Session) -> None:
     (wheel,) = built.glob("*.whl")
     session.install(str(wheel))
     session.run("python", str(ROOT / "tests/support/import_cost.py"))
-    pytest(session, folder="tests/public")
+    pytest(session, folders=("tests/public",))
     session.install(f"{wheel}[cli]")
     session.run("amplitude-cohorts", "--help", silent=True)
 
@@ -183,7 +181,7 @@ def package(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run every example of the documents against the emulator."""
     install(session, *group("docs"))
-    pytest(session, *WORKERS, folder="tests/docs")
+    pytest(session, *WORKERS, folders=("tests/docs",))
 
 
 @nox.session
@@ -257,8 +255,8 @@ def reliability(session: nox.Session) -> None:
     """
     install(session, *group("tests"))
     session.env["AMPLITUDE_KILLS"] = "500"
-    loop = str(ROOT / "tests/reliability/test_crash_loop.py")
-    pytest(session, *WORKERS, "-rP", folder=loop)
+    loop = "tests/reliability/test_crash_loop.py"
+    pytest(session, *WORKERS, "-rP", folders=(loop,))
 
 
 @nox.session(default=False)
