@@ -462,6 +462,8 @@ class StorageError(DownloadError, OSError):
     """
     A local file cannot be written: the disk is full, read-only, or gone.
 
+    Or it was not: a newer export of the same cohort came to its name meanwhile.
+
     Attributes:
         request_id: Empty if the file is the journal of a write, or the record that
             an earlier release left in a directory.

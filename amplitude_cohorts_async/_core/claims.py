@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import timedelta
+from enum import Enum, auto
 from typing import TypeAlias, cast
 
 import attrs
@@ -300,6 +301,61 @@ def is_superseded(rows: CohortRows, export: ExportRow, target: str | None) -> bo
     return target is not None and any(
         each.target == target and each.sequence > export.sequence
         for each in rows.deliveries.values()
+    )
+
+
+class Turn(Enum):
+    """
+    Whether a file may be renamed to its target.
+
+    NOW: it may. LATER: an older export is just being renamed to it. NEVER: a newer one
+    is there, or may be.
+    """
+
+    NOW = auto()
+    LATER = auto()
+    NEVER = auto()
+
+
+def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int) -> Turn:
+    """
+    Return whether the file of a delivery may be renamed to its target.
+
+    Args:
+        replaces: The number of the newest export that it may replace as well.
+    """
+    if newest_at(rows, delivery.target) > max(delivery.sequence, replaces):
+        return Turn.NEVER
+
+    if any(
+        each.target == delivery.target
+        and each.sequence < delivery.sequence
+        and _is_being_published(rows, each)
+        for each in rows.deliveries.values()
+    ):
+        return Turn.LATER
+
+    return Turn.NOW
+
+
+def newest_at(rows: CohortRows, target: str | None) -> int:
+    """Return the number of the newest export that is, or may be, at a target; or 0."""
+    numbers = (
+        each.sequence
+        for each in rows.deliveries.values()
+        # A publisher that was killed may have renamed its file.
+        if each.target == target and (each.finished_at is not None or each.publisher)
+    )
+
+    return max(numbers, default=0)
+
+
+def _is_being_published(rows: CohortRows, delivery: DeliveryRow) -> bool:
+    return (
+        delivery.finished_at is None
+        and delivery.lease is not None
+        and delivery.lease.number == delivery.publisher
+        and rows.is_alive(delivery.lease)
     )
 
 

@@ -85,6 +85,15 @@ class ExportErrors:
                 f"continue with `resume_export()`, which spends no export",
             ) from error
 
+    def superseded(self, path: object) -> StorageError:
+        """Return the error for a file that would replace that of a newer export."""
+        return self._error(
+            StorageError,
+            f"{path} has a newer export of cohort {self.ref.cohort_id} by now, which is "
+            f"not replaced: export {self.ref.request_id} was not saved; "
+            f"`resume_export()` brings it to another file, and spends no export",
+        )
+
     def failed(self, status: str) -> ExportFailedError:
         """Return the error for a job that ended without a file."""
         return self._error(

@@ -150,6 +150,8 @@ class DeliveryRow:
         answered_at: When the call returned its result.
         saved: The record of the saved file.
         received: Bytes received so far, at most a second ago.
+        publisher: The number of the lease whose holder began to rename the file to its
+            target; 0 if nobody did.
     """
 
     id: str
@@ -163,6 +165,7 @@ class DeliveryRow:
     answered_at: datetime | None = None
     saved: Mapping[str, Any] | None = None
     received: int | None = None
+    publisher: int = 0
     lease: Lease | None = None
 
 

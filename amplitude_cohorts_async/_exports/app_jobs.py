@@ -28,6 +28,7 @@ from .._core.claims import (
     Superseded,
     WaitForOther,
     is_superseded,
+    newest_at,
 )
 from .._core.job_rows import (
     SPENT,
@@ -216,7 +217,9 @@ class AppJobs:
             else:
                 left = _left_to(rows, export, call)
 
-            mine = self._delivery(rows, call, export, left)
+            mine = self._delivery(
+                rows, call, export, left, replaces=newest_at(rows, target)
+            )
             stored[:] = [mine]
             return mine
 
@@ -396,6 +399,8 @@ class AppJobs:
         call: Call,
         export: ExportRow,
         left: DeliveryRow | None,
+        *,
+        replaces: int = 0,
     ) -> Delivery:
         left = left or DeliveryRow(
             id=new_id(),
@@ -404,7 +409,7 @@ class AppJobs:
             format=call.format,
             begun_at=rows.at,
         )
-        number = left.lease.number + 1 if left.lease else 1
+        number = 1 + max(left.lease.number if left.lease else 0, left.publisher)
         row = rows.update_delivery(
             left,
             sequence=export.sequence,
@@ -412,7 +417,7 @@ class AppJobs:
             lease=self.rows.lease(number, rows.now),
         )
 
-        return Delivery(self.rows, call.cohort_id, row)
+        return Delivery(self.rows, call.cohort_id, row, replaces=replaces)
 
 
 def _check_record(record: object) -> None:

@@ -7,6 +7,7 @@ has lost it can change nothing, and only the id of what was spent is always reco
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
@@ -15,15 +16,20 @@ from uuid import uuid4
 
 import attrs
 
+from .._core.claims import Turn, turn_of
 from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState
 from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import finish_despite_cancel
+from ..errors import JobStoreUnavailableError
 from .app_rows import AppRows, Change
 
 _logger = logging.getLogger(__name__)
 
 _NOTE_INTERVAL = 1.0
 """Seconds between two records of how far a download is."""
+
+_TURN_INTERVAL = 0.05
+"""Seconds between two questions whether an older file has got its name."""
 
 
 class ClaimLostError(Exception):
@@ -65,11 +71,22 @@ class Delivery(_Leased):
 
     Attributes:
         row: As it was begun; None if the store does not keep it.
+
+    Args:
+        replaces: As in `turn_of()`: for an export that the caller names.
     """
 
-    def __init__(self, app: AppRows, cohort_id: str, row: DeliveryRow | None) -> None:
+    def __init__(
+        self,
+        app: AppRows,
+        cohort_id: str,
+        row: DeliveryRow | None,
+        *,
+        replaces: int = 0,
+    ) -> None:
         super().__init__(app, cohort_id)
         self.row = row
+        self._replaces = replaces
         self._next_note: float | None = None
 
     @asynccontextmanager
@@ -98,6 +115,40 @@ class Delivery(_Leased):
             self._next_note = now + _NOTE_INTERVAL
             self._app.in_background(self._change(received=count))
 
+    async def begin_publishing(self) -> bool:
+        """
+        Return whether the file may be renamed to its target, and record that it is.
+
+        Waits until no older export is being renamed there. False is returned if a
+        newer one is there.
+        """
+
+        row = self.row
+
+        if row is None:
+            return True
+
+        def work(rows: CohortRows) -> Turn:
+            """Decide, and take the turn."""
+            current = self._stored(rows) or row
+            turn = turn_of(rows, current, replaces=self._replaces)
+            held = self._held_row(rows)
+            if turn is Turn.NOW and held is not None and held.lease is not None:
+                rows.update_delivery(held, publisher=held.lease.number)
+            return turn
+
+        while True:
+            try:
+                turn = await self._app.transact(self._cohort_id, work)
+            except JobStoreUnavailableError:
+                _logger.warning("the job store does not tell what is at a target")
+                return True
+
+            if turn is not Turn.LATER:
+                return turn is Turn.NOW
+
+            await asyncio.sleep(_TURN_INTERVAL)
+
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""
 
@@ -124,11 +175,11 @@ class Delivery(_Leased):
 
     def extend(self, rows: CohortRows) -> None:
         """Extend its lease, if it is still this call's."""
-        delivery = self._stored(rows)
-        lease, mine = delivery and delivery.lease, self.row and self.row.lease
+        delivery = self._held_row(rows)
 
-        if delivery and lease and mine and lease.number == mine.number:
-            rows.update_delivery(delivery, lease=self._app.lease(mine.number, rows.now))
+        if delivery is not None and delivery.lease is not None:
+            lease = self._app.lease(delivery.lease.number, rows.now)
+            rows.update_delivery(delivery, lease=lease)
 
     async def _change(self, **changes: object) -> None:
         def work(rows: CohortRows) -> None:
@@ -141,6 +192,13 @@ class Delivery(_Leased):
 
     def _stored(self, rows: CohortRows) -> DeliveryRow | None:
         return self.row and rows.deliveries.get(self.row.id)
+
+    def _held_row(self, rows: CohortRows) -> DeliveryRow | None:
+        """Return the delivery, if its lease is still this call's."""
+        delivery = self._stored(rows)
+        lease, mine = delivery and delivery.lease, self.row and self.row.lease
+
+        return delivery if lease and mine and lease.number == mine.number else None
 
     async def _save(self, work: Change[None]) -> None:
         if self.row is not None and not await self._app.save(self._cohort_id, work):

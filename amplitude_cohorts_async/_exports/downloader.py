@@ -97,10 +97,16 @@ class FileDownloader:
         self,
         target: Target,
         *,
+        may_publish: Callable[[], Awaitable[bool]],
         amplitude_id: AmplitudeId,
         progress: Progress | None,
     ) -> SavedExport:
-        """Download the file to a target, and write its manifest if one is wanted."""
+        """
+        Download the file to a target, and write its manifest if one is wanted.
+
+        Args:
+            may_publish: Whether the whole file may replace what is at the target.
+        """
         receiver = FileReceiver(
             FileSink(
                 target,
@@ -117,6 +123,9 @@ class FileDownloader:
 
                 if target.manifest is not None:
                     await receiver.describe()
+
+                if not await may_publish():
+                    raise self._errors.superseded(target.path)
 
                 file = await receiver.publish()
 

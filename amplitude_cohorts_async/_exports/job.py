@@ -120,7 +120,8 @@ class ExportJob:
             InvalidInputError: The target cannot be written; nothing was sent.
             IncompleteDownloadError: No link delivered the rest of the file.
             MalformedFileError: The file is damaged, or not of members.
-            StorageError: The file could not be written to disk.
+            StorageError: The file could not be written to disk, or a newer export of
+                this cohort was saved at the target meanwhile.
         """
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.

@@ -109,6 +109,7 @@ class SpentExport:
             await self.wait(timeout)
             saved = await self._downloader.save(
                 target,
+                may_publish=delivery.begin_publishing,
                 amplitude_id=amplitude_id,
                 progress=partial(
                     _report,

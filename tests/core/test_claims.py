@@ -21,11 +21,13 @@ from amplitude_cohorts_async._core.claims import (
     ReadList,
     RequestNew,
     Superseded,
+    Turn,
     WaitForOther,
     checked_occurrence,
     checked_on_unknown,
     checked_reuse,
     is_superseded,
+    turn_of,
 )
 from amplitude_cohorts_async._core.job_rows import (
     SPENT,
@@ -430,3 +432,32 @@ def test_what_is_no_occurrence_is_refused(occurrence: object) -> None:
 
     with pytest.raises(InvalidInputError, match="occurrence"):
         checked_occurrence(occurrence)  # type: ignore[arg-type]
+
+
+@given(cohorts(), st.integers(0, 9))
+def test_no_file_is_renamed_over_a_newer_one(rows: CohortRows, replaces: int) -> None:
+    """Unless its caller named it when the newer one was there."""
+    for mine in rows.deliveries.values():
+        newer = [
+            each
+            for each in rows.deliveries.values()
+            if each.target == mine.target
+            and each.sequence > max(mine.sequence, replaces)
+            and (each.finished_at is not None or each.publisher)
+        ]
+        assert bool(newer) == (turn_of(rows, mine, replaces=replaces) is Turn.NEVER)
+
+
+@given(cohorts())
+def test_no_two_files_wait_for_each_other(rows: CohortRows) -> None:
+    """Only for an older one, whose caller is at work."""
+    for mine in rows.deliveries.values():
+        if turn_of(rows, mine, replaces=0) is Turn.LATER:
+            assert any(
+                each.publisher
+                and is_alive(each.lease)
+                and each.sequence < mine.sequence
+                and turn_of(rows, each, replaces=mine.sequence) is not Turn.LATER
+                for each in rows.deliveries.values()
+                if each.target == mine.target
+            )

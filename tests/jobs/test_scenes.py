@@ -26,6 +26,7 @@ from amplitude_cohorts_async.errors import (
     InvalidInputError,
     JobStoreUnavailableError,
     RemovalGuardError,
+    StorageError,
 )
 from amplitude_cohorts_async.events import BatchWritten, Event, ExportAdopted
 from amplitude_cohorts_async.testing import faults
@@ -644,6 +645,94 @@ async def test_a_newer_export_of_another_cohort_stays_at_its_target(
 
     assert [] == outcomes
     assert text == stage.path().read_text()
+
+
+@everywhere
+@pytest.mark.parametrize("way", ["export", "request", "many"])
+async def test_a_slow_download_does_not_replace_a_newer_file(
+    stage: Stage, way: str
+) -> None:
+    """Its call says so, and its export is kept: it comes where its caller says."""
+    store = ScriptedStore(stage.open_store())
+    store.holds = {"publishing": (may_go_on := asyncio.Event())}
+
+    async with stage.client(store) as client:
+        task = asyncio.ensure_future(slowly(client, stage, way))
+        await until(lambda: "publishing" in store.reached)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        await stage.export("c1.csv", reuse_within=0)
+        text = stage.path("c1.csv").read_text()
+        may_go_on.set()
+        error = await task
+        assert text == stage.path("c1.csv").read_text()
+        assert ["c1.csv"] == [each.name for each in stage.folder.glob("[!s]*")]
+        assert [] == await collect(client.run_jobs())
+
+        job = client.resume_export(error.token or "")
+        other = await job.download(stage.path("other.csv"))
+        assert "ann" in other.path.read_text()
+        await job.download(stage.path("c1.csv"))
+
+    assert "ann" in stage.path("c1.csv").read_text()
+    assert 2 == stage.spent
+
+
+async def slowly(client: CohortsClient, stage: Stage, way: str) -> StorageError:
+    """Bring the cohort to c1.csv; return the error with which that ends."""
+    with pytest.raises(StorageError, match="newer export of cohort c1") as caught:
+        if way == "many":
+            async for outcome in client.export_many(["c1"], stage.folder):
+                raise outcome.error or AssertionError
+        elif way == "request":
+            job = await client.request_export("c1")
+            await job.download(stage.path("c1.csv"))
+        else:
+            await client.export("c1", stage.path("c1.csv"))
+
+    return caught.value
+
+
+@everywhere
+async def test_a_newer_file_waits_until_an_older_one_has_its_name(
+    stage: Stage,
+) -> None:
+    """It is renamed after it, even if the older one is slow at that very moment."""
+    store = ScriptedStore(stage.open_store())
+    store.answers = {"publishing": (may_go_on := asyncio.Event())}
+
+    async with stage.client(store) as client:
+        older = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: "publishing" in store.reached)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        newer = asyncio.ensure_future(stage.export(reuse_within=0))
+        await until(lambda: stage.emulator.requests("file") == 2)
+        await asyncio.sleep(0.1)
+        assert not newer.done()
+        may_go_on.set()
+        await older
+        assert "eve" in await newer
+
+    assert "eve" in stage.path().read_text()
+    assert 2 == stage.spent
+
+
+@where_durable
+async def test_killed_while_its_file_got_its_name(stage: Stage) -> None:
+    """An older download that was slow does not come over what may be there."""
+    slow = ScriptedStore(stage.open_store())
+    slow.holds = {"publishing": (may_go_on := asyncio.Event())}
+
+    async with stage.client(slow) as client:
+        older = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: "publishing" in slow.reached)
+        store = stage.mortal(dies_after="publishing")
+        async with stage.client(store) as other:
+            await killed(other.export("c1", stage.path(), reuse_within=0), store)
+        may_go_on.set()
+        with pytest.raises(StorageError, match="newer export"):
+            await older
+
+    assert 2 == stage.spent
 
 
 @everywhere

@@ -86,6 +86,7 @@ def deliveries(draw: st.DrawFn, number: int, export: ExportRow) -> DeliveryRow:
         finished_at=finished,
         answered_at=finished and draw(st.sampled_from([None, finished])),
         saved=saved,
+        publisher=draw(st.sampled_from([0, 1])),
         lease=draw(leases),
     )
 

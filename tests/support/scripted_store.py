@@ -12,6 +12,8 @@ from amplitude_cohorts_async.jobs import JobStore, MemoryJobStore, Work
 
 T = TypeVar("T")
 
+_OF_DELIVERIES = {"delivery", "publishing"}
+
 
 class ScriptedStore(JobStore):
     """
@@ -19,7 +21,8 @@ class ScriptedStore(JobStore):
 
     After its death it stores nothing, as if its process had been killed: what the
     process does to clean up leaves no trace. *dies_before* and *dies_after* are the
-    last states by then, as in "attempted queued"; "delivery" is the beginning of one.
+    last states by then, as in "attempted queued"; "delivery" is the beginning of one,
+    and "publishing" that of the rename of its file.
 
     Attributes:
         heard: The states, each with what *listen* returned just then.
@@ -29,6 +32,10 @@ class ScriptedStore(JobStore):
         refuses: The states that it does not store; "*" is every change.
 
         holds: The states that it does not store while this event is not set.
+
+        answers: The states that it stores, and does not confirm before this event.
+
+        reached: The states that were held, or not confirmed.
 
         forgets_to_answer: The states after which it fails once, although it stores
             them.
@@ -49,6 +56,8 @@ class ScriptedStore(JobStore):
         self.may_answer.set()
         self.refuses: set[str] = set()
         self.holds: dict[str, asyncio.Event] = {}
+        self.answers: dict[str, asyncio.Event] = {}
+        self.reached: set[str] = set()
         self.forgets_to_answer: set[str] = set()
         self.died = asyncio.Event()
         self._inner = inner or MemoryJobStore()
@@ -64,6 +73,7 @@ class ScriptedStore(JobStore):
             try:
                 return await self._transact(app, group, work)
             except _HeldError as held:
+                self.reached.add(str(held))
                 await self.holds[str(held)].wait()
 
     async def groups(self, app: str) -> Sequence[str]:
@@ -109,10 +119,15 @@ class ScriptedStore(JobStore):
 
         result = await self._inner.transact(app, group, watched)
         self._history += new
-        self.heard += [(state, self._listen()) for state in new if state != "delivery"]
+        self.heard += [
+            (state, self._listen()) for state in new if state not in _OF_DELIVERIES
+        ]
         if new and _ends_with(self._history, self._dies_after):
             self.die()
         await self.may_answer.wait()
+        for state in self.answers.keys() & {*new}:
+            self.reached.add(state)
+            await self.answers[state].wait()
         if self.forgets_to_answer & {*new}:
             self.forgets_to_answer -= {*new}
             raise JobStoreUnavailableError("the connection was lost")
@@ -137,4 +152,7 @@ def _states(rows: Rows) -> dict[str, str]:
     cohort = read_cohort(rows)
     states = {f"e{key}": row.state.value for key, row in cohort.exports.items()}
 
-    return states | {f"d{key}": "delivery" for key in cohort.deliveries}
+    return states | {
+        f"d{key}": "publishing" if row.publisher else "delivery"
+        for key, row in cohort.deliveries.items()
+    }

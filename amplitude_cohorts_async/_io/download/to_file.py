@@ -15,7 +15,7 @@ import anyio
 import attrs
 
 from ..._core.csvtext import Malformed
-from ...errors import ExportExpiredError
+from ...errors import ExportExpiredError, StorageError
 from ..cancellation import background, finish_despite_cancel, in_thread
 from ..sinks.disk_writer import DiskThread, DiskWriter
 from ..sinks.file_sink import FileSink
@@ -78,14 +78,15 @@ class FileReceiver:
         Keep a record of what is on disk until the file is published.
 
         Without that, the file is left for a later download that can go on with it,
-        and removed if none can, or would only fail in the same way.
+        and removed if none can, or would only fail in the same way: its bytes are
+        wrong, or a newer file is at the target.
         """
         is_bad = False
 
         try:
             async with background(self._record()):
                 yield
-        except (Malformed, ExportExpiredError):
+        except (Malformed, ExportExpiredError, StorageError):
             is_bad = True
             raise
         finally:
