@@ -12,6 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -128,11 +129,12 @@ def print_scene(
         f"{account.violations or 'none'}. Called again after: "
         f"{dict(soak.again.most_common())}\n"
     )
-    print("| moment | RSS MiB | sockets | threads | tasks |")
-    print("|---|---:|---:|---:|---:|")
+    print("| moment | RSS MiB | heap MiB | sockets | threads | tasks |")
+    print("|---|---:|---:|---:|---:|---:|")
     moments = ("before", "1/4", "2/4", "3/4", "4/4", "closed")
     for moment, at in zip(moments, readings, strict=True):
-        print(f"| {moment} | {at.rss:.1f} | {at.sockets} | {at.threads} | {at.tasks} |")
+        counts = f"{at.sockets} | {at.threads} | {at.tasks}"
+        print(f"| {moment} | {at.rss:.1f} | {at.heap:.2f} | {counts} |")
 
 
 def main() -> None:
@@ -141,7 +143,12 @@ def main() -> None:
     parser.add_argument("--exports", type=int, default=1_000)
     parser.add_argument("--scale", type=float, default=100.0)
     parser.add_argument("--only", default="", help="as in 'FastAPI, SQLite'")
+    parser.add_argument(
+        "--heap", action="store_true", help="trace what is allocated, which is slow"
+    )
     options = parser.parse_args()
+    if options.heap:
+        tracemalloc.start()
     scenes = [
         make(store, options.exports)
         for make in (one_client, one_service)

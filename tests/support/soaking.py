@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -98,9 +100,15 @@ def misbehave(emulator: CohortsEmulator, *, share: float, seed: int) -> None:
 
 @attrs.frozen
 class Reading:
-    """What the process holds at a moment: MiB, and counts."""
+    """
+    What the process holds at a moment: MiB, and counts.
+
+    Attributes:
+        heap: What Python has allocated, without garbage; 0 if nothing traces it.
+    """
 
     rss: float
+    heap: float
     sockets: int
     threads: int
     tasks: int
@@ -108,9 +116,13 @@ class Reading:
 
 def read() -> Reading:
     """Return what this process holds now."""
+    if tracemalloc.is_tracing():
+        gc.collect()
+
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Reading(
         rss=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        heap=tracemalloc.get_traced_memory()[0] / 2**20,
         sockets=sum(_sockets()),
         threads=threading.active_count(),
         tasks=len(asyncio.all_tasks()),
