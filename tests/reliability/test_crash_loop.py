@@ -95,6 +95,8 @@ LIVES: dict[When, list[tuple[str, int, int, int]]] = {
         # The request was sent, and its id is lost.
         ("attempted", 1, 2, 1),
         ("requested", 1, 1, 0),
+        # Its file is whole, and about to get its name.
+        ("requested", 1, 1, 0),
         ("finished", 1, 1, 0),
         ("finished", 1, 1, 0),
     ],
@@ -103,6 +105,7 @@ LIVES: dict[When, list[tuple[str, int, int, int]]] = {
         ("queued", 0, 1, 0),
         # The request was not sent, which nobody can tell.
         ("attempted", 0, 1, 1),
+        ("requested", 1, 1, 0),
         ("requested", 1, 1, 0),
         ("finished", 1, 1, 0),
         ("finished", 1, 1, 0),
