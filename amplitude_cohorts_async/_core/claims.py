@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import TypeAlias, cast
 
@@ -308,8 +308,8 @@ class Turn(Enum):
     """
     Whether a file may be renamed to its target.
 
-    NOW: it may. LATER: an older export is just being renamed to it. NEVER: a newer one
-    is there, or may be.
+    NOW: it may. LATER: that of another export is just being renamed to it. NEVER: a
+    newer one is there, or may be.
     """
 
     NOW = auto()
@@ -317,19 +317,24 @@ class Turn(Enum):
     NEVER = auto()
 
 
-def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int) -> Turn:
+def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int = 0) -> Turn:
     """
     Return whether the file of a delivery may be renamed to its target.
 
     Args:
         replaces: The number of the newest export that it may replace as well.
     """
-    if newest_at(rows, delivery.target) > max(delivery.sequence, replaces):
+    export = rows.exports.get(delivery.export_id)
+    since = None if export is None else export.attempted_at
+    newest = max(delivery.sequence, replaces)
+
+    if newest_at(rows, delivery.target, since=since) > newest:
         return Turn.NEVER
 
+    # Callers that share an export bring the same bytes.
     if any(
         each.target == delivery.target
-        and each.sequence < delivery.sequence
+        and each.export_id != delivery.export_id
         and _is_being_published(rows, each)
         for each in rows.deliveries.values()
     ):
@@ -338,16 +343,31 @@ def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int) -> Turn:
     return Turn.NOW
 
 
-def newest_at(rows: CohortRows, target: str | None) -> int:
-    """Return the number of the newest export that is, or may be, at a target; or 0."""
+def newest_at(
+    rows: CohortRows, target: str | None, *, since: datetime | None = None
+) -> int:
+    """
+    Return the number of the newest export that is, or may be, at a target; or 0.
+
+    Args:
+        since: What was delivered before is older, whatever its number is: another
+            store may have given it.
+    """
     numbers = (
         each.sequence
         for each in rows.deliveries.values()
-        # A publisher that was killed may have renamed its file.
-        if each.target == target and (each.finished_at is not None or each.publisher)
+        if each.target == target and _may_be_there(each, since)
     )
 
     return max(numbers, default=0)
+
+
+def _may_be_there(delivery: DeliveryRow, since: datetime | None) -> bool:
+    if delivery.finished_at is not None:
+        return since is None or delivery.finished_at >= since
+
+    # A publisher that was killed may have renamed its file.
+    return delivery.publisher > 0
 
 
 def _is_being_published(rows: CohortRows, delivery: DeliveryRow) -> bool:

@@ -89,8 +89,8 @@ class ExportErrors:
         """Return the error for a file that would replace that of a newer export."""
         return self._error(
             StorageError,
-            f"{path} has a newer export of cohort {self.ref.cohort_id} by now, which is "
-            f"not replaced: export {self.ref.request_id} was not saved; "
+            f"{path} has, or may have, a newer export of cohort {self.ref.cohort_id} by "
+            f"now, which is not replaced: export {self.ref.request_id} was not saved; "
             f"`resume_export()` brings it to another file, and spends no export",
         )
 

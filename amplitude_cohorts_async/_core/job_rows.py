@@ -168,6 +168,11 @@ class DeliveryRow:
     publisher: int = 0
     lease: Lease | None = None
 
+    @property
+    def next_number(self) -> int:
+        """The number of its next lease."""
+        return 1 + max(self.lease.number if self.lease else 0, self.publisher)
+
 
 @attrs.frozen(kw_only=True)
 class RunRow:

@@ -166,14 +166,17 @@ class AppJobs:
         target: str | None,
         format: str | None,  # noqa: A002
         begun: Delivery | None = None,
+        *,
+        is_named: bool = False,
     ) -> Delivery:
         """
-        Begin the delivery of a spent export that the caller names.
+        Begin the delivery of an export that is known to be spent.
 
         A store that fails does not hold it up.
 
         Args:
             begun: One that was begun before its target was known.
+            is_named: Whether a user names the export, and so replaces what is there.
         """
         unstored = Delivery(self.rows, "", None)
 
@@ -218,7 +221,11 @@ class AppJobs:
                 left = _left_to(rows, export, call)
 
             mine = self._delivery(
-                rows, call, export, left, replaces=newest_at(rows, target)
+                rows,
+                call,
+                export,
+                left,
+                replaces=newest_at(rows, target) if is_named else 0,
             )
             stored[:] = [mine]
             return mine
@@ -261,12 +268,12 @@ class AppJobs:
         target: str,
         format: str,  # noqa: A002
     ) -> DeliveryRow | None:
-        """Return the last delivery of a cohort to a target."""
+        """Return the last delivery of a cohort's newest export at a target."""
 
         def work(rows: CohortRows) -> DeliveryRow | None:
             """Look for the last of them."""
             found = [
-                (each.finished_at, each.sequence, each.id)
+                (each.sequence, each.finished_at, each.id)
                 for each in rows.deliveries.values()
                 if each.finished_at is not None
                 and (each.target, each.format) == (target, format)
@@ -409,12 +416,11 @@ class AppJobs:
             format=call.format,
             begun_at=rows.at,
         )
-        number = 1 + max(left.lease.number if left.lease else 0, left.publisher)
         row = rows.update_delivery(
             left,
             sequence=export.sequence,
             run=call.run,
-            lease=self.rows.lease(number, rows.now),
+            lease=self.rows.lease(left.next_number, rows.now),
         )
 
         return Delivery(self.rows, call.cohort_id, row, replaces=replaces)

@@ -12,6 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import uuid4
 
 import attrs
@@ -28,8 +29,8 @@ _logger = logging.getLogger(__name__)
 _NOTE_INTERVAL = 1.0
 """Seconds between two records of how far a download is."""
 
-_TURN_INTERVAL = 0.05
-"""Seconds between two questions whether an older file has got its name."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+"""Seconds between questions whether another file has got its name."""
 
 
 class ClaimLostError(Exception):
@@ -99,8 +100,6 @@ class Delivery(_Leased):
         async with super().held():
             yield
 
-        await self.release()
-
     async def release(self) -> None:
         """Give the lease up; the next call may go on with the delivery."""
         await self._change(lease=None)
@@ -119,35 +118,34 @@ class Delivery(_Leased):
         """
         Return whether the file may be renamed to its target, and record that it is.
 
-        Waits until no older export is being renamed there. False is returned if a
+        Waits until no other export is being renamed there. False is returned if a
         newer one is there.
         """
-
         row = self.row
 
         if row is None:
             return True
 
-        def work(rows: CohortRows) -> Turn:
-            """Decide, and take the turn."""
-            current = self._stored(rows) or row
-            turn = turn_of(rows, current, replaces=self._replaces)
-            held = self._held_row(rows)
-            if turn is Turn.NOW and held is not None and held.lease is not None:
-                rows.update_delivery(held, publisher=held.lease.number)
-            return turn
+        turn, wait, patience = Turn.NOW, _FIRST_WAIT, self._app.store.lease
 
         while True:
             try:
-                turn = await self._app.transact(self._cohort_id, work)
+                turn, self.row = await self._app.transact(
+                    self._cohort_id, partial(self._turn, row)
+                )
+                patience = self._app.store.lease
             except JobStoreUnavailableError:
-                _logger.warning("the job store does not tell what is at a target")
-                return True
+                # Who is waited for cannot renew its lease either.
+                if turn is Turn.NOW or patience <= 0:
+                    _logger.warning("the job store does not tell what is at a target")
+                    return True
 
             if turn is not Turn.LATER:
                 return turn is Turn.NOW
 
-            await asyncio.sleep(_TURN_INTERVAL)
+            await asyncio.sleep(wait)
+            patience -= wait
+            wait = min(2 * wait, _LONGEST_WAIT)
 
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""
@@ -180,6 +178,31 @@ class Delivery(_Leased):
         if delivery is not None and delivery.lease is not None:
             lease = self._app.lease(delivery.lease.number, rows.now)
             rows.update_delivery(delivery, lease=lease)
+
+    def _turn(self, mine: DeliveryRow, rows: CohortRows) -> tuple[Turn, DeliveryRow]:
+        """Decide, and take the turn with a lease."""
+        row = self._stored(rows) or mine
+        turn = turn_of(rows, row, replaces=self._replaces)
+
+        if turn is not Turn.NOW:
+            return turn, mine
+
+        if self._held_row(rows) is not None and row.lease is not None:
+            number = row.lease.number
+        else:
+            number = row.next_number
+            if rows.is_alive(row.lease):
+                # Another call goes on with it: this one has a delivery of its own.
+                row = attrs.evolve(row, id=new_id())
+
+        return turn, rows.update_delivery(
+            row,
+            publisher=number,
+            lease=self._app.lease(number, rows.now),
+            finished_at=None,
+            answered_at=None,
+            saved=None,
+        )
 
     async def _change(self, **changes: object) -> None:
         def work(rows: CohortRows) -> None:
@@ -328,7 +351,9 @@ class Claim(_Leased):
         row = self.delivery.row
         delivery = row and rows.deliveries.get(row.id, row)
 
-        if delivery is not None:
+        if row is not None and delivery is not None:
+            # Also here, for one that is forgotten meanwhile.
+            self.delivery.row = attrs.evolve(row, export_id=export_id, sequence=number)
             rows.update_delivery(delivery, export_id=export_id, sequence=number)
 
 

@@ -133,7 +133,7 @@ class ExportJob:
             target = attrs.evolve(target, expected_rows=expected_rows)
             begun, self._delivery = self._delivery, None
             delivery = await self._export.deliver(
-                target_name(target), target.format.suffix, begun
+                target_name(target), target.format.suffix, begun, is_named=True
             )
 
         saved = await self._export.save(

@@ -91,9 +91,13 @@ class SpentExport:
         target: str | None,
         format: str | None = None,  # noqa: A002
         begun: Delivery | None = None,
+        *,
+        is_named: bool = False,
     ) -> Delivery:
-        """Begin a delivery, to the name of a target or a stream."""
-        return await self._jobs.deliver(self.ref, target, format, begun)
+        """Begin a delivery, to the name of a target or a stream; see `AppJobs`."""
+        return await self._jobs.deliver(
+            self.ref, target, format, begun, is_named=is_named
+        )
 
     async def save(
         self,

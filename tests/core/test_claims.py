@@ -436,8 +436,9 @@ def test_what_is_no_occurrence_is_refused(occurrence: object) -> None:
 
 @given(cohorts(), st.integers(0, 9))
 def test_no_file_is_renamed_over_a_newer_one(rows: CohortRows, replaces: int) -> None:
-    """Unless its caller named it when the newer one was there."""
+    """Unless its caller named it when the newer one was there, or its number lies."""
     for mine in rows.deliveries.values():
+        attempted_at = rows.exports[mine.export_id].attempted_at
         newer = [
             each
             for each in rows.deliveries.values()
@@ -445,19 +446,28 @@ def test_no_file_is_renamed_over_a_newer_one(rows: CohortRows, replaces: int) ->
             and each.sequence > max(mine.sequence, replaces)
             and (each.finished_at is not None or each.publisher)
         ]
-        assert bool(newer) == (turn_of(rows, mine, replaces=replaces) is Turn.NEVER)
+        # Delivered before the other one was requested: by the numbers of another store.
+        lies = [
+            each.finished_at is not None
+            and attempted_at is not None
+            and each.finished_at < attempted_at
+            for each in newer
+        ]
+        turn = turn_of(rows, mine, replaces=replaces)
+        assert (turn is Turn.NEVER) == (not all(lies))
 
 
 @given(cohorts())
-def test_no_two_files_wait_for_each_other(rows: CohortRows) -> None:
-    """Only for an older one, whose caller is at work."""
+def test_a_file_waits_while_that_of_another_export_is_renamed(rows: CohortRows) -> None:
+    """It waits for nothing else: so no two files wait for each other."""
     for mine in rows.deliveries.values():
-        if turn_of(rows, mine, replaces=0) is Turn.LATER:
+        if turn_of(rows, mine) is Turn.LATER:
             assert any(
-                each.publisher
+                each.lease is not None
+                and each.lease.number == each.publisher
                 and is_alive(each.lease)
-                and each.sequence < mine.sequence
-                and turn_of(rows, each, replaces=mine.sequence) is not Turn.LATER
+                and each.finished_at is None
+                and each.export_id != mine.export_id
                 for each in rows.deliveries.values()
                 if each.target == mine.target
             )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async.testing import CohortsEmulator, Quotas, faults
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from amplitude_cohorts_async.testing.faults import Step
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
@@ -89,17 +90,33 @@ async def test_a_run_without_a_store_is_killed(
 
 
 @where_durable
-async def test_eight_processes_at_once(
-    service: CohortsEmulator, store: str, tmp_path: Path
-) -> None:
+async def test_eight_processes_at_once(store: str, tmp_path: Path) -> None:
     """One export, whichever of them is first, and a file for each."""
-    service.add_cohort("c1", members=["ann"], job_seconds=6.0)
-    exporters = [
-        Exporter(service.base_url, store, str(tmp_path / f"{number}.csv"))
-        for number in range(8)
-    ]
+    clock = FakeClock(jumps=False)
 
-    spent = await asyncio.gather(*(exporter.spent() for exporter in exporters))
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=Quotas(windows=())
+    ) as service:
+        service.add_cohort("c1", members=["ann"], job_seconds=1.0)
+        exporters = [
+            Exporter(service.base_url, store, str(tmp_path / f"{number}.csv"))
+            for number in range(8)
+        ]
+        exports = asyncio.gather(*(exporter.spent() for exporter in exporters))
+        # The job ends when all of them wait for it.
+        while await begun(store, service) < len(exporters):
+            assert not exports.done(), await exports
+            await asyncio.sleep(0.05)
+        clock.advance(1.0)
+        spent = await exports
 
     assert 1 == service.spent == sum(spent)
     assert 8 == len([*tmp_path.glob("*.csv")])
+
+
+async def begun(store: str, service: CohortsEmulator) -> int:
+    """Count the deliveries in a store."""
+    async with CohortsClient(
+        API_KEY, SECRET_KEY, base_url=service.base_url, jobs=store
+    ) as client:
+        return sum(len(record.deliveries) for record in await client.jobs())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -733,6 +734,205 @@ async def test_killed_while_its_file_got_its_name(stage: Stage) -> None:
             await older
 
     assert 2 == stage.spent
+
+
+@everywhere
+async def test_an_occurrence_whose_file_is_gone_comes_before_a_newer_one(
+    stage: Stage,
+) -> None:
+    """It is downloaded again, and a newer file waits until it has its name."""
+    await stage.export(occurrence="monday")
+    stage.path().unlink()
+    store = ScriptedStore(stage.open_store())
+    store.answers = {"publishing": (may_go_on := asyncio.Event())}
+
+    async with stage.client(store) as client:
+        older = asyncio.ensure_future(
+            client.export("c1", stage.path(), occurrence="monday")
+        )
+        await until(lambda: "publishing" in store.reached)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        newer = asyncio.ensure_future(stage.export())
+        await until(lambda: stage.emulator.requests("file") == 3)
+        may_go_on.set()
+        await older
+        assert "eve" in await newer
+
+    assert "eve" in stage.path().read_text()
+
+
+@everywhere
+async def test_an_occurrence_that_is_overtaken_names_nothing(stage: Stage) -> None:
+    """A newer export that came after it was looked up stays."""
+    await stage.export(occurrence="monday")
+    store = ScriptedStore(stage.open_store())
+    store.holds = {"delivery": (may_go_on := asyncio.Event())}
+
+    async with stage.client(store) as client:
+        task = asyncio.ensure_future(
+            client.export("c1", stage.path(), occurrence="monday")
+        )
+        await until(lambda: "delivery" in store.reached)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        await stage.export()
+        may_go_on.set()
+        with pytest.raises(StorageError, match="newer export"):
+            await task
+
+    assert "eve" in stage.path().read_text()
+
+
+@everywhere
+async def test_what_is_unchanged_and_overtaken_names_nothing(stage: Stage) -> None:
+    """A newer export that came while the list was read stays."""
+    stage.clock.advance(10)
+    await stage.export()
+    stage.clock.advance(10)
+    lists = stage.emulator.requests("list")
+    stage.emulator.fail_next("list", faults.hang(50), faults.works())
+
+    async with stage.client() as client:
+        task = asyncio.ensure_future(
+            client.export("c1", stage.path(), skip_unchanged=True)
+        )
+        await until(lambda: stage.emulator.requests("list") > lists)
+        await stage.export(reuse_within=0)
+        newer = stage.path().read_bytes(), stage.path().stat().st_ino
+        with suppress(StorageError):
+            await task
+
+    assert newer == (stage.path().read_bytes(), stage.path().stat().st_ino)
+
+
+@everywhere
+async def test_the_newest_export_at_a_target_is_the_one_that_is_unchanged(
+    stage: Stage,
+) -> None:
+    """An occurrence that came there again is older, whenever it came."""
+    stage.clock.advance(10)
+    await stage.export(occurrence="monday")
+    stage.clock.advance(10)
+
+    async with stage.client() as client:
+        newer = await client.export("c1", stage.path())
+        stage.clock.advance(10)
+        await client.export("c1", stage.path(), occurrence="monday")
+        stage.clock.advance(10)
+        again = await client.export("c1", stage.path(), skip_unchanged=True)
+
+    assert newer.token == again.token
+    assert 0 == again.spent
+
+
+@everywhere
+@pytest.mark.parametrize("is_taken_over", [False, True])
+async def test_a_newer_file_waits_for_one_whose_lease_had_ended(
+    stage: Stage, is_taken_over: bool
+) -> None:
+    """Who was frozen before its turn takes a lease with it."""
+    frozen = ScriptedStore(stage.open_store())
+    frozen.lease = 0.0
+    frozen.holds = {"publishing": (woken := asyncio.Event())}
+    frozen.answers = {"publishing": (may_go_on := asyncio.Event())}
+
+    async with stage.client(frozen) as client:
+        older = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: "publishing" in frozen.reached)
+        if is_taken_over:
+            store = ScriptedStore(stage.open_store())
+            store.holds = {"publishing": asyncio.Event()}
+            async with stage.client(store) as other:
+                task = asyncio.ensure_future(other.export("c1", stage.path()))
+                await until(lambda: "publishing" in store.reached)
+                store.die()
+                store.holds["publishing"].set()
+                await ended(task)
+        frozen.lease, frozen.reached = 30.0, set()
+        woken.set()
+        await until(lambda: "publishing" in frozen.reached)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        files = stage.emulator.requests("file")
+        newer = asyncio.ensure_future(stage.export(reuse_within=0))
+        await until(lambda: stage.emulator.requests("file") > files)
+        await asyncio.sleep(0.1)
+        assert not newer.done()
+        may_go_on.set()
+        await older
+        await newer
+
+    assert "eve" in stage.path().read_text()
+    assert 2 == stage.spent
+
+
+@everywhere
+async def test_who_names_an_older_export_waits_for_a_newer_one(stage: Stage) -> None:
+    """A file and its manifest are of the same export."""
+    store = ScriptedStore(stage.open_store())
+    async with stage.client(store) as client:
+        job = await client.request_export("c1")
+        await job.wait()
+        stage.emulator.add_cohort("c1", members=["eve"])
+        store.answers = {"publishing": (may_go_on := asyncio.Event())}
+        newer = asyncio.ensure_future(
+            client.export("c1", stage.path(), reuse_within=0, manifest=True)
+        )
+        await until(lambda: "publishing" in store.reached)
+        store.answers = {}
+        named = asyncio.ensure_future(job.download(stage.path(), manifest=True))
+        await until(lambda: stage.emulator.requests("file") == 2)
+        await asyncio.sleep(0.1)
+        assert not named.done()
+        may_go_on.set()
+        await newer
+        saved = await named
+
+    manifest = json.loads(stage.path("a.csv.manifest.json").read_text())
+    assert saved.sha256 == manifest["sha256"]
+    assert "ann" in stage.path().read_text()
+
+
+@everywhere
+async def test_a_newer_file_waits_though_the_store_is_away(stage: Stage) -> None:
+    """It asks again for as long as who renames an older one may live."""
+    slow = ScriptedStore(stage.open_store())
+    slow.answers = {"publishing": (may_go_on := asyncio.Event())}
+    away = ScriptedStore(stage.open_store())
+
+    async with stage.client(slow) as client, stage.client(away) as other:
+        older = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: "publishing" in slow.reached)
+        stage.emulator.add_cohort("c1", members=["eve"])
+        newer = asyncio.ensure_future(other.export("c1", stage.path(), reuse_within=0))
+        await until(lambda: stage.emulator.requests("file") == 2)
+        await asyncio.sleep(0.1)
+        away.refuses = {"*"}
+        await asyncio.sleep(0.3)
+        away.refuses = set()
+        assert not newer.done()
+        may_go_on.set()
+        await older
+        await newer
+
+    assert "eve" in stage.path().read_text()
+
+
+@everywhere
+async def test_a_running_export_that_is_forgotten_still_comes(stage: Stage) -> None:
+    """What was at its target before is older."""
+    await stage.export()
+    stage.emulator.add_cohort("c1", members=["eve"])
+    store = ScriptedStore(stage.open_store())
+    store.holds = {"publishing": (may_go_on := asyncio.Event())}
+
+    async with stage.client(store) as client:
+        task = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: "publishing" in store.reached)
+        for record in await client.jobs(open_only=True):
+            await client.forget_job(record)
+        may_go_on.set()
+        await task
+
+    assert "eve" in stage.path().read_text()
 
 
 @everywhere

@@ -106,7 +106,7 @@ async def test_a_fleet_keeps_the_limits_and_uses_them(shared: Shared):
     late = mean(report.late for report in reports)
     permitted = 4 / (reuse_after(LIMITS.exports[0], LIMITS) + held + 8 * late)
     assert 4 == watcher.most_in_a_window
-    assert 5 == watcher.most_in_flight
+    assert watcher.most_in_flight <= 5
     assert watcher.per_second >= 0.95 * permitted
 
 
