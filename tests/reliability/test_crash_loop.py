@@ -98,7 +98,6 @@ LIVES: dict[When, list[tuple[str, int, int, int]]] = {
         # Its file is whole, and about to get its name.
         ("requested", 1, 1, 0),
         ("finished", 1, 1, 0),
-        ("finished", 1, 1, 0),
     ],
     "after": [
         ("unknown", 0, 1, 0),
@@ -107,7 +106,6 @@ LIVES: dict[When, list[tuple[str, int, int, int]]] = {
         ("attempted", 0, 1, 1),
         ("requested", 1, 1, 0),
         ("requested", 1, 1, 0),
-        ("finished", 1, 1, 0),
         ("finished", 1, 1, 0),
         ("answered", 1, 1, 0),
     ],
