@@ -43,11 +43,18 @@ async def visitors(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def visit_each(
     soak: Soak, http: httpx.AsyncClient, names: list[str], callers: int, shared: int
 ) -> None:
-    """Let all callers ask for a file of their own of each cohort that is their turn's."""
+    """
+    Let all callers ask for a file of their own of each cohort that is their turn's.
+
+    Those of one cohort ask at the same time: one that came when the others have their
+    files would be due an export of its own.
+    """
     rounds = len(names) // shared
+    together = [asyncio.Barrier(callers // shared) for _ in range(shared)]
 
     async def call(caller: int) -> None:
         for turn in range(rounds):
+            await together[caller % shared].wait()
             cohort_id = names[turn * shared + caller % shared]
             await visit_once(soak, http, f"/exports/{cohort_id}/{turn}-{caller}.csv")
             soak.end()
