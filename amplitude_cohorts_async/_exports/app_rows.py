@@ -8,9 +8,10 @@ before anything else is read, and at the end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from itertools import chain, repeat
 from typing import TypeAlias, TypeVar
 
 from .._core.job_rows import (
@@ -31,6 +32,13 @@ T = TypeVar("T")
 
 Change: TypeAlias = Callable[[CohortRows], T]
 """Reads and changes the rows of a cohort."""
+
+
+_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
+"""
+Seconds between questions what another process has done; the last one repeats. A store
+does not tell when its rows change.
+"""
 
 
 class AppRows:
@@ -155,6 +163,11 @@ class AppRows:
         """Wait until no work runs in the background."""
         if self._pending:
             await asyncio.wait(self._pending)
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds between questions what another process has done."""
+    return chain(_PAUSES, repeat(_PAUSES[-1]))
 
 
 def _no_name() -> str:

@@ -22,15 +22,12 @@ from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState
 from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import finish_despite_cancel
 from ..errors import JobStoreUnavailableError
-from .app_rows import AppRows, Change
+from .app_rows import AppRows, Change, pauses
 
 _logger = logging.getLogger(__name__)
 
 _NOTE_INTERVAL = 1.0
 """Seconds between two records of how far a download is."""
-
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
-"""Seconds between questions whether another file has got its name."""
 
 
 class ClaimLostError(Exception):
@@ -126,7 +123,7 @@ class Delivery(_Leased):
         if row is None:
             return True
 
-        turn, wait, patience = Turn.NOW, _FIRST_WAIT, self._app.store.lease
+        turn, waits, patience = Turn.NOW, pauses(), self._app.store.lease
 
         while True:
             try:
@@ -143,9 +140,9 @@ class Delivery(_Leased):
             if turn is not Turn.LATER:
                 return turn is Turn.NOW
 
+            wait = next(waits)
             await asyncio.sleep(wait)
             patience -= wait
-            wait = min(2 * wait, _LONGEST_WAIT)
 
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""

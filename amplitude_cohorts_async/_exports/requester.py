@@ -47,6 +47,7 @@ from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
 from .app_jobs import AppJobs, Joined
+from .app_rows import pauses
 from .claim import Claim, Delivery
 from .downloader import Progress
 from .poller import JobPoller
@@ -55,9 +56,6 @@ from .spent_export import SpentExport
 from .unchanged import SavedExports, saved_of
 
 _logger = logging.getLogger(__name__)
-
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
-"""Seconds between questions whether another process has requested the export."""
 
 
 @attrs.frozen
@@ -166,7 +164,7 @@ class ExportRequester:
         """
         call = await self._begun(call)
         listing: Listing | None = None
-        wait = _FIRST_WAIT
+        waits = pauses()
 
         async with self.jobs.lock(call):
             while True:
@@ -188,10 +186,7 @@ class ExportRequester:
                     case Doubt() | Superseded():
                         raise await self._refusal(call, found)
                     case WaitForOther():
-                        # The store does not tell when the other process has ended: it
-                        # is asked again, at most once a second.
-                        await asyncio.sleep(wait)
-                        wait = min(2 * wait, _LONGEST_WAIT)
+                        await asyncio.sleep(next(waits))
                     case _:
                         assert_never(found)
 

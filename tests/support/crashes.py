@@ -45,7 +45,6 @@ class Scene:
         met: What happened: processes "killed", exports and uploads that were told to
             be "ambiguous", and the states at which a process was killed.
         replaced: The exports of a sync, by their number, that its own writes made old.
-
         edited: Those that may look old: the list tells seconds, and an earlier write of
             the sync may have come in the second of the export's request.
     """
