@@ -173,15 +173,23 @@ class QuotaError(CohortsError):
 
 class QuotaWaitError(QuotaError, TimeoutError):
     """
-    The wait for a window or a pause would be longer than `Limits.max_wait`.
+    No slot is free now, and the caller does not wait.
+
+    Because the wait for a window or a pause would be longer than `Limits.max_wait`,
+    or because the limiter was asked with `try_slot()`.
 
     Attributes:
-        seconds: How long the wait would have been.
+        seconds: How long the wait would have been; ask again after so many.
+        ticket: Keeps the place of a `try_slot()` that is asked again with it; None if
+            no place is kept.
     """
 
-    def __init__(self, message: str, *, seconds: float) -> None:
+    def __init__(
+        self, message: str, *, seconds: float, ticket: str | None = None
+    ) -> None:
         super().__init__(message)
         self.seconds = seconds
+        self.ticket = ticket
 
 
 class MonthlyQuotaError(QuotaError):

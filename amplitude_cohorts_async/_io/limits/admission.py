@@ -25,6 +25,7 @@ from ...limits import Kind, Limits, Rate
 from .ledger import Ledger, Row, Ticket
 from .local import WITHHELD_FOR
 from .shared import good_for
+from .tickets import KEPT_FOR, again_in, slot_in
 
 WINDOW = "window"
 SLOT = "slot"
@@ -183,6 +184,33 @@ class AdmissionRules:
 
         return wait
 
+    def try_to_admit(
+        self, ledger: Ledger, candidate: Candidate, *, paced: bool
+    ) -> Holding | Wait:
+        """
+        Let a request start now, or keep its place in line until it asks again.
+
+        Args:
+            ledger: Its owner is the ticket.
+            paced: Whether the request keeps its place in the line of a pace, too.
+        """
+        tickets = candidate.window, candidate.last
+        ledger.resume(tickets)
+        outcome = self.admit(ledger, candidate)
+
+        if isinstance(outcome, Holding):
+            return outcome
+
+        if outcome.stage == "pause" and not outcome.counts:
+            if paced:
+                ledger.drop(candidate.last)
+            else:
+                ledger.draw(candidate.last)
+
+        seconds = self._again_in(ledger, candidate, outcome)
+        ledger.keep_tickets(tickets, seconds=seconds + KEPT_FOR)
+        return attrs.evolve(outcome, seconds=seconds)
+
     def renew(self, ledger: Ledger, holding: Holding) -> bool:
         """Keep the places of a long request; return whether it had them still."""
         had = ledger.renew(
@@ -287,6 +315,16 @@ class AdmissionRules:
             moments.append(free[full] if full >= 0 else ledger.now + _SOON)
 
         return max(0.0, max(moments) - ledger.now)
+
+    def _again_in(self, ledger: Ledger, candidate: Candidate, wait: Wait) -> float:
+        if wait.stage == "pause":
+            return wait.seconds
+        if wait.stage == "slot":
+            return slot_in(wait.ahead, self._limits.in_flight)
+
+        seen = attrs.evolve(self.outlook(ledger), ahead=wait.ahead)
+        (start,) = self.expected_starts(seen, candidate.kind, now=ledger.now, count=1)
+        return again_in(start - ledger.now)
 
     def _take(self, ledger: Ledger, candidate: Candidate, *, counts: bool) -> Holding:
         windows = list(self._windows) if counts else []

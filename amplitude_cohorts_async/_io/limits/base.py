@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Protocol
 
 from ..._core.pacing import earliest_starts
+from ...errors import QuotaWaitError
 from ...limits import DOCUMENTED, Kind, Limits
 from ..fifo_lock import KeyedLock
 from ..jobs.base import JobStore
+
+# A limiter without tickets may have to ask a server before it knows.
+_TRIED_FOR = 1.0
+_ASK_AGAIN = 1.0
+# A timer may fire early.
+_EDGE = 0.001
 
 Statistics = Mapping[str, float]
 """Counters of a limiter by name: requests started, in flight, waited, throttled."""
@@ -73,6 +81,17 @@ class Permit:
         """
 
 
+def no_slot(kind: Kind, seconds: float, ticket: str | None = None) -> QuotaWaitError:
+    """Return the error of a try: a slot may be free in so many seconds."""
+    seconds += _EDGE
+    return QuotaWaitError(
+        f"no slot is free now for a request of kind {kind!r}; nothing was sent, ask "
+        f"again in {seconds:.3g} s",
+        seconds=seconds,
+        ticket=ticket,
+    )
+
+
 class Limiter(ABC):
     """
     Keeps the limits of one app, for all its clients.
@@ -113,6 +132,45 @@ class Limiter(ABC):
             QuotaWaitError: The wait would be longer than `Limits.max_wait`.
             LimiterUnavailableError: It is unknown whether a slot is free.
         """
+
+    def try_slot(
+        self,
+        kind: Kind,
+        *,
+        ticket: str | None = None,  # noqa: ARG002 - for those that keep an order
+    ) -> AbstractAsyncContextManager[Permit]:
+        """
+        Take a slot if one is free now, and do not wait for one.
+
+        This base class enters `slot()` and leaves it when it has waited for a second:
+        it keeps no order for those who only try.
+
+        Args:
+            ticket: That of the `QuotaWaitError` of an earlier try. Who asks again
+                within its `seconds` and 30 more keeps the place in the order; any
+                other text is as None, and gets the last place.
+
+        Raises:
+            QuotaWaitError: No slot is free.
+            LimiterUnavailableError: It is unknown whether a slot is free.
+        """
+        return self._try_slot(kind)
+
+    @asynccontextmanager
+    async def _try_slot(self, kind: Kind) -> AsyncGenerator[Permit]:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(_TRIED_FOR) as tried:
+                    permit = await stack.enter_async_context(self.slot(kind))
+            except TimeoutError:
+                # That of a limiter itself, as QuotaWaitError is one.
+                if not tried.expired():
+                    raise
+
+                starts_in = self.expected_starts(1)[0] if kind == "export" else 0.0
+                raise no_slot(kind, max(_ASK_AGAIN, starts_in)) from None
+
+            yield permit
 
     def cohort_lock(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
         """

@@ -6,6 +6,8 @@ there is a row that has not ended: a request that runs has rows until its lease 
 over, and one that has ended keeps them for as long as the limits say. Requests that
 wait have tickets, whose numbers are their order; a ticket that was not shown for
 some seconds is passed over, and has its old place in line when it is shown again.
+Who only tries, and comes back with a ticket from any process, is an owner of its own:
+its tickets are shown in advance, until their lease is over.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class Ledger:
     The rows of one app, in one transaction at one moment.
 
     Attributes:
-        owner: Whose tickets are our own: a name, "@" and that of the process.
+        owner: Whose tickets are our own: a name, "@" and that of the process; or the
+            text of a ticket.
     """
 
     connection: sqlite3.Connection
@@ -271,6 +274,31 @@ class Ledger:
         )
         over = self.now - _FORGOTTEN
         self.connection.execute("DELETE FROM ticket WHERE seen < ?", [over])
+
+    def resume(self, tickets: Iterable[Ticket]) -> None:
+        """Give our tickets the numbers they have had, unless their lease is over."""
+        for ticket in tickets:
+            line = self.app, ticket.line, self.owner
+            self.connection.execute(
+                "DELETE FROM ticket "
+                "WHERE app = ? AND line = ? AND owner = ? AND seen <= ?",
+                [*line, self.now - PASSED_OVER],
+            )
+            row = self.connection.execute(
+                "SELECT number FROM ticket WHERE app = ? AND line = ? AND owner = ?",
+                line,
+            ).fetchone()
+            ticket.number = None if row is None else row[0]
+
+    def keep_tickets(self, tickets: Iterable[Ticket], *, seconds: float) -> None:
+        """Show our tickets in advance, for *seconds* from now on."""
+        self.connection.executemany(
+            "UPDATE ticket SET seen = ? WHERE number = ? AND owner = ?",
+            [
+                (self.now + seconds - PASSED_OVER, ticket.number, self.owner)
+                for ticket in tickets
+            ],
+        )
 
     def drop(self, ticket: Ticket) -> None:
         """Leave a line."""

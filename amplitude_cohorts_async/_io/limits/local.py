@@ -18,8 +18,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Generic, TypeVar
 from weakref import WeakSet
 
@@ -30,7 +31,8 @@ from ...errors import QuotaWaitError
 from ...limits import DOCUMENTED, Kind, Limits, Rate
 from ..context import Clock, SystemClock
 from ..fifo_lock import FifoLock
-from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics
+from .base import Limiter, LocalCounter, Permit, SharedCounter, Statistics, no_slot
+from .tickets import Line, Tickets, again_in, named, slot_in
 from .window import Pacer, Place, PlacePool, SlotSemaphore, sleep_until
 
 _logger = logging.getLogger(__name__)
@@ -143,6 +145,8 @@ class LimiterState:
     Attributes:
         ends: When requests that count in the windows ended, on the loops' clock.
         released_at: Until when places in flight stay taken without a request.
+        window_tickets: Who comes back for the windows.
+        slot_tickets: Who comes back for a place in flight.
     """
 
     # No window has more places than are kept here.
@@ -150,11 +154,16 @@ class LimiterState:
     released_at: deque[float] = attrs.field(factory=lambda: deque[float](maxlen=64))
     pace: Pace = attrs.field(factory=Pace)
     counter: LocalCounter = attrs.field(factory=LocalCounter)
+    window_tickets: Tickets = attrs.field(factory=Tickets)
+    slot_tickets: Tickets = attrs.field(factory=Tickets)
 
     @property
     def newest(self) -> float:
         """The latest time that matters."""
         moments = [*list(self.ends)[-1:], *self.released_at, self.pace.paused_until]
+        for tickets in (self.window_tickets, self.slot_tickets):
+            moments += [each.until for each in list(tickets.values())]
+
         return max(moments)
 
 
@@ -192,13 +201,19 @@ class LocalLimiter(RateLimiter):
     def _make_places(self) -> None:
         limits = self._limits
         self._line = FifoLock()
+        self._window_line = Line(self._clock.now, self._state.window_tickets)
+        self._slot_line = Line(self._clock.now, self._state.slot_tickets)
         self._slots = SlotSemaphore(
-            limits.in_flight, clock=self._clock, released_at=self._state.released_at
+            limits.in_flight,
+            clock=self._clock,
+            line=self._slot_line,
+            released_at=self._state.released_at,
         )
         self._windows = {
             rate: PlacePool(
                 rate.count,
                 clock=self._clock,
+                line=self._window_line,
                 reuse_after=reuse_after(rate, limits),
                 ended_at=self._state.ends,
             )
@@ -219,6 +234,8 @@ class LocalLimiter(RateLimiter):
         running = [rate.count - pool.idle for rate, pool in self._windows.items()]
         self._state.ends.extend([now] * max(running, default=0))
         self._state.counter = self._state.counter.copy()
+        # Their owners come back to the parent.
+        self._state.window_tickets, self._state.slot_tickets = {}, {}
         self._counts |= {"in_flight": 0, "waiting": 0}
         vars(self).pop("_cohort_locks", None)
         self._make_pacers()
@@ -236,7 +253,23 @@ class LocalLimiter(RateLimiter):
         Raises:
             QuotaWaitError: The wait would be longer than `Limits.max_wait`.
         """
-        return self._slot(kind)
+        return self._slot(partial(self._begin, kind))
+
+    def try_slot(
+        self, kind: Kind, *, ticket: str | None = None
+    ) -> AbstractAsyncContextManager[Permit]:
+        """
+        Take a slot if one is free now; never wait.
+
+        Args:
+            ticket: That of the `QuotaWaitError` of an earlier try. Who asks again
+                within its `seconds` and 30 more keeps the place in the order; any
+                other text is as None, and gets the last place.
+
+        Raises:
+            QuotaWaitError: No slot is free.
+        """
+        return self._slot(partial(self._try, kind, named(ticket)))
 
     def expected_starts(
         self,
@@ -247,7 +280,10 @@ class LocalLimiter(RateLimiter):
         """Return in how many seconds each of the next *count* exports may start."""
         now = self._clock.now()
 
-        return [start - now for start in self._expected_starts("export", now, count)]
+        starts = self._expected_starts(
+            "export", now, count, ahead=len(self._window_line)
+        )
+        return [start - now for start in starts]
 
     def statistics(self) -> Statistics:
         """
@@ -264,8 +300,10 @@ class LocalLimiter(RateLimiter):
         }
 
     @asynccontextmanager
-    async def _slot(self, kind: Kind) -> AsyncGenerator[Permit]:
-        permit = await self._begin(kind)
+    async def _slot(
+        self, begin: Callable[[], Awaitable[PlacePermit[Place]]]
+    ) -> AsyncGenerator[Permit]:
+        permit = await begin()
         clean = False
 
         try:
@@ -276,8 +314,8 @@ class LocalLimiter(RateLimiter):
 
     async def _begin(self, kind: Kind) -> PlacePermit[Place]:
         if self._limits.max_wait is not None:
-            now = self._clock.now()
-            self._refuse_if_longer(self._expected_starts(kind, now, 1)[0] - now, kind)
+            seconds = self._starts_in(kind, ahead=len(self._window_line))
+            self._refuse_if_longer(seconds, kind)
 
         came_at = self._clock.now()
         self._count(waiting=+1)
@@ -302,32 +340,136 @@ class LocalLimiter(RateLimiter):
                 await self._pause()
                 await pacer.wait()
 
+    async def _try(self, kind: Kind, ticket: str) -> PlacePermit[Place]:
+        """Take all places at once, or keep those of the ticket in order."""
+        try:
+            counts = kind in self._state.pace.counted
+            seconds = await self._try_pace(kind, ticket, counts=counts)
+            outcome = seconds or self._try_places(kind, ticket, counts=counts)
+        finally:
+            # A ticket may have left a line, so that others find a place.
+            for pool in (*self._windows.values(), self._slots):
+                pool.look_again()
+
+        if isinstance(outcome, float):
+            raise no_slot(kind, outcome, ticket)
+
+        self._forget(kind, ticket)
+        self._count(waiting=+1)
+        self._count_start(kind, waited=0.0)
+        return outcome
+
+    async def _try_pace(self, kind: Kind, ticket: str, *, counts: bool) -> float:
+        """Return in how many seconds to ask again: zero without pause, in its pace."""
+        pacer = self._pacers.get(kind)
+        paused = self._state.pace.paused_until - self._clock.now()
+
+        if paused <= 0:
+            return await pacer.try_pass(ticket) if pacer else 0.0
+
+        # Tickets that have got here would start together after the pause.
+        if pacer:
+            self._slot_line.drop(ticket)
+            pacer.wait_again(ticket, seconds=paused)
+        else:
+            first = self._window_line if counts else self._slot_line
+            first.draw(ticket, seconds=paused)
+
+        return paused
+
+    def _try_places(
+        self, kind: Kind, ticket: str, *, counts: bool
+    ) -> PlacePermit[Place] | float:
+        if not counts:
+            self._window_line.drop(ticket)
+
+        places = self._try_windows(ticket) if counts else []
+        if places is None:
+            self._slot_line.drop(ticket)
+            ahead = self._window_line.draw(ticket)
+            seconds = again_in(self._starts_in(kind, ahead=ahead))
+            self._window_line.draw(ticket, seconds=seconds)
+            return seconds
+
+        slot = self._slots.take_free(ahead := self._slot_line.draw(ticket))
+        if slot is None:
+            self._put_back(places)
+            seconds = slot_in(ahead, self._limits.in_flight)
+            self._slot_line.draw(ticket, seconds=seconds)
+            return seconds
+
+        permit = PlacePermit(kind, places, slot, self._clock.now)
+        if counts:
+            self._last_start = permit.sent_at
+        return permit
+
+    def _try_windows(self, ticket: str) -> list[Place] | None:
+        """Return a place of each window; None if there is not one for the ticket."""
+        # Who comes from now on is behind it.
+        ahead = self._window_line.draw(ticket)
+        spacing = self._spacing()
+        if spacing and (ahead or self._last_start + spacing > self._clock.now()):
+            return None
+
+        places: list[Place] = []
+        for window in self._windows.values():
+            if (place := window.take_free(ahead)) is None:
+                self._put_back(places)
+                return None
+            places.append(place)
+
+        return places
+
+    def _forget(self, kind: Kind, ticket: str) -> None:
+        self._window_line.drop(ticket)
+        self._slot_line.drop(ticket)
+        if pacer := self._pacers.get(kind):
+            pacer.forget(ticket)
+
     async def _admit(self, kind: Kind) -> PlacePermit[Place]:
         if kind not in self._state.pace.counted:
             return PlacePermit(kind, (), await self._take_slot(), self._clock.now)
 
-        # One at a time until it is sent: first come, first served.
-        async with self._line:
-            places: list[Place] = []
-            try:
-                await self._pause()
-                for window in self._windows.values():
-                    places.append(await window.take())  # noqa: PERF401 - see below
-                await self._space_out()
-                slot = await self._take_slot()
-            except BaseException:
-                # Put back the places taken so far.
-                for window, place in zip(self._windows.values(), places, strict=False):
-                    window.release_unused(place)
-                raise
+        number = self._window_line.join()
+        try:
+            # One at a time until it is sent: first come, first served.
+            async with self._line:
+                return await self._admit_next(kind, number)
+        finally:
+            self._window_line.leave(number)
 
-            permit = PlacePermit(kind, places, slot, self._clock.now)
-            self._last_start = permit.sent_at
-            return permit
+    async def _admit_next(self, kind: Kind, number: int) -> PlacePermit[Place]:
+        places: list[Place] = []
+
+        try:
+            await self._pause()
+            # With a spacing they start one by one, those ahead first.
+            alone = self._spacing() > 0
+            for window in self._windows.values():
+                places.append(await window.take(number, alone=alone))  # noqa: PERF401
+            await self._space_out()
+            slot = await self._take_slot()
+        except BaseException:
+            # Put back the places taken so far.
+            self._put_back(places)
+            raise
+
+        permit = PlacePermit(kind, places, slot, self._clock.now)
+        self._last_start = permit.sent_at
+        return permit
+
+    def _put_back(self, places: Sequence[Place]) -> None:
+        for window, place in zip(self._windows.values(), places, strict=False):
+            window.release_unused(place)
 
     async def _take_slot(self) -> Place:
-        await self._pause()
-        place = await self._slots.take()
+        number = self._slot_line.join()
+
+        try:
+            await self._pause()
+            place = await self._slots.take(number)
+        finally:
+            self._slot_line.leave(number)
 
         try:
             await self._pause()
@@ -346,8 +488,12 @@ class LocalLimiter(RateLimiter):
             await sleep_until(self._clock, self._state.pace.paused_until)
 
     async def _space_out(self) -> None:
-        spacing = self._state.pace.spacing(self._limits.exports)
-        await sleep_until(self._clock, self._last_start + spacing)
+        # Check again after each wait: a ticket may have started meanwhile.
+        while (due := self._last_start + self._spacing()) > self._clock.now():
+            await sleep_until(self._clock, due)
+
+    def _spacing(self) -> float:
+        return self._state.pace.spacing(self._limits.exports)
 
     def _end(self, permit: PlacePermit[Place], *, clean: bool) -> None:
         self._count(in_flight=-1)
@@ -381,20 +527,25 @@ class LocalLimiter(RateLimiter):
 
         return refusal.crowded and refusal.sent_at >= before.paused_at
 
-    def _expected_starts(self, kind: Kind, now: float, count: int) -> list[float]:
+    def _starts_in(self, kind: Kind, *, ahead: int) -> float:
+        now = self._clock.now()
+        return self._expected_starts(kind, now, 1, ahead=ahead)[0] - now
+
+    def _expected_starts(
+        self, kind: Kind, now: float, count: int, *, ahead: int
+    ) -> list[float]:
         pace = self._state.pace
         earliest = max(now, pace.paused_until)
         if kind not in pace.counted:
             return [earliest] * count
 
-        spacing = pace.spacing(self._limits.exports)
+        spacing = self._spacing()
         taken: dict[Rate, list[float]] = {}
         for rate, window in self._windows.items():
             idle = window.free_at()
             running = [now + reuse_after(rate, self._limits)] * (rate.count - len(idle))
             taken[rate] = [*idle, *running]
 
-        ahead = self._line.ahead
         starts = earliest_starts(
             ahead + count,
             self._limits,

@@ -41,10 +41,11 @@ from .admission import (
     Slowdown,
     Wait,
 )
-from .base import Permit, SharedCounter, Statistics
+from .base import Permit, SharedCounter, Statistics, no_slot
 from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
 from .local import PlacePermit, RateLimiter
 from .shared import AppName, between, checked_lease, hashed
+from .tickets import named
 
 _logger = logging.getLogger(__name__)
 
@@ -169,7 +170,28 @@ class SqliteLimiter(RateLimiter):
             LimiterUnavailableError: The file cannot be used now, or the place was lost
                 while the request was running.
         """
-        return self._slot(kind)
+        return self._slot(kind, self._wait)
+
+    def try_slot(
+        self, kind: Kind, *, ticket: str | None = None
+    ) -> AbstractAsyncContextManager[Permit]:
+        """
+        Take a slot if one is free now; never wait, except for the file.
+
+        Args:
+            ticket: That of the `QuotaWaitError` of an earlier try, of any process of
+                this machine. Who asks again within its `seconds` and 30 more keeps
+                the place in the order; any other text is as None, and gets the last
+                place.
+
+        Raises:
+            QuotaWaitError: No slot is free.
+            ConfigurationError: The file cannot be made, or is another program's.
+            LimiterUnavailableError: The file cannot be used now, or the place was lost
+                while the request was running.
+        """
+        name = named(ticket)
+        return self._slot(kind, partial(self._try, ticket=name, is_new=name != ticket))
 
     def cohort_lock(self, cohort_id: str) -> AbstractAsyncContextManager[None]:
         """
@@ -247,13 +269,15 @@ class SqliteLimiter(RateLimiter):
         return result
 
     @asynccontextmanager
-    async def _slot(self, kind: Kind) -> AsyncGenerator[Permit]:
+    async def _slot(
+        self, kind: Kind, begin: Callable[[Candidate], Awaitable[Holding]]
+    ) -> AsyncGenerator[Permit]:
         candidate = Candidate(kind)
         came_at = self._clock.now()
         self._count(waiting=+1)
 
         try:
-            holding = await self._waiting(candidate, self._begin(candidate))
+            holding = await begin(candidate)
         except BaseException:
             self._count(waiting=-1)
             raise
@@ -272,7 +296,7 @@ class SqliteLimiter(RateLimiter):
 
     @asynccontextmanager
     async def _cohort_lock(self, candidate: Candidate) -> AsyncGenerator[None]:
-        holding = await self._waiting(candidate, self._begin(candidate))
+        holding = await self._wait(candidate)
 
         try:
             async with self._renewing(holding):
@@ -280,21 +304,49 @@ class SqliteLimiter(RateLimiter):
         finally:
             await finish_despite_cancel(self._give_back(candidate))
 
-    async def _waiting(
-        self, candidate: Candidate, begin: Awaitable[Holding]
-    ) -> Holding:
+    async def _wait(self, candidate: Candidate) -> Holding:
         """Show the tickets of a candidate while it waits; undo all if it gives up."""
         mine = self._mine()
         mine.waiting[candidate.id] = candidate
 
         try:
-            return await begin
+            return await self._begin(candidate)
         except BaseException:
             del mine.waiting[candidate.id]
             await finish_despite_cancel(self._give_back(candidate))
             raise
         finally:
             mine.waiting.pop(candidate.id, None)
+
+    async def _try(self, candidate: Candidate, *, ticket: str, is_new: bool) -> Holding:
+        """Take all places at once, or keep those of the ticket in line."""
+        pacer = self._pacers.get(candidate.kind)
+        if pacer and (seconds := await pacer.try_pass(ticket)):
+            raise no_slot(candidate.kind, seconds, ticket)
+
+        def act(ledger: Ledger) -> Holding | Wait:
+            own = attrs.evolve(ledger, owner=ticket)
+            outcome = self._rules.try_to_admit(own, candidate, paced=pacer is not None)
+            self._show(ledger)
+            return outcome
+
+        try:
+            outcome = await self._transact(act)
+        except BaseException:
+            # A ticket that the caller has not heard of would hold up the others.
+            owner = ticket if is_new else None
+            await finish_despite_cancel(self._give_back(candidate, owner=owner))
+            raise
+
+        if isinstance(outcome, Wait):
+            # Requests that got here during a pause would start together after it.
+            if pacer and outcome.stage == "pause":
+                pacer.wait_again(ticket, seconds=outcome.seconds)
+            raise no_slot(candidate.kind, outcome.seconds, ticket)
+
+        if pacer:
+            pacer.forget(ticket)
+        return outcome
 
     async def _begin(self, candidate: Candidate) -> Holding:
         pacer = self._pacers.get(candidate.kind) if candidate.pool == SLOT else None
@@ -374,20 +426,25 @@ class SqliteLimiter(RateLimiter):
         *,
         is_first: bool = False,
     ) -> Holding | Wait:
-        mine = self._mine()
-
         def act(ledger: Ledger) -> Holding | Wait:
             if is_first and self._limits.max_wait is not None:
                 self._refuse_long_wait(ledger, candidate.kind)
             outcome = self._rules.admit(ledger, candidate, heads=heads)
-            if not 0 <= ledger.now - mine.shown_at < _SHOWN_EVERY:
-                waiting = list(mine.waiting.values())
-                ledger.show([t for each in waiting for t in (each.window, each.last)])
-                mine.shown_at = ledger.now
-            self._outlook = self._rules.outlook(ledger)
+            self._show(ledger)
             return outcome
 
         return await self._transact(act)
+
+    def _show(self, ledger: Ledger) -> None:
+        """Show the tickets of those that wait here, and look at the others."""
+        mine = self._mine()
+
+        if not 0 <= ledger.now - mine.shown_at < _SHOWN_EVERY:
+            waiting = list(mine.waiting.values())
+            ledger.show([t for each in waiting for t in (each.window, each.last)])
+            mine.shown_at = ledger.now
+
+        self._outlook = self._rules.outlook(ledger)
 
     def _refuse_long_wait(self, ledger: Ledger, kind: Kind) -> None:
         seen = self._rules.outlook(ledger)
@@ -455,11 +512,15 @@ class SqliteLimiter(RateLimiter):
             for slowdown in await self._transact(act):
                 self._log_slowdown(slowdown.refusal, slowdown.before, slowdown.after)
 
-    async def _give_back(self, candidate: Candidate) -> None:
+    async def _give_back(
+        self, candidate: Candidate, *, owner: str | None = None
+    ) -> None:
+        def act(ledger: Ledger) -> None:
+            own = attrs.evolve(ledger, owner=owner or ledger.owner)
+            self._rules.give_back(own, candidate)
+
         with suppress(LimiterUnavailableError, ConfigurationError):
-            await self._transact(
-                lambda ledger: self._rules.give_back(ledger, candidate)
-            )
+            await self._transact(act)
 
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""

@@ -23,6 +23,7 @@ from ...limits import Rate
 from ..cancellation import background
 from ..context import Clock
 from ..fifo_lock import FifoLock, Wakeup
+from .tickets import LONGEST, Line, again_in
 
 # A timer may fire early, and `now + (then - now)` may be less than *then* by a
 # rounding error: aim past the moment, or the loop would spin just before it.
@@ -51,7 +52,8 @@ class PlacePool:
 
     A place stays taken for *reuse_after* seconds after its request ended, also those
     of earlier requests that ended at *ended_at*. A wait may be cancelled anywhere: an
-    unused place returns to the pool unchanged.
+    unused place returns to the pool unchanged. Who has tickets ahead in *line* leaves
+    them a place each.
     """
 
     def __init__(
@@ -59,11 +61,14 @@ class PlacePool:
         size: int,
         *,
         clock: Clock,
+        line: Line,
         reuse_after: float = 0.0,
         ended_at: Iterable[float] = (),
     ) -> None:
         last = sorted(ended_at)[-size:]
         self._clock = clock
+        self._waiting = line
+        self._size = size
         self._reuse_after = reuse_after
         self._line = FifoLock()
         self._mutex = threading.Lock()
@@ -82,18 +87,41 @@ class PlacePool:
         with self._mutex:
             return [place.free_at for place in self._idle]
 
-    async def take(self) -> Place:
-        """Wait for a free place and return it."""
+    async def take(self, number: int, *, alone: bool = False) -> Place:
+        """
+        Wait for a free place and return it.
+
+        Args:
+            number: That of this task in the line.
+            alone: Whether all tickets ahead have to be over first.
+        """
         async with self._line:
-            while (place := self._pop_free()) is None:
-                await self._change()
+            while (place := self.take_free(self._kept(number, alone=alone))) is None:
+                await self._change(number, alone=alone)
 
             return place
+
+    def take_free(self, ahead: int) -> Place | None:
+        """Return a place if there is one that those ahead do not need."""
+        with self._mutex:
+            now = self._clock.now()
+            if not self._idle or self._idle[0].free_at > now:
+                return None
+            if ahead and sum(place.free_at <= now for place in self._idle) <= ahead:
+                return None
+
+            return heappop(self._idle)
 
     def release_unused(self, place: Place) -> None:
         """Put back a place that was not used; it is free as before."""
         with self._mutex:
             heappush(self._idle, place)
+
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Wake who waits: a place or a ticket has changed."""
+        with self._mutex:
             wakeup, self._wakeup = self._wakeup, None
 
         if wakeup is not None:
@@ -104,24 +132,30 @@ class PlacePool:
         place.free_at = at + self._reuse_after
         self.release_unused(place)
 
-    def _pop_free(self) -> Place | None:
-        with self._mutex:
-            if self._idle and self._idle[0].free_at <= self._clock.now():
-                return heappop(self._idle)
+    def _kept(self, number: int, *, alone: bool) -> int:
+        ahead = self._waiting.tickets_ahead(number)
+        return self._size if ahead and alone else ahead
 
-        return None
-
-    async def _change(self) -> None:
+    async def _change(self, number: int, *, alone: bool) -> None:
         with self._mutex:
             wakeup = self._wakeup = Wakeup()
-            first = self._idle[0].free_at if self._idle else None
 
-        if first is None:
+        moment = self._looks_again_at(self._kept(number, alone=alone))
+        if moment == math.inf:
             await wakeup.wait()
         else:
             with anyio.CancelScope() as scope:
                 async with background(_cancel_at(wakeup, scope)):
-                    await sleep_until(self._clock, first)
+                    await sleep_until(self._clock, moment)
+
+    def _looks_again_at(self, ahead: int) -> float:
+        if not ahead:
+            with self._mutex:
+                return self._idle[0].free_at if self._idle else math.inf
+
+        free = sorted(self.free_at())
+        after_those_ahead = free[ahead] if ahead < len(free) else math.inf
+        return min(after_those_ahead, self._waiting.ends_at())
 
 
 class SlotSemaphore(PlacePool):
@@ -134,11 +168,15 @@ class SlotSemaphore(PlacePool):
     """
 
     def __init__(
-        self, size: int, *, clock: Clock, released_at: Iterable[float] = ()
+        self,
+        size: int,
+        *,
+        clock: Clock,
+        line: Line,
+        released_at: Iterable[float] = (),
     ) -> None:
         """Create the places; those of *released_at* are taken until then."""
-        super().__init__(size, clock=clock, ended_at=released_at)
-        self._size = size
+        super().__init__(size, clock=clock, line=line, ended_at=released_at)
         self._withheld_until: list[float] = []
 
     @property
@@ -163,6 +201,22 @@ class SlotSemaphore(PlacePool):
         return may
 
 
+@attrs.frozen(eq=False)
+class _Bucket:
+    """
+    The pace within one event loop.
+
+    Attributes:
+        line: Who waits for it.
+        passed: The tickets that it admitted, and that wait for something else.
+    """
+
+    drops: AsyncLimiter
+    lock: FifoLock
+    line: Line
+    passed: Line
+
+
 class Pacer:
     """
     The pace of one kind of request: a leaky bucket for each event loop.
@@ -176,27 +230,70 @@ class Pacer:
         self._rate = rate
         self._drop = rate.per / rate.count + EDGE
         self._mutex = threading.Lock()
-        self._buckets: dict[
-            asyncio.AbstractEventLoop, tuple[FifoLock, AsyncLimiter]
-        ] = {}
+        self._buckets: dict[asyncio.AbstractEventLoop, _Bucket] = {}
 
     async def wait(self) -> None:
         """Wait until the bucket admits one more; first come, first served."""
-        lock, bucket = self._bucket()
+        bucket = self._bucket()
+        number = bucket.line.join()
 
-        async with lock:
-            # acquire() alone would poll the clock until rounding errors have passed,
-            # which is for ever where time stands still between timers.
-            while not bucket.has_capacity():  # noqa: ASYNC110 - time is the event
-                await asyncio.sleep(self._drop)
+        try:
+            async with bucket.lock:
+                # acquire() alone would poll the clock until rounding errors have
+                # passed, which is for ever where time stands still between timers.
+                while not bucket.drops.has_capacity(
+                    1 + bucket.line.tickets_ahead(number)
+                ):
+                    await asyncio.sleep(self._drop)
 
-            await bucket.acquire()
+                await bucket.drops.acquire()
+        finally:
+            bucket.line.leave(number)
 
-    def _bucket(self) -> tuple[FifoLock, AsyncLimiter]:
+    async def try_pass(self, ticket: str) -> float:
+        """
+        Let a ticket pass without waiting; or return in how many seconds it may ask.
+
+        It passes once, until it is forgotten or waits again.
+        """
+        bucket = self._bucket()
+
+        if not bucket.passed.has(ticket):
+            ahead = bucket.line.draw(ticket)
+            if not bucket.drops.has_capacity(1 + ahead):
+                seconds = again_in(self._drop * (1 + ahead))
+                bucket.line.draw(ticket, seconds=seconds)
+                return seconds
+
+            # It has capacity, so this does not wait.
+            await bucket.drops.acquire()
+            bucket.line.drop(ticket)
+
+        bucket.passed.draw(ticket, seconds=LONGEST)
+        return 0.0
+
+    def wait_again(self, ticket: str, *, seconds: float) -> None:
+        """Put a ticket in the line, also if it has passed; it asks after *seconds*."""
+        bucket = self._bucket()
+        bucket.passed.drop(ticket)
+        bucket.line.draw(ticket, seconds=seconds)
+
+    def forget(self, ticket: str) -> None:
+        """Note that a ticket is over."""
+        bucket = self._bucket()
+        bucket.passed.drop(ticket)
+        bucket.line.drop(ticket)
+
+    def _bucket(self) -> _Bucket:
         loop = asyncio.get_running_loop()
 
         if loop not in self._buckets:
-            made = FifoLock(), AsyncLimiter(self._rate.count, self._rate.per)
+            made = _Bucket(
+                AsyncLimiter(self._rate.count, self._rate.per),
+                FifoLock(),
+                Line(loop.time),
+                Line(loop.time),
+            )
             # A bucket refers to its loop, so a weak dictionary would keep both.
             with self._mutex:
                 alive = {k: v for k, v in self._buckets.items() if not k.is_closed()}
