@@ -38,6 +38,7 @@ from .models import (
     Routes,
     SavedExport,
     SyncReport,
+    Tick,
     UploadReport,
     Usage,
 )
@@ -477,6 +478,29 @@ class CohortsClient(AsyncOnly):
         it again.
         """
         await self._operations.jobs.forget(record)
+
+    async def tick(self, record: JobRecord) -> Tick:
+        """
+        Make the next step of an export, for an engine that sleeps in between.
+
+        A step claims the export, requests it, polls it once, or brings its file. It
+        sends at most one request, or downloads, and waits for nothing: what the limits
+        would make it wait is in `Tick.due_in`, and its place in their order is kept.
+        The record only names the export: a step reads the job store, and whoever else
+        makes the same step, or an old one again, spends nothing.
+
+        Args:
+            record: `JobRecord.new()` for the first step, then that of the last tick.
+
+        Raises:
+            AmbiguousExportError: It may have been spent, and its id is not known.
+            ExportError: It has no file, and never will.
+            StorageError: The file could not be written.
+            InvalidInputError: The record is of no export, or its target cannot be
+                written.
+            CohortsError: Any other error that no later step can mend.
+        """
+        return await self._operations.tick(record)
 
     def run_jobs(self, *, forever: bool = False) -> AsyncIterator[ExportOutcome]:
         """

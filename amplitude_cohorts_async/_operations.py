@@ -46,6 +46,7 @@ from ._exports.plan import make_plan
 from ._exports.requester import ExportRequester
 from ._exports.runner import JobRunner
 from ._exports.spent_export import checked_timeout
+from ._exports.ticker import Ticker
 from ._io.cancellation import collect_cooperatively
 from ._io.context import Context, SystemClock
 from ._io.fast.connections import aiofastnet
@@ -73,6 +74,7 @@ from .models import (
     JobRecord,
     Routes,
     SavedExport,
+    Tick,
     Usage,
 )
 from .policies import Retrying
@@ -116,6 +118,9 @@ class Operations:
         self.update_membership = partial(update_membership, self.session, self.jobs)
         self.sync_membership = partial(
             sync_membership, self.session, self.jobs, exports=self.exports
+        )
+        self._ticker = Ticker(
+            exports=self.exports, session=self.session, polling=config.polling
         )
         # Weak, so that a run lives as long as its iterator or its tasks.
         self._runs: WeakSet[ExportRun] = WeakSet()
@@ -365,6 +370,10 @@ class Operations:
         records = [known.record for known in await self.jobs.records()]
 
         return [record for record in records if record.is_open or not open_only]
+
+    async def tick(self, record: JobRecord) -> Tick:
+        """Make the next step of an export."""
+        return await self._ticker.tick(record)
 
     def run_jobs(self, *, forever: bool) -> AsyncIterator[ExportOutcome]:
         """Return an iterator over the outcomes of what was left."""

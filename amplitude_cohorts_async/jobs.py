@@ -14,7 +14,7 @@ from ._core.job_rows import OnUnknown
 from ._io.jobs.base import JobStore, Work
 from ._io.jobs.memory import MemoryJobStore
 from ._io.jobs.sqlite import SqliteJobStore
-from .models import JobDelivery, JobRecord
+from .models import JobDelivery, JobRecord, Tick
 
 __all__ = (
     "JobDelivery",
@@ -23,5 +23,6 @@ __all__ = (
     "MemoryJobStore",
     "OnUnknown",
     "SqliteJobStore",
+    "Tick",
     "Work",
 )

@@ -6,16 +6,19 @@ Times are aware UTC. Ids are ``str``, even when they look like numbers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol, Self
+from uuid import uuid4
 
 import attrs
 
 from ._id_source import IdSource
-from .errors import InvalidInputError, RemovalGuardError
+from .errors import CohortsError, InvalidInputError, RemovalGuardError
 
 __all__ = (
     "Cohort",
@@ -37,9 +40,13 @@ __all__ = (
     "SavedExport",
     "SavedFile",
     "SyncReport",
+    "Tick",
     "UploadReport",
     "Usage",
 )
+
+
+_RECORD_VERSION = 1
 
 
 class Region(Enum):
@@ -377,6 +384,10 @@ class JobRecord:
         label: Who asked, as free text.
         revision: Counts the changes of this record.
         updated_at: When it was changed last; aware UTC.
+        to: The target that `new()` was given; None for a record of the store's.
+        format: The format that `new()` was given.
+        on_unknown: As for ``CohortsClient.export()``.
+        delivery_id: Names the delivery to that target.
     """
 
     id: str
@@ -393,6 +404,134 @@ class JobRecord:
     label: str | None = None
     revision: int = 0
     updated_at: datetime | None = None
+    to: Path | None = None
+    format: str | None = None
+    on_unknown: Literal["raise", "spend"] = "raise"
+    delivery_id: str | None = None
+
+    @classmethod
+    def new(
+        cls,
+        cohort_id: str | Cohort,
+        to: str | Path,
+        *,
+        properties: bool | Sequence[str] = False,
+        occurrence: str | None = None,
+        on_unknown: Literal["raise", "spend"] = "raise",
+        format: str | None = None,  # noqa: A002 - a public name
+    ) -> Self:
+        """
+        Describe an export for ``CohortsClient.tick()``; sends and stores nothing.
+
+        Args:
+            to: The target; a relative path is one of the working directory.
+            properties: As for ``CohortsClient.export()``.
+            occurrence: Names one time of a repeated export, such as its date. Two
+                records with the same cohort, properties, occurrence and target are
+                the same export; without it each record is a call of its own.
+            on_unknown: What to do about an export that may have been spent.
+            format: Needed when the name of the target does not end in it.
+        """
+        path = Path(to).absolute()
+        wanted = properties if isinstance(properties, bool) else tuple(properties)
+        cohort = cohort_id.id if isinstance(cohort_id, Cohort) else cohort_id
+        name = uuid4().hex
+        if occurrence is not None:
+            name = _digest([cohort, wanted, occurrence, str(path), format])
+
+        return cls(
+            id="",
+            cohort_id=cohort,
+            properties=wanted,
+            state="queued",
+            is_open=True,
+            occurrence=occurrence,
+            to=path,
+            format=format,
+            on_unknown=on_unknown,
+            delivery_id=name[:32],
+        )
+
+    @property
+    def key(self) -> str:
+        """
+        A name for the export and its target: of a workflow, a lock, a message.
+
+        The same for equal records of `new()` with an occurrence, in every process.
+        """
+        return f"cohort-{self.cohort_id}-{self.delivery_id or self.id}"
+
+    def to_json(self) -> str:
+        """Return what `from_json()` needs: what names the export, and no secrets."""
+        return json.dumps(
+            {
+                "version": _RECORD_VERSION,
+                "id": self.id,
+                "cohort_id": self.cohort_id,
+                "properties": self.properties,
+                "occurrence": self.occurrence,
+                "to": None if self.to is None else str(self.to),
+                "format": self.format,
+                "on_unknown": self.on_unknown,
+                "delivery_id": self.delivery_id,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """
+        Return the record that `to_json()` gave, for ``CohortsClient.tick()``.
+
+        Raises:
+            InvalidInputError: It is another text.
+        """
+        try:
+            fields = json.loads(text)
+            wanted, to = fields.pop("properties"), fields.pop("to")
+            return cls(
+                state="queued",
+                is_open=True,
+                properties=wanted if isinstance(wanted, bool) else tuple(wanted),
+                to=None if to is None else Path(to),
+                **_of_version(fields),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInputError(
+                f"this is no record of a job that `to_json()` gave ({error}); make one "
+                f"with JobRecord.new()"
+            ) from error
+
+
+def _of_version(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.pop("version") != _RECORD_VERSION:
+        raise ValueError("another version")
+
+    return fields
+
+
+def _digest(fields: object) -> str:
+    return sha256(json.dumps(fields).encode()).hexdigest()
+
+
+@attrs.frozen(kw_only=True)
+class Tick:
+    """
+    One step of an export, made by ``CohortsClient.tick()``.
+
+    Attributes:
+        record: The export as it is now; pass it to the next tick.
+        due_in: Seconds until the next tick is due; None when it is done.
+        done: Whether the file is at its target.
+        saved: The file, when it is done.
+        last_error: What went wrong in this step, if a later one can mend it.
+    """
+
+    record: JobRecord
+    due_in: float | None
+    done: bool = False
+    saved: SavedExport | None = None
+    last_error: CohortsError | None = None
 
 
 @attrs.frozen(kw_only=True)

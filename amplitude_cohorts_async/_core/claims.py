@@ -46,6 +46,8 @@ class Call:
         reuse_within: Seconds: how old an export may be that is adopted.
         continues: The open runs that the call continues.
         run: The run that the call belongs to.
+        delivery_id: The name of the call's delivery, if it takes several steps.
+        export_id: The export that an earlier step has claimed or joined.
     """
 
     cohort_id: str
@@ -58,6 +60,8 @@ class Call:
     on_unknown: OnUnknown = "raise"
     continues: frozenset[str] = frozenset()
     run: str | None = None
+    delivery_id: str | None = None
+    export_id: str | None = None
 
 
 @attrs.frozen
@@ -90,14 +94,21 @@ class Delivered:
 
 @attrs.frozen
 class Superseded:
-    """The export of an occurrence, whose target has a newer one by now."""
+    """The export of an occurrence or a step, whose target has a newer one by now."""
+
+    export: ExportRow
+
+
+@attrs.frozen
+class Ended:
+    """The export of an earlier step, which has no file, or was put aside."""
 
     export: ExportRow
 
 
 @attrs.frozen
 class WaitForOther:
-    """Another caller is about to request the same export."""
+    """Another caller is about to request the same export, or is bringing its file."""
 
     export: ExportRow
 
@@ -122,7 +133,14 @@ class RequestNew:
 
 
 Decision: TypeAlias = (
-    Join | Delivered | Superseded | WaitForOther | Doubt | ReadList | RequestNew
+    Join
+    | Delivered
+    | Superseded
+    | Ended
+    | WaitForOther
+    | Doubt
+    | ReadList
+    | RequestNew
 )
 
 
@@ -146,7 +164,8 @@ class Claims:
         exports = sorted(self._same(), key=lambda export: -export.sequence)
 
         return (
-            self._of_run()
+            self._of_earlier_step()
+            or self._of_run()
             or self._of_occurrence(exports)
             or self._requested_meanwhile(exports)
             or self._left(exports)
@@ -163,6 +182,39 @@ class Claims:
                 call.occurrence,
             ):
                 yield export
+
+    def _of_earlier_step(self) -> Decision | None:
+        delivery = self.rows.deliveries.get(self.call.delivery_id or "")
+
+        if delivery is not None and delivery.saved is not None:
+            return Delivered(delivery)
+
+        export_id = self.call.export_id if delivery is None else delivery.export_id
+        export = self.rows.exports.get(export_id or "")
+
+        if export is None:
+            return None
+
+        # Another call may have gone on with the delivery of the last step.
+        saved = [each for each in self._own(export) if each.saved is not None]
+
+        if saved:
+            return Delivered(saved[-1])
+        if self.rows.is_alive(export.lease) or (
+            delivery is not None and self.rows.is_alive(delivery.lease)
+        ):
+            return WaitForOther(export)
+
+        match export.state:
+            case ExportState.QUEUED:
+                return RequestNew(export)
+            case ExportState.ATTEMPTED:
+                return Doubt(export) if self._counts(export) else RequestNew()
+            case ExportState.REQUESTED | ExportState.READY:
+                is_superseded = self._is_superseded(export)
+                return Superseded(export) if is_superseded else Join(export, delivery)
+            case _:
+                return Ended(export)
 
     def _of_run(self) -> Decision | None:
         deliveries = [

@@ -22,7 +22,7 @@ from ..errors import (
     StorageError,
 )
 from .csvtext import CsvError, Malformed
-from .job_rows import ExportRow
+from .job_rows import ExportRow, ExportState
 from .requests import FEWER_PROPERTIES
 from .tokens import FILE_LIFE, ExportRef, age_of, to_token
 
@@ -163,13 +163,33 @@ def ambiguous_export(
 
 
 def superseded_export(export: ExportRow, target: str) -> InvalidInputError:
-    """Return the error for an occurrence's export that would replace a newer one."""
+    """Return the error for an export that would replace a newer one."""
     token = to_token(export.ref())
+    occurrence = "" if export.occurrence is None else f"{export.occurrence!r} of "
     error = InvalidInputError(
-        f"the export of occurrence {export.occurrence!r} of cohort {export.cohort_id} "
-        f"was spent and never saved, and {target} has a newer export by now, which is "
-        f"not replaced; resume_export({token!r}) brings it to another file"
+        f"the export of {occurrence and 'occurrence '}{occurrence}cohort "
+        f"{export.cohort_id} was spent and never saved, and {target} has a newer export "
+        f"by now, which is not replaced; resume_export({token!r}) brings it to another "
+        f"file"
     )
     error.token = token
+
+    return error
+
+
+def ended_export(export: ExportRow, *, now: datetime) -> CohortsError:
+    """Return the error for an export that was spent, and whose file will not come."""
+    errors = ExportErrors(export.ref())
+
+    if export.state is ExportState.FAILED:
+        return errors.failed("failed")
+    if export.state is ExportState.GONE:
+        return errors.expired(404, now=now)
+
+    error = InvalidInputError(
+        f"export {export.id} of cohort {export.cohort_id} was put aside; "
+        f"resume_export(record.token) takes it up"
+    )
+    error.token = to_token(export.ref())
 
     return error

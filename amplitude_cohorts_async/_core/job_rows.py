@@ -85,6 +85,10 @@ class Lease:
     number: int
     until: float
 
+    def ended(self) -> Lease:
+        """Return it as given up: its number is not given twice."""
+        return attrs.evolve(self, until=0.0)
+
 
 @attrs.frozen(kw_only=True)
 class ExportRow:
@@ -98,6 +102,9 @@ class ExportRow:
         as_of: Aware UTC by the service's clock; the file holds no later change.
         used: The month's usage at the attempt, if it was known.
         label: Who asked, as free text.
+        ticket: Its place in the limiter's order between two ticks.
+        budgeted_at: When the month's usage was looked at for it.
+        poll_at: When its next poll is due, if it is polled by ticks.
         revision: Counts the changes of this row.
     """
 
@@ -115,6 +122,9 @@ class ExportRow:
     region: Region | None = None
     used: int | None = None
     label: str | None = None
+    ticket: str | None = None
+    budgeted_at: datetime | None = None
+    poll_at: datetime | None = None
     claims: int = 0
     lease: Lease | None = None
     revision: int = 0

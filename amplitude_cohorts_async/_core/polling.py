@@ -7,12 +7,15 @@ again with what it learned.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TypeAlias
 
 import attrs
 
 from ..models import ExportStatus
 from ..policies import Polling
+from .job_rows import ExportRow, ExportState
+from .tokens import age_of
 
 
 @attrs.frozen
@@ -80,7 +83,32 @@ def next_step(state: JobState, polling: Polling, *, left: float, jitter: float) 
     if left <= 0:
         return GiveUp()
 
-    return Poll(min(_spread(polling.interval, polling, jitter), left))
+    return Poll(min(next_poll(polling, jitter=jitter), left))
+
+
+def stored_step(
+    export: ExportRow, polling: Polling, *, now: datetime, jitter: float
+) -> Poll | Download:
+    """
+    Return the next step of a spent export, as a job store has it.
+
+    A `Poll` is due after its seconds; at once, if these are zero.
+    """
+    if export.state is ExportState.READY:
+        return Download()
+    if export.poll_at is None:
+        age = age_of(export.ref(), now=now)
+        return Poll(_first_delay(age, polling, jitter))
+
+    # Clocks differ: none waits for longer than between two polls.
+    left = (export.poll_at - now).total_seconds()
+    longest = max(polling.initial_delay, polling.interval) * (1 + polling.jitter)
+    return Poll(min(max(0.0, left), longest))
+
+
+def next_poll(polling: Polling, *, jitter: float) -> float:
+    """Return the seconds between two polls."""
+    return _spread(polling.interval, polling, jitter)
 
 
 def _first_delay(age: float | None, polling: Polling, jitter: float) -> float:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +22,7 @@ from .._core.claims import (
     Claims,
     Delivered,
     Doubt,
+    Ended,
     Join,
     Listing,
     ReadList,
@@ -76,7 +78,14 @@ class KnownJob:
 
 
 Found: TypeAlias = (
-    Claim | Joined | Delivered | Superseded | WaitForOther | Doubt | ReadList
+    Claim
+    | Joined
+    | Delivered
+    | Superseded
+    | Ended
+    | WaitForOther
+    | Doubt
+    | ReadList
 )
 """What answers a call; a claim or a delivery is stored already."""
 
@@ -142,6 +151,7 @@ class AppJobs:
         def work(rows: CohortRows) -> Found:
             """Decide and store within one transaction, which may start again."""
             rows.prune()
+            _check_known(rows, call)
             decision = Claims(rows=rows, call=call, listing=listing).decide()
 
             match decision:
@@ -372,6 +382,33 @@ class AppJobs:
 
         return await self._change(record.cohort_id, work, stored)
 
+    async def delivery_of(self, record: JobRecord) -> DeliveryRow:
+        """
+        Return the last delivery of a listed export to a file of this host.
+
+        One that is not finished comes first.
+        """
+
+        def work(rows: CohortRows) -> DeliveryRow | None:
+            """Look for the last of them."""
+            found = [
+                each
+                for each in rows.deliveries_of(_known(rows, record))
+                if path_of(each.target) is not None
+            ]
+            return max(found, key=_is_left_and_begun, default=None)
+
+        found = await self.rows.transact(record.cohort_id, work)
+
+        if found is None:
+            raise InvalidInputError(
+                f"export {record.id} of cohort {record.cohort_id} goes to no file of "
+                f"this host; make a record with JobRecord.new(), or download it with "
+                f"resume_export(record.token)"
+            )
+
+        return found
+
     async def _change(
         self, cohort_id: str, work: Change[T], stored: list[Claim | Delivery]
     ) -> T:
@@ -398,7 +435,9 @@ class AppJobs:
         )
         delivery = self._delivery(rows, call, export, None)
 
-        return Claim(self.rows, export, delivery)
+        return Claim(
+            self.rows, export, delivery, is_kept=call.delivery_id is not None
+        )
 
     def _delivery(
         self,
@@ -409,8 +448,10 @@ class AppJobs:
         *,
         replaces: int = 0,
     ) -> Delivery:
+        if call.delivery_id is not None:
+            left = _renamed(rows, call, left)
         left = left or DeliveryRow(
-            id=new_id(),
+            id=call.delivery_id or new_id(),
             export_id=export.id,
             target=call.target,
             format=call.format,
@@ -418,6 +459,7 @@ class AppJobs:
         )
         row = rows.update_delivery(
             left,
+            export_id=export.id,
             sequence=export.sequence,
             run=call.run,
             lease=self.rows.lease(left.next_number, rows.now),
@@ -438,12 +480,26 @@ def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
     export = rows.exports.get(record.id)
 
     if export is None:
-        raise InvalidInputError(
-            f"export {record.id} of cohort {record.cohort_id} is not in the job store; "
-            f"`jobs()` lists what is"
-        )
+        raise _unknown(record.id, record.cohort_id)
 
     return export
+
+
+def _check_known(rows: CohortRows, call: Call) -> None:
+    # What an earlier step has spent is not spent again because it was forgotten.
+    if (
+        call.export_id is not None
+        and call.export_id not in rows.exports
+        and call.delivery_id not in rows.deliveries
+    ):
+        raise _unknown(call.export_id, call.cohort_id)
+
+
+def _unknown(export_id: str, cohort_id: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"export {export_id} of cohort {cohort_id} is not in the job store; `jobs()` "
+        f"lists what is"
+    )
 
 
 def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | None:
@@ -460,6 +516,22 @@ def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | N
     return left[-1] if left else None
 
 
+def _renamed(
+    rows: CohortRows, call: Call, left: DeliveryRow | None
+) -> DeliveryRow | None:
+    """Return the delivery of the call's earlier step, or one that was left to it."""
+    name = str(call.delivery_id)
+    earlier = rows.deliveries.get(name)
+
+    if earlier is None and left is not None:
+        earlier = rows.deliveries.pop(left.id)
+
+    # The next step may be made on another host.
+    return earlier and attrs.evolve(
+        earlier, id=name, target=call.target, format=call.format
+    )
+
+
 def _leave_to_others(found: list[KnownJob]) -> None:
     """Drop what is due at a target to which a later call delivers another cohort."""
     deliveries = [row for each in found for row in each.record.deliveries]
@@ -469,6 +541,10 @@ def _leave_to_others(found: list[KnownJob]) -> None:
 
     for each in found:
         each.due[:] = [row for row in each.due if row.begun_at >= last[row.target]]
+
+
+def _is_left_and_begun(delivery: DeliveryRow) -> tuple[bool, datetime]:
+    return delivery.finished_at is None, delivery.begun_at
 
 
 def _moment(record: JobRecord) -> str:

@@ -18,10 +18,17 @@ from uuid import uuid4
 import attrs
 
 from .._core.claims import Turn, turn_of
-from .._core.job_rows import CohortRows, DeliveryRow, ExportRow, ExportState
+from .._core.job_rows import (
+    CohortRows,
+    DeliveryRow,
+    ExportRow,
+    ExportState,
+    job_record,
+)
 from .._core.tokens import ExportRef, to_token
 from .._io.cancellation import finish_despite_cancel
 from ..errors import JobStoreUnavailableError
+from ..models import JobRecord
 from .app_rows import AppRows, Change, pauses
 
 _logger = logging.getLogger(__name__)
@@ -99,7 +106,7 @@ class Delivery(_Leased):
 
     async def release(self) -> None:
         """Give the lease up; the next call may go on with the delivery."""
-        await self._change(lease=None)
+        await self._change()
 
     def received(self, count: int) -> None:
         """Record how many bytes have come, if the last time is a second ago."""
@@ -109,7 +116,7 @@ class Delivery(_Leased):
             self._next_note = now + _NOTE_INTERVAL
         elif self.row is not None and now >= self._next_note:
             self._next_note = now + _NOTE_INTERVAL
-            self._app.in_background(self._change(received=count))
+            self._app.in_background(self._change(received=count, is_over=False))
 
     async def begin_publishing(self) -> bool:
         """
@@ -164,9 +171,7 @@ class Delivery(_Leased):
     def answered(self) -> None:
         """Record that the call returned its result; call it last."""
         if self.row is not None:
-            self._app.in_background(
-                self._change(answered_at=self._app.utcnow(), lease=None)
-            )
+            self._app.in_background(self._change(answered_at=self._app.utcnow()))
 
     def extend(self, rows: CohortRows) -> None:
         """Extend its lease, if it is still this call's."""
@@ -201,14 +206,40 @@ class Delivery(_Leased):
             saved=None,
         )
 
-    async def _change(self, **changes: object) -> None:
+    async def _change(self, *, is_over: bool = True, **changes: object) -> None:
         def work(rows: CohortRows) -> None:
-            """Change the delivery."""
-            delivery = self._stored(rows)
-            if delivery is not None:
+            """Change the delivery, and give its lease up if this call is over."""
+            delivery, held = self._stored(rows), self._held_row(rows)
+            if is_over and held is not None and held.lease is not None:
+                changes["lease"] = held.lease.ended()
+            if delivery is not None and changes:
                 rows.update_delivery(delivery, **changes)
 
         await self._save(work)
+
+    async def put_back(self, **changes: object) -> JobRecord | None:
+        """
+        Give the lease up between two steps, and record what the next one must know.
+
+        Returns the export, or None if it is not stored any more.
+
+        Args:
+            changes: Of the export; nothing is changed if another call goes on with
+                the delivery.
+        """
+
+        def work(rows: CohortRows) -> JobRecord | None:
+            """Change both, if nobody else has taken the delivery."""
+            delivery, held = self._stored(rows), self._held_row(rows)
+            if delivery is None or delivery.export_id not in rows.exports:
+                return None
+            export = rows.exports[delivery.export_id]
+            if held is not None and held.lease is not None:
+                rows.update_delivery(held, lease=held.lease.ended())
+                export = rows.update_export(export, **changes)
+            return job_record(rows, export)
+
+        return await self._app.transact(self._cohort_id, work)
 
     def _stored(self, rows: CohortRows) -> DeliveryRow | None:
         return self.row and rows.deliveries.get(self.row.id)
@@ -226,22 +257,41 @@ class Delivery(_Leased):
 
 
 class Claim(_Leased):
-    """The right of one call to request an export."""
+    """
+    The right of one call to request an export.
 
-    def __init__(self, app: AppRows, export: ExportRow, delivery: Delivery) -> None:
+    Args:
+        is_kept: Whether an export for which nothing was sent stays queued when the
+            claim is given up, for the call's next step.
+    """
+
+    def __init__(
+        self,
+        app: AppRows,
+        export: ExportRow,
+        delivery: Delivery,
+        *,
+        is_kept: bool = False,
+    ) -> None:
         super().__init__(app, export.cohort_id)
-        self._export = export
+        self.export = export
         self.delivery = delivery
+        self._is_kept = is_kept
 
     async def release(self) -> None:
         """
         Give the claim and its delivery up.
 
         The next call goes on with both; an export for which nothing was sent is
-        forgotten with them.
+        forgotten with them, unless it is kept.
         """
         await self._app.save(self._cohort_id, self._release)
         await self.delivery.release()
+
+    async def withdraw(self) -> None:
+        """Give the claim up, and forget an export for which nothing was sent."""
+        self._is_kept = False
+        await self.release()
 
     async def attempted(self, *, used: int | None) -> None:
         """
@@ -305,7 +355,7 @@ class Claim(_Leased):
                 or export.request_id == ref.request_id
             ):
                 export = rows.of_request(ref.request_id) or attrs.evolve(
-                    self._export,
+                    self.export,
                     id=new_id(),
                     sequence=rows.next_sequence(),
                     attempted_at=rows.at,
@@ -334,15 +384,15 @@ class Claim(_Leased):
 
         if export is None:
             return
-        if export.state is ExportState.QUEUED:
+        if export.state is ExportState.QUEUED and not self._is_kept:
             rows.forget(export)
         else:
             rows.update_export(export, lease=None)
 
     def _held_row(self, rows: CohortRows) -> ExportRow | None:
-        export = rows.exports.get(self._export.id)
+        export = rows.exports.get(self.export.id)
 
-        return export if export and export.claims == self._export.claims else None
+        return export if export and export.claims == self.export.claims else None
 
     def _number_delivery(self, rows: CohortRows, export_id: str, number: int) -> None:
         row = self.delivery.row

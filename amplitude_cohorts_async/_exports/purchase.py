@@ -41,6 +41,7 @@ class Purchase:
 
     Attributes:
         draft: The export, without what only the answer tells.
+        may_ask: Whether the usage may be read before, if that is due.
     """
 
     session: Session
@@ -48,6 +49,7 @@ class Purchase:
     draft: ExportRef
     claim: Claim
     watch: SendWatch
+    may_ask: bool = True
 
     async def run(self, budget: Budget, allowance: str | None) -> ExportRef | None:
         """Return the export that was spent, or None if the claim was lost."""
@@ -57,7 +59,7 @@ class Purchase:
             with suppress(ClaimLostError):
                 async with (
                     self.claim.held(),
-                    budget.spend(allowance=allowance) as spend,
+                    budget.spend(allowance=allowance, may_ask=self.may_ask) as spend,
                 ):
                     async for attempt in self.session.attempts(self.request):
                         with attempt:

@@ -17,12 +17,13 @@ from .._core.claims import (
     Call,
     Delivered,
     Doubt,
+    Ended,
     Listing,
     ReadList,
     Superseded,
     WaitForOther,
 )
-from .._core.export_errors import ambiguous_export, superseded_export
+from .._core.export_errors import ambiguous_export, ended_export, superseded_export
 from .._core.ids import checked_id
 from .._core.job_rows import DeliveryRow
 from .._core.requests import Endpoints, checked_properties
@@ -37,11 +38,11 @@ from .._io.limits.budget import Budget
 from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Target
 from ..errors import (
-    AmbiguousExportError,
     CohortsError,
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
+    QuotaWaitError,
 )
 from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
@@ -96,7 +97,7 @@ class ExportRequester:
         self._clock = session.context.clock
         self._emit = session.context.emit
         self.jobs = jobs
-        self._budget = budget
+        self.budget = budget
         self._endpoints = endpoints
         self._polling = polling
         self._region = region
@@ -117,7 +118,7 @@ class ExportRequester:
     @property
     def saved(self) -> SavedExports:
         """The exports that were saved before."""
-        return SavedExports(self.jobs, self._clock, self._spent, self._thread)
+        return SavedExports(self.jobs, self._clock, self.spent, self._thread)
 
     async def request(
         self,
@@ -132,7 +133,7 @@ class ExportRequester:
 
         while True:
             claim = await self.jobs.claim_new(call)
-            spent = await self._claimed(call, claim, allowance)
+            spent = await self.purchase(call, claim, allowance)
             if spent is not None:
                 return StartedExport(spent, claim.delivery, spent=True)
 
@@ -146,7 +147,7 @@ class ExportRequester:
                 f"client; use a client of its region"
             )
 
-        return self._spent(ref)
+        return self.spent(ref)
 
     async def join_or_request(
         self,
@@ -172,7 +173,7 @@ class ExportRequester:
 
                 match found:
                     case Claim():
-                        spent = await self._claimed(call, found, allowance, watch)
+                        spent = await self.purchase(call, found, allowance, watch)
                         if spent is not None:
                             return StartedExport(spent, found.delivery, spent=True)
                     case Joined():
@@ -180,11 +181,11 @@ class ExportRequester:
                         if started is not None:
                             return started
                     case Delivered(delivery, is_final):
-                        return await self._answered(call, delivery, is_final)
+                        return await self.answered(call, delivery, is_final)
                     case ReadList():
-                        listing = await self._listing(call.cohort_id)
-                    case Doubt() | Superseded():
-                        raise await self._refusal(call, found)
+                        listing = await self.listing(call.cohort_id)
+                    case Doubt() | Superseded() | Ended():
+                        raise await self.refusal(call, found)
                     case WaitForOther():
                         await asyncio.sleep(next(waits))
                     case _:
@@ -195,8 +196,9 @@ class ExportRequester:
         started: StartedExport,
         target: Target,
         *,
-        timeout: float,
+        timeout: float = 1800.0,
         progress: Progress | None = None,
+        is_ready: bool = False,
     ) -> SavedExport:
         """Save the file of a started export, if it is not at its target yet."""
         saved = started.saved
@@ -209,7 +211,11 @@ class ExportRequester:
             await started.delivery.finished(to_record(saved))
         else:
             saved = await started.export.save(
-                target, started.delivery, timeout=timeout, progress=progress
+                target,
+                started.delivery,
+                timeout=timeout,
+                progress=progress,
+                is_ready=is_ready,
             )
 
         started.delivery.answered()
@@ -229,13 +235,13 @@ class ExportRequester:
     async def _joined(self, found: Joined) -> StartedExport | None:
         """Return a spent export, or None if it turns out to have no file."""
         ref = found.join.export.ref()
-        spent = self._spent(ref)
+        spent = self.spent(ref)
 
         try:
             # One that was requested since the call began need not be polled.
             if found.join.is_adopted:
                 await spent.poll()
-                self._announce_adoption(ref)
+                self.announce_adoption(ref)
         except (ExportFailedError, ExportExpiredError):
             # The poll has recorded it.
             return None
@@ -245,30 +251,37 @@ class ExportRequester:
 
         return StartedExport(spent, found.delivery, saved=saved_of(found.join.delivery))
 
-    async def _answered(
+    async def answered(
         self, call: Call, row: DeliveryRow, is_final: bool
     ) -> StartedExport:
+        """Return the export of a delivered file, and a delivery for this call."""
         ref = from_token(str(row.saved and row.saved["token"]))
         delivery = await self.jobs.deliver(ref, call.target, call.format)
 
         return StartedExport(
-            self._spent(ref), delivery, saved=saved_of(row), is_final=is_final
+            self.spent(ref), delivery, saved=saved_of(row), is_final=is_final
         )
 
-    async def _listing(self, cohort_id: str) -> Listing:
+    async def listing(self, cohort_id: str) -> Listing:
+        """Return what the list tells of a cohort; nothing, if it cannot be read."""
         try:
             cohorts = await self.listed()
+        except QuotaWaitError:
+            raise
         except CohortsError:
             _logger.warning("the list could not be read; the export is taken up")
             return Listing()
 
         return Listing(cohort=cohorts.get(cohort_id))
 
-    async def _refusal(
-        self, call: Call, found: Doubt | Superseded
-    ) -> AmbiguousExportError | InvalidInputError:
+    async def refusal(
+        self, call: Call, found: Doubt | Superseded | Ended
+    ) -> CohortsError:
+        """Return the error for a call that no export can answer."""
         if isinstance(found, Superseded):
             return superseded_export(found.export, str(call.target))
+        if isinstance(found, Ended):
+            return ended_export(found.export, now=self._clock.utcnow())
 
         used_now: int | None = None
 
@@ -277,12 +290,14 @@ class ExportRequester:
 
         return ambiguous_export(found.export, used_now=used_now)
 
-    async def _claimed(
+    async def purchase(
         self,
         call: Call,
         claim: Claim,
         allowance: str | None,
         watch: SendWatch | None = None,
+        *,
+        may_ask: bool = True,
     ) -> SpentExport | None:
         """Request the export of a claim; return None if the claim was lost."""
         purchase = Purchase(
@@ -296,13 +311,15 @@ class ExportRequester:
             ),
             claim,
             watch or SendWatch(),
+            may_ask=may_ask,
         )
         self._announce_wait(call.cohort_id)
-        ref = await purchase.run(self._budget, allowance)
+        ref = await purchase.run(self.budget, allowance)
 
-        return None if ref is None else self._spent(ref)
+        return None if ref is None else self.spent(ref)
 
-    def _announce_adoption(self, ref: ExportRef) -> None:
+    def announce_adoption(self, ref: ExportRef) -> None:
+        """Tell that a call goes on with an export that an earlier one requested."""
         requested_at = ref.as_of or ref.requested_at or self._clock.utcnow()
         cohort_id, request_id = str(ref.cohort_id), ref.request_id
         _logger.info(
@@ -324,7 +341,8 @@ class ExportRequester:
         if seconds >= 1:
             self._emit(QuotaWait(cohort_id=cohort_id, seconds=seconds))
 
-    def _spent(self, ref: ExportRef) -> SpentExport:
+    def spent(self, ref: ExportRef) -> SpentExport:
+        """Return an export that was spent."""
         # Those who share an export share its poller: its status is asked for once.
         poller = self._pollers.get(ref)
 

@@ -107,10 +107,12 @@ class SpentExport:
         amplitude_id: AmplitudeId = "text",
         timeout: float = 1800.0,
         progress: Progress | None = None,
+        is_ready: bool = False,
     ) -> SavedExport:
-        """Wait for the job, and save its file at a checked target."""
+        """Wait for the job, unless it is ready; save its file at a checked target."""
         async with self.tracked(), delivery.held():
-            await self.wait(timeout)
+            if not is_ready:
+                await self.wait(timeout)
             saved = await self._downloader.save(
                 target,
                 may_publish=delivery.begin_publishing,

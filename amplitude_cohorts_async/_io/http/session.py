@@ -11,14 +11,16 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Self
 
 import anyio
+import attrs
 
 from ..._core.links import link_target
 from ..._core.messages import Request, Response
 from ..._core.responses import error_of
-from ..._core.retrying import retry_delay
+from ..._core.retrying import NO_RETRIES, retry_delay
 from ..._core.secret import Secret
 from ...errors import (
     ApiError,
@@ -42,6 +44,17 @@ _UNAVAILABLE = 503
 
 GRACE = 5.0
 """Seconds an export request goes on after its caller is cancelled, to learn its id."""
+
+
+@attrs.define
+class _Try:
+    """A request that is made only if it need not wait."""
+
+    ticket: str | None
+    is_made: bool = False
+
+
+_try: ContextVar[_Try | None] = ContextVar("amplitude_cohorts_async_try", default=None)
 
 
 class Attempts:
@@ -147,16 +160,43 @@ class Session:
         self, request: Request, *, retrying: Retrying | None = None
     ) -> Attempts:
         """Return the attempts at a request, for an ``async for`` loop."""
+        if _pending_try() is not None:
+            retrying = NO_RETRIES
+
         return Attempts(self.context, request, retrying or self.context.retrying)
+
+    @contextmanager
+    def without_waiting(self, ticket: str | None) -> Generator[None]:
+        """
+        Neither wait for the first slot in this context, nor repeat its request.
+
+        A slot that is not free raises `QuotaWaitError`.
+
+        Args:
+            ticket: See `Limiter.try_slot()`.
+        """
+        token = _try.set(_Try(ticket))
+
+        try:
+            yield
+        finally:
+            _try.reset(token)
 
     @asynccontextmanager
     async def slot(self, kind: Kind) -> AsyncGenerator[Permit]:
         """Hold a slot; a limiter that fails meanwhile leaves the request in doubt."""
         is_held = False
+        pending = _pending_try()
 
         try:
-            async with self.limiter.slot(kind) as permit:
+            async with (
+                self.limiter.slot(kind)
+                if pending is None
+                else self.limiter.try_slot(kind, ticket=pending.ticket)
+            ) as permit:
                 is_held = True
+                if pending is not None:
+                    pending.is_made = True
                 yield permit
         except LimiterUnavailableError as error:
             error.may_have_happened = is_held
@@ -296,6 +336,12 @@ class Session:
                 seconds = min(seconds, self.context.retrying.max_retry_after)
 
             permit.throttled(seconds, details=error.details)
+
+
+def _pending_try() -> _Try | None:
+    pending = _try.get()
+
+    return None if pending is None or pending.is_made else pending
 
 
 def out_of_attempts() -> AssertionError:

@@ -24,6 +24,7 @@ from ...errors import (
     ConfigurationError,
     LimiterUnavailableError,
     MonthlyQuotaError,
+    QuotaWaitError,
 )
 from ...models import Usage
 from ..context import Clock
@@ -99,14 +100,23 @@ class Budget:
         self._reserved: set[Spend] = set()
 
     @asynccontextmanager
-    async def spend(self, *, allowance: str | None = None) -> AsyncGenerator[Spend]:
-        """Reserve one export request, or raise; cancel it unless it is committed."""
+    async def spend(
+        self, *, allowance: str | None = None, may_ask: bool = True
+    ) -> AsyncGenerator[Spend]:
+        """
+        Reserve one export request, or raise; cancel it unless it is committed.
+
+        Args:
+            may_ask: Whether the usage may be read first, which is another request.
+        """
         names = [_ALL] if allowance is None else [self._checked(allowance), _ALL]
         spend = Spend()
         self._reserved.add(spend)
 
         try:
-            await self._update_usage()
+            if may_ask:
+                with suppress(QuotaWaitError):
+                    await self.look()
             for name in names:
                 # Recorded first, so that a cancelled addition is taken back as well;
                 # at worst the service then refuses one request itself.
@@ -118,7 +128,13 @@ class Budget:
             if not spend.is_committed:
                 await self._take_back(spend)
 
-    async def _update_usage(self) -> None:
+    async def look(self) -> bool:
+        """
+        Read the month's usage if that is due; return whether it was asked for.
+
+        Raises:
+            QuotaWaitError: There is no slot for the question.
+        """
         async with self._asking:
             counted = await self._add(_ALL, 0)
             # The service's count does not include what is reserved and not sent.
@@ -127,24 +143,28 @@ class Budget:
                 for spend in self._reserved
             )
             if not self._must_ask(counted, unsent):
-                return
+                return False
 
             month = self._month()
 
             try:
                 usage = await self._read_usage()
+            except QuotaWaitError:
+                raise
             except CohortsError as error:
                 # If the quota is exhausted, the service refuses the request itself.
                 facts = {"error": type(error).__name__}
                 _logger.warning("the month's usage could not be read", extra=facts)
                 self._next_try = self._clock.now() + _ASK_AGAIN
-                return
+                return True
 
             now = self._clock.now()
             self._reading = _Reading(usage, month, counted - unsent, now)
             if self._is_over(usage):
                 # The service's clock is behind ours: its new month has not begun.
                 self._next_try = self._clock.now() + _ASK_AGAIN
+
+            return True
 
     def _must_ask(self, counted: int, unsent: int) -> bool:
         if self._clock.now() < self._next_try:

@@ -1,0 +1,304 @@
+"""
+One export in steps, for those whose engine sleeps in between.
+
+They are the steps of `export()`, with the same parts: `claims` decides which export
+answers, `purchase` requests it, `polling` tells when to poll, and `spent_export` saves
+the file. A step reads the store anew and holds a lease, sends at most one request or
+brings the file, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import assert_never
+
+import anyio.to_thread
+import attrs
+
+from .._core.claims import (
+    Call,
+    Delivered,
+    Doubt,
+    Ended,
+    Listing,
+    ReadList,
+    Superseded,
+    WaitForOther,
+    checked_occurrence,
+    checked_on_unknown,
+)
+from .._core.ids import checked_id
+from .._core.job_rows import DeliveryRow, ExportRow, ExportState
+from .._core.polling import Poll, next_poll, stored_step
+from .._core.requests import checked_properties
+from .._core.retrying import may_ask_again
+from .._io.http.session import Session
+from .._io.sinks.target import Target, checked_target
+from ..errors import (
+    CohortsError,
+    IncompleteDownloadError,
+    InvalidInputError,
+    JobStoreUnavailableError,
+    LimiterUnavailableError,
+    QuotaWaitError,
+)
+from ..models import JobRecord, SavedExport, Tick
+from ..policies import Polling
+from .app_jobs import Found, Joined, path_of, target_name
+from .claim import Claim, Delivery
+from .requester import ExportRequester
+
+_BESIDE = 1.0
+"""Seconds between looks at what another caller does with the same export."""
+
+
+@attrs.frozen(kw_only=True)
+class Ticker:
+    """Makes the steps of exports."""
+
+    exports: ExportRequester
+    session: Session
+    polling: Polling
+
+    async def tick(self, record: JobRecord) -> Tick:
+        """Make the next step of an export; see `CohortsClient.tick()`."""
+        record = await self._named(record)
+        call = _call_of(record)
+        target = await anyio.to_thread.run_sync(
+            checked_target, record.to or "", record.format
+        )
+        step = _Step(
+            self,
+            record,
+            attrs.evolve(
+                call, target=target_name(target), format=target.format.suffix
+            ),
+            target,
+        )
+
+        try:
+            return await step.make()
+        except CohortsError as error:
+            if not _can_be_mended(error):
+                await step.forget_unsent()
+                raise
+            return await step.failed(error)
+
+    async def _named(self, record: JobRecord) -> JobRecord:
+        """Return a record with a target: that of the store's, for a listed one."""
+        if not isinstance(record, JobRecord):
+            raise InvalidInputError(
+                f"a tick takes a JobRecord, of JobRecord.new() or of the last tick, "
+                f"not a {type(record).__name__}"
+            )
+        if record.delivery_id is not None:
+            return record
+
+        row = await self.exports.jobs.delivery_of(record)
+
+        return attrs.evolve(
+            record,
+            delivery_id=row.id,
+            to=Path(path_of(row.target) or ""),
+            format=row.format,
+        )
+
+
+class _Step:
+    """One step of one export."""
+
+    def __init__(
+        self, ticker: Ticker, record: JobRecord, call: Call, target: Target
+    ) -> None:
+        self._exports = ticker.exports
+        self._session = ticker.session
+        self._polling = ticker.polling
+        self._context = ticker.session.context
+        self._record = record
+        self._call = call
+        self._target = target
+        self._claim: Claim | None = None
+        self._delivery: Delivery | None = None
+
+    async def make(self) -> Tick:
+        """Make the step."""
+        found = await self._find()
+
+        if isinstance(found, ReadList):
+            with self._session.without_waiting(None):
+                listing = await self._exports.listing(self._call.cohort_id)
+            found = await self._find(listing)
+            if isinstance(found, Claim | Joined):
+                # That was this step's request.
+                return await self._put_back(0.0)
+
+        match found:
+            case Claim():
+                return await self._request(found)
+            case Joined():
+                return await self._advance(found.join.export, found.delivery)
+            case Delivered(delivery, is_final):
+                return await self._answer(delivery, is_final)
+            case WaitForOther():
+                return self._later(_BESIDE)
+            case Doubt() | Superseded() | Ended():
+                with self._session.without_waiting(None):
+                    raise await self._exports.refusal(self._call, found)
+            case ReadList():
+                raise AssertionError("the list was read")
+            case _:
+                assert_never(found)
+
+    async def forget_unsent(self) -> None:
+        """Forget the export if nothing was sent: its next step would fail as well."""
+        if self._claim is not None:
+            await self._claim.withdraw()
+
+    async def failed(self, error: CohortsError) -> Tick:
+        """Return the tick of a step that a later one can mend."""
+        if isinstance(error, QuotaWaitError):
+            return await self._put_back(error.seconds, ticket=error.ticket)
+
+        retry_after: float | None = getattr(error, "retry_after", None)
+        due_in = max(retry_after or 0.0, self._polling.interval)
+
+        try:
+            tick = await self._put_back(due_in)
+        except JobStoreUnavailableError:
+            tick = self._later(due_in)
+
+        return attrs.evolve(tick, last_error=error)
+
+    async def _find(self, listing: Listing | None = None) -> Found:
+        found = await self._exports.jobs.claim(self._call, listing)
+
+        match found:
+            case Claim():
+                self._claim, self._delivery = found, found.delivery
+            case Joined():
+                self._delivery = found.delivery
+                if found.join.is_adopted:
+                    self._exports.announce_adoption(found.join.export.ref())
+            case _:
+                pass
+
+        return found
+
+    async def _request(self, claim: Claim) -> Tick:
+        export = claim.export
+
+        with self._session.without_waiting(export.ticket):
+            if export.budgeted_at is None:
+                # A step of another process may go on, which does not know the usage.
+                async with claim.held():
+                    has_asked = await self._exports.budget.look()
+                if has_asked:
+                    await claim.release()
+                    return await self._put_back(0.0, budgeted_at=self._now())
+
+            spent = await self._exports.purchase(self._call, claim, None, may_ask=False)
+
+        if spent is None:
+            return self._later(_BESIDE)
+
+        asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
+        return await self._poll_in(self._due_in(asked))
+
+    async def _advance(self, export: ExportRow, delivery: Delivery) -> Tick:
+        due_in = self._due_in(export)
+
+        if due_in > 0:
+            return await self._put_back(due_in)
+
+        spent = self._exports.spent(export.ref())
+
+        with self._session.without_waiting(export.ticket):
+            if export.state is ExportState.READY:
+                saved = await spent.save(self._target, delivery, is_ready=True)
+                return await self._done(saved, delivery)
+
+            async with delivery.held():
+                status = await spent.poll()
+
+        if status.done:
+            return await self._put_back(0.0, ticket=None, state=ExportState.READY)
+
+        return await self._poll_in(next_poll(self._polling, jitter=self._context.rng()))
+
+    async def _answer(self, delivery: DeliveryRow, is_final: bool) -> Tick:
+        started = await self._exports.answered(self._call, delivery, is_final)
+
+        with self._session.without_waiting(None):
+            saved = await self._exports.save(started, self._target, is_ready=True)
+
+        return attrs.evolve(self._later(None), done=True, saved=saved)
+
+    async def _done(self, saved: SavedExport, delivery: Delivery) -> Tick:
+        try:
+            tick = await self._put_back(None, ticket=None)
+        except JobStoreUnavailableError:
+            tick = self._later(None)
+
+        delivery.answered()
+        return attrs.evolve(tick, done=True, saved=saved)
+
+    async def _put_back(self, due_in: float | None, **changes: object) -> Tick:
+        """Leave the export to the next step, which has to know some changes."""
+        if self._delivery is None:
+            return self._later(due_in)
+        if self._claim is not None:
+            await self._claim.release()
+
+        stored = await self._delivery.put_back(**changes)
+        mine = self._record
+
+        if stored is not None:
+            self._record = attrs.evolve(
+                stored,
+                to=mine.to,
+                format=mine.format,
+                on_unknown=mine.on_unknown,
+                delivery_id=mine.delivery_id,
+            )
+
+        return self._later(due_in)
+
+    async def _poll_in(self, seconds: float) -> Tick:
+        poll_at = self._now() + timedelta(seconds=seconds)
+
+        return await self._put_back(seconds, ticket=None, poll_at=poll_at)
+
+    def _later(self, due_in: float | None) -> Tick:
+        return Tick(record=self._record, due_in=due_in)
+
+    def _due_in(self, export: ExportRow) -> float:
+        step = stored_step(
+            export, self._polling, now=self._now(), jitter=self._context.rng()
+        )
+        return step.after if isinstance(step, Poll) else 0.0
+
+    def _now(self) -> datetime:
+        return self._context.clock.utcnow()
+
+
+def _call_of(record: JobRecord) -> Call:
+    """Return what a record asks for, checked."""
+    return Call(
+        cohort_id=checked_id(record.cohort_id, "cohort id"),
+        properties=checked_properties(record.properties),
+        occurrence=checked_occurrence(record.occurrence),
+        on_unknown=checked_on_unknown(record.on_unknown),
+        delivery_id=record.delivery_id,
+        export_id=record.id or None,
+    )
+
+
+def _can_be_mended(error: CohortsError) -> bool:
+    """Whether a later step may succeed."""
+    if isinstance(error, LimiterUnavailableError | JobStoreUnavailableError):
+        return True
+
+    return may_ask_again(error) or isinstance(
+        error, QuotaWaitError | IncompleteDownloadError
+    )
