@@ -25,7 +25,14 @@ import nox
 ROOT = Path(__file__).parent
 PACKAGE = "amplitude_cohorts_async"
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-EXTRAS = PROJECT["project"]["optional-dependencies"]
+EXTRAS = dict(PROJECT["project"]["optional-dependencies"])
+
+# Each has many packages and constraints of its own: it is in none of the other sessions.
+ENGINES = {
+    name: EXTRAS.pop(name)
+    for name in ("airflow", "dagster", "dbos", "procrastinate")
+    if name in EXTRAS
+}
 ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 
 # The running Python gets the whole suite (`coverage` and `heavy`), the others the quick
@@ -135,6 +142,8 @@ def pytest(
         *(*under, "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
         *(f"--rootdir={ROOT}", f"--override-ini=cache_dir={ROOT / '.pytest_cache'}"),
         *(*args, *session.posargs),
+        # They need an engine, and have a session of their own.
+        *(f"--ignore={ROOT / 'tests/engines'}" for each in folders if each == "tests"),
         *(str(ROOT / each) for each in folders),
     )
 
@@ -249,6 +258,18 @@ def wire(session: nox.Session) -> None:
     pytest(session, *quick, "--aiofastnet", folders=WIRE)
     session.env["AMPLITUDE_FAST"] = "0"
     pytest(session, *quick, folders=WIRE)
+
+
+@nox.session
+@nox.parametrize("name", ENGINES)
+def engine(session: nox.Session, name: str) -> None:
+    """Test one engine's adaptor: its types, its newest release and its lowest."""
+    install(session, *group("tests", "services"), "mypy", extras=f"[{name}]")
+    session.run("mypy", "--package", f"{PACKAGE}.contrib.{name}")
+    folders = (f"tests/engines/test_{name}.py",)
+    pytest(session, folders=folders)
+    session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
+    pytest(session, "-m", "not services", folders=folders)
 
 
 @nox.session(default=False)
