@@ -378,9 +378,7 @@ class Operations:
     def run_jobs(self, *, forever: bool) -> AsyncIterator[ExportOutcome]:
         """Return an iterator over the outcomes of what was left."""
         runner = JobRunner(
-            jobs=self.jobs,
-            clock=self.session.context.clock,
-            resume=self.exports.resume,
+            jobs=self.jobs, ticker=self._ticker, context=self.session.context
         )
         return runner.outcomes(forever=forever)
 
@@ -429,7 +427,7 @@ class Operations:
         guards = limits.guard_month and self._config.routes is Routes.VENDOR
 
         return Budget(
-            self._read_usage if guards else _unknown_usage,
+            self._read_usage if guards else None,
             clock=self.session.context.clock,
             counter=self.session.limiter.counter,
             reserve=limits.monthly_reserve,
@@ -474,7 +472,3 @@ def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore:
     from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
 
     return RedisJobStore.from_url(config.jobs)
-
-
-async def _unknown_usage() -> Usage:
-    return Usage(limit=None, used=0)

@@ -424,7 +424,7 @@ class JobRecord:
         Describe an export for ``CohortsClient.tick()``; sends and stores nothing.
 
         Args:
-            to: The target; a relative path is one of the working directory.
+            to: The target; an absolute path, if other processes make the steps.
             properties: As for ``CohortsClient.export()``.
             occurrence: Names one time of a repeated export, such as its date. Two
                 records with the same cohort, properties, occurrence and target are
@@ -432,7 +432,7 @@ class JobRecord:
             on_unknown: What to do about an export that may have been spent.
             format: Needed when the name of the target does not end in it.
         """
-        path = Path(to).absolute()
+        path = Path(to)
         wanted = properties if isinstance(properties, bool) else tuple(properties)
         cohort = cohort_id.id if isinstance(cohort_id, Cohort) else cohort_id
         name = uuid4().hex

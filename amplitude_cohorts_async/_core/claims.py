@@ -133,14 +133,7 @@ class RequestNew:
 
 
 Decision: TypeAlias = (
-    Join
-    | Delivered
-    | Superseded
-    | Ended
-    | WaitForOther
-    | Doubt
-    | ReadList
-    | RequestNew
+    Join | Delivered | Superseded | Ended | WaitForOther | Doubt | ReadList | RequestNew
 )
 
 
@@ -187,7 +180,7 @@ class Claims:
         delivery = self.rows.deliveries.get(self.call.delivery_id or "")
 
         if delivery is not None and delivery.saved is not None:
-            return Delivered(delivery)
+            return Delivered(delivery, self._has_newer(delivery.sequence))
 
         export_id = self.call.export_id if delivery is None else delivery.export_id
         export = self.rows.exports.get(export_id or "")
@@ -199,10 +192,16 @@ class Claims:
         saved = [each for each in self._own(export) if each.saved is not None]
 
         if saved:
-            return Delivered(saved[-1])
-        if self.rows.is_alive(export.lease) or (
-            delivery is not None and self.rows.is_alive(delivery.lease)
-        ):
+            return Delivered(saved[-1], self._is_superseded(export))
+
+        return self._after_earlier_step(export, delivery)
+
+    def _after_earlier_step(
+        self, export: ExportRow, delivery: DeliveryRow | None
+    ) -> Decision:
+        is_held = self.rows.is_alive(export.lease)
+
+        if is_held or (delivery and self.rows.is_alive(delivery.lease)):
             return WaitForOther(export)
 
         match export.state:
@@ -254,7 +253,8 @@ class Claims:
         return None
 
     def _requested_meanwhile(self, exports: list[ExportRow]) -> Decision | None:
-        since = self.call.since_sequence or 0
+        since = self.call.since_sequence
+        since = self.rows.sequence if since is None else since
 
         for export in exports:
             if export.sequence <= since:
@@ -314,7 +314,10 @@ class Claims:
         return self.rows.written > export.sequence or self._is_superseded(export)
 
     def _is_superseded(self, export: ExportRow) -> bool:
-        return is_superseded(self.rows, export, self.call.target)
+        return self._has_newer(export.sequence)
+
+    def _has_newer(self, sequence: int) -> bool:
+        return has_newer(self.rows, sequence, self.call.target)
 
     def _is_undelivered(self, export: ExportRow) -> bool:
         deliveries = self.rows.deliveries_of(export)
@@ -348,10 +351,10 @@ class Claims:
         )
 
 
-def is_superseded(rows: CohortRows, export: ExportRow, target: str | None) -> bool:
-    """Whether a newer export was begun for a target, or delivered to it."""
+def has_newer(rows: CohortRows, sequence: int, target: str | None) -> bool:
+    """Whether an export after this number was begun for a target, or delivered."""
     return target is not None and any(
-        each.target == target and each.sequence > export.sequence
+        each.target == target and each.sequence > sequence
         for each in rows.deliveries.values()
     )
 

@@ -17,6 +17,9 @@ from ..policies import Polling
 from .job_rows import ExportRow, ExportState
 from .tokens import age_of
 
+_EARLY = 0.05
+"""Seconds by which an engine may come early: its timers are not exact."""
+
 
 @attrs.frozen
 class JobFailed:
@@ -100,10 +103,14 @@ def stored_step(
         age = age_of(export.ref(), now=now)
         return Poll(_first_delay(age, polling, jitter))
 
-    # Clocks differ: none waits for longer than between two polls.
     left = (export.poll_at - now).total_seconds()
+
+    if left < _EARLY:
+        return Poll(0.0)
+
+    # Clocks differ: none waits for longer than between two polls.
     longest = max(polling.initial_delay, polling.interval) * (1 + polling.jitter)
-    return Poll(min(max(0.0, left), longest))
+    return Poll(min(left, longest))
 
 
 def next_poll(polling: Polling, *, jitter: float) -> float:

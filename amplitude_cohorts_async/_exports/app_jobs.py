@@ -29,7 +29,7 @@ from .._core.claims import (
     RequestNew,
     Superseded,
     WaitForOther,
-    is_superseded,
+    has_newer,
     newest_at,
 )
 from .._core.job_rows import (
@@ -78,14 +78,7 @@ class KnownJob:
 
 
 Found: TypeAlias = (
-    Claim
-    | Joined
-    | Delivered
-    | Superseded
-    | Ended
-    | WaitForOther
-    | Doubt
-    | ReadList
+    Claim | Joined | Delivered | Superseded | Ended | WaitForOther | Doubt | ReadList
 )
 """What answers a call; a claim or a delivery is stored already."""
 
@@ -359,29 +352,6 @@ class AppJobs:
 
         await self.rows.transact(record.cohort_id, work)
 
-    async def take(self, record: JobRecord, delivery: DeliveryRow) -> Delivery | None:
-        """
-        Go on with a delivery that was left, if no other process does.
-
-        None is returned as well if its target has a newer export by now.
-        """
-
-        stored: list[Claim | Delivery] = []
-
-        def work(rows: CohortRows) -> Delivery | None:
-            """Take its lease over."""
-            export = rows.exports.get(record.id)
-            row = rows.deliveries.get(delivery.id)
-            if not (export and row and _is_due(rows, export, row)):
-                return None
-
-            call = Call(cohort_id=record.cohort_id, run=row.run)
-            mine = self._delivery(rows, call, export, row)
-            stored[:] = [mine]
-            return mine
-
-        return await self._change(record.cohort_id, work, stored)
-
     async def delivery_of(self, record: JobRecord) -> DeliveryRow:
         """
         Return the last delivery of a listed export to a file of this host.
@@ -435,9 +405,7 @@ class AppJobs:
         )
         delivery = self._delivery(rows, call, export, None)
 
-        return Claim(
-            self.rows, export, delivery, is_kept=call.delivery_id is not None
-        )
+        return Claim(self.rows, export, delivery, is_kept=call.delivery_id is not None)
 
     def _delivery(
         self,
@@ -557,7 +525,7 @@ def _is_due(rows: CohortRows, export: ExportRow, delivery: DeliveryRow) -> bool:
         export.state in SPENT
         and delivery.finished_at is None
         and not rows.is_alive(delivery.lease)
-        and not is_superseded(rows, export, delivery.target)
+        and not has_newer(rows, export.sequence, delivery.target)
     )
 
 

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator
+from pathlib import Path
 
-import anyio.to_thread
 import attrs
 
 from .._core.export_errors import ambiguous_export
 from .._core.job_rows import DeliveryRow
-from .._io.context import Clock
-from .._io.sinks.target import checked_target
+from .._io.context import Context
 from ..errors import CohortsError
-from ..models import ExportOutcome, JobRecord
-from .app_jobs import AppJobs, path_of
-from .spent_export import SpentExport
+from ..models import ExportOutcome, JobRecord, Tick
+from .app_jobs import AppJobs, KnownJob, path_of
+from .ticker import Ticker
 
 _INTERVAL = 5.0
-"""Seconds between two looks at what is due, and at a job that is not done."""
+"""Seconds between two looks at what is due, if nothing is due earlier."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class JobRunner:
     """
     Delivers the open exports of one app to files of this host; it spends none.
 
-    Any number of runners share the work: each takes a delivery with a lease.
+    Any number of runners share the work: each step takes a delivery with a lease.
     """
 
     jobs: AppJobs
-    clock: Clock
-    resume: Callable[[str], SpentExport]
+    ticker: Ticker
+    context: Context
+    _told: set[str] = attrs.field(factory=set[str], init=False)
+    _failures: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    _due_at: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
 
     async def outcomes(self, *, forever: bool) -> AsyncGenerator[ExportOutcome]:
         """
@@ -39,56 +42,87 @@ class JobRunner:
         Ends when nothing is left, unless it goes on *forever*. What fails is left to
         the next runner.
         """
-        told: set[str] = set()
+        clock = self.context.clock
 
         while True:
+            next_look = clock.now() + _INTERVAL
             is_pending = False
 
             for known in await self.jobs.records():
-                if known.doubt is not None and known.record.id not in told:
-                    told.add(known.record.id)
-                    error = ambiguous_export(known.doubt, used_now=None)
-                    yield ExportOutcome(cohort_id=known.record.cohort_id, error=error)
+                if outcome := self._doubt(known):
+                    yield outcome
 
                 for delivery in known.due:
-                    if delivery.id in told or path_of(delivery.target) is None:
+                    if delivery.id in self._told or path_of(delivery.target) is None:
                         continue
 
-                    outcome = await self._deliver(known.record, delivery)
-                    if outcome is None:
-                        is_pending = True
+                    outcome = await self._go_on(known.record, delivery)
+                    if outcome is not None:
+                        self._told.add(delivery.id)
+                        yield outcome
                         continue
 
-                    told.add(delivery.id)
-                    yield outcome
+                    is_pending = True
+                    next_look = min(next_look, self._due_at[delivery.id])
 
             if not is_pending and not forever:
                 return
 
-            await self.clock.sleep(_INTERVAL)
+            await clock.sleep(max(0.0, next_look - clock.now()))
 
-    async def _deliver(
-        self, record: JobRecord, row: DeliveryRow
+    def _doubt(self, known: KnownJob) -> ExportOutcome | None:
+        """Return the outcome of an export whose id is not known, once."""
+        record = known.record
+
+        if known.doubt is None or record.id in self._told:
+            return None
+
+        self._told.add(record.id)
+        error = ambiguous_export(known.doubt, used_now=None)
+
+        return ExportOutcome(cohort_id=record.cohort_id, error=error)
+
+    async def _go_on(
+        self, record: JobRecord, delivery: DeliveryRow
     ) -> ExportOutcome | None:
-        """Deliver an export; return None if it is not done yet."""
-        cohort_id = record.cohort_id
+        """Make the next step, if it is due; return None if it was not the last."""
+        now, cohort_id = self.context.clock.now(), record.cohort_id
+
+        if now < self._due_at.get(delivery.id, now):
+            return None
+
+        record = attrs.evolve(
+            record,
+            delivery_id=delivery.id,
+            to=Path(path_of(delivery.target) or ""),
+            format=delivery.format,
+        )
 
         try:
-            spent = self.resume(str(record.token))
-            if not (await spent.poll()).done:
-                return None
-
-            path = path_of(row.target) or ""
-            target = await anyio.to_thread.run_sync(checked_target, path, row.format)
-            # Last of all: a delivery that was taken is held from then on.
-            delivery = await self.jobs.take(record, row)
-            if delivery is None:
-                # Another runner has taken it; the next look shows whether it was delivered.
-                return None
-
-            saved = await spent.save(target, delivery)
+            tick = await self.ticker.go_on(record)
         except CohortsError as error:
             return ExportOutcome(cohort_id=cohort_id, error=error)
 
-        delivery.answered()
-        return ExportOutcome(cohort_id=cohort_id, saved=saved)
+        if tick is not None and tick.done:
+            return ExportOutcome(cohort_id=cohort_id, saved=tick.saved)
+
+        # Another runner has taken it; the next look shows whether it was delivered.
+        due_in = _INTERVAL if tick is None or tick.due_in is None else tick.due_in
+        self._due_at[delivery.id] = now + due_in
+
+        return self._given_up(delivery, cohort_id, tick)
+
+    def _given_up(
+        self, delivery: DeliveryRow, cohort_id: str, tick: Tick | None
+    ) -> ExportOutcome | None:
+        """Return the outcome of a delivery whose steps have failed too often."""
+        if tick is None or tick.last_error is None:
+            del self._failures[delivery.id]
+            return None
+
+        self._failures[delivery.id] += 1
+
+        if self._failures[delivery.id] < self.context.retrying.attempts:
+            return None
+
+        return ExportOutcome(cohort_id=cohort_id, error=tick.last_error)

@@ -63,19 +63,7 @@ class Ticker:
 
     async def tick(self, record: JobRecord) -> Tick:
         """Make the next step of an export; see `CohortsClient.tick()`."""
-        record = await self._named(record)
-        call = _call_of(record)
-        target = await anyio.to_thread.run_sync(
-            checked_target, record.to or "", record.format
-        )
-        step = _Step(
-            self,
-            record,
-            attrs.evolve(
-                call, target=target_name(target), format=target.format.suffix
-            ),
-            target,
-        )
+        step = await self._step(record)
 
         try:
             return await step.make()
@@ -84,6 +72,30 @@ class Ticker:
                 await step.forget_unsent()
                 raise
             return await step.failed(error)
+
+    async def go_on(self, record: JobRecord) -> Tick | None:
+        """Make the next step of an export that is spent, unless another caller does."""
+        step = await self._step(record)
+
+        try:
+            return await step.go_on()
+        except CohortsError as error:
+            if not _can_be_mended(error):
+                raise
+            return await step.failed(error)
+
+    async def _step(self, record: JobRecord) -> _Step:
+        """Return the next step of an export, and check all that a user gave."""
+        record = await self._named(record)
+        call = _call_of(record)
+        target = await anyio.to_thread.run_sync(
+            checked_target, record.to or "", record.format
+        )
+        call = attrs.evolve(
+            call, target=target_name(target), format=target.format.suffix
+        )
+
+        return _Step(self, record, call, target)
 
     async def _named(self, record: JobRecord) -> JobRecord:
         """Return a record with a target: that of the store's, for a listed one."""
@@ -150,6 +162,20 @@ class _Step:
             case _:
                 assert_never(found)
 
+    async def go_on(self) -> Tick | None:
+        """Make the step, if the export is spent and no other caller goes on with it."""
+        found = await self._find()
+
+        match found:
+            case Joined():
+                return await self._advance(found.join.export, found.delivery)
+            case Claim():
+                await found.release()
+            case _:
+                pass
+
+        return None
+
     async def forget_unsent(self) -> None:
         """Forget the export if nothing was sent: its next step would fail as well."""
         if self._claim is not None:
@@ -189,13 +215,8 @@ class _Step:
         export = claim.export
 
         with self._session.without_waiting(export.ticket):
-            if export.budgeted_at is None:
-                # A step of another process may go on, which does not know the usage.
-                async with claim.held():
-                    has_asked = await self._exports.budget.look()
-                if has_asked:
-                    await claim.release()
-                    return await self._put_back(0.0, budgeted_at=self._now())
+            if export.budgeted_at is None and await self._has_looked(claim):
+                return await self._put_back(0.0, budgeted_at=self._now())
 
             spent = await self._exports.purchase(self._call, claim, None, may_ask=False)
 
@@ -204,6 +225,21 @@ class _Step:
 
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
         return await self._poll_in(self._due_in(asked))
+
+    async def _has_looked(self, claim: Claim) -> bool:
+        """
+        Look at the month's usage if that is due; return whether that was a request.
+
+        The next step may be another process's, which does not know the usage.
+        """
+        budget = self._exports.budget
+
+        async with claim.held():
+            if not await budget.look():
+                return False
+            async with budget.spend(may_ask=False):
+                # There is room for one more: this reservation is taken back.
+                return True
 
     async def _advance(self, export: ExportRow, delivery: Delivery) -> Tick:
         due_in = self._due_in(export)

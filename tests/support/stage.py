@@ -53,9 +53,8 @@ class Stage:
             SECRET_KEY,
             base_url=self.emulator.base_url,
             clock=self.clock,
-            limits=UNLIMITED,
             jobs=self.open_store() if store is None else store,
-            **options,
+            **{"limits": UNLIMITED, **options},
         )
 
     def mortal(self, *, dies_before: str = "", dies_after: str = "") -> ScriptedStore:

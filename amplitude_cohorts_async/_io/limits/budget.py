@@ -82,7 +82,7 @@ class Budget:
 
     def __init__(
         self,
-        read_usage: Callable[[], Awaitable[Usage]],
+        read_usage: Callable[[], Awaitable[Usage]] | None,
         *,
         clock: Clock,
         counter: SharedCounter,
@@ -142,7 +142,7 @@ class Budget:
                 _ALL in spend.names and not spend.is_committed
                 for spend in self._reserved
             )
-            if not self._must_ask(counted, unsent):
+            if self._read_usage is None or not self._must_ask(counted, unsent):
                 return False
 
             month = self._month()

@@ -1,0 +1,594 @@
+"""
+An export in steps: what each step sends, stores and answers, on every backend.
+
+Each step is made by a client of its own, as in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amplitude_cohorts_async.errors import (
+    AmbiguousExportError,
+    ApiError,
+    AuthenticationError,
+    ExportFailedError,
+    InvalidInputError,
+    JobStoreUnavailableError,
+    MonthlyQuotaError,
+    TransportError,
+)
+from amplitude_cohorts_async.events import Event, ExportAdopted
+from amplitude_cohorts_async.jobs import JobRecord, JobStore, Tick
+from amplitude_cohorts_async.limiters import LocalLimiter
+from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
+from support.canary import API_KEY, SECRET_KEY
+from support.exporting import until
+from support.scripted_store import ScriptedStore
+from support.stage import ALL, DURABLE, Stage, ended, killed
+
+everywhere = pytest.mark.parametrize("open_store", ALL, indirect=True)
+where_durable = pytest.mark.parametrize("open_store", DURABLE, indirect=True)
+
+MOST_TICKS = 50
+A_WEEK = 7 * 86_400.0
+
+
+@attrs.define
+class Engine:
+    """
+    What an engine does with one record: a step, a sleep, the next step.
+
+    Attributes:
+        ticks: Of each step so far.
+        sent: How many requests each step sent.
+    """
+
+    stage: Stage
+    record: JobRecord
+    limits: Limits = UNLIMITED
+    ticks: list[Tick] = attrs.field(factory=list[Tick])
+    sent: list[int] = attrs.field(factory=list[int])
+
+    async def step(self, store: JobStore | None = None) -> Tick:
+        """Make one step, from the record's text."""
+        sent = len(self.stage.emulator.log)
+        began_at = self.stage.clock.now()
+        record = JobRecord.from_json(self.record.to_json())
+
+        async with self.stage.client(store, limits=self.limits) as client:
+            tick = await client.tick(record)
+
+        assert began_at == self.stage.clock.now()
+        self.sent.append(len(self.stage.emulator.log) - sent)
+        self.ticks.append(tick)
+        self.record = tick.record
+
+        return tick
+
+    async def run(self, until_state: str = "") -> Tick:
+        """Make steps until the file is there, or the export has come to a state."""
+        for _ in range(MOST_TICKS):
+            tick = await self.step()
+            if tick.done or tick.record.state == until_state:
+                return tick
+            assert tick.due_in is not None
+            self.stage.clock.advance(tick.due_in)
+
+        raise AssertionError("it never ends")
+
+
+def engine(stage: Stage, name: str = "a.csv", *, key: str | None = "monday") -> Engine:
+    """Make an engine for the cohort."""
+    record = JobRecord.new("c1", stage.path(name), occurrence=key)
+
+    return Engine(stage, record)
+
+
+@everywhere
+@pytest.mark.parametrize("key", ["monday", None])
+async def test_steps_to_a_file(stage: Stage, key: str | None) -> None:
+    """One request each, whoever makes them, and the file in the end."""
+    job = engine(stage, key=key)
+
+    last = await job.run()
+
+    assert last.saved is not None
+    assert "ann" in stage.path().read_text()
+    assert last.due_in is None
+    assert ("ready", False) == (last.record.state, last.record.is_open)
+    assert {1} == set(job.sent)
+    assert 1 == stage.spent
+    # The job takes 100 s: it is polled when that is due, and not more often.
+    assert 15 <= stage.emulator.requests("status") <= 27
+
+
+@everywhere
+@pytest.mark.parametrize("key", ["monday", None])
+async def test_old_records_spend_nothing(stage: Stage, key: str | None) -> None:
+    """Whichever record of the past is passed again, and whenever."""
+    job = engine(stage, key=key)
+    first = job.record
+    await job.run()
+    spent = stage.spent
+
+    for record in [first, *(tick.record for tick in job.ticks)]:
+        again = await Engine(stage, record).step()
+        assert again.done
+        assert again.saved is not None
+
+    assert spent == stage.spent
+    assert 1 == stage.emulator.requests("file")
+
+
+@everywhere
+async def test_an_old_record_while_it_runs(stage: Stage) -> None:
+    """It answers when the next step is due, and sends nothing."""
+    job = engine(stage)
+    first = job.record
+    due = await job.run("requested")
+
+    again = Engine(stage, first)
+    tick = await again.step()
+
+    assert tick.due_in == pytest.approx(due.due_in)
+    assert [0] == again.sent
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_an_equal_record_is_the_same_export(stage: Stage) -> None:
+    """With an occurrence; another target is another delivery of it."""
+    await engine(stage).run()
+
+    assert (await engine(stage).step()).done
+    await engine(stage, "b.csv").run()
+
+    assert 1 == stage.spent
+    assert stage.path().read_text() == stage.path("b.csv").read_text()
+
+
+@everywhere
+async def test_a_record_is_the_export_of_a_call(stage: Stage) -> None:
+    """The occurrence of `export()` is that of a record."""
+    job = engine(stage)
+    await job.run("requested")
+
+    await stage.export("b.csv", occurrence="monday")
+    stage.clock.advance(200)
+    last = await job.run()
+
+    assert last.done
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_another_occurrence_is_another_export(stage: Stage) -> None:
+    """Monday's file is replaced by Tuesday's."""
+    await engine(stage).run()
+    stage.emulator.add_cohort("c1", members=["eve"])
+    await engine(stage, key="tuesday").run()
+
+    assert 2 == stage.spent
+    assert "eve" in stage.path().read_text()
+    # Monday's record has its answer still, and does not bring the old file back.
+    assert (await engine(stage).step()).done
+    assert "eve" in stage.path().read_text()
+
+
+@everywhere
+async def test_two_engines_make_the_same_steps(stage: Stage) -> None:
+    """At the same time: one sends, the other comes later."""
+    one, other = engine(stage), engine(stage)
+
+    for _ in range(MOST_TICKS):
+        ticks = await asyncio.gather(_step(one), _step(other))
+        if all(tick.done for tick in ticks):
+            break
+        stage.clock.advance(max(tick.due_in or 0.0 for tick in ticks))
+
+    assert all(tick.done for tick in ticks)
+    assert 1 == stage.spent
+    assert "ann" in stage.path().read_text()
+
+
+async def _step(job: Engine) -> Tick:
+    """Make a step beside another one; the clock does not move meanwhile."""
+    async with job.stage.client() as client:
+        tick = await client.tick(job.record)
+
+    job.record = tick.record
+    return tick
+
+
+@everywhere
+async def test_a_step_that_runs_is_left_alone(stage: Stage) -> None:
+    """Its lease says so; the other step sends nothing, and does not wait."""
+    job = engine(stage)
+    store = ScriptedStore(stage.open_store())
+    store.holds["requested"] = asyncio.Event()
+
+    async with stage.client(store) as client:
+        running = asyncio.ensure_future(client.tick(job.record))
+        await until(lambda: "requested" in store.reached)
+        other, sent = engine(stage), len(stage.emulator.log)
+        try:
+            tick = await _step(other)
+        finally:
+            store.holds["requested"].set()
+        await running
+
+    assert 1 == tick.due_in
+    assert sent == len(stage.emulator.log)
+    assert (await other.run()).done
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_what_was_left_is_adopted(stage: Stage) -> None:
+    """Without an occurrence, as by `export()`: the list is one step's request."""
+    await stage.leave()
+    events: list[Event] = []
+    job = engine(stage, key=None)
+
+    async with stage.client(hook=events.append) as client:
+        tick = await client.tick(job.record)
+
+    assert (0.0, "requested") == (tick.due_in, tick.record.state)
+    assert 1 == stage.emulator.requests("list")
+    assert 1 == sum(isinstance(event, ExportAdopted) for event in events)
+    job.record = tick.record
+    assert (await job.run()).done
+    assert 1 == stage.spent
+    # What was left is not left any more.
+    async with stage.client() as client:
+        assert [] == [outcome async for outcome in client.run_jobs()]
+
+
+@everywhere
+async def test_what_was_left_and_edited_is_not_adopted(stage: Stage) -> None:
+    """A new one is requested, in the step after the list."""
+    await stage.leave()
+    stage.emulator.add_cohort("c1", members=["eve"])
+    job = engine(stage, key=None)
+
+    await job.run()
+
+    assert {1} == set(job.sent)
+    assert 2 == stage.spent
+    assert "eve" in stage.path().read_text()
+
+
+@where_durable
+@pytest.mark.parametrize("key", ["monday", None])
+async def test_killed_between_sending_and_recording(
+    stage: Stage, key: str | None
+) -> None:
+    """It may have been spent: nothing more is, until that is asked for."""
+    job = engine(stage, key=key)
+    store = stage.mortal(dies_before="requested")
+
+    async with stage.client(store) as client:
+        await killed(client.tick(job.record), store)
+
+    for _ in range(2):
+        with pytest.raises(AmbiguousExportError, match="may have been spent"):
+            await job.step()
+    assert 1 == stage.spent
+
+    job.record = attrs.evolve(job.record, on_unknown="spend")
+    assert (await job.run()).done
+    assert 2 == stage.spent
+
+
+@where_durable
+@pytest.mark.parametrize("state", ["requested", "ready", "publishing"])
+async def test_killed_after_a_state_was_stored(stage: Stage, state: str) -> None:
+    """Another process makes the next step."""
+    job = engine(stage)
+    store = stage.mortal(dies_after=state)
+
+    async with stage.client(store) as client:
+        while not store.died.is_set():
+            task = asyncio.ensure_future(client.tick(job.record))
+            death = asyncio.ensure_future(store.died.wait())
+            await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
+            await ended(death)
+            if task.done() and not task.exception():
+                job.record = task.result().record
+                stage.clock.advance(task.result().due_in or 0.0)
+            await ended(task)
+
+    assert (await job.run()).done
+    assert 1 == stage.spent
+    assert "ann" in stage.path().read_text()
+
+
+@everywhere
+async def test_a_file_that_is_gone_comes_again(stage: Stage) -> None:
+    """From the same export, for as long as the service keeps it."""
+    job = engine(stage)
+    await job.run()
+    stage.path().unlink()
+
+    assert (await job.step()).done
+
+    assert "ann" in stage.path().read_text()
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_a_job_that_failed_is_told_each_time(stage: Stage) -> None:
+    """With its token; an engine that tries again spends nothing."""
+    stage.emulator.fail_next("status", faults.job_failed())
+    job = engine(stage)
+    await job.run("requested")
+    stage.clock.advance(20)
+
+    for _ in range(2):
+        with pytest.raises(ExportFailedError) as told:
+            await job.step()
+        assert told.value.token is not None
+
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_an_export_that_was_put_aside(stage: Stage) -> None:
+    """A step does not take it up, nor does it spend another one."""
+    job = engine(stage)
+    await job.run("requested")
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+        await client.park_job(record)
+
+    with pytest.raises(InvalidInputError, match="was put aside"):
+        await job.step()
+
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_an_export_that_was_forgotten(stage: Stage) -> None:
+    """The record of a later step is of nothing any more; it does not begin anew."""
+    job = engine(stage)
+    await job.run("requested")
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+        await client.forget_job(record)
+
+    with pytest.raises(InvalidInputError, match="is not in the job store"):
+        await job.step()
+
+    assert 1 == stage.spent
+
+
+@everywhere
+async def test_a_newer_export_of_the_target_stays(stage: Stage) -> None:
+    """A step never brings an older one over it, and says what becomes of its own."""
+    job = engine(stage)
+    await job.run("requested")
+    stage.emulator.add_cohort("c1", members=["eve"])
+    await stage.export()
+    stage.clock.advance(200)
+
+    with pytest.raises(InvalidInputError, match="newer export") as told:
+        await job.step()
+
+    assert told.value.token is not None
+    assert "eve" in stage.path().read_text()
+
+
+@everywhere
+async def test_a_listed_export_is_gone_on_with(stage: Stage) -> None:
+    """The record of `jobs()` names it, and the file it was meant for."""
+    await stage.leave()
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+    job = Engine(stage, record)
+
+    last = await job.run()
+
+    assert last.saved is not None
+    assert stage.path() == last.saved.path
+    assert 1 == stage.spent
+
+
+async def test_a_listed_export_without_a_file(stage: Stage) -> None:
+    """Nobody said where it goes."""
+    async with stage.client() as client:
+        await client.request_export("c1")
+        (record,) = await client.jobs()
+
+        with pytest.raises(InvalidInputError, match="no file of this host"):
+            await client.tick(record)
+
+
+# -- What a later step can mend ----------------------------------------------
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [
+        ("export", faults.broken(503, retry_after=40)),
+        ("status", faults.broken(500)),
+        ("status", faults.throttled(retry_after=40)),
+        ("file", faults.broken(503)),
+    ],
+)
+async def test_a_failure_is_mended(
+    stage: Stage, step: str, fault: faults.Fault
+) -> None:
+    """It is in the tick, with the seconds until the next one; nothing is repeated."""
+    stage.emulator.fail_next(step, fault)  # type: ignore[arg-type]
+    job = engine(stage)
+
+    await job.run()
+
+    (failed,) = [tick for tick in job.ticks if tick.last_error is not None]
+    assert isinstance(failed.last_error, ApiError)
+    assert failed.due_in is not None
+    assert failed.due_in >= (failed.last_error.retry_after or 5.0)
+    assert {1} == set(job.sent)
+    assert 1 == stage.spent
+
+
+async def test_no_answer_to_a_request_is_in_doubt(stage: Stage) -> None:
+    """The next step says so."""
+    stage.emulator.fail_next("export", faults.lost_answer())
+    job = engine(stage)
+
+    tick = await job.step()
+
+    assert isinstance(tick.last_error, TransportError)
+    assert "attempted" == tick.record.state
+    with pytest.raises(AmbiguousExportError):
+        await job.step()
+    assert 1 == stage.spent
+
+
+async def test_a_store_that_is_away(stage: Stage) -> None:
+    """The record stays as it is, and nothing is sent."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses.add("*")
+    job = engine(stage)
+
+    tick = await job.step(store)
+
+    assert isinstance(tick.last_error, JobStoreUnavailableError)
+    assert 5 == tick.due_in
+    assert [0] == job.sent
+    assert (await job.run()).done
+    assert 1 == stage.spent
+
+
+async def test_what_no_step_can_mend_is_raised(stage: Stage) -> None:
+    """And nothing is left in the store."""
+    stage.emulator.fail_next("export", faults.refused(403, "Invalid API Key"))
+    job = engine(stage)
+
+    with pytest.raises(AuthenticationError):
+        await job.step()
+
+    async with stage.client() as client:
+        assert [] == await client.jobs()
+    assert 0 == stage.spent
+
+
+@pytest.mark.parametrize("used", [3, 0])
+async def test_the_month_is_looked_at(
+    stage: Stage, clock: FakeClock, used: int
+) -> None:
+    """By a step of its own, whose client the next one does not know."""
+    quotas = Quotas(windows=(), month=3, used=used)
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=quotas
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
+        job.limits = DOCUMENTED
+
+        if used:
+            with pytest.raises(MonthlyQuotaError):
+                await job.run()
+        else:
+            await job.run()
+            assert {1} == set(job.sent)
+
+        assert 1 == emulator.requests("usage")
+        assert (1 if not used else 0) == emulator.requests("export")
+
+
+@pytest.mark.parametrize("kind", ["export", "poll"])
+async def test_no_slot_is_waited_for(stage: Stage, kind: str) -> None:
+    """A step has its place in the order, and comes when it is its turn."""
+    limits = Limits(in_flight=1, exports=(Rate(1, per=60),), polls=None, writes=None)
+    limiter = LocalLimiter(limits, clock=stage.clock)
+    job = engine(stage)
+
+    async with stage.client(limits=None, limiter=limiter) as client:
+        tick = await client.tick(job.record)
+        async with limiter.slot(kind):  # type: ignore[arg-type]
+            held = await client.tick(tick.record)
+        sent = len(stage.emulator.log)
+        later = await client.tick(held.record)
+
+    assert held.last_error is None
+    assert held.due_in is not None
+    assert held.due_in > 0
+    if kind == "export":
+        assert sent == len(stage.emulator.log)
+        assert 50 < (later.due_in or 0.0) < 70
+
+
+async def test_a_cancelled_step_leaves_no_lease(stage: Stage) -> None:
+    """The same step again goes on at once."""
+    stage.emulator.fail_next("status", faults.hang(1000))
+    job = engine(stage)
+    await job.run("requested")
+    stage.clock.advance(20)
+    running = asyncio.ensure_future(_step(job))
+    await until(lambda: stage.emulator.requests("status") == 1)
+    await ended(running)
+
+    await job.step()
+
+    assert 2 == stage.emulator.requests("status")
+
+
+# -- Records as text ---------------------------------------------------------
+
+NAMES = st.text(min_size=1, max_size=20)
+
+
+@given(
+    cohort=NAMES,
+    to=st.sampled_from(["/tmp/a.csv", "a.csv.gz", "x/ü.parquet"]),
+    properties=st.booleans() | st.lists(NAMES, max_size=3),
+    occurrence=st.none() | NAMES,
+)
+def test_a_record_as_text(
+    cohort: str, to: str, properties: bool | list[str], occurrence: str | None
+) -> None:
+    """It is the same record, and an equal one has the same name."""
+    record = JobRecord.new(cohort, to, properties=properties, occurrence=occurrence)
+    again = JobRecord.new(cohort, to, properties=properties, occurrence=occurrence)
+
+    assert record == JobRecord.from_json(record.to_json())
+    assert (record.key == again.key) == (occurrence is not None)
+    assert Path(to) == record.to
+
+
+@given(st.text() | st.from_type(type(None)).map(json.dumps))
+def test_no_record(text: str) -> None:
+    """Any other text is refused."""
+    with pytest.raises(InvalidInputError, match="no record of a job"):
+        JobRecord.from_json(text)
+
+
+async def test_what_is_no_record(stage: Stage) -> None:
+    """A tick says what it takes, and what is wrong with it, and sends nothing."""
+    bad = [
+        "c1",
+        JobRecord.new("", "a.csv"),
+        JobRecord.new("c1", Path("/nowhere/at/all/a.csv")),
+        JobRecord.new("c1", stage.path("a.txt")),
+        JobRecord.new("c1", stage.path(), occurrence="x" * 300),
+        JobRecord.new("c1", stage.path(), on_unknown="wait"),  # type: ignore[arg-type]
+    ]
+
+    async with stage.client() as client:
+        for record in bad:
+            with pytest.raises(InvalidInputError):
+                await client.tick(record)  # type: ignore[arg-type]
+
+    assert [] == stage.emulator.log
