@@ -16,6 +16,7 @@ from amplitude_cohorts_async._core.claims import (
     Decision,
     Delivered,
     Doubt,
+    Ended,
     Join,
     Listing,
     ReadList,
@@ -26,7 +27,7 @@ from amplitude_cohorts_async._core.claims import (
     checked_occurrence,
     checked_on_unknown,
     checked_reuse,
-    is_superseded,
+    has_newer,
     turn_of,
 )
 from amplitude_cohorts_async._core.job_rows import (
@@ -58,6 +59,11 @@ def decide(rows: CohortRows, call: Call, listing: Listing | None = None) -> Deci
     return Claims(rows=rows, call=call, listing=listing).decide()
 
 
+def _began(rows: CohortRows, call: Call) -> int:
+    """The cohort's last event when the call began."""
+    return rows.sequence if call.since_sequence is None else call.since_sequence
+
+
 def same(rows: CohortRows, call: Call) -> list[ExportRow]:
     """The exports of what the call asks for."""
     return [
@@ -78,7 +84,7 @@ def is_left_for(rows: CohortRows, export: ExportRow, call: Call) -> bool:
         and (NOW - export.began_at).total_seconds() < call.reuse_within
         and export.sequence > rows.written
         and not delivered
-        and not is_superseded(rows, export, call.target)
+        and not has_newer(rows, export.sequence, call.target)
     )
 
 
@@ -129,7 +135,7 @@ def test_what_is_adopted_is_recent_and_was_looked_up(
         assert listing is not None
         assert (NOW - export.began_at).total_seconds() < call.reuse_within
         assert export.sequence > rows.written
-        assert not is_superseded(rows, export, call.target)
+        assert not has_newer(rows, export.sequence, call.target)
 
 
 @given(cohorts(), calls().map(without_names), listings)
@@ -141,10 +147,10 @@ def test_who_reuses_nothing_joins_only_what_was_requested_since(
     decision = decide(rows, call, listing)
 
     if isinstance(decision, Join):
-        assert decision.export.sequence > (call.since_sequence or 0)
+        assert decision.export.sequence > _began(rows, call)
     # What was attempted since, by a call that was killed, would have been joined.
     if isinstance(decision, Doubt):
-        assert decision.export.sequence > (call.since_sequence or 0)
+        assert decision.export.sequence > _began(rows, call)
     assert not isinstance(decision, ReadList | Delivered)
 
 
@@ -155,10 +161,12 @@ def test_no_older_export_comes_over_a_newer_one(
     """Whatever run or occurrence it is of, unless it was requested since."""
     decision = decide(rows, call, listing)
 
-    if isinstance(decision, Join) and is_superseded(rows, decision.export, call.target):
-        assert decision.export.sequence > (call.since_sequence or 0)
+    if isinstance(decision, Join) and has_newer(
+        rows, decision.export.sequence, call.target
+    ):
+        assert decision.export.sequence > _began(rows, call)
     if isinstance(decision, Superseded):
-        assert is_superseded(rows, decision.export, call.target)
+        assert has_newer(rows, decision.export.sequence, call.target)
         assert call.occurrence is not None
 
 
@@ -471,3 +479,74 @@ def test_a_file_waits_while_that_of_another_export_is_renamed(rows: CohortRows) 
                 for each in rows.deliveries.values()
                 if each.target == mine.target
             )
+
+
+# -- Steps --------------------------------------------------------------------
+
+STEP = attrs.evolve(CALL, delivery_id="d1", export_id="e1")
+
+
+@given(cohorts(), calls(), st.sampled_from(["d1", "d2", "d3"]), listings)
+def test_a_step_spends_nothing_again(
+    rows: CohortRows, call: Call, name: str, listing: Listing | None
+) -> None:
+    """What an earlier step has requested is never requested by a later one."""
+    call = attrs.evolve(call, delivery_id=name)
+    begun = rows.deliveries.get(name)
+    earlier = begun and rows.exports.get(begun.export_id)
+
+    decision = decide(rows, call, listing)
+
+    if begun is not None and begun.saved is not None:
+        assert isinstance(decision, Delivered)
+    elif earlier is not None and isinstance(decision, RequestNew):
+        is_unsent = decision.export == earlier and earlier.state is ExportState.QUEUED
+        is_asked_for = call.on_unknown == "spend" and decision.export is None
+        assert is_unsent or (is_asked_for and earlier.state is ExportState.ATTEMPTED)
+    elif earlier is not None:
+        assert not isinstance(decision, ReadList)
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        (ExportState.QUEUED, RequestNew),
+        (ExportState.ATTEMPTED, Doubt),
+        (ExportState.REQUESTED, Join),
+        (ExportState.READY, Join),
+        (ExportState.GONE, Ended),
+        (ExportState.FAILED, Ended),
+        (ExportState.PARKED, Ended),
+    ],
+)
+@pytest.mark.parametrize("has_delivery", [True, False])
+def test_a_step_goes_on_with_its_export(
+    state: ExportState, answer: type[object], *, has_delivery: bool
+) -> None:
+    """Whatever became of it, also when another call has taken its delivery over."""
+    rows = rows_of(export(1, state=state), *([delivery(1)] if has_delivery else []))
+
+    assert isinstance(decide(rows, STEP), answer)
+
+
+@pytest.mark.parametrize("of", ["export", "delivery"])
+def test_a_step_leaves_another_one_alone(of: str) -> None:
+    """Its lease is alive."""
+    rows = rows_of(
+        export(1, lease=LIVE if of == "export" else DEAD),
+        delivery(1, lease=LIVE if of == "delivery" else DEAD),
+    )
+
+    assert isinstance(decide(rows, STEP), WaitForOther)
+
+
+def test_a_step_of_what_is_not_stored_any_more() -> None:
+    """It is decided as any other call."""
+    assert RequestNew() == decide(rows_of(), STEP)
+
+
+def test_a_step_is_answered_by_another_calls_delivery() -> None:
+    """Of the same export, to the same target."""
+    saved = delivery(2, export_id="e1", saved={"size": 1}, finished_at=NOW)
+
+    assert Delivered(saved) == decide(rows_of(export(1), saved), STEP)

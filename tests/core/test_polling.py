@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.job_rows import ExportRow, ExportState
 from amplitude_cohorts_async._core.polling import (
     Download,
     GiveUp,
@@ -14,6 +17,7 @@ from amplitude_cohorts_async._core.polling import (
     Poll,
     Step,
     next_step,
+    stored_step,
 )
 from amplitude_cohorts_async.models import ExportStatus
 from amplitude_cohorts_async.policies import Polling
@@ -103,3 +107,60 @@ def test_the_defaults() -> None:
 def test_the_step_at_the_deadline(state: JobState, step: Step) -> None:
     """What is known decides first; a job that nobody asked yet is asked once."""
     assert step == next_step(state, Polling(), left=0.0, jitter=0.5)
+
+
+# -- As a job store has it ----------------------------------------------------
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+
+
+def stored(
+    *, poll_in: float | None, age: float = 0.0, state: str = "requested"
+) -> ExportRow:
+    """Return an export that ticks poll."""
+    return ExportRow(
+        id="e1",
+        cohort_id="c1",
+        created_at=NOW,
+        state=ExportState(state),
+        request_id="r1",
+        requested_at=NOW - timedelta(seconds=age),
+        poll_at=None if poll_in is None else NOW + timedelta(seconds=poll_in),
+    )
+
+
+def due(polling: Polling, export: ExportRow, jitter: float = 0.5) -> float:
+    """Return in how many seconds its poll is due."""
+    step = stored_step(export, polling, now=NOW, jitter=jitter)
+    assert isinstance(step, Poll)
+
+    return step.after
+
+
+@given(POLLING, SHARE, st.floats(0, 1e6))
+def test_what_no_tick_has_polled(polling: Polling, share: float, age: float) -> None:
+    """It is polled as by a call that goes on with it."""
+    export = stored(poll_in=None, age=age)
+
+    assert first(polling, age, share) == pytest.approx(
+        due(polling, export, share), abs=1e-5
+    )
+
+
+@given(POLLING, st.floats(-1e6, 1e6))
+def test_what_a_tick_has_polled(polling: Polling, poll_in: float) -> None:
+    """At once when its time has come, and never after more than a whole wait."""
+    seconds = due(polling, stored(poll_in=poll_in))
+
+    if poll_in < 0.05:
+        assert 0 == seconds
+    else:
+        longest = max(polling.initial_delay, polling.interval) * (1 + polling.jitter)
+        assert seconds == pytest.approx(min(poll_in, longest), abs=1e-5)
+
+
+def test_what_is_ready_is_fetched() -> None:
+    """It is not polled again."""
+    export = stored(poll_in=5, state="ready")
+
+    assert Download() == stored_step(export, Polling(), now=NOW, jitter=0.5)

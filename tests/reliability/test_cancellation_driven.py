@@ -19,6 +19,7 @@ from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async.errors import AmbiguousUploadError
+from amplitude_cohorts_async.jobs import JobRecord
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.models import IdType
 from amplitude_cohorts_async.policies import Polling
@@ -276,6 +277,17 @@ async def run_jobs(world: World) -> None:
         assert outcome.error is None
 
 
+async def tick(world: World) -> None:
+    """Make all steps of an export, one after the other."""
+    target = world.folder / "a.csv"
+    record = JobRecord.new(world.cohort, target, occurrence="monday")
+
+    while not (tick := await world.client.tick(record)).done:
+        record = tick.record
+        assert tick.due_in is not None
+        world.clock.advance(tick.due_in)
+
+
 async def slot(world: World) -> None:
     """Hold the one slot that there is."""
     async with world.client.slot():
@@ -374,6 +386,7 @@ SCENES = {
         files=("a.csv",),
         is_tidy=True,
     ),
+    "tick": Scene(call=tick, check=saved, spends=(1, 1), files=("a.csv",), awaits=20),
     "slot": Scene(call=slot, awaits=1),
 }
 
