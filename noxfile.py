@@ -36,16 +36,17 @@ ENGINES = {
 ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 
 # The running Python gets the whole suite (`coverage` and `heavy`), the others the quick
-# part of it.
+# part of it: the last of them, if it is there, with the oldest dependencies.
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 VERSIONS = nox.project.python_versions(PROJECT)
 OTHERS = [version for version in reversed(VERSIONS) if version != RUNNING]
+LAST = OTHERS.pop() if shutil.which(f"python{OTHERS[-1]}") else None
 HEAVY = "big or forced or hostile or slow"
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", f"not services and not ({HEAVY})", FEW_EXAMPLES)
 
-# What another loop, another TLS, the ordinary path, or a Python between the oldest and
-# the newest can change: all sessions together have to end within half an hour.
+# What another loop, another TLS or the ordinary path can change: all sessions together
+# have to end within half an hour.
 WIRE = ("tests/exports", "tests/io", "tests/writes")
 
 # What an extra cannot change.
@@ -89,6 +90,21 @@ def show_pyenv() -> None:
 
 
 show_pyenv()
+
+
+def heed_pip() -> None:
+    """Let uv use the index and the certificates that pip is configured with."""
+    pip = (sys.executable, "-m", "pip", "config", "list")
+    listed = subprocess.run(pip, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    variables = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
+
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        if variable := variables.get(key.rpartition(".")[2]):
+            os.environ.setdefault(variable, value.strip("'"))
+
+
+heed_pip()
 
 
 def group(*names: str) -> tuple[str, ...]:
@@ -204,7 +220,7 @@ def bare(session: nox.Session) -> None:
     pytest(session, *WORKERS, *QUICK, *SAME_WITHOUT_EXTRAS)
 
 
-@nox.session
+@nox.session(python=LAST)
 def lowest(session: nox.Session) -> None:
     """Test with the oldest direct dependencies that we claim to work with."""
     claims = chain(PROJECT["project"]["dependencies"], *EXTRAS.values())
@@ -232,9 +248,7 @@ def coverage(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the quick part of the suite on another Python."""
     install(session, *group("tests"))
-    is_between = session.python not in {VERSIONS[0], VERSIONS[-1]}
-    folders = WIRE if is_between else ("tests",)
-    pytest(session, *WORKERS, *QUICK, folders=folders)
+    pytest(session, *WORKERS, *QUICK)
 
 
 @nox.session
