@@ -19,11 +19,11 @@ import attrs
 KEPT_FOR = 30.0
 """Seconds for which a ticket is kept beyond those after which it may ask again."""
 
-LONGEST = 60.0
+LONGEST = 90.0
 """
 Seconds after which a ticket asks again at the latest, however long its line.
 
-Those ahead may give up; and who does not come back holds up the others for less time.
+Longer than a window of a minute, whose end is known. Those ahead may give up; and who does not come back holds up the others for less time.
 """
 
 _LEAST = 0.05
