@@ -351,7 +351,7 @@ class LocalLimiter(RateLimiter):
             for pool in (*self._windows.values(), self._slots):
                 pool.look_again()
 
-        if isinstance(outcome, float):
+        if not isinstance(outcome, PlacePermit):
             raise no_slot(kind, outcome, ticket)
 
         self._forget(kind, ticket)

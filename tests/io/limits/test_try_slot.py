@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -197,7 +198,7 @@ def test_tickers_keep_the_spacing_after_a_429():
         return sorted(starts)
 
     starts = run_virtually(main())
-    gaps = [b[0] - a[0] for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [b[0] - a[0] for a, b in pairwise(starts)]
 
     assert list(range(8)) == [number for _, number in starts]
     assert min(gaps) >= 15
@@ -490,14 +491,14 @@ def test_threads_that_try_and_threads_that_wait_never_exceed_a_limit():
             enter(-1)
 
     async def try_one() -> None:
-        ticket = None
-        while True:
+        ticket, is_over = None, False
+        while not is_over:
             try:
                 async with limiter.try_slot("file", ticket=ticket):
+                    is_over = True
                     enter(+1)
                     await asyncio.sleep(0.001)
                     enter(-1)
-                return
             except QuotaWaitError as error:
                 ticket = error.ticket
                 await asyncio.sleep(0.002)
