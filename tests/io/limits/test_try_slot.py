@@ -98,7 +98,8 @@ async def beside_callers_who_queue(
     tasks = [asyncio.create_task(queue()) for _ in range(12)]
     await asyncio.sleep(200.25)
     came_at, before, ahead = now(), len(starts), asked - len(starts)
-    started_at = await way(limiter, kind)
+    async with asyncio.timeout(1_800):
+        started_at = await way(limiter, kind)
     # Those whose places are free at the same moment start together, in any order.
     earlier = sum(start < started_at - 0.1 for start in starts[before:])
     for task in tasks:
