@@ -82,6 +82,11 @@ class Line:
         with self._mutex:
             return len(self._tasks) + len(self._kept())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits; takes no lock."""
+        return not self._tasks and not self._tickets
+
     def join(self) -> int:
         """Return the number of a task that waits from now on."""
         with self._mutex:

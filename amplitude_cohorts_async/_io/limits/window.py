@@ -239,6 +239,11 @@ class Pacer:
     async def wait(self) -> None:
         """Wait until the bucket admits one more; first come, first served."""
         bucket = self._bucket()
+
+        if bucket.line.is_empty and bucket.has_room(0):
+            await bucket.drops.acquire()
+            return
+
         number = bucket.line.join()
 
         try:
