@@ -222,6 +222,43 @@ class LimiterConformance:
         _check(50 < seconds < 61, f"the wait for a window is said to be {seconds} s")
         _check(20 < paused < 31, f"the wait for a pause is said to be {paused} s")
 
+    async def test_a_try_does_not_wait(self) -> None:
+        """It is over in about a second; and has the slot when it asks again later."""
+        limits = attrs.evolve(self.limits, in_flight=1)
+
+        async with self._members(2, limits) as (one, other):
+            await _hold(other, "file")
+            async with one.slot("file"):
+                began = time.monotonic()
+                error = await _refused_try(other, "file")
+                seconds = time.monotonic() - began
+            async with asyncio.timeout(_PATIENCE):
+                await _tick(other, "file", ticket=error.ticket)
+
+        # A second, and what a busy machine adds.
+        _check(seconds < 5, f"a try waited for {seconds:.1f} s")
+        _check(error.seconds > 0, f"a try is to ask again in {error.seconds} s")
+
+    async def test_those_who_try_and_those_who_wait_keep_the_limits(self) -> None:
+        """No window has five exports; all are served in the end."""
+        async with self._members(2) as (one, other), asyncio.timeout(_PATIENCE):
+            starts = sorted(
+                await asyncio.gather(
+                    *(_tick(who) for who in (one, other) * 3),
+                    *(_hold(who) for who in (one, other) * 3),
+                )
+            )
+
+        for first, fifth in zip(starts, starts[4:], strict=False):
+            _check(fifth - first >= 0.5, "five exports started in one window")
+
+    async def test_a_ticket_of_another_limiter_is_as_none(self) -> None:
+        """Any text is; it takes no place of anybody's, and is no error."""
+        async with self._members(1) as (limiter,):
+            for text in ("", "no ticket", "f" * 32, "\ud800", "0" * 10_000):
+                async with limiter.try_slot("other", ticket=text):
+                    pass
+
     async def test_an_error_inside_comes_out_as_it_is(self) -> None:
         """No group, no other class; and the place is free a moment later."""
         limits = attrs.evolve(self.limits, in_flight=1)
@@ -324,6 +361,30 @@ async def _hold(limiter: Limiter, kind: Kind = "export", seconds: float = 0.0) -
         await asyncio.sleep(seconds)
 
     return start
+
+
+async def _tick(
+    limiter: Limiter, kind: Kind = "export", *, ticket: str | None = None
+) -> float:
+    """Try again at each due time; tell when it began."""
+    while True:
+        try:
+            async with limiter.try_slot(kind, ticket=ticket):
+                return time.monotonic()
+        except QuotaWaitError as error:
+            ticket = error.ticket
+            await asyncio.sleep(error.seconds)
+
+
+async def _refused_try(limiter: Limiter, kind: Kind) -> QuotaWaitError:
+    """Try in vain."""
+    try:
+        async with limiter.try_slot(kind):
+            pass
+    except QuotaWaitError as error:
+        return error
+
+    raise AssertionError("a try was granted a place that another one holds")
 
 
 async def _refuse(

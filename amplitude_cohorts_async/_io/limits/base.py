@@ -159,8 +159,9 @@ class Limiter(ABC):
     @asynccontextmanager
     async def _try_slot(self, kind: Kind) -> AsyncGenerator[Permit]:
         async with AsyncExitStack() as stack:
+            tried = asyncio.timeout(_TRIED_FOR)
             try:
-                async with asyncio.timeout(_TRIED_FOR) as tried:
+                async with tried:
                     permit = await stack.enter_async_context(self.slot(kind))
             except TimeoutError:
                 # That of a limiter itself, as QuotaWaitError is one.

@@ -351,7 +351,7 @@ class LocalLimiter(RateLimiter):
             for pool in (*self._windows.values(), self._slots):
                 pool.look_again()
 
-        if isinstance(outcome, float):
+        if not isinstance(outcome, PlacePermit):
             raise no_slot(kind, outcome, ticket)
 
         self._forget(kind, ticket)
@@ -391,17 +391,13 @@ class LocalLimiter(RateLimiter):
             self._window_line.draw(ticket, seconds=seconds)
             return seconds
 
-        slot = self._slots.take_free(ahead := self._slot_line.draw(ticket))
-        if slot is None:
-            self._put_back(places)
-            seconds = slot_in(ahead, self._limits.in_flight)
-            self._slot_line.draw(ticket, seconds=seconds)
-            return seconds
+        ahead = self._slot_line.draw(ticket)
+        if permit := self._take_slot_now(kind, places, ahead=ahead):
+            return permit
 
-        permit = PlacePermit(kind, places, slot, self._clock.now)
-        if counts:
-            self._last_start = permit.sent_at
-        return permit
+        seconds = slot_in(ahead, self._limits.in_flight)
+        self._slot_line.draw(ticket, seconds=seconds)
+        return seconds
 
     def _try_windows(self, ticket: str) -> list[Place] | None:
         """Return a place of each window; None if there is not one for the ticket."""
@@ -411,7 +407,11 @@ class LocalLimiter(RateLimiter):
         if spacing and (ahead or self._last_start + spacing > self._clock.now()):
             return None
 
+        return self._take_windows_now(ahead)
+
+    def _take_windows_now(self, ahead: int) -> list[Place] | None:
         places: list[Place] = []
+
         for window in self._windows.values():
             if (place := window.take_free(ahead)) is None:
                 self._put_back(places)
@@ -420,15 +420,49 @@ class LocalLimiter(RateLimiter):
 
         return places
 
+    def _take_slot_now(
+        self, kind: Kind, places: Sequence[Place], *, ahead: int
+    ) -> PlacePermit[Place] | None:
+        """Return a permit with these places; put them back if there is no slot."""
+        if (slot := self._slots.take_free(ahead)) is None:
+            self._put_back(places)
+            return None
+
+        return self._permit(kind, places, slot)
+
+    def _permit(
+        self, kind: Kind, places: Sequence[Place], slot: Place
+    ) -> PlacePermit[Place]:
+        permit = PlacePermit(kind, places, slot, self._clock.now)
+        if places:
+            self._last_start = permit.sent_at
+
+        return permit
+
     def _forget(self, kind: Kind, ticket: str) -> None:
         self._window_line.drop(ticket)
         self._slot_line.drop(ticket)
         if pacer := self._pacers.get(kind):
             pacer.forget(ticket)
 
+    def _admit_now(self, kind: Kind, *, counts: bool) -> PlacePermit[Place] | None:
+        """Let a request start that nobody is ahead of, if all places are free."""
+        if self._is_paused() or not self._slot_line.is_empty:
+            return None
+        if not counts:
+            return self._take_slot_now(kind, (), ahead=0)
+        if self._spacing() or not self._window_line.is_empty:
+            return None
+
+        places = self._take_windows_now(0)
+        return None if places is None else self._take_slot_now(kind, places, ahead=0)
+
     async def _admit(self, kind: Kind) -> PlacePermit[Place]:
-        if kind not in self._state.pace.counted:
-            return PlacePermit(kind, (), await self._take_slot(), self._clock.now)
+        counts = kind in self._state.pace.counted
+        if permit := self._admit_now(kind, counts=counts):
+            return permit
+        if not counts:
+            return self._permit(kind, (), await self._take_slot())
 
         number = self._window_line.join()
         try:
@@ -454,9 +488,7 @@ class LocalLimiter(RateLimiter):
             self._put_back(places)
             raise
 
-        permit = PlacePermit(kind, places, slot, self._clock.now)
-        self._last_start = permit.sent_at
-        return permit
+        return self._permit(kind, places, slot)
 
     def _put_back(self, places: Sequence[Place]) -> None:
         for window, place in zip(self._windows.values(), places, strict=False):

@@ -19,11 +19,11 @@ import attrs
 KEPT_FOR = 30.0
 """Seconds for which a ticket is kept beyond those after which it may ask again."""
 
-LONGEST = 60.0
+LONGEST = 90.0
 """
 Seconds after which a ticket asks again at the latest, however long its line.
 
-Those ahead may give up; and who does not come back holds up the others for less time.
+Longer than a window of a minute, whose end is known. Those ahead may give up; and who does not come back holds up the others for less time.
 """
 
 _LEAST = 0.05
@@ -81,6 +81,11 @@ class Line:
     def __len__(self) -> int:
         with self._mutex:
             return len(self._tasks) + len(self._kept())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits; takes no lock."""
+        return not self._tasks and not self._tickets
 
     def join(self) -> int:
         """Return the number of a task that waits from now on."""

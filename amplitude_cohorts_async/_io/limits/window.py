@@ -216,6 +216,10 @@ class _Bucket:
     line: Line
     passed: Line
 
+    def has_room(self, ahead: int) -> bool:
+        """Whether it admits one more than the tickets ahead."""
+        return self.drops.has_capacity(1 + ahead)
+
 
 class Pacer:
     """
@@ -235,15 +239,18 @@ class Pacer:
     async def wait(self) -> None:
         """Wait until the bucket admits one more; first come, first served."""
         bucket = self._bucket()
+
+        if bucket.line.is_empty and bucket.has_room(0):
+            await bucket.drops.acquire()
+            return
+
         number = bucket.line.join()
 
         try:
             async with bucket.lock:
                 # acquire() alone would poll the clock until rounding errors have
                 # passed, which is for ever where time stands still between timers.
-                while not bucket.drops.has_capacity(
-                    1 + bucket.line.tickets_ahead(number)
-                ):
+                while not bucket.has_room(bucket.line.tickets_ahead(number)):  # noqa: ASYNC110
                     await asyncio.sleep(self._drop)
 
                 await bucket.drops.acquire()
@@ -260,7 +267,7 @@ class Pacer:
 
         if not bucket.passed.has(ticket):
             ahead = bucket.line.draw(ticket)
-            if not bucket.drops.has_capacity(1 + ahead):
+            if not bucket.has_room(ahead):
                 seconds = again_in(self._drop * (1 + ahead))
                 bucket.line.draw(ticket, seconds=seconds)
                 return seconds

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Literal
 
 import attrs
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async._io.limits.local import LocalLimiter
+from amplitude_cohorts_async.errors import QuotaWaitError
 from amplitude_cohorts_async.limits import Kind, Limits, Rate
 from support.counting import Counting, every_counting, most_in_any
 from support.virtual_loop import run_virtually
@@ -32,9 +35,12 @@ class Call:
     uplink: float
     downlink: float
     given_up: bool = False
+    way: Literal["waits", "tries", "vanishes"] = "waits"
 
 
-def calls(slowest: float) -> st.SearchStrategy[Call]:
+def calls(
+    slowest: float, *, ways: Sequence[str] = ("waits",)
+) -> st.SearchStrategy[Call]:
     """Bursts, trickles, stragglers and callers who give up."""
     seconds = st.one_of(st.just(0.0), st.floats(0, 0.2), st.floats(0, slowest))
     return st.builds(
@@ -44,6 +50,7 @@ def calls(slowest: float) -> st.SearchStrategy[Call]:
         uplink=seconds,
         downlink=seconds,
         given_up=st.sampled_from((False, False, False, True)),
+        way=st.sampled_from(ways),
     )
 
 
@@ -59,12 +66,30 @@ class Course:
     most_in_flight: int = 0
 
 
+async def enter(stack: AsyncExitStack, limiter: LocalLimiter, call: Call) -> None:
+    """Wait for a slot; or try until there is one, unless the caller vanishes."""
+    ticket, slot = None, limiter.slot(call.kind)
+
+    while True:
+        if call.way != "waits":
+            slot = limiter.try_slot(call.kind, ticket=ticket)
+        try:
+            await stack.enter_async_context(slot)
+            break
+        except QuotaWaitError as error:
+            if call.way == "vanishes":
+                raise
+            ticket = error.ticket
+            await asyncio.sleep(error.seconds)
+
+
 def run(calls: Sequence[Call], limits: Limits) -> Course:
     """Make the calls in virtual time."""
 
     async def make(call: Call, limiter: LocalLimiter, course: Course) -> None:
         await asyncio.sleep(call.asked)
-        async with limiter.slot(call.kind):
+        async with AsyncExitStack() as stack:
+            await enter(stack, limiter, call)
             course.in_flight += 1
             course.most_in_flight = max(course.most_in_flight, course.in_flight)
             loop = asyncio.get_running_loop()
@@ -114,8 +139,11 @@ def test_no_server_ever_answers_429(calls: list[Call]):
         assert 0 == refusals(server, course.stamped), name
 
 
+WAYS = ("waits", "waits", "tries", "tries", "vanishes")
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(calls(slowest=20), max_size=60))
+@given(st.lists(calls(slowest=20, ways=WAYS), max_size=60))
 def test_windows_and_places_hold_from_sending_to_the_end_of_the_answer(
     calls: list[Call],
 ):
@@ -139,6 +167,16 @@ def test_a_caller_who_gives_up_costs_no_429_either(calls: list[Call]):
 
     for name, server in every_counting(RATES).items():
         assert 0 == refusals(server, course.stamped), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(calls(slowest=5, ways=WAYS), max_size=40))
+def test_everybody_is_served_in_the_end(calls: list[Call]):
+    """Also beside tickets whose owners never come back."""
+    course = run(calls, Limits())
+    exports = [call for call in calls if call.kind == "export"]
+
+    assert len(course.sent) >= sum(call.way != "vanishes" for call in exports)
 
 
 @settings(max_examples=40, deadline=None)
