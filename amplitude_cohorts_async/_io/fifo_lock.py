@@ -67,12 +67,6 @@ class FifoLock:
     async def __aexit__(self, *_exc: object) -> None:
         self._release()
 
-    @property
-    def ahead(self) -> int:
-        """How many holders and waiters are ahead of a new waiter."""
-        with self._mutex:
-            return len(self._waiters) + self._is_held
-
     def _release(self) -> None:
         with self._mutex:
             while self._waiters:

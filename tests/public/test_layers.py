@@ -38,7 +38,9 @@ def test_the_command_may_use_no_private_module() -> None:
         contract["name"]: contract
         for contract in project["tool"]["importlinter"]["contracts"]
     }
-    forbidden = contracts["The command and the engines are users of the library"]["forbidden_modules"]
+    forbidden = contracts["The command and the engines are users of the library"][
+        "forbidden_modules"
+    ]
     package = Path(amplitude_cohorts_async.__file__).parent
     private = {path.stem for path in package.glob("_[!_]*") if "__" not in path.name}
 
