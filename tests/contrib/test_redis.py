@@ -330,6 +330,8 @@ def test_one_limiter_serves_one_run_after_another(valkey: Valkey):
 def test_without_redis_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     """MissingExtraError says what to install."""
     monkeypatch.setitem(sys.modules, "redis.exceptions", None)
+    for name in [name for name in sys.modules if ".contrib._redis" in name]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, RedisLimiter.__module__)
 
     with pytest.raises(MissingExtraError) as caught:

@@ -84,3 +84,8 @@ def good_for(lease: float, release_delay: float) -> float:
 def between(least: float, most: float) -> float:
     """Return a random number of seconds, so that processes do not poll in step."""
     return random.uniform(least, most)  # noqa: S311  no secret depends on it
+
+
+def shown_store(name: str, port: object = None) -> str:
+    """Return how messages name a store."""
+    return f"the store at {name}:{port}" if port else f"the store {name}"

@@ -16,9 +16,9 @@ from redis.exceptions import RedisError, WatchError
 from ..._core.job_rows import Rows
 from ..._io.jobs.base import JobStore, Work
 from ..._io.limits.shared import between
+from ..._io.per_loop import PerLoop
 from ...errors import JobStoreUnavailableError
-from .leases import in_time
-from .store import PerLoop, checked_url, connect, shown
+from .connecting import checked_url, connect, in_time, shown
 
 T = TypeVar("T")
 

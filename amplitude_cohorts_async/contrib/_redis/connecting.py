@@ -1,0 +1,72 @@
+"""Connections to Redis 7 or Valkey, and the URLs that name one."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+
+from ..._io.limits.shared import shown_store
+from ...errors import ConfigurationError
+
+# Seconds after which a store that has not answered counts as unavailable.
+_STORE_TIMEOUT = 2.0
+
+# redis-py would read its own version from disk for each connection.
+_UNNAMED: dict[str, Any] = (
+    {"driver_info": None}
+    if find_spec("redis.driver_info")
+    else {"lib_name": None, "lib_version": None}
+)
+
+
+def in_time() -> asyncio.Timeout:
+    """
+    Return a context that gives the store two seconds.
+
+    redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which before Python
+    3.12 can swallow a cancellation.
+    """
+    return asyncio.timeout(_STORE_TIMEOUT)
+
+
+def connect(url: str) -> Redis:
+    """Return a client; nothing is sent yet."""
+    return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+        url,
+        socket_timeout=None,  # see `in_time`
+        **_UNNAMED,
+        retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
+    )
+
+
+def shown(url: str) -> str:
+    """Return how messages name a store: without its user and password."""
+    parts = urlsplit(url)
+
+    return shown_store(parts.hostname or parts.path, parts.port)
+
+
+def checked_url(url: str) -> str:
+    """Return a URL of a store; raise `ConfigurationError` if redis-py refuses it."""
+    try:
+        # All that redis-py would find wrong with it later on; this connects to nothing.
+        pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url, **_UNNAMED
+        )
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, AttributeError, RedisError):
+        # Without the cause, whose text may quote a part of the password.
+        raise ConfigurationError(
+            "this is no URL of a store: write redis://, rediss:// or unix://, a host "
+            "and a port, as in redis://localhost:6379/0, and only options that "
+            "redis-py knows; a user or a password is percent-encoded"
+        ) from None
+
+    return url
