@@ -406,9 +406,11 @@ class FleetLimiter(RateLimiter):
 
     async def _space_out(self, places: FleetPlaces, seen: Snapshot) -> None:
         spacing = self._spacing(seen)
+        left = spacing and await places.store.try_space(spacing)
 
-        while spacing and (left := await places.store.try_space(spacing)):
+        while left:
             await anyio.sleep(left + between(0.001, 0.01))
+            left = await places.store.try_space(spacing)
 
     def _spacing(self, seen: Snapshot) -> float:
         return Pace(step=min(seen.step, 4)).spacing(self._limits.exports)

@@ -1,0 +1,284 @@
+"""
+One pool of connections for each process, event loop and server.
+
+However many apps there are, their limiters and job stores share it: it has four
+connections at most, none while nothing was asked for half a minute, and is closed
+when the last of its users is.
+
+Each question is one statement, which is a transaction by itself: nothing is held in
+between, and PgBouncer may give each one another connection. Whoever asks waits two
+seconds at most. A statement whose answer was lost is sent again: each can tell that
+it was carried out before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, LiteralString, TypeAlias
+
+import attrs
+from psycopg import AsyncConnection, Error, OperationalError, errors, sql
+from psycopg_pool import AsyncConnectionPool
+
+from ..._core.secret import Secret
+from ..._io.cancellation import finish_despite_cancel
+from ..._io.limits.leases import StoreFailedError
+from ..._io.limits.shared import between
+from ..._io.per_loop import PerLoop
+from ...errors import ConfigurationError
+from .connecting import Address
+from .schema import MAJOR, schema_sql
+
+Row: TypeAlias = tuple[Any, ...]
+
+_TIMEOUT = 2.0
+"""Seconds after which a server that has not answered counts as unavailable."""
+_SETUP_TIMEOUT = 30.0
+_MOST_CONNECTIONS = 4
+_IDLE_FOR = 30.0
+
+_NO_SCHEMA = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+_SETUP_LOCK = "SELECT pg_advisory_xact_lock(109386301371507)"
+"""A number of our own: eight who begin at once make the schema one by one."""
+
+_DURABLE = """
+    durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
+"""
+"""Does what `SET LOCAL` does, within a statement: it holds until its commit."""
+
+_VERSION = "SELECT major, getdatabaseencoding() FROM {schema}.cohorts_version"
+_TIDY = """
+    WITH time AS MATERIALIZED (SELECT {schema}.cohorts_clock() AS now),
+    places AS (
+        DELETE FROM {schema}.cohorts_place USING time WHERE free_at < now - 86400
+    ),
+    counters AS (
+        DELETE FROM {schema}.cohorts_counter USING time WHERE until < now - 86400
+    ),
+    old AS (
+        DELETE FROM {schema}.cohorts_group USING time
+        WHERE changed_at < now - CASE WHEN has_rows THEN 8640000 ELSE 86400 END
+        RETURNING app, name
+    )
+    DELETE FROM {schema}.cohorts_row USING old
+    WHERE cohorts_row.app = old.app AND cohorts_row.name = old.name
+"""
+"""Removes what nobody needs any more: rows of exports after a hundred days."""
+
+
+@attrs.define(eq=False)
+class _Shared:
+    """What all users of a server in one event loop share."""
+
+    pool: AsyncConnectionPool[AsyncConnection[Row]]
+    users: int = 0
+    opening: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    is_open: bool = False
+    ready: set[str] = attrs.field(factory=set[str])
+
+
+_of_loop: PerLoop[dict[str, _Shared]] = PerLoop(dict)
+
+
+class Server:
+    """One user's access to a server, in one event loop; nothing is sent yet."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._is_closed = False
+        here = _of_loop.get()
+
+        if address.server not in here:
+            here[address.server] = _Shared(_pool(address))
+        self._shared = here[address.server]
+        self._shared.users += 1
+
+    async def ask(
+        self, statement: LiteralString, **parameters: object
+    ) -> Sequence[Row]:
+        """
+        Return the rows that a statement yields.
+
+        Args:
+            statement: In it *{schema}* is ours, and *{durable}* a query that makes
+                what it changes durable.
+
+        Raises:
+            StoreFailedError: The server did not answer, or not in time.
+            ConfigurationError: The role may not do that, or the schema is not ours.
+        """
+        # A cancellation waits for the answer: to break off would cost a connection.
+        return await finish_despite_cancel(self._ask(statement, parameters))
+
+    async def aclose(self) -> None:
+        """Close the pool, if this is its last user; may be called twice."""
+        if self._is_closed:
+            return
+
+        self._is_closed = True
+        self._shared.users -= 1
+
+        if not self._shared.users:
+            here = _of_loop.get()
+            if here.get(self._address.server) is self._shared:
+                del here[self._address.server]
+            await finish_despite_cancel(self._shared.pool.close())
+
+    async def _ask(
+        self, statement: LiteralString, parameters: Mapping[str, object]
+    ) -> Sequence[Row]:
+        deadline = self._in_time()
+
+        while True:
+            try:
+                await self._prepare()
+                return await self._once(self._bytes(statement), parameters, deadline)
+            except _NO_SCHEMA as error:
+                # It was there: the server has lost it since.
+                self._shared.ready.discard(self._address.schema)
+                failed: Error = error
+            except errors.InsufficientPrivilege as error:
+                raise self._may_not(error) from None
+            except (OperationalError, errors.ReadOnlySqlTransaction) as error:
+                failed = error
+            except Error as error:
+                raise StoreFailedError from error
+
+            if self._loop.time() + 0.05 >= deadline:
+                raise StoreFailedError from failed
+            await asyncio.sleep(between(0.01, 0.05))
+
+    async def _once(
+        self,
+        statement: bytes,
+        parameters: Mapping[str, object] | None,
+        deadline: float,
+    ) -> Sequence[Row]:
+        pool = self._shared.pool
+        connection = await pool.getconn(deadline - self._loop.time())
+        # Cancelling would ask the server, which may be what does not answer.
+        timer = self._loop.call_at(deadline, _hang_up, connection)
+
+        try:
+            cursor = await connection.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description else ()
+        except errors.ReadOnlySqlTransaction:
+            # Another server is the primary one by now.
+            await connection.close()
+            raise
+        finally:
+            timer.cancel()
+            await pool.putconn(connection)
+
+    async def _prepare(self) -> None:
+        """Open the pool, and see that the schema is there."""
+        shared, schema = self._shared, self._address.schema
+
+        if schema in shared.ready:
+            return
+
+        async with shared.opening:
+            if not shared.is_open:
+                await shared.pool.open()
+                shared.is_open = True
+            if schema not in shared.ready:
+                await self._check_schema()
+                shared.ready.add(schema)
+
+    async def _check_schema(self) -> None:
+        found = await self._version()
+
+        if not found:
+            await self._make_schema()
+            found = await self._version()
+
+        major, encoding = found[0]
+
+        if major > MAJOR:
+            raise ConfigurationError(
+                f"the schema {self._address.schema} in {self._address.shown} was made "
+                "by a newer release of this package; install that one, or name another "
+                "schema with ?schema= in the URL"
+            )
+
+        if encoding != "UTF8":
+            raise ConfigurationError(
+                f"the database in {self._address.shown} has the encoding {encoding}; "
+                "use one with UTF8"
+            )
+
+        await self._once(self._bytes(_TIDY), None, self._in_time())
+
+    async def _version(self) -> Sequence[Row]:
+        try:
+            return await self._once(self._bytes(_VERSION), None, self._in_time())
+        except _NO_SCHEMA:
+            return ()
+
+    async def _make_schema(self) -> None:
+        # Sent together, they are one transaction.
+        statements = f"{_SETUP_LOCK};\n{schema_sql(self._address.schema)}"
+        deadline = self._loop.time() + _SETUP_TIMEOUT
+        await self._once(statements.encode(), None, deadline)
+
+    def _bytes(self, statement: LiteralString) -> bytes:
+        return _of_schema(statement, self._address.schema)
+
+    def _in_time(self) -> float:
+        return self._loop.time() + _TIMEOUT
+
+    def _may_not(self, error: errors.InsufficientPrivilege) -> ConfigurationError:
+        told = error.diag.message_primary or "permission denied"
+        return ConfigurationError(
+            f"{self._address.shown} says {told!r}; let a role that may run what "
+            "`python -m amplitude_cohorts_async.contrib.postgres "
+            f"{self._address.schema} ROLE` prints, with the ROLE of the URL"
+        )
+
+
+@cache
+def _of_schema(statement: LiteralString, schema: str) -> bytes:
+    composed = sql.SQL(statement).format(
+        schema=sql.Identifier(schema), durable=sql.SQL(_DURABLE)
+    )
+
+    return composed.as_string().encode()
+
+
+def _pool(address: Address) -> AsyncConnectionPool[AsyncConnection[Row]]:
+    return AsyncConnectionPool(
+        address.server,
+        kwargs={
+            "autocommit": True,
+            # PgBouncer may give the next statement to another connection.
+            "prepare_threshold": None,
+            **_default_timeout(address.server),
+        },
+        name="amplitude-cohorts",
+        min_size=0,
+        max_size=_MOST_CONNECTIONS,
+        max_idle=_IDLE_FOR,
+        timeout=_TIMEOUT,
+        reconnect_timeout=_TIMEOUT,
+        open=False,
+    )
+
+
+def _default_timeout(server: Secret) -> dict[str, int]:
+    return {} if "connect_timeout=" in server else {"connect_timeout": int(_TIMEOUT)}
+
+
+def _hang_up(connection: AsyncConnection[Row]) -> None:
+    """Let whoever waits for an answer hear that the connection is closed."""
+    # Of a copy: libpq closes its own, when asyncio has let go of it.
+    with (
+        suppress(OSError, Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as copy,
+    ):
+        copy.shutdown(socket.SHUT_RDWR)
