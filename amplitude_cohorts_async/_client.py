@@ -179,8 +179,8 @@ class CohortsClient(AsyncOnly):
         AMPLITUDE_BASE_URL, AMPLITUDE_APP_ID, AMPLITUDE_OWNER, AMPLITUDE_JOBS for a
         file or URL of the job store, and AMPLITUDE_LIMITER_URL for limits that processes
         share: those of a machine by a file, as in sqlite:////var/lib/cohorts/limits.db
-        (four slashes before an absolute path), those of a fleet by a Redis or Valkey,
-        as in redis://host:6379.
+        (four slashes before an absolute path), those of a fleet by a Redis, a
+        Valkey or a Postgres, as in redis://host:6379 or postgresql://host/name.
 
         Args:
             overrides: Keywords of the constructor; they precede the variables.

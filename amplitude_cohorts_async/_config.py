@@ -37,7 +37,8 @@ _ALL_BITS = 0o777
 
 SECRETS = frozenset({"api_key", "secret_key", "base_url", "proxy", "jobs"})
 """Arguments that may hold a key or a password."""
-STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix")
+POSTGRES_SCHEMES = ("postgresql", "postgres")
+STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix", *POSTGRES_SCHEMES)
 """What the URL of a job store, or of a limiter, begins with."""
 
 
@@ -330,8 +331,8 @@ def agreed_limits(limits: Limits | None, limiter: Limiter | None) -> Limits:
 
     if not isinstance(limiter, Limiter):
         raise ConfigurationError(
-            f"limiter is a {type(limiter).__name__}; pass a LocalLimiter, a RedisLimiter "
-            f"or an instance of your own subclass of limiters.Limiter"
+            f"limiter is a {type(limiter).__name__}; pass a LocalLimiter, a RedisLimiter, "
+            f"a PostgresLimiter or an instance of your own subclass of limiters.Limiter"
         )
 
     stated = limiter.limits

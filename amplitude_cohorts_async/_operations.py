@@ -28,7 +28,13 @@ from weakref import WeakSet
 import anyio.to_thread
 import attrs
 
-from ._config import STORE_SCHEMES, ClientConfig, proxy_secrets, sqlite_path
+from ._config import (
+    POSTGRES_SCHEMES,
+    STORE_SCHEMES,
+    ClientConfig,
+    proxy_secrets,
+    sqlite_path,
+)
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -138,11 +144,11 @@ class Operations:
     @staticmethod
     def limiter_of_url(url: str, limits: Limits) -> Limiter:
         """
-        Return a `SqliteLimiter` or a `RedisLimiter`.
+        Return a `SqliteLimiter`, a `RedisLimiter` or a `PostgresLimiter`.
 
         Raises:
-            ConfigurationError: It is no URL of either.
-            MissingExtraError: The extra of the second is not installed.
+            ConfigurationError: It is no URL of one of them.
+            MissingExtraError: The extra of the one it names is not installed.
         """
         scheme = url.partition("://")[0].lower()
 
@@ -154,9 +160,15 @@ class Operations:
         if scheme not in STORE_SCHEMES:
             # Whatever it is, it may hold a password.
             raise ConfigurationError(
-                "the URL of a limiter begins with sqlite:///, redis://, rediss:// or "
-                "unix://, as in redis://localhost:6379; correct AMPLITUDE_LIMITER_URL"
+                "the URL of a limiter begins with sqlite:///, redis://, rediss://, "
+                "unix:// or postgresql://, as in redis://localhost:6379; correct "
+                "AMPLITUDE_LIMITER_URL"
             )
+
+        if scheme in POSTGRES_SCHEMES:
+            from .contrib.postgres import PostgresLimiter  # noqa: PLC0415 - optional
+
+            return PostgresLimiter.from_url(url, limits=limits)
 
         from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
 
@@ -468,6 +480,11 @@ def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore:
         return SqliteJobStore(config.jobs)
     if config.jobs is None:
         return limiter.job_store or memory_store_for(config.app, config.clock)
+
+    if config.jobs.partition("://")[0] in POSTGRES_SCHEMES:
+        from .contrib.postgres import PostgresJobStore  # noqa: PLC0415 - optional
+
+        return PostgresJobStore.from_url(config.jobs)
 
     from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
 

@@ -7,7 +7,7 @@ it out.
 
 A client uses a `MemoryJobStore` by default, which survives everything but the end of
 the process. `SqliteJobStore` survives that, too; a fleet's is
-`contrib.redis.RedisJobStore`.
+`contrib.redis.RedisJobStore` or `contrib.postgres.PostgresJobStore`.
 """
 
 from ._core.job_rows import OnUnknown

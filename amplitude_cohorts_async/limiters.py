@@ -10,7 +10,7 @@ Your own limiter is a subclass of `Limiter` with one method:
                 yield Permit()
 
 A client uses `LocalLimiter` by default; `SqliteLimiter` is shared by the processes of
-a machine, `contrib.redis.RedisLimiter` by a fleet.
+a machine, `contrib.redis.RedisLimiter` and `contrib.postgres.PostgresLimiter` by a fleet.
 """
 
 from ._io.context import Clock

@@ -40,6 +40,14 @@ async def open_store(
 
                 url = request.getfixturevalue("valkey").url
                 store = RedisJobStore.from_url(url)
+            elif kind == "postgres":
+                from amplitude_cohorts_async.contrib.postgres import (  # noqa: PLC0415
+                    PostgresJobStore,
+                )
+
+                store = PostgresJobStore.from_url(
+                    request.getfixturevalue("postgres").url
+                )
             stack.push_async_exit(aclosing(store))
             return store
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from amplitude_cohorts_async.jobs import JobStore, MemoryJobStore, SqliteJobStor
 from amplitude_cohorts_async.testing import JobStoreConformance
 
 if TYPE_CHECKING:
+    from support.postgres import Postgres
     from support.valkey import Valkey
 
 T = TypeVar("T")
@@ -72,6 +74,22 @@ class TestRedisJobStore(JobStoreConformance):
         from amplitude_cohorts_async.contrib.redis import RedisJobStore  # noqa: PLC0415
 
         return RedisJobStore.from_url(self.url)
+
+
+@pytest.mark.services
+class TestPostgresJobStore(JobStoreConformance):
+    """On one Postgres."""
+
+    @pytest.fixture(autouse=True)
+    def server(self, postgres: Postgres) -> None:
+        """The server of this test."""
+        self.url = postgres.url
+
+    def make(self) -> JobStore:
+        """One more on the server."""
+        contrib = import_module("amplitude_cohorts_async.contrib.postgres")
+
+        return contrib.PostgresJobStore.from_url(self.url)  # type: ignore[no-any-return]
 
 
 class FileJobStore(JobStore):

@@ -39,7 +39,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "exports.db")
 
-    return str(request.getfixturevalue("valkey").url)
+    server = {"redis": "valkey"}.get(request.param, request.param)
+
+    return str(request.getfixturevalue(server).url)
 
 
 async def kill_when(

@@ -226,6 +226,7 @@ async def test_another_target_after_the_first_was_delivered(stage: Stage) -> Non
         ("memory", 400),
         ("sqlite", 100),
         pytest.param("redis", 100, marks=pytest.mark.services),
+        pytest.param("postgres", 100, marks=pytest.mark.services),
     ],
     indirect=["open_store"],
 )

@@ -20,7 +20,10 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(amplitude_cohorts_async.__path__, f"{ROOT}.")
     if not module.name.endswith("__main__")
 )
-EXTRAS = ["isal", "platformdirs", "pyarrow", "redis", "rich", "typer"]
+EXTRAS = [
+    *("isal", "platformdirs", "psycopg", "psycopg_pool"),
+    *("pyarrow", "redis", "rich", "typer"),
+]
 IMPORT_EACH = f"""
 import importlib, os, sys, traceback
 import aiohttp.web, aiolimiter, anyio, attrs, cattrs

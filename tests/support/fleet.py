@@ -244,9 +244,18 @@ def shared_limiter(url: str, *, app: str) -> Limiter:
         path = url.removeprefix("sqlite:///")
         return SqliteLimiter(path, app=app, limits=LIMITS, lease=LEASE)
 
-    from amplitude_cohorts_async.contrib.redis import RedisLimiter  # noqa: PLC0415
+    if url.startswith("redis://"):
+        from amplitude_cohorts_async.contrib.redis import (  # noqa: PLC0415
+            RedisLimiter,
+        )
 
-    return RedisLimiter.from_url(url, app=app, limits=LIMITS, lease=LEASE)
+        return RedisLimiter.from_url(url, app=app, limits=LIMITS, lease=LEASE)
+
+    from amplitude_cohorts_async.contrib.postgres import (  # noqa: PLC0415
+        PostgresLimiter,
+    )
+
+    return PostgresLimiter.from_url(url, app=app, limits=LIMITS, lease=LEASE)
 
 
 def _mean(seconds: list[float]) -> float:

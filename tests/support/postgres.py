@@ -14,9 +14,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .ports import LOOPBACK, await_port, free_ports
 
@@ -69,19 +73,22 @@ class Postgres:
     def start(self) -> None:
         """Start the server, on the same port as before."""
         options = [f"-c{name}={value}" for name, value in self._settings.items()]
-        server = self._server = subprocess.Popen(
-            [_binary("postgres"), "-D", self._data, f"-p{self.port}", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._folder / "log").open("ab"),
-            user=self._user,
-            start_new_session=True,
-            cwd=self._folder,
-        )
+        with (self._folder / "log").open("ab") as log:
+            server = self._server = subprocess.Popen(
+                [_binary("postgres"), "-D", self._data, f"-p{self.port}", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                user=self._user,
+                start_new_session=True,
+                cwd=self._folder,
+            )
 
         if not await_port(self.port, alive=lambda: server.poll() is None):
             self.kill()
             raise RuntimeError((self._folder / "log").read_text()[-2_000:])
+
+        self._await_recovery()
 
     def stop(self) -> None:
         """End the server well: what it has answered is on its disk."""
@@ -114,6 +121,16 @@ class Postgres:
             self._own(path)
         self.start()
 
+    def empty(self) -> None:
+        """Start it if it does not run, and drop what we made."""
+        self.thaw()
+        if self._server is None or self._server.poll() is not None:
+            self._server = None
+            self.start()
+
+        with connected(self.url) as connection:
+            connection.execute("DROP SCHEMA IF EXISTS amplitude_cohorts CASCADE")
+
     @property
     def _data(self) -> Path:
         return self._folder / "data"
@@ -121,6 +138,17 @@ class Postgres:
     @property
     def _copied(self) -> Path:
         return self._folder / "copied"
+
+    def _await_recovery(self) -> None:
+        error = import_module("psycopg").OperationalError
+        deadline = time.monotonic() + 30
+
+        while time.monotonic() < deadline:
+            with suppress(error), connected(self.url):
+                return
+            time.sleep(0.02)
+
+        raise RuntimeError((self._folder / "log").read_text()[-2_000:])
 
     def _initialise(self) -> None:
         password = self._folder / "password"
@@ -163,6 +191,15 @@ class Postgres:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Any]:
+    """Have a connection of our own; each statement is a transaction."""
+    psycopg = import_module("psycopg")
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
 
 
 def _somebody() -> str | None:

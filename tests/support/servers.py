@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .requirements import require
+
 if TYPE_CHECKING:
+    from .fleet_stores import FleetStore
+    from .postgres import Postgres
     from .swift import Swift
     from .valkey import Valkey
 
@@ -68,6 +73,40 @@ def valkey() -> Iterator[Valkey]:
 
     with Valkey() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A Postgres, for one test after another."""
+    from .postgres import PACKAGE, Postgres  # noqa: PLC0415  optional
+
+    require(PACKAGE)
+    require("psycopg_pool")
+    # It reads files, which an asynchronous test may not.
+    import_module("amplitude_cohorts_async.contrib.postgres")
+
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Postgres:
+    """A Postgres without our schema, which the test may freeze and kill."""
+    postgres_server.empty()
+
+    return postgres_server
+
+
+@pytest.fixture(params=["redis", "postgres"])
+def fleet_store(request: pytest.FixtureRequest) -> FleetStore:
+    """What a fleet shares: each of the servers, empty."""
+    from .fleet_stores import PostgresStore, ValkeyStore  # noqa: PLC0415  optional
+
+    if request.param == "postgres":
+        return PostgresStore(request.getfixturevalue("postgres"))
+
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    return ValkeyStore(request.getfixturevalue("valkey"))
 
 
 def _need(*modules: str) -> None:

@@ -23,7 +23,10 @@ from .exporting import until
 from .scripted_store import ScriptedStore
 
 TEN = [f"cohort{number}" for number in range(10)]
-DURABLE = ["sqlite", pytest.param("redis", marks=pytest.mark.services)]
+DURABLE = [
+    "sqlite",
+    *(pytest.param(name, marks=pytest.mark.services) for name in ("redis", "postgres")),
+]
 ALL = ["memory", *DURABLE]
 WITH_DIRECTORY = [*ALL, "directory"]
 """Where `export_many()` keeps a store itself, because its process has none."""

@@ -10,9 +10,10 @@ import pytest
 from amplitude_cohorts_async.limiters import Limiter, LocalLimiter, SqliteLimiter
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.testing import LimiterConformance
+from support.fleet_stores import limiter_of
 
 if TYPE_CHECKING:
-    from support.valkey import Valkey
+    from support.fleet_stores import FleetStore
 
 
 class TestLocalLimiter(LimiterConformance):
@@ -47,23 +48,17 @@ class TestSqliteLimiter(LimiterConformance):
 
 
 @pytest.mark.services
-class TestRedisLimiter(LimiterConformance):
-    """Whose members are on one store."""
+class TestFleetLimiter(LimiterConformance):
+    """Whose members are on one store: of a RedisLimiter, and of a PostgresLimiter."""
 
     long = 3.2
 
     @pytest.fixture(autouse=True)
-    def store(self, valkey: Valkey) -> None:
+    def store(self, fleet_store: FleetStore) -> None:
         """The store of this test, which has been in use: a new one is waited out."""
-        redis = pytest.importorskip("redis", reason="the extra redis is not installed")
-        self.url = valkey.url
-
-        with redis.Redis.from_url(valkey.url) as store:
-            store.flushall()
-            store.set("cohorts:{app}:epoch", "old")
+        self.shared = fleet_store
+        fleet_store.use()
 
     def make(self, limits: Limits) -> Limiter:
         """One more on the store."""
-        from amplitude_cohorts_async.contrib.redis import RedisLimiter  # noqa: PLC0415
-
-        return RedisLimiter(self.url, app="app", limits=limits, lease=LEASE)
+        return limiter_of(self.shared, app="app", limits=limits, lease=LEASE)

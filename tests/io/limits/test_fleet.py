@@ -36,7 +36,12 @@ class Shared:
     lose: Callable[[], None]
 
 
-@pytest.fixture(params=["file", pytest.param("store", marks=pytest.mark.services)])
+SERVERS = ("redis", "postgres")
+
+
+@pytest.fixture(
+    params=["file", *(pytest.param(n, marks=pytest.mark.services) for n in SERVERS)]
+)
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
     """A file, then a store; each can lose all it knows."""
     if request.param == "file":
@@ -44,6 +49,10 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
             f"sqlite:///{tmp_path}/limits.db",
             lambda: [path.unlink() for path in tmp_path.iterdir()] and None,
         )
+
+    if request.param == "postgres":
+        postgres = request.getfixturevalue("postgres")
+        return Shared(postgres.url, postgres.empty)
 
     pytest.importorskip("redis", reason="the extra redis is not installed")
     valkey = request.getfixturevalue("valkey")
