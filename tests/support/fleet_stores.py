@@ -52,12 +52,12 @@ class FleetStore(Protocol):
         ...
 
 
-def limiter_of(store: FleetStore, **options: Any) -> Limiter:
-    """Make a limiter of one process."""
+def limiter_of(store: FleetStore, *, url: str = "", **options: Any) -> Limiter:
+    """Make a limiter of one process, on the store or on another one of its kind."""
     contrib = import_module(store.contrib)
     made = getattr(contrib, f"{store.scheme.title()}Limiter")
 
-    return made.from_url(store.server.url, **options)  # type: ignore[no-any-return]
+    return made.from_url(url or store.server.url, **options)  # type: ignore[no-any-return]
 
 
 @attrs.frozen

@@ -329,7 +329,8 @@ class FleetLimiter(RateLimiter):
             raise
 
         await finish_despite_cancel(_release_unused(leases))
-        raise no_slot(kind, _ASK_AGAIN)
+        seen = await self._seen(places)
+        raise no_slot(kind, places.wait(kind, seen) or _ASK_AGAIN)
 
     async def _try_pace(self, kind: Kind) -> None:
         if pacer := self._pacers.get(kind):

@@ -14,9 +14,10 @@ it was carried out before.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, LiteralString, TypeAlias
@@ -38,6 +39,7 @@ Row: TypeAlias = tuple[Any, ...]
 
 _TIMEOUT = 2.0
 """Seconds after which a server that has not answered counts as unavailable."""
+_TRIES_FOR = 0.5
 _SETUP_TIMEOUT = 30.0
 _MOST_CONNECTIONS = 4
 _IDLE_FOR = 30.0
@@ -75,11 +77,39 @@ _TIDY = """
 class _Shared:
     """What all users of a server in one event loop share."""
 
-    pool: AsyncConnectionPool[AsyncConnection[Row]]
+    address: Address
+    pool: AsyncConnectionPool[AsyncConnection[Row]] = attrs.field(init=False)
     users: int = 0
     opening: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     is_open: bool = False
     ready: set[str] = attrs.field(factory=set[str])
+    unreachable: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.pool = _pool(self.address, self.tell_unreachable)
+
+    def tell_unreachable(self, _pool: object) -> None:
+        """Tell those who wait for a connection that there is none to be had."""
+        self.unreachable.set()
+        self.unreachable = asyncio.Event()
+
+    async def connection(self, seconds: float) -> AsyncConnection[Row]:
+        """Return a connection, or raise `OperationalError` if there is none in time."""
+        getting = asyncio.ensure_future(self.pool.getconn(seconds))
+        failing = asyncio.ensure_future(self.unreachable.wait())
+
+        try:
+            await asyncio.wait([getting, failing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failing.cancel()
+
+        if not getting.done():
+            getting.cancel()
+            await asyncio.wait([getting])
+        if getting.cancelled():
+            raise OperationalError("the server cannot be reached")
+
+        return getting.result()
 
 
 _of_loop: PerLoop[dict[str, _Shared]] = PerLoop(dict)
@@ -95,7 +125,7 @@ class Server:
         here = _of_loop.get()
 
         if address.server not in here:
-            here[address.server] = _Shared(_pool(address))
+            here[address.server] = _Shared(address)
         self._shared = here[address.server]
         self._shared.users += 1
 
@@ -134,6 +164,8 @@ class Server:
         self, statement: LiteralString, parameters: Mapping[str, object]
     ) -> Sequence[Row]:
         deadline = self._in_time()
+        # A server that is started again answers soon, or it will take longer than that.
+        tries_until = math.inf
 
         while True:
             try:
@@ -150,7 +182,8 @@ class Server:
             except Error as error:
                 raise StoreFailedError from error
 
-            if self._loop.time() + 0.05 >= deadline:
+            tries_until = min(tries_until, deadline, self._loop.time() + _TRIES_FOR)
+            if self._loop.time() + 0.05 >= tries_until:
                 raise StoreFailedError from failed
             await asyncio.sleep(between(0.01, 0.05))
 
@@ -161,7 +194,7 @@ class Server:
         deadline: float,
     ) -> Sequence[Row]:
         pool = self._shared.pool
-        connection = await pool.getconn(deadline - self._loop.time())
+        connection = await self._shared.connection(deadline - self._loop.time())
         # Cancelling would ask the server, which may be what does not answer.
         timer = self._loop.call_at(deadline, _hang_up, connection)
 
@@ -251,7 +284,9 @@ def _of_schema(statement: LiteralString, schema: str) -> bytes:
     return composed.as_string().encode()
 
 
-def _pool(address: Address) -> AsyncConnectionPool[AsyncConnection[Row]]:
+def _pool(
+    address: Address, unreachable: Callable[[object], None]
+) -> AsyncConnectionPool[AsyncConnection[Row]]:
     return AsyncConnectionPool(
         address.server,
         kwargs={
@@ -265,7 +300,9 @@ def _pool(address: Address) -> AsyncConnectionPool[AsyncConnection[Row]]:
         max_size=_MOST_CONNECTIONS,
         max_idle=_IDLE_FOR,
         timeout=_TIMEOUT,
-        reconnect_timeout=_TIMEOUT,
+        # It tries twice, and whoever asks next tries again.
+        reconnect_timeout=0.05,
+        reconnect_failed=unreachable,
         open=False,
     )
 
