@@ -30,6 +30,10 @@ LIMITS = Limits(
     exports=Rate(4, per=1.0), clock_margin=0.02, release_delay=0.2, polls=None
 )
 LEASE = 2.0
+_NEW = (
+    b"the store is new or has lost its data; waiting\n",
+    b"the limiter's file was replaced; waiting\n",
+)
 _NEXT_MONTH = datetime(2030, 1, 8, tzinfo=UTC)
 
 
@@ -236,6 +240,53 @@ class Worker:
             finally:
                 writer.close()
                 callers.sending.discard(asyncio.current_task())
+
+
+@asynccontextmanager
+async def fleet(
+    worker: Worker, *, size: int = 4
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """Have so many processes at work, their clocks 300 ms apart; end them all."""
+    processes = [
+        await attrs.evolve(worker, skew=0.3 * number).start() for number in range(size)
+    ]
+
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+async def finish(
+    processes: list[asyncio.subprocess.Process],
+    *,
+    complaints_of: tuple[bytes, ...] = (),
+) -> list[Report]:
+    """
+    Await the end of all that live; return what they tell.
+
+    Args:
+        complaints_of: What lines begin with that they may write on stderr.
+    """
+    reports: list[Report] = []
+
+    for process in processes:
+        told, complaints = await process.communicate()
+        if process.returncode != -9:
+            for words in _NEW:
+                complaints = complaints.replace(words, b"")
+            strange = [
+                line
+                for line in complaints.splitlines()
+                if not line.startswith(complaints_of)
+            ]
+            assert [] == strange, strange
+            reports.append(Report(**json.loads(told)))
+
+    return reports
 
 
 def shared_limiter(url: str, *, app: str) -> Limiter:

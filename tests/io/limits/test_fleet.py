@@ -8,10 +8,8 @@ kind are in `benchmarks/limits`.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
@@ -19,13 +17,9 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async._core.pacing import reuse_after
-from support.fleet import LIMITS, Report, Watcher, Worker
+from support.fleet import LIMITS, Watcher, Worker, finish, fleet
 
 SECONDS = 6.0
-NEW = (
-    b"the store is new or has lost its data; waiting\n",
-    b"the limiter's file was replaced; waiting\n",
-)
 
 
 @attrs.frozen
@@ -62,39 +56,6 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
         valkey.start()
 
     return Shared(valkey.url, restart)
-
-
-@asynccontextmanager
-async def fleet(
-    worker: Worker, *, size: int = 4
-) -> AsyncIterator[list[asyncio.subprocess.Process]]:
-    """Have so many processes at work, their clocks 300 ms apart; end them all."""
-    processes = [
-        await attrs.evolve(worker, skew=0.3 * number).start() for number in range(size)
-    ]
-
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-
-async def finish(processes: list[asyncio.subprocess.Process]) -> list[Report]:
-    """Await the end of all that live; return what they tell."""
-    reports: list[Report] = []
-
-    for process in processes:
-        told, complaints = await process.communicate()
-        if process.returncode != -9:
-            for words in NEW:
-                complaints = complaints.replace(words, b"")
-            assert b"" == complaints
-            reports.append(Report(**json.loads(told)))
-
-    return reports
 
 
 @pytest.mark.slow
