@@ -152,13 +152,75 @@ async def test_what_is_no_url_of_a_store_is_refused_at_once(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://localhost", "rediss://me:pw@host:1/2", "unix:///tmp/redis.sock?db=1"],
+    [
+        "http://me:hunter2@localhost:5432",
+        "postgresql://me:hunter2@localhost:port/name",
+        "postgresql://me:hunter2/part@localhost/name",
+        "postgresql://me:%zzhunter2@localhost/name",
+        "postgresql://localhost:hunter2/name",
+        "postgresql://localhost:99999",
+        "postgresql://localhost:1,hunter2:2,localhost/name?host=localhost",
+        "postgresql://localhost/name?hunter2=1",
+        "postgresql://localhost/name?connect_timeout=hunter2",
+        "postgresql://localhost/name?keepalives=hunter2",
+        "postgresql://localhost/name?sslmode=hunter2",
+        "postgresql://localhost/name?target_session_attrs=hunter2",
+        "postgresql://local\nhost/hunter2",
+        "postgresql://[::1",
+        "",
+    ],
 )
-async def test_a_url_of_a_store_is_taken(environ: pytest.MonkeyPatch, url: str) -> None:
-    """Nothing is sent yet."""
-    pytest.importorskip("redis", reason="the extra redis is not installed")
+async def test_what_is_no_url_of_a_database_is_refused_at_once(url: str) -> None:
+    """As libpq would do later; the error shows no part of a password."""
+    pytest.importorskip("psycopg_pool", reason="the extra postgres is not installed")
+    contrib = import_module("amplitude_cohorts_async.contrib.postgres")
+
+    for made in (contrib.PostgresLimiter, contrib.PostgresJobStore):
+        with pytest.raises(ConfigurationError, match="no URL of a store") as caught:
+            made.from_url(url)
+        assert "hunter2" not in str(caught.value)
+        assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["", "1a", "pg_hunter2", "hunter2%22", "a" * 64, "ü"])
+async def test_what_is_no_name_of_a_schema_is_refused_at_once(name: str) -> None:
+    """It is part of every statement."""
+    pytest.importorskip("psycopg_pool", reason="the extra postgres is not installed")
+    contrib = import_module("amplitude_cohorts_async.contrib.postgres")
+
+    with pytest.raises(ConfigurationError, match="schema=") as caught:
+        contrib.PostgresLimiter.from_url(f"postgresql://localhost/a?schema={name}")
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "limiter"),
+    [
+        ("redis://localhost", "RedisLimiter"),
+        ("rediss://me:pw@host:1/2", "RedisLimiter"),
+        ("unix:///tmp/redis.sock?db=1", "RedisLimiter"),
+        ("postgres://localhost", "PostgresLimiter"),
+        (
+            "postgresql://me:p%2Fw@host:1/2?sslmode=require&schema=a-b",
+            "PostgresLimiter",
+        ),
+        ("postgresql://one:1,other:2/name", "PostgresLimiter"),
+        ("postgresql:///name", "PostgresLimiter"),
+        ("postgresql://[::1]:5432/name?connect_timeout=5", "PostgresLimiter"),
+    ],
+)
+async def test_a_url_of_a_store_is_taken(
+    environ: pytest.MonkeyPatch, url: str, limiter: str
+) -> None:
+    """Nothing is sent yet; the store of exports is the same server's."""
+    for module in ("redis", "psycopg_pool"):
+        pytest.importorskip(module, reason=f"the package {module} is not installed")
     environ.setenv("AMPLITUDE_LIMITER_URL", url)
 
     client = CohortsClient.from_env()
 
-    assert "RedisLimiter" == type(client._config.limiter).__name__
+    assert client._config.limiter is not None
+    assert limiter == type(client._config.limiter).__name__
+    store = type(client._config.limiter.job_store).__name__
+    assert limiter.replace("Limiter", "JobStore") == store

@@ -11,6 +11,7 @@ import logging
 import pickle
 import traceback
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 
 import aiohttp
@@ -362,14 +363,18 @@ async def test_the_time_out_of_a_caller_shows_no_secret(
         assert [] == find_secrets("".join(with_locals(caught.value)))
 
 
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 async def test_the_password_of_a_job_store_is_shown_nowhere(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """Its URL is an argument, a variable of the environment, and a local of redis."""
-    pytest.importorskip("redis")
+    """Its URL is an argument, a variable of the environment, and a local of drivers."""
+    for module in ("redis", "psycopg_pool"):
+        pytest.importorskip(module)
+    # It reads files, which an asynchronous test may not.
+    import_module("amplitude_cohorts_async.contrib.postgres")
     monkeypatch.setenv("AMPLITUDE_API_KEY", API_KEY)
     monkeypatch.setenv("AMPLITUDE_SECRET_KEY", SECRET_KEY)
-    monkeypatch.setenv("AMPLITUDE_JOBS", f"redis://:{PASSWORD}@127.0.0.1:1")
+    monkeypatch.setenv("AMPLITUDE_JOBS", f"{scheme}://:{PASSWORD}@127.0.0.1:1")
 
     async with CohortsClient.from_env() as client:
         with pytest.raises(errors.JobStoreUnavailableError) as caught:

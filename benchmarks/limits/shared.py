@@ -1,5 +1,6 @@
 """
-What limiters that processes share keep, and what they cost: a file, a real Valkey.
+What limiters that processes share keep, and what they cost: a file, a real Valkey, a
+real Postgres.
 
 Four processes for twenty seconds, a minute being a second; see tests/support/fleet.py.
 Then what a place costs, and what waiting for one does.
@@ -28,6 +29,7 @@ sys.path[:0] = [
 from amplitude_cohorts_async._core.pacing import reuse_after  # noqa: E402
 from amplitude_cohorts_async.limiters import Kind, Limiter  # noqa: E402
 from support.fleet import LIMITS, Watcher, Worker, shared_limiter  # noqa: E402
+from support.postgres import Postgres  # noqa: E402
 from support.valkey import Valkey  # noqa: E402
 
 SECONDS = 20.0
@@ -64,7 +66,14 @@ def store() -> Iterator[Shared]:
         yield Shared(valkey.url, restart)
 
 
-WAYS = {"a file": file, "Valkey": store}
+@contextmanager
+def database() -> Iterator[Shared]:
+    """A database of a fleet, which syncs what it answers."""
+    with Postgres({"fsync": "on"}) as postgres:
+        yield Shared(postgres.url, postgres.empty)
+
+
+WAYS = {"a file": file, "Valkey": store, "Postgres": database}
 
 
 async def scene(

@@ -178,9 +178,11 @@ class Worker:
         """Send requests until the time is over; return what came of them."""
         limiter = shared_limiter(self.url, app="fleet")
         callers = _Callers(limiter)
-        # A new store is waited out first.
-        async with limiter.slot("other"):
-            pass
+        # A new store is waited out first, and one that is away.
+        while not limiter.statistics()["started"]:
+            with suppress(LimiterUnavailableError):
+                async with limiter.slot("other"):
+                    pass
         tasks = [
             asyncio.create_task(self._call(callers, kind))
             for kind in ("export",) * 6 + ("poll",) * 2

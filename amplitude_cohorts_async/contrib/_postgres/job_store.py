@@ -167,7 +167,7 @@ class PostgresJobStore(JobStore):
             now, latest, changes, keys, values = rows[0]
 
             if latest is None or now >= latest:
-                stored = dict(zip(keys or (), values or (), strict=True))
+                stored: dict[str, str] = dict(zip(keys or [], values or [], strict=True))
                 return _Seen(now, changes or (), stored)
 
             # The server's clock was set back: ours goes on where it was.

@@ -27,16 +27,18 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 # What the pool of psycopg says of a server that is away, and nothing else.
 SAYS = (
     *(b"error connecting in", b"reconnection attempt in", b"discarding closed"),
-    *(b"consuming input failed", b"\t"),
+    *(b"consuming input failed", b"DETAIL:", b"\t"),
 )
 
 Processes: TypeAlias = list[asyncio.subprocess.Process]
 Fault: TypeAlias = Callable[[Processes], Awaitable[None]]
 
 
-async def scene(url: str, fault: Fault, *, least: float = 0.1) -> None:
+async def scene(
+    url: str, fault: Fault, *, least: float = 0.1, lasts: float = 1.5 * LEASE
+) -> None:
     """Let a fleet work, and something happen after two windows; look at the rest."""
-    seconds = 4.0 + 3 * LEASE
+    seconds = 4.0 + lasts + 2.5 * LEASE
 
     async with Watcher().running() as watcher:
         worker = Worker(
@@ -90,7 +92,7 @@ async def test_holders_hang(fleet_store: FleetStore) -> None:
         for process in processes[:2]:
             process.send_signal(signal.SIGCONT)
 
-    await scene(fleet_store.server.url, hang, least=0.3)
+    await scene(fleet_store.server.url, hang, least=0.3, lasts=2.5 * LEASE)
 
 
 async def test_a_database_is_started_anew(postgres: Postgres) -> None:
@@ -114,4 +116,4 @@ async def test_a_database_forgets_the_last_commits(postgres: Postgres) -> None:
         await asyncio.sleep(3 * LEASE)
         postgres.put_back()
 
-    await scene(postgres.url, fail_over)
+    await scene(postgres.url, fail_over, lasts=5 * LEASE)
