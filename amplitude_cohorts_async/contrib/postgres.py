@@ -59,7 +59,7 @@ class PostgresLimiter(FleetLimiter):
         """Take the parameters of `from_url()`."""
         address = address_of(hidden(url))
         self._servers = PerLoop(partial(Server, address))
-        self._jobs = PostgresJobStore(url, self._servers.get)
+        self._jobs = PostgresJobStore(url)
         super().__init__(
             lambda app: PostgresPlaces(self._servers.get(), app),
             shown=address.shown,
@@ -118,6 +118,7 @@ class PostgresLimiter(FleetLimiter):
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
         await super().aclose()
+        await self._jobs.aclose()
 
         if server := self._servers.pop():
             await server.aclose()

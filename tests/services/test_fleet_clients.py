@@ -1,4 +1,4 @@
-"""Clients that share their limits, and their exports, through a real Valkey."""
+"""Clients that share limits and exports through a real Valkey, or a real Postgres."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.importorskip("redis", reason="the extra redis is not installed")
-
-from redis.asyncio import Redis
-
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.errors import LimiterUnavailableError, MonthlyQuotaError
 from amplitude_cohorts_async.limits import LEAVE_ROOM, Limits, Rate
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
 from support.canary import API_KEY, SECRET_KEY
+from support.fleet_stores import limiter_of
 
 if TYPE_CHECKING:
-    from support.valkey import Valkey
+    from support.fleet_stores import FleetStore
 
 pytestmark = pytest.mark.services
 
@@ -45,20 +41,17 @@ async def emulator() -> AsyncIterator[CohortsEmulator]:
 
 
 @pytest.fixture(autouse=True)
-async def old_store(valkey: Valkey) -> None:
+def old_store(fleet_store: FleetStore) -> None:
     """A store that has been in use: a new one makes everybody wait first."""
-    redis = Redis.from_url(valkey.url)
-    await redis.flushall()
-    await redis.set("cohorts:{fleet}:epoch", "old")
-    await redis.aclose()
+    fleet_store.use("fleet")
 
 
 @asynccontextmanager
 async def member_of_fleet(
-    emulator: CohortsEmulator, valkey: Valkey
+    emulator: CohortsEmulator, fleet_store: FleetStore
 ) -> AsyncIterator[CohortsClient]:
     """A client with a limiter, as each process of a fleet has its own."""
-    limiter = RedisLimiter.from_url(valkey.url, app="fleet", limits=QUICK, lease=1.0)
+    limiter = limiter_of(fleet_store, app="fleet", limits=QUICK, lease=1.0)
 
     async with (
         aclosing(limiter),
@@ -74,12 +67,12 @@ async def member_of_fleet(
 
 
 async def test_the_fleet_requests_an_export_once(
-    emulator: CohortsEmulator, valkey: Valkey, tmp_path: Path
+    emulator: CohortsEmulator, fleet_store: FleetStore, tmp_path: Path
 ) -> None:
     """Two clients with limiters of their own find each other on the board."""
     async with (
-        member_of_fleet(emulator, valkey) as one,
-        member_of_fleet(emulator, valkey) as two,
+        member_of_fleet(emulator, fleet_store) as one,
+        member_of_fleet(emulator, fleet_store) as two,
     ):
         saved = await asyncio.gather(
             one.export("c1", tmp_path / "one.csv"),
@@ -92,12 +85,12 @@ async def test_the_fleet_requests_an_export_once(
 
 
 async def test_the_fleet_counts_the_month_together(
-    emulator: CohortsEmulator, valkey: Valkey
+    emulator: CohortsEmulator, fleet_store: FleetStore
 ) -> None:
     """What one spent is gone for the other, before the service is asked again."""
     async with (
-        member_of_fleet(emulator, valkey) as one,
-        member_of_fleet(emulator, valkey) as two,
+        member_of_fleet(emulator, fleet_store) as one,
+        member_of_fleet(emulator, fleet_store) as two,
     ):
         await two.request_export("c1")
         await one.request_export("c1")
@@ -110,31 +103,31 @@ async def test_the_fleet_counts_the_month_together(
 
 
 async def test_one_variable_makes_a_fleet(
-    emulator: CohortsEmulator, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+    emulator: CohortsEmulator, fleet_store: FleetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the store away nothing is sent: the limiter is the one of the variable."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", valkey.url)
-    valkey.kill()
+    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", fleet_store.server.url)
+    fleet_store.server.kill()
 
     try:
         async with CohortsClient.from_env() as client:
             with pytest.raises(LimiterUnavailableError):
                 await client.list_cohorts()
     finally:
-        valkey.start()
+        fleet_store.server.start()
 
     assert [] == emulator.log
 
 
 async def test_the_limits_of_a_client_are_those_of_its_variable(
-    emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+    emulator: CohortsEmulator, fleet_store: FleetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They go to the limiter, which states them for both."""
     for name, value in emulator.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", "redis://localhost")
+    monkeypatch.setenv("AMPLITUDE_LIMITER_URL", fleet_store.server.url)
 
     client = CohortsClient.from_env(limits=LEAVE_ROOM)
 
@@ -143,18 +136,15 @@ async def test_the_limits_of_a_client_are_those_of_its_variable(
 
 
 async def test_no_key_is_in_the_store(
-    emulator: CohortsEmulator, valkey: Valkey, tmp_path: Path
+    emulator: CohortsEmulator, fleet_store: FleetStore, tmp_path: Path
 ) -> None:
     """Neither names nor values tell whose limits they are."""
-    async with member_of_fleet(emulator, valkey) as client:
+    async with member_of_fleet(emulator, fleet_store) as client:
         await client.export("c1", tmp_path / "c1.csv")
 
-    redis = Redis.from_url(valkey.url)
-    names = [name async for name in redis.scan_iter()]
-    dumps = [await redis.dump(name) or b"" for name in names]
-    await redis.aclose()
+    dump = fleet_store.dump()
 
-    assert names
-    for told in [*names, *dumps]:
+    assert dump
+    for told in dump:
         assert API_KEY.encode() not in told
         assert SECRET_KEY.encode() not in told

@@ -9,7 +9,7 @@ the ids of its last changes, so that one whose answer was lost is looked up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Self, TypeVar
@@ -104,18 +104,11 @@ class PostgresJobStore(JobStore):
 
     durable = True
 
-    def __init__(self, url: str, server: Callable[[], Server] | None = None) -> None:
-        """
-        Describe the store; nothing is sent yet.
-
-        Args:
-            server: Returns the server of the running loop, which the caller closes;
-                None makes one for each loop.
-        """
+    def __init__(self, url: str) -> None:
+        """Describe the store; nothing is sent yet."""
         address = address_of(hidden(url))
         self._shown = address.shown
-        self._own = PerLoop(partial(Server, address))
-        self._server = server or self._own.get
+        self._servers = PerLoop(partial(Server, address))
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -152,26 +145,28 @@ class PostgresJobStore(JobStore):
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""
         with self._translated():
-            rows = await self._server().ask(_GROUPS, app=app)
+            rows = await self._servers.get().ask(_GROUPS, app=app)
 
         return [name for (name,) in rows]
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
-        if own := self._own.pop():
-            await own.aclose()
+        if server := self._servers.pop():
+            await server.aclose()
 
     async def _read(self, app: str, group: str) -> _Seen:
         while True:
-            rows = await self._server().ask(_READ, app=app, name=group)
+            rows = await self._servers.get().ask(_READ, app=app, name=group)
             now, latest, changes, keys, values = rows[0]
 
             if latest is None or now >= latest:
-                stored: dict[str, str] = dict(zip(keys or [], values or [], strict=True))
+                stored: dict[str, str] = dict(
+                    zip(keys or [], values or [], strict=True)
+                )
                 return _Seen(now, changes or (), stored)
 
             # The server's clock was set back: ours goes on where it was.
-            await self._server().ask(_GO_ON, latest=latest)
+            await self._servers.get().ask(_GO_ON, latest=latest)
 
     async def _is_stored(self, app: str, group: str, seen: _Seen, rows: Rows) -> bool:
         """Store rows; return whether nobody else changed the group in between."""
@@ -189,7 +184,7 @@ class PostgresJobStore(JobStore):
         self, app: str, group: str, seen: _Seen, rows: Rows, change: str
     ) -> bool:
         new = {k: v for k, v in rows.items() if seen.rows.get(k) != v}
-        ((count,),) = await self._server().ask(
+        ((count,),) = await self._servers.get().ask(
             _STORE,
             app=app,
             name=group,
