@@ -12,6 +12,7 @@ Options after `--` go to pytest: `nox -s quick -- -k windows`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -225,7 +226,9 @@ def lowest(session: nox.Session) -> None:
     """Test with the oldest direct dependencies that we claim to work with."""
     claims = chain(PROJECT["project"]["dependencies"], *EXTRAS.values())
     constraints = Path(session.create_tmp(), "lowest.txt")
-    constraints.write_text("\n".join(c.replace(">=", "==") for c in claims))
+    # A constraint names no extras.
+    oldest = (re.sub(r"\[.*\]", "", claim).replace(">=", "==") for claim in claims)
+    constraints.write_text("\n".join(oldest))
     install(session, "--constraint", str(constraints), *group("tests"))
     pytest(session, *WORKERS, *QUICK)
 

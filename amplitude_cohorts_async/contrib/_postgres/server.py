@@ -102,10 +102,10 @@ class _Shared:
             await asyncio.wait([getting, failing], return_when=asyncio.FIRST_COMPLETED)
         finally:
             failing.cancel()
+            if not getting.done():
+                getting.cancel()
+                await asyncio.wait([getting])
 
-        if not getting.done():
-            getting.cancel()
-            await asyncio.wait([getting])
         if getting.cancelled():
             raise OperationalError("the server cannot be reached")
 
