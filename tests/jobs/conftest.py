@@ -15,8 +15,19 @@ from support.stage import TEN, OpenStore, Stage
 
 
 @pytest.fixture
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Start the server that a test's store is on; synchronous, because that blocks."""
+    callspec = getattr(request.node, "callspec", None)
+    name = {"redis": "valkey", "postgres": "postgres"}.get(
+        callspec.params.get("open_store", "") if callspec else ""
+    )
+
+    return str(request.getfixturevalue(name).url) if name else ""
+
+
+@pytest.fixture
 async def open_store(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, server_url: str
 ) -> AsyncIterator[OpenStore]:
     """Open the store that a test is parametrised with."""
     kind = getattr(request, "param", "memory")
@@ -38,16 +49,13 @@ async def open_store(
                     RedisJobStore,
                 )
 
-                url = request.getfixturevalue("valkey").url
-                store = RedisJobStore.from_url(url)
+                store = RedisJobStore.from_url(server_url)
             elif kind == "postgres":
                 from amplitude_cohorts_async.contrib.postgres import (  # noqa: PLC0415
                     PostgresJobStore,
                 )
 
-                store = PostgresJobStore.from_url(
-                    request.getfixturevalue("postgres").url
-                )
+                store = PostgresJobStore.from_url(server_url)
             stack.push_async_exit(aclosing(store))
             return store
 
