@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from support.fleet import LEASE, LIMITS, Watcher, Worker, finish, fleet
+from support.fleet import LEASE, LIMITS, Watcher, Worker, fleet
 from support.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -24,35 +24,23 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-# What the pool of psycopg says of a server that is away, and nothing else.
-SAYS = (
-    *(b"error connecting in", b"reconnection attempt in", b"discarding closed"),
-    *(b"consuming input failed", b"DETAIL:", b"\t"),
-)
-
 Processes: TypeAlias = list[asyncio.subprocess.Process]
 Fault: TypeAlias = Callable[[Processes], Awaitable[None]]
 
 
-async def scene(
-    url: str, fault: Fault, *, least: float = 0.1, lasts: float = 1.5 * LEASE
-) -> None:
-    """Let a fleet work, and something happen after two windows; look at the rest."""
-    seconds = 4.0 + lasts + 2.5 * LEASE
-
+async def scene(url: str, fault: Fault, *, least: float = 0.1) -> None:
+    """Let a fleet work, something happen after two windows, and two more follow."""
     async with Watcher().running() as watcher:
         worker = Worker(
-            url=url, port=watcher.port, seconds=seconds, least=least, most=3 * least
+            url=url, port=watcher.port, seconds=60, least=least, most=3 * least
         )
         async with fleet(worker) as processes:
             await watcher.saw(exports=8)
             await fault(processes)
-            before = len(watcher.exports)
-            await finish(processes, complaints_of=SAYS)
+            await watcher.saw(exports=len(watcher.exports) + 8)
 
     assert watcher.most_in_a_window <= LIMITS.exports[0].count
     assert watcher.most_in_flight <= LIMITS.in_flight
-    assert len(watcher.exports) > before
 
 
 async def test_a_server_hangs(fleet_store: FleetStore) -> None:
@@ -92,7 +80,7 @@ async def test_holders_hang(fleet_store: FleetStore) -> None:
         for process in processes[:2]:
             process.send_signal(signal.SIGCONT)
 
-    await scene(fleet_store.server.url, hang, least=0.3, lasts=2.5 * LEASE)
+    await scene(fleet_store.server.url, hang, least=0.3)
 
 
 async def test_a_database_is_started_anew(postgres: Postgres) -> None:
@@ -116,4 +104,4 @@ async def test_a_database_forgets_the_last_commits(postgres: Postgres) -> None:
         await asyncio.sleep(3 * LEASE)
         postgres.put_back()
 
-    await scene(postgres.url, fail_over, lasts=5 * LEASE)
+    await scene(postgres.url, fail_over)
