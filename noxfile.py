@@ -34,6 +34,8 @@ ENGINES = {
     for name in ("airflow", "dagster", "dbos", "procrastinate")
     if name in EXTRAS
 }
+# They live together in one environment, and run the scenes of `conformance`.
+CONFORMING = ("dbos", "procrastinate")
 ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 
 # The running Python gets the whole suite (`coverage` and `heavy`), the others the quick
@@ -287,6 +289,15 @@ def engine(session: nox.Session, name: str) -> None:
     pytest(session, folders=folders)
     session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
     pytest(session, "-m", "not services", folders=folders)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Kill the workers of every engine that is here, and let others go on."""
+    here = [name for name in CONFORMING if name in ENGINES]
+    extras = f"[{','.join(['cli', 'redis', *here])}]"
+    install(session, *group("tests", "services"), extras=extras)
+    pytest(session, *MORE_WORKERS, folders=("tests/engines/conformance",))
 
 
 @nox.session(default=False)

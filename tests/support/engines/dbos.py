@@ -39,25 +39,27 @@ class DbosEngine(Engine):
         if self._client is not None:
             await asyncio.to_thread(self._client.destroy)
 
-    async def start_worker(self, dies: Moment | None = None) -> None:
-        """Start one with an id that no other had."""
+    async def start_worker(
+        self, dies: Moment | None = None, *, release: str = "1"
+    ) -> None:
+        """Start one with an id that no other had, of a release of its code."""
         executor_id = f"worker-{next(self._numbers)}"
-        await self._workers.start(self._url, executor_id, dies=dies)
+        await self._workers.start(self._url, executor_id, release, dies=dies)
 
-    async def submit(self, record: JobRecord) -> None:
+    async def submit(self, record: JobRecord, *, attempt: int = 1) -> None:
         """Put its workflow into the queue; one that is there is the same."""
         options: EnqueueOptions = {
             "queue_name": QUEUE,
             "workflow_name": WORKFLOW,
-            "workflow_id": record.key,
+            "workflow_id": _id(record, attempt),
             "app_version": VERSION,
         }
         await asyncio.to_thread(self._enqueue, options, record.to_json())
 
-    async def ended(self, record: JobRecord) -> str:
+    async def ended(self, record: JobRecord, *, attempt: int = 1) -> str:
         """Wait for the end of its workflow."""
         while True:
-            status = await asyncio.to_thread(self._status, record.key)
+            status = await asyncio.to_thread(self._status, _id(record, attempt))
             if status is not None:
                 return status
             await asyncio.sleep(0.1)
@@ -65,7 +67,23 @@ class DbosEngine(Engine):
     async def restart(self) -> None:
         """Kill the workers, and start the one with an id that is known."""
         await self._workers.end()
-        await self._workers.start(self._url, "worker-1")
+        await self._workers.start(self._url, "worker-1", "1")
+
+    async def is_known(self, record: JobRecord) -> bool:
+        """Whether there is a workflow for a record."""
+        assert self._client is not None
+        known = await asyncio.to_thread(
+            self._client.list_workflows, workflow_ids=[record.key]
+        )
+        return bool(known)
+
+    async def steps(self, record: JobRecord) -> list[str]:
+        """Return the names of the steps that were recorded, without the sleeps."""
+        assert self._client is not None
+        steps = await asyncio.to_thread(self._client.list_workflow_steps, record.key)
+        names = [step["function_name"] for step in steps]
+
+        return [name for name in names if name != "DBOS.sleep"]
 
     def _enqueue(self, options: EnqueueOptions, text: str) -> None:
         assert self._client is not None
@@ -80,3 +98,7 @@ class DbosEngine(Engine):
             return type(found.error).__name__
 
         return DONE if found.status == "SUCCESS" else found.status
+
+
+def _id(record: JobRecord, attempt: int) -> str:
+    return record.key if attempt == 1 else f"{record.key}-{attempt}"
