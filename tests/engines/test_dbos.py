@@ -113,7 +113,7 @@ async def test_the_sweep_finds_what_others_left(
         scene.file.parent.mkdir()
         await leave(scene)
         await engine.start_worker()
-        while not await engine.is_known(scene.record):
+        while not await engine.is_known(scene.record):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
 
         await scene.ends_well()
