@@ -21,12 +21,25 @@ def jobs_server() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture
-def dbos_url(jobs_server: Postgres) -> str:
-    """An empty database for DBOS."""
+@pytest.fixture(scope="session")
+def dbos_template(jobs_server: Postgres) -> str:
+    """The name of a database with the tables of DBOS, which take seconds to make."""
     require("dbos")
-    name = f"dbos_{uuid4().hex}"
-    with connected(jobs_server.url) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    from dbos import run_dbos_database_migrations  # noqa: PLC0415  optional
 
-    return f"{jobs_server.url.rpartition('/')[0]}/{name}"
+    run_dbos_database_migrations(_made(jobs_server, "dbos_template"))
+
+    return "dbos_template"
+
+
+@pytest.fixture
+def dbos_url(jobs_server: Postgres, dbos_template: str) -> str:
+    """A database with the tables of DBOS, and nothing in them."""
+    return _made(jobs_server, f"dbos_{uuid4().hex} TEMPLATE {dbos_template}")
+
+
+def _made(server: Postgres, what: str) -> str:
+    with connected(server.url) as connection:
+        connection.execute(f"CREATE DATABASE {what}")
+
+    return f"{server.url.rpartition('/')[0]}/{what.partition(' ')[0]}"
