@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from support.engines.engine import Engine, Place
+from support.engines.plain import CommandEngine, TickEngine
 from support.engines.scene import Scene
 from support.engines.service import Service, running_service
 from support.engines.stores import FileStore, ServerStore, Store
+from support.postgres import Postgres
+
+ENGINES = [
+    *("ticks", "command"),
+    pytest.param("procrastinate", marks=pytest.mark.services),
+]
+"""Each is the name of a fixture that makes it."""
 
 
 @pytest.fixture
@@ -41,20 +49,40 @@ def place(tmp_path: Path, service: Service, store: Store) -> Place:
     return Place(folder=tmp_path, environment=environment)
 
 
-@pytest.fixture(params=["ticks", "command"])
-async def engine(
-    request: pytest.FixtureRequest, place: Place
-) -> AsyncIterator[Engine]:
+@pytest.fixture
+def procrastinate(place: Place, jobs_server: Postgres, jobs_url: str) -> Engine:
+    """Jobs in Postgres."""
+    from support.engines.procrastinate_jobs import (  # noqa: PLC0415  optional
+        ProcrastinateEngine,
+    )
+
+    return ProcrastinateEngine(place, jobs_server, jobs_url)
+
+
+@pytest.fixture
+def ticks(place: Place) -> Engine:
+    """A process for each tick."""
+    return TickEngine(place)
+
+
+@pytest.fixture
+def command(place: Place) -> Engine:
+    """A process for each attempt."""
+    return CommandEngine(place)
+
+
+@pytest.fixture(params=ENGINES)
+def made_engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine; one that is not installed skips."""
-    async with made_engine(request.param, place, request) as engine:
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture
+async def engine(made_engine: Engine) -> AsyncIterator[Engine]:
+    """The engine, started; it has no worker yet."""
+    async with made_engine as engine:
         yield engine
-
-
-def made_engine(name: str, place: Place, request: pytest.FixtureRequest) -> Engine:
-    """Make an engine."""
-    from support.engines.plain import CommandEngine, TickEngine
-
-    return {"ticks": TickEngine, "command": CommandEngine}[name](place)
 
 
 @pytest.fixture
