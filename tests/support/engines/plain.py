@@ -204,4 +204,8 @@ def _attempt(text: str) -> str:
             ]
         )
 
-    return DONE if status == 0 else str(json.loads(said.getvalue().splitlines()[-1])["error"]["type"])
+    return (
+        DONE
+        if status == 0
+        else str(json.loads(said.getvalue().splitlines()[-1])["error"]["type"])
+    )
