@@ -278,7 +278,8 @@ def wire(session: nox.Session) -> None:
 @nox.parametrize("name", ENGINES)
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
-    install(session, *group("tests", "services"), "mypy", extras=f"[{name}]")
+    # Its workers share a job store in Redis in some scenes.
+    install(session, *group("tests", "services"), "mypy", extras=f"[{name},redis]")
     session.run("mypy", "--package", f"{PACKAGE}.contrib.{name}")
     folders = (f"tests/engines/test_{name}.py",)
     pytest(session, folders=folders)

@@ -303,6 +303,18 @@ async def test_an_aborted_step_of_a_killed_worker(app: App) -> None:
     assert ["aborted"] == await states_of(app)
 
 
+def test_the_page() -> None:
+    """What the page says defines an app with both tasks."""
+    page = Path(__file__).parents[2] / "docs" / "howto" / "engines.md"
+    section = page.read_text().partition("## procrastinate\n")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"__name__": "page"}
+
+    exec(code, names)
+
+    assert {"cohort_exports:tick", "cohort_exports:rescue"} <= set(names["app"].tasks)
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     """The emulator in a process of its own."""
