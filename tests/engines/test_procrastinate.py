@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from support.engines.procrastinate_jobs import (  # noqa: E402
 from support.engines.scene import Scene  # noqa: E402
 from support.engines.service import Service, running_service  # noqa: E402
 from support.postgres import Postgres  # noqa: E402
+from support.surface import describe  # noqa: E402
 
 RECORD = JobRecord.new("c1", "/srv/a.csv", occurrence="monday")
 REQUESTED = Tick(record=RECORD, due_in=30.0)
@@ -182,6 +184,24 @@ async def test_a_final_error_is_the_last_step(app: App) -> None:
     assert 1 == len(steps.records)
 
 
+async def test_the_next_step_cannot_be_deferred(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue's database is away: the job waits for it, and makes its step again."""
+    exports = exports_of(app, Steps(REQUESTED))
+    await exports.defer_async(RECORD)
+
+    async def is_away(*_: object, **__: object) -> Job:
+        """Raise what procrastinate does."""
+        raise ConnectorException
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app.job_manager, "defer_job_async", is_away)
+        await catch_up(app)
+
+    assert ["todo"] == await states_of(app)
+
+
 async def test_a_deploy_in_the_middle_of_a_step(app: App) -> None:
     """A worker that has to end leaves the step to the next one."""
     steps = Steps(asyncio.Event())
@@ -313,6 +333,18 @@ def test_the_page() -> None:
     exec(code, names)
 
     assert {"cohort_exports:tick", "cohort_exports:rescue"} <= set(names["app"].tasks)
+
+
+def test_the_surface() -> None:
+    """A change is made on purpose only."""
+    module = import_module("amplitude_cohorts_async.contrib.procrastinate")
+    lines = describe(module).splitlines()
+
+    assert [
+        "amplitude_cohorts_async.contrib.procrastinate",
+        "  class CohortExports(object)",
+        "    async def defer_async(self, record: JobRecord) -> bool",
+    ] == [line for line in lines if "__init__" not in line]
 
 
 @pytest.fixture
