@@ -275,7 +275,7 @@ def wire(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("name", ENGINES)
+@nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
     # Its workers share a job store in Redis in some scenes.

@@ -391,7 +391,7 @@ async def test_a_frozen_worker(scene: Scene) -> None:
     engine = cast("ProcrastinateEngine", scene.engine)
     await engine.start_worker()
     await scene.submit()
-    await scene.is_spent()
+    await scene.polled()
     (frozen,) = engine.workers._running
 
     os.killpg(frozen.pid, signal.SIGSTOP)

@@ -65,7 +65,7 @@ async def test_the_engine_restarts(scene: Scene) -> None:
     """In the middle of an export, which goes on."""
     await scene.engine.start_worker()
     await scene.submit()
-    await scene.is_spent()
+    await scene.polled()
 
     await scene.engine.restart()
     if not scene.engine.restarts:
@@ -79,7 +79,7 @@ async def test_the_store_is_away(scene: Scene, store: Store) -> None:
     """For five seconds in the middle of an export, which then goes on."""
     await scene.engine.start_worker()
     await scene.submit()
-    await scene.is_spent()
+    await scene.polled()
 
     await store.away(AWAY)
 

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async._core.job_rows import CohortRows, ExportState
 from amplitude_cohorts_async._exports.app_rows import AppRows
-from amplitude_cohorts_async._exports.spent_export import SpentExport
+from amplitude_cohorts_async._exports.poller import JobPoller
 from amplitude_cohorts_async._io.sinks.part_file import PartFile
 from amplitude_cohorts_async.contrib.redis import RedisJobStore
 from amplitude_cohorts_async.policies import Polling
@@ -60,7 +60,7 @@ def arm() -> None:
     moment = os.environ.get(MOMENT)
 
     if moment == "polled":
-        SpentExport.poll = _deadly(SpentExport.poll)  # type: ignore[method-assign]
+        JobPoller._ask = _deadly(JobPoller._ask)  # type: ignore[method-assign]
     elif moment == "downloading":
         append = PartFile.append_to
 

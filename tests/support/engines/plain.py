@@ -119,7 +119,7 @@ class TickEngine(ProcessEngine):
     @property
     def work(self) -> Work:
         """One tick."""
-        return _tick
+        return tick
 
 
 class CommandEngine(ProcessEngine):
@@ -175,14 +175,16 @@ def _child(
     words.send(work(text))
 
 
-def _tick(text: str) -> str | tuple[str, float]:
-    async def tick() -> str | tuple[str, float]:
+def tick(text: str) -> str | tuple[str, float]:
+    """Make one step; return the end of the export, or when to go on."""
+
+    async def step() -> str | tuple[str, float]:
         async with CohortsClient.from_env() as client:
-            tick = await client.tick(JobRecord.from_json(text))
-        return DONE if tick.due_in is None else (tick.record.to_json(), tick.due_in)
+            made = await client.tick(JobRecord.from_json(text))
+        return DONE if made.due_in is None else (made.record.to_json(), made.due_in)
 
     try:
-        return asyncio.run(tick())
+        return asyncio.run(step())
     except CohortsError as error:
         return type(error).__name__
 

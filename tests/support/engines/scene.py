@@ -40,9 +40,9 @@ class Scene:
         self.file.parent.mkdir(exist_ok=True)
         await self.engine.submit(self.record)
 
-    async def is_spent(self) -> None:
-        """Wait until the service has counted the export."""
-        while not self.service.account().spent:  # noqa: ASYNC110 - another process
+    async def polled(self) -> None:
+        """Wait until the job is polled: its id is in the store."""
+        while not self.service.polls():  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
 
     async def killed(self) -> None:

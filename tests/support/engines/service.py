@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import attrs
 
@@ -37,10 +37,17 @@ class Service:
 
     def account(self) -> Account:
         """Return what it saw until now."""
-        self._words.write("account\n")
+        return Account(**self._asked("account"))
+
+    def polls(self) -> int:
+        """Return how often a job's status was asked for."""
+        return int(self._asked("polls"))
+
+    def _asked(self, word: str) -> Any:
+        self._words.write(f"{word}\n")
         self._words.flush()
 
-        return Account(**json.loads(self._answers.readline()))
+        return json.loads(self._answers.readline())
 
     @property
     def environment(self) -> dict[str, str]:
@@ -85,8 +92,11 @@ async def serve() -> None:
 
     async with emulator:
         _tell(emulator.base_url)
-        while await asyncio.to_thread(sys.stdin.readline):
-            _tell(attrs.asdict(account(emulator)))
+        while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
+            if word == "polls":
+                _tell(emulator.requests("status"))
+            else:
+                _tell(attrs.asdict(account(emulator)))
 
 
 def _tell(value: object) -> None:
