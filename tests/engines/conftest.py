@@ -43,3 +43,13 @@ def _made(server: Postgres, what: str) -> str:
         connection.execute(f"CREATE DATABASE {what}")
 
     return f"{server.url.rpartition('/')[0]}/{what.partition(' ')[0]}"
+
+
+@pytest.fixture
+def jobs_url(jobs_server: Postgres) -> Iterator[str]:
+    """A database with the tables of procrastinate, and nothing in them."""
+    require("procrastinate")
+    from support.engines.procrastinate_jobs import database  # noqa: PLC0415  optional
+
+    with database(jobs_server) as url:
+        yield url

@@ -12,10 +12,12 @@ from support.engines.plain import CommandEngine, TickEngine
 from support.engines.scene import Scene
 from support.engines.service import Service, running_service
 from support.engines.stores import FileStore, ServerStore, Store
+from support.postgres import Postgres
 
 ENGINES = [
     *("ticks", "command"),
     pytest.param("dbos", marks=pytest.mark.services),
+    pytest.param("procrastinate", marks=pytest.mark.services),
 ]
 """Each is the name of a fixture that makes it."""
 
@@ -54,6 +56,16 @@ def dbos(place: Place, dbos_url: str) -> Engine:
     from support.engines.dbos import DbosEngine  # noqa: PLC0415  optional
 
     return DbosEngine(place, dbos_url)
+
+
+@pytest.fixture
+def procrastinate(place: Place, jobs_server: Postgres, jobs_url: str) -> Engine:
+    """Jobs in Postgres."""
+    from support.engines.procrastinate_jobs import (  # noqa: PLC0415  optional
+        ProcrastinateEngine,
+    )
+
+    return ProcrastinateEngine(place, jobs_server, jobs_url)
 
 
 @pytest.fixture
