@@ -25,7 +25,6 @@ from dagster import (
     DagsterInstance,
     Definitions,
     ExecuteInProcessResult,
-    RetryPolicy,
     StaticPartitionsDefinition,
     define_asset_job,
 )
@@ -107,23 +106,6 @@ def test_a_new_run_is_a_new_export(world: CohortsEmulator, tmp_path: Path) -> No
     assert run(asset).success
 
     assert 2 == world.spent
-
-
-def test_a_retry_goes_on_with_the_export(
-    world: CohortsEmulator, tmp_path: Path
-) -> None:
-    """A retry policy spends nothing: the folder is made after the first try."""
-
-    folder = tmp_path / "files"
-    asset = cohort_asset(
-        "c1", folder / "c1.csv", retry_policy=RetryPolicy(max_retries=1)
-    )
-    world.fail_next("file", status=500)
-
-    folder.mkdir()
-    assert run(asset).success
-
-    assert 1 == world.spent
 
 
 def test_an_occurrence_of_the_users(world: CohortsEmulator, tmp_path: Path) -> None:
