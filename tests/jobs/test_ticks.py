@@ -412,6 +412,61 @@ async def test_a_listed_export_without_a_file(stage: Stage) -> None:
             await client.tick(record)
 
 
+@everywhere
+async def test_a_queued_export_outlives_a_refused_call(stage: Stage) -> None:
+    """A call that took it up, and spent nothing, leaves it to the next step."""
+    job = await _queued(stage)
+    stage.emulator.fail_next("export", faults.refused(403, "Invalid API Key"))
+
+    with pytest.raises(AuthenticationError):
+        await stage.export("b.csv", occurrence="monday")
+
+    assert (await job.run()).done
+    assert 1 == stage.spent
+    assert not stage.path("b.csv").exists()
+
+
+@everywhere
+async def test_a_queued_export_lives_as_long_as_its_steps(stage: Stage) -> None:
+    """However long the windows are full."""
+    job = await _queued(stage, steps=4, every=8 * 3600.0)
+
+    assert (await job.run()).done
+    assert 1 == stage.spent
+
+
+async def _queued(stage: Stage, *, steps: int = 1, every: float = 0.0) -> Engine:
+    """Make steps while the only slot is taken."""
+    limits = Limits(in_flight=1, exports=(), polls=None, writes=None)
+    limiter = LocalLimiter(limits, clock=stage.clock)
+    job = engine(stage)
+
+    async with stage.client(limits=None, limiter=limiter) as client:
+        async with limiter.slot("export"):
+            for _ in range(steps):
+                job.record = (await client.tick(job.record)).record
+                stage.clock.advance(every)
+
+    assert "queued" == job.record.state
+    return job
+
+
+@everywhere
+async def test_the_same_file_is_not_left(stage: Stage) -> None:
+    """Of two records of one export and target, one brings the file of both."""
+    one, other = engine(stage, key=None), engine(stage, key=None)
+    await one.run("requested")
+    await other.step()
+    await one.step()
+
+    await other.run()
+
+    async with stage.client() as client:
+        assert [] == [outcome async for outcome in client.run_jobs()]
+    assert (await one.step()).done
+    assert 1 == stage.spent
+
+
 # -- What a later step can mend ----------------------------------------------
 
 
@@ -468,6 +523,34 @@ async def test_a_store_that_is_away(stage: Stage) -> None:
     assert 5 == tick.due_in
     assert [0] == job.sent
     assert (await job.run()).done
+    assert 1 == stage.spent
+
+
+async def test_a_store_that_is_away_for_a_listed_export(stage: Stage) -> None:
+    """Its target is in the store as well: the next step looks for it."""
+    await stage.leave()
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+    store = ScriptedStore(stage.open_store())
+    store.refuses.add("*")
+    job = Engine(stage, record)
+
+    tick = await job.step(store)
+
+    assert isinstance(tick.last_error, JobStoreUnavailableError)
+    assert (await job.run()).done
+
+
+async def test_a_store_that_fails_after_the_purchase(stage: Stage) -> None:
+    """The tick has the token, which the store has not."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses.add("requested")
+    job = engine(stage)
+
+    tick = await job.step(store)
+
+    assert isinstance(tick.last_error, JobStoreUnavailableError)
+    assert tick.record.token is not None
     assert 1 == stage.spent
 
 
