@@ -441,11 +441,13 @@ async def _queued(stage: Stage, *, steps: int = 1, every: float = 0.0) -> Engine
     limiter = LocalLimiter(limits, clock=stage.clock)
     job = engine(stage)
 
-    async with stage.client(limits=None, limiter=limiter) as client:
-        async with limiter.slot("export"):
-            for _ in range(steps):
-                job.record = (await client.tick(job.record)).record
-                stage.clock.advance(every)
+    async with (
+        stage.client(limits=None, limiter=limiter) as client,
+        limiter.slot("export"),
+    ):
+        for _ in range(steps):
+            job.record = (await client.tick(job.record)).record
+            stage.clock.advance(every)
 
     assert "queued" == job.record.state
     return job
