@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.job_rows import ExportRow, ExportState
+from amplitude_cohorts_async._core.polling import Poll, stored_step
 from amplitude_cohorts_async.errors import (
     AmbiguousExportError,
     ApiError,
@@ -29,6 +33,7 @@ from amplitude_cohorts_async.events import Event, ExportAdopted
 from amplitude_cohorts_async.jobs import JobRecord, JobStore, Tick
 from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
+from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
@@ -630,6 +635,21 @@ async def test_a_cancelled_step_leaves_no_lease(stage: Stage) -> None:
     assert 2 == stage.emulator.requests("status")
 
 
+@pytest.mark.parametrize(("seconds", "after"), [(-600, 0), (5, 5), (600, 0)])
+def test_clocks_of_hosts_differ(seconds: float, after: float) -> None:
+    """A poll that is due in ten minutes was stored by a clock that is ahead."""
+    now = datetime(2026, 6, 15, tzinfo=UTC)
+    export = ExportRow(
+        id="e",
+        cohort_id="c1",
+        state=ExportState.REQUESTED,
+        created_at=now,
+        poll_at=now + timedelta(seconds=seconds),
+    )
+
+    assert Poll(after) == stored_step(export, Polling(), now=now, jitter=0.5)
+
+
 # -- Records as text ---------------------------------------------------------
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -658,6 +678,15 @@ def test_no_record(text: str) -> None:
     """Any other text is refused."""
     with pytest.raises(InvalidInputError, match="no record of a job"):
         JobRecord.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"properties": "plan"}, {"properties": 5}, {"occurrence": date(2026, 1, 1)}]
+)
+def test_no_text_of_a_record(bad: dict[str, Any]) -> None:
+    """It is refused at once: its text would name another export, or none."""
+    with pytest.raises(InvalidInputError):
+        JobRecord.new("c1", "a.csv", **bad)
 
 
 async def test_what_is_no_record(stage: Stage) -> None:
