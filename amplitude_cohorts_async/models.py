@@ -432,6 +432,7 @@ class JobRecord:
             on_unknown: What to do about an export that may have been spent.
             format: Needed when the name of the target does not end in it.
         """
+        _check_as_text(properties, occurrence)
         path = Path(to)
         wanted = properties if isinstance(properties, bool) else tuple(properties)
         cohort = cohort_id.id if isinstance(cohort_id, Cohort) else cohort_id
@@ -501,6 +502,18 @@ class JobRecord:
                 f"this is no record of a job that `to_json()` gave ({error}); make one "
                 f"with JobRecord.new()"
             ) from error
+
+
+def _check_as_text(properties: object, occurrence: object) -> None:
+    # As text it would be a list of letters.
+    if isinstance(properties, str) or not isinstance(properties, bool | Sequence):
+        raise InvalidInputError(
+            f"properties must be True, False or a list of names, got {properties!r}"
+        )
+    if not isinstance(occurrence, str | None):
+        raise InvalidInputError(
+            f"occurrence is a text, such as a date's isoformat(), got {occurrence!r}"
+        )
 
 
 def _of_version(fields: dict[str, Any]) -> dict[str, Any]:

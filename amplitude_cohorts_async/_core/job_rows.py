@@ -316,7 +316,7 @@ class CohortRows:
         self.exports = {
             key: row
             for key, row in self.exports.items()
-            if self.is_alive(row.lease) or self.at - row.began_at < _life(row)
+            if self.is_alive(row.lease) or not _is_too_old(row, self.at)
         }
         last: dict[tuple[str | None, str | None], datetime | None] = {
             (row.target, row.format): row.finished_at
@@ -588,8 +588,12 @@ def _unreadable(key: str, reason: str) -> JobStoreUnavailableError:
     )
 
 
-def _life(row: ExportRow) -> timedelta:
-    return _QUEUED_LIFE if row.state is ExportState.QUEUED else FILE_LIFE
+def _is_too_old(row: ExportRow, at: datetime) -> bool:
+    if row.state is ExportState.QUEUED:
+        # One whose steps are still made stays in the queue.
+        return at - (row.updated_at or row.began_at) >= _QUEUED_LIFE
+
+    return at - row.began_at >= FILE_LIFE
 
 
 @cache

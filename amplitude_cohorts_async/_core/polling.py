@@ -105,12 +105,10 @@ def stored_step(
 
     left = (export.poll_at - now).total_seconds()
 
-    if left < _EARLY:
-        return Poll(0.0)
-
-    # Clocks differ: none waits for longer than between two polls.
     longest = max(polling.initial_delay, polling.interval) * (1 + polling.jitter)
-    return Poll(min(left, longest))
+
+    # Clocks differ: one that is due later than that was stored by a faster clock.
+    return Poll(left if _EARLY <= left <= longest + _EARLY else 0.0)
 
 
 def next_poll(polling: Polling, *, jitter: float) -> float:

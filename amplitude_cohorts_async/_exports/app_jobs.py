@@ -526,6 +526,12 @@ def _is_due(rows: CohortRows, export: ExportRow, delivery: DeliveryRow) -> bool:
         and delivery.finished_at is None
         and not rows.is_alive(delivery.lease)
         and not has_newer(rows, export.sequence, delivery.target)
+        # Another call may have brought the same file.
+        and not any(
+            each.saved is not None
+            and (each.target, each.format) == (delivery.target, delivery.format)
+            for each in rows.deliveries_of(export)
+        )
     )
 
 

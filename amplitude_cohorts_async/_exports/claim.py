@@ -384,10 +384,17 @@ class Claim(_Leased):
 
         if export is None:
             return
-        if export.state is ExportState.QUEUED and not self._is_kept:
-            rows.forget(export)
-        else:
+        if export.state is not ExportState.QUEUED or self._is_kept:
             rows.update_export(export, lease=None)
+            return
+
+        if self.delivery.row is not None:
+            rows.deliveries.pop(self.delivery.row.id, None)
+        if rows.deliveries_of(export):
+            # It is in the queue for another call's next step as well.
+            rows.update_export(export, lease=None)
+        else:
+            rows.forget(export)
 
     def _held_row(self, rows: CohortRows) -> ExportRow | None:
         export = rows.exports.get(self.export.id)

@@ -63,7 +63,10 @@ class Ticker:
 
     async def tick(self, record: JobRecord) -> Tick:
         """Make the next step of an export; see `CohortsClient.tick()`."""
-        step = await self._step(record)
+        try:
+            step = await self._step(record)
+        except JobStoreUnavailableError as error:
+            return Tick(record=record, due_in=self.polling.interval, last_error=error)
 
         try:
             return await step.make()
@@ -223,6 +226,15 @@ class _Step:
         if spent is None:
             return self._later(_BESIDE)
 
+        # Also in the tick of a store that fails from now on.
+        self._record = attrs.evolve(
+            self._record,
+            id=export.id,
+            state=ExportState.REQUESTED.value,
+            request_id=spent.ref.request_id,
+            requested_at=spent.ref.as_of or spent.ref.requested_at,
+            token=spent.token,
+        )
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
         return await self._poll_in(self._due_in(asked))
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.job_rows import ExportRow, ExportState
+from amplitude_cohorts_async._core.polling import Poll, stored_step
 from amplitude_cohorts_async.errors import (
     AmbiguousExportError,
     ApiError,
@@ -29,6 +33,7 @@ from amplitude_cohorts_async.events import Event, ExportAdopted
 from amplitude_cohorts_async.jobs import JobRecord, JobStore, Tick
 from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
+from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
@@ -194,8 +199,9 @@ async def test_two_engines_make_the_same_steps(stage: Stage) -> None:
         if all(tick.done for tick in ticks):
             break
         stage.clock.advance(max(tick.due_in or 0.0 for tick in ticks))
+    else:
+        raise AssertionError("it never ends")
 
-    assert all(tick.done for tick in ticks)
     assert 1 == stage.spent
     assert "ann" in stage.path().read_text()
 
@@ -412,6 +418,63 @@ async def test_a_listed_export_without_a_file(stage: Stage) -> None:
             await client.tick(record)
 
 
+@everywhere
+async def test_a_queued_export_outlives_a_refused_call(stage: Stage) -> None:
+    """A call that took it up, and spent nothing, leaves it to the next step."""
+    job = await _queued(stage)
+    stage.emulator.fail_next("export", faults.refused(403, "Invalid API Key"))
+
+    with pytest.raises(AuthenticationError):
+        await stage.export("b.csv", occurrence="monday")
+
+    assert (await job.run()).done
+    assert 1 == stage.spent
+    assert not stage.path("b.csv").exists()
+
+
+@everywhere
+async def test_a_queued_export_lives_as_long_as_its_steps(stage: Stage) -> None:
+    """However long the windows are full."""
+    job = await _queued(stage, steps=4, every=8 * 3600.0)
+
+    assert (await job.run()).done
+    assert 1 == stage.spent
+
+
+async def _queued(stage: Stage, *, steps: int = 1, every: float = 0.0) -> Engine:
+    """Make steps while the only slot is taken."""
+    limits = Limits(in_flight=1, exports=(), polls=None, writes=None)
+    limiter = LocalLimiter(limits, clock=stage.clock)
+    job = engine(stage)
+
+    async with (
+        stage.client(limits=None, limiter=limiter) as client,
+        limiter.slot("export"),
+    ):
+        for _ in range(steps):
+            job.record = (await client.tick(job.record)).record
+            stage.clock.advance(every)
+
+    assert "queued" == job.record.state
+    return job
+
+
+@everywhere
+async def test_the_same_file_is_not_left(stage: Stage) -> None:
+    """Of two records of one export and target, one brings the file of both."""
+    one, other = engine(stage, key=None), engine(stage, key=None)
+    await one.run("requested")
+    await other.step()
+    await one.step()
+
+    await other.run()
+
+    async with stage.client() as client:
+        assert [] == [outcome async for outcome in client.run_jobs()]
+    assert (await one.step()).done
+    assert 1 == stage.spent
+
+
 # -- What a later step can mend ----------------------------------------------
 
 
@@ -468,6 +531,34 @@ async def test_a_store_that_is_away(stage: Stage) -> None:
     assert 5 == tick.due_in
     assert [0] == job.sent
     assert (await job.run()).done
+    assert 1 == stage.spent
+
+
+async def test_a_store_that_is_away_for_a_listed_export(stage: Stage) -> None:
+    """Its target is in the store as well: the next step looks for it."""
+    await stage.leave()
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+    store = ScriptedStore(stage.open_store())
+    store.refuses.add("*")
+    job = Engine(stage, record)
+
+    tick = await job.step(store)
+
+    assert isinstance(tick.last_error, JobStoreUnavailableError)
+    assert (await job.run()).done
+
+
+async def test_a_store_that_fails_after_the_purchase(stage: Stage) -> None:
+    """The tick has the token, which the store has not."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses.add("requested")
+    job = engine(stage)
+
+    tick = await job.step(store)
+
+    assert isinstance(tick.last_error, JobStoreUnavailableError)
+    assert tick.record.token is not None
     assert 1 == stage.spent
 
 
@@ -545,6 +636,21 @@ async def test_a_cancelled_step_leaves_no_lease(stage: Stage) -> None:
     assert 2 == stage.emulator.requests("status")
 
 
+@pytest.mark.parametrize(("seconds", "after"), [(-600, 0), (5, 5), (600, 0)])
+def test_clocks_of_hosts_differ(seconds: float, after: float) -> None:
+    """A poll that is due in ten minutes was stored by a clock that is ahead."""
+    now = datetime(2026, 6, 15, tzinfo=UTC)
+    export = ExportRow(
+        id="e",
+        cohort_id="c1",
+        state=ExportState.REQUESTED,
+        created_at=now,
+        poll_at=now + timedelta(seconds=seconds),
+    )
+
+    assert Poll(after) == stored_step(export, Polling(), now=now, jitter=0.5)
+
+
 # -- Records as text ---------------------------------------------------------
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -573,6 +679,15 @@ def test_no_record(text: str) -> None:
     """Any other text is refused."""
     with pytest.raises(InvalidInputError, match="no record of a job"):
         JobRecord.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"properties": "plan"}, {"properties": 5}, {"occurrence": date(2026, 1, 1)}]
+)
+def test_no_text_of_a_record(bad: dict[str, Any]) -> None:
+    """It is refused at once: its text would name another export, or none."""
+    with pytest.raises(InvalidInputError):
+        JobRecord.new("c1", "a.csv", **bad)
 
 
 async def test_what_is_no_record(stage: Stage) -> None:
