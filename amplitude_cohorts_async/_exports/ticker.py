@@ -9,6 +9,7 @@ brings the file, and waits for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
@@ -33,6 +34,7 @@ from .._core.job_rows import DeliveryRow, ExportRow, ExportState
 from .._core.polling import Poll, next_poll, stored_step
 from .._core.requests import checked_properties
 from .._core.retrying import may_ask_again
+from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
 from .._io.sinks.target import Target, checked_target
 from ..errors import (
@@ -295,10 +297,9 @@ class _Step:
         """Leave the export to the next step, which has to know some changes."""
         if self._delivery is None:
             return self._later(due_in)
-        if self._claim is not None:
-            await self._claim.release()
 
-        stored = await self._delivery.put_back(**changes)
+        # As a whole, or a cancelled step would hold a lease until that is over.
+        stored = await finish_despite_cancel(self._stored(self._delivery, changes))
         mine = self._record
 
         if stored is not None:
@@ -311,6 +312,14 @@ class _Step:
             )
 
         return self._later(due_in)
+
+    async def _stored(
+        self, delivery: Delivery, changes: Mapping[str, object]
+    ) -> JobRecord | None:
+        if self._claim is not None:
+            await self._claim.release()
+
+        return await delivery.put_back(**changes)
 
     async def _poll_in(self, seconds: float) -> Tick:
         poll_at = self._now() + timedelta(seconds=seconds)
