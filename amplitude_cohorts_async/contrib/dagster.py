@@ -144,7 +144,6 @@ def cohort_asset(
         retry_policy=retry_policy,
         group_name=group_name,
         pool=pool,
-        kinds={"csv"} if format is None else {format.strip(".")},
     )
     async def export(
         context: AssetExecutionContext, cohorts: CohortsResource

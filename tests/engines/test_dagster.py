@@ -29,6 +29,7 @@ from dagster import (
     define_asset_job,
 )
 
+from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib.dagster import (
     CohortsResource,
     cohort_asset,
@@ -36,6 +37,7 @@ from amplitude_cohorts_async.contrib.dagster import (
     source_key,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
+from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator
 from support.engines.dagster_run import TARGET
 from support.engines.dying import WINDOW, Moment
@@ -62,13 +64,22 @@ def world(
     return cohorts_emulator
 
 
+class QuickResource(CohortsResource):
+    """Its clients poll often."""
+
+    def client(self) -> CohortsClient:
+        """Return one."""
+        often = Polling(initial_delay=0.05, interval=0.05, jitter=0.0)
+        return CohortsClient.from_env(polling=often)
+
+
 def run(
     *assets: AssetsDefinition, partition: str | None = None
 ) -> ExecuteInProcessResult:
     """Run the assets in a new run of a new instance."""
     job = define_asset_job("all", selection=AssetSelection.assets(*assets))
     defined = Definitions(
-        assets=assets, resources={"cohorts": CohortsResource()}, jobs=[job]
+        assets=assets, resources={"cohorts": QuickResource()}, jobs=[job]
     ).resolve_job_def("all")
 
     with DagsterInstance.ephemeral() as instance:
