@@ -148,6 +148,7 @@ def cohort_asset(
     async def export(
         context: AssetExecutionContext, cohorts: CohortsResource
     ) -> MaterializeResult[None]:
+        """The members of a cohort, as a file."""
         target = str(to)
         if context.has_partition_key:
             target = target.replace("{partition}", context.partition_key)
