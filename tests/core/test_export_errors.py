@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from amplitude_cohorts_async._core.csvtext import CsvError, Malformed
-from amplitude_cohorts_async._core.export_errors import ExportErrors
+from amplitude_cohorts_async._core.export_errors import ExportErrors, ended_export
+from amplitude_cohorts_async._core.job_rows import ExportRow, ExportState
 from amplitude_cohorts_async._core.tokens import ExportRef, to_token
 from amplitude_cohorts_async.errors import (
+    CohortsError,
+    ExportExpiredError,
+    ExportFailedError,
+    InvalidInputError,
     MalformedFileError,
     RequestTimeoutError,
     StorageError,
@@ -69,3 +76,26 @@ def test_a_malformed_line_names_the_export_and_the_line():
         error.line,
     )
     assert "export Sf7M9j is malformed: line 7 is empty" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        (ExportState.FAILED, ExportFailedError),
+        (ExportState.GONE, ExportExpiredError),
+        (ExportState.PARKED, InvalidInputError),
+    ],
+)
+def test_an_export_without_a_file_keeps_its_token(
+    state: ExportState, kind: type[CohortsError]
+) -> None:
+    """Whichever way it ended."""
+    now = datetime(2026, 6, 15, 12, tzinfo=UTC)
+    row = ExportRow(
+        id="e1", cohort_id="c1", created_at=now, request_id="r1", state=state
+    )
+
+    error = ended_export(row, now=now)
+
+    assert isinstance(error, kind)
+    assert to_token(row.ref()) == error.token

@@ -690,6 +690,14 @@ def test_no_text_of_a_record(bad: dict[str, Any]) -> None:
         JobRecord.new("c1", "a.csv", **bad)
 
 
+def test_a_record_of_a_later_release() -> None:
+    """Its text is refused: what it means is not known."""
+    text = JobRecord.new("c1", "/tmp/a.csv").to_json()
+
+    with pytest.raises(InvalidInputError, match="another version"):
+        JobRecord.from_json(text.replace('"version":1', '"version":2'))
+
+
 async def test_what_is_no_record(stage: Stage) -> None:
     """A tick says what it takes, and what is wrong with it, and sends nothing."""
     bad = [
