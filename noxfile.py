@@ -292,7 +292,7 @@ def wire(session: nox.Session) -> None:
     pytest(session, *quick, folders=WIRE)
 
 
-@nox.session
+@nox.session(default=False)
 @nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
@@ -305,7 +305,7 @@ def engine(session: nox.Session, name: str) -> None:
     pytest(session, "-m", "not services", folders=folders)
 
 
-@nox.session
+@nox.session(default=False)
 def conformance(session: nox.Session) -> None:
     """Kill the workers of every engine that is here, and let others go on."""
     here = [name for name in CONFORMING if name in ENGINES]
