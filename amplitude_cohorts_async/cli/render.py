@@ -52,6 +52,11 @@ __all__ = (
     "usage",
 )
 
+# What is of use only in Python: the file's own facts, and what a tick is told.
+_UNSHOWN: Mapping[type, Sequence[str]] = {
+    SavedExport: ["file"],
+    JobRecord: ["to", "format", "on_unknown", "delivery_id"],
+}
 _PROPERTIES: Mapping[type, Sequence[str]] = {
     Usage: ["remaining"],
     SavedExport: ["sha256", "rows"],
@@ -72,7 +77,8 @@ def document(name: str, value: object, **more: object) -> None:
 def facts(value: object) -> dict[str, object]:
     """Return what JSON shows of a value of an attrs class."""
     kind = cast("type[attrs.AttrsInstance]", type(value))
-    names = [field.name for field in attrs.fields(kind) if field.name != "file"]
+    unshown = _UNSHOWN.get(kind, ())
+    names = [each.name for each in attrs.fields(kind) if each.name not in unshown]
     names += _PROPERTIES.get(kind, ())
 
     return {name: _read(value, name) for name in names}
