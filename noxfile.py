@@ -296,8 +296,9 @@ def wire(session: nox.Session) -> None:
 @nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
-    # Its workers share a job store in Redis in some scenes.
-    install(session, *group("tests", "services"), "mypy", extras=f"[{name},redis]")
+    # Its workers share a job store in Redis in some scenes; mypy reads Postgres's, too.
+    extras = f"[{name},postgres,redis]"
+    install(session, *group("tests", "services"), "mypy", extras=extras)
     session.run("mypy", "--package", f"{PACKAGE}.contrib.{name}")
     folders = (f"tests/engines/test_{name}.py",)
     pytest(session, folders=folders)
