@@ -48,9 +48,13 @@ HEAVY = "big or forced or hostile or slow"
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", f"not services and not ({HEAVY})", FEW_EXAMPLES)
 
-# What another loop, another TLS or the ordinary path can change: all sessions together
-# have to end within half an hour.
+# What another loop can change, and of that what another TLS or the ordinary path can:
+# all sessions together have to end within half an hour.
 WIRE = ("tests/exports", "tests/io", "tests/writes")
+BYTES = (
+    *("tests/exports", "tests/writes"),
+    *("tests/io/download", "tests/io/fast", "tests/io/http"),
+)
 
 # What an extra cannot change.
 SAME_WITHOUT_EXTRAS = tuple(
@@ -287,9 +291,9 @@ def wire(session: nox.Session) -> None:
     quick = (*WORKERS, *QUICK)
     # On uvloop nothing that a signal raises ends a test; a thread ends the worker.
     pytest(session, *quick, "--uvloop", "--timeout-method=thread", folders=WIRE)
-    pytest(session, *quick, "--aiofastnet", folders=WIRE)
+    pytest(session, *quick, "--aiofastnet", folders=BYTES)
     session.env["AMPLITUDE_FAST"] = "0"
-    pytest(session, *quick, folders=WIRE)
+    pytest(session, *quick, folders=BYTES)
 
 
 @nox.session(default=False)
