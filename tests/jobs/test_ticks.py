@@ -623,7 +623,7 @@ async def test_no_slot_is_waited_for(stage: Stage, kind: str) -> None:
 
 async def test_a_cancelled_step_leaves_no_lease(stage: Stage) -> None:
     """The same step again goes on at once."""
-    stage.emulator.fail_next("status", faults.hang(1000))
+    stage.emulator.fail_next("status", faults.hang())
     job = engine(stage)
     await job.run("requested")
     stage.clock.advance(20)
