@@ -539,6 +539,16 @@ def _is_in_doubt(rows: CohortRows, export: ExportRow) -> bool:
     return export.state is ExportState.ATTEMPTED and not rows.is_alive(export.lease)
 
 
+def for_delivery(record: JobRecord, row: DeliveryRow) -> JobRecord:
+    """Return a listed record that names one of its deliveries to files of this host."""
+    return attrs.evolve(
+        record,
+        delivery_id=row.id,
+        to=Path(path_of(row.target) or ""),
+        format=row.format,
+    )
+
+
 def target_name(target: Target) -> str:
     """Return the name of a target in the store."""
     return path_name(target.resolved)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import attrs
 
@@ -13,7 +12,7 @@ from .._core.job_rows import DeliveryRow
 from .._io.context import Context
 from ..errors import CohortsError
 from ..models import ExportOutcome, JobRecord, Tick
-from .app_jobs import AppJobs, KnownJob, path_of
+from .app_jobs import AppJobs, KnownJob, for_delivery, path_of
 from .ticker import Ticker
 
 _INTERVAL = 5.0
@@ -91,15 +90,8 @@ class JobRunner:
         if now < self._due_at.get(delivery.id, now):
             return None
 
-        record = attrs.evolve(
-            record,
-            delivery_id=delivery.id,
-            to=Path(path_of(delivery.target) or ""),
-            format=delivery.format,
-        )
-
         try:
-            tick = await self.ticker.go_on(record)
+            tick = await self.ticker.go_on(for_delivery(record, delivery))
         except CohortsError as error:
             return ExportOutcome(cohort_id=cohort_id, error=error)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import assert_never
 
 import anyio.to_thread
@@ -47,7 +46,7 @@ from ..errors import (
 )
 from ..models import JobRecord, SavedExport, Tick
 from ..policies import Polling
-from .app_jobs import Found, Joined, path_of, target_name
+from .app_jobs import Found, Joined, for_delivery, target_name
 from .claim import Claim, Delivery
 from .requester import ExportRequester
 
@@ -112,14 +111,7 @@ class Ticker:
         if record.delivery_id is not None:
             return record
 
-        row = await self.exports.jobs.delivery_of(record)
-
-        return attrs.evolve(
-            record,
-            delivery_id=row.id,
-            to=Path(path_of(row.target) or ""),
-            format=row.format,
-        )
+        return for_delivery(record, await self.exports.jobs.delivery_of(record))
 
 
 class _Step:
