@@ -38,27 +38,28 @@ ENGINES = {
 CONFORMING = ("dbos", "procrastinate")
 ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 
-# The running Python gets the whole suite (`coverage` and `heavy`), the others the quick
-# part of it: the last of them, if it is there, with the oldest dependencies.
+# The running Python gets the whole suite (`coverage` and `heavy`), the others parts of
+# it, so that all ends within half an hour: the last of them, if it is there, the quick
+# part with the oldest dependencies; the newest the quick part without any extra
+# (`bare`), and with all of them what moves bytes and what a user types (`wire`).
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 VERSIONS = nox.project.python_versions(PROJECT)
-OTHERS = [version for version in reversed(VERSIONS) if version != RUNNING]
-LAST = OTHERS.pop() if shutil.which(f"python{OTHERS[-1]}") else None
+OTHERS = [
+    version
+    for version in reversed(VERSIONS)
+    if version != RUNNING and shutil.which(f"python{version}")
+]
+NEWEST = OTHERS[0] if OTHERS else None
+LAST = OTHERS[-1] if OTHERS else None
 HEAVY = "big or forced or hostile or slow"
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", f"not services and not ({HEAVY})", FEW_EXAMPLES)
 
-# What another loop can change, and of that what another TLS or the ordinary path can:
-# all sessions together have to end within half an hour.
+# What another loop can change, and of that what another TLS can.
 WIRE = ("tests/exports", "tests/io", "tests/writes")
 BYTES = (
     *("tests/exports", "tests/writes"),
     *("tests/io/download", "tests/io/fast", "tests/io/http"),
-)
-
-# What an extra cannot change.
-SAME_WITHOUT_EXTRAS = tuple(
-    f"--ignore={ROOT / 'tests' / name}" for name in ("core", "emulator")
 )
 
 # Two workers a processor, within reason: a test waits for a third of its time, and
@@ -231,11 +232,12 @@ def docs(session: nox.Session) -> None:
     pytest(session, *WORKERS, folders=("tests/docs",))
 
 
-@nox.session
+@nox.session(python=NEWEST)
 def bare(session: nox.Session) -> None:
-    """Without any extra the core must work, and the rest say what it misses."""
+    """Without any extra, on the ordinary path: the core works, the rest says why not."""
     install(session, *group("tests"), extras="")
-    pytest(session, *WORKERS, *QUICK, *SAME_WITHOUT_EXTRAS)
+    session.env["AMPLITUDE_FAST"] = "0"
+    pytest(session, *WORKERS, *QUICK)
 
 
 @nox.session(python=LAST)
@@ -266,9 +268,9 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report", f"--include={deciding}", "--fail-under=100")
 
 
-@nox.session(python=OTHERS)
+@nox.session(python=VERSIONS, default=False)
 def tests(session: nox.Session) -> None:
-    """Run the quick part of the suite on another Python."""
+    """Run the quick part of the suite on any Python."""
     install(session, *group("tests"))
     pytest(session, *WORKERS, *QUICK)
 
@@ -284,16 +286,14 @@ def heavy(session: nox.Session) -> None:
     pytest(session, *MORE_WORKERS, "-m", f"{HEAVY} or hypothesis")
 
 
-@nox.session
+@nox.session(python=NEWEST)
 def wire(session: nox.Session) -> None:
-    """Run what moves bytes on uvloop, on aiofastnet, and on the ordinary path."""
+    """Run what moves bytes on uvloop, and with what a user types on aiofastnet."""
     install(session, *group("tests", "uvloop"))
     quick = (*WORKERS, *QUICK)
     # On uvloop nothing that a signal raises ends a test; a thread ends the worker.
     pytest(session, *quick, "--uvloop", "--timeout-method=thread", folders=WIRE)
-    pytest(session, *quick, "--aiofastnet", folders=BYTES)
-    session.env["AMPLITUDE_FAST"] = "0"
-    pytest(session, *quick, folders=BYTES)
+    pytest(session, *quick, "--aiofastnet", folders=(*BYTES, "tests/cli"))
 
 
 @nox.session(default=False)
