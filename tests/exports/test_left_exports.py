@@ -397,13 +397,12 @@ async def test_a_call_that_leaves_while_it_is_recorded_sends_nothing(
     server: FaultServer, recorded: CohortsClient, store: ScriptedStore
 ) -> None:
     """The attempt may be stored by then, so it is forgotten."""
+    may_answer = store.answers["attempted"] = asyncio.Event()
     task = asyncio.ensure_future(recorded.request_export(COHORT))
-    await until(lambda: ("queued", 0) in store.heard)
-    store.may_answer.clear()
-    await until(lambda: ("attempted", 0) in store.heard)
+    await until(lambda: "attempted" in store.reached)
     task.cancel()
     await asyncio.sleep(0)
-    store.may_answer.set()
+    may_answer.set()
     await asyncio.wait([task])
 
     assert task.cancelled()
@@ -420,14 +419,13 @@ async def test_a_slow_record_outlasts_the_grace_period(
 ) -> None:
     """The grace period is the request's: what the answer told is recorded anyway."""
     monkeypatch.setattr("amplitude_cohorts_async._exports.purchase.GRACE", 0.0)
+    may_answer = store.answers["requested"] = asyncio.Event()
     task = asyncio.ensure_future(recorded.request_export(COHORT))
-    await until(lambda: ("attempted", 0) in store.heard)
-    store.may_answer.clear()
-    await until(lambda: ("requested", 1) in store.heard)
+    await until(lambda: "requested" in store.reached)
     task.cancel()
     for _ in range(20):
         await asyncio.sleep(0)
-    store.may_answer.set()
+    may_answer.set()
 
     with pytest.raises(asyncio.CancelledError) as caught:
         await task

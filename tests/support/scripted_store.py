@@ -27,8 +27,6 @@ class ScriptedStore(JobStore):
     Attributes:
         heard: The states, each with what *listen* returned just then.
 
-        may_answer: While it is not set, what was stored is not confirmed.
-
         refuses: The states that it does not store; "*" is every change.
 
         holds: The states that it does not store while this event is not set.
@@ -52,8 +50,6 @@ class ScriptedStore(JobStore):
         dies_after: str = "",
     ) -> None:
         self.heard: list[tuple[str, int]] = []
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
         self.refuses: set[str] = set()
         self.holds: dict[str, asyncio.Event] = {}
         self.answers: dict[str, asyncio.Event] = {}
@@ -124,7 +120,6 @@ class ScriptedStore(JobStore):
         ]
         if new and _ends_with(self._history, self._dies_after):
             self.die()
-        await self.may_answer.wait()
         for state in self.answers.keys() & {*new}:
             self.reached.add(state)
             await self.answers[state].wait()
