@@ -20,7 +20,7 @@ from amplitude_cohorts_async._core.job_rows import CohortRows, ExportState
 from amplitude_cohorts_async._exports.app_rows import AppRows
 from amplitude_cohorts_async._exports.poller import JobPoller
 from amplitude_cohorts_async._io.sinks.part_file import PartFile
-from amplitude_cohorts_async.contrib.redis import RedisJobStore
+from amplitude_cohorts_async.jobs import JobStore
 from amplitude_cohorts_async.policies import Polling
 
 T = TypeVar("T")
@@ -55,8 +55,9 @@ def arm() -> None:
     """Poll often; and be killed at the moment that the environment names, if any."""
     defaults = CohortsClient.__init__.__kwdefaults__
     defaults["polling"] = Polling(initial_delay=0.3, interval=0.2, jitter=0.0)
-    # Nobody sees from another machine that a process has ended.
-    RedisJobStore.lease = 2.0
+    if "://" in os.environ.get("AMPLITUDE_JOBS", ""):
+        # Nobody sees from another machine that a process has ended.
+        JobStore.lease = 2.0
     moment = os.environ.get(MOMENT)
 
     if moment == "polled":

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import os
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
-from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 import aiohttp
@@ -27,16 +24,14 @@ from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.errors import CohortsError
 from amplitude_cohorts_async.jobs import JobRecord
 
-from ..processes import TESTS
-from .dying import Moment, arm
+from .dying import Moment
 from .engine import DONE, Engine, Place
+from .forking import in_process
 
 Work: TypeAlias = Callable[[str], object]
 
 # A client imports these when it is entered: here they come before the fork.
 PRELOADED = (aiohttp, anyio._backends._asyncio, cattrs, _operations, main)
-
-_context = multiprocessing.get_context("forkserver")
 
 
 class ProcessEngine(Engine):
@@ -129,50 +124,6 @@ class CommandEngine(ProcessEngine):
     def work(self) -> Work:
         """One attempt."""
         return _attempt
-
-
-async def in_process(
-    work: Work, text: str, environment: dict[str, str]
-) -> str | tuple[str, float] | None:
-    """Run a function in a process; return its answer, None if it was killed."""
-    ours, theirs = _context.Pipe(duplex=False)
-    process = _context.Process(target=_child, args=(work, text, environment, theirs))
-    _preload()
-    process.start()
-    theirs.close()
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(process.sentinel, ended.set)
-
-    try:
-        await ended.wait()
-        try:
-            return ours.recv() if ours.poll() else None
-        except EOFError:
-            return None
-    finally:
-        loop.remove_reader(process.sentinel)
-        process.kill()
-        process.join()
-        process.close()
-        ours.close()
-
-
-def _preload() -> None:
-    """Let the server that forks import what all of its processes need."""
-    _context.set_forkserver_preload([__name__])
-    path = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
-    if path not in os.environ.get("PYTHONPATH", ""):
-        os.environ["PYTHONPATH"] = path
-
-
-def _child(
-    work: Work, text: str, environment: dict[str, str], words: Connection
-) -> None:
-    os.setsid()
-    os.environ.update(environment)
-    arm()
-    words.send(work(text))
 
 
 def tick(text: str) -> str | tuple[str, float]:
