@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import dagster._core.storage.local_compute_log_manager
+import dagster._core.storage.sqlite_storage
 from dagster import (
     DagsterInstance,
     Definitions,
@@ -32,6 +34,12 @@ from .plain import ProcessEngine, Work
 from .service import COHORT
 
 TARGET = "DAGSTER_RUN_TARGET"
+
+# The folder of an instance loads these: here they come before the fork.
+PRELOADED = (
+    dagster._core.storage.local_compute_log_manager,
+    dagster._core.storage.sqlite_storage,
+)
 
 
 class DagsterEngine(ProcessEngine):
@@ -64,13 +72,15 @@ def run(text: str) -> str:
     """Run the job, or execute its run again; return how that ended."""
     os.environ[TARGET] = str(JobRecord.from_json(text).to)
 
-    with DagsterInstance.get() as instance:
-        with execute_job(
+    with (
+        DagsterInstance.get() as instance,
+        execute_job(
             reconstructable(export_job),
             instance=instance,
             reexecution_options=_first_run(instance),
-        ) as result:
-            return DONE if result.success else _error_of(result)
+        ) as result,
+    ):
+        return DONE if result.success else _error_of(result)
 
 
 def _first_run(instance: DagsterInstance) -> ReexecutionOptions | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import abstractmethod
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
@@ -43,8 +44,9 @@ class ProcessEngine(Engine):
         super().__init__(place)
         self._queue = asyncio.Queue[str]()
         self._workers: list[asyncio.Task[None]] = []
-        self._ends: dict[str, asyncio.Future[str]] = {}
         self._sleeping: set[asyncio.Task[None]] = set()
+        self._open = Counter[str]()
+        self._ends = defaultdict[str, list[str]](list)
 
     async def __aexit__(self, *_: object) -> None:
         for task in [*self._workers, *self._sleeping]:
@@ -58,12 +60,16 @@ class ProcessEngine(Engine):
 
     async def submit(self, record: JobRecord) -> None:
         """Put the record into the queue."""
-        self._end_of(record.key, anew=True)
-        self._queue.put_nowait(record.to_json())
+        self._ends[record.key].clear()
+        self._put(record.to_json())
 
     async def ended(self, record: JobRecord) -> str:
-        """Wait for the step that is the last."""
-        return await self._end_of(record.key)
+        """Wait for the last step of all who asked; return what went wrong, if any."""
+        ends = self._ends[record.key]
+        while self._open[record.key] or not ends:  # noqa: ASYNC110 - two conditions
+            await asyncio.sleep(0.02)
+
+        return next((end for end in ends if end != DONE), DONE)
 
     async def restart(self) -> None:
         """End the workers, and lose what they had; the queue is kept."""
@@ -78,34 +84,37 @@ class ProcessEngine(Engine):
     def work(self) -> Work:
         """What a process does with a message: a result, or when to go on."""
 
-    def _end_of(self, key: str, *, anew: bool = False) -> asyncio.Future[str]:
-        end = self._ends.get(key)
-        if end is None or (anew and end.done()):
-            end = self._ends[key] = asyncio.get_running_loop().create_future()
-
-        return end
+    def _put(self, text: str) -> None:
+        self._open[_key(text)] += 1
+        self._queue.put_nowait(text)
 
     async def _run(self, dies: Moment | None) -> None:
+        environment = self.place.of_worker(dies)
         while True:
             text = await self._queue.get()
-            environment = self.place.of_worker(dies)
-            answer = await in_process(self.work, text, environment)
-            if answer is None:
-                # Killed, and its message with it.
-                return
-            if isinstance(answer, str):
-                end = self._end_of(JobRecord.from_json(text).key)
-                if not end.done():
-                    end.set_result(answer)
-                continue
-            record, due_in = answer
-            task = asyncio.create_task(self._later(record, due_in))
-            self._sleeping.add(task)
-            task.add_done_callback(self._sleeping.discard)
+            try:
+                answer = await in_process(self.work, text, environment)
+                if answer is None:
+                    # Killed, and its message with it.
+                    return
+                self._go_on(_key(text), answer)
+            finally:
+                self._open[_key(text)] -= 1
+
+    def _go_on(self, key: str, answer: str | tuple[str, float]) -> None:
+        if isinstance(answer, str):
+            self._ends[key].append(answer)
+            return
+
+        self._open[key] += 1
+        task = asyncio.create_task(self._later(*answer))
+        self._sleeping.add(task)
+        task.add_done_callback(self._sleeping.discard)
 
     async def _later(self, text: str, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self._queue.put_nowait(text)
+        self._open[_key(text)] -= 1
+        self._put(text)
 
 
 class TickEngine(ProcessEngine):
@@ -124,6 +133,10 @@ class CommandEngine(ProcessEngine):
     def work(self) -> Work:
         """One attempt."""
         return _attempt
+
+
+def _key(text: str) -> str:
+    return JobRecord.from_json(text).key
 
 
 def tick(text: str) -> str | tuple[str, float]:
