@@ -50,7 +50,7 @@ class DagsterEngine(ProcessEngine):
         home = place.folder / "dagster"
         home.mkdir()
         (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        place.environment["DAGSTER_HOME"] = str(home)
+        place.environment.update(DAGSTER_HOME=str(home), HOME=str(home))
 
     @property
     def work(self) -> Work:

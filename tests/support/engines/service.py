@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
+from amplitude_cohorts_async.testing.faults import Step
 
 from ..canary import API_KEY, SECRET_KEY
 from ..scaled_emulator import Account, account
@@ -32,9 +33,13 @@ class Service:
         """Return what it saw until now."""
         return Account(**self._asked("account"))
 
+    def requests(self, step: Step) -> int:
+        """Return how many requests of a step there were."""
+        return int(self._asked(step))
+
     def polls(self) -> int:
         """Return how often a job's status was asked for."""
-        return int(self._asked("polls"))
+        return self.requests("status")
 
     def _asked(self, word: str) -> Any:
         self._words.send(word)
@@ -83,7 +88,7 @@ async def _answer(words: Connection) -> None:
         words.send(emulator.base_url)
         with suppress(EOFError):
             while word := await asyncio.to_thread(words.recv):
-                if word == "polls":
-                    words.send(emulator.requests("status"))
-                else:
+                if word == "account":
                     words.send(attrs.asdict(account(emulator)))
+                else:
+                    words.send(emulator.requests(word))
