@@ -30,7 +30,7 @@ from amplitude_cohorts_async.contrib.dagster import CohortsResource, cohort_asse
 from amplitude_cohorts_async.jobs import JobRecord
 
 from .engine import DONE, Place
-from .plain import ProcessEngine, Work
+from .queueing import ProcessEngine, Work
 from .service import COHORT
 
 TARGET = "DAGSTER_RUN_TARGET"

@@ -22,13 +22,13 @@ from .dying import Moment, arm
 from .engine import Place
 
 PRELOADED = (
-    "support.engines.plain",
-    "support.engines.service",
-    # One that is not installed is left out.
-    "support.engines.dagster_run",
-    "support.engines.dbos_worker",
+    # A client imports these when it is entered.
+    *("amplitude_cohorts_async._operations", "anyio._backends._asyncio", "cattrs"),
+    *("support.engines.plain", "support.engines.service"),
+    *("support.engines.dagster_run", "support.engines.dbos_worker"),
     "support.engines.procrastinate_jobs",
 )
+"""Modules; one whose packages are not installed is left out."""
 
 _context = multiprocessing.get_context("forkserver")
 
