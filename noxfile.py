@@ -343,7 +343,7 @@ def engine(session: nox.Session, name: str) -> None:
     newest = installed(session)
     session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
     if installed(session) != newest:
-        pytest(session, few, "-m", "not services", folders=tests)
+        pytest(session, few, folders=tests)
 
 
 @nox.session(default=False)
