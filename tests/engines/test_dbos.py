@@ -25,6 +25,7 @@ from dbos import DBOS  # noqa: E402
 
 from amplitude_cohorts_async.contrib.dbos import (  # noqa: E402
     VERSION,
+    WORKFLOW,
     CohortExports,
     dbos_config,
 )
@@ -101,11 +102,17 @@ async def test_an_export(
     assert 1 == cohorts_emulator.spent
 
 
+@pytest.mark.parametrize(("name", "suffix"), [("a.csv", None), ("a.txt", "csv")])
 async def test_a_sweep(
-    exports: CohortExports, cohorts_emulator: CohortsEmulator, tmp_path: Path
+    exports: CohortExports,
+    cohorts_emulator: CohortsEmulator,
+    tmp_path: Path,
+    name: str,
+    suffix: str | None,
 ) -> None:
     """It starts what others left, under the id that it would have had with them."""
-    record = JobRecord.new("c1", tmp_path / "a.csv", occurrence="monday")
+    file = tmp_path / name
+    record = JobRecord.new("c1", file, occurrence="monday", format=suffix)
     async with quick_client() as client:
         while not cohorts_emulator.spent:
             await client.tick(record)
@@ -114,7 +121,10 @@ async def test_a_sweep(
     await sweep.get_result()
 
     handle = await DBOS.retrieve_workflow_async(record.key)
-    assert "a.csv" == Path((await handle.get_result())["path"]).name
+    assert str(file) == (await handle.get_result())["path"]
+    assert [handle.workflow_id] == [
+        each.workflow_id for each in await DBOS.list_workflows_async(name=WORKFLOW)
+    ]
     assert 1 == cohorts_emulator.spent
 
 
