@@ -350,7 +350,7 @@ def engine(session: nox.Session, name: str) -> None:
 def conformance(session: nox.Session) -> None:
     """Kill the workers of every engine that is here, and let others go on."""
     here = [name for name in CONFORMING if name in ENGINES]
-    extras = f"[{','.join(['cli', 'redis', *here])}]"
+    extras = f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
     install(session, *group("tests", "services"), extras=extras)
     pytest(session, *MORE_WORKERS, folders=("tests/engines/conformance",))
 

@@ -89,6 +89,8 @@ def ticks(place: Place) -> Engine:
 @pytest.fixture
 def command(place: Place) -> Engine:
     """A process for each attempt."""
+    require("typer")
+
     return CommandEngine(place)
 
 
