@@ -46,8 +46,9 @@ def forked(
 
 def end(process: BaseProcess) -> None:
     """Kill a process and all of its group; it may be dead already."""
+    assert process.pid is not None
     with suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
     # It may not lead its group yet.
     process.kill()
     process.join()
