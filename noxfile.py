@@ -333,17 +333,17 @@ def wire(session: nox.Session) -> None:
 @nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
-    # mypy reads the modules of Postgres and Redis, too.
+    # Its workers share a job store in Redis in some scenes; mypy reads Postgres's, too.
     extras = f"[{name},postgres,redis]"
     install(session, *group("tests", "services"), "mypy", extras=extras)
     session.run("mypy", "--package", f"{PACKAGE}.contrib.{name}")
-    tests = (f"tests/engines/test_{name}.py",)
+    folders = (f"tests/engines/test_{name}.py",)
     few = f"--numprocesses={PROCESSORS}"
-    pytest(session, few, folders=tests, under=counting(session, name))
+    pytest(session, few, folders=folders, under=counting(session, name))
     newest = installed(session)
     session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
     if installed(session) != newest:
-        pytest(session, few, folders=tests)
+        pytest(session, few, folders=folders)
 
 
 @nox.session(default=False)

@@ -16,10 +16,9 @@ from support.postgres import Postgres
 from support.requirements import require
 
 ENGINES = [
-    *("ticks", "command"),
+    *("ticks", "command", "dagster"),
     pytest.param("dbos", marks=pytest.mark.services),
     pytest.param("procrastinate", marks=pytest.mark.services),
-    "dagster",
 ]
 """Each is the name of a fixture that makes it."""
 
@@ -72,15 +71,6 @@ def procrastinate(place: Place, jobs_server: Postgres, jobs_url: str) -> Engine:
 
 
 @pytest.fixture
-def dagster(place: Place) -> Engine:
-    """Runs of one job, in a folder of Dagster's."""
-    require("dagster")
-    from support.engines.dagster_run import DagsterEngine  # noqa: PLC0415  optional
-
-    return DagsterEngine(place)
-
-
-@pytest.fixture
 def ticks(place: Place) -> Engine:
     """A process for each tick."""
     return TickEngine(place)
@@ -92,6 +82,15 @@ def command(place: Place) -> Engine:
     require("typer")
 
     return CommandEngine(place)
+
+
+@pytest.fixture
+def dagster(place: Place) -> Engine:
+    """Runs of one job, in a folder of Dagster's."""
+    require("dagster")
+    from support.engines.dagster_run import DagsterEngine  # noqa: PLC0415  optional
+
+    return DagsterEngine(place)
 
 
 @pytest.fixture(params=ENGINES)
