@@ -351,6 +351,7 @@ class JobDelivery:
         size: Bytes of the file; None if unknown.
         sha256: Digest of the file; None if it was never computed.
         received: Bytes received so far, recorded once a second; None before.
+        format: Of the file, as "csv"; None for a stream.
     """
 
     target: str | None
@@ -360,6 +361,7 @@ class JobDelivery:
     size: int | None = None
     sha256: str | None = None
     received: int | None = None
+    format: str | None = None
 
 
 @attrs.frozen(kw_only=True)

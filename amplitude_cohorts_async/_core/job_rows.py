@@ -367,6 +367,7 @@ def job_record(rows: CohortRows, export: ExportRow) -> JobRecord:
                 size=(each.saved or {}).get("size"),
                 sha256=(each.saved or {}).get("sha256"),
                 received=each.received,
+                format=each.format,
             )
             for each in deliveries
         ],

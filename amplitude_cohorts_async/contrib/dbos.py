@@ -188,35 +188,24 @@ class CohortExports:
 
     async def _sweep(self) -> None:
         """Let some worker go on with what is overdue, and start what has no workflow."""
-        for workflow_id in await DBOS.run_step_async({"name": "left"}, self._overdue):
+        for workflow_id in await DBOS.run_step_async(
+            {"name": "overdue"}, self._overdue
+        ):
             await DBOS.resume_workflow_async(workflow_id, queue_name=self._queue)
 
-        for text in await DBOS.run_step_async({"name": "open"}, self._open):
+        for text in await DBOS.run_step_async({"name": "left"}, self._left):
             await self.start(JobRecord.from_json(text))
 
     async def _overdue(self) -> list[str]:
         """Return the workflows whose executor has not made the step that was due."""
+        latest = time.time() - self._overdue_after
         running = await DBOS.list_workflows_async(
             name=WORKFLOW, status="PENDING", load_input=False, load_output=False
         )
 
-        return [each.workflow_id for each in running if await self._is_overdue(each)]
+        return [each.workflow_id for each in running if await _due_at(each) < latest]
 
-    async def _is_overdue(self, workflow: WorkflowStatus) -> bool:
-        latest = time.time() - self._overdue_after
-        if (workflow.updated_at or 0) / 1000 > latest:
-            return False
-
-        steps = await DBOS.list_workflow_steps_async(workflow.workflow_id)
-        due_at = 0.0
-        for step in steps:
-            if step["function_name"] in _NAMES and step["output"] is not None:
-                ended_at = (step["completed_at_epoch_ms"] or 0) / 1000
-                due_at = ended_at + (step["output"]["due_in"] or 0.0)
-
-        return due_at < latest
-
-    async def _open(self) -> list[str]:
+    async def _left(self) -> list[str]:
         """Return the exports to files of this host that nobody has gone on with."""
         latest = datetime.now(UTC) - timedelta(seconds=self._overdue_after)
         async with self._client() as client:
@@ -257,19 +246,38 @@ def dbos_config(
     }
 
 
+async def _due_at(workflow: WorkflowStatus) -> float:
+    """Return when its next step is due; when it was started, before the first one."""
+    due_at = (workflow.updated_at or 0) / 1000
+
+    for step in await DBOS.list_workflow_steps_async(workflow.workflow_id):
+        if step["function_name"] in _NAMES and step["output"] is not None:
+            ended_at = (step["completed_at_epoch_ms"] or 0) / 1000
+            due_at = max(due_at, ended_at + (step["output"]["due_in"] or 0.0))
+
+    return due_at
+
+
 def _named(record: JobRecord) -> JobRecord | None:
     """Return a record of what is left, under the key of the workflow that began it."""
-    targets = [each.target for each in record.deliveries if each.finished_at is None]
-    host, _, path = next((each for each in targets if each), "").partition(":")
+    here = f"{socket.gethostname()}:"
+    left = [
+        each
+        for each in record.deliveries
+        if each.finished_at is None and (each.target or "").startswith(here)
+    ]
 
-    if host != socket.gethostname() or not path:
+    if not left:
         return None
     if record.occurrence is None:
         return record
+
+    path, suffix = str(left[0].target).removeprefix(here), left[0].format
 
     return JobRecord.new(
         record.cohort_id,
         path,
         properties=record.properties,
         occurrence=record.occurrence,
+        format=None if path.endswith(f".{suffix}") else suffix,
     )

@@ -1,15 +1,10 @@
-"""Assets of Dagster: what they are told, and what a killed run has spent."""
+"""Assets of Dagster; what all engines promise is in `conformance`."""
 
 # ruff: noqa: E402 - the engine may be missing
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,10 +34,10 @@ from amplitude_cohorts_async.contrib.dagster import (
 from amplitude_cohorts_async.errors import InvalidInputError
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator
-from support.engines.dagster_run import TARGET
-from support.engines.dying import WINDOW, Moment
+from support.engines.dagster_run import DagsterEngine
 from support.engines.engine import Place
-from support.engines.service import MEMBERS, Service, running_service
+from support.engines.scene import Scene
+from support.engines.service import running_service
 
 pytestmark = [
     pytest.mark.slow,
@@ -169,71 +164,20 @@ def test_an_asset_depends_on_its_source(tmp_path: Path) -> None:
     assert {source_key("c1")} == asset.asset_deps[AssetKey("cohort_c1")]
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """The emulator in a process of its own."""
-    with running_service() as service:
-        yield service
-
-
-@pytest.fixture
-def place(service: Service, tmp_path: Path) -> Place:
-    """Where Dagster works: it sends no telemetry."""
-    home = tmp_path / "dagster"
-    home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    environment = {
-        **service.environment,
-        "AMPLITUDE_JOBS": str(tmp_path / "exports.db"),
-        "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
-        "DAGSTER_HOME": str(home),
-        "HOME": str(tmp_path),
-        TARGET: str(tmp_path / "members.csv"),
-    }
-
-    return Place(folder=tmp_path, environment=environment)
-
-
-async def run_process(place: Place, dies: Moment | None = None) -> tuple[int, str]:
-    """Run the asset in a process; return how it ended, and what it said."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "support.engines.dagster_run"),
-        env=place.of_worker(dies),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-
-    return process.returncode, said.decode()
-
-
-@pytest.mark.parametrize("moment", ["claimed", "requested", "polled", "downloading"])
-async def test_killed(place: Place, service: Service, moment: Moment) -> None:
+async def test_killed(tmp_path: Path) -> None:
     """The re-execution of a killed run goes on with its export."""
-    ended, said = await run_process(place, moment)
-    assert -signal.SIGKILL == ended, said
+    with running_service() as service:
+        environment = {
+            **service.environment,
+            "AMPLITUDE_JOBS": str(tmp_path / "exports.db"),
+            "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
+        }
+        place = Place(folder=tmp_path, environment=environment)
 
-    ended, said = await run_process(place)
+        async with DagsterEngine(place) as engine:
+            scene = Scene.of(engine, service)
+            await engine.start_worker(dies="requested")
+            await scene.submit()
+            await scene.killed()
 
-    assert 0 == ended, said
-    assert 1 + MEMBERS == len((place.folder / "members.csv").read_text().splitlines())
-    assert 1 == service.account().spent
-    assert {} == service.account().violations
-
-
-@pytest.mark.parametrize("moment", WINDOW)
-async def test_killed_between_sending_and_recording(
-    place: Place, service: Service, moment: Moment
-) -> None:
-    """The re-execution says that nobody knows, and spends nothing."""
-    ended, said = await run_process(place, moment)
-    assert -signal.SIGKILL == ended, said
-
-    ended, said = await run_process(place)
-
-    assert 1 == ended
-    assert "AmbiguousExportError" in said
-    assert int(moment == "sent") == service.account().spent
-    assert not os.path.lexists(place.folder / "members.csv")
+            await scene.ends_well()

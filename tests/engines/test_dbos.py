@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.jobs import JobRecord
+from amplitude_cohorts_async.policies import Polling
+from amplitude_cohorts_async.testing import CohortsEmulator
+from support.engines.dying import HOLD
 from support.engines.engine import DONE, Place
 from support.engines.scene import Scene
 from support.engines.service import Service, running_service
@@ -16,7 +21,14 @@ from support.requirements import require
 
 require("dbos")
 
-from amplitude_cohorts_async.contrib.dbos import VERSION, dbos_config  # noqa: E402
+from dbos import DBOS  # noqa: E402
+
+from amplitude_cohorts_async.contrib.dbos import (  # noqa: E402
+    VERSION,
+    WORKFLOW,
+    CohortExports,
+    dbos_config,
+)
 from support.engines.dbos import DbosEngine  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -47,6 +59,73 @@ def test_workers_have_ids_of_their_own_and_one_version() -> None:
     assert one["executor_id"] != other["executor_id"]
     assert VERSION == one["application_version"] == other["application_version"]
     assert "pod-7" == dbos_config(executor_id="pod-7")["executor_id"]
+
+
+@pytest.fixture
+def exports(
+    cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[CohortExports]:
+    """DBOS in this process, on a file of its own; it sweeps when a test says so."""
+    monkeypatch.setenv("AMPLITUDE_JOBS", str(tmp_path / "exports.db"))
+    cohorts_emulator.add_cohort("c1", members=["a", "b"])
+    exports = CohortExports(quick_client, overdue_after=0.0)
+    DBOS(config=dbos_config(f"sqlite:///{tmp_path}/dbos.sqlite"))
+
+    try:
+        DBOS.launch()
+        exports.listen(every="0 0 29 2 *")
+        yield exports
+    finally:
+        DBOS.destroy(destroy_registry=True)
+
+
+def quick_client() -> CohortsClient:
+    """Return one that polls often."""
+    often = Polling(initial_delay=0.05, interval=0.05, jitter=0.0)
+    return CohortsClient.from_env(polling=often)
+
+
+async def test_an_export(
+    exports: CohortExports, cohorts_emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Asked for twice, it is one workflow, whose result says where the file is."""
+    record = JobRecord.new("c1", tmp_path / "a.csv", occurrence="monday")
+
+    handle = await exports.start(record)
+    again = await exports.start(JobRecord.from_json(record.to_json()))
+
+    exported = await handle.get_result()
+    assert record.key == handle.workflow_id
+    assert exported == await again.get_result()
+    assert str(tmp_path / "a.csv") == exported["path"]
+    assert (tmp_path / "a.csv").stat().st_size == exported["size"]
+    assert 1 == cohorts_emulator.spent
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.csv", None), ("a.txt", "csv")])
+async def test_a_sweep(
+    exports: CohortExports,
+    cohorts_emulator: CohortsEmulator,
+    tmp_path: Path,
+    name: str,
+    suffix: str | None,
+) -> None:
+    """It starts what others left, under the id that it would have had with them."""
+    file = tmp_path / name
+    record = JobRecord.new("c1", file, occurrence="monday", format=suffix)
+    async with quick_client() as client:
+        while not cohorts_emulator.spent:
+            await client.tick(record)
+
+    sweep = await DBOS.start_workflow_async(exports._swept, datetime.now(UTC), None)
+    await sweep.get_result()
+
+    handle = await DBOS.retrieve_workflow_async(record.key)
+    assert str(file) == (await handle.get_result())["path"]
+    assert [handle.workflow_id] == [
+        each.workflow_id for each in await DBOS.list_workflows_async(name=WORKFLOW)
+    ]
+    assert 1 == cohorts_emulator.spent
 
 
 async def test_one_process_on_sqlite(place: Place, service: Service) -> None:
@@ -104,29 +183,26 @@ async def test_another_attempt(place: Place, service: Service, dbos_url: str) ->
 
 
 @pytest.mark.services
-async def test_the_sweep_finds_what_others_left(
+async def test_a_download_that_takes_longer_than_a_step_may(
     place: Place, service: Service, dbos_url: str
 ) -> None:
-    """An export of a call that was killed comes to its file."""
+    """It is resumed beside the first, which brings the file; the second one waits."""
+    hold = place.folder / "hold"
+    hold.touch()
+    place.environment[HOLD] = str(hold)
+
     async with DbosEngine(place, dbos_url) as engine:
         scene = Scene.of(engine, service)
-        scene.file.parent.mkdir()
-        await leave(scene)
         await engine.start_worker()
-        while not await engine.is_known(scene.record):  # noqa: ASYNC110 - another process
+        await engine.start_worker()
+        await scene.submit()
+        # The first has recorded none while it is in the middle of its download.
+        while "download" not in await engine.steps(scene.record):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        assert 1 == service.requests("store")
+        assert not scene.file.exists()
 
+        hold.unlink()
         await scene.ends_well()
 
-
-async def leave(scene: Scene) -> None:
-    """Make the step that requests the export, and no other."""
-    from support.engines.plain import in_process, tick  # noqa: PLC0415
-
-    environment = scene.engine.place.of_worker(None)
-    for _ in range(9):
-        answer = await in_process(tick, scene.record.to_json(), environment)
-        assert isinstance(answer, tuple)
-        if scene.service.account().spent:
-            return
-    raise AssertionError(json.dumps(answer))
+    assert 1 == service.requests("store")

@@ -392,7 +392,7 @@ async def test_a_frozen_worker(scene: Scene) -> None:
     await engine.start_worker()
     await scene.submit()
     await scene.polled()
-    (frozen,) = engine.workers._running
+    (frozen,) = engine.workers.running
 
     os.killpg(frozen.pid, signal.SIGSTOP)
     await engine.start_worker()

@@ -13,9 +13,10 @@ from support.engines.scene import Scene
 from support.engines.service import Service, running_service
 from support.engines.stores import FileStore, ServerStore, Store
 from support.postgres import Postgres
+from support.requirements import require
 
 ENGINES = [
-    *("ticks", "command"),
+    *("ticks", "command", "dagster"),
     pytest.param("dbos", marks=pytest.mark.services),
     pytest.param("procrastinate", marks=pytest.mark.services),
 ]
@@ -32,10 +33,11 @@ def service() -> Iterator[Service]:
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """The job store that a test is parametrised with; a file by default."""
-    if getattr(request, "param", "file") == "file":
+    name = getattr(request, "param", "file")
+    if name == "file":
         return FileStore(tmp_path / "exports.db")
 
-    return ServerStore(request.getfixturevalue("valkey"))
+    return ServerStore(request.getfixturevalue(name))
 
 
 @pytest.fixture
@@ -77,7 +79,18 @@ def ticks(place: Place) -> Engine:
 @pytest.fixture
 def command(place: Place) -> Engine:
     """A process for each attempt."""
+    require("typer")
+
     return CommandEngine(place)
+
+
+@pytest.fixture
+def dagster(place: Place) -> Engine:
+    """Runs of one job, in a folder of Dagster's."""
+    require("dagster")
+    from support.engines.dagster_run import DagsterEngine  # noqa: PLC0415  optional
+
+    return DagsterEngine(place)
 
 
 @pytest.fixture(params=ENGINES)

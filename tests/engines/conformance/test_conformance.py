@@ -17,7 +17,13 @@ from support.engines.stores import Store
 pytestmark = pytest.mark.slow
 
 on_each_store = pytest.mark.parametrize(
-    "store", ["file", pytest.param("valkey", marks=pytest.mark.services)], indirect=True
+    "store",
+    [
+        "file",
+        pytest.param("valkey", marks=pytest.mark.services),
+        pytest.param("postgres", marks=pytest.mark.services),
+    ],
+    indirect=True,
 )
 AWAY = 5.0
 

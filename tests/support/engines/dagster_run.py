@@ -1,18 +1,24 @@
 """
-A process that runs the job of one asset, or executes its only run again.
+Dagster: a job of one asset, each of whose attempts is a process.
 
-Run as a module, it ends with 0 if the asset was materialized, and with 1 otherwise.
+The first attempt is a run, and those that follow are its re-executions: Dagster starts
+none of them by itself.
 """
 
 from __future__ import annotations
 
 import os
-import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
+import dagster._core.storage.local_compute_log_manager
+import dagster._core.storage.sqlite_storage
 from dagster import (
     DagsterInstance,
     Definitions,
     JobDefinition,
+    JobExecutionResult,
     ReexecutionOptions,
     define_asset_job,
     execute_job,
@@ -21,11 +27,35 @@ from dagster import (
 )
 
 from amplitude_cohorts_async.contrib.dagster import CohortsResource, cohort_asset
+from amplitude_cohorts_async.jobs import JobRecord
 
-from .dying import arm
+from .engine import DONE, Place
+from .queueing import ProcessEngine, Work
 from .service import COHORT
 
 TARGET = "DAGSTER_RUN_TARGET"
+
+# The folder of an instance loads these: here they come before the fork.
+PRELOADED = (
+    dagster._core.storage.local_compute_log_manager,
+    dagster._core.storage.sqlite_storage,
+)
+
+
+class DagsterEngine(ProcessEngine):
+    """A process for each attempt at a run."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        home = place.folder / "dagster"
+        home.mkdir()
+        (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        place.environment.update(DAGSTER_HOME=str(home), HOME=str(home))
+
+    @property
+    def work(self) -> Work:
+        """One attempt."""
+        return run
 
 
 def export_job() -> JobDefinition:
@@ -38,20 +68,37 @@ def export_job() -> JobDefinition:
     ).resolve_job_def("export")
 
 
-def run() -> bool:
-    """Run it; the second time in a place of Dagster's, as a re-execution."""
-    arm()
+def run(text: str) -> str:
+    """Run the job, or execute its run again; return how that ended."""
+    os.environ[TARGET] = str(JobRecord.from_json(text).to)
 
-    with DagsterInstance.get() as instance:
-        before = [each.run_id for each in instance.get_runs()]
-        again = ReexecutionOptions(parent_run_id=before[0]) if before else None
-        done = execute_job(
-            reconstructable(export_job), instance=instance, reexecution_options=again
-        )
-        return done.success
+    with (
+        DagsterInstance.get() as instance,
+        execute_job(
+            reconstructable(export_job),
+            instance=instance,
+            reexecution_options=_first_run(instance),
+        ) as result,
+    ):
+        return DONE if result.success else _error_of(result)
 
 
-if __name__ == "__main__":
-    from support.engines import dagster_run  # noqa: PLW0406 - Dagster imports it
+def _first_run(instance: DagsterInstance) -> ReexecutionOptions | None:
+    """Wait for the run that the first attempt makes; None for that attempt."""
+    with suppress(FileExistsError):
+        Path(os.environ["DAGSTER_HOME"], "first").touch(exist_ok=False)
+        return None
 
-    sys.exit(not dagster_run.run())
+    while not (runs := instance.get_runs()):
+        time.sleep(0.05)
+
+    return ReexecutionOptions(parent_run_id=runs[-1].run_id)
+
+
+def _error_of(result: JobExecutionResult) -> str:
+    (failed,) = result.get_step_failure_events()
+    error = failed.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+
+    return str(error and error.cls_name)

@@ -11,8 +11,10 @@ from dbos import DBOSClient, EnqueueOptions, run_dbos_database_migrations
 from amplitude_cohorts_async.contrib.dbos import QUEUE, VERSION, WORKFLOW
 from amplitude_cohorts_async.jobs import JobRecord
 
+from .dbos_worker import work
 from .dying import Moment
-from .engine import DONE, Engine, Place, Workers
+from .engine import DONE, Engine, Place
+from .forking import ForkedWorkers
 
 _OVER = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
 
@@ -25,7 +27,7 @@ class DbosEngine(Engine):
     def __init__(self, place: Place, url: str) -> None:
         super().__init__(place)
         self._url = url
-        self._workers = Workers(place, "support.engines.dbos_worker")
+        self._workers = ForkedWorkers(place, work)
         self._numbers = count(1)
         self._client: DBOSClient | None = None
 
@@ -35,7 +37,7 @@ class DbosEngine(Engine):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._workers.end()
+        self._workers.end()
         if self._client is not None:
             await asyncio.to_thread(self._client.destroy)
 
@@ -44,7 +46,7 @@ class DbosEngine(Engine):
     ) -> None:
         """Start one with an id that no other had, of a release of its code."""
         executor_id = f"worker-{next(self._numbers)}"
-        await self._workers.start(self._url, executor_id, release, dies=dies)
+        self._workers.start(self._url, executor_id, release, dies=dies)
 
     async def submit(self, record: JobRecord, *, attempt: int = 1) -> None:
         """Put its workflow into the queue; one that is there is the same."""
@@ -66,8 +68,8 @@ class DbosEngine(Engine):
 
     async def restart(self) -> None:
         """Kill the workers, and start the one with an id that is known."""
-        await self._workers.end()
-        await self._workers.start(self._url, "worker-1", "1")
+        self._workers.end()
+        self._workers.start(self._url, "worker-1", "1")
 
     async def is_known(self, record: JobRecord) -> bool:
         """Whether there is a workflow for a record."""

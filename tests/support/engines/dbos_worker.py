@@ -1,12 +1,7 @@
-"""
-A worker of DBOS: it registers the exports, and works until it is killed.
-
-Run as a module with the address of the system database an executor id and a release.
-"""
+"""A worker of DBOS: it registers the exports, and works until it is killed."""
 
 from __future__ import annotations
 
-import sys
 import threading
 
 from dbos import DBOS
@@ -19,7 +14,14 @@ EVERY_SECOND = "* * * * * *"
 
 
 def work(url: str, executor_id: str, release: str) -> None:
-    """Work until killed; what is two seconds overdue counts as left."""
+    """
+    Work until killed; what is two seconds overdue counts as left.
+
+    Args:
+        url: The system database.
+        executor_id: That of no other worker.
+        release: Of its code; "1" is the first one.
+    """
     arm()
     if release != "1":
         DBOS.workflow(name="added")(_added)
@@ -33,7 +35,3 @@ def work(url: str, executor_id: str, release: str) -> None:
 
 async def _added() -> None:
     """Do nothing: a workflow changes the version that DBOS computes."""
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])

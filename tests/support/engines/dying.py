@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -20,7 +21,7 @@ from amplitude_cohorts_async._core.job_rows import CohortRows, ExportState
 from amplitude_cohorts_async._exports.app_rows import AppRows
 from amplitude_cohorts_async._exports.poller import JobPoller
 from amplitude_cohorts_async._io.sinks.part_file import PartFile
-from amplitude_cohorts_async.contrib.redis import RedisJobStore
+from amplitude_cohorts_async.jobs import JobStore
 from amplitude_cohorts_async.policies import Polling
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ WINDOW: tuple[Moment, ...] = ("attempted", "sent")
 
 MOMENT = "CONFORMANCE_DIES_WHEN"
 MARK = "CONFORMANCE_MARK"
+HOLD = "CONFORMANCE_HOLD"
+"""Names a file: while it is there, no byte of a download is written."""
 
 _STATES = {
     ExportState.QUEUED: "claimed",
@@ -55,8 +58,11 @@ def arm() -> None:
     """Poll often; and be killed at the moment that the environment names, if any."""
     defaults = CohortsClient.__init__.__kwdefaults__
     defaults["polling"] = Polling(initial_delay=0.3, interval=0.2, jitter=0.0)
-    # Nobody sees from another machine that a process has ended.
-    RedisJobStore.lease = 2.0
+    if "://" in os.environ.get("AMPLITUDE_JOBS", ""):
+        # Nobody sees from another machine that a process has ended.
+        JobStore.lease = 2.0
+    if HOLD in os.environ:
+        PartFile.append_to = _held(PartFile.append_to, Path(os.environ[HOLD]))  # type: ignore[method-assign]
     moment = os.environ.get(MOMENT)
 
     if moment == "polled":
@@ -93,6 +99,17 @@ def _deadly(function: Callable[..., T]) -> Callable[..., T]:
         return result
 
     return deadly  # type: ignore[return-value]
+
+
+def _held(append: Callable[..., None], hold: Path) -> Callable[..., None]:
+    @wraps(append)
+    def held(*args: object) -> None:
+        """Write when a test lets it; in a thread of the client's."""
+        while hold.exists():
+            time.sleep(0.02)
+        append(*args)
+
+    return held
 
 
 def _watched(transact: Callable[..., T], moment: str) -> Callable[..., T]:

@@ -9,108 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import os
-from abc import abstractmethod
-from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
-from multiprocessing.connection import Connection
-from typing import TypeAlias
 
-import aiohttp
-import anyio._backends._asyncio
-import cattrs
-
-from amplitude_cohorts_async import CohortsClient, _operations
+from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.errors import CohortsError
 from amplitude_cohorts_async.jobs import JobRecord
 
-from ..processes import TESTS
-from .dying import Moment, arm
-from .engine import DONE, Engine, Place
-
-Work: TypeAlias = Callable[[str], object]
-
-# A client imports these when it is entered: here they come before the fork.
-PRELOADED = (aiohttp, anyio._backends._asyncio, cattrs, _operations, main)
-
-_context = multiprocessing.get_context("forkserver")
-
-
-class ProcessEngine(Engine):
-    """A queue in this process, whose workers start a process for each message."""
-
-    restarts = False
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self._queue = asyncio.Queue[str]()
-        self._workers: list[asyncio.Task[None]] = []
-        self._ends: dict[str, asyncio.Future[str]] = {}
-        self._sleeping: set[asyncio.Task[None]] = set()
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in [*self._workers, *self._sleeping]:
-            task.cancel()
-        await asyncio.gather(*self._workers, *self._sleeping, return_exceptions=True)
-        self._workers.clear()
-
-    async def start_worker(self, dies: Moment | None = None) -> None:
-        """Start one more worker."""
-        self._workers.append(asyncio.create_task(self._run(dies)))
-
-    async def submit(self, record: JobRecord) -> None:
-        """Put the record into the queue."""
-        self._end_of(record.key, anew=True)
-        self._queue.put_nowait(record.to_json())
-
-    async def ended(self, record: JobRecord) -> str:
-        """Wait for the step that is the last."""
-        return await self._end_of(record.key)
-
-    async def restart(self) -> None:
-        """End the workers, and lose what they had; the queue is kept."""
-        for task in self._workers:
-            task.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        self._workers.clear()
-        await self.start_worker()
-
-    @property
-    @abstractmethod
-    def work(self) -> Work:
-        """What a process does with a message: a result, or when to go on."""
-
-    def _end_of(self, key: str, *, anew: bool = False) -> asyncio.Future[str]:
-        end = self._ends.get(key)
-        if end is None or (anew and end.done()):
-            end = self._ends[key] = asyncio.get_running_loop().create_future()
-
-        return end
-
-    async def _run(self, dies: Moment | None) -> None:
-        while True:
-            text = await self._queue.get()
-            environment = self.place.of_worker(dies)
-            answer = await in_process(self.work, text, environment)
-            if answer is None:
-                # Killed, and its message with it.
-                return
-            if isinstance(answer, str):
-                end = self._end_of(JobRecord.from_json(text).key)
-                if not end.done():
-                    end.set_result(answer)
-                continue
-            record, due_in = answer
-            task = asyncio.create_task(self._later(record, due_in))
-            self._sleeping.add(task)
-            task.add_done_callback(self._sleeping.discard)
-
-    async def _later(self, text: str, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        self._queue.put_nowait(text)
+from .engine import DONE
+from .queueing import ProcessEngine, Work
 
 
 class TickEngine(ProcessEngine):
@@ -129,50 +37,6 @@ class CommandEngine(ProcessEngine):
     def work(self) -> Work:
         """One attempt."""
         return _attempt
-
-
-async def in_process(
-    work: Work, text: str, environment: dict[str, str]
-) -> str | tuple[str, float] | None:
-    """Run a function in a process; return its answer, None if it was killed."""
-    ours, theirs = _context.Pipe(duplex=False)
-    process = _context.Process(target=_child, args=(work, text, environment, theirs))
-    _preload()
-    process.start()
-    theirs.close()
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(process.sentinel, ended.set)
-
-    try:
-        await ended.wait()
-        try:
-            return ours.recv() if ours.poll() else None
-        except EOFError:
-            return None
-    finally:
-        loop.remove_reader(process.sentinel)
-        process.kill()
-        process.join()
-        process.close()
-        ours.close()
-
-
-def _preload() -> None:
-    """Let the server that forks import what all of its processes need."""
-    _context.set_forkserver_preload([__name__])
-    path = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
-    if path not in os.environ.get("PYTHONPATH", ""):
-        os.environ["PYTHONPATH"] = path
-
-
-def _child(
-    work: Work, text: str, environment: dict[str, str], words: Connection
-) -> None:
-    os.setsid()
-    os.environ.update(environment)
-    arm()
-    words.send(work(text))
 
 
 def tick(text: str) -> str | tuple[str, float]:

@@ -1,14 +1,11 @@
 """
 Procrastinate on a real Postgres, with workers that look for killed ones each second.
-
-Run as a module this is a worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +22,8 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 from ..postgres import Postgres, connected
 from .dying import Moment, arm
-from .engine import DONE, Engine, Place, Workers
+from .engine import DONE, Engine, Place
+from .forking import ForkedWorkers
 
 OPEN = {"todo", "doing"}
 ERRORS = "PROCRASTINATE_ERRORS"
@@ -42,7 +40,7 @@ class ProcrastinateEngine(Engine):
         self.app = app_of(url)
         self._server = server
         self._exports = CohortExports(self.app)
-        self.workers = Workers(place, __name__)
+        self.workers = ForkedWorkers(place, work)
         place.environment[ERRORS] = str(self._errors)
 
     async def __aenter__(self) -> Self:
@@ -51,12 +49,12 @@ class ProcrastinateEngine(Engine):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.workers.end()
+        self.workers.end()
         await self.app.close_async()
 
     async def start_worker(self, dies: Moment | None = None) -> None:
         """Start one more worker."""
-        await self.workers.start(self.url, dies=dies)
+        self.workers.start(self.url, dies=dies)
 
     async def submit(self, record: JobRecord) -> None:
         """Defer the first step."""
@@ -78,7 +76,7 @@ class ProcrastinateEngine(Engine):
 
     async def restart(self) -> None:
         """End the workers and Postgres, and start it with one worker."""
-        await self.workers.end()
+        self.workers.end()
         await asyncio.to_thread(self._server.kill)
         await asyncio.to_thread(self._server.start)
         await self.start_worker()
@@ -134,7 +132,3 @@ def work(url: str) -> None:
         update_heartbeat_interval=0.2,
         worker_middleware=[_told],
     )
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])

@@ -1,26 +1,21 @@
-"""
-The emulator in a process of its own, which tells at any time what it saw.
-
-Run as a module this is that process.
-"""
+"""The emulator in a process of its own, which tells at any time what it saw."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import Any
 
 import attrs
 
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
+from amplitude_cohorts_async.testing.faults import Step
 
 from ..canary import API_KEY, SECRET_KEY
-from ..processes import TESTS
 from ..scaled_emulator import Account, account
+from .forking import end, forked, pipe
 
 COHORT = "c1"
 MEMBERS = 3_000
@@ -32,22 +27,24 @@ class Service:
     """A running emulator with one cohort, whose limits are the documented ones."""
 
     base_url: str
-    _words: IO[str]
-    _answers: IO[str]
+    _words: Connection
 
     def account(self) -> Account:
         """Return what it saw until now."""
         return Account(**self._asked("account"))
 
+    def requests(self, step: Step) -> int:
+        """Return how many requests of a step there were."""
+        return int(self._asked(step))
+
     def polls(self) -> int:
         """Return how often a job's status was asked for."""
-        return int(self._asked("polls"))
+        return self.requests("status")
 
     def _asked(self, word: str) -> Any:
-        self._words.write(f"{word}\n")
-        self._words.flush()
+        self._words.send(word)
 
-        return json.loads(self._answers.readline())
+        return self._words.recv()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,26 +59,23 @@ class Service:
 @contextmanager
 def running_service() -> Iterator[Service]:
     """Run one meanwhile; it ends with this process, even if that is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
+    ours, theirs = pipe()
+    process = forked(_serve, theirs, environment={})
+    theirs.close()
 
-    with process:
-        try:
-            url = json.loads(process.stdout.readline())
-            yield Service(url, process.stdin, process.stdout)
-        finally:
-            process.stdin.close()
+    try:
+        yield Service(ours.recv(), ours)
+    finally:
+        ours.close()
+        end(process)
 
 
-async def serve() -> None:
-    """Say where it is, and answer until stdin ends."""
+def _serve(words: Connection) -> None:
+    asyncio.run(_answer(words))
+
+
+async def _answer(words: Connection) -> None:
+    """Say where it is, and answer until nobody can ask."""
     emulator = CohortsEmulator(
         api_key=API_KEY,
         secret_key=SECRET_KEY,
@@ -91,18 +85,10 @@ async def serve() -> None:
     emulator.add_cohort(COHORT, members=[f"user{n}" for n in range(MEMBERS)])
 
     async with emulator:
-        _tell(emulator.base_url)
-        while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
-            if word == "polls":
-                _tell(emulator.requests("status"))
-            else:
-                _tell(attrs.asdict(account(emulator)))
-
-
-def _tell(value: object) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    asyncio.run(serve())
+        words.send(emulator.base_url)
+        with suppress(EOFError):
+            while word := await asyncio.to_thread(words.recv):
+                if word == "account":
+                    words.send(attrs.asdict(account(emulator)))
+                else:
+                    words.send(emulator.requests(word))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 if TYPE_CHECKING:
+    from ..postgres import Postgres
     from ..valkey import Valkey
 
 
@@ -50,9 +51,9 @@ class FileStore:
 
 @attrs.frozen
 class ServerStore:
-    """A Valkey, which hangs."""
+    """A Valkey or a Postgres, which hangs."""
 
-    server: Valkey
+    server: Valkey | Postgres
 
     @property
     def url(self) -> str:
@@ -60,7 +61,7 @@ class ServerStore:
         return self.server.url
 
     async def away(self, seconds: float) -> None:
-        """Stop the process."""
+        """Stop its processes."""
         self.server.freeze()
         try:
             await asyncio.sleep(seconds)
