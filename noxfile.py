@@ -68,6 +68,9 @@ PROCESSORS = min(2, os.cpu_count() or 1)
 WORKERS = (f"--numprocesses={2 * PROCESSORS}",)
 MORE_WORKERS = (f"--numprocesses={3 * PROCESSORS}",)
 
+# What sessions have counted for `report`.
+COUNTED = ROOT / ".nox" / "counted"
+
 # What decides the meaning of a call is tested to the last line and branch.
 DECIDING = ["_core/*", "errors.py", "limits.py", "models.py"]
 
@@ -121,27 +124,21 @@ def group(*names: str) -> tuple[str, ...]:
 
 
 @cache
-def dist() -> Path:
+def dist(session: nox.Session) -> Path:
     """Give the folder of what is built, which is built once in a run."""
-    folder = ROOT / ".nox" / "dist"
+    folder = session.cache_dir / "dist"
     shutil.rmtree(folder, ignore_errors=True)
 
-    return folder
-
-
-@cache
-def counted() -> Path:
-    """Give the folder of the lines that the sessions of a run have reached."""
-    folder = ROOT / ".nox" / "counted"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-    return folder
+    return folder.absolute()
 
 
 def counting(session: nox.Session, name: str) -> tuple[str, ...]:
     """Give what runs pytest so that `report` knows the lines it has reached."""
-    session.env["COVERAGE_FILE"] = str(counted() / name)
+    COUNTED.mkdir(parents=True, exist_ok=True)
+    for old in COUNTED.glob(f"{name}.*"):
+        old.unlink()
+
+    session.env["COVERAGE_FILE"] = str(COUNTED / name)
     session.env["COVERAGE_RCFILE"] = str(ROOT / "pyproject.toml")
 
     return ("coverage", "run", "-m")
@@ -154,11 +151,12 @@ def installed(session: nox.Session) -> str:
 
 def install(session: nox.Session, *requirements: str, extras: str = ALL_EXTRAS) -> None:
     """Install the wheel of the checkout with extras, and other requirements."""
-    if not dist().exists():
+    folder = dist(session)
+    if not folder.exists():
         session.run_install(
-            *("uv", "build", "--quiet", "--wheel", f"--out-dir={dist()}", str(ROOT))
+            *("uv", "build", "--quiet", "--wheel", f"--out-dir={folder}", str(ROOT))
         )
-    (wheel,) = dist().glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
     # An environment that is used again may have one of the same version.
     again = f"--reinstall-package={PROJECT['project']['name']}"
     session.install(again, *requirements, f"{wheel}{extras}")
@@ -205,7 +203,7 @@ def pytest(
     )
 
 
-@nox.session
+@nox.session(tags=["in-process"])
 def lint(session: nox.Session) -> None:
     """Hold the form: ruff, its formatter, spelling, docstrings."""
     session.install(*group("lint"))
@@ -215,14 +213,14 @@ def lint(session: nox.Session) -> None:
     session.run("interrogate", "--quiet", PACKAGE)
 
 
-@nox.session
+@nox.session(tags=["in-process"])
 def layers(session: nox.Session) -> None:
     """Hold the floor plan: imports point down, the core stays pure."""
     session.install(*group("lint"))
     session.run("lint-imports", "--no-cache")
 
 
-@nox.session
+@nox.session(tags=["in-process"])
 def types(session: nox.Session) -> None:
     """Ask two type checkers, and a third question: is every public name typed?"""
     install(session, *group("tests", "services", "typing"))
@@ -234,7 +232,7 @@ def types(session: nox.Session) -> None:
     session.run("pyright", "--ignoreexternal", "--verifytypes", PACKAGE)
 
 
-@nox.session
+@nox.session(tags=["in-process"])
 def package(session: nox.Session) -> None:
     """Build, install without extras, and look at what a user would get."""
     session.install(*group("tests"))
@@ -248,14 +246,14 @@ def package(session: nox.Session) -> None:
     session.run("amplitude-cohorts", "--help", silent=True)
 
 
-@nox.session
+@nox.session(tags=["in-process"])
 def docs(session: nox.Session) -> None:
     """Run every example of the documents against the emulator."""
     install(session, *group("docs"))
     pytest(session, *WORKERS, folders=("tests/docs",))
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=NEWEST, tags=["in-process"])
 def bare(session: nox.Session) -> None:
     """Without any extra, on the ordinary path: the core works, the rest says why not."""
     install(session, *group("tests"), extras="")
@@ -263,7 +261,7 @@ def bare(session: nox.Session) -> None:
     pytest(session, *WORKERS, *QUICK)
 
 
-@nox.session(python=LAST)
+@nox.session(python=LAST, tags=["in-process"])
 def lowest(session: nox.Session) -> None:
     """Test with the oldest direct dependencies that we claim to work with."""
     claims = chain(PROJECT["project"]["dependencies"], *EXTRAS.values())
@@ -275,30 +273,12 @@ def lowest(session: nox.Session) -> None:
     pytest(session, *WORKERS, *QUICK)
 
 
-@nox.session
+@nox.session(tags=["in-process"])
 def coverage(session: nox.Session) -> None:
     """Count the lines that are reached without processes of our own."""
     install(session, *group("tests", "services"))
     options = (*WORKERS, "-m", f"not ({HEAVY})", FEW_EXAMPLES)
     pytest(session, *options, under=counting(session, "coverage"))
-    # At the end: the sessions of engines count as well.
-    session.notify("report")
-
-
-@nox.session(default=False)
-def report(session: nox.Session) -> None:
-    """Judge the lines that `coverage` and the sessions of engines have reached."""
-    session.install(*(need for need in group("tests") if need.startswith("coverage")))
-    files = [*counted().iterdir()]
-    session.run("coverage", "combine", "--quiet", *map(str, files))
-    reached = {path.name.partition(".")[0] for path in files}
-    missing = ",".join(f"*/contrib/{name}*" for name in ENGINES if name not in reached)
-    session.run(
-        *("coverage", "report", "--skip-covered", "--fail-under=94"),
-        *(f"--omit={names}" for names in [missing] if names),
-    )
-    deciding = ",".join(f"*/{PACKAGE}/{name}" for name in DECIDING)
-    session.run("coverage", "report", f"--include={deciding}", "--fail-under=100")
 
 
 @nox.session(python=VERSIONS, default=False)
@@ -308,7 +288,7 @@ def tests(session: nox.Session) -> None:
     pytest(session, *WORKERS, *QUICK)
 
 
-@nox.session
+@nox.session(tags=["processes"])
 def heavy(session: nox.Session) -> None:
     """
     Run what is too much for a tracer.
@@ -319,7 +299,7 @@ def heavy(session: nox.Session) -> None:
     pytest(session, *MORE_WORKERS, "-m", f"{HEAVY} or hypothesis")
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=NEWEST, tags=["in-process"])
 def wire(session: nox.Session) -> None:
     """Run what moves bytes on uvloop, and with what a user types on aiofastnet."""
     install(session, *group("tests", "uvloop"))
@@ -329,7 +309,7 @@ def wire(session: nox.Session) -> None:
     pytest(session, *quick, "--aiofastnet", folders=(*BYTES, "tests/cli"))
 
 
-@nox.session(default=False)
+@nox.session(tags=["processes"])
 @nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
@@ -346,13 +326,29 @@ def engine(session: nox.Session, name: str) -> None:
         pytest(session, few, folders=folders)
 
 
-@nox.session(default=False)
+@nox.session(tags=["processes"])
 def conformance(session: nox.Session) -> None:
     """Kill the workers of every engine that is here, and let others go on."""
     here = [name for name in CONFORMING if name in ENGINES]
     extras = f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
     install(session, *group("tests", "services"), extras=extras)
     pytest(session, *MORE_WORKERS, folders=("tests/engines/conformance",))
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Judge the lines that `coverage` and the sessions of engines have reached."""
+    session.install(*(need for need in group("tests") if need.startswith("coverage")))
+    files = [*COUNTED.iterdir()]
+    session.run("coverage", "combine", "--quiet", *map(str, files))
+    reached = {path.name.partition(".")[0] for path in files}
+    missing = ",".join(f"*/contrib/{name}*" for name in ENGINES if name not in reached)
+    session.run(
+        *("coverage", "report", "--skip-covered", "--fail-under=94"),
+        *(f"--omit={names}" for names in [missing] if names),
+    )
+    deciding = ",".join(f"*/{PACKAGE}/{name}" for name in DECIDING)
+    session.run("coverage", "report", f"--include={deciding}", "--fail-under=100")
 
 
 @nox.session(default=False)
