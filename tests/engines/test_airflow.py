@@ -1,0 +1,306 @@
+"""Tasks of Airflow: what a try, a wait and a retry do, without its processes."""
+
+# ruff: noqa: E402 - the engine may be missing
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.requirements import require
+
+require("airflow")
+
+from support.engines import airflow_home  # isort: skip  # noqa: F401 - before Airflow
+
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    TaskDeferralTimeout,
+    TaskDeferred,
+)
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.contrib.airflow import (
+    AmplitudeCohortsHook,
+    CohortExportOperator,
+)
+from amplitude_cohorts_async.policies import Polling
+from amplitude_cohorts_async.testing import CohortsEmulator, faults
+from support.canary import API_KEY, SECRET_KEY
+from support.engines.airflow_task import Task, event_of
+
+pytestmark = pytest.mark.filterwarnings("default:::airflow")
+
+CONNECTION = "AIRFLOW_CONN_AMPLITUDE_COHORTS_DEFAULT"
+
+
+@pytest.fixture
+def world(
+    cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> CohortsEmulator:
+    """Two cohorts, and a connection that names all of it; clients poll often."""
+    for name in cohorts_emulator.environment():
+        monkeypatch.delenv(name)
+    connect(
+        monkeypatch, cohorts_emulator, limiter_url=f"sqlite:///{tmp_path}/limits.db"
+    )
+    often = Polling(initial_delay=0.05, interval=0.05, jitter=0.0)
+    monkeypatch.setitem(CohortsClient.__init__.__kwdefaults__, "polling", often)
+    cohorts_emulator.add_cohort("c1", members=["ann", "bob"], job_seconds=0.2)
+    cohorts_emulator.add_cohort("c2", members=["cat"], job_seconds=0.2)
+
+    return cohorts_emulator
+
+
+def connect(
+    monkeypatch: pytest.MonkeyPatch,
+    emulator: CohortsEmulator,
+    *,
+    secret_key: str = SECRET_KEY,
+    **extra: str,
+) -> None:
+    """Give Airflow a connection to the emulator."""
+    connection = {
+        "conn_type": "amplitude_cohorts",
+        "login": API_KEY,
+        "password": secret_key,
+        "host": emulator.base_url,
+        "extra": json.dumps(extra),
+    }
+    monkeypatch.setenv(CONNECTION, json.dumps(connection))
+
+
+def export(tmp_path: Path, **options: Any) -> CohortExportOperator:
+    """Return an operator, as each try has its own."""
+    options = {"cohort_id": "c1", "path": f"{tmp_path}/c1.csv", **options}
+    return CohortExportOperator(task_id="export", **options)
+
+
+def spend(folder: Path, count: int) -> None:
+    """Request exports beside Airflow, with the same limits."""
+
+    async def request() -> None:
+        hook = AmplitudeCohortsHook()
+        async with await hook.aclient() as client:
+            for _ in range(count):
+                await client.request_export("c2")
+
+    asyncio.run(request())
+
+
+def test_the_test_of_a_connection_reads_the_usage(world: CohortsEmulator) -> None:
+    """It spends nothing."""
+    assert AmplitudeCohortsHook().test_connection() == (
+        True,
+        "0 of 500 exports are spent this month",
+    )
+
+
+def test_a_connection_with_a_wrong_key(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its test says so, and shows no key."""
+    connect(monkeypatch, world, secret_key="wrong")
+
+    works, said = AmplitudeCohortsHook().test_connection()
+
+    assert not works
+    assert "wrong" not in said.replace("wrong key", "")
+    assert API_KEY not in said
+
+
+@pytest.mark.parametrize("extra", ["no json: hunter2", '["hunter2"]'])
+def test_an_extra_that_is_no_object(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    """It may hold a password, so the message does not show it."""
+    connection = {"conn_type": "amplitude_cohorts", "login": "a", "password": "b"}
+    monkeypatch.setenv(CONNECTION, json.dumps({**connection, "extra": extra}))
+
+    works, said = AmplitudeCohortsHook().test_connection()
+
+    assert not works
+    assert "no JSON object" in said
+    assert "hunter2" not in said
+
+
+def test_an_extra_that_nobody_knows(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word that is misspelt would be left out otherwise."""
+    connect(monkeypatch, world, limiter="sqlite:///limits.db")
+
+    assert "limiter_url" in AmplitudeCohortsHook().test_connection()[1]
+
+
+def test_an_export_needs_a_store_that_outlives_the_task(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is told before the first byte."""
+    connect(monkeypatch, world)
+
+    with pytest.raises(AirflowFailException, match="limiter_url"):
+        Task().run(export(tmp_path))
+
+    assert [] == world.log
+
+
+@pytest.mark.parametrize("mistake", [{"path": "c1.csv"}, {"properties": "plan"}])
+def test_a_mistake_is_told_at_once(
+    world: CohortsEmulator, tmp_path: Path, mistake: dict[str, Any]
+) -> None:
+    """No try of the task could mend it."""
+    with pytest.raises(AirflowFailException):
+        Task().run(export(tmp_path, **mistake))
+
+    assert [] == world.log
+
+
+def test_an_export_is_spent_deferred_and_brought(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Its token is in Airflow's state before it waits, and the result is small."""
+    task = Task()
+    wait = task.begin(export(tmp_path))
+
+    assert isinstance(wait, TaskDeferred)
+    assert wait.timeout
+    assert 1 == world.spent
+    assert wait.trigger.token in task.state.values()
+
+    result = task.go_on(export(tmp_path), wait, event_of(wait.trigger))
+
+    assert isinstance(result, dict)
+    assert 2 == result["rows"]
+    assert str(tmp_path / "c1.csv") == result["path"]
+    assert json.loads(json.dumps(result)) == result
+    assert 1 == world.spent
+
+
+def test_a_full_window_defers(world: CohortsEmulator, tmp_path: Path) -> None:
+    """No worker waits, nothing is sent, and the task goes on when there is room."""
+    spend(tmp_path, 4)
+    task = Task()
+
+    wait = task.begin(export(tmp_path))
+
+    assert isinstance(wait, TaskDeferred)
+    assert wait.trigger.token is None
+    due_in = datetime.fromisoformat(wait.trigger.due_at) - datetime.now(UTC)
+    assert timedelta(seconds=10) < due_in < timedelta(seconds=90)
+    assert wait.timeout is None
+    assert 4 == world.spent
+    assert {} == task.state
+
+
+def test_a_trigger_that_runs_twice_at_once(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Both only ask for the status: of the first triggerer, and of the next one."""
+    task = Task()
+    wait = task.begin(export(tmp_path))
+    assert isinstance(wait, TaskDeferred)
+    before = len(world.log)
+
+    with ThreadPoolExecutor() as pool:
+        events = list(pool.map(event_of, [wait.trigger, wait.trigger]))
+
+    assert [{"error": None}] * 2 == events
+    assert {"status"} == {each.name for each in world.log[before:]}
+    assert 1 == world.spent
+    assert not (tmp_path / "c1.csv").exists()
+
+
+def test_a_retry_goes_on_with_the_export(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Of the same task, whatever became of the first try."""
+    task = Task()
+    task.begin(export(tmp_path))
+
+    assert 2 == task.run(export(tmp_path))["rows"]
+    assert 1 == world.spent
+
+
+def test_a_job_store_that_was_lost(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Airflow's own state still has the token."""
+    task = Task()
+    task.begin(export(tmp_path))
+    connect(monkeypatch, world, jobs=f"{tmp_path}/other.db")
+
+    assert 2 == task.run(export(tmp_path))["rows"]
+    assert 1 == world.spent
+
+
+def test_clear_answers_from_the_record(world: CohortsEmulator, tmp_path: Path) -> None:
+    """A task that was cleared spends nothing, and brings a file that is gone."""
+    task = Task()
+    first = task.run(export(tmp_path))
+
+    assert first == task.run(export(tmp_path))
+
+    (tmp_path / "c1.csv").unlink()
+    assert first["sha256"] == task.run(export(tmp_path))["sha256"]
+    assert (tmp_path / "c1.csv").exists()
+    assert 1 == world.spent
+
+
+def test_each_run_and_map_index_is_an_export(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A task's own occurrence, or one that the user names for several."""
+    tasks: Iterable[Task] = [Task("one", 0), Task("one", 1), Task("two")]
+    for number, task in enumerate(tasks):
+        task.run(export(tmp_path, path=f"{tmp_path}/{number}.csv"))
+    assert 3 == world.spent
+
+    for number, run_id in enumerate(["three", "four"]):
+        path = f"{tmp_path}/same{number}.csv"
+        Task(run_id).run(export(tmp_path, path=path, cohort_id="c2", occurrence="mon"))
+    assert 4 == world.spent
+
+
+def test_nobody_knows_whether_it_was_spent(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """The task fails at once and spends nothing more, until it is told to."""
+    world.on("request", faults.lost_answer())
+    task = Task()
+
+    for _ in range(2):
+        with pytest.raises(AirflowFailException, match="AmbiguousExportError"):
+            task.run(export(tmp_path))
+    assert 1 == world.spent
+
+    assert 2 == task.run(export(tmp_path, on_unknown="spend"))["rows"]
+    assert 2 == world.spent
+
+
+def test_a_job_that_failed(world: CohortsEmulator, tmp_path: Path) -> None:
+    """The trigger hands it back, and no try of the task follows."""
+    world.on("status", faults.job_failed())
+
+    with pytest.raises(AirflowFailException, match="ExportFailedError"):
+        Task().run(export(tmp_path))
+
+    assert 1 == world.spent
+
+
+def test_a_timeout_says_what_is_next(world: CohortsEmulator, tmp_path: Path) -> None:
+    """Airflow ends the wait; the export goes on."""
+    task = Task()
+    task.begin(export(tmp_path, timeout=5))
+
+    with pytest.raises(TaskDeferralTimeout, match="the next try goes on with it"):
+        export(tmp_path, timeout=5).resume_execution(
+            "__fail__", {"error": "Trigger timeout"}, task.context
+        )
