@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from support.requirements import require
@@ -29,9 +35,14 @@ from airflow.sdk.exceptions import (
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib.airflow import (
     AmplitudeCohortsHook,
+    CohortComputedSensor,
+    CohortComputedTrigger,
     CohortExportOperator,
+    CohortExportTrigger,
+    CohortSyncOperator,
+    CohortUploadOperator,
 )
-from amplitude_cohorts_async.policies import Polling
+from amplitude_cohorts_async.policies import Polling, Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.engines.airflow_task import Task, event_of
@@ -213,7 +224,7 @@ def test_a_trigger_that_runs_twice_at_once(
         events = list(pool.map(event_of, [wait.trigger, wait.trigger]))
 
     assert [{"error": None}] * 2 == events
-    assert {"status"} == {each.name for each in world.log[before:]}
+    assert {"status"} == {each.step for each in world.log[before:]}
     assert 1 == world.spent
     assert not (tmp_path / "c1.csv").exists()
 
@@ -273,7 +284,7 @@ def test_nobody_knows_whether_it_was_spent(
     world: CohortsEmulator, tmp_path: Path
 ) -> None:
     """The task fails at once and spends nothing more, until it is told to."""
-    world.on("request", faults.lost_answer())
+    world.fail_next("export", faults.lost_answer())
     task = Task()
 
     for _ in range(2):
@@ -287,7 +298,7 @@ def test_nobody_knows_whether_it_was_spent(
 
 def test_a_job_that_failed(world: CohortsEmulator, tmp_path: Path) -> None:
     """The trigger hands it back, and no try of the task follows."""
-    world.on("status", faults.job_failed())
+    world.fail_next("status", faults.job_failed())
 
     with pytest.raises(AirflowFailException, match="ExportFailedError"):
         Task().run(export(tmp_path))
@@ -304,3 +315,226 @@ def test_a_timeout_says_what_is_next(world: CohortsEmulator, tmp_path: Path) -> 
         export(tmp_path, timeout=5).resume_execution(
             "__fail__", {"error": "Trigger timeout"}, task.context
         )
+
+
+def upload(tmp_path: Path, **options: Any) -> CohortUploadOperator:
+    """Return an operator, as each try has its own."""
+    options = {
+        "name": "buyers",
+        "ids": ["ann", "bob"],
+        "id_type": "user",
+        "journal": f"{tmp_path}/buyers.journal",
+        "app_id": 153957,
+        "cohort_owner": "datamonster@amplitude.com",
+        **options,
+    }
+    return CohortUploadOperator(task_id="upload", **options)
+
+
+def test_an_upload_creates_one_cohort(world: CohortsEmulator, tmp_path: Path) -> None:
+    """A task that was cleared answers from the journal."""
+    task = Task()
+    before = set(world.cohort_ids)
+
+    first = task.run(upload(tmp_path))
+
+    assert first == task.run(upload(tmp_path))
+    assert {first["cohort_id"]} == set(world.cohort_ids) - before
+    assert {"ann", "bob"} == world.members_of(first["cohort_id"])
+    assert 1 == world.requests("upload")
+
+
+def test_ids_of_an_upload_may_be_in_a_file(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A text is a path."""
+    (tmp_path / "ids.txt").write_text("ann\nbob\ncat\n")
+
+    made = Task().run(upload(tmp_path, ids=f"{tmp_path}/ids.txt"))
+
+    assert 3 == made["total"]
+
+
+def test_nobody_knows_whether_a_cohort_was_created(
+    world: CohortsEmulator, tmp_path: Path
+) -> None:
+    """The task fails at once, and is not sent again by another one."""
+    world.fail_next("upload", faults.lost_answer())
+
+    for _ in range(2):
+        with pytest.raises(AirflowFailException, match="AmbiguousUploadError"):
+            Task().run(upload(tmp_path, published=False))
+
+    assert 1 == world.requests("upload")
+
+
+def seconds_left(wait: object) -> float:
+    """Return in how many seconds a deferred task is to go on."""
+    assert isinstance(wait, TaskDeferred)
+    assert isinstance(wait.trigger, CohortExportTrigger)
+    due_at = datetime.fromisoformat(wait.trigger.due_at)
+
+    return (due_at - datetime.now(UTC)).total_seconds()
+
+
+def test_a_pause_defers_an_upload(world: CohortsEmulator, tmp_path: Path) -> None:
+    """No worker waits: the one that was refused, and those that know of it."""
+    world.fail_next("upload", faults.throttled(retry_after=300))
+
+    assert 30 < seconds_left(Task().begin(upload(tmp_path)))
+    assert 30 < seconds_left(Task().begin(upload(tmp_path)))
+
+    assert 1 == world.requests("upload")
+
+
+def sync(tmp_path: Path, **options: Any) -> CohortSyncOperator:
+    """Return an operator, as each try has its own."""
+    options = {"ids": ["ann", "dora"], "folder": str(tmp_path), **options}
+    return CohortSyncOperator(task_id="sync", cohort_id="c1", **options)
+
+
+def test_a_sync_spends_one_export(world: CohortsEmulator, tmp_path: Path) -> None:
+    """A task that was cleared writes nothing more, and the members do not stay."""
+    task = Task()
+
+    done = task.run(sync(tmp_path))
+
+    assert {"ann", "dora"} == world.members_of("c1")
+    assert (1, 1, 1) == (done["added"], done["removed"], done["kept"])
+    assert [] == [*tmp_path.glob("*.csv*")]
+    writes = world.requests("membership")
+    assert done == task.run(sync(tmp_path))
+    assert writes == world.requests("membership")
+    assert 1 == world.spent
+
+
+def test_a_sync_that_its_guard_refused(world: CohortsEmulator, tmp_path: Path) -> None:
+    """With a higher share the same task goes on with the same export."""
+    task = Task()
+    with pytest.raises(AirflowFailException, match="RemovalGuardError"):
+        task.run(sync(tmp_path, ids=["dora"]))
+    assert {"ann", "bob"} == world.members_of("c1")
+
+    task.run(sync(tmp_path, ids=["dora"], max_removed=1.0))
+
+    assert {"dora"} == world.members_of("c1")
+    assert 1 == world.spent
+
+
+def test_a_pause_defers_a_sync(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It has its export by then, and its writes go on."""
+    world.fail_next("membership", faults.throttled(retry_after=300))
+    task = Task()
+    first = task.begin(sync(tmp_path))
+    assert isinstance(first, TaskDeferred)
+
+    paused = task.go_on(sync(tmp_path), first, event_of(first.trigger))
+
+    assert 30 < seconds_left(paused)
+    # As if the pause were over.
+    connect(monkeypatch, world, jobs=f"{tmp_path}/limits.db.jobs")
+    task.run(sync(tmp_path))
+    assert {"ann", "dora"} == world.members_of("c1")
+    assert 1 == world.spent
+
+
+def sensor(**options: Any) -> CohortComputedSensor:
+    """Return a sensor that looks often."""
+    options = {"cohort_id": "c1", "poke_interval": 0.05, **options}
+    return CohortComputedSensor(task_id="wait", **options)
+
+
+def test_a_cohort_that_was_computed(world: CohortsEmulator) -> None:
+    """One look is enough."""
+    assert Task().run(sensor(since="2026-01-01")) is None
+    assert ["list"] == [each.step for each in world.log]
+
+
+def test_a_sensor_defers_until_it_is_computed(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trigger looks again when the service was out for a moment."""
+    once = Retrying(attempts=1)
+    monkeypatch.setitem(CohortsClient.__init__.__kwdefaults__, "retrying", once)
+    since = world.clock.utcnow().replace(microsecond=0).isoformat()
+    task = Task()
+    wait = task.begin(sensor(since=since))
+    assert isinstance(wait, TaskDeferred)
+    assert isinstance(wait.trigger, CohortComputedTrigger)
+    assert wait.timeout
+
+    world.fail_next("list", faults.broken())
+    world.add_cohort("c1", members=["ann"])
+    event = event_of(wait.trigger)
+
+    assert event["computed_at"] >= since
+    assert task.go_on(sensor(since=since), wait, event) is None
+    assert 3 == world.requests("list")
+
+
+def test_a_sensor_of_a_cohort_that_is_gone(world: CohortsEmulator) -> None:
+    """The trigger tells, and the task fails."""
+    task = Task()
+    since = world.clock.utcnow().isoformat()
+    wait = task.begin(sensor(since=since))
+    assert isinstance(wait, TaskDeferred)
+    world.add_cohort("c1", members=["ann"], published=False)
+
+    with pytest.raises(AirflowFailException, match="NotFoundError"):
+        task.go_on(sensor(since=since), wait, event_of(wait.trigger))
+
+
+def test_a_sensor_that_takes_a_slot(world: CohortsEmulator) -> None:
+    """Without the triggerer it is a sensor as all others are."""
+    plain = sensor(deferrable=False, since="2026-01-01")
+
+    assert Task().run(plain) is None
+
+
+def test_no_time(world: CohortsEmulator) -> None:
+    """A template that gave something else is told."""
+    with pytest.raises(AirflowFailException, match="since="):
+        Task().run(sensor(since="yesterday"))
+
+
+LIGHT = """
+import sys
+from amplitude_cohorts_async.contrib.airflow.provider import get_provider_info
+get_provider_info()
+print(*{"airflow", "aiohttp", "attrs"} & set(sys.modules))
+"""
+
+
+def test_what_airflow_asks_at_each_start_imports_nothing() -> None:
+    """Neither the client nor Airflow's own parts."""
+    told = subprocess.run(
+        [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True
+    )
+
+    assert "" == told.stdout.strip()
+
+
+def test_airflow_takes_what_it_is_told() -> None:
+    """By its schema; each name in it can be imported."""
+    schema = json.loads(
+        files("airflow").joinpath("provider_info.schema.json").read_text()
+    )
+    (entry,) = (
+        each
+        for each in entry_points(group="apache_airflow_provider")
+        if each.dist and each.dist.name == "amplitude-cohorts-async"
+    )
+
+    info = entry.load()()
+
+    jsonschema.validate(info, schema)
+    assert entry.dist.name == info["package-name"]
+    for part in ("hooks", "operators", "sensors", "triggers"):
+        for module in info[part][0]["python-modules"]:
+            assert import_module(module).__all__
+    (connection,) = info["connection-types"]
+    assert AmplitudeCohortsHook.conn_type == connection["connection-type"]
+    path, _, name = connection["hook-class-name"].rpartition(".")
+    assert AmplitudeCohortsHook is getattr(import_module(path), name)

@@ -21,9 +21,9 @@ from ...errors import (
     MissingExtraError,
     PartialWriteError,
     QuotaWaitError,
+    RateLimitedError,
 )
 from ...jobs import JobRecord
-from ...limits import Limits
 from ...models import SavedExport
 from ._sdk import (
     AirflowFailException,
@@ -175,15 +175,15 @@ class CohortsOperator(BaseOperator):
         """
         try:
             client = AmplitudeCohortsHook(self.conn_id).client(
-                limits=Limits(max_wait=_LONGEST_WAIT)
+                longest_wait=_LONGEST_WAIT
             )
             return asyncio.run(_called(client, call))
         except _NOT_MENDED as error:
             raise failed(error) from error
-        except (PartialWriteError, QuotaWaitError) as error:
-            reason = error if isinstance(error, QuotaWaitError) else error.__cause__
-            if isinstance(reason, QuotaWaitError):
-                self.wait(reason.seconds)
+        except CohortsError as error:
+            seconds = _refused_for(error)
+            if seconds is not None:
+                self.wait(seconds)
             raise
 
     async def _steps(
@@ -216,6 +216,19 @@ class _Step:
     token: str | None
     due_in: float = 0.0
     saved: dict[str, object] | None = None
+
+
+def _refused_for(error: CohortsError) -> float | None:
+    """Return for how long the limits or the service refuse a write, if they do."""
+    reason = error.__cause__ if isinstance(error, PartialWriteError) else error
+
+    if isinstance(reason, QuotaWaitError):
+        return reason.seconds
+    if isinstance(reason, RateLimitedError):
+        # The limiter knows of it by then, and for how long.
+        return reason.retry_after or _LONGEST_WAIT
+
+    return None
 
 
 async def _called(

@@ -37,14 +37,15 @@ class AmplitudeCohortsHook(BaseHook):
         self.conn_id = conn_id
 
     def client(
-        self, *, keeps: bool = False, limits: Limits | None = None
+        self, *, keeps: bool = False, longest_wait: float | None = None
     ) -> CohortsClient:
         """
         Return a client, for ``async with``; not on an event loop.
 
         Args:
             keeps: Whether what it spends has to outlive the task.
-            limits: As for ``CohortsClient()``.
+            longest_wait: Seconds that a request waits for the limits; a longer wait is a
+                `QuotaWaitError` at once.
 
         Raises:
             ConfigurationError: The connection cannot work, or names no job store that
@@ -52,7 +53,7 @@ class AmplitudeCohortsHook(BaseHook):
         """
         connection = self.get_connection(self.conn_id)
 
-        return self._client_of(connection, keeps=keeps, limits=limits)
+        return self._client_of(connection, keeps=keeps, longest_wait=longest_wait)
 
     async def aclient(self) -> CohortsClient:
         """Return a client, for ``async with``; on an event loop."""
@@ -88,7 +89,7 @@ class AmplitudeCohortsHook(BaseHook):
         connection: Connection,
         *,
         keeps: bool = False,
-        limits: Limits | None = None,
+        longest_wait: float | None = None,
     ) -> CohortsClient:
         given: dict[str, object] = {
             "api_key": connection.login,
@@ -100,10 +101,12 @@ class AmplitudeCohortsHook(BaseHook):
         if keeps:
             self._check_store(limiter_url or given.get("jobs"))
 
+        if longest_wait is not None:
+            given["limits"] = Limits(max_wait=longest_wait)
+
         return CohortsClient.from_env(
             limiter_url=None if limiter_url is None else str(limiter_url),
             **{name: value for name, value in given.items() if value},
-            **({} if limits is None else {"limits": limits}),
         )
 
     def _extras(self, connection: Connection) -> dict[str, object]:
