@@ -1,4 +1,4 @@
-"""The dags of Airflow's processes: each exports a cohort to a file of its run."""
+"""The dags of the tests: each exports one cohort to a file that is named by the run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 from airflow.sdk import DAG
 
 from amplitude_cohorts_async.contrib.airflow import CohortExportOperator
-
-COHORTS = ("c1", "slow")
+from support.engines.service import COHORT, SLOW_COHORT
 
 
 def export_of(cohort_id: str) -> DAG:
-    """Return the dag of a cohort; it has the cohort's id."""
-    with DAG(
-        cohort_id, schedule=None, start_date=datetime(2026, 1, 1, tzinfo=UTC)
-    ) as dag:
+    """Return the dag of a cohort, which has the cohort's id."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+
+    with DAG(cohort_id, schedule=None, start_date=began) as dag:
         CohortExportOperator(
             task_id="export",
             cohort_id=cohort_id,
@@ -26,5 +25,4 @@ def export_of(cohort_id: str) -> DAG:
     return dag
 
 
-dags = [export_of(each) for each in COHORTS]
-globals().update({f"dag_{dag.dag_id}": dag for dag in dags})
+quick, slow = export_of(COHORT), export_of(SLOW_COHORT)
