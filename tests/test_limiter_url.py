@@ -97,6 +97,14 @@ async def test_an_argument_precedes_the_variable(
     assert (tmp_path / "limits.db").is_file()
 
 
+async def test_what_is_no_text_is_no_url(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A path of a file is none, either."""
+    with pytest.raises(ConfigurationError, match="limiter_url"):
+        CohortsClient.from_env(limiter_url=tmp_path / "limits.db")
+
+
 async def test_two_limiters_are_refused(environ: pytest.MonkeyPatch) -> None:
     """The one that is named by an argument, and the one that is made by it."""
     with pytest.raises(ConfigurationError, match="exclude each other"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 
 from ... import CohortsClient
 from ...errors import CohortsError, ConfigurationError
@@ -97,16 +98,13 @@ class AmplitudeCohortsHook(BaseHook):
             "base_url": connection.host,
             **self._extras(connection),
         }
-        limiter_url = given.pop("limiter_url", None)
         if keeps:
-            self._check_store(limiter_url or given.get("jobs"))
-
+            self._check_store(given)
         if longest_wait is not None:
             given["limits"] = Limits(max_wait=longest_wait)
 
         return CohortsClient.from_env(
-            limiter_url=None if limiter_url is None else str(limiter_url),
-            **{name: value for name, value in given.items() if value},
+            **{name: value for name, value in given.items() if value}
         )
 
     def _extras(self, connection: Connection) -> dict[str, object]:
@@ -129,11 +127,14 @@ class AmplitudeCohortsHook(BaseHook):
 
         return extras
 
-    def _check_store(self, given: object) -> None:
+    def _check_store(self, given: Mapping[str, object]) -> None:
         """Raise if what a task spends would be kept in the memory of its process."""
-        named = (f"AMPLITUDE_{name.upper()}" for name in _STORES)
+        named = any(
+            given.get(each) or os.environ.get(f"AMPLITUDE_{each.upper()}")
+            for each in _STORES
+        )
 
-        if not (given or any(map(os.environ.get, named))):
+        if not named:
             raise ConfigurationError(
                 f"connection {self.conn_id} names no job store, and a task's memory ends "
                 f"with it: give its extra a limiter_url or jobs that all workers share"

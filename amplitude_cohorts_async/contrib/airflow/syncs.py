@@ -83,6 +83,7 @@ class CohortSyncOperator(CohortsOperator):
         )
 
         async def sync(client: CohortsClient) -> SyncReport:
+            """Write what differs from the members in the file."""
             return await client.sync_membership(
                 self.cohort_id,
                 ids_from(self.ids),
