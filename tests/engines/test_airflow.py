@@ -31,6 +31,7 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
     TaskDeferred,
 )
+from airflow.serialization.serialized_objects import DagSerialization
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib.airflow import (
@@ -538,3 +539,18 @@ def test_airflow_takes_what_it_is_told() -> None:
     assert AmplitudeCohortsHook.conn_type == connection["connection-type"]
     path, _, name = connection["hook-class-name"].rpartition(".")
     assert AmplitudeCohortsHook is getattr(import_module(path), name)
+
+
+def test_the_example_of_the_page(world: CohortsEmulator) -> None:
+    """Airflow can store it, as it does with each dag; nothing is sent for that."""
+    page = Path(__file__).parents[2] / "docs/howto/engines.md"
+    chapter = page.read_text().partition("## Airflow")[2]
+    code = chapter.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+
+    exec(code.replace("):\n", ") as dag:\n", 1), names)
+
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(names["dag"]))
+    tasks = {"computed", "export", "export_many", "upload", "sync"}
+    assert tasks == set(stored.task_dict)
+    assert [] == world.log

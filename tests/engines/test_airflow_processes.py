@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from support.engines.airflow_fleet import Fleet, airflow
-from support.engines.service import (
-    COHORT,
-    MEMBERS,
-    SLOW_COHORT,
-    Service,
-    running_service,
+from support.engines.airflow_fleet import (
+    KILLED,
+    QUICK,
+    SLOW,
+    TRIED,
+    Fleet,
+    airflow,
 )
+from support.engines.service import MEMBERS, Service, running_service
 from support.requirements import require
 
 require("airflow")
@@ -74,20 +75,38 @@ def test_dags_test(home: Fleet, service: Service) -> None:
     """As people try out a dag: one process, in which triggers run, too."""
     spent = service.account().spent
 
-    home.run("dags", "test", COHORT)
+    home.run("dags", "test", TRIED)
 
     (file,) = home.home.glob("*.csv")
     assert_whole(file)
     assert spent + 1 == service.account().spent
 
 
-async def test_an_export(fleet: Fleet, service: Service) -> None:
-    """A worker spends it, the triggerer polls it, and a worker brings it."""
+async def test_an_export_that_is_cleared(fleet: Fleet, service: Service) -> None:
+    """It is brought once more, and was spent once."""
     spent = service.account().spent
+    run_id = fleet.trigger(QUICK)
+    file = fleet.home / f"{run_id}.csv"
+    assert "success" == await fleet.ended(run_id), fleet.said
+    assert_whole(file)
 
-    run_id = fleet.trigger(COHORT)
+    file.unlink()
+    fleet.clear(QUICK)
 
     assert "success" == await fleet.ended(run_id), fleet.said
+    assert 2 == fleet.tries(run_id)
+    assert_whole(file)
+    assert spent + 1 == service.account().spent
+
+
+async def test_a_worker_that_is_killed(fleet: Fleet, service: Service) -> None:
+    """The retry goes on with what was spent."""
+    spent = service.account().spent
+
+    run_id = fleet.trigger(KILLED)
+
+    assert "success" == await fleet.ended(run_id), fleet.said
+    assert 2 == fleet.tries(run_id)
     assert_whole(fleet.home / f"{run_id}.csv")
     assert spent + 1 == service.account().spent
 
@@ -95,7 +114,7 @@ async def test_an_export(fleet: Fleet, service: Service) -> None:
 async def test_a_triggerer_that_is_killed(fleet: Fleet, service: Service) -> None:
     """The next one polls on, and nothing more is spent."""
     spent, polls = service.account().spent, service.polls()
-    run_id = fleet.trigger(SLOW_COHORT)
+    run_id = fleet.trigger(SLOW)
     await fleet.deferred(run_id)
     while service.polls() == polls:  # noqa: ASYNC110 - another process does
         await asyncio.sleep(0.05)

@@ -21,6 +21,9 @@ from ..ports import LOOPBACK, await_port, free_ports
 from ..processes import TESTS
 from .service import Service
 
+TRIED, QUICK, SLOW, KILLED = "tried", "quick", "slow", "killed"
+"""The dags, one for each test, so that none is cleared or counted with another's."""
+
 _DAGS = Path(__file__).with_name("airflow_dags")
 _OVER = {"success", "failed"}
 
@@ -77,6 +80,15 @@ class Fleet:
         query = "SELECT state FROM task_instance WHERE run_id = ?"
         while self._read(query, run_id) != "deferred":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+    def clear(self, dag_id: str) -> None:
+        """Clear the tasks of all runs of a dag, as a person does."""
+        self.run("tasks", "clear", dag_id, "--yes")
+
+    def tries(self, run_id: str) -> object:
+        """Return how often the task of a run was tried."""
+        query = "SELECT try_number FROM task_instance WHERE run_id = ?"
+        return self._read(query, run_id)
 
     async def ended(self, run_id: str) -> str:
         """Wait until a run has ended; return how."""

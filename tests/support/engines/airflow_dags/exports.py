@@ -1,28 +1,65 @@
-"""The dags of the tests: each exports one cohort to a file that is named by the run."""
+"""
+The dags of the tests, one for each: a task that exports a cohort to ``RUN.csv``.
+
+`TRIED` is for the command that tries a dag, `QUICK` and `SLOW` for the scheduler. The
+task of `KILLED` is killed in its first try, when it has spent an export.
+"""
 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
 
 from airflow.sdk import DAG
 
 from amplitude_cohorts_async.contrib.airflow import CohortExportOperator
+from support.engines.airflow_fleet import KILLED, QUICK, SLOW, TRIED
 from support.engines.service import COHORT, SLOW_COHORT
 
+HOME = os.environ["AIRFLOW_HOME"]
 
-def export_of(cohort_id: str) -> DAG:
-    """Return the dag of a cohort, which has the cohort's id."""
+
+class DyingOperator(CohortExportOperator):
+    """The first of its processes that is to wait is killed instead."""
+
+    def wait(
+        self,
+        seconds: float,
+        *,
+        token: str | None = None,
+        timeout: float | None = None,
+    ) -> NoReturn:
+        """Die, or defer."""
+        mark = Path(HOME, "died")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        super().wait(seconds, token=token, timeout=timeout)
+
+
+def export(
+    dag_id: str,
+    cohort_id: str = COHORT,
+    operator: type[CohortExportOperator] = CohortExportOperator,
+) -> DAG:
+    """Return the dag of an export."""
     began = datetime(2026, 1, 1, tzinfo=UTC)
 
-    with DAG(cohort_id, schedule=None, start_date=began) as dag:
-        CohortExportOperator(
+    with DAG(dag_id, schedule=None, start_date=began) as dag:
+        operator(
             task_id="export",
             cohort_id=cohort_id,
-            path=f"{os.environ['AIRFLOW_HOME']}/{{{{ run_id }}}}.csv",
+            path=f"{HOME}/{{{{ run_id }}}}.csv",
+            retries=1,
+            retry_delay=timedelta(0),
         )
 
     return dag
 
 
-quick, slow = export_of(COHORT), export_of(SLOW_COHORT)
+tried, quick = export(TRIED), export(QUICK)
+slow, killed = export(SLOW, SLOW_COHORT), export(KILLED, operator=DyingOperator)
