@@ -91,10 +91,11 @@ async def test_an_export_that_is_cleared(fleet: Fleet, service: Service) -> None
     assert_whole(file)
 
     file.unlink()
+    tries = fleet.tries(run_id)
     fleet.clear(QUICK)
 
     assert "success" == await fleet.ended(run_id), fleet.said
-    assert 2 == fleet.tries(run_id)
+    assert tries < fleet.tries(run_id)
     assert_whole(file)
     assert spent + 1 == service.account().spent
 
@@ -106,7 +107,7 @@ async def test_a_worker_that_is_killed(fleet: Fleet, service: Service) -> None:
     run_id = fleet.trigger(KILLED)
 
     assert "success" == await fleet.ended(run_id), fleet.said
-    assert 2 == fleet.tries(run_id)
+    assert 2 <= fleet.tries(run_id)
     assert_whole(fleet.home / f"{run_id}.csv")
     assert spent + 1 == service.account().spent
 

@@ -25,11 +25,7 @@ from ...errors import (
 )
 from ...jobs import JobRecord
 from ...models import SavedExport
-from ._sdk import (
-    AirflowFailException,
-    BaseOperator,
-    Context,
-)
+from ._sdk import AirflowFailException, BaseOperator, Context, conf
 from .hook import AmplitudeCohortsHook
 from .triggers import CohortExportTrigger
 
@@ -103,6 +99,7 @@ class CohortsOperator(BaseOperator):
         timeout: float | None = None,
     ) -> NoReturn:
         """Defer, so that no worker is held meanwhile."""
+        seconds = max(seconds, _shortest_wait())
         due_at = datetime.now(UTC) + timedelta(seconds=seconds)
         trigger = CohortExportTrigger(
             conn_id=self.conn_id, due_at=due_at.isoformat(), token=token
@@ -204,6 +201,17 @@ class CohortsOperator(BaseOperator):
                     return _Step(tick.record.token, due_in=tick.due_in or 0.0)
 
                 record = tick.record
+
+
+def _shortest_wait() -> float:
+    """
+    Return for how many seconds a task is deferred at least.
+
+    Airflow (3.3) sees that a process has ended at its next heartbeat. If the deferred
+    task runs again by then, that end is taken for its own, and the task for lost.
+    """
+    interval: int = conf.getint("workers", "min_heartbeat_interval", fallback=5)
+    return 2.0 * interval
 
 
 def failed(error: CohortsError) -> AirflowFailException:

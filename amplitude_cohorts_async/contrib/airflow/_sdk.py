@@ -12,6 +12,7 @@ try:
         Connection,
         Context,
     )
+    from airflow.sdk.configuration import conf
     from airflow.sdk.exceptions import AirflowFailException, TaskDeferralTimeout
     from airflow.triggers.base import BaseTrigger, TriggerEvent
 except ModuleNotFoundError as _error:
@@ -27,4 +28,5 @@ __all__ = (
     "Context",
     "TaskDeferralTimeout",
     "TriggerEvent",
+    "conf",
 )

@@ -85,10 +85,13 @@ class Fleet:
         """Clear the tasks of all runs of a dag, as a person does."""
         self.run("tasks", "clear", dag_id, "--yes")
 
-    def tries(self, run_id: str) -> object:
+    def tries(self, run_id: str) -> int:
         """Return how often the task of a run was tried."""
         query = "SELECT try_number FROM task_instance WHERE run_id = ?"
-        return self._read(query, run_id)
+        tries = self._read(query, run_id)
+        assert isinstance(tries, int)
+
+        return tries
 
     async def ended(self, run_id: str) -> str:
         """Wait until a run has ended; return how."""
@@ -170,6 +173,7 @@ def _environment(home: Path, service: Service, port: int) -> dict[str, str]:
         "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "3",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     }
 
     return {

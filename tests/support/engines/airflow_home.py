@@ -18,5 +18,7 @@ os.environ.update(
         "AIRFLOW_HOME": _folder.name,
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # What is deferred is due when it says so.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "0",
     }
 )

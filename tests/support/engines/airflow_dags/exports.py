@@ -54,7 +54,8 @@ def export(
             task_id="export",
             cohort_id=cohort_id,
             path=f"{HOME}/{{{{ run_id }}}}.csv",
-            retries=1,
+            # A busy machine may cost one more: Airflow takes a task for lost.
+            retries=3,
             retry_delay=timedelta(0),
         )
 
