@@ -17,7 +17,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from support.requirements import require
@@ -26,6 +25,7 @@ require("airflow")
 
 from support.engines import airflow_home  # isort: skip  # noqa: F401 - before Airflow
 
+import jsonschema
 from airflow.sdk.exceptions import (
     AirflowFailException,
     TaskDeferralTimeout,
@@ -265,6 +265,27 @@ def test_a_job_store_that_was_lost(
     task = Task()
     task.begin(export(tmp_path))
     connect(monkeypatch, world, jobs=f"{tmp_path}/other.db")
+
+    assert 2 == task.run(export(tmp_path))["rows"]
+    assert 1 == world.spent
+
+
+def test_a_job_store_that_is_away(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The task waits for it, before its export and after it."""
+    folder, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    connect(monkeypatch, world, jobs=f"{folder}/exports.db")
+    task = Task()
+
+    assert isinstance(task.begin(export(tmp_path)), TaskDeferred)
+    assert 0 == world.spent
+    folder.mkdir()
+    task.begin(export(tmp_path))
+    folder.rename(elsewhere)
+    wait = task.begin(export(tmp_path))
+    assert isinstance(wait, TaskDeferred)
+    elsewhere.rename(folder)
 
     assert 2 == task.run(export(tmp_path))["rows"]
     assert 1 == world.spent

@@ -18,6 +18,7 @@ from ...errors import (
     ConfigurationError,
     ExportError,
     InvalidInputError,
+    JobStoreUnavailableError,
     MissingExtraError,
     PartialWriteError,
     QuotaWaitError,
@@ -25,17 +26,23 @@ from ...errors import (
 )
 from ...jobs import JobRecord
 from ...models import SavedExport
-from ._sdk import AirflowFailException, BaseOperator, Context, conf
+from ._sdk import (
+    AirflowFailException,
+    BaseOperator,
+    Context,
+    TaskDeferralTimeout,
+    conf,
+)
 from .hook import AmplitudeCohortsHook
 from .triggers import CohortExportTrigger
 
 __all__ = ("CohortsOperator", "failed", "occurrence_of")
 
+T = TypeVar("T")
+
 _TOKEN = "amplitude_cohorts_export"  # noqa: S105 - no secret, and the name of a key
 _FILE_LIFE = timedelta(days=7)
 """How long the service has the file that a token is of."""
-
-T = TypeVar("T")
 
 _LONGEST_WAIT = 5.0
 """Seconds that a write waits for the limits before its task is deferred."""
@@ -90,6 +97,20 @@ class CohortsOperator(BaseOperator):
             self.log.info("while it waited: %s", event["error"])
 
         return self.go_on(context)
+
+    def resume_execution(
+        self,
+        next_method: str,
+        next_kwargs: dict[str, object] | None,
+        context: Context,
+    ) -> object:
+        """Go on after a wait, and tell what a timeout means."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout as error:
+            raise TaskDeferralTimeout(
+                "the job of the export still runs; the next try goes on with it"
+            ) from error
 
     def wait(
         self,
@@ -166,9 +187,9 @@ class CohortsOperator(BaseOperator):
 
     def write(self, call: Callable[[CohortsClient], Awaitable[T]]) -> T:
         """
-        Return what a write returns; defer while the limits let it wait for long.
+        Return what a write returns; defer where the limits let it wait for long.
 
-        It has a journal, and is called again after the wait.
+        It has a journal, with which the task goes on after the wait.
         """
         try:
             client = AmplitudeCohortsHook(self.conn_id).client(
@@ -188,8 +209,12 @@ class CohortsOperator(BaseOperator):
     ) -> _Step:
         """Make steps until one is not due yet, or has something to be kept."""
         async with client:
-            if token is not None and not await _is_kept(client, token):
-                return await _step_of(client, record, token)
+            try:
+                if token is not None and not await _is_kept(client, token):
+                    return await _step_of(client, record, token)
+            except JobStoreUnavailableError as error:
+                self.log.warning("it goes on later: %s", error)
+                return _Step(token, due_in=1.0)
 
             while True:
                 tick = await client.tick(record)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ._base import CohortsOperator, occurrence_of
-from ._sdk import Context, TaskDeferralTimeout
+from ._sdk import Context
 from .hook import AmplitudeCohortsHook
 
 __all__ = ("CohortExportOperator", "occurrence_of")
@@ -71,18 +71,3 @@ class CohortExportOperator(CohortsOperator):
         )
 
         return self.bring(context, record, self.timeout)
-
-    def resume_execution(
-        self,
-        next_method: str,
-        next_kwargs: dict[str, object] | None,
-        context: Context,
-    ) -> object:
-        """Go on after a wait, and tell what a timeout means."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout as error:
-            raise TaskDeferralTimeout(
-                f"the export of cohort {self.cohort_id} still ran after "
-                f"{self.timeout:g} s; the next try goes on with it"
-            ) from error
