@@ -307,7 +307,8 @@ def engine(session: nox.Session, name: str) -> None:
     # By name, because mypy leaves out the modules of a package that is excluded.
     modules = [*home.glob(f"{name}.py"), *home.glob(f"{name}/*.py")]
     session.run("mypy", *map(str, modules))
-    folders = (f"tests/engines/test_{name}.py",)
+    tests = sorted((ROOT / "tests/engines").glob(f"test_{name}*.py"))
+    folders = tuple(str(each.relative_to(ROOT)) for each in tests)
     pytest(session, folders=folders)
     session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
     pytest(session, "-m", "not services", folders=folders)
