@@ -183,18 +183,28 @@ class CohortsClient(AsyncOnly):
         Valkey or a Postgres, as in redis://host:6379 or postgresql://host/name.
 
         Args:
-            overrides: Keywords of the constructor; they precede the variables.
+            overrides: Keywords of the constructor, and ``limiter_url``, which excludes
+                ``limiter``; they precede the variables.
         """
         # Both may hold keys and passwords; see the constructor.
-        url = hidden(os.environ.get("AMPLITUDE_LIMITER_URL"))
         overrides = {
             name: hidden(value) if name in SECRETS else value
             for name, value in overrides.items()
         }
+        limiter_url = overrides.pop("limiter_url", None)
+        url = limiter_url or hidden(os.environ.get("AMPLITUDE_LIMITER_URL"))
         keywords: dict[str, object] = {"api_key": "", "secret_key": ""}
         keywords |= from_environment(os.environ)
         keywords |= overrides
         own: Limiter | None = None
+
+        if limiter_url and keywords.get("limiter") is not None:
+            raise ConfigurationError("limiter= and limiter_url= exclude each other")
+
+        if not isinstance(url, str | None):
+            raise ConfigurationError(
+                f"limiter_url is a {type(url).__name__}; pass a URL as a text"
+            )
 
         if url and keywords.get("limiter") is None:
             # The limiter states the limits then; stating them twice is refused.

@@ -35,7 +35,9 @@ _LARGEST_APP_ID = 2**63
 _LONGEST_APP_ID = 19
 _ALL_BITS = 0o777
 
-SECRETS = frozenset({"api_key", "secret_key", "base_url", "proxy", "jobs"})
+SECRETS = frozenset(
+    {"api_key", "secret_key", "base_url", "proxy", "jobs", "limiter_url"}
+)
 """Arguments that may hold a key or a password."""
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix", *POSTGRES_SCHEMES)

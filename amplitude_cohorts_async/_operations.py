@@ -154,7 +154,7 @@ class Operations:
 
         if scheme == "sqlite":
             return SqliteLimiter(
-                sqlite_path(url, "AMPLITUDE_LIMITER_URL"), limits=limits
+                sqlite_path(url, "the URL of the limiter"), limits=limits
             )
 
         if scheme not in STORE_SCHEMES:
@@ -162,7 +162,7 @@ class Operations:
             raise ConfigurationError(
                 "the URL of a limiter begins with sqlite:///, redis://, rediss://, "
                 "unix:// or postgresql://, as in redis://localhost:6379; correct "
-                "AMPLITUDE_LIMITER_URL"
+                "limiter_url= or AMPLITUDE_LIMITER_URL"
             )
 
         if scheme in POSTGRES_SCHEMES:

@@ -84,6 +84,35 @@ async def test_the_limits_of_a_client_are_those_of_its_variable(
     assert LEAVE_ROOM == client._config.limits == client._config.limiter.limits
 
 
+async def test_an_argument_precedes_the_variable(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For who has it from elsewhere: an engine's connection, a vault."""
+    environ.setenv("AMPLITUDE_LIMITER_URL", "sqlite:////dev/null/limits.db")
+    url = f"sqlite:///{tmp_path}/limits.db"
+
+    async with CohortsClient.from_env(limiter_url=url) as client:
+        await client.list_cohorts()
+
+    assert (tmp_path / "limits.db").is_file()
+
+
+async def test_what_is_no_text_is_no_url(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A path of a file is none, either."""
+    with pytest.raises(ConfigurationError, match="limiter_url"):
+        CohortsClient.from_env(limiter_url=tmp_path / "limits.db")
+
+
+async def test_two_limiters_are_refused(environ: pytest.MonkeyPatch) -> None:
+    """The one that is named by an argument, and the one that is made by it."""
+    with pytest.raises(ConfigurationError, match="exclude each other"):
+        CohortsClient.from_env(
+            limiter_url="sqlite:///limits.db", limiter=SqliteLimiter("limits.db")
+        )
+
+
 async def test_a_file_that_cannot_be_made_is_told_before_anything_is_sent(
     environ: pytest.MonkeyPatch, emulator: CohortsEmulator
 ) -> None:

@@ -193,7 +193,10 @@ async def test_bytes_that_wait_while_reading_is_paused_are_kept(
         sink = Collected()
         feed = feeding(sink)
         async with made.get(server.url, read_bufsize=2**14) as response:
-            await asyncio.sleep(0.1)
+            assert response.connection
+            protocol = response.connection.protocol
+            while not (protocol and protocol._reading_paused):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
             answer = StreamedResponse(response, border, fast=fast_path())
             await answer.pour(feed, lambda _: None)
             await feed.flush()

@@ -20,11 +20,13 @@ from .forking import end, forked, pipe
 COHORT = "c1"
 MEMBERS = 3_000
 JOB_SECONDS = 1.0
+SLOW_COHORT = "slow"
+SLOW_JOB_SECONDS = 8.0
 
 
 @attrs.frozen
 class Service:
-    """A running emulator with one cohort, whose limits are the documented ones."""
+    """A running emulator with two cohorts, whose limits are the documented ones."""
 
     base_url: str
     _words: Connection
@@ -82,7 +84,9 @@ async def _answer(words: Connection) -> None:
         quotas=Quotas(month=None),
         job_seconds=JOB_SECONDS,
     )
-    emulator.add_cohort(COHORT, members=[f"user{n}" for n in range(MEMBERS)])
+    members = [f"user{n}" for n in range(MEMBERS)]
+    emulator.add_cohort(COHORT, members=members)
+    emulator.add_cohort(SLOW_COHORT, members=members, job_seconds=SLOW_JOB_SECONDS)
 
     async with emulator:
         words.send(emulator.base_url)

@@ -1,0 +1,300 @@
+"""What the operators have in common: the steps of an export, and waits that defer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NoReturn, TypeVar
+
+import attrs
+
+from ... import CohortsClient
+from ...errors import (
+    AmbiguousExportError,
+    AmbiguousUploadError,
+    CohortsError,
+    ConfigurationError,
+    ExportError,
+    InvalidInputError,
+    JobStoreUnavailableError,
+    MissingExtraError,
+    PartialWriteError,
+    QuotaWaitError,
+    RateLimitedError,
+)
+from ...jobs import JobRecord
+from ...models import SavedExport
+from ._sdk import (
+    AirflowFailException,
+    BaseOperator,
+    Context,
+    TaskDeferralTimeout,
+    conf,
+)
+from .hook import AmplitudeCohortsHook
+from .triggers import CohortExportTrigger
+
+__all__ = ("CohortsOperator", "failed", "occurrence_of")
+
+T = TypeVar("T")
+
+_TOKEN = "amplitude_cohorts_export"  # noqa: S105 - no secret, and the name of a key
+_FILE_LIFE = timedelta(days=7)
+"""How long the service has the file that a token is of."""
+
+_LONGEST_WAIT = 5.0
+"""Seconds that a write waits for the limits before its task is deferred."""
+
+_NOT_MENDED = (
+    AmbiguousExportError,
+    AmbiguousUploadError,
+    ConfigurationError,
+    ExportError,
+    InvalidInputError,
+    MissingExtraError,
+)
+"""What another try of the same task would end with as well."""
+
+
+def ids_from(ids: str | Sequence[str]) -> Path | Sequence[str]:
+    """Return ids, or the path that a text is."""
+    return Path(ids) if isinstance(ids, str) else ids
+
+
+def occurrence_of(context: Context) -> str:
+    """
+    Return what names the export of a task: its dag, run, task and map index.
+
+    So a retry and a task that was cleared find it.
+    """
+    task = context["ti"]
+    # Only the id of a run may contain a slash.
+    words = [task.dag_id, task.run_id, task.task_id]
+    if task.map_index is not None and task.map_index >= 0:
+        words.append(str(task.map_index))
+
+    return "/".join(words)
+
+
+class CohortsOperator(BaseOperator):
+    """What exports, uploads and syncs have in common."""
+
+    conn_id: str
+
+    def go_on(self, context: Context) -> dict[str, object]:
+        """Do what is left, and defer where that has to wait; return the result."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> dict[str, object]:
+        """Begin."""
+        return self.go_on(context)
+
+    def resume(self, context: Context, event: object = None) -> dict[str, object]:
+        """Go on after a wait: what was done before is found again."""
+        if isinstance(event, Mapping) and event.get("error"):
+            self.log.info("while it waited: %s", event["error"])
+
+        return self.go_on(context)
+
+    def resume_execution(
+        self,
+        next_method: str,
+        next_kwargs: dict[str, object] | None,
+        context: Context,
+    ) -> object:
+        """Go on after a wait, and tell what a timeout means."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout as error:
+            raise TaskDeferralTimeout(
+                "the job of the export still runs; the next try goes on with it"
+            ) from error
+
+    def wait(
+        self,
+        seconds: float,
+        *,
+        token: str | None = None,
+        timeout: float | None = None,
+    ) -> NoReturn:
+        """Defer, so that no worker is held meanwhile."""
+        seconds = max(seconds, _shortest_wait())
+        due_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        trigger = CohortExportTrigger(
+            conn_id=self.conn_id, due_at=due_at.isoformat(), token=token
+        )
+        limit = None if timeout is None else timedelta(seconds=seconds + timeout)
+
+        self.defer(trigger=trigger, method_name="resume", timeout=limit)
+
+    def record(
+        self,
+        cohort_id: str,
+        path: str | Path,
+        occurrence: str,
+        on_unknown: Literal["raise", "spend"],
+        *,
+        properties: bool | Sequence[str] = False,
+        format: str | None = None,  # noqa: A002 - as everywhere
+    ) -> JobRecord:
+        """Return the record of an export; a mistake fails the task at once."""
+        if not Path(path).is_absolute():
+            raise AirflowFailException(
+                f"{path} is not absolute, and each worker has a folder of its own"
+            )
+
+        try:
+            return JobRecord.new(
+                cohort_id,
+                path,
+                properties=properties,
+                format=format,
+                occurrence=occurrence,
+                on_unknown=on_unknown,
+            )
+        except InvalidInputError as error:
+            raise failed(error) from error
+
+    def bring(
+        self, context: Context, record: JobRecord, timeout: float
+    ) -> dict[str, object]:
+        """
+        Return what is known of an export's file once it is there; defer until then.
+
+        Args:
+            timeout: Seconds to wait for the job.
+        """
+        store = context["task_state_store"]
+        kept = store.get(_TOKEN)
+        token = kept if isinstance(kept, str) else None
+
+        while True:
+            try:
+                client = AmplitudeCohortsHook(self.conn_id).client(keeps=True)
+                step = asyncio.run(self._steps(client, record, token))
+            except _NOT_MENDED as error:
+                raise failed(error) from error
+
+            if step.token is not None and step.token != token:
+                store.set(_TOKEN, step.token, retention=_FILE_LIFE)
+                token = step.token
+            if step.saved is not None:
+                return step.saved
+            if step.due_in > 0:
+                self.wait(step.due_in, token=token, timeout=timeout if token else None)
+
+    def write(self, call: Callable[[CohortsClient], Awaitable[T]]) -> T:
+        """
+        Return what a write returns; defer where the limits let it wait for long.
+
+        It has a journal, with which the task goes on after the wait.
+        """
+        try:
+            client = AmplitudeCohortsHook(self.conn_id).client(
+                longest_wait=_LONGEST_WAIT
+            )
+            return asyncio.run(_called(client, call))
+        except _NOT_MENDED as error:
+            raise failed(error) from error
+        except CohortsError as error:
+            seconds = _refused_for(error)
+            if seconds is not None:
+                self.wait(seconds)
+            raise
+
+    async def _steps(
+        self, client: CohortsClient, record: JobRecord, token: str | None
+    ) -> _Step:
+        """Make steps until one is not due yet, or has something to be kept."""
+        async with client:
+            try:
+                if token is not None and not await _is_kept(client, token):
+                    return await _step_of(client, record, token)
+            except JobStoreUnavailableError as error:
+                self.log.warning("it goes on later: %s", error)
+                return _Step(token, due_in=1.0)
+
+            while True:
+                tick = await client.tick(record)
+                if tick.last_error is not None:
+                    self.log.warning("it goes on later: %s", tick.last_error)
+                if tick.saved is not None:
+                    return _Step(tick.saved.token, saved=await _told(tick.saved))
+                if tick.due_in or tick.record.token != token:
+                    return _Step(tick.record.token, due_in=tick.due_in or 0.0)
+
+                record = tick.record
+
+
+def _shortest_wait() -> float:
+    """
+    Return for how many seconds a task is deferred at least.
+
+    Airflow (3.3) sees that a process has ended at its next heartbeat. If the deferred
+    task runs again by then, that end is taken for its own, and the task for lost.
+    """
+    interval: int = conf.getint("workers", "min_heartbeat_interval", fallback=5)
+    return 2.0 * interval
+
+
+def failed(error: CohortsError) -> AirflowFailException:
+    """Return the error that Airflow tries no task again after."""
+    return AirflowFailException(f"{type(error).__name__}: {error}")
+
+
+@attrs.frozen
+class _Step:
+    token: str | None
+    due_in: float = 0.0
+    saved: dict[str, object] | None = None
+
+
+def _refused_for(error: CohortsError) -> float | None:
+    """Return for how long the limits or the service refuse a write, if they do."""
+    reason = error.__cause__ if isinstance(error, PartialWriteError) else error
+
+    if isinstance(reason, QuotaWaitError):
+        return reason.seconds
+    if isinstance(reason, RateLimitedError):
+        # The limiter knows of it by then, and for how long.
+        return reason.retry_after or _LONGEST_WAIT
+
+    return None
+
+
+async def _called(
+    client: CohortsClient, call: Callable[[CohortsClient], Awaitable[T]]
+) -> T:
+    async with client:
+        return await call(client)
+
+
+async def _is_kept(client: CohortsClient, token: str) -> bool:
+    """Whether the job store still has an export; a step would spend another one."""
+    return any(each.token == token for each in await client.jobs())
+
+
+async def _step_of(client: CohortsClient, record: JobRecord, token: str) -> _Step:
+    """Bring the file of an export that is only in Airflow's own state."""
+    job = client.resume_export(token)
+
+    if not (await job.poll()).done:
+        return _Step(token, due_in=1.0)
+
+    saved = await job.download(str(record.to), format=record.format)
+    return _Step(token, saved=await _told(saved))
+
+
+async def _told(saved: SavedExport) -> dict[str, object]:
+    requested_at = saved.requested_at
+
+    return {
+        "path": str(saved.path),
+        "size": saved.size,
+        "sha256": await saved.digest(),
+        "rows": await asyncio.to_thread(lambda: saved.rows),
+        "token": saved.token,
+        "requested_at": None if requested_at is None else requested_at.isoformat(),
+    }
