@@ -202,7 +202,7 @@ class Claims:
 
     def _after_earlier_step(
         self, export: ExportRow, delivery: DeliveryRow | None
-    ) -> Decision:
+    ) -> Decision | None:
         is_held = self.rows.is_alive(export.lease)
 
         if is_held or (delivery and self.rows.is_alive(delivery.lease)):
@@ -212,7 +212,8 @@ class Claims:
             case ExportState.QUEUED:
                 return RequestNew(export)
             case ExportState.ATTEMPTED:
-                return Doubt(export) if self._counts(export) else RequestNew()
+                # Once more, unless another step of the same key has done so already.
+                return Doubt(export) if self._counts(export) else None
             case ExportState.REQUESTED | ExportState.READY:
                 is_superseded = self._is_superseded(export)
                 return Superseded(export) if is_superseded else Join(export, delivery)
