@@ -76,7 +76,7 @@ async def test_the_list_and_a_doubt_are_one_request(stage: Stage) -> None:
 async def test_a_step_that_waits_for_the_list_keeps_its_place(stage: Stage) -> None:
     """Who came later does not get the slot before it."""
     await stage.leave()
-    limiter = LocalLimiter(ONE_SLOT, clock=stage.clock)
+    limiter = LocalLimiter(ONE_SLOT)
     job = engine(stage, key=None)
 
     async with stage.client(limits=None, limiter=limiter) as client:
@@ -84,7 +84,6 @@ async def test_a_step_that_waits_for_the_list_keeps_its_place(stage: Stage) -> N
             first = await client.tick(job.record)
             later = asyncio.ensure_future(_enter(limiter))
             await until(lambda: limiter.statistics()["waiting"] > 0)
-        stage.clock.advance(first.due_in or 0.0)
         second = await client.tick(first.record)
         await later
 
@@ -144,14 +143,13 @@ async def test_a_file_that_comes_again_waits_in_order(stage: Stage) -> None:
     job = engine(stage)
     await job.run()
     stage.path().unlink()
-    limiter = LocalLimiter(ONE_SLOT, clock=stage.clock)
+    limiter = LocalLimiter(ONE_SLOT)
 
     async with stage.client(limits=None, limiter=limiter) as client:
         async with limiter.slot("other"):
             first = await client.tick(job.record)
             later = asyncio.ensure_future(_enter(limiter))
             await until(lambda: limiter.statistics()["waiting"] > 0)
-        stage.clock.advance(first.due_in or 0.0)
         second = await client.tick(first.record)
         await later
 
