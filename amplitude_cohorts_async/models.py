@@ -47,6 +47,8 @@ __all__ = (
 
 
 _RECORD_VERSION = 1
+_SEED = 20
+"""Digits of a record's name that are random, without an occurrence."""
 
 
 class Region(Enum):
@@ -438,11 +440,7 @@ class JobRecord:
         path = Path(to)
         wanted = properties if isinstance(properties, bool) else tuple(properties)
         cohort = cohort_id.id if isinstance(cohort_id, Cohort) else cohort_id
-        name = uuid4().hex
-        if occurrence is not None:
-            name = _digest([cohort, wanted, occurrence, str(path), format])
-
-        return cls(
+        record = cls(
             id="",
             cohort_id=cohort,
             properties=wanted,
@@ -452,8 +450,10 @@ class JobRecord:
             to=path,
             format=format,
             on_unknown=on_unknown,
-            delivery_id=name[:32],
         )
+        seed = uuid4().hex[:_SEED] if occurrence is None else ""
+
+        return attrs.evolve(record, delivery_id=_name_of(record, seed))
 
     @property
     def key(self) -> str:
@@ -525,8 +525,25 @@ def _of_version(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _digest(fields: object) -> str:
-    return sha256(json.dumps(fields).encode()).hexdigest()
+def has_own_name(record: JobRecord) -> bool:
+    """Whether a record has the name that `new()` gave to what it describes."""
+    name = record.delivery_id or ""
+    seed = name[:_SEED] if record.occurrence is None else ""
+
+    return name == _name_of(record, seed)
+
+
+def _name_of(record: JobRecord, seed: str) -> str:
+    fields = [
+        record.cohort_id,
+        record.properties,
+        record.occurrence,
+        str(record.to),
+        record.format,
+    ]
+    digest = sha256(json.dumps([seed, *fields]).encode()).hexdigest()
+
+    return (seed + digest)[:32]
 
 
 @attrs.frozen(kw_only=True)

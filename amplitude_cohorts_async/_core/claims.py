@@ -47,6 +47,7 @@ class Call:
         continues: The open runs that the call continues.
         run: The run that the call belongs to.
         delivery_id: The name of the call's delivery, if it takes several steps.
+        listed_path: The path of that delivery, if the store has named it.
         export_id: The export that an earlier step has claimed or joined.
     """
 
@@ -61,6 +62,7 @@ class Call:
     continues: frozenset[str] = frozenset()
     run: str | None = None
     delivery_id: str | None = None
+    listed_path: str | None = None
     export_id: str | None = None
 
 
@@ -123,6 +125,8 @@ class Doubt:
 @attrs.frozen
 class ReadList:
     """An export can be adopted, if the list shows that its cohort was not edited."""
+
+    export: ExportRow
 
 
 @attrs.frozen
@@ -198,7 +202,7 @@ class Claims:
 
     def _after_earlier_step(
         self, export: ExportRow, delivery: DeliveryRow | None
-    ) -> Decision:
+    ) -> Decision | None:
         is_held = self.rows.is_alive(export.lease)
 
         if is_held or (delivery and self.rows.is_alive(delivery.lease)):
@@ -208,7 +212,8 @@ class Claims:
             case ExportState.QUEUED:
                 return RequestNew(export)
             case ExportState.ATTEMPTED:
-                return Doubt(export) if self._counts(export) else RequestNew()
+                # Once more, unless another step of the same key has done so already.
+                return Doubt(export) if self._counts(export) else None
             case ExportState.REQUESTED | ExportState.READY:
                 is_superseded = self._is_superseded(export)
                 return Superseded(export) if is_superseded else Join(export, delivery)
@@ -280,7 +285,7 @@ class Claims:
                 return self._attempted(export)
             if export.state in SPENT and self._is_undelivered(export):
                 if self.listing is None:
-                    return ReadList()
+                    return ReadList(export)
                 if not self._was_edited(export):
                     return Join(export, self._open_delivery(export), is_adopted=True)
 
@@ -297,8 +302,16 @@ class Claims:
 
     def _counts(self, export: ExportRow) -> bool:
         """Whether an attempt is waited for, or in doubt for this call."""
-        return export.state is ExportState.ATTEMPTED and (
-            self.call.on_unknown == "raise" or self.rows.is_alive(export.lease)
+        if export.state is not ExportState.ATTEMPTED:
+            return False
+
+        # An engine repeats its steps unasked: they spend once more, not each time.
+        is_step = self.call.delivery_id is not None
+
+        return (
+            self.call.on_unknown == "raise"
+            or self.rows.is_alive(export.lease)
+            or (is_step and export.is_again)
         )
 
     def _attempted(self, export: ExportRow) -> WaitForOther | Doubt:
@@ -355,6 +368,18 @@ def has_newer(rows: CohortRows, sequence: int, target: str | None) -> bool:
     """Whether an export after this number was begun for a target, or delivered."""
     return target is not None and any(
         each.target == target and each.sequence > sequence
+        for each in rows.deliveries.values()
+    )
+
+
+def has_later(rows: CohortRows, delivery: DeliveryRow) -> bool:
+    """Whether a file came to the target of a delivery after its own, or may have."""
+    since = delivery.finished_at or delivery.begun_at
+
+    return any(
+        each.target == delivery.target
+        and (each.finished_at or each.begun_at) > since
+        and _may_be_there(each, since)
         for each in rows.deliveries.values()
     )
 

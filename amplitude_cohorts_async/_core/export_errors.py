@@ -149,12 +149,18 @@ def ambiguous_export(
     """Return the error for an export that was attempted, and whose id is not known."""
     known = None not in {export.used, used_now}
     usage = f" (the month's usage was {export.used} then, and is {used_now} now)"
+    advice = "pass on_unknown='spend' to request another one"
+
+    if export.is_again:
+        advice = (
+            "it was requested instead of another one in doubt, so no tick requests a "
+            "third before forget_job() is called with its record"
+        )
 
     return AmbiguousExportError(
         f"an export of cohort {export.cohort_id} may have been spent at "
         f"{export.began_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never recorded"
-        f"{usage if known else ''}. Nothing more was spent; pass on_unknown='spend' "
-        f"to request another one",
+        f"{usage if known else ''}. Nothing more was spent; {advice}",
         cohort_id=export.cohort_id,
         attempted_at=export.began_at,
         used_then=export.used,

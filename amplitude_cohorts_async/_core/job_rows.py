@@ -101,6 +101,7 @@ class ExportRow:
         requested_at: Aware UTC by our clock.
         as_of: Aware UTC by the service's clock; the file holds no later change.
         used: The month's usage at the attempt, if it was known.
+        is_again: Whether it was attempted instead of one that may have been spent.
         label: Who asked, as free text.
         ticket: Its place in the limiter's order between two ticks.
         budgeted_at: When the month's usage was looked at for it.
@@ -121,6 +122,7 @@ class ExportRow:
     as_of: datetime | None = None
     region: Region | None = None
     used: int | None = None
+    is_again: bool = False
     label: str | None = None
     ticket: str | None = None
     budgeted_at: datetime | None = None
@@ -298,6 +300,16 @@ class CohortRows:
             each for each in self.deliveries.values() if each.export_id == export.id
         ]
 
+    def is_left(self, delivery: DeliveryRow) -> bool:
+        """Whether the file of its export is still to come to its target."""
+        return delivery.finished_at is None and not any(
+            # Another call may have brought the same file.
+            each.saved is not None
+            and (each.export_id, each.target, each.format)
+            == (delivery.export_id, delivery.target, delivery.format)
+            for each in self.deliveries.values()
+        )
+
     def forget(self, export: ExportRow) -> None:
         """Remove an export and its deliveries."""
         del self.exports[export.id]
@@ -347,7 +359,7 @@ class CohortRows:
 def job_record(rows: CohortRows, export: ExportRow) -> JobRecord:
     """Return an export as its users see it."""
     deliveries = sorted(rows.deliveries_of(export), key=lambda each: each.begun_at)
-    is_left = any(each.finished_at is None for each in deliveries) or not deliveries
+    is_left = any(rows.is_left(each) for each in deliveries) or not deliveries
 
     return JobRecord(
         id=export.id,

@@ -29,6 +29,7 @@ from .._core.claims import (
     RequestNew,
     Superseded,
     WaitForOther,
+    has_later,
     has_newer,
     newest_at,
 )
@@ -196,19 +197,10 @@ class AppJobs:
 
         def work(rows: CohortRows) -> Delivery:
             """Find the export, or add it; and add or take over the delivery."""
-            export = rows.of_request(ref.request_id)
-            if export is not None and export.state is ExportState.PARKED:
+            export = _spent_row(rows, ref)
+            if export.state is ExportState.PARKED:
                 # It was put aside; the caller names it, and so takes it up.
                 export = rows.update_export(export, state=ExportState.REQUESTED)
-            if export is None:
-                export = rows.update_export(
-                    ExportRow(
-                        id=new_id(),
-                        cohort_id=call.cohort_id,
-                        created_at=ref.requested_at or rows.at,
-                    ),
-                    **facts_of(ref),
-                )
 
             row = begun.row if begun else None
             left = rows.deliveries.get(row.id) if row else None
@@ -238,6 +230,52 @@ class AppJobs:
         except JobStoreUnavailableError:
             _logger.warning("the delivery cannot be stored", exc_info=True)
             return unstored
+
+    async def keep_ticket(self, export: ExportRow, ticket: str | None) -> None:
+        """Store the place in the limiter's order of an export that may be taken up."""
+
+        def work(rows: CohortRows) -> None:
+            """Change it, unless the export was forgotten."""
+            if export.id in rows.exports:
+                rows.update_export(rows.exports[export.id], ticket=ticket)
+
+        await self.rows.transact(export.cohort_id, work)
+
+    async def deliver_again(self, call: Call, ref: ExportRef) -> Joined | None:
+        """
+        Begin to bring a delivered file once more, in the delivery that a call names.
+
+        Returns None if another caller does so just now.
+
+        Raises:
+            JobStoreUnavailableError: Nothing was begun.
+        """
+        stored: list[Claim | Delivery] = []
+
+        def work(rows: CohortRows) -> Joined | None:
+            """Find the export, or add it; and take over the delivery."""
+            earlier = rows.deliveries.get(str(call.delivery_id))
+            if earlier is not None and rows.is_alive(earlier.lease):
+                return None
+            export = _spent_row(rows, ref)
+            mine = self._delivery(rows, call, export, earlier)
+            stored[:] = [mine]
+            return Joined(Join(export, earlier), mine)
+
+        return await self._change(call.cohort_id, work, stored)
+
+    async def was_replaced(self, delivery: DeliveryRow, cohort_id: str) -> bool:
+        """Return whether the file of another cohort came later to its target."""
+
+        def work(rows: CohortRows) -> bool:
+            """Look in one cohort."""
+            return has_later(rows, delivery)
+
+        for other in await self.rows.cohort_ids():
+            if other != cohort_id and await self.rows.transact(other, work):
+                return True
+
+        return False
 
     async def record_write(self, cohort_id: str) -> None:
         """
@@ -454,19 +492,62 @@ def _known(rows: CohortRows, record: JobRecord) -> ExportRow:
 
 
 def _check_known(rows: CohortRows, call: Call) -> None:
+    delivery = rows.deliveries.get(call.delivery_id or "")
+    export = rows.exports.get(delivery.export_id if delivery else call.export_id or "")
+
     # What an earlier step has spent is not spent again because it was forgotten.
-    if (
-        call.export_id is not None
-        and call.export_id not in rows.exports
-        and call.delivery_id not in rows.deliveries
-    ):
+    if call.export_id is not None and export is None and delivery is None:
         raise _unknown(call.export_id, call.cohort_id)
+
+    if call.listed_path is not None and not _is_listed(call, export, delivery):
+        raise changed_record(call.cohort_id)
+
+
+def changed_record(cohort_id: str) -> InvalidInputError:
+    """Return the error for a record that does not describe what its name says."""
+    return InvalidInputError(
+        f"this record of cohort {cohort_id} was changed by hand: its name is that of "
+        f"another export or target; make a new one with JobRecord.new()"
+    )
+
+
+def _is_listed(
+    call: Call, export: ExportRow | None, delivery: DeliveryRow | None
+) -> bool:
+    """Whether a record is as the store has it; a delivery may be gone since."""
+    if export is None and delivery is None:
+        return False
+    if export is not None and (export.properties, export.occurrence) != (
+        call.properties,
+        call.occurrence,
+    ):
+        return False
+
+    return delivery is None or (
+        delivery.target is not None
+        and delivery.target.partition(":")[2] == call.listed_path
+        and delivery.format in {None, call.format}
+    )
 
 
 def _unknown(export_id: str, cohort_id: str) -> InvalidInputError:
     return InvalidInputError(
         f"export {export_id} of cohort {cohort_id} is not in the job store; `jobs()` "
         f"lists what is"
+    )
+
+
+def _spent_row(rows: CohortRows, ref: ExportRef) -> ExportRow:
+    """Return the row of an export that is known to be spent; a new one, if needed."""
+    found = rows.of_request(ref.request_id)
+
+    return found or rows.update_export(
+        ExportRow(
+            id=new_id(),
+            cohort_id=str(ref.cohort_id),
+            created_at=ref.requested_at or rows.at,
+        ),
+        **facts_of(ref),
     )
 
 
@@ -523,15 +604,9 @@ def _is_due(rows: CohortRows, export: ExportRow, delivery: DeliveryRow) -> bool:
     """Whether a delivery was left, and its file is still wanted at its target."""
     return (
         export.state in SPENT
-        and delivery.finished_at is None
+        and rows.is_left(delivery)
         and not rows.is_alive(delivery.lease)
         and not has_newer(rows, export.sequence, delivery.target)
-        # Another call may have brought the same file.
-        and not any(
-            each.saved is not None
-            and (each.target, each.format) == (delivery.target, delivery.format)
-            for each in rows.deliveries_of(export)
-        )
     )
 
 

@@ -308,7 +308,7 @@ class Claim(_Leased):
             if export is None or export.state is not ExportState.QUEUED:
                 return False
 
-            _give_up_unknown(rows, export)
+            is_again = _give_up_unknown(rows, export)
             number = rows.next_sequence()
             rows.update_export(
                 export,
@@ -316,6 +316,7 @@ class Claim(_Leased):
                 sequence=number,
                 attempted_at=rows.at,
                 used=used,
+                is_again=is_again or export.is_again,
             )
             self._number_delivery(rows, export.id, number)
             return True
@@ -411,8 +412,14 @@ class Claim(_Leased):
             rows.update_delivery(delivery, export_id=export_id, sequence=number)
 
 
-def _give_up_unknown(rows: CohortRows, export: ExportRow) -> None:
-    """Forget attempts that ended without an answer: they are too old, or spent again."""
+def _give_up_unknown(rows: CohortRows, export: ExportRow) -> bool:
+    """
+    Forget attempts that ended without an answer: they are too old, or spent again.
+
+    Returns whether there was one.
+    """
+    found = False
+
     for each in list(rows.exports.values()):
         if (
             each.state is ExportState.ATTEMPTED
@@ -427,6 +434,9 @@ def _give_up_unknown(rows: CohortRows, export: ExportRow) -> None:
                 each.attempted_at,
             )
             rows.forget(each)
+            found = True
+
+    return found
 
 
 def facts_of(ref: ExportRef) -> dict[str, object]:

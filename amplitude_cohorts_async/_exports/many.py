@@ -305,7 +305,7 @@ class ExportRun:
 
     async def _saved(self, started: StartedExport, target: Target) -> SavedExport:
         saved = await self._exports.save(started, target, timeout=self._options.timeout)
-        if started.saved is not None and started.is_final:
+        if started.record is not None and started.is_final:
             # Delivered by an earlier process of this same run, and left alone since,
             # even if its reader has moved it.
             return attrs.evolve(saved, unchanged=True, downloaded=0, links=0)

@@ -54,7 +54,7 @@ from .downloader import Progress
 from .poller import JobPoller
 from .purchase import Purchase, SendWatch
 from .spent_export import SpentExport
-from .unchanged import SavedExports, saved_of
+from .unchanged import SavedExports, ref_of, saved_of
 
 _logger = logging.getLogger(__name__)
 
@@ -67,14 +67,14 @@ class StartedExport:
     Attributes:
         spent: Whether this call spent an export on it.
         delivery: The delivery that this call has begun, or goes on with.
-        saved: The record of a delivery that answers the call; else None.
+        record: A delivery whose record answers the call; else None.
         is_final: Whether that record answers whatever became of the file.
     """
 
     export: SpentExport
     delivery: Delivery
     spent: bool = False
-    saved: SavedExport | None = None
+    record: DeliveryRow | None = None
     is_final: bool = False
 
 
@@ -201,11 +201,11 @@ class ExportRequester:
         is_ready: bool = False,
     ) -> SavedExport:
         """Save the file of a started export, if it is not at its target yet."""
-        saved = started.saved
+        saved = saved_of(started.record)
 
-        if saved is not None and not started.is_final:
+        if started.record is not None and not started.is_final:
             async with started.export.tracked(), started.delivery.held():
-                saved = await self.saved.intact(saved, target)
+                saved = await self.saved.answer(started.record, target)
 
         if saved is not None:
             await started.delivery.finished(to_record(saved))
@@ -249,18 +249,16 @@ class ExportRequester:
             await finish_despite_cancel(found.delivery.release())
             raise
 
-        return StartedExport(spent, found.delivery, saved=saved_of(found.join.delivery))
+        return StartedExport(spent, found.delivery, record=found.join.delivery)
 
     async def answered(
         self, call: Call, row: DeliveryRow, is_final: bool
     ) -> StartedExport:
         """Return the export of a delivered file, and a delivery for this call."""
-        ref = from_token(str(row.saved and row.saved["token"]))
-        delivery = await self.jobs.deliver(ref, call.target, call.format)
+        spent = self.spent(ref_of(row))
+        delivery = await spent.deliver(call.target, call.format)
 
-        return StartedExport(
-            self.spent(ref), delivery, saved=saved_of(row), is_final=is_final
-        )
+        return StartedExport(spent, delivery, record=row, is_final=is_final)
 
     async def listing(self, cohort_id: str) -> Listing:
         """Return what the list tells of a cohort; nothing, if it cannot be read."""
@@ -275,9 +273,14 @@ class ExportRequester:
         return Listing(cohort=cohorts.get(cohort_id))
 
     async def refusal(
-        self, call: Call, found: Doubt | Superseded | Ended
+        self, call: Call, found: Doubt | Superseded | Ended, *, may_ask: bool = True
     ) -> CohortsError:
-        """Return the error for a call that no export can answer."""
+        """
+        Return the error for a call that no export can answer.
+
+        Args:
+            may_ask: Whether the usage may be read, to tell it.
+        """
         if isinstance(found, Superseded):
             return superseded_export(found.export, str(call.target))
         if isinstance(found, Ended):
@@ -285,8 +288,9 @@ class ExportRequester:
 
         used_now: int | None = None
 
-        with suppress(CohortsError):
-            used_now = (await self._read_usage()).used
+        if may_ask:
+            with suppress(CohortsError):
+                used_now = (await self._read_usage()).used
 
         return ambiguous_export(found.export, used_now=used_now)
 

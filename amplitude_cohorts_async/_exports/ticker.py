@@ -9,9 +9,9 @@ brings the file, and waits for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import anyio.to_thread
 import attrs
@@ -29,7 +29,7 @@ from .._core.claims import (
     checked_on_unknown,
 )
 from .._core.ids import checked_id
-from .._core.job_rows import DeliveryRow, ExportRow, ExportState
+from .._core.job_rows import ExportRow, ExportState
 from .._core.polling import Poll, next_poll, stored_step
 from .._core.requests import checked_properties
 from .._core.retrying import may_ask_again
@@ -44,11 +44,14 @@ from ..errors import (
     LimiterUnavailableError,
     QuotaWaitError,
 )
-from ..models import JobRecord, SavedExport, Tick
+from ..models import JobRecord, Tick, has_own_name
 from ..policies import Polling
-from .app_jobs import Found, Joined, for_delivery, target_name
+from .app_jobs import Found, Joined, changed_record, for_delivery, target_name
 from .claim import Claim, Delivery
 from .requester import ExportRequester
+from .unchanged import ref_of, saved_of
+
+T = TypeVar("T")
 
 _BESIDE = 1.0
 """Seconds between looks at what another caller does with the same export."""
@@ -69,24 +72,13 @@ class Ticker:
         except JobStoreUnavailableError as error:
             return Tick(record=record, due_in=self.polling.interval, last_error=error)
 
-        try:
-            return await step.make()
-        except CohortsError as error:
-            if not _can_be_mended(error):
-                await step.forget_unsent()
-                raise
-            return await step.failed(error)
+        return await step.outcome(step.make())
 
     async def go_on(self, record: JobRecord) -> Tick | None:
         """Make the next step of an export that is spent, unless another caller does."""
         step = await self._step(record)
 
-        try:
-            return await step.go_on()
-        except CohortsError as error:
-            if not _can_be_mended(error):
-                raise
-            return await step.failed(error)
+        return await step.outcome(step.go_on())
 
     async def _step(self, record: JobRecord) -> _Step:
         """Return the next step of an export, and check all that a user gave."""
@@ -110,6 +102,8 @@ class Ticker:
             )
         if record.delivery_id is not None:
             return record
+        if (record.to, record.format) != (None, None):
+            raise changed_record(record.cohort_id)
 
         return for_delivery(record, await self.exports.jobs.delivery_of(record))
 
@@ -134,28 +128,20 @@ class _Step:
         """Make the step."""
         found = await self._find()
 
-        if isinstance(found, ReadList):
-            with self._session.without_waiting(None):
-                listing = await self._exports.listing(self._call.cohort_id)
-            found = await self._find(listing)
-            if isinstance(found, Claim | Joined):
-                # That was this step's request.
-                return await self._put_back(0.0)
-
         match found:
             case Claim():
                 return await self._request(found)
             case Joined():
                 return await self._advance(found.join.export, found.delivery)
-            case Delivered(delivery, is_final):
-                return await self._answer(delivery, is_final)
+            case Delivered():
+                return await self._answer(found)
             case WaitForOther():
                 return self._later(_BESIDE)
             case Doubt() | Superseded() | Ended():
                 with self._session.without_waiting(None):
                     raise await self._exports.refusal(self._call, found)
-            case ReadList():
-                raise AssertionError("the list was read")
+            case ReadList(export):
+                return await self._read_list(export)
             case _:
                 assert_never(found)
 
@@ -173,13 +159,19 @@ class _Step:
 
         return None
 
-    async def forget_unsent(self) -> None:
-        """Forget the export if nothing was sent: its next step would fail as well."""
-        if self._claim is not None:
-            await self._claim.withdraw()
+    async def outcome(self, making: Awaitable[T]) -> T | Tick:
+        """Return what a step returns, or the tick of one that a later one can mend."""
+        try:
+            return await making
+        except CohortsError as error:
+            if not _can_be_mended(error):
+                # What was not sent is forgotten: the next step would fail as well.
+                if self._claim is not None:
+                    await self._claim.withdraw()
+                raise
+            return await self._failed(error)
 
-    async def failed(self, error: CohortsError) -> Tick:
-        """Return the tick of a step that a later one can mend."""
+    async def _failed(self, error: CohortsError) -> Tick:
         if isinstance(error, QuotaWaitError):
             return await self._put_back(error.seconds, ticket=error.ticket)
 
@@ -207,6 +199,28 @@ class _Step:
                 pass
 
         return found
+
+    async def _read_list(self, export: ExportRow) -> Tick:
+        """Read the list, by which an export that was left may be taken up."""
+        try:
+            with self._session.without_waiting(export.ticket):
+                listing = await self._exports.listing(self._call.cohort_id)
+        except QuotaWaitError as error:
+            # The place in the order is that export's, until there is one of this call.
+            await self._exports.jobs.keep_ticket(export, error.ticket)
+            raise
+
+        found = await self._find(listing)
+
+        match found:
+            case Claim() | Joined():
+                return await self._put_back(0.0, ticket=None)
+            case Doubt() | Superseded() | Ended():
+                # The list was this step's request.
+                raise await self._exports.refusal(self._call, found, may_ask=False)
+            case _:
+                # Another caller was faster: the next step sees what it did.
+                return self._later(0.0)
 
     async def _request(self, claim: Claim) -> Tick:
         export = claim.export
@@ -253,13 +267,12 @@ class _Step:
         if due_in > 0:
             return await self._put_back(due_in)
 
+        if export.state is ExportState.READY:
+            return await self._save(export, delivery)
+
         spent = self._exports.spent(export.ref())
 
         with self._session.without_waiting(export.ticket):
-            if export.state is ExportState.READY:
-                saved = await spent.save(self._target, delivery, is_ready=True)
-                return await self._done(saved, delivery)
-
             async with delivery.held():
                 status = await spent.poll()
 
@@ -268,15 +281,31 @@ class _Step:
 
         return await self._poll_in(next_poll(self._polling, jitter=self._context.rng()))
 
-    async def _answer(self, delivery: DeliveryRow, is_final: bool) -> Tick:
-        started = await self._exports.answered(self._call, delivery, is_final)
+    async def _answer(self, found: Delivered) -> Tick:
+        """Answer from the record; bring the file again if it is gone."""
+        saved = saved_of(found.delivery)
 
-        with self._session.without_waiting(None):
-            saved = await self._exports.save(started, self._target, is_ready=True)
+        if not found.is_final:
+            saved = await self._exports.saved.answer(found.delivery, self._target)
+        if saved is not None:
+            saved = attrs.evolve(saved, unchanged=False)
+            return attrs.evolve(self._later(None), done=True, saved=saved)
 
-        return attrs.evolve(self._later(None), done=True, saved=saved)
+        ref = ref_of(found.delivery)
+        again = await self._exports.jobs.deliver_again(self._call, ref)
 
-    async def _done(self, saved: SavedExport, delivery: Delivery) -> Tick:
+        if again is None:
+            return self._later(_BESIDE)
+
+        self._delivery = again.delivery
+        return await self._save(again.join.export, again.delivery)
+
+    async def _save(self, export: ExportRow, delivery: Delivery) -> Tick:
+        spent = self._exports.spent(export.ref())
+
+        with self._session.without_waiting(export.ticket):
+            saved = await spent.save(self._target, delivery, is_ready=True)
+
         try:
             tick = await self._put_back(None, ticket=None)
         except JobStoreUnavailableError:
@@ -339,6 +368,7 @@ def _call_of(record: JobRecord) -> Call:
         occurrence=checked_occurrence(record.occurrence),
         on_unknown=checked_on_unknown(record.on_unknown),
         delivery_id=record.delivery_id,
+        listed_path=None if has_own_name(record) else str(record.to),
         export_id=record.id or None,
     )
 

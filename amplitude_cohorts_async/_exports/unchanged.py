@@ -78,6 +78,26 @@ class SavedExports:
 
         return None
 
+    async def answer(self, row: DeliveryRow, target: Target) -> SavedExport | None:
+        """
+        Return the record of a delivery, or None if its file has to come again.
+
+        So it is if the file is gone, or was changed by somebody else. The file of
+        another cohort that was brought there later is left alone.
+        """
+        saved = saved_of(row)
+
+        if saved is None:
+            return None
+
+        intact = await self.intact(saved, target)
+
+        if intact is None and await in_thread(target.resolved.exists, self.thread):
+            cohort_id = str(ref_of(row).cohort_id)
+            return saved if await self.jobs.was_replaced(row, cohort_id) else None
+
+        return intact
+
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
         """Return an earlier export, if its file is still at a target, unchanged."""
 
@@ -127,6 +147,11 @@ class SavedExports:
         delivery.answered()
 
         return saved
+
+
+def ref_of(delivery: DeliveryRow) -> ExportRef:
+    """Return the export of a delivery that has a record."""
+    return from_token(str((delivery.saved or {})["token"]))
 
 
 def saved_of(delivery: DeliveryRow | None) -> SavedExport | None:

@@ -501,10 +501,11 @@ def test_a_step_spends_nothing_again(
         assert isinstance(decision, Delivered)
     elif earlier is not None and isinstance(decision, RequestNew):
         is_unsent = decision.export == earlier and earlier.state is ExportState.QUEUED
-        is_asked_for = call.on_unknown == "spend" and decision.export is None
+        is_asked_for = call.on_unknown == "spend" and decision.export != earlier
         assert is_unsent or (is_asked_for and earlier.state is ExportState.ATTEMPTED)
-    elif earlier is not None:
-        assert not isinstance(decision, ReadList)
+    elif isinstance(decision, ReadList) and earlier is not None:
+        assert call.on_unknown == "spend"
+        assert earlier.state is ExportState.ATTEMPTED
 
 
 @pytest.mark.parametrize(
@@ -527,6 +528,34 @@ def test_a_step_goes_on_with_its_export(
     rows = rows_of(export(1, state=state), *([delivery(1)] if has_delivery else []))
 
     assert isinstance(decide(rows, STEP), answer)
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [(ExportState.QUEUED, RequestNew), (ExportState.REQUESTED, Join)],
+)
+def test_a_step_that_spends_once_more_shares_that_one(
+    state: ExportState, answer: type[RequestNew | Join]
+) -> None:
+    """With the steps to another target: one more is spent for an occurrence."""
+    call = attrs.evolve(STEP, occurrence="monday", on_unknown="spend")
+    lost = export(1, state=ExportState.ATTEMPTED, occurrence="monday")
+    other = export(2, state=state, occurrence="monday")
+
+    decision = decide(rows_of(lost, other, delivery(1)), call)
+
+    assert isinstance(decision, answer)
+    assert other == decision.export
+
+
+def test_a_step_spends_once_more_and_no_third_time() -> None:
+    """Whatever its record says."""
+    call = attrs.evolve(STEP, on_unknown="spend")
+    lost = export(1, state=ExportState.ATTEMPTED)
+
+    assert RequestNew() == decide(rows_of(lost, delivery(1)), call)
+    again = attrs.evolve(lost, is_again=True)
+    assert Doubt(again) == decide(rows_of(again, delivery(1)), call)
 
 
 @pytest.mark.parametrize("of", ["export", "delivery"])

