@@ -1,0 +1,77 @@
+"""
+Celery on a real Valkey, as in its recipe, but quick to find what a killed worker had.
+
+Run as a module this is a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from amplitude_cohorts_async.jobs import JobRecord
+
+from ..valkey import Valkey
+from .dying import Moment, arm
+from .engine import DONE, Engine, Place, Workers
+from .recipes import recipe
+
+NOT_ACKNOWLEDGED = 2
+
+
+class CeleryEngine(Engine):
+    """A queue in a Valkey, and workers that each have two processes."""
+
+    restarts: ClassVar[bool] = True
+
+    def __init__(self, place: Place, server: Valkey) -> None:
+        super().__init__(place)
+        place.environment["CELERY_BROKER"] = server.url
+        self._workers = Workers(place, __name__)
+        self._recipe = recipe("celery_app", place.environment)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._workers.end()
+        await asyncio.to_thread(self._recipe.app.close)
+
+    async def start_worker(self, dies: Moment | None = None) -> None:
+        """Start one more worker."""
+        await self._workers.start(dies=dies)
+
+    async def submit(self, record: JobRecord) -> None:
+        """Send the first task; the result of an earlier one is over."""
+        asked = (record.cohort_id, str(record.to), str(record.occurrence))
+
+        await asyncio.to_thread(self._result(record).forget)
+        await asyncio.to_thread(self._recipe.export, *asked)
+
+    async def ended(self, record: JobRecord) -> str:
+        """Wait for the result of its task."""
+        result = self._result(record)
+
+        while not await asyncio.to_thread(result.ready):
+            await asyncio.sleep(0.05)
+
+        return DONE if result.successful() else type(result.result).__name__
+
+    async def restart(self) -> None:
+        """Kill the workers, and start one."""
+        await self._workers.end()
+        await self.start_worker()
+
+    def _result(self, record: JobRecord) -> Any:
+        return self._recipe.app.AsyncResult(record.key)
+
+
+def work() -> None:
+    """Work until killed."""
+    arm()
+    app = recipe("celery_app").app
+    app.conf.broker_transport_options.update(
+        visibility_timeout=NOT_ACKNOWLEDGED, unacked_restore_interval=1
+    )
+    app.worker_main(["worker", "--concurrency=2", "--loglevel=ERROR"])
+
+
+if __name__ == "__main__":
+    work()

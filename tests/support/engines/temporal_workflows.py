@@ -1,0 +1,100 @@
+"""
+Temporal on its test server, as in its recipe.
+
+Run as a module this is a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import ClassVar, Self
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.testing import WorkflowEnvironment
+
+from amplitude_cohorts_async.jobs import JobRecord
+
+from .dying import Moment, arm
+from .engine import DONE, Engine, Place, Workers
+from .recipes import recipe
+
+
+class TemporalEngine(Engine):
+    """A server that keeps workflows in memory, and workers."""
+
+    restarts: ClassVar[bool] = True
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._workers = Workers(place, __name__)
+        self._recipe = recipe("temporal_worker")
+        self._server: WorkflowEnvironment | None = None
+        self._client: Client | None = None
+        self._has_killed = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await WorkflowEnvironment.start_time_skipping(
+            test_server_existing_path=shutil.which("temporal-test-server")
+        )
+        address = self._server.client.service_client.config.target_host
+        self.place.environment["TEMPORAL_ADDRESS"] = address
+        # One that skips no time while it waits.
+        self._client = await Client.connect(address)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._workers.end()
+        if self._server is not None:
+            await self._server.shutdown()
+
+    async def start_worker(self, dies: Moment | None = None) -> None:
+        """Start one more worker."""
+        await self._workers.start(dies=dies)
+
+    async def submit(self, record: JobRecord) -> None:
+        """Start its workflow; one that runs is the same."""
+        await self._recipe.start(self._client, record)
+
+    async def ended(self, record: JobRecord) -> str:
+        """Wait for the end of its workflow."""
+        assert self._client is not None
+        handle = self._client.get_workflow_handle(record.key)
+
+        if self._has_killed or self.place.mark.exists():
+            await self._miss_life()
+        try:
+            await handle.result()
+        except WorkflowFailureError as error:
+            return _name(error)
+
+        return DONE
+
+    async def restart(self) -> None:
+        """Kill the workers, and start one; the server would forget."""
+        self._has_killed = True
+        await self._workers.end()
+        await self.start_worker()
+
+    async def _miss_life(self) -> None:
+        """Let the time pass after which a worker counts as dead."""
+        assert self._server is not None
+        await self._server.sleep(self._recipe.SILENT)
+
+
+def _name(error: WorkflowFailureError) -> str:
+    assert isinstance(error.cause, ActivityError)
+    assert isinstance(error.cause.cause, ApplicationError)
+
+    return str(error.cause.cause.type)
+
+
+def work() -> None:
+    """Work until killed."""
+    arm()
+    asyncio.run(recipe("temporal_worker").main())
+
+
+if __name__ == "__main__":
+    work()
