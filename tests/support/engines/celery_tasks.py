@@ -7,6 +7,7 @@ Run as a module this is a worker.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, ClassVar
 
 from amplitude_cohorts_async.jobs import JobRecord
@@ -52,7 +53,7 @@ class CeleryEngine(Engine):
         while not await asyncio.to_thread(result.ready):
             await asyncio.sleep(0.05)
 
-        return DONE if result.successful() else type(result.result).__name__
+        return DONE if result.successful() else _name(str(result.result))
 
     async def restart(self) -> None:
         """Kill the workers, and start one."""
@@ -61,6 +62,12 @@ class CeleryEngine(Engine):
 
     def _result(self, record: JobRecord) -> Any:
         return self._recipe.app.AsyncResult(record.key)
+
+
+def _name(error: str) -> str:
+    """Return the class of an error that Celery could not make again from JSON."""
+    found = re.search(r"\berrors\.(\w+)", error)
+    return found[1] if found else error
 
 
 def work() -> None:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from datetime import timedelta
 from typing import ClassVar, Self
 
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import (
+    SandboxedWorkflowRunner,
+    SandboxRestrictions,
+)
 
 from amplitude_cohorts_async.jobs import JobRecord
 
@@ -32,7 +38,6 @@ class TemporalEngine(Engine):
         self._recipe = recipe("temporal_worker")
         self._server: WorkflowEnvironment | None = None
         self._client: Client | None = None
-        self._has_killed = False
 
     async def __aenter__(self) -> Self:
         self._server = await WorkflowEnvironment.start_time_skipping(
@@ -62,8 +67,9 @@ class TemporalEngine(Engine):
         assert self._client is not None
         handle = self._client.get_workflow_handle(record.key)
 
-        if self._has_killed or self.place.mark.exists():
-            await self._miss_life()
+        # The server's answer to who waits for longer is empty.
+        while (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
+            await asyncio.sleep(0.1)
         try:
             await handle.result()
         except WorkflowFailureError as error:
@@ -73,14 +79,8 @@ class TemporalEngine(Engine):
 
     async def restart(self) -> None:
         """Kill the workers, and start one; the server would forget."""
-        self._has_killed = True
         await self._workers.end()
         await self.start_worker()
-
-    async def _miss_life(self) -> None:
-        """Let the time pass after which a worker counts as dead."""
-        assert self._server is not None
-        await self._server.sleep(self._recipe.SILENT)
 
 
 def _name(error: WorkflowFailureError) -> str:
@@ -91,9 +91,18 @@ def _name(error: WorkflowFailureError) -> str:
 
 
 def work() -> None:
-    """Work until killed."""
+    """Work until killed; who was not heard of for two seconds is dead."""
     arm()
-    asyncio.run(recipe("temporal_worker").main())
+    worker = recipe("temporal_worker")
+    worker.SILENT = timedelta(seconds=2)
+    # Or the workflows would have a module, and a constant, of their own.
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(worker.__name__)
+    defaults = Worker.__init__.__kwdefaults__
+    # The test server leaves to a dead worker what it has put aside for it.
+    defaults["max_cached_workflows"] = 0
+    defaults["workflow_runner"] = SandboxedWorkflowRunner(restrictions=restrictions)
+
+    asyncio.run(worker.main())
 
 
 if __name__ == "__main__":
