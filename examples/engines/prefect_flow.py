@@ -16,12 +16,13 @@ import asyncio
 import sys
 
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.jobs import JobRecord
 
 
-@task(task_run_name="step")
+@task(task_run_name="step", cache_policy=NO_CACHE)
 async def tick(record: str) -> float | None:
     """Make one step; return the seconds until the next, None if the file is there."""
     async with CohortsClient.from_env() as client:
