@@ -1,26 +1,79 @@
-"""The flow of Prefect's recipe, with a server of its own."""
-
-# ruff: noqa: E402 - what it needs may be missing
+"""The flow of Prefect, with a server of its own."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import attrs
 import pytest
-
-from support.requirements import require
-
-require("prefect")
 
 from amplitude_cohorts_async.jobs import JobRecord
 from support.engines.dying import Moment
 from support.engines.engine import Place
-from support.engines.scene import Scene
-from support.engines.service import Service
-from support.ports import LOOPBACK, await_port, free_ports
+from support.engines.prefect_flows import run_flow, running_server
+from support.engines.service import COHORT, MEMBERS, Service
+from support.requirements import require
 
-pytestmark = pytest.mark.slow
+require("prefect")
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+
+KILLED = -9
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables of a running server."""
+    with running_server(tmp_path_factory.mktemp("prefect")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def flows(place: Place, server: dict[str, str]) -> Place:
+    """Where the flows run."""
+    return attrs.evolve(place, environment={**place.environment, **server})
+
+
+@pytest.fixture
+def record(place: Place) -> JobRecord:
+    """What the flow is asked for."""
+    file = place.folder / "files" / "a.csv"
+    return JobRecord.new(COHORT, file, occurrence="monday")
+
+
+@pytest.mark.parametrize("moment", ["polled", "downloading"])
+async def test_who_runs_it_again_goes_on(
+    flows: Place, record: JobRecord, service: Service, moment: Moment
+) -> None:
+    """Prefect starts nothing again; the same call spends nothing again."""
+    code, _ = await run_flow(flows, record, dies=moment)
+    assert KILLED == code
+
+    assert 0 == (await run_flow(flows, record))[0]
+    check(record, service)
+
+    assert 0 == (await run_flow(flows, record))[0]
+    check(record, service)
+
+
+async def test_nobody_knows_whether_it_was_spent(
+    flows: Place, record: JobRecord, service: Service
+) -> None:
+    """Killed between sending and recording: it says so, and spends nothing."""
+    code, _ = await run_flow(flows, record, dies="sent")
+    assert KILLED == code
+
+    code, said = await run_flow(flows, record)
+    assert (1, True) == (code, "AmbiguousExportError" in said)
+    assert 1 == service.account().spent
+
+
+def check(record: JobRecord, service: Service) -> None:
+    """Compare the file, and what the service counted."""
+    assert record.to is not None
+    rows = record.to.read_text().splitlines()
+
+    assert 1 + MEMBERS == len(rows) == len(set(rows))
+    assert [record.to] == [*record.to.parent.iterdir()]
+    assert (1, {}) == (service.account().spent, service.account().violations)
