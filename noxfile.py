@@ -56,6 +56,9 @@ BYTES = (
     *("tests/io/download", "tests/io/fast", "tests/io/http"),
 )
 
+# Of the scenes of `conformance`, those for recipes; `-- -k ""` runs them all.
+FEW_SCENES = "not (claimed or attempted or requested or delivered or restarts or away)"
+
 # What an extra cannot change.
 SAME_WITHOUT_EXTRAS = tuple(
     f"--ignore={ROOT / 'tests' / name}" for name in ("core", "emulator")
@@ -316,7 +319,19 @@ def conformance(session: nox.Session) -> None:
     here = [name for name in CONFORMING if name in ENGINES]
     extras = f"[{','.join(['cli', 'redis', *here])}]"
     install(session, *group("tests", "services"), extras=extras)
-    pytest(session, *MORE_WORKERS, folders=("tests/engines/conformance",))
+    others = ("-m", "not recipes")
+    pytest(session, *MORE_WORKERS, *others, folders=("tests/engines/conformance",))
+
+
+@nox.session(default=False)
+def recipes(session: nox.Session) -> None:
+    """Run the programs of examples/engines with their servers, and kill some."""
+    needs = group("tests", "services", "recipes")
+    install(session, *needs, "mypy", extras="[cli,postgres,redis]")
+    session.run("mypy", *map(str, ROOT.glob("examples/engines/*.py")))
+    folders = ("tests/engines/recipes", "tests/engines/conformance")
+    few = ("--dist=loadgroup", "-m", "recipes", "-k", FEW_SCENES)
+    pytest(session, *MORE_WORKERS, *few, folders=folders)
 
 
 @nox.session(default=False)

@@ -87,7 +87,9 @@ async def work(client: Client) -> None:
         await asyncio.Event().wait()
 
 
-async def start(client: Client, record: JobRecord) -> WorkflowHandle[CohortExport, None]:
+async def start(
+    client: Client, record: JobRecord
+) -> WorkflowHandle[CohortExport, None]:
     """Ask for an export; one that runs already is the same."""
     return await client.start_workflow(
         CohortExport.run,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -22,6 +24,32 @@ async def start_module(module: str, *words: object) -> asyncio.subprocess.Proces
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def run_in_group(
+    *words: object, env: Mapping[str, str], cwd: Path | None = None
+) -> tuple[int, str]:
+    """
+    Run a command in a process group of its own, and leave nothing of it.
+
+    Returns:
+        Its exit code, a negative one if it was killed, and its stderr.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *map(str, words),
+        env=env,
+        cwd=cwd,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+
+    try:
+        _, said = await process.communicate()
+        return await process.wait(), said.decode()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def in_child(work: Callable[[], None]) -> int:

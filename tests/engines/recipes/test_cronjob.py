@@ -21,7 +21,7 @@ from support.engines.service import MEMBERS, Service
 from support.fleet_stores import PostgresStore
 from support.postgres import Postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.services]
+pytestmark = [pytest.mark.recipes, pytest.mark.slow, pytest.mark.services]
 
 KILLED = -9
 UNFINISHED = 7

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import pytest
 
 from amplitude_cohorts_async.jobs import JobRecord
-from support.engines.dying import Moment
 from support.engines.engine import Place
 from support.engines.prefect_flows import run_flow, running_server
 from support.engines.service import COHORT, MEMBERS, Service
@@ -17,7 +15,10 @@ from support.requirements import require
 
 require("prefect")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = [
+    *(pytest.mark.recipes, pytest.mark.slow),
+    pytest.mark.xdist_group("prefect"),  # of one server
+]
 
 KILLED = -9
 
@@ -42,12 +43,11 @@ def record(place: Place) -> JobRecord:
     return JobRecord.new(COHORT, file, occurrence="monday")
 
 
-@pytest.mark.parametrize("moment", ["polled", "downloading"])
 async def test_who_runs_it_again_goes_on(
-    flows: Place, record: JobRecord, service: Service, moment: Moment
+    flows: Place, record: JobRecord, service: Service
 ) -> None:
     """Prefect starts nothing again; the same call spends nothing again."""
-    code, _ = await run_flow(flows, record, dies=moment)
+    code, _ = await run_flow(flows, record, dies="polled")
     assert KILLED == code
 
     assert 0 == (await run_flow(flows, record))[0]

@@ -50,7 +50,7 @@ class CeleryEngine(Engine):
         """Wait for the result of its task."""
         result = self._result(record)
 
-        while not await asyncio.to_thread(result.ready):
+        while not await asyncio.to_thread(result.ready):  # noqa: ASYNC110 - a server
             await asyncio.sleep(0.05)
 
         return DONE if result.successful() else _name(str(result.result))

@@ -6,7 +6,6 @@ Run as a module this is the command, on the host that HOSTNAME names.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import socket
@@ -20,6 +19,7 @@ import yaml
 from amplitude_cohorts_async.cli import main
 from amplitude_cohorts_async.jobs import JobStore
 
+from ..processes import run_in_group
 from .dying import Moment, arm
 from .engine import Place
 from .recipes import FOLDER
@@ -71,14 +71,10 @@ class CronJob:
             "HOSTNAME": self.hostname or pod,
             "PATH": f"{self.place.folder / 'bin'}:{os.defpath}",
         }
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            env={**self.place.of_worker(dies), **values},
-            cwd=self.volume,
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        return await process.wait()
+        environment = {**self.place.of_worker(dies), **values}
+        code, _ = await run_in_group(*words, env=environment, cwd=self.volume)
+
+        return code
 
 
 def _value(variable: dict[str, Any], job: str) -> str:

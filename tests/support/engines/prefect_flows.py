@@ -18,6 +18,7 @@ from pathlib import Path
 from amplitude_cohorts_async.jobs import JobRecord
 
 from ..ports import LOOPBACK, await_port, free_ports
+from ..processes import run_in_group
 from .dying import Moment, arm
 from .engine import Place
 from .recipes import recipe
@@ -62,16 +63,9 @@ async def run_flow(
 ) -> tuple[int, str]:
     """Run the flow; return the exit code of its process, and what it printed."""
     asked = (record.cohort_id, str(record.to), str(record.occurrence))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, *asked),
-        env=place.of_worker(dies),
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
+    return await run_in_group(
+        *(sys.executable, "-m", __name__, *asked), env=place.of_worker(dies)
     )
-    _, said = await process.communicate()
-
-    return await process.wait(), said.decode()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class TaskiqEngine(Engine):
 
     async def ended(self, record: JobRecord) -> str:
         """Wait until its steps are not scheduled any more."""
-        while await self._is_scheduled(record):
+        while await self._is_scheduled(record):  # noqa: ASYNC110 - a server
             await asyncio.sleep(0.05)
 
         if await asyncio.to_thread(self._error.exists):

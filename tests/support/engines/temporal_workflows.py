@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from datetime import timedelta
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
@@ -67,9 +72,8 @@ class TemporalEngine(Engine):
         assert self._client is not None
         handle = self._client.get_workflow_handle(record.key)
 
-        # The server's answer to who waits for longer is empty.
-        while (await handle.describe()).status is WorkflowExecutionStatus.RUNNING:
-            await asyncio.sleep(0.1)
+        while await _runs(handle):  # noqa: ASYNC110 - a server
+            await asyncio.sleep(0.05)
         try:
             await handle.result()
         except WorkflowFailureError as error:
@@ -81,6 +85,11 @@ class TemporalEngine(Engine):
         """Kill the workers, and start one; the server would forget."""
         await self._workers.end()
         await self.start_worker()
+
+
+async def _runs(handle: WorkflowHandle[Any, None]) -> bool:
+    """Whether it runs; who waits for its result for long gets an empty answer."""
+    return (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
 
 
 def _name(error: WorkflowFailureError) -> str:
