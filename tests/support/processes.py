@@ -28,25 +28,23 @@ async def start_module(module: str, *words: object) -> asyncio.subprocess.Proces
 
 async def run_in_group(
     *words: object, env: Mapping[str, str], cwd: Path | None = None
-) -> tuple[int, str]:
+) -> int:
     """
     Run a command in a process group of its own, and leave nothing of it.
 
     Returns:
-        Its exit code, a negative one if it was killed, and its stderr.
+        Its exit code, a negative one if it was killed.
     """
     process = await asyncio.create_subprocess_exec(
         *map(str, words),
         env=env,
         cwd=cwd,
         stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
 
     try:
-        _, said = await process.communicate()
-        return await process.wait(), said.decode()
+        return await process.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

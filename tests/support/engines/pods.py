@@ -72,9 +72,7 @@ class CronJob:
             "PATH": f"{self.place.folder / 'bin'}:{os.defpath}",
         }
         environment = {**self.place.of_worker(dies), **values}
-        code, _ = await run_in_group(*words, env=environment, cwd=self.volume)
-
-        return code
+        return await run_in_group(*words, env=environment, cwd=self.volume)
 
 
 def _value(variable: dict[str, Any], job: str) -> str:

@@ -60,8 +60,8 @@ def running_server(folder: Path) -> Iterator[dict[str, str]]:
 
 async def run_flow(
     place: Place, record: JobRecord, *, dies: Moment | None = None
-) -> tuple[int, str]:
-    """Run the flow; return the exit code of its process, and what it printed."""
+) -> int:
+    """Run the flow; return the exit code of its process."""
     asked = (record.cohort_id, str(record.to), str(record.occurrence))
     return await run_in_group(
         *(sys.executable, "-m", __name__, *asked), env=place.of_worker(dies)
