@@ -331,7 +331,7 @@ def recipes(session: nox.Session) -> None:
     session.run("mypy", *map(str, ROOT.glob("examples/engines/*.py")))
     folders = ("tests/engines/recipes", "tests/engines/conformance")
     few = ("-m", "recipes", "-k", FEW_SCENES)
-    pytest(session, *MORE_WORKERS, *few, folders=folders)
+    pytest(session, *WORKERS, *few, folders=folders)
 
 
 @nox.session(default=False)
