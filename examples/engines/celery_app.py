@@ -4,9 +4,9 @@ Export cohorts by Celery: a task makes one step, and is repeated when the next i
     celery --app celery_app worker
     python celery_app.py 26umsb5 /data/26umsb5.csv 2026-11-24
 
-CELERY_BROKER is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL may be the same one:
-it keeps the limits and what was spent for all workers, which need AMPLITUDE_API_KEY and
-AMPLITUDE_SECRET_KEY, too.
+CELERY_BROKER_URL is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL may be the
+same one: it keeps the limits and what was spent for all workers, which need
+AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ More than `LONGEST_WAIT`, and than the longest download: a task that was only sl
 given to another worker as well, which then waits for the first.
 """
 
-SERVER = os.environ.get("CELERY_BROKER", "redis://localhost:6379/0")
+SERVER = os.environ.get("CELERY_BROKER_URL", "redis://localhost:6379/0")
 app = Celery("cohorts", broker=SERVER, backend=SERVER)
 app.conf.update(
     broker_connection_retry_on_startup=True,
@@ -50,7 +50,10 @@ def tick(self: Task[[str], str], record: str) -> str:
     made = asyncio.run(make(record))
 
     if made.due_in is not None:
-        raise self.retry(countdown=min(made.due_in, LONGEST_WAIT))
+        # As often as it takes: a task that cannot be sent again is over.
+        raise self.retry(
+            countdown=min(made.due_in, LONGEST_WAIT), retry_policy={"max_retries": None}
+        )
 
     return str(made.record.to)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
 
 import pytest
 
 from amplitude_cohorts_async.jobs import JobRecord
 from support.engines.recipes import recipe
-from support.requirements import require
+from support.requirements import require, require_program
 
 require("temporalio")
 
@@ -22,6 +21,7 @@ async def test_the_workflow_sleeps_until_the_next_step_is_due() -> None:
     from temporalio.testing import WorkflowEnvironment  # noqa: PLC0415  optional
     from temporalio.worker import Worker  # noqa: PLC0415  optional
 
+    server = require_program("temporal-test-server")
     temporal = recipe("temporal_worker")
     record = JobRecord.new("c1", "/data/c1.csv", occurrence="monday")
     due = [15.0, 585.0, None]
@@ -35,17 +35,17 @@ async def test_the_workflow_sleeps_until_the_next_step_is_due() -> None:
 
     async with (
         await WorkflowEnvironment.start_time_skipping(
-            test_server_existing_path=shutil.which("temporal-test-server")
-        ) as server,
+            test_server_existing_path=str(server)
+        ) as environment,
         Worker(
-            server.client,
+            environment.client,
             task_queue=temporal.QUEUE,
             workflows=[temporal.CohortExport],
             activities=[tick],
         ),
     ):
-        handle = await temporal.start(server.client, record)
-        again = await temporal.start(server.client, record)
+        handle = await temporal.start(environment.client, record)
+        again = await temporal.start(environment.client, record)
         await handle.result()
         workflow = await handle.describe()
 

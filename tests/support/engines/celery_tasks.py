@@ -27,7 +27,7 @@ class CeleryEngine(Engine):
 
     def __init__(self, place: Place, server: Valkey) -> None:
         super().__init__(place)
-        place.environment["CELERY_BROKER"] = server.url
+        place.environment["CELERY_BROKER_URL"] = server.url
         self._workers = Workers(place, __name__)
         self._recipe = recipe("celery_app", place.environment)
 

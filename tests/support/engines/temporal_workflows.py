@@ -7,7 +7,6 @@ Run as a module this is a worker.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -27,9 +26,12 @@ from temporalio.worker.workflow_sandbox import (
 
 from amplitude_cohorts_async.jobs import JobRecord
 
+from ..requirements import require_program
 from .dying import Moment, arm
 from .engine import DONE, Engine, Place, Workers
 from .recipes import recipe
+
+SERVER = "temporal-test-server"
 
 
 class TemporalEngine(Engine):
@@ -46,7 +48,7 @@ class TemporalEngine(Engine):
 
     async def __aenter__(self) -> Self:
         self._server = await WorkflowEnvironment.start_time_skipping(
-            test_server_existing_path=shutil.which("temporal-test-server")
+            test_server_existing_path=str(require_program(SERVER))
         )
         address = self._server.client.service_client.config.target_host
         self.place.environment["TEMPORAL_ADDRESS"] = address
