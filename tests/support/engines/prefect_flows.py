@@ -50,7 +50,7 @@ def running_server(folder: Path) -> Iterator[dict[str, str]]:
     )
 
     try:
-        if not await_port(port, alive=lambda: server.poll() is None, timeout=120.0):
+        if not await_port(port, alive=lambda: server.poll() is None, timeout=240.0):
             raise RuntimeError(f"Prefect's server did not start on port {port}")
         yield environment
     finally:

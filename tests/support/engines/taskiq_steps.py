@@ -52,14 +52,11 @@ class TaskiqEngine(Engine):
         await self._recipe.export(*asked)
 
     async def ended(self, record: JobRecord) -> str:
-        """Wait until its steps are not scheduled any more."""
-        while await self._is_scheduled(record):  # noqa: ASYNC110 - a server
+        """Wait for its file, or for an error, which comes after the schedule."""
+        while (end := await self._end(record)) is None:  # noqa: ASYNC110 - a server
             await asyncio.sleep(0.05)
 
-        if await asyncio.to_thread(self._error.exists):
-            return await asyncio.to_thread(self._error.read_text)
-
-        return DONE
+        return end
 
     async def restart(self) -> None:
         """Kill the workers and the scheduler, and start one of each."""
@@ -73,9 +70,19 @@ class TaskiqEngine(Engine):
             *("--update-interval=1", "--log-level=ERROR"),
         )
 
-    async def _is_scheduled(self, record: JobRecord) -> bool:
+    async def _end(self, record: JobRecord) -> str | None:
         schedules = await self._recipe.schedules.get_schedules()
-        return record.key in {each.schedule_id for each in schedules}
+        if record.key in {each.schedule_id for each in schedules}:
+            return None
+
+        return await asyncio.to_thread(self._read_end, record)
+
+    def _read_end(self, record: JobRecord) -> str | None:
+        if self._error.exists():
+            return self._error.read_text() or None
+
+        assert record.to is not None
+        return DONE if record.to.exists() else None
 
     @property
     def _error(self) -> Path:
