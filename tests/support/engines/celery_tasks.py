@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, ClassVar
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, TypeVar
 
 from amplitude_cohorts_async.jobs import JobRecord
 
@@ -16,6 +18,8 @@ from ..valkey import Valkey
 from .dying import Moment, arm
 from .engine import DONE, Engine, Place, Workers
 from .recipes import recipe
+
+T = TypeVar("T")
 
 NOT_ACKNOWLEDGED = 2
 
@@ -30,10 +34,12 @@ class CeleryEngine(Engine):
         place.environment["CELERY_BROKER_URL"] = server.url
         self._workers = Workers(place, __name__)
         self._recipe = recipe("celery_app", place.environment)
+        self._thread = ThreadPoolExecutor(1)
 
     async def __aexit__(self, *_: object) -> None:
         await self._workers.end()
-        await asyncio.to_thread(self._recipe.app.close)
+        await self._in_thread(self._close)
+        self._thread.shutdown()
 
     async def start_worker(self, dies: Moment | None = None) -> None:
         """Start one more worker."""
@@ -43,17 +49,20 @@ class CeleryEngine(Engine):
         """Send the first task; the result of an earlier one is over."""
         asked = (record.cohort_id, str(record.to), str(record.occurrence))
 
-        await asyncio.to_thread(self._result(record).forget)
-        await asyncio.to_thread(self._recipe.export, *asked)
+        await self._in_thread(self._result(record).forget)
+        await self._in_thread(self._recipe.export, *asked)
 
     async def ended(self, record: JobRecord) -> str:
         """Wait for the result of its task."""
         result = self._result(record)
 
-        while not await asyncio.to_thread(result.ready):  # noqa: ASYNC110 - a server
+        while not await self._in_thread(result.ready):  # noqa: ASYNC110 - a server
             await asyncio.sleep(0.05)
 
-        return DONE if result.successful() else _name(str(result.result))
+        if await self._in_thread(result.successful):
+            return DONE
+
+        return _name(await self._in_thread(lambda: str(result.result)))
 
     async def restart(self) -> None:
         """Kill the workers, and start one."""
@@ -62,6 +71,18 @@ class CeleryEngine(Engine):
 
     def _result(self, record: JobRecord) -> Any:
         return self._recipe.app.AsyncResult(record.key)
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Call in the one thread whose connections are closed in the end."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, function, *args)
+
+    def _close(self) -> None:
+        app = self._recipe.app
+        app.backend.result_consumer.stop()
+        app.backend.client.connection_pool.disconnect()
+        app.pool.force_close_all()
+        app.close()
 
 
 def _name(error: str) -> str:
