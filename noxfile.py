@@ -62,6 +62,9 @@ BYTES = (
     *("tests/io/download", "tests/io/fast", "tests/io/http"),
 )
 
+# Of the scenes of `conformance`, those for recipes; `-- -k ""` runs them all.
+FEW_SCENES = "polled or sent or two_workers or not test_conformance"
+
 # Two workers a processor, within reason: a test waits for a third of its time, and
 # one that starts processes for half of it.
 PROCESSORS = min(2, os.cpu_count() or 1)
@@ -336,7 +339,19 @@ def conformance(session: nox.Session) -> None:
     here = [name for name in CONFORMING if name in ENGINES]
     extras = f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
     install(session, *group("tests", "services"), extras=extras)
-    pytest(session, *MORE_WORKERS, folders=("tests/engines/conformance",))
+    others = ("-m", "not recipes")
+    pytest(session, *MORE_WORKERS, *others, folders=("tests/engines/conformance",))
+
+
+@nox.session(tags=["processes"])
+def recipes(session: nox.Session) -> None:
+    """Run the programs of examples/engines with their servers, and kill some."""
+    needs = group("tests", "services", "recipes")
+    install(session, *needs, "mypy", extras="[cli,postgres,redis]")
+    session.run("mypy", *map(str, ROOT.glob("examples/engines/*.py")))
+    folders = ("tests/engines/recipes", "tests/engines/conformance")
+    few = ("-m", "recipes", "-k", FEW_SCENES)
+    pytest(session, *WORKERS, *few, folders=folders)
 
 
 @nox.session

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -22,6 +24,30 @@ async def start_module(module: str, *words: object) -> asyncio.subprocess.Proces
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def run_in_group(
+    *words: object, env: Mapping[str, str], cwd: Path | None = None
+) -> int:
+    """
+    Run a command in a process group of its own, and leave nothing of it.
+
+    Returns:
+        Its exit code, a negative one if it was killed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *map(str, words),
+        env=env,
+        cwd=cwd,
+        stdin=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    try:
+        return await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def in_child(work: Callable[[], None]) -> int:

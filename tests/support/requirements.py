@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 
 def require(package: str) -> None:
     """Skip the test or the module without a package; fail where CI is set."""
-    if find_spec(package) is not None:
-        return
+    if find_spec(package) is None:
+        _do_without(f"the package {package} is not installed")
 
-    reason = f"the package {package} is not installed"
 
+def require_program(name: str) -> Path:
+    """Return a program that a package brings; skip or fail as `require()` does."""
+    program = Path(sys.executable).parent / name
+    if not program.exists():
+        _do_without(f"the program {name} is not installed")
+
+    return program
+
+
+def _do_without(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
 

