@@ -128,7 +128,7 @@ def held() -> Held:
     links = list[str]()
     for each in Path("/proc/self/fd").iterdir():
         try:
-            links.append(os.readlink(each))
+            links.append(str(each.readlink()))
         except OSError:
             continue
     pages = int(Path("/proc/self/statm").read_text().split()[1])

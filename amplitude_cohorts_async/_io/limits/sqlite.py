@@ -30,7 +30,7 @@ from ..fifo_lock import KeyedLock
 from ..jobs.base import JobStore
 from ..jobs.sqlite import SqliteJobStore
 from ..machine import seconds_since_boot, this_boot, this_process
-from ..sqlite import Database, DatabaseError, UnusableDatabaseError
+from ..sqlite import DatabaseError, Options, SharedDatabase, UnusableDatabaseError
 from .admission import (
     SLOT,
     WINDOW,
@@ -50,6 +50,14 @@ from .tickets import named
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_OPTIONS = Options(
+    schema=SCHEMA,
+    version=VERSION,
+    application_id=APPLICATION_ID,
+    synchronous="NORMAL",
+    busy_seconds=2.0,
+)
 
 # Seconds between two questions of one who waits: at most; and where a place may be free
 # at any moment, a tenth of the time waited so far, between these two.
@@ -127,14 +135,7 @@ class SqliteLimiter(RateLimiter):
         self._lease = checked_lease(lease)
         self._clock = clock or BootClock()
         self._rules = AdmissionRules(limits, lease=lease)
-        self._database = Database(
-            path,
-            schema=SCHEMA,
-            version=VERSION,
-            application_id=APPLICATION_ID,
-            synchronous="NORMAL",
-            busy_seconds=2.0,
-        )
+        self._database = SharedDatabase(path, _OPTIONS)
         self._jobs = SqliteJobStore(f"{os.fspath(path)}.jobs")
         self._counter = _Counter(self._transact)
         self._process = _Process()
@@ -258,7 +259,7 @@ class SqliteLimiter(RateLimiter):
             return epoch, act(ledger)
 
         try:
-            self._epoch, result = await self._database.run(work)
+            self._epoch, result = await self._database.run(work, app)
         except UnusableDatabaseError as error:
             raise ConfigurationError(f"the limiter's file {error}") from error
         except DatabaseError as error:

@@ -3,11 +3,12 @@ One pool of connections for each process, event loop and server.
 
 However many apps there are, their limiters and job stores share it: it has four
 connections at most, none while nothing was asked for half a minute, and is closed
-when the last of its users is.
+when the last of its users is. The apps take turns.
 
 Each question is one statement, which is a transaction by itself: nothing is held in
-between, and PgBouncer may give each one another connection. Whoever asks waits two
-seconds at most. A statement whose answer was lost is sent again: each can tell that
+between, and PgBouncer may give each one another connection. The server has two
+seconds to answer; when it has answered nobody for as long, all that wait are told. A
+statement whose answer was lost is sent again: each can tell that
 it was carried out before.
 """
 
@@ -19,7 +20,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, LiteralString, TypeAlias
 
 import attrs
@@ -31,6 +32,7 @@ from ..._io.cancellation import finish_despite_cancel
 from ..._io.limits.leases import StoreFailedError
 from ..._io.limits.shared import between
 from ..._io.per_loop import PerLoop
+from ..._io.turns import Turns
 from ...errors import ConfigurationError
 from .connecting import Address
 from .schema import MAJOR, schema_sql
@@ -84,6 +86,8 @@ class _Shared:
     is_open: bool = False
     ready: set[str] = attrs.field(factory=set[str])
     unreachable: asyncio.Event = attrs.field(factory=asyncio.Event)
+    turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
+    answered_at: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
         self.pool = _pool(self.address, self.tell_unreachable)
@@ -130,10 +134,10 @@ class Server:
         self._shared.users += 1
 
     async def ask(
-        self, statement: LiteralString, **parameters: object
+        self, statement: LiteralString, *, app: str, **parameters: object
     ) -> Sequence[Row]:
         """
-        Return the rows that a statement yields.
+        Return the rows that a statement yields, when it is the app's turn.
 
         Args:
             statement: In it *{schema}* is ours, and *{durable}* a query that makes
@@ -143,8 +147,11 @@ class Server:
             StoreFailedError: The server did not answer, or not in time.
             ConfigurationError: The role may not do that, or the schema is not ours.
         """
-        # A cancellation waits for the answer: to break off would cost a connection.
-        return await finish_despite_cancel(self._ask(statement, parameters))
+        async with self._shared.turns.turn(app):
+            # A cancellation waits for the answer: to break off would cost a connection.
+            return await finish_despite_cancel(
+                self._ask(statement, {"app": app, **parameters})
+            )
 
     async def aclose(self) -> None:
         """Close the pool, if this is its last user; may be called twice."""
@@ -163,14 +170,14 @@ class Server:
     async def _ask(
         self, statement: LiteralString, parameters: Mapping[str, object]
     ) -> Sequence[Row]:
-        deadline = self._in_time()
+        began, deadline = self._loop.time(), self._in_time()
         # A server that is started again answers soon, or it will take longer than that.
         tries_until = math.inf
 
         while True:
             try:
                 await self._prepare()
-                return await self._once(self._bytes(statement), parameters, deadline)
+                rows = await self._once(self._bytes(statement), parameters, deadline)
             except _NO_SCHEMA as error:
                 # It was there: the server has lost it since.
                 self._shared.ready.discard(self._address.schema)
@@ -181,9 +188,14 @@ class Server:
                 failed = error
             except Error as error:
                 raise StoreFailedError from error
+            else:
+                self._shared.answered_at = self._loop.time()
+                return rows
 
             tries_until = min(tries_until, deadline, self._loop.time() + _TRIES_FOR)
             if self._loop.time() + 0.05 >= tries_until:
+                if self._shared.answered_at < began:
+                    self._shared.turns.give_up(partial(_failed_with, failed))
                 raise StoreFailedError from failed
             await asyncio.sleep(between(0.01, 0.05))
 
@@ -305,6 +317,13 @@ def _pool(
         reconnect_failed=unreachable,
         open=False,
     )
+
+
+def _failed_with(cause: Error) -> StoreFailedError:
+    failed = StoreFailedError()
+    failed.__cause__ = cause
+
+    return failed
 
 
 def _default_timeout(server: Secret) -> dict[str, int]:

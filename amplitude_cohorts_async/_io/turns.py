@@ -1,0 +1,89 @@
+"""
+Turns among many apps that use one thing: a thread, or a few connections.
+
+Each app has a line of its own, and the lines take turns. So a request of one app
+waits for one request of each other app at most, however many those want to make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Lines(Generic[T]):
+    """What waits, in a line for each app."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[T]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def put(self, app: str, item: T) -> None:
+        """Add an item at the end of the app's line."""
+        self._lines.setdefault(app, deque()).append(item)
+
+    def get(self) -> T:
+        """Take the first item of the line whose turn it is."""
+        app, line = self._lines.popitem(last=False)
+        item = line.popleft()
+
+        if line:
+            self._lines[app] = line
+
+        return item
+
+
+class Turns:
+    """Lets so many tasks of one event loop go on at a time; the apps take turns."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: Lines[asyncio.Future[None]] = Lines()
+
+    @asynccontextmanager
+    async def turn(self, app: str) -> AsyncGenerator[None]:
+        """Wait for a turn of the app, and have it until the context is left."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(app)
+
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def give_up(self, error: Callable[[], Exception]) -> None:
+        """Raise an error in all that wait for a turn."""
+        while self._waiting:
+            future = self._waiting.get()
+            if not future.done():
+                future.set_exception(error())
+
+    async def _wait(self, app: str) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.put(app, future)
+
+        try:
+            await future
+        except asyncio.CancelledError:
+            # If the turn came in the moment of the cancellation, pass it on.
+            if not future.cancelled() and future.exception() is None:
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            future = self._waiting.get()
+            if not future.done():
+                future.set_result(None)
+                return
+
+        self._free += 1
