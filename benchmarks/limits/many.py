@@ -203,7 +203,12 @@ def run(mode: str, scene: Scene) -> dict[str, object]:
     urls = dict(scene.urls)
     urls["sqlite"] += ".jobs"
     told = subprocess.run(
-        [sys.executable, __file__, mode, json.dumps(attrs.asdict(attrs.evolve(scene, urls=urls)))],
+        [
+            sys.executable,
+            __file__,
+            mode,
+            json.dumps(attrs.asdict(attrs.evolve(scene, urls=urls))),
+        ],
         env=environ,
         check=True,
         capture_output=True,
@@ -215,7 +220,9 @@ def run(mode: str, scene: Scene) -> dict[str, object]:
 
 def idle(apps: int, limiters: list[str], stores: list[str], *, trace: bool) -> None:
     """Print what an idle app costs."""
-    print("| limiter | store | KiB an app | traced | threads | sockets at work | idle | files | first ms | last ms |")
+    print(
+        "| limiter | store | KiB an app | traced | threads | sockets at work | idle | files | first ms | last ms |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     with a_service() as base_url:
         for limiter in limiters:
@@ -223,7 +230,15 @@ def idle(apps: int, limiters: list[str], stores: list[str], *, trace: bool) -> N
                 with servers(apps, base_url) as urls:
                     scene = Scene(limiter, store, apps, base_url, urls, trace)
                     row = run("measure", scene)
-                print("|", " | ".join(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()), "|", flush=True)
+                print(
+                    "|",
+                    " | ".join(
+                        f"{v:.1f}" if isinstance(v, float) else str(v)
+                        for v in row.values()
+                    ),
+                    "|",
+                    flush=True,
+                )
 
 
 def main() -> None:

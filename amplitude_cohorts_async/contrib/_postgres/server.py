@@ -55,18 +55,33 @@ _DURABLE = """
 """
 """Does what `SET LOCAL` does, within a statement: it holds until its commit."""
 
-_VERSION = "SELECT major, getdatabaseencoding() FROM {schema}.cohorts_version"
+_VERSION = """
+    SELECT major, getdatabaseencoding(), tidied_at < {schema}.cohorts_clock() - 3600
+    FROM {schema}.cohorts_version
+"""
+_BEGIN_TO_TIDY = """
+    UPDATE {schema}.cohorts_version SET tidied_at = {schema}.cohorts_clock()
+    WHERE tidied_at < {schema}.cohorts_clock() - 3600
+    RETURNING tidied_at
+"""
+"""One process an hour does it: to look at all rows of a large fleet takes a while."""
 _TIDY = """
     WITH time AS MATERIALIZED (SELECT {schema}.cohorts_clock() AS now),
     places AS (
-        DELETE FROM {schema}.cohorts_place USING time WHERE free_at < now - 86400
+        DELETE FROM {schema}.cohorts_place WHERE ctid = ANY (ARRAY(
+            SELECT place.ctid FROM {schema}.cohorts_place AS place, time
+            WHERE free_at < now - 86400 LIMIT 10000
+        ))
     ),
     counters AS (
         DELETE FROM {schema}.cohorts_counter USING time WHERE until < now - 86400
     ),
     old AS (
-        DELETE FROM {schema}.cohorts_group USING time
-        WHERE changed_at < now - CASE WHEN has_rows THEN 8640000 ELSE 86400 END
+        DELETE FROM {schema}.cohorts_group WHERE ctid = ANY (ARRAY(
+            SELECT known.ctid FROM {schema}.cohorts_group AS known, time
+            WHERE changed_at < now - CASE WHEN has_rows THEN 8640000 ELSE 86400 END
+            LIMIT 10000
+        ))
         RETURNING app, name
     )
     DELETE FROM {schema}.cohorts_row USING old
@@ -243,7 +258,7 @@ class Server:
             await self._make_schema()
             found = await self._version()
 
-        major, encoding = found[0]
+        major, encoding, is_untidy = found[0]
 
         if major > MAJOR:
             raise ConfigurationError(
@@ -258,13 +273,17 @@ class Server:
                 "use one with UTF8"
             )
 
-        await self._once(self._bytes(_TIDY), None, self._in_time())
+        if is_untidy and await self._now(_BEGIN_TO_TIDY):
+            await self._now(_TIDY)
 
     async def _version(self) -> Sequence[Row]:
         try:
-            return await self._once(self._bytes(_VERSION), None, self._in_time())
+            return await self._now(_VERSION)
         except _NO_SCHEMA:
             return ()
+
+    async def _now(self, statement: LiteralString) -> Sequence[Row]:
+        return await self._once(self._bytes(statement), None, self._in_time())
 
     async def _make_schema(self) -> None:
         # Sent together, they are one transaction.
