@@ -70,7 +70,7 @@ _TIDY = """
     places AS (
         DELETE FROM {schema}.cohorts_place WHERE ctid = ANY (ARRAY(
             SELECT place.ctid FROM {schema}.cohorts_place AS place, time
-            WHERE free_at < now - 86400 LIMIT 10000
+            WHERE free_at < now - 604800 LIMIT 10000
         ))
     ),
     counters AS (
@@ -87,7 +87,10 @@ _TIDY = """
     DELETE FROM {schema}.cohorts_row USING old
     WHERE cohorts_row.app = old.app AND cohorts_row.name = old.name
 """
-"""Removes what nobody needs any more: rows of exports after a hundred days."""
+"""
+Removes what nobody needs any more: places after a week, so that an app that starts
+each night finds its own, and rows of exports after a hundred days.
+"""
 
 
 @attrs.define(eq=False)
