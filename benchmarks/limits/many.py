@@ -218,6 +218,7 @@ def servers(
         valkey = stack.enter_context(Valkey())
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         PostgresStore(postgres).use(*names)
+        PostgresStore(postgres).make_places(*names)
         ValkeyStore(valkey).use(*names)
         yield Shared(
             {
@@ -303,13 +304,14 @@ async def start(scene: Scene, first: int) -> dict[str, object]:
 
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    cpu = time.process_time()
+    began, cpu = time.monotonic(), time.process_time()
     outcomes = await asyncio.gather(*map(one, limiters), return_exceptions=True)
-    cpu = time.process_time() - cpu
+    ended, cpu = time.monotonic(), time.process_time() - cpu
     for limiter in limiters:
         await limiter.aclose()
 
-    return {"cpu": cpu, "failed": sum(each is not None for each in outcomes)}
+    failed = sum(each is not None for each in outcomes)
+    return {"began": began, "ended": ended, "cpu": cpu, "failed": failed}
 
 
 def midnight(apps: int, limiters: Sequence[str], processes: Sequence[int]) -> None:
@@ -352,13 +354,17 @@ def _round(limiter: str, apps: int, count: int) -> dict[str, float]:
         for worker in workers:
             assert worker.stdout is not None
             worker.stdout.readline()
-        server, began = shared.cpu(limiter), time.perf_counter()
-        told = [json.loads(worker.communicate("go\n")[0]) for worker in workers]
-        seconds = time.perf_counter() - began
+        server = shared.cpu(limiter)
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        told = [json.loads(worker.communicate()[0]) for worker in workers]
         server = shared.cpu(limiter) - server
 
     return {
-        "seconds": seconds,
+        "seconds": max(each["ended"] for each in told)
+        - min(each["began"] for each in told),
         "cpu": sum(each["cpu"] for each in told) / apps * 1e3,
         "server": server / apps * 1e3,
         "failed": sum(each["failed"] for each in told),

@@ -127,6 +127,17 @@ class PostgresStore:
                 [[*apps] or ["app"]],
             )
 
+    def make_places(self, *apps: str) -> None:
+        """Make the places of the documented limits, all free."""
+        with connected(self.server.url) as connection:
+            connection.execute(
+                "INSERT INTO amplitude_cohorts.cohorts_place (app, pool, number, free_at) "
+                "SELECT app, pool, number, 0 FROM unnest(%s::text[]) AS app, "
+                "(VALUES ('w60', 4), ('c', 5)) AS made (pool, count), "
+                "generate_series(0, count - 1) AS number",
+                [[*apps]],
+            )
+
     def taken(self, app: str = "app") -> dict[str, float]:
         """Read the rows that are not free."""
         with connected(self.server.url) as connection:
