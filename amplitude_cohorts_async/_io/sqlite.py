@@ -128,7 +128,13 @@ class Database:
         self.users: weakref.WeakSet[SharedDatabase] = weakref.WeakSet()
         _databases.add(self)
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], app: str = "") -> T:
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        app: str = "",
+        *,
+        urgent: bool = False,
+    ) -> T:
         """
         Return what *work* returns, called inside of one transaction that may write.
 
@@ -137,6 +143,7 @@ class Database:
 
         Args:
             app: Whose work it is; the apps take turns.
+            urgent: Whether it comes before what is not.
 
         Raises:
             DatabaseError: Nothing was done.
@@ -146,7 +153,8 @@ class Database:
         with self._mutex:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, f"sqlite {self.path.name}")
-            self._waiting.put(app, partial(self._settle, future, work))
+            settle = partial(self._settle, future, work)
+            self._waiting.put(app, settle, urgent=urgent)
             self._thread.submit(self._next)
 
         return await finish_despite_cancel(asyncio.wrap_future(future))
@@ -184,6 +192,9 @@ class Database:
             future.set_result(self._transact(work))
         except BaseException as error:  # noqa: BLE001 - its caller gets it
             future.set_exception(error)
+        finally:
+            # The traceback of an error would keep it.
+            del future
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._using, self._translated():
@@ -404,7 +415,13 @@ class SharedDatabase:
         self.options = options
         self._database: Database | None = None
 
-    async def run(self, work: Callable[[sqlite3.Connection], T], app: str = "") -> T:
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        app: str = "",
+        *,
+        urgent: bool = False,
+    ) -> T:
         """Return what *work* returns; see `Database.run()`."""
         if not self.path.is_absolute():
             # Once only, so that a process that changes its folder keeps its file; and
@@ -412,7 +429,7 @@ class SharedDatabase:
             path = await in_thread(self.path.absolute)
             self.path = self.path if self.path.is_absolute() else path
 
-        return await self._shared().run(work, app)
+        return await self._shared().run(work, app, urgent=urgent)
 
     async def aclose(self) -> None:
         """Close the file if no other user has it; may be called twice."""

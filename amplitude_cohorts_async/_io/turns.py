@@ -1,8 +1,10 @@
 """
 Turns among many apps that use one thing: a thread, or a few connections.
 
-Each app has a line of its own, and the lines take turns. So a request of one app
-waits for one request of each other app at most, however many those want to make.
+Each app has a line of its own, and the lines take turns. So a question of one app
+waits for one question of each other app at most, however many those want to ask. What
+holds a place meanwhile, or gives one back, comes before all that only wants one: it
+has a lease to renew.
 """
 
 from __future__ import annotations
@@ -17,25 +19,28 @@ T = TypeVar("T")
 
 
 class Lines(Generic[T]):
-    """What waits, in a line for each app."""
+    """What waits, in a line for each app; and the same for what is urgent."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, deque[T]] = OrderedDict()
+        self._urgent: OrderedDict[str, deque[T]] = OrderedDict()
+        self._others: OrderedDict[str, deque[T]] = OrderedDict()
 
     def __bool__(self) -> bool:
-        return bool(self._lines)
+        return bool(self._urgent or self._others)
 
-    def put(self, app: str, item: T) -> None:
+    def put(self, app: str, item: T, *, urgent: bool = False) -> None:
         """Add an item at the end of the app's line."""
-        self._lines.setdefault(app, deque()).append(item)
+        lines = self._urgent if urgent else self._others
+        lines.setdefault(app, deque()).append(item)
 
     def get(self) -> T:
         """Take the first item of the line whose turn it is."""
-        app, line = self._lines.popitem(last=False)
+        lines = self._urgent or self._others
+        app, line = lines.popitem(last=False)
         item = line.popleft()
 
         if line:
-            self._lines[app] = line
+            lines[app] = line
 
         return item
 
@@ -48,12 +53,12 @@ class Turns:
         self._waiting: Lines[asyncio.Future[None]] = Lines()
 
     @asynccontextmanager
-    async def turn(self, app: str) -> AsyncGenerator[None]:
+    async def turn(self, app: str, *, urgent: bool = False) -> AsyncGenerator[None]:
         """Wait for a turn of the app, and have it until the context is left."""
         if self._free:
             self._free -= 1
         else:
-            await self._wait(app)
+            await self._wait(app, urgent=urgent)
 
         try:
             yield
@@ -67,9 +72,9 @@ class Turns:
             if not future.done():
                 future.set_exception(error())
 
-    async def _wait(self, app: str) -> None:
+    async def _wait(self, app: str, *, urgent: bool) -> None:
         future = asyncio.get_running_loop().create_future()
-        self._waiting.put(app, future)
+        self._waiting.put(app, future, urgent=urgent)
 
         try:
             await future

@@ -41,6 +41,17 @@ def test_lines_take_turns() -> None:
     assert ["a1", "b1", "c1", "a2", "c2", "a3", "b2"] == got
 
 
+def test_what_is_urgent_comes_first() -> None:
+    """In lines of its own, which take turns as well."""
+    lines = Lines[str]()
+    for item in ("a1", "b1", "c1", "b2", "b3"):
+        lines.put(item[0], item, urgent=item[0] != "a")
+    got = [lines.get() for _ in range(5)]
+
+    assert ["b1", "c1", "b2", "b3", "a1"] == got
+    assert not lines
+
+
 @pytest.mark.parametrize("places", [1, 4])
 async def test_one_waits_for_one_of_each_other_app(places: int) -> None:
     """Not for all 500 of them."""

@@ -52,20 +52,24 @@ class Turnstile:
         turn, run = Turns.turn, SharedDatabase.run
 
         @asynccontextmanager
-        async def noted_turn(turns: Turns, app: str) -> AsyncGenerator[None]:
+        async def noted_turn(
+            turns: Turns, app: str, *, urgent: bool = False
+        ) -> AsyncGenerator[None]:
             begun = self._of_others(app)
-            async with turn(turns, app):
+            async with turn(turns, app, urgent=urgent):
                 self._pass(app, begun)
                 yield
 
-        async def noted_run(base: SharedDatabase, work: Any, app: str = "") -> object:
+        async def noted_run(
+            base: SharedDatabase, work: Any, app: str, *, urgent: bool = False
+        ) -> object:
             begun = self._of_others(app)
 
             def noted_work(connection: object) -> object:
                 self._pass(app, begun)
                 return work(connection)
 
-            return await run(base, noted_work, app)
+            return await run(base, noted_work, app, urgent=urgent)
 
         patch(Turns, "turn", noted_turn)
         patch(SharedDatabase, "run", noted_run)

@@ -401,7 +401,7 @@ class FleetLimiter(RateLimiter):
                 except LeaseLostError:
                     return False
 
-        after = places.snapshot = await places.store.read()
+        after = places.snapshot = await places.store.read(urgent=True)
         same = after.epoch == before.epoch and after.counted == before.counted
         return same and not places.wait(kind, after)
 

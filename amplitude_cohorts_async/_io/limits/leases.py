@@ -104,8 +104,13 @@ class SharedStore(Protocol):
         """Return for each place of a pool that is taken how long it stays so."""
         ...
 
-    async def read(self) -> Snapshot:
-        """Return the shared state."""
+    async def read(self, *, urgent: bool = False) -> Snapshot:
+        """
+        Return the shared state.
+
+        Args:
+            urgent: Whether places are held meanwhile: other apps wait.
+        """
         ...
 
     async def begin_epoch(self, wait: float) -> bool:

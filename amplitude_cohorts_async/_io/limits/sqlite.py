@@ -240,9 +240,12 @@ class SqliteLimiter(RateLimiter):
         await self._database.aclose()
         await self._jobs.aclose()
 
-    async def _transact(self, act: Callable[[Ledger], T]) -> T:
+    async def _transact(self, act: Callable[[Ledger], T], *, urgent: bool = False) -> T:
         """
         Return what *act* returns, called with the ledger in one transaction.
+
+        Args:
+            urgent: Whether it keeps a place, or gives one back: other apps wait.
 
         Raises:
             ConfigurationError: The file cannot be made, or the app is not known.
@@ -259,7 +262,7 @@ class SqliteLimiter(RateLimiter):
             return epoch, act(ledger)
 
         try:
-            self._epoch, result = await self._database.run(work, app)
+            self._epoch, result = await self._database.run(work, app, urgent=urgent)
         except UnusableDatabaseError as error:
             raise ConfigurationError(f"the limiter's file {error}") from error
         except DatabaseError as error:
@@ -484,7 +487,7 @@ class SqliteLimiter(RateLimiter):
                 continue
 
             with suppress(LimiterUnavailableError, ConfigurationError):
-                if not await self._transact(renew):
+                if not await self._transact(renew, urgent=True):
                     scope.cancel()
                 renewed_at = now
                 self._extend(scope, holding)
@@ -510,7 +513,7 @@ class SqliteLimiter(RateLimiter):
 
         # Without a note of its end, a place stays taken until its lease is over.
         with suppress(LimiterUnavailableError, ConfigurationError):
-            for slowdown in await self._transact(act):
+            for slowdown in await self._transact(act, urgent=True):
                 self._log_slowdown(slowdown.refusal, slowdown.before, slowdown.after)
 
     async def _give_back(
@@ -521,7 +524,7 @@ class SqliteLimiter(RateLimiter):
             self._rules.give_back(own, candidate)
 
         with suppress(LimiterUnavailableError, ConfigurationError):
-            await self._transact(act)
+            await self._transact(act, urgent=True)
 
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""

@@ -187,6 +187,7 @@ class PostgresJobStore(JobStore):
         ((count,),) = await self._servers.get().ask(
             _STORE,
             app=app,
+            urgent=True,
             name=group,
             before=seen.last,
             change=change,

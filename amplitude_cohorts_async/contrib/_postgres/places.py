@@ -181,9 +181,9 @@ class PostgresPlaces:
 
         return [seconds for (seconds,) in rows if seconds > 0]
 
-    async def read(self) -> Snapshot:
+    async def read(self, *, urgent: bool = False) -> Snapshot:
         """Return the whole state, in one round trip."""
-        rows = await self._ask(_READ)
+        rows = await self._ask(_READ, urgent=urgent)
 
         if not rows:
             return Snapshot(pause=0.0, epoch=None, recovery=0.0, step=0, counted=False)
@@ -246,8 +246,18 @@ class PostgresPlaces:
                 await self._in_doubt[-1].release()
             self._in_doubt.pop()
 
-    async def _ask(self, statement: LiteralString, **parameters: object) -> list[Row]:
-        return [*await self._server.ask(statement, app=self._app, **parameters)]
+    async def _ask(
+        self,
+        statement: LiteralString,
+        *,
+        urgent: bool = False,
+        **parameters: object,
+    ) -> list[Row]:
+        return [
+            *await self._server.ask(
+                statement, app=self._app, urgent=urgent, **parameters
+            )
+        ]
 
 
 @attrs.frozen(eq=False)
@@ -262,7 +272,12 @@ class _HeldPlace:
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
         rows = await self.server.ask(
-            _EXTEND, app=self.app, pool=self.pool, permit=self.permit, seconds=seconds
+            _EXTEND,
+            app=self.app,
+            urgent=True,
+            pool=self.pool,
+            permit=self.permit,
+            seconds=seconds,
         )
 
         if not rows:

@@ -152,12 +152,18 @@ class Server:
         self._shared.users += 1
 
     async def ask(
-        self, statement: LiteralString, *, app: str, **parameters: object
+        self,
+        statement: LiteralString,
+        *,
+        app: str,
+        urgent: bool = False,
+        **parameters: object,
     ) -> Sequence[Row]:
         """
         Return the rows that a statement yields, when it is the app's turn.
 
         Args:
+            urgent: Whether it comes before what is not.
             statement: In it *{schema}* is ours, and *{durable}* a query that makes
                 what it changes durable.
 
@@ -165,7 +171,7 @@ class Server:
             StoreFailedError: The server did not answer, or not in time.
             ConfigurationError: The role may not do that, or the schema is not ours.
         """
-        async with self._shared.turns.turn(app):
+        async with self._shared.turns.turn(app, urgent=urgent):
             # A cancellation waits for the answer: to break off would cost a connection.
             return await finish_despite_cancel(
                 self._ask(statement, {"app": app, **parameters})

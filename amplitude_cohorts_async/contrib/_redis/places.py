@@ -89,10 +89,10 @@ class RedisPlaces:
         """Return for each place that is taken how long it stays so."""
         return [seconds for seconds in await self._left(pool) if seconds is not None]
 
-    async def read(self) -> Snapshot:
+    async def read(self, *, urgent: bool = False) -> Snapshot:
         """Return the whole state, in one round trip."""
         async with (
-            self._asked() as redis,
+            self._asked(urgent=urgent) as redis,
             redis.pipeline(transaction=False) as pipeline,
         ):
             pipeline.pttl(self._key("pause"))
@@ -200,11 +200,11 @@ class RedisPlaces:
 
     async def _give_back(self, lock: Lock, token: str) -> None:
         with suppress(LeaseLostError, StoreFailedError):
-            async with self._asked():
+            async with self._asked(urgent=True):
                 await lock.do_release(token.encode())
 
-    def _asked(self) -> AbstractAsyncContextManager[Redis]:
-        return _asked(self._server, self._app)
+    def _asked(self, *, urgent: bool = False) -> AbstractAsyncContextManager[Redis]:
+        return _asked(self._server, self._app, urgent=urgent)
 
     def _place(self, pool: Pool, number: int) -> str:
         return self._key(f"{pool.name}:{number}")
@@ -223,20 +223,20 @@ class _HeldLock:
 
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
-        async with _asked(self.server, self.app):
+        async with _asked(self.server, self.app, urgent=True):
             await self.lock.extend(seconds, replace_ttl=True)
 
     async def release(self) -> None:
         """Free the place."""
-        async with _asked(self.server, self.app):
+        async with _asked(self.server, self.app, urgent=True):
             await self.lock.release()
 
 
 @asynccontextmanager
-async def _asked(server: Server, app: str) -> AsyncGenerator[Redis]:
+async def _asked(server: Server, app: str, *, urgent: bool) -> AsyncGenerator[Redis]:
     """Translate the errors of the store."""
     try:
-        async with server.asked(app) as redis:
+        async with server.asked(app, urgent=urgent) as redis:
             yield redis
     except LockError as error:
         raise LeaseLostError from error

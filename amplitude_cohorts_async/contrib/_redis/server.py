@@ -93,19 +93,22 @@ class Server:
         self._shared.users += 1
 
     @asynccontextmanager
-    async def asked(self, app: str) -> AsyncGenerator[Redis]:
+    async def asked(self, app: str, *, urgent: bool = False) -> AsyncGenerator[Redis]:
         """
         Wait for the app's turn, and yield a client that has one connection.
 
         The store has two seconds to answer then. When it has answered nobody for as
         long, all that wait are told.
 
+        Args:
+            urgent: Whether it comes before what is not.
+
         Raises:
             TimeoutError: It did not answer.
         """
         shared, now = self._shared, asyncio.get_running_loop().time
 
-        async with shared.turns.turn(app):
+        async with shared.turns.turn(app, urgent=urgent):
             began = now()
             shared.note_use()
 
