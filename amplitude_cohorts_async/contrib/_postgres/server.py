@@ -31,6 +31,7 @@ from ..._core.secret import Secret
 from ..._io.cancellation import finish_despite_cancel
 from ..._io.limits.leases import StoreFailedError
 from ..._io.limits.shared import between
+from ..._io.patience import Patience
 from ..._io.per_loop import PerLoop
 from ..._io.turns import Turns
 from ...errors import ConfigurationError
@@ -115,14 +116,16 @@ class _Shared:
         self.unreachable.set()
         self.unreachable = asyncio.Event()
 
-    async def connection(self, seconds: float) -> AsyncConnection[Row]:
+    async def connection(self, patience: Patience) -> AsyncConnection[Row]:
         """Return a connection, or raise `OperationalError` if there is none in time."""
-        getting = asyncio.ensure_future(self.pool.getconn(seconds))
+        getting = asyncio.ensure_future(self.pool.getconn())
         failing = asyncio.ensure_future(self.unreachable.wait())
+        patience.then = failing.cancel
 
         try:
             await asyncio.wait([getting, failing], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            patience.then = None
             failing.cancel()
             if not getting.done():
                 getting.cancel()
@@ -194,14 +197,23 @@ class Server:
     async def _ask(
         self, statement: LiteralString, parameters: Mapping[str, object]
     ) -> Sequence[Row]:
-        began, deadline = self._loop.time(), self._in_time()
+        with Patience(_TIMEOUT) as patience:
+            return await self._ask_patiently(statement, parameters, patience)
+
+    async def _ask_patiently(
+        self,
+        statement: LiteralString,
+        parameters: Mapping[str, object],
+        patience: Patience,
+    ) -> Sequence[Row]:
+        began = self._loop.time()
         # A server that is started again answers soon, or it will take longer than that.
         tries_until = math.inf
 
         while True:
             try:
                 await self._prepare()
-                rows = await self._once(self._bytes(statement), parameters, deadline)
+                rows = await self._once(self._bytes(statement), parameters, patience)
             except _NO_SCHEMA as error:
                 # It was there: the server has lost it since.
                 self._shared.ready.discard(self._address.schema)
@@ -216,8 +228,8 @@ class Server:
                 self._shared.answered_at = self._loop.time()
                 return rows
 
-            tries_until = min(tries_until, deadline, self._loop.time() + _TRIES_FOR)
-            if self._loop.time() + 0.05 >= tries_until:
+            tries_until = min(tries_until, self._loop.time() + _TRIES_FOR)
+            if patience.is_over or self._loop.time() + 0.05 >= tries_until:
                 if self._shared.answered_at < began:
                     self._shared.turns.give_up(partial(_failed_with, failed))
                 raise StoreFailedError from failed
@@ -227,12 +239,15 @@ class Server:
         self,
         statement: bytes,
         parameters: Mapping[str, object] | None,
-        deadline: float,
+        patience: Patience,
     ) -> Sequence[Row]:
+        if patience.is_over:
+            raise OperationalError("the server did not answer in time")
+
         pool = self._shared.pool
-        connection = await self._shared.connection(deadline - self._loop.time())
+        connection = await self._shared.connection(patience)
         # Cancelling would ask the server, which may be what does not answer.
-        timer = self._loop.call_at(deadline, _hang_up, connection)
+        patience.then = partial(_hang_up, connection)
 
         try:
             cursor = await connection.execute(statement, parameters)
@@ -242,7 +257,7 @@ class Server:
             await connection.close()
             raise
         finally:
-            timer.cancel()
+            patience.then = None
             await pool.putconn(connection)
 
     async def _prepare(self) -> None:
@@ -292,19 +307,17 @@ class Server:
             return ()
 
     async def _now(self, statement: LiteralString) -> Sequence[Row]:
-        return await self._once(self._bytes(statement), None, self._in_time())
+        with Patience(_TIMEOUT) as patience:
+            return await self._once(self._bytes(statement), None, patience)
 
     async def _make_schema(self) -> None:
         # Sent together, they are one transaction.
         statements = f"{_SETUP_LOCK};\n{schema_sql(self._address.schema)}"
-        deadline = self._loop.time() + _SETUP_TIMEOUT
-        await self._once(statements.encode(), None, deadline)
+        with Patience(_SETUP_TIMEOUT) as patience:
+            await self._once(statements.encode(), None, patience)
 
     def _bytes(self, statement: LiteralString) -> bytes:
         return _of_schema(statement, self._address.schema)
-
-    def _in_time(self) -> float:
-        return self._loop.time() + _TIMEOUT
 
     def _may_not(self, error: errors.InsufficientPrivilege) -> ConfigurationError:
         told = error.diag.message_primary or "permission denied"
@@ -339,7 +352,8 @@ def _pool(
         min_size=0,
         max_size=_MOST_CONNECTIONS,
         max_idle=_IDLE_FOR,
-        timeout=_TIMEOUT,
+        # Whoever waits has a time limit of its own.
+        timeout=_SETUP_TIMEOUT,
         # It tries twice, and whoever asks next tries again.
         reconnect_timeout=0.05,
         reconnect_failed=unreachable,

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from ..._core.secret import hidden
 from ..._io.cancellation import finish_despite_cancel
+from ..._io.patience import patiently
 from ..._io.per_loop import PerLoop
 from ..._io.turns import Turns
 from .connecting import connect
@@ -115,7 +116,7 @@ class Server:
             try:
                 # redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which
                 # before Python 3.12 can swallow a cancellation.
-                async with asyncio.timeout(_TIMEOUT):
+                async with patiently(_TIMEOUT):
                     yield shared.client
             except _FAILED:
                 if shared.answered_at < began:
