@@ -38,7 +38,6 @@ from support.valkey import Valkey  # noqa: E402
 
 LIMITERS = ("local", "sqlite", "redis", "postgres")
 STORES = ("memory", "sqlite", "redis", "postgres")
-ROUNDS = 5
 MIDNIGHT = "http://midnight"
 
 
@@ -166,14 +165,14 @@ async def start(url: str, numbers: range) -> None:
 
 
 async def midnight(
-    apps: int, limiters: Sequence[str], processes: Sequence[int]
+    apps: int, limiters: Sequence[str], processes: Sequence[int], times: int
 ) -> None:
     """Print how many apps start in a second when all of them start at once."""
     table = Table()
 
     for limiter in limiters:
         for count in processes if limiter != "local" else [1]:
-            rounds = [await _round(limiter, apps, count) for _ in range(ROUNDS)]
+            rounds = [await _round(limiter, apps, count) for _ in range(times)]
             seconds, cpu, server, last, failed = (
                 statistics.median(each) for each in zip(*rounds, strict=True)
             )
@@ -228,6 +227,7 @@ def main() -> None:
     parser.add_argument("--limiters", nargs="+", default=LIMITERS)
     parser.add_argument("--stores", nargs="+", default=STORES)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--traces", action="store_true")
     given = parser.parse_args()
 
@@ -236,7 +236,8 @@ def main() -> None:
         numbers = range(int(first), int(first) + int(count))
         asyncio.run(start(url, numbers))
     elif given.mode == "midnight":
-        asyncio.run(midnight(given.apps or 10_000, given.limiters, given.processes))
+        apps, rounds = given.apps or 10_000, given.rounds
+        asyncio.run(midnight(apps, given.limiters, given.processes, rounds))
     else:
         apps = given.apps or 1_000
         asyncio.run(idle(apps, given.limiters, given.stores, traces=given.traces))
