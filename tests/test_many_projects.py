@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 KIB = 1024
-APPS = 100
+APPS = 60
 
 
 async def costs(scene: Scene) -> Costs:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +54,7 @@ def names(apps: int, base_url: str) -> list[str]:
 
 
 @asynccontextmanager
-async def service() -> AsyncIterator[str]:
+async def service() -> AsyncGenerator[str]:
     """Have a server that answers about usage and exports, to whichever app."""
 
     async def answer(request: web.Request) -> web.Response:
@@ -219,7 +219,7 @@ def _hurry(scene: Scene) -> None:
     for scheme, module in _SERVERS.items():
         if scheme in f"{scene.limiter} {scene.jobs}":
             server = import_module(f"amplitude_cohorts_async.{module}")
-            server._IDLE_FOR = scene.idle
+            vars(server)["_IDLE_FOR"] = scene.idle
 
 
 def main() -> None:

@@ -157,17 +157,17 @@ class PostgresPlaces:
         """Return None: no setting of the server matters that is not made here."""
         return None
 
-    async def try_take(self, pool: Pool) -> Held | float:
+    async def try_take(self, pool: Pool, *, urgent: bool = False) -> Held | float:
         """Take the place that is free the longest, or return when the first one is."""
         held = _HeldPlace(self._server, self._app, pool.name, permit=uuid4().hex)
         await self._give_back()
 
         try:
-            left = await self._take(pool, held.permit)
+            left = await self._take(pool, held.permit, urgent=urgent)
             if left is not None and left < 0:
                 # A place is missing.
-                await self._ask(_MAKE, pool=pool.name, count=pool.count)
-                left = await self._take(pool, held.permit)
+                await self._ask(_MAKE, urgent=urgent, pool=pool.name, count=pool.count)
+                left = await self._take(pool, held.permit, urgent=urgent)
         except StoreFailedError:
             # It may have been taken all the same, now or later.
             self._in_doubt.append(held)
@@ -231,10 +231,15 @@ class PostgresPlaces:
 
         return int(value)
 
-    async def _take(self, pool: Pool, permit: str) -> float | None:
+    async def _take(self, pool: Pool, permit: str, *, urgent: bool) -> float | None:
         """Return None if a place was taken, or when the first one is free."""
         ((taken, left),) = await self._ask(
-            _TAKE, pool=pool.name, count=pool.count, permit=permit, ttl=pool.ttl
+            _TAKE,
+            urgent=urgent,
+            pool=pool.name,
+            count=pool.count,
+            permit=permit,
+            ttl=pool.ttl,
         )
 
         return None if taken else float(left)

@@ -72,9 +72,9 @@ class RedisPlaces:
             f"is {policy}"
         )
 
-    async def try_take(self, pool: Pool) -> Held | float:
+    async def try_take(self, pool: Pool, *, urgent: bool = False) -> Held | float:
         """Take a place that is free, or return when the first one is."""
-        left = await self._left(pool)
+        left = await self._left(pool, urgent=urgent)
         free = [number for number, seconds in enumerate(left) if seconds is None]
         random.shuffle(free)
 
@@ -170,9 +170,9 @@ class RedisPlaces:
 
         return int(count)
 
-    async def _left(self, pool: Pool) -> list[float | None]:
+    async def _left(self, pool: Pool, *, urgent: bool = False) -> list[float | None]:
         async with (
-            self._asked() as redis,
+            self._asked(urgent=urgent) as redis,
             redis.pipeline(transaction=False) as pipeline,
         ):
             for number in range(pool.count):
@@ -187,7 +187,8 @@ class RedisPlaces:
         lock: Lock | None = None
 
         try:
-            async with self._asked() as redis:
+            # At once, while it is free.
+            async with self._asked(urgent=True) as redis:
                 lock = Lock(redis, key, timeout=pool.ttl, thread_local=False)
                 taken = await lock.acquire(blocking=False, token=token)
         except StoreFailedError:
