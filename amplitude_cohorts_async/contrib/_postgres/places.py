@@ -206,16 +206,16 @@ class PostgresPlaces:
         if seconds <= 0:
             return True
 
-        rows = await self._ask(_PAUSE, seconds=seconds)
+        rows = await self._ask(_PAUSE, urgent=True, seconds=seconds)
         return not any(paused for (paused,) in rows)
 
     async def spread_out(self) -> None:
         """Spread exports out further, for half an hour at least."""
-        await self._ask(_SPREAD_OUT, seconds=_STRICT_FOR)
+        await self._ask(_SPREAD_OUT, urgent=True, seconds=_STRICT_FOR)
 
     async def count_all(self) -> None:
         """Make polls and files count in the windows from now on."""
-        await self._ask(_COUNT_ALL, seconds=_COUNTED_FOR)
+        await self._ask(_COUNT_ALL, urgent=True, seconds=_COUNTED_FOR)
 
     async def try_space(self, seconds: float) -> float:
         """Begin the next gap, or return how long the current one lasts."""

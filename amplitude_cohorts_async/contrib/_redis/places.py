@@ -127,7 +127,7 @@ class RedisPlaces:
             return True
 
         async with (
-            self._asked() as redis,
+            self._asked(urgent=True) as redis,
             redis.pipeline(transaction=False) as pipeline,
         ):
             pipeline.set(self._key("pause"), "1", px=ms, nx=True)
@@ -138,14 +138,17 @@ class RedisPlaces:
 
     async def spread_out(self) -> None:
         """Spread exports out further, for half an hour at least."""
-        async with self._asked() as redis, redis.pipeline(transaction=True) as pipeline:
+        async with (
+            self._asked(urgent=True) as redis,
+            redis.pipeline(transaction=True) as pipeline,
+        ):
             pipeline.incr(self._key("strict"))
             pipeline.expire(self._key("strict"), _STRICT_FOR)
             await pipeline.execute()
 
     async def count_all(self) -> None:
         """Make polls and files count in the windows from now on."""
-        async with self._asked() as redis:
+        async with self._asked(urgent=True) as redis:
             await redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
 
     async def try_space(self, seconds: float) -> float:
