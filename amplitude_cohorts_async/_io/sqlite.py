@@ -3,7 +3,8 @@ A SQLite file that tasks of any event loop use, one transaction after another.
 
 Everything that blocks happens in one thread of the database's own, never in those
 that anyio shares out. The file is opened by the first transaction, and again after
-`aclose()`, after a fork, and when it was replaced.
+`aclose()`, after a fork, and when it was replaced. Whoever names the same file in this
+process shares thread and connection, and the apps take turns.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
-from .cancellation import finish_despite_cancel
+import attrs
+
+from .cancellation import finish_despite_cancel, in_thread
+from .turns import Lines
 
 T = TypeVar("T")
 
@@ -120,22 +124,38 @@ class Database:
         self._pid = 0
         self._mutex = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
+        self._waiting: Lines[Callable[[], None]] = Lines()
+        self.users: weakref.WeakSet[SharedDatabase] = weakref.WeakSet()
         _databases.add(self)
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        app: str = "",
+        *,
+        urgent: bool = False,
+    ) -> T:
         """
         Return what *work* returns, called inside of one transaction that may write.
 
         The transaction ends with COMMIT, or with ROLLBACK if *work* raises. It runs to
         its end even if the caller is cancelled, who then hears only of that.
 
+        Args:
+            app: Whose work it is; the apps take turns.
+            urgent: Whether it comes before what is not.
+
         Raises:
             DatabaseError: Nothing was done.
         """
+        future: Future[T] = Future()
+
         with self._mutex:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, f"sqlite {self.path.name}")
-            future = self._thread.submit(self._transact, work)
+            settle = partial(self._settle, future, work)
+            self._waiting.put(app, settle, urgent=urgent)
+            self._thread.submit(self._next)
 
         return await finish_despite_cancel(asyncio.wrap_future(future))
 
@@ -153,6 +173,28 @@ class Database:
         """Close the file if it is still open."""
         if self.__dict__.get("_connection") is not None and self._pid == os.getpid():
             self._disconnect()
+
+    def _next(self) -> None:
+        with self._mutex:
+            # Those of the parent are not waited for after a fork.
+            work = self._waiting.get() if self._waiting else None
+
+        if work is not None:
+            work()
+
+    def _settle(
+        self, future: Future[T], work: Callable[[sqlite3.Connection], T]
+    ) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+
+        try:
+            future.set_result(self._transact(work))
+        except BaseException as error:  # noqa: BLE001 - its caller gets it
+            future.set_exception(error)
+        finally:
+            # The traceback of an error would keep it.
+            del future
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._using, self._translated():
@@ -343,9 +385,78 @@ class Database:
     def after_fork(self, *, in_child: bool) -> None:
         """Go on; the thread stays with the parent."""
         if in_child:
-            self._thread = None
+            self._thread, self._waiting = None, Lines()
         self._mutex.release()
         self._using.release()
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """The arguments of a `Database`, but for its path."""
+
+    schema: tuple[str, ...]
+    version: int
+    synchronous: Synchronous
+    journal_mode: JournalMode = "WAL"
+    application_id: int = 0
+    busy_seconds: float = 5.0
+
+
+class SharedDatabase:
+    """
+    One user's access to a file, whose `Database` all users in this process share.
+
+    It is made when it is used first, and closed when the last of them is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], options: Options) -> None:
+        """Name the file; nothing is opened yet."""
+        self.path = Path(path)
+        self.options = options
+        self._database: Database | None = None
+
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        app: str = "",
+        *,
+        urgent: bool = False,
+    ) -> T:
+        """Return what *work* returns; see `Database.run()`."""
+        if not self.path.is_absolute():
+            # Once only, so that a process that changes its folder keeps its file; and
+            # in a thread, because it asks the system.
+            path = await in_thread(self.path.absolute)
+            self.path = self.path if self.path.is_absolute() else path
+
+        return await self._shared().run(work, app, urgent=urgent)
+
+    async def aclose(self) -> None:
+        """Close the file if no other user has it; may be called twice."""
+        with _sharing:
+            database, self._database = self._database, None
+            if database is None:
+                return
+            database.users.discard(self)
+            if database.users:
+                return
+
+        await database.aclose()
+
+    def _shared(self) -> Database:
+        with _sharing:
+            database = self._database
+
+            if database is None:
+                key = self.path, self.options
+                database = _shared.get(key)
+                if database is None:
+                    options = attrs.asdict(self.options, recurse=False)
+                    database = _shared[key] = Database(self.path, **options)
+                database.users.add(self)
+                self._database = database
+
+        return database
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -376,6 +487,9 @@ def _remote_file_system(path: Path) -> str | None:
 
 
 _creating = threading.Lock()
+_sharing = threading.Lock()
+_Key: TypeAlias = tuple[Path, Options]
+_shared: weakref.WeakValueDictionary[_Key, Database] = weakref.WeakValueDictionary()
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _forking: list[Database] = []
 
@@ -385,9 +499,11 @@ def _before_fork() -> None:
     for database in _forking:
         database.before_fork()
     _creating.acquire()
+    _sharing.acquire()
 
 
 def _after_fork(*, in_child: bool) -> None:
+    _sharing.release()
     _creating.release()
     while _forking:
         _forking.pop().after_fork(in_child=in_child)

@@ -20,9 +20,10 @@ from ..errors import MissingExtraError
 from ..limits import DOCUMENTED, Limits
 
 try:
-    from ._redis.connecting import checked_url, connect, shown
+    from ._redis.connecting import checked_url, shown
     from ._redis.job_store import RedisJobStore
     from ._redis.places import RedisPlaces
+    from ._redis.server import Server
 except ModuleNotFoundError as _error:
     raise MissingExtraError("a limiter shared by a fleet", extra="redis") from _error
 
@@ -50,10 +51,10 @@ class RedisLimiter(FleetLimiter):
         processes: int | None = None,
     ) -> None:
         """Take the parameters of `from_url()`."""
-        self._clients = PerLoop(partial(connect, checked_url(url)))
-        self._jobs = RedisJobStore(url, self._clients.get)
+        self._servers = PerLoop(partial(Server, checked_url(url)))
+        self._jobs = RedisJobStore(url)
         super().__init__(
-            lambda app: RedisPlaces(self._clients.get(), app),
+            lambda app: RedisPlaces(self._servers.get(), app),
             shown=shown(url),
             app=app,
             limits=limits,
@@ -109,6 +110,7 @@ class RedisLimiter(FleetLimiter):
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
         await super().aclose()
+        await self._jobs.aclose()
 
-        if client := self._clients.pop():
-            await client.aclose()
+        if server := self._servers.pop():
+            await server.aclose()

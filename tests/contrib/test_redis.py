@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ pytest.importorskip("redis", reason="the extra redis is not installed")
 
 from redis.asyncio import Connection, Redis
 
+from amplitude_cohorts_async.contrib._redis import server as servers
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
 from amplitude_cohorts_async.limits import Kind, Limits, Rate
 
@@ -88,3 +90,34 @@ async def test_a_place_costs_three_round_trips_and_one_to_return_it(
         taken = len(sent)
 
     assert (3, 1) == (taken, len(sent) - taken)
+
+
+async def test_a_hundred_apps_share_four_connections(
+    valkey: Valkey, store: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are closed while nobody asks, and with the last app that uses them."""
+    monkeypatch.setattr(servers, "_IDLE_FOR", 0.2)
+
+    async def others() -> int:
+        return len(await store.client_list()) - 1
+
+    async def wait_until_idle() -> None:
+        async with asyncio.timeout(30):
+            while await others():  # noqa: ASYNC110 - the server does not tell
+                await asyncio.sleep(0.05)
+
+    limiters = [
+        RedisLimiter.from_url(valkey.url, app=f"app{number}") for number in range(100)
+    ]
+    for limiter in limiters:
+        await store.set(f"cohorts:{{{limiter._app.known()}}}:epoch", "old")
+    await asyncio.gather(*(request(limiter, "file") for limiter in limiters))
+    assert 1 <= await others() <= 4
+    await wait_until_idle()
+
+    for limiter in limiters[1:]:
+        await limiter.aclose()
+    await request(limiters[0], "file")
+    assert 1 == await others()
+    await limiters[0].aclose()
+    await wait_until_idle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import stat
@@ -12,12 +13,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
 
 from amplitude_cohorts_async._io import sqlite
 from amplitude_cohorts_async._io.sqlite import (
     Database,
     DatabaseError,
+    Options,
+    SharedDatabase,
     UnusableDatabaseError,
 )
 from support.holding import Held
@@ -337,3 +341,106 @@ async def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
         await asyncio.gather(*(database.aclose() for database in databases))
 
         assert 10 == len(found)
+
+
+# One file, many users.
+
+
+OPTIONS = Options(schema=tuple(SCHEMA), version=3, synchronous="NORMAL")
+
+
+def where(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Tell the thread and the connection."""
+    return threading.get_ident(), id(connection)
+
+
+async def test_all_users_of_a_file_share_a_thread_and_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However they write its path; users with other options have their own."""
+    monkeypatch.chdir(tmp_path)
+    users = [
+        SharedDatabase(path, OPTIONS)
+        for path in (tmp_path / "words.db", f"{tmp_path}/words.db", "words.db")
+    ]
+    durable = SharedDatabase(
+        tmp_path / "words.db", attrs.evolve(OPTIONS, synchronous="FULL")
+    )
+    seen = {await user.run(where) for user in users}
+    other = await durable.run(where)
+    for user in (*users, durable):
+        await user.aclose()
+
+    assert 1 == len(seen)
+    assert other not in seen
+
+
+async def test_the_last_user_closes_a_file(tmp_path: Path) -> None:
+    """The others go on, and who closed it may use it again."""
+    one, two = (SharedDatabase(tmp_path / "words.db", OPTIONS) for _ in range(2))
+    await one.run(add)
+    await two.run(add)
+    await one.aclose()
+    await one.aclose()
+    assert 3 == len(list(tmp_path.iterdir()))
+    await two.aclose()
+    assert 1 == len(list(tmp_path.iterdir()))
+
+    assert 2 == len(await one.run(words))
+    await one.aclose()
+    assert 1 == len(list(tmp_path.iterdir()))
+
+
+async def test_a_user_that_is_forgotten_keeps_no_file_open(tmp_path: Path) -> None:
+    """Of two, the second one closes it."""
+    one, two = (SharedDatabase(tmp_path / "words.db", OPTIONS) for _ in range(2))
+    await one.run(add)
+    await two.run(add)
+    del one
+    gc.collect()
+    await two.aclose()
+
+    assert 1 == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_shares_nothing_with_its_parent(tmp_path: Path) -> None:
+    """Its users share a thread of their own."""
+    one, two = (SharedDatabase(tmp_path / "words.db", OPTIONS) for _ in range(2))
+    asyncio.run(one.run(add))
+
+    def work() -> None:
+        asyncio.run(asyncio.wait_for(two.run(add), 5))
+        asyncio.run(asyncio.wait_for(one.run(add), 5))
+        asyncio.run(one.aclose())
+        asyncio.run(two.aclose())
+
+    status = in_child(work)
+    found = asyncio.run(one.run(words))
+    asyncio.run(one.aclose())
+
+    assert (0, ["word"] * 3) == (status, found)
+
+
+async def test_apps_take_turns(database: Database) -> None:
+    """One transaction of an app does not wait for 500 of another."""
+    order = list[str]()
+    began, may_go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait(_connection: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(began.set)
+        may_go.wait(30)
+
+    def work(app: str) -> asyncio.Task[None]:
+        return asyncio.create_task(database.run(lambda _: order.append(app), app))
+
+    tasks = [asyncio.create_task(database.run(wait))]
+    await began.wait()
+    tasks += [work("many") for _ in range(500)]
+    tasks.append(work("single"))
+    await asyncio.sleep(0)
+    may_go.set()
+    await asyncio.gather(*tasks)
+
+    assert 1 == order.index("single")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
@@ -26,7 +27,7 @@ class Disk(SqliteJobStore):
     def __init__(self, path: Path, emulator: CohortsEmulator) -> None:
         super().__init__(path)
         # It does not wait long for others.
-        self._database._busy_seconds = 0.05
+        self._database.options = attrs.evolve(self._database.options, busy_seconds=0.05)
         self.after_the_purchase: Callable[[], None] | None = None
         self._emulator = emulator
         self._holder: sqlite3.Connection | None = None

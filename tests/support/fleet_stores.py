@@ -36,8 +36,8 @@ class FleetStore(Protocol):
     scheme: str
     contrib: str
 
-    def use(self, app: str = "app") -> None:
-        """Mark it as in use for a while: a new one is waited out."""
+    def use(self, *apps: str) -> None:
+        """Mark it as in use for a while by some apps, or "app": a new one is waited out."""
         ...
 
     def taken(self, app: str = "app") -> dict[str, float]:
@@ -76,10 +76,10 @@ class ValkeyStore:
     def _redis(self) -> Any:
         return import_module("redis").Redis.from_url(self.server.url)
 
-    def use(self, app: str = "app") -> None:
-        """Set an epoch."""
+    def use(self, *apps: str) -> None:
+        """Set their epochs."""
         with self._redis() as redis:
-            redis.set(f"cohorts:{{{app}}}:epoch", "old")
+            redis.mset({f"cohorts:{{{app}}}:epoch": "old" for app in apps or ("app",)})
 
     def taken(self, app: str = "app") -> dict[str, float]:
         """Read how long the keys last."""
@@ -115,16 +115,27 @@ class PostgresStore:
     scheme: str = "postgres"
     contrib: str = "amplitude_cohorts_async.contrib.postgres"
 
-    def use(self, app: str = "app") -> None:
+    def use(self, *apps: str) -> None:
         """Make the schema, and begin the epoch of the server."""
         schema = import_module("amplitude_cohorts_async.contrib._postgres.schema")
         with connected(self.server.url) as connection:
             connection.execute(schema.schema_sql())
             connection.execute(
                 "INSERT INTO amplitude_cohorts.cohorts_pace (app, epoch, recovers_at) "
-                "VALUES (%s, amplitude_cohorts.cohorts_epoch(), 0) "
+                "SELECT app, amplitude_cohorts.cohorts_epoch(), 0 FROM unnest(%s::text[]) AS app "
                 "ON CONFLICT (app) DO UPDATE SET epoch = excluded.epoch, recovers_at = 0",
-                [app],
+                [[*apps] or ["app"]],
+            )
+
+    def make_places(self, *apps: str) -> None:
+        """Make the places of the documented limits, all free."""
+        with connected(self.server.url) as connection:
+            connection.execute(
+                "INSERT INTO amplitude_cohorts.cohorts_place (app, pool, number, free_at) "
+                "SELECT app, pool, number, 0 FROM unnest(%s::text[]) AS app, "
+                "(VALUES ('w60', 4), ('c', 5)) AS made (pool, count), "
+                "generate_series(0, count - 1) AS number",
+                [[*apps]],
             )
 
     def taken(self, app: str = "app") -> dict[str, float]:

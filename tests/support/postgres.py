@@ -49,6 +49,12 @@ class Postgres:
         (self.port,) = free_ports(1)
 
     @property
+    def pid(self) -> int:
+        """The process of the server."""
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def url(self) -> str:
         """Where it is, for its owner."""
         return self.url_at(self.port)

@@ -21,6 +21,12 @@ class Valkey:
         (self.port,) = free_ports(1)
 
     @property
+    def pid(self) -> int:
+        """The process of the server."""
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def url(self) -> str:
         """Where it is."""
         return self.url_at(self.port)

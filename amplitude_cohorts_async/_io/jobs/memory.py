@@ -22,7 +22,7 @@ class MemoryJobStore(JobStore):
     def __init__(self) -> None:
         # Clients of one app may live in several threads.
         self._mutex = threading.Lock()
-        self._rows: dict[tuple[str, str], dict[str, str]] = {}
+        self._rows: dict[str, dict[str, dict[str, str]]] = {}
 
     async def transact(self, app: str, group: str, work: Work[T]) -> T:
         """Run *work* on the rows of a group, atomically; see `JobStore`."""
@@ -31,17 +31,18 @@ class MemoryJobStore(JobStore):
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""
         with self._mutex:
-            return [group for of_app, group in self._rows if of_app == app]
+            return [*self._rows.get(app, {})]
 
     def change(self, app: str, group: str, work: Work[T]) -> T:
         """Run *work* as `transact()` does, in the calling thread."""
         with self._mutex:
-            rows = dict(self._rows.get((app, group), {}))
+            groups = self._rows.get(app, {})
+            rows = dict(groups.get(group, {}))
             result = work(rows, time.monotonic())
 
             if rows:
-                self._rows[app, group] = rows
+                self._rows.setdefault(app, groups)[group] = rows
             else:
-                self._rows.pop((app, group), None)
+                groups.pop(group, None)
 
         return result

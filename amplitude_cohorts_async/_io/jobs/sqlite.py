@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, TypeVar
 from ..._core.job_rows import Rows
 from ...errors import JobStoreUnavailableError
 from ..machine import seconds_since_boot, this_boot
-from ..sqlite import Database, DatabaseError
+from ..sqlite import DatabaseError, Options, SharedDatabase
 from .base import JobStore, Work
 
 T = TypeVar("T")
@@ -60,13 +60,13 @@ class SqliteJobStore(JobStore):
             journal_mode: "WAL", or "DELETE", which is slower and also works on a
                 network file system.
         """
-        self._database = Database(
-            path,
+        options = Options(
             schema=_SCHEMA,
             version=_VERSION,
             synchronous="FULL",
             journal_mode=journal_mode,
         )
+        self._database = SharedDatabase(path, options)
 
     @property
     def path(self) -> Path:
@@ -94,7 +94,7 @@ class SqliteJobStore(JobStore):
                 connection.execute("UPDATE clock SET latest = ?", (now,))
             return result
 
-        return await self._run(transaction)
+        return await self._run(app, transaction)
 
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""
@@ -106,15 +106,15 @@ class SqliteJobStore(JobStore):
             )
             return [name for (name,) in found]
 
-        return await self._run(read)
+        return await self._run(app, read)
 
     async def aclose(self) -> None:
         """Close the file; it is opened again when it is used."""
         await self._database.aclose()
 
-    async def _run(self, work: Transaction[T]) -> T:
+    async def _run(self, app: str, work: Transaction[T]) -> T:
         try:
-            return await self._database.run(work)
+            return await self._database.run(work, app)
         except DatabaseError as error:
             raise JobStoreUnavailableError(
                 f"the job store cannot be used: {error}; mend that, or name "

@@ -292,10 +292,10 @@ class FleetLimiter(RateLimiter):
 
             try:
                 for window in windows:
-                    leases.append(await window.take())  # noqa: PERF401 - see below
+                    leases.append(await window.take(urgent=bool(leases)))
                 if counted:
                     await self._space_out(places, seen)
-                leases.append(await places.slots.take())
+                leases.append(await places.slots.take(urgent=bool(leases)))
 
                 if await self._still_clear(places, kind, seen, leases):
                     return _permit(kind, leases)
@@ -318,9 +318,9 @@ class FleetLimiter(RateLimiter):
         try:
             if counts(kind, seen):
                 for window in places.windows.values():
-                    leases.append(await _taken(window, kind))  # noqa: PERF401
+                    leases.append(await _taken(window, kind, leases))
                 await self._try_space(places, kind, seen)
-            leases.append(await _taken(places.slots, kind))
+            leases.append(await _taken(places.slots, kind, leases))
 
             if await self._still_clear(places, kind, seen, leases):
                 return _permit(kind, leases)
@@ -401,7 +401,7 @@ class FleetLimiter(RateLimiter):
                 except LeaseLostError:
                     return False
 
-        after = places.snapshot = await places.store.read()
+        after = places.snapshot = await places.store.read(urgent=True)
         same = after.epoch == before.epoch and after.counted == before.counted
         return same and not places.wait(kind, after)
 
@@ -557,8 +557,8 @@ def _end_of(leases: Sequence[Lease]) -> float:
     return min(lease.ends_at for lease in leases)
 
 
-async def _taken(places: Places, kind: Kind) -> Lease:
-    lease = await places.try_take()
+async def _taken(places: Places, kind: Kind, held: Sequence[Lease]) -> Lease:
+    lease = await places.try_take(urgent=bool(held))
     if isinstance(lease, Lease):
         return lease
 

@@ -92,11 +92,14 @@ class SharedStore(Protocol):
         """Return what is wrong with the store's settings, if anything is."""
         ...
 
-    async def try_take(self, pool: Pool) -> Held | float:
+    async def try_take(self, pool: Pool, *, urgent: bool = False) -> Held | float:
         """
         Take a place of a pool, if one is free.
 
         Otherwise return in how many seconds the first one is, if nobody renews it.
+
+        Args:
+            urgent: Whether other places are held meanwhile: other apps wait.
         """
         ...
 
@@ -104,8 +107,13 @@ class SharedStore(Protocol):
         """Return for each place of a pool that is taken how long it stays so."""
         ...
 
-    async def read(self) -> Snapshot:
-        """Return the shared state."""
+    async def read(self, *, urgent: bool = False) -> Snapshot:
+        """
+        Return the shared state.
+
+        Args:
+            urgent: Whether places are held meanwhile: other apps wait.
+        """
         ...
 
     async def begin_epoch(self, wait: float) -> bool:
@@ -219,16 +227,23 @@ class Places:
         self.reserve = self.good_for - lease
         self.pool = Pool(name=name, count=count, ttl=self.good_for + reuse_after)
 
-    async def take(self) -> Lease:
-        """Wait for a place; first come, first served within this process."""
+    async def take(self, *, urgent: bool = False) -> Lease:
+        """
+        Wait for a place; first come, first served within this process.
+
+        Args:
+            urgent: Whether other places are held meanwhile: other apps wait, but for
+                the first question only.
+        """
         async with self._line:
             began = asyncio.get_running_loop().time()
 
             while True:
-                lease = await self._try()
+                lease = await self._try(urgent=urgent)
                 if isinstance(lease, Lease):
                     return lease
 
+                urgent = False
                 await anyio.sleep(self._nap(lease, began))
 
     async def seconds_left(self) -> list[float]:
@@ -242,7 +257,7 @@ class Places:
         # While its request runs, the lease is longer than it will be afterwards.
         return min(seconds, self.reuse_after)
 
-    async def try_take(self) -> Lease | float:
+    async def try_take(self, *, urgent: bool = False) -> Lease | float:
         """
         Take a place if one is free and nobody of this process waits for it.
 
@@ -252,13 +267,13 @@ class Places:
             return self.reuse_after
 
         async with self._line:
-            left = await self._try()
+            left = await self._try(urgent=urgent)
 
         return left if isinstance(left, Lease) else self.free_in(left)
 
-    async def _try(self) -> Lease | float:
+    async def _try(self, *, urgent: bool) -> Lease | float:
         good_until = asyncio.get_running_loop().time() + self.good_for
-        taking = asyncio.ensure_future(self._store.try_take(self.pool))
+        taking = asyncio.ensure_future(self._store.try_take(self.pool, urgent=urgent))
 
         try:
             held = await finish_despite_cancel(taking)

@@ -127,6 +127,7 @@ class Ledger:
 
         epoch, noted, seen = row
         if noted != boot or self.now < seen:
+            self._drop_over(seen)
             self._shift(self.now - seen)
         if noted != boot or not 0 <= self.now - seen < _NOTED_EVERY:
             self.connection.execute(
@@ -200,7 +201,10 @@ class Ledger:
 
     def take(self, pool: str, place: str, *, seconds: float) -> None:
         """Take a place for a request that begins, and drop those that are over."""
-        self.connection.execute("DELETE FROM place WHERE until <= ?", [self.now])
+        # Only this app's: the others may be many.
+        self.connection.execute(
+            "DELETE FROM place WHERE app = ? AND until <= ?", [self.app, self.now]
+        )
         self.keep(pool, place, state="running", seconds=seconds)
 
     def keep(self, pool: str, place: str, *, state: State, seconds: float) -> None:
@@ -273,7 +277,9 @@ class Ledger:
             ],
         )
         over = self.now - _FORGOTTEN
-        self.connection.execute("DELETE FROM ticket WHERE seen < ?", [over])
+        self.connection.execute(
+            "DELETE FROM ticket WHERE app = ? AND seen < ?", [self.app, over]
+        )
 
     def resume(self, tickets: Iterable[Ticket]) -> None:
         """Give our tickets the numbers they have had, unless their lease is over."""
@@ -324,6 +330,11 @@ class Ledger:
             "SELECT value FROM counter WHERE app = ? AND name = ?", [self.app, name]
         ).fetchone()
         return int(value)
+
+    def _drop_over(self, now: float) -> None:
+        # Also of apps that nobody uses any more.
+        self.connection.execute("DELETE FROM place WHERE until <= ?", [now])
+        self.connection.execute("DELETE FROM ticket WHERE seen < ?", [now - _FORGOTTEN])
 
     def _shift(self, seconds: float) -> None:
         for table, *columns in (

@@ -30,6 +30,8 @@ from .local import LimiterState, LocalLimiter
 _logger = logging.getLogger(__name__)
 
 _FORGOTTEN_AFTER = 3600.0
+# Seconds between two looks at all apps: with many of them one takes a while.
+_LOOKS_EVERY = 60.0
 # A loop's time is `time.monotonic()`, or cached from it a moment ago.
 _SAME_TIME = 10.0
 
@@ -38,6 +40,7 @@ _Limiters = WeakValueDictionary[tuple[str, int], LocalLimiter]
 _mutex = threading.Lock()
 _limiters: _Limiters = WeakValueDictionary()
 _states: dict[str, LimiterState] = {}
+_looked_at = 0.0
 _of_loop: RunVar[_Limiters] = RunVar("amplitude_cohorts_async_limiters")
 
 
@@ -94,10 +97,17 @@ def _limiters_of_loop() -> _Limiters:
 
 
 def _state_of(app_key: str) -> LimiterState:
+    global _looked_at  # noqa: PLW0603
     now = time.monotonic()
 
-    for key, state in list(_states.items()):
-        if (key, 0) not in _limiters and state.newest < now - _FORGOTTEN_AFTER:
-            del _states[key]
+    if now >= _looked_at + _LOOKS_EVERY:
+        _looked_at = now
+        _forget(before=now - _FORGOTTEN_AFTER)
 
     return _states.setdefault(app_key, LimiterState())
+
+
+def _forget(*, before: float) -> None:
+    for key, state in list(_states.items()):
+        if (key, 0) not in _limiters and state.newest < before:
+            del _states[key]

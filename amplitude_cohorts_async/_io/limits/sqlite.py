@@ -30,7 +30,7 @@ from ..fifo_lock import KeyedLock
 from ..jobs.base import JobStore
 from ..jobs.sqlite import SqliteJobStore
 from ..machine import seconds_since_boot, this_boot, this_process
-from ..sqlite import Database, DatabaseError, UnusableDatabaseError
+from ..sqlite import DatabaseError, Options, SharedDatabase, UnusableDatabaseError
 from .admission import (
     SLOT,
     WINDOW,
@@ -50,6 +50,14 @@ from .tickets import named
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_OPTIONS = Options(
+    schema=SCHEMA,
+    version=VERSION,
+    application_id=APPLICATION_ID,
+    synchronous="NORMAL",
+    busy_seconds=2.0,
+)
 
 # Seconds between two questions of one who waits: at most; and where a place may be free
 # at any moment, a tenth of the time waited so far, between these two.
@@ -127,14 +135,7 @@ class SqliteLimiter(RateLimiter):
         self._lease = checked_lease(lease)
         self._clock = clock or BootClock()
         self._rules = AdmissionRules(limits, lease=lease)
-        self._database = Database(
-            path,
-            schema=SCHEMA,
-            version=VERSION,
-            application_id=APPLICATION_ID,
-            synchronous="NORMAL",
-            busy_seconds=2.0,
-        )
+        self._database = SharedDatabase(path, _OPTIONS)
         self._jobs = SqliteJobStore(f"{os.fspath(path)}.jobs")
         self._counter = _Counter(self._transact)
         self._process = _Process()
@@ -239,9 +240,12 @@ class SqliteLimiter(RateLimiter):
         await self._database.aclose()
         await self._jobs.aclose()
 
-    async def _transact(self, act: Callable[[Ledger], T]) -> T:
+    async def _transact(self, act: Callable[[Ledger], T], *, urgent: bool = False) -> T:
         """
         Return what *act* returns, called with the ledger in one transaction.
+
+        Args:
+            urgent: Whether it keeps a place, or gives one back: other apps wait.
 
         Raises:
             ConfigurationError: The file cannot be made, or the app is not known.
@@ -258,7 +262,7 @@ class SqliteLimiter(RateLimiter):
             return epoch, act(ledger)
 
         try:
-            self._epoch, result = await self._database.run(work)
+            self._epoch, result = await self._database.run(work, app, urgent=urgent)
         except UnusableDatabaseError as error:
             raise ConfigurationError(f"the limiter's file {error}") from error
         except DatabaseError as error:
@@ -483,7 +487,7 @@ class SqliteLimiter(RateLimiter):
                 continue
 
             with suppress(LimiterUnavailableError, ConfigurationError):
-                if not await self._transact(renew):
+                if not await self._transact(renew, urgent=True):
                     scope.cancel()
                 renewed_at = now
                 self._extend(scope, holding)
@@ -509,7 +513,7 @@ class SqliteLimiter(RateLimiter):
 
         # Without a note of its end, a place stays taken until its lease is over.
         with suppress(LimiterUnavailableError, ConfigurationError):
-            for slowdown in await self._transact(act):
+            for slowdown in await self._transact(act, urgent=True):
                 self._log_slowdown(slowdown.refusal, slowdown.before, slowdown.after)
 
     async def _give_back(
@@ -520,7 +524,7 @@ class SqliteLimiter(RateLimiter):
             self._rules.give_back(own, candidate)
 
         with suppress(LimiterUnavailableError, ConfigurationError):
-            await self._transact(act)
+            await self._transact(act, urgent=True)
 
     def _wait_out(self, ledger: Ledger) -> None:
         """Let nothing start in a new file before all is over that the old one held."""

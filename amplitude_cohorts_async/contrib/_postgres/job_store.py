@@ -166,7 +166,7 @@ class PostgresJobStore(JobStore):
                 return _Seen(now, changes or (), stored)
 
             # The server's clock was set back: ours goes on where it was.
-            await self._servers.get().ask(_GO_ON, latest=latest)
+            await self._servers.get().ask(_GO_ON, app=app, latest=latest)
 
     async def _is_stored(self, app: str, group: str, seen: _Seen, rows: Rows) -> bool:
         """Store rows; return whether nobody else changed the group in between."""
@@ -187,6 +187,7 @@ class PostgresJobStore(JobStore):
         ((count,),) = await self._servers.get().ask(
             _STORE,
             app=app,
+            urgent=True,
             name=group,
             before=seen.last,
             change=change,

@@ -157,17 +157,17 @@ class PostgresPlaces:
         """Return None: no setting of the server matters that is not made here."""
         return None
 
-    async def try_take(self, pool: Pool) -> Held | float:
+    async def try_take(self, pool: Pool, *, urgent: bool = False) -> Held | float:
         """Take the place that is free the longest, or return when the first one is."""
         held = _HeldPlace(self._server, self._app, pool.name, permit=uuid4().hex)
         await self._give_back()
 
         try:
-            left = await self._take(pool, held.permit)
+            left = await self._take(pool, held.permit, urgent=urgent)
             if left is not None and left < 0:
                 # A place is missing.
-                await self._ask(_MAKE, pool=pool.name, count=pool.count)
-                left = await self._take(pool, held.permit)
+                await self._ask(_MAKE, urgent=urgent, pool=pool.name, count=pool.count)
+                left = await self._take(pool, held.permit, urgent=urgent)
         except StoreFailedError:
             # It may have been taken all the same, now or later.
             self._in_doubt.append(held)
@@ -181,9 +181,9 @@ class PostgresPlaces:
 
         return [seconds for (seconds,) in rows if seconds > 0]
 
-    async def read(self) -> Snapshot:
+    async def read(self, *, urgent: bool = False) -> Snapshot:
         """Return the whole state, in one round trip."""
-        rows = await self._ask(_READ)
+        rows = await self._ask(_READ, urgent=urgent)
 
         if not rows:
             return Snapshot(pause=0.0, epoch=None, recovery=0.0, step=0, counted=False)
@@ -206,16 +206,16 @@ class PostgresPlaces:
         if seconds <= 0:
             return True
 
-        rows = await self._ask(_PAUSE, seconds=seconds)
+        rows = await self._ask(_PAUSE, urgent=True, seconds=seconds)
         return not any(paused for (paused,) in rows)
 
     async def spread_out(self) -> None:
         """Spread exports out further, for half an hour at least."""
-        await self._ask(_SPREAD_OUT, seconds=_STRICT_FOR)
+        await self._ask(_SPREAD_OUT, urgent=True, seconds=_STRICT_FOR)
 
     async def count_all(self) -> None:
         """Make polls and files count in the windows from now on."""
-        await self._ask(_COUNT_ALL, seconds=_COUNTED_FOR)
+        await self._ask(_COUNT_ALL, urgent=True, seconds=_COUNTED_FOR)
 
     async def try_space(self, seconds: float) -> float:
         """Begin the next gap, or return how long the current one lasts."""
@@ -231,10 +231,15 @@ class PostgresPlaces:
 
         return int(value)
 
-    async def _take(self, pool: Pool, permit: str) -> float | None:
+    async def _take(self, pool: Pool, permit: str, *, urgent: bool) -> float | None:
         """Return None if a place was taken, or when the first one is free."""
         ((taken, left),) = await self._ask(
-            _TAKE, pool=pool.name, count=pool.count, permit=permit, ttl=pool.ttl
+            _TAKE,
+            urgent=urgent,
+            pool=pool.name,
+            count=pool.count,
+            permit=permit,
+            ttl=pool.ttl,
         )
 
         return None if taken else float(left)
@@ -246,8 +251,18 @@ class PostgresPlaces:
                 await self._in_doubt[-1].release()
             self._in_doubt.pop()
 
-    async def _ask(self, statement: LiteralString, **parameters: object) -> list[Row]:
-        return [*await self._server.ask(statement, app=self._app, **parameters)]
+    async def _ask(
+        self,
+        statement: LiteralString,
+        *,
+        urgent: bool = False,
+        **parameters: object,
+    ) -> list[Row]:
+        return [
+            *await self._server.ask(
+                statement, app=self._app, urgent=urgent, **parameters
+            )
+        ]
 
 
 @attrs.frozen(eq=False)
@@ -262,7 +277,12 @@ class _HeldPlace:
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
         rows = await self.server.ask(
-            _EXTEND, app=self.app, pool=self.pool, permit=self.permit, seconds=seconds
+            _EXTEND,
+            app=self.app,
+            urgent=True,
+            pool=self.pool,
+            permit=self.permit,
+            seconds=seconds,
         )
 
         if not rows:

@@ -1,8 +1,8 @@
 """
 What the database holds: tables and two functions, in a schema of their own.
 
-- `cohorts_version`: which release made it; and by how much the clock of the exports is
-  ahead, see `job_store`.
+- `cohorts_version`: which release made it; by how much the clock of the exports is
+  ahead, see `job_store`; and when somebody tidied last.
 - `cohorts_place`: a row for each place of each limit, free from a moment on.
 - `cohorts_pace`: what the service said to one process, for all; and the epoch.
 - `cohorts_counter`: what was spent this month.
@@ -38,7 +38,8 @@ END $$;
 CREATE TABLE IF NOT EXISTS {schema}.cohorts_version (
     major integer NOT NULL,
     minor integer NOT NULL,
-    ahead double precision NOT NULL DEFAULT 0
+    ahead double precision NOT NULL DEFAULT 0,
+    tidied_at double precision NOT NULL DEFAULT 0
 );
 INSERT INTO {schema}.cohorts_version (major, minor)
     SELECT {major}, {minor}

@@ -3,12 +3,13 @@ One pool of connections for each process, event loop and server.
 
 However many apps there are, their limiters and job stores share it: it has four
 connections at most, none while nothing was asked for half a minute, and is closed
-when the last of its users is.
+when the last of its users is. The apps take turns.
 
 Each question is one statement, which is a transaction by itself: nothing is held in
-between, and PgBouncer may give each one another connection. Whoever asks waits two
-seconds at most. A statement whose answer was lost is sent again: each can tell that
-it was carried out before.
+between, and PgBouncer may give each one another connection. The server has two
+seconds to answer; when it has answered nobody for as long, all that wait are told. A
+statement whose answer was lost is sent again: each can tell that it was carried out
+before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, LiteralString, TypeAlias
 
 import attrs
@@ -30,7 +31,9 @@ from ..._core.secret import Secret
 from ..._io.cancellation import finish_despite_cancel
 from ..._io.limits.leases import StoreFailedError
 from ..._io.limits.shared import between
+from ..._io.patience import Patience
 from ..._io.per_loop import PerLoop
+from ..._io.turns import Turns
 from ...errors import ConfigurationError
 from .connecting import Address
 from .schema import MAJOR, schema_sql
@@ -53,24 +56,42 @@ _DURABLE = """
 """
 """Does what `SET LOCAL` does, within a statement: it holds until its commit."""
 
-_VERSION = "SELECT major, getdatabaseencoding() FROM {schema}.cohorts_version"
+_VERSION = """
+    SELECT major, getdatabaseencoding(), tidied_at < {schema}.cohorts_clock() - 3600
+    FROM {schema}.cohorts_version
+"""
+_BEGIN_TO_TIDY = """
+    UPDATE {schema}.cohorts_version SET tidied_at = {schema}.cohorts_clock()
+    WHERE tidied_at < {schema}.cohorts_clock() - 3600
+    RETURNING tidied_at
+"""
+"""One process an hour does it: to look at all rows of a large fleet takes a while."""
 _TIDY = """
     WITH time AS MATERIALIZED (SELECT {schema}.cohorts_clock() AS now),
     places AS (
-        DELETE FROM {schema}.cohorts_place USING time WHERE free_at < now - 86400
+        DELETE FROM {schema}.cohorts_place WHERE ctid = ANY (ARRAY(
+            SELECT place.ctid FROM {schema}.cohorts_place AS place, time
+            WHERE free_at < now - 604800 LIMIT 10000
+        ))
     ),
     counters AS (
         DELETE FROM {schema}.cohorts_counter USING time WHERE until < now - 86400
     ),
     old AS (
-        DELETE FROM {schema}.cohorts_group USING time
-        WHERE changed_at < now - CASE WHEN has_rows THEN 8640000 ELSE 86400 END
+        DELETE FROM {schema}.cohorts_group WHERE ctid = ANY (ARRAY(
+            SELECT known.ctid FROM {schema}.cohorts_group AS known, time
+            WHERE changed_at < now - CASE WHEN has_rows THEN 8640000 ELSE 86400 END
+            LIMIT 10000
+        ))
         RETURNING app, name
     )
     DELETE FROM {schema}.cohorts_row USING old
     WHERE cohorts_row.app = old.app AND cohorts_row.name = old.name
 """
-"""Removes what nobody needs any more: rows of exports after a hundred days."""
+"""
+Removes what nobody needs any more: places after a week, so that an app that starts
+each night finds its own, and rows of exports after a hundred days.
+"""
 
 
 @attrs.define(eq=False)
@@ -84,6 +105,8 @@ class _Shared:
     is_open: bool = False
     ready: set[str] = attrs.field(factory=set[str])
     unreachable: asyncio.Event = attrs.field(factory=asyncio.Event)
+    turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
+    answered_at: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
         self.pool = _pool(self.address, self.tell_unreachable)
@@ -93,14 +116,16 @@ class _Shared:
         self.unreachable.set()
         self.unreachable = asyncio.Event()
 
-    async def connection(self, seconds: float) -> AsyncConnection[Row]:
+    async def connection(self, patience: Patience) -> AsyncConnection[Row]:
         """Return a connection, or raise `OperationalError` if there is none in time."""
-        getting = asyncio.ensure_future(self.pool.getconn(seconds))
+        getting = asyncio.ensure_future(self.pool.getconn())
         failing = asyncio.ensure_future(self.unreachable.wait())
+        patience.then = failing.cancel
 
         try:
             await asyncio.wait([getting, failing], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            patience.then = None
             failing.cancel()
             if not getting.done():
                 getting.cancel()
@@ -130,12 +155,18 @@ class Server:
         self._shared.users += 1
 
     async def ask(
-        self, statement: LiteralString, **parameters: object
+        self,
+        statement: LiteralString,
+        *,
+        app: str,
+        urgent: bool = False,
+        **parameters: object,
     ) -> Sequence[Row]:
         """
-        Return the rows that a statement yields.
+        Return the rows that a statement yields, when it is the app's turn.
 
         Args:
+            urgent: Whether it comes before what is not.
             statement: In it *{schema}* is ours, and *{durable}* a query that makes
                 what it changes durable.
 
@@ -143,8 +174,11 @@ class Server:
             StoreFailedError: The server did not answer, or not in time.
             ConfigurationError: The role may not do that, or the schema is not ours.
         """
-        # A cancellation waits for the answer: to break off would cost a connection.
-        return await finish_despite_cancel(self._ask(statement, parameters))
+        async with self._shared.turns.turn(app, urgent=urgent):
+            # A cancellation waits for the answer: to break off would cost a connection.
+            return await finish_despite_cancel(
+                self._ask(statement, {"app": app, **parameters})
+            )
 
     async def aclose(self) -> None:
         """Close the pool, if this is its last user; may be called twice."""
@@ -163,14 +197,23 @@ class Server:
     async def _ask(
         self, statement: LiteralString, parameters: Mapping[str, object]
     ) -> Sequence[Row]:
-        deadline = self._in_time()
+        with Patience(_TIMEOUT) as patience:
+            return await self._ask_patiently(statement, parameters, patience)
+
+    async def _ask_patiently(
+        self,
+        statement: LiteralString,
+        parameters: Mapping[str, object],
+        patience: Patience,
+    ) -> Sequence[Row]:
+        began = self._loop.time()
         # A server that is started again answers soon, or it will take longer than that.
         tries_until = math.inf
 
         while True:
             try:
                 await self._prepare()
-                return await self._once(self._bytes(statement), parameters, deadline)
+                rows = await self._once(self._bytes(statement), parameters, patience)
             except _NO_SCHEMA as error:
                 # It was there: the server has lost it since.
                 self._shared.ready.discard(self._address.schema)
@@ -181,9 +224,14 @@ class Server:
                 failed = error
             except Error as error:
                 raise StoreFailedError from error
+            else:
+                self._shared.answered_at = self._loop.time()
+                return rows
 
-            tries_until = min(tries_until, deadline, self._loop.time() + _TRIES_FOR)
-            if self._loop.time() + 0.05 >= tries_until:
+            tries_until = min(tries_until, self._loop.time() + _TRIES_FOR)
+            if patience.is_over or self._loop.time() + 0.05 >= tries_until:
+                if self._shared.answered_at < began:
+                    self._shared.turns.give_up(partial(_failed_with, failed))
                 raise StoreFailedError from failed
             await asyncio.sleep(between(0.01, 0.05))
 
@@ -191,12 +239,15 @@ class Server:
         self,
         statement: bytes,
         parameters: Mapping[str, object] | None,
-        deadline: float,
+        patience: Patience,
     ) -> Sequence[Row]:
+        if patience.is_over:
+            raise OperationalError("the server did not answer in time")
+
         pool = self._shared.pool
-        connection = await self._shared.connection(deadline - self._loop.time())
+        connection = await self._shared.connection(patience)
         # Cancelling would ask the server, which may be what does not answer.
-        timer = self._loop.call_at(deadline, _hang_up, connection)
+        patience.then = partial(_hang_up, connection)
 
         try:
             cursor = await connection.execute(statement, parameters)
@@ -206,7 +257,7 @@ class Server:
             await connection.close()
             raise
         finally:
-            timer.cancel()
+            patience.then = None
             await pool.putconn(connection)
 
     async def _prepare(self) -> None:
@@ -231,7 +282,7 @@ class Server:
             await self._make_schema()
             found = await self._version()
 
-        major, encoding = found[0]
+        major, encoding, is_untidy = found[0]
 
         if major > MAJOR:
             raise ConfigurationError(
@@ -246,25 +297,27 @@ class Server:
                 "use one with UTF8"
             )
 
-        await self._once(self._bytes(_TIDY), None, self._in_time())
+        if is_untidy and await self._now(_BEGIN_TO_TIDY):
+            await self._now(_TIDY)
 
     async def _version(self) -> Sequence[Row]:
         try:
-            return await self._once(self._bytes(_VERSION), None, self._in_time())
+            return await self._now(_VERSION)
         except _NO_SCHEMA:
             return ()
+
+    async def _now(self, statement: LiteralString) -> Sequence[Row]:
+        with Patience(_TIMEOUT) as patience:
+            return await self._once(self._bytes(statement), None, patience)
 
     async def _make_schema(self) -> None:
         # Sent together, they are one transaction.
         statements = f"{_SETUP_LOCK};\n{schema_sql(self._address.schema)}"
-        deadline = self._loop.time() + _SETUP_TIMEOUT
-        await self._once(statements.encode(), None, deadline)
+        with Patience(_SETUP_TIMEOUT) as patience:
+            await self._once(statements.encode(), None, patience)
 
     def _bytes(self, statement: LiteralString) -> bytes:
         return _of_schema(statement, self._address.schema)
-
-    def _in_time(self) -> float:
-        return self._loop.time() + _TIMEOUT
 
     def _may_not(self, error: errors.InsufficientPrivilege) -> ConfigurationError:
         told = error.diag.message_primary or "permission denied"
@@ -299,12 +352,20 @@ def _pool(
         min_size=0,
         max_size=_MOST_CONNECTIONS,
         max_idle=_IDLE_FOR,
-        timeout=_TIMEOUT,
+        # Whoever waits has a time limit of its own.
+        timeout=_SETUP_TIMEOUT,
         # It tries twice, and whoever asks next tries again.
         reconnect_timeout=0.05,
         reconnect_failed=unreachable,
         open=False,
     )
+
+
+def _failed_with(cause: Error) -> StoreFailedError:
+    failed = StoreFailedError()
+    failed.__cause__ = cause
+
+    return failed
 
 
 def _default_timeout(server: Secret) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +14,6 @@ from redis.exceptions import RedisError
 from ..._io.limits.shared import shown_store
 from ...errors import ConfigurationError
 
-# Seconds after which a store that has not answered counts as unavailable.
-_STORE_TIMEOUT = 2.0
-
 # redis-py would read its own version from disk for each connection.
 _UNNAMED: dict[str, Any] = (
     {"driver_info": None}
@@ -26,21 +22,11 @@ _UNNAMED: dict[str, Any] = (
 )
 
 
-def in_time() -> asyncio.Timeout:
-    """
-    Return a context that gives the store two seconds.
-
-    redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which before Python
-    3.12 can swallow a cancellation.
-    """
-    return asyncio.timeout(_STORE_TIMEOUT)
-
-
 def connect(url: str) -> Redis:
     """Return a client; nothing is sent yet."""
     return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
         url,
-        socket_timeout=None,  # see `in_time`
+        socket_timeout=None,  # see `Server.asked()`
         **_UNNAMED,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
@@ -18,7 +18,8 @@ from ..._io.jobs.base import JobStore, Work
 from ..._io.limits.shared import between
 from ..._io.per_loop import PerLoop
 from ...errors import JobStoreUnavailableError
-from .connecting import checked_url, connect, in_time, shown
+from .connecting import checked_url, shown
+from .server import Server
 
 T = TypeVar("T")
 
@@ -36,17 +37,10 @@ class RedisJobStore(JobStore):
 
     durable = True
 
-    def __init__(self, url: str, client: Callable[[], Redis] | None = None) -> None:
-        """
-        Describe the store; nothing is sent yet.
-
-        Args:
-            client: Returns the client of the running loop, which the caller closes;
-                None makes one for each loop.
-        """
+    def __init__(self, url: str) -> None:
+        """Describe the store; nothing is sent yet."""
         self._shown = shown(checked_url(url))
-        self._own = PerLoop(partial(connect, url))
-        self._client = client or self._own.get
+        self._servers = PerLoop(partial(Server, url))
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -70,28 +64,28 @@ class RedisJobStore(JobStore):
         async with self.lock(f"rows of {app}: {group}"):
             while True:
                 try:
-                    async with self._translated(), self._client().pipeline() as pipe:
+                    async with self._asked(app) as redis, redis.pipeline() as pipe:
                         return await _transact(pipe, app, group, work)
                 except WatchError:
                     await anyio.sleep(between(0.001, 0.02))
 
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""
-        async with self._translated():
-            names = await self._client().smembers(_key(app))
+        async with self._asked(app) as redis:
+            names = await redis.smembers(_key(app))
 
         return sorted(name.decode() for name in cast("set[bytes]", names))
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
-        if own := self._own.pop():
-            await own.aclose()
+        if server := self._servers.pop():
+            await server.aclose()
 
     @asynccontextmanager
-    async def _translated(self) -> AsyncGenerator[None]:
+    async def _asked(self, app: str) -> AsyncGenerator[Redis]:
         try:
-            async with in_time():
-                yield
+            async with self._servers.get().asked(app) as redis:
+                yield redis
         except WatchError:
             raise
         except (RedisError, OSError) as error:

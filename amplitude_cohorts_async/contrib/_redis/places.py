@@ -17,8 +17,8 @@ clock alone decides when it is over. The other keys:
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import datetime
 from typing import cast
 from uuid import uuid4
@@ -35,7 +35,7 @@ from ..._io.limits.leases import (
     Snapshot,
     StoreFailedError,
 )
-from .connecting import in_time
+from .server import Server
 
 # Seconds for which a 429 has an effect.
 _STRICT_FOR = 1_800
@@ -45,16 +45,17 @@ _COUNTED_FOR = 30 * 86_400
 class RedisPlaces:
     """The places of one app, as one event loop reaches them; see `SharedStore`."""
 
-    def __init__(self, redis: Redis, app: str) -> None:
-        self._redis = redis
+    def __init__(self, server: Server, app: str) -> None:
+        self._server = server
+        self._app = app
         # The braces keep all keys of an app on one machine of a cluster.
         self._prefix = f"cohorts:{{{app}}}"
 
     async def warning(self) -> str | None:
         """Return what is wrong with the eviction policy, where the store shows it."""
         try:
-            async with _answer():
-                answer = await self._redis.config_get(  # pyright: ignore[reportUnknownMemberType]
+            async with self._asked() as redis:
+                answer = await redis.config_get(  # pyright: ignore[reportUnknownMemberType]
                     "maxmemory-policy"
                 )
         except StoreFailedError as error:
@@ -71,9 +72,9 @@ class RedisPlaces:
             f"is {policy}"
         )
 
-    async def try_take(self, pool: Pool) -> Held | float:
+    async def try_take(self, pool: Pool, *, urgent: bool = False) -> Held | float:
         """Take a place that is free, or return when the first one is."""
-        left = await self._left(pool)
+        left = await self._left(pool, urgent=urgent)
         free = [number for number, seconds in enumerate(left) if seconds is None]
         random.shuffle(free)
 
@@ -88,9 +89,12 @@ class RedisPlaces:
         """Return for each place that is taken how long it stays so."""
         return [seconds for seconds in await self._left(pool) if seconds is not None]
 
-    async def read(self) -> Snapshot:
+    async def read(self, *, urgent: bool = False) -> Snapshot:
         """Return the whole state, in one round trip."""
-        async with _answer(), self._redis.pipeline(transaction=False) as pipeline:
+        async with (
+            self._asked(urgent=urgent) as redis,
+            redis.pipeline(transaction=False) as pipeline,
+        ):
             pipeline.pttl(self._key("pause"))
             pipeline.get(self._key("epoch"))
             pipeline.pttl(self._key("epoch:wait"))
@@ -110,9 +114,9 @@ class RedisPlaces:
         """Set the epoch, and make all wait until lost leases would have ended."""
         # The wait comes first: an epoch without it would let all start at once.
         ms = int(wait * 1000)
-        async with _answer():
-            await self._redis.set(self._key("epoch:wait"), "1", px=ms, nx=True)
-            first = await self._redis.set(self._key("epoch"), uuid4().hex, nx=True)
+        async with self._asked() as redis:
+            await redis.set(self._key("epoch:wait"), "1", px=ms, nx=True)
+            first = await redis.set(self._key("epoch"), uuid4().hex, nx=True)
 
         return bool(first)
 
@@ -122,7 +126,10 @@ class RedisPlaces:
         if ms <= 0:
             return True
 
-        async with _answer(), self._redis.pipeline(transaction=False) as pipeline:
+        async with (
+            self._asked(urgent=True) as redis,
+            redis.pipeline(transaction=False) as pipeline,
+        ):
             pipeline.set(self._key("pause"), "1", px=ms, nx=True)
             pipeline.pexpire(self._key("pause"), ms, gt=True)
             first, _ = await pipeline.execute()
@@ -131,24 +138,27 @@ class RedisPlaces:
 
     async def spread_out(self) -> None:
         """Spread exports out further, for half an hour at least."""
-        async with _answer(), self._redis.pipeline(transaction=True) as pipeline:
+        async with (
+            self._asked(urgent=True) as redis,
+            redis.pipeline(transaction=True) as pipeline,
+        ):
             pipeline.incr(self._key("strict"))
             pipeline.expire(self._key("strict"), _STRICT_FOR)
             await pipeline.execute()
 
     async def count_all(self) -> None:
         """Make polls and files count in the windows from now on."""
-        async with _answer():
-            await self._redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
+        async with self._asked(urgent=True) as redis:
+            await redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
 
     async def try_space(self, seconds: float) -> float:
         """Begin the next gap, or return how long the current one lasts."""
         key = self._key("space")
 
-        async with _answer():
-            if await self._redis.set(key, "1", px=int(seconds * 1000), nx=True):
+        async with self._asked() as redis:
+            if await redis.set(key, "1", px=int(seconds * 1000), nx=True):
                 return 0.0
-            left = await self._redis.pttl(key)
+            left = await redis.pttl(key)
 
         return max(1, left) / 1000
 
@@ -156,15 +166,18 @@ class RedisPlaces:
         """Add to a counter and return its value."""
         key = self._key(f"month:{name}")
 
-        async with _answer(), self._redis.pipeline(transaction=True) as pipeline:
+        async with self._asked() as redis, redis.pipeline(transaction=True) as pipeline:
             pipeline.incrby(key, by)
             pipeline.expireat(key, until)
             count, _ = await pipeline.execute()
 
         return int(count)
 
-    async def _left(self, pool: Pool) -> list[float | None]:
-        async with _answer(), self._redis.pipeline(transaction=False) as pipeline:
+    async def _left(self, pool: Pool, *, urgent: bool = False) -> list[float | None]:
+        async with (
+            self._asked(urgent=urgent) as redis,
+            redis.pipeline(transaction=False) as pipeline,
+        ):
             for number in range(pool.count):
                 pipeline.pttl(self._place(pool, number))
             left = cast("list[int]", await pipeline.execute())
@@ -173,18 +186,29 @@ class RedisPlaces:
 
     async def _try(self, pool: Pool, number: int) -> Held | None:
         key = self._place(pool, number)
-        lock = Lock(self._redis, key, timeout=pool.ttl, thread_local=False)
         token = uuid4().hex
+        lock: Lock | None = None
 
         try:
-            async with _answer():
+            # At once, while it is free.
+            async with self._asked(urgent=True) as redis:
+                lock = Lock(redis, key, timeout=pool.ttl, thread_local=False)
                 taken = await lock.acquire(blocking=False, token=token)
         except StoreFailedError:
-            # The store may have taken the lock all the same.
-            await _released(lock.do_release(token.encode()))
+            if lock is not None:
+                # The store may have taken it all the same.
+                await self._give_back(lock, token)
             raise
 
-        return _HeldLock(lock) if taken else None
+        return _HeldLock(self._server, self._app, lock) if taken else None
+
+    async def _give_back(self, lock: Lock, token: str) -> None:
+        with suppress(LeaseLostError, StoreFailedError):
+            async with self._asked(urgent=True):
+                await lock.do_release(token.encode())
+
+    def _asked(self, *, urgent: bool = False) -> AbstractAsyncContextManager[Redis]:
+        return _asked(self._server, self._app, urgent=urgent)
 
     def _place(self, pool: Pool, number: int) -> str:
         return self._key(f"{pool.name}:{number}")
@@ -197,34 +221,28 @@ class RedisPlaces:
 class _HeldLock:
     """A place that this process holds."""
 
+    server: Server
+    app: str
     lock: Lock
 
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
-        async with _answer():
+        async with _asked(self.server, self.app, urgent=True):
             await self.lock.extend(seconds, replace_ttl=True)
 
     async def release(self) -> None:
         """Free the place."""
-        async with _answer():
+        async with _asked(self.server, self.app, urgent=True):
             await self.lock.release()
 
 
 @asynccontextmanager
-async def _answer() -> AsyncGenerator[None]:
-    """Translate the errors of the store, which has two seconds to answer."""
+async def _asked(server: Server, app: str, *, urgent: bool) -> AsyncGenerator[Redis]:
+    """Translate the errors of the store."""
     try:
-        async with in_time():
-            yield
+        async with server.asked(app, urgent=urgent) as redis:
+            yield redis
     except LockError as error:
         raise LeaseLostError from error
     except (RedisError, OSError) as error:
         raise StoreFailedError from error
-
-
-async def _released(release: Awaitable[None]) -> None:
-    try:
-        async with _answer():
-            await release
-    except (LeaseLostError, StoreFailedError):
-        pass

@@ -136,6 +136,7 @@ def test_an_app_is_forgotten_when_nothing_matters_any_more(
     assert app in registry._states
 
     monkeypatch.setattr(registry, "_FORGOTTEN_AFTER", 0.0)
+    monkeypatch.setattr(registry, "_LOOKS_EVERY", 0.0)
     other = limiter_for(app + "2", QUICK)
 
     assert app not in registry._states

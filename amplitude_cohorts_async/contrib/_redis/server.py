@@ -1,0 +1,140 @@
+"""
+A few connections for each process, event loop and server.
+
+However many apps there are, their limiters and job stores share them: four at most,
+none while nothing was asked for half a minute. They are closed when the last of
+their users is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import attrs
+from redis import exceptions
+from redis.asyncio import Redis
+
+from ..._core.secret import hidden
+from ..._io.cancellation import finish_despite_cancel
+from ..._io.patience import patiently
+from ..._io.per_loop import PerLoop
+from ..._io.turns import Turns
+from .connecting import connect
+
+_TIMEOUT = 2.0
+"""Seconds after which a store that has not answered counts as unavailable."""
+_MOST_CONNECTIONS = 4
+_IDLE_FOR = 30.0
+
+_FAILED = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+
+
+@attrs.define(eq=False)
+class _Shared:
+    """What all users of a server in one event loop share."""
+
+    client: Redis
+    users: int = 0
+    turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
+    used_at: float = -math.inf
+    answered_at: float = -math.inf
+    timer: asyncio.TimerHandle | None = None
+    closing: asyncio.Task[None] | None = None
+
+    def note_use(self) -> None:
+        """Close the connections when nothing is asked for a while."""
+        loop = asyncio.get_running_loop()
+        self.used_at = loop.time()
+
+        if self.timer is None:
+            self.timer = loop.call_later(_IDLE_FOR, self._close_if_idle)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+        await finish_despite_cancel(self.client.aclose())
+
+    def _close_if_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        idle_at = self.used_at + _IDLE_FOR
+        self.timer = None
+
+        if idle_at > loop.time():
+            self.timer = loop.call_at(idle_at, self._close_if_idle)
+        else:
+            self.closing = loop.create_task(self._close_idle())
+
+    async def _close_idle(self) -> None:
+        async with AsyncExitStack() as stack:
+            # Nobody may take a connection that is being closed.
+            for _ in range(_MOST_CONNECTIONS):
+                await stack.enter_async_context(self.turns.turn(""))
+            await self.client.connection_pool.disconnect()
+
+
+_of_loop: PerLoop[dict[str, _Shared]] = PerLoop(dict)
+
+
+class Server:
+    """One user's access to a server, in one event loop; nothing is sent yet."""
+
+    def __init__(self, url: str) -> None:
+        self._url = hidden(url)
+        self._is_closed = False
+        here = _of_loop.get()
+
+        if self._url not in here:
+            here[self._url] = _Shared(connect(self._url))
+        self._shared = here[self._url]
+        self._shared.users += 1
+
+    @asynccontextmanager
+    async def asked(self, app: str, *, urgent: bool = False) -> AsyncGenerator[Redis]:
+        """
+        Wait for the app's turn, and yield a client that has one connection.
+
+        The store has two seconds to answer then. When it has answered nobody for as
+        long, all that wait are told.
+
+        Args:
+            urgent: Whether it comes before what is not.
+
+        Raises:
+            TimeoutError: It did not answer.
+        """
+        shared, now = self._shared, asyncio.get_running_loop().time
+
+        async with shared.turns.turn(app, urgent=urgent):
+            began = now()
+            shared.note_use()
+
+            try:
+                # redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which
+                # before Python 3.12 can swallow a cancellation.
+                async with patiently(_TIMEOUT):
+                    yield shared.client
+            except _FAILED:
+                if shared.answered_at < began:
+                    shared.turns.give_up(TimeoutError)
+                raise
+            else:
+                shared.answered_at = now()
+
+    async def aclose(self) -> None:
+        """Close the connections, if this is their last user; may be called twice."""
+        if self._is_closed:
+            return
+
+        self._is_closed = True
+        self._shared.users -= 1
+
+        if not self._shared.users:
+            here = _of_loop.get()
+            if here.get(self._url) is self._shared:
+                del here[self._url]
+            await self._shared.aclose()
