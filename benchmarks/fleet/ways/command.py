@@ -53,7 +53,6 @@ def work() -> None:
     """Be the command, with a client that is scaled."""
     CohortsClient.from_env = staticmethod(client)  # type: ignore[method-assign, assignment]
     say_ready()
-    sys.stdin.readline()
     main(["jobs", "run", "--forever", "--quiet"])
 
 
