@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 _ROW, _LEFT, _WIDTH = 26, 170, 420
+_FILL = 'fill="#2563eb"'
 
 Summary = Mapping[str, Mapping[str, float]]
 
@@ -42,22 +43,18 @@ def draw(summary: Summary, *, plain: Sequence[str]) -> str:
     )
 
 
-def _chart(
-    title: str, values: Mapping[str, float], form: str, top: int
-) -> list[str]:
+def _chart(title: str, values: Mapping[str, float], form: str, top: int) -> list[str]:
     most = max([1e-9, *values.values()])
     lines = [
         f'<text x="10" y="{top + 18}" font-weight="bold">{escape(title)}</text>',
     ]
     for row, (name, value) in enumerate(values.items(), start=1):
         y, width = top + _ROW * row + 6, _WIDTH * value / most
+        text, at = f'<text y="{y + 14}"', _LEFT + width + 6
         lines += [
-            f'<text x="{_LEFT - 8}" y="{y + 14}" text-anchor="end">'
-            f"{escape(name)}</text>",
-            f'<rect x="{_LEFT}" y="{y}" width="{width:.0f}" height="18" '
-            f'fill="#2563eb"/>',
-            f'<text x="{_LEFT + width + 6:.0f}" y="{y + 14}">'
-            f"{form.format(value)}</text>",
+            f'{text} x="{_LEFT - 8}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{_LEFT}" y="{y}" width="{width:.0f}" height="18" {_FILL}/>',
+            f'{text} x="{at:.0f}">{form.format(value)}</text>',
         ]
 
     return lines

@@ -13,11 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
-from rehearsal import WINDOW, Figures, figures, rehearse
+from rehearsal import Course, Figures, figures, rehearse
 from service import Service
+from ways.common import PLACE, Place
+
 from support.postgres import PACKAGE, Postgres, connected
 from support.valkey import Valkey
-from ways.common import PLACE, Place
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -136,9 +137,9 @@ class Fleet:
                 database=database,
             )
             self.service.add(cohorts)
-            seen = self._rehearse(name, way, place)
+            course = self._rehearse(name, way, place)
 
-        return figures(seen, self.service.account(), place)
+        return figures(course, self.service.account(), place)
 
     def _place(
         self,
@@ -160,7 +161,7 @@ class Fleet:
             database=database,
         )
 
-    def _rehearse(self, name: str, way: Way, place: Place) -> dict[str, float]:
+    def _rehearse(self, name: str, way: Way, place: Place) -> Course:
         command = [self._python(name), "-m", f"ways.{way.module}"]
 
         return rehearse(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import attrs
 from service import JOB_SECONDS, Account, members_of
-from support.counting import most_in_any
 from ways.common import READY, Place, await_line
+
+from support.counting import most_in_any
 
 WINDOW = (4, 60.0)
 """What binds: four exports a minute also keep sixty in ten minutes."""
@@ -25,6 +26,22 @@ _GRACE = 60.0
 
 class FailedRunError(Exception):
     """A way did not bring all files; the message says why."""
+
+
+@attrs.define(kw_only=True)
+class Course:
+    """
+    What was seen from outside.
+
+    Attributes:
+        began: When the way was told to begin, on this machine's monotonic clock.
+        files: When each file was seen, by cohort.
+        cpu: Seconds of the processor.
+    """
+
+    began: float
+    files: dict[str, float] = attrs.field(factory=dict)
+    cpu: float = 0.0
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +55,8 @@ class Figures:
         of_best: The share of the best possible rate, from the first request of an
             export to the last one.
         late: From the end of a job at the service to its file, the median.
+        cpu: Of the processor, for each export, in all processes of the way; what they
+            took before they were told to begin does not count.
         most: The most requests of exports in any window.
         requests: Of the API, for each export.
         refused: Requests that were answered with 429.
@@ -50,6 +69,7 @@ class Figures:
     best: float
     of_best: float
     late: float
+    cpu: float
     most: int
     requests: float
     refused: int
@@ -67,9 +87,9 @@ def best_starts(exports: int, scale: float) -> float:
 
 def rehearse(
     command: Sequence[str], environment: dict[str, str], place: Place, log: Path
-) -> dict[str, float]:
+) -> Course:
     """
-    Run a way; return when each cohort's file was seen, and when it began as "".
+    Run a way.
 
     Raises:
         FailedRunError: It did not bring all files.
@@ -88,38 +108,29 @@ def rehearse(
         ) as process,
     ):
         try:
-            assert process.stdin
-            assert process.stdout
-            await_line(process.stdout, READY)
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            seen = {"": time.monotonic()}
-            _watch(place, process, seen)
-            process.wait(_GRACE)
+            return _course(process, place)
         except (SystemExit, TimeoutError, subprocess.TimeoutExpired) as error:
             raise FailedRunError(f"{error}; {_last_line(log)}") from error
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    return seen
 
-
-def figures(seen: dict[str, float], account: Account, place: Place) -> Figures:
+def figures(course: Course, account: Account, place: Place) -> Figures:
     """Sum up a run."""
-    exports, scale = len(place.cohorts), place.scale
-    job = JOB_SECONDS / scale
+    exports, job = len(place.cohorts), JOB_SECONDS / place.scale
     starts = [account.started[each] for each in place.cohorts]
-    least = best_starts(exports, scale)
+    least = best_starts(exports, place.scale)
 
     return Figures(
-        wall=max(seen.values()) - seen[""],
+        wall=max(course.files.values()) - course.began,
         best=least + job,
         of_best=least / (max(starts) - min(starts)),
         late=statistics.median(
-            seen[each] - account.started[each] - job for each in place.cohorts
+            course.files[each] - account.started[each] - job for each in place.cohorts
         ),
-        most=most_in_any(starts, WINDOW[1] / scale - 1e-4),
+        cpu=course.cpu / exports,
+        most=most_in_any(starts, WINDOW[1] / place.scale - 1e-4),
         requests=account.requests / exports,
         refused=account.refused,
         broken=sum(account.violations.values()),
@@ -128,24 +139,50 @@ def figures(seen: dict[str, float], account: Account, place: Place) -> Figures:
     )
 
 
-def _watch(
-    place: Place, process: subprocess.Popen[str], seen: dict[str, float]
-) -> None:
+def _course(process: subprocess.Popen[str], place: Place) -> Course:
+    assert process.stdin
+    assert process.stdout
+    await_line(process.stdout, READY)
+    before = _cpu_of(process.pid)
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+    course = Course(began=time.monotonic())
+    _watch(process, place, course)
+    course.cpu = _cpu_of(process.pid) - before
+    process.wait(_GRACE)
+
+    return course
+
+
+def _watch(process: subprocess.Popen[str], place: Place, course: Course) -> None:
     """Note when each file appears."""
     names = {f"{each}.csv": each for each in place.cohorts}
-    least = best_starts(len(names), place.scale) + JOB_SECONDS / place.scale
-    deadline = seen[""] + 5 * least + 120
+    best = best_starts(len(names), place.scale) + JOB_SECONDS / place.scale
+    deadline = course.began + 5 * best + 120
 
-    while len(seen) <= len(names):
-        ended = process.poll() is not None
-        now = time.monotonic()
+    while len(course.files) < len(names):
+        has_ended, now = process.poll() is not None, time.monotonic()
         for name in os.listdir(place.folder):  # noqa: PTH208 - fifty times a second
             if name in names:
-                seen.setdefault(names[name], now)
-        if len(seen) <= len(names):
-            if ended or now > deadline:
-                raise TimeoutError(f"{len(seen) - 1} of {len(names)} files came")
-            time.sleep(_LOOK)
+                course.files.setdefault(names[name], now)
+        if len(course.files) < len(names) and (has_ended or now > deadline):
+            raise TimeoutError(f"{len(course.files)} of {len(names)} files came")
+        time.sleep(_LOOK)
+
+
+def _cpu_of(session: int) -> float:
+    """Return what the processes of a session, and those they awaited, have taken."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(words[3]) == session:
+            ticks += sum(int(word) for word in words[11:15])
+
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _is_whole(path: Path, cohort_id: str) -> bool:

@@ -33,7 +33,9 @@ from service import running_service  # noqa: E402
 Summary = dict[str, dict[str, float]]
 
 
-def measure(fleet: Fleet, names: Sequence[str], rounds: int) -> list[dict[str, Figures]]:
+def measure(
+    fleet: Fleet, names: Sequence[str], rounds: int
+) -> list[dict[str, Figures]]:
     """Let the ways take turns; one that fails is left out of its round."""
     done: list[dict[str, Figures]] = []
     for number in range(1, rounds + 1):
@@ -53,9 +55,7 @@ def measure(fleet: Fleet, names: Sequence[str], rounds: int) -> list[dict[str, F
 
 
 def _in_short(run: Figures) -> str:
-    return ", ".join(
-        f"{name} {value:.3g}" for name, value in attrs.asdict(run).items()
-    )
+    return ", ".join(f"{name} {value:.3g}" for name, value in attrs.asdict(run).items())
 
 
 def summed_up(rounds: Sequence[Mapping[str, Figures]]) -> Summary:
@@ -70,7 +70,7 @@ def summed_up(rounds: Sequence[Mapping[str, Figures]]) -> Summary:
         ]
         its = {
             field: statistics.median(getattr(run, field) for run in runs)
-            for field in ("wall", "best", "of_best", "late", "requests")
+            for field in ("wall", "best", "of_best", "late", "cpu", "requests")
         }
         if added:
             its |= {
@@ -93,10 +93,10 @@ def summed_up(rounds: Sequence[Mapping[str, Figures]]) -> Summary:
 def show(summary: Summary) -> None:
     """Print the tables."""
     print(
-        "\n| way | of best | s added an export | file late, s | requests an export "
-        "| most in a window | 429s | spent | whole files |"
+        "\n| way | of best | s added an export | file late, s | CPU s an export "
+        "| requests an export | most in a window | 429s | spent | whole files |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, its in summary.items():
         added = ""
         if name != BASE and "added" in its:
@@ -106,7 +106,7 @@ def show(summary: Summary) -> None:
             )
         print(
             f"| {name} | {its['of_best']:.1%} | {added} | {its['late']:.2f} "
-            f"| {its['requests']:.1f} | {its['most']:.0f} | {its['refused']:.0f} "
+            f"| {its['cpu']:.2f} | {its['requests']:.1f} | {its['most']:.0f} | {its['refused']:.0f} "
             f"| {its['spent']:.0f} | {its['whole']:.0f} |"
         )
 

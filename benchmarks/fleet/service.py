@@ -17,10 +17,10 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import attrs
-from support.canary import API_KEY, SECRET_KEY
-from support.scaled_emulator import ScaledClock
 
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
+from support.canary import API_KEY, SECRET_KEY
+from support.scaled_emulator import ScaledClock
 
 JOB_SECONDS = 30.0
 """What a job takes; the vendor says 30 to 60 seconds."""
@@ -134,9 +134,7 @@ class _Book:
 
     def account(self) -> Account:
         """Return the account until now."""
-        log = [
-            each for each in self.emulator.log[self.first :] if each.step != "store"
-        ]
+        log = [each for each in self.emulator.log[self.first :] if each.step != "store"]
         violations = self.emulator.violations[self.broken :]
         return Account(
             spent=self.emulator.spent - self.spent,

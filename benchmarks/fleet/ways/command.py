@@ -35,7 +35,7 @@ async def request_all(records: list[JobRecord]) -> None:
             for record in records:
                 group.create_task(request(cohorts, record))
 
-        while await cohorts.jobs(open_only=True):
+        while await cohorts.jobs(open_only=True):  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.5)
 
 

@@ -66,9 +66,7 @@ class Place:
     def records(self) -> list[JobRecord]:
         """Return what names the exports."""
         return [
-            JobRecord.new(
-                each, self.folder / f"{each}.csv", occurrence=self.occurrence
-            )
+            JobRecord.new(each, self.folder / f"{each}.csv", occurrence=self.occurrence)
             for each in self.cohorts
         ]
 

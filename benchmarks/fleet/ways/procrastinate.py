@@ -42,14 +42,14 @@ async def export_all(place: Place) -> None:
     async with app.open_async():
         for record in place.records():
             await exports.defer_async(record)
-        while any([await _is_left(app, "todo"), await _is_left(app, "doing")]):
+        while await _are_left(app):  # noqa: ASYNC110 - other processes
             await asyncio.sleep(1)
 
 
-async def _is_left(app: App, status: str) -> bool:
-    jobs = await app.job_manager.list_jobs_async(status=status)
+async def _are_left(app: App) -> bool:
+    jobs = await app.job_manager.list_jobs_async(task="cohort_exports:tick")
 
-    return any(job.task_name == "cohort_exports:tick" for job in jobs)
+    return any(job.status in {"todo", "doing"} for job in jobs)
 
 
 async def work(database: str) -> None:
