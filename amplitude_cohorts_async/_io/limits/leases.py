@@ -215,21 +215,29 @@ class Places:
         self.reuse_after = reuse_after
         self.release_delay = release_delay
         self._line = anyio.Lock()
+        self._waiting = 0
+        self._refusals = 0
+        self._refused_for = 0.0
         self.good_for = good_for(lease, release_delay)
         self.reserve = self.good_for - lease
         self.pool = Pool(name=name, count=count, ttl=self.good_for + reuse_after)
 
     async def take(self) -> Lease:
         """Wait for a place; first come, first served within this process."""
-        async with self._line:
-            began = asyncio.get_running_loop().time()
+        self._waiting += 1
 
-            while True:
-                lease = await self._try()
-                if isinstance(lease, Lease):
-                    return lease
+        try:
+            async with self._line:
+                began = asyncio.get_running_loop().time()
 
-                await anyio.sleep(self._nap(lease, began))
+                while True:
+                    lease = await self._try()
+                    if isinstance(lease, Lease):
+                        return lease
+
+                    await anyio.sleep(self._nap(lease, began))
+        finally:
+            self._waiting -= 1
 
     async def seconds_left(self) -> list[float]:
         """Return for each place that is taken how long it may stay so."""
@@ -248,13 +256,21 @@ class Places:
 
         Otherwise return in how many seconds one may be.
         """
-        if self._line.locked():
+        if self._waiting:
             return self.reuse_after
 
-        async with self._line:
-            left = await self._try()
+        refusals = self._refusals
 
-        return left if isinstance(left, Lease) else self.free_in(left)
+        async with self._line:
+            # One refusal is the answer for all who stood in line behind it.
+            if refusals == self._refusals:
+                left = await self._try()
+                if isinstance(left, Lease):
+                    return left
+                self._refusals += 1
+                self._refused_for = self.free_in(left)
+
+            return self._refused_for
 
     async def _try(self) -> Lease | float:
         good_until = asyncio.get_running_loop().time() + self.good_for
