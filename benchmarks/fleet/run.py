@@ -114,9 +114,9 @@ def show(summary: Summary) -> None:
 def main() -> None:
     """Measure, print the table, and write results and chart."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exports", type=int, default=40, help="of each run")
+    parser.add_argument("--exports", type=int, default=24, help="of each run")
     parser.add_argument("--workers", type=int, default=2, help="processes of a way")
-    parser.add_argument("--scale", type=float, default=20.0)
+    parser.add_argument("--scale", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS])
     parser.add_argument(

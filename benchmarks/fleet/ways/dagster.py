@@ -59,8 +59,9 @@ def job() -> JobDefinition:
 @contextmanager
 def prepare(place: Place) -> Iterator[Callable[[], None]]:
     """Make an instance, and read the definitions."""
-    os.environ["DAGSTER_HOME"] = str(place.folder.parent)
-    os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+    home = place.folder.parent
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    os.environ["DAGSTER_HOME"] = str(home)
     made = reconstructable(job)
 
     with DagsterInstance.get() as instance:
