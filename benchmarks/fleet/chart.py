@@ -24,9 +24,12 @@ def draw(summary: Summary, *, plain: Sequence[str]) -> str:
         for name, its in summary.items()
         if name not in plain and "added" in its
     }
-    top = _chart("Exports, of the best possible rate", rates, "{:.1%}", 0)
+    top = _chart("Exports, of the best possible rate", rates, "{:.1%}", 0, most=1.0)
     below = _ROW * (len(rates) + 1) + 24
-    bottom = _chart("Seconds added to an export", added, "{:.2f} s", below)
+    slowest = max([1e-9, *added.values()])
+    bottom = _chart(
+        "Seconds added to an export", added, "{:.2f} s", below, most=slowest
+    )
     height = below + _ROW * (len(added) + 1) + 12
 
     return "\n".join(
@@ -43,11 +46,11 @@ def draw(summary: Summary, *, plain: Sequence[str]) -> str:
     )
 
 
-def _chart(title: str, values: Mapping[str, float], form: str, top: int) -> list[str]:
-    most = max([1e-9, *values.values()])
-    lines = [
-        f'<text x="10" y="{top + 18}" font-weight="bold">{escape(title)}</text>',
-    ]
+def _chart(
+    title: str, values: Mapping[str, float], form: str, top: int, *, most: float
+) -> list[str]:
+    lines = [f'<text x="10" y="{top + 18}" font-weight="bold">{escape(title)}</text>']
+
     for row, (name, value) in enumerate(values.items(), start=1):
         y, width = top + _ROW * row + 6, _WIDTH * value / most
         text, at = f'<text y="{y + 14}"', _LEFT + width + 6

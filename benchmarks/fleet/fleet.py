@@ -171,10 +171,7 @@ class Fleet:
     def _environment(self, way: Way, place: Place) -> dict[str, str]:
         environment = {**os.environ, **self.service.environment}
         environment[PLACE] = place.to_json()
-        path = [str(HERE)]
-        if find_spec("amplitude_cohorts_async") is None or os.environ.get("PYTHONPATH"):
-            path.append(str(ROOT))
-        environment["PYTHONPATH"] = os.pathsep.join(path)
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, (HERE, ROOT)))
         if way.store is not None:
             environment["AMPLITUDE_LIMITER_URL"] = self.stores[way.store]
 
