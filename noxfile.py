@@ -424,3 +424,19 @@ def bench(session: nox.Session) -> None:
     for name in names:
         run = ROOT / "benchmarks" / name / "run.py"
         session.run("python", str(run), *BENCHMARKS[name])
+
+
+@nox.session(default=False)
+def fleet(session: nox.Session) -> None:
+    """
+    Export with a fleet on each engine, beside plain asyncio, in 40 minutes.
+
+    Options after ``--`` go to benchmarks/fleet/run.py. Never a gate. The engines that
+    can live in one environment are here; see ``--python`` for another.
+    """
+    here = [name for name in (*CONFORMING, "dagster") if name in ENGINES]
+    extras = f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
+    install(session, *group("tests", "services"), extras=extras)
+    session.chdir(session.create_tmp())
+    run = ROOT / "benchmarks" / "fleet" / "run.py"
+    session.run("python", str(run), *session.posargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,11 @@ def descendants(pid: int) -> list[int]:
     """List the processes below one."""
     found: list[int] = []
 
-    for path in PROC.glob(f"{pid}/task/*/children"):
-        try:
-            children = [int(word) for word in path.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
+    # Any of them may end in between.
+    with suppress(OSError):
+        for path in PROC.glob(f"{pid}/task/*/children"):
+            for word in path.read_text().split():
+                found += [int(word), *descendants(int(word))]
 
     return found
 

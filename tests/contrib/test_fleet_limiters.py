@@ -413,6 +413,17 @@ async def test_a_try_takes_what_is_free(
     assert 4 == sum(name.startswith("w") for name in fleet_store.taken())
 
 
+async def test_tries_of_the_same_moment_take_all_that_is_free(
+    fleet_store: FleetStore, patient_limiter: Limiter
+) -> None:
+    """None is told that the window is full because another one is asking."""
+    outcomes = await asyncio.gather(*(tried(patient_limiter) for _ in range(20)))
+
+    assert 4 == outcomes.count(0.0)
+    assert all(0 < left <= 60.1 for left in outcomes if left)
+    assert 4 == sum(name.startswith("w") for name in fleet_store.taken())
+
+
 async def test_a_try_that_is_refused_holds_nothing(
     fleet_store: FleetStore, limiter: Limiter
 ) -> None:

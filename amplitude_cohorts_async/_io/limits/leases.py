@@ -223,6 +223,9 @@ class Places:
         self.reuse_after = reuse_after
         self.release_delay = release_delay
         self._line = anyio.Lock()
+        self._waiting = 0
+        self._refusals = 0
+        self._refused_for = 0.0
         self.good_for = good_for(lease, release_delay)
         self.reserve = self.good_for - lease
         self.pool = Pool(name=name, count=count, ttl=self.good_for + reuse_after)
@@ -235,16 +238,21 @@ class Places:
             urgent: Whether other places are held meanwhile: other apps wait, but for
                 the first question only.
         """
-        async with self._line:
-            began = asyncio.get_running_loop().time()
+        self._waiting += 1
 
-            while True:
-                lease = await self._try(urgent=urgent)
-                if isinstance(lease, Lease):
-                    return lease
+        try:
+            async with self._line:
+                began = asyncio.get_running_loop().time()
 
-                urgent = False
-                await anyio.sleep(self._nap(lease, began))
+                while True:
+                    lease = await self._try(urgent=urgent)
+                    if isinstance(lease, Lease):
+                        return lease
+
+                    urgent = False
+                    await anyio.sleep(self._nap(lease, began))
+        finally:
+            self._waiting -= 1
 
     async def seconds_left(self) -> list[float]:
         """Return for each place that is taken how long it may stay so."""
@@ -263,13 +271,21 @@ class Places:
 
         Otherwise return in how many seconds one may be.
         """
-        if self._line.locked():
+        if self._waiting:
             return self.reuse_after
 
-        async with self._line:
-            left = await self._try(urgent=urgent)
+        refusals = self._refusals
 
-        return left if isinstance(left, Lease) else self.free_in(left)
+        async with self._line:
+            # One refusal is the answer for all who stood in line behind it.
+            if refusals == self._refusals:
+                left = await self._try(urgent=urgent)
+                if isinstance(left, Lease):
+                    return left
+                self._refusals += 1
+                self._refused_for = self.free_in(left)
+
+            return self._refused_for
 
     async def _try(self, *, urgent: bool) -> Lease | float:
         good_until = asyncio.get_running_loop().time() + self.good_for
