@@ -190,7 +190,13 @@ class ExportRun:
         if self._holding is not None:
             # A closed loop raises; it runs no tasks.
             with suppress(RuntimeError):
-                self._holding.get_loop().call_soon_threadsafe(self._stop)
+                self._holding.get_loop().call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        self._stop()
+        if self._holding is not None:
+            # The next call waits until this run is left, and so goes on with it.
+            self._rows.in_background(self._holding)
 
     def _stop(self) -> None:
         self._is_over = True
@@ -252,6 +258,8 @@ class ExportRun:
 
     async def _open(self) -> None:
         cohort_ids = tuple(self._waiting)
+        # One that was dropped just now is left first.
+        await asyncio.sleep(0)
         await self._rows.settle()
         # Raises if the directory cannot be written to, before the first outcome.
         await anyio.to_thread.run_sync(self._target, "cohort")

@@ -6,15 +6,19 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, LocalLimiter
 from amplitude_cohorts_async.errors import ConfigurationError
+from amplitude_cohorts_async.jobs import SqliteJobStore, Work
 from amplitude_cohorts_async.limits import Limits, Rate
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
+
+T = TypeVar("T")
 
 IDS = [f"cohort{number}" for number in range(6)]
 HOUR = 3600.0
@@ -265,6 +269,47 @@ async def test_the_record_of_a_run_that_was_stopped_stays_open(
     del batch
 
     outcomes = [outcome async for outcome in client.export_many(IDS, tmp_path)]
+
+    assert 6 == len([outcome for outcome in outcomes if outcome.saved])
+    assert 6 == emulator.spent
+
+
+class SlowToLeave(SqliteJobStore):
+    """A store that takes its time for the second change of the runs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.changes = 0
+
+    async def transact(self, app: str, group: str, work: Work[T]) -> T:
+        """Wait before the change, as a busy machine does."""
+        self.changes += group == "runs"
+        if (group, self.changes) == ("runs", 2):
+            await asyncio.sleep(0.05)
+
+        return await super().transact(app, group, work)
+
+
+async def test_a_dropped_run_is_gone_on_with_at_once(
+    emulator: CohortsEmulator, clock: FakeClock, tmp_path: Path
+) -> None:
+    """It is left before the next one looks for it, however long that takes."""
+    (tmp_path / "files").mkdir()
+
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        base_url=emulator.base_url,
+        clock=clock,
+        limiter=LocalLimiter(clock=clock),
+        jobs=SlowToLeave(tmp_path / "exports.db"),
+    ) as client:
+        batch = client.export_many(IDS, tmp_path / "files")
+        await anext(batch)
+        del batch
+
+        again = client.export_many(IDS, tmp_path / "files")
+        outcomes = [outcome async for outcome in again]
 
     assert 6 == len([outcome for outcome in outcomes if outcome.saved])
     assert 6 == emulator.spent
