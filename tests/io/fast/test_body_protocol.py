@@ -195,7 +195,8 @@ async def test_bytes_that_wait_while_reading_is_paused_are_kept(
         async with made.get(server.url, read_bufsize=2**14) as response:
             assert response.connection
             protocol = response.connection.protocol
-            while not (protocol and protocol._reading_paused):  # noqa: ASYNC110
+            assert protocol is not None
+            while not protocol._reading_paused:  # noqa: ASYNC110 - aiohttp's
                 await asyncio.sleep(0.001)
             answer = StreamedResponse(response, border, fast=fast_path())
             await answer.pour(feed, lambda _: None)
