@@ -267,10 +267,9 @@ def _named(record: JobRecord) -> JobRecord | None:
         if each.finished_at is None and (each.target or "").startswith(here)
     ]
 
-    if not left:
+    # Without an occurrence only this host can go on: `run_jobs()` does.
+    if not left or record.occurrence is None:
         return None
-    if record.occurrence is None:
-        return record
 
     path, suffix = str(left[0].target).removeprefix(here), left[0].format
 

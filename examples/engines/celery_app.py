@@ -52,7 +52,10 @@ def tick(self: Task[[str], str], record: str) -> str:
     if made.due_in is not None:
         # As often as it takes: a task that cannot be sent again is over.
         raise self.retry(
-            countdown=min(made.due_in, LONGEST_WAIT), retry_policy={"max_retries": None}
+            # It knows what was spent, even if the job store should forget it.
+            args=(made.record.to_json(),),
+            countdown=min(made.due_in, LONGEST_WAIT),
+            retry_policy={"max_retries": None},
         )
 
     return str(made.record.to)

@@ -23,12 +23,16 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 
 @task(task_run_name="step", cache_policy=NO_CACHE)
-async def tick(record: str) -> float | None:
-    """Make one step; return the seconds until the next, None if the file is there."""
+async def tick(record: str) -> tuple[str, float | None]:
+    """
+    Make one step; return the record for the next one, and the seconds until then.
+
+    None instead of seconds tells that the file is there.
+    """
     async with CohortsClient.from_env() as client:
         made = await client.tick(JobRecord.from_json(record))
 
-    return made.due_in
+    return made.record.to_json(), made.due_in
 
 
 @flow(flow_run_name="{cohort_id} {occurrence}")
@@ -37,7 +41,7 @@ async def export(cohort_id: str, path: str, occurrence: str) -> str:
     record = JobRecord.new(cohort_id, path, occurrence=occurrence).to_json()
 
     while True:
-        due_in = await tick(record)
+        record, due_in = await tick(record)
         if due_in is None:
             return path
         await asyncio.sleep(due_in)

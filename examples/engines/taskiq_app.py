@@ -11,7 +11,9 @@ AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, too.
 
 A message that a killed worker had is lost: the broker looks for such messages only
 when a new one comes. So no step is left to the one before it. All of them are
-scheduled before the first one works, and the last one ends the schedule.
+scheduled before the first one works, and the last one ends the schedule. They all have
+the first record, so a job store that forgets an export lets it be spent again: use one
+that writes to disk, or Postgres.
 """
 
 from __future__ import annotations

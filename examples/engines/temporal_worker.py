@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio import activity, workflow
@@ -32,9 +33,23 @@ SILENT = timedelta(seconds=30)
 """A worker that is not heard of for so long is dead: another one makes its step."""
 
 
+@dataclass
+class Step:
+    """
+    What a step leaves for the next one.
+
+    Attributes:
+        record: The export.
+        due_in: Seconds until the next step; None if the file is there.
+    """
+
+    record: str
+    due_in: float | None
+
+
 @activity.defn
-async def tick(record: str) -> float | None:
-    """Make one step; return the seconds until the next, None if the file is there."""
+async def tick(record: str) -> Step:
+    """Make one step."""
     alive = asyncio.create_task(show_life())
 
     try:
@@ -42,13 +57,14 @@ async def tick(record: str) -> float | None:
             made = await client.tick(JobRecord.from_json(record))
     except CohortsError as error:
         # What a later step can mend comes back as a `due_in`; this is final.
+        token = getattr(error, "token", None)
         raise ApplicationError(
-            str(error), type=type(error).__name__, non_retryable=True
+            str(error), token, type=type(error).__name__, non_retryable=True
         ) from error
     finally:
         alive.cancel()
 
-    return made.due_in
+    return Step(made.record.to_json(), made.due_in)
 
 
 async def show_life() -> None:
@@ -66,17 +82,18 @@ class CohortExport:
     async def run(self, record: str) -> None:
         """Make one step after the other."""
         while True:
-            due_in = await workflow.execute_activity(
+            step = await workflow.execute_activity(
                 tick,
                 record,
                 start_to_close_timeout=timedelta(hours=6),
                 heartbeat_timeout=SILENT,
             )
-            if due_in is None:
+            if step.due_in is None:
                 return
+            record = step.record
             if workflow.info().is_continue_as_new_suggested():
                 workflow.continue_as_new(record)
-            await asyncio.sleep(due_in)
+            await asyncio.sleep(step.due_in)
 
 
 async def work(client: Client) -> None:

@@ -128,6 +128,21 @@ async def test_a_sweep(
     assert 1 == cohorts_emulator.spent
 
 
+async def test_a_sweep_leaves_alone_what_one_host_has_to_go_on_with(
+    exports: CohortExports, cohorts_emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Any worker may take a workflow: on another host it would end in an error."""
+    record = JobRecord.new("c1", tmp_path / "a.csv")
+    async with quick_client() as client:
+        while not cohorts_emulator.spent:
+            await client.tick(record)
+
+    sweep = await DBOS.start_workflow_async(exports._swept, datetime.now(UTC), None)
+    await sweep.get_result()
+
+    assert [] == await DBOS.list_workflows_async(name=WORKFLOW)
+
+
 async def test_one_process_on_sqlite(place: Place, service: Service) -> None:
     """It is killed after the answer was stored, and goes on under the same id."""
     url = f"sqlite:///{place.folder}/dbos.sqlite"

@@ -28,10 +28,10 @@ async def test_the_workflow_sleeps_until_the_next_step_is_due() -> None:
     asked = []
 
     @activity.defn(name="tick")
-    async def tick(text: str) -> float | None:
+    async def tick(text: str) -> object:
         """Tell when the next step is due."""
         asked.append(text)
-        return due.pop(0)
+        return temporal.Step(f"{text}+", due.pop(0))
 
     async with (
         await WorkflowEnvironment.start_time_skipping(
@@ -49,7 +49,7 @@ async def test_the_workflow_sleeps_until_the_next_step_is_due() -> None:
         await handle.result()
         workflow = await handle.describe()
 
-    assert [record.to_json()] * 3 == asked
+    assert [f"{record.to_json()}{more}" for more in ("", "+", "++")] == asked
     assert record.key == handle.id
     assert handle.first_execution_run_id == again.first_execution_run_id
     assert workflow.close_time
