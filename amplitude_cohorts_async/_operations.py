@@ -153,9 +153,8 @@ class Operations:
         scheme = url.partition("://")[0].lower()
 
         if scheme == "sqlite":
-            return SqliteLimiter(
-                sqlite_path(url, "the URL of the limiter"), limits=limits
-            )
+            path = sqlite_path(url, "AMPLITUDE_LIMITER_URL, or limiter_url=,")
+            return SqliteLimiter(path, limits=limits)
 
         if scheme not in STORE_SCHEMES:
             # Whatever it is, it may hold a password.

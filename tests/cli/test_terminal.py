@@ -204,6 +204,12 @@ def test_an_interrupted_export_as_json(
     assert [error["token"]] == [line.split()[2] for line in error["resume"]]
 
 
+LOST_IN_IMPORT = (
+    r"Exception ignored in: <function _get_module_lock.*\nTraceback.*\n"
+    r".*_bootstrap>.*\nKeyboardInterrupt: ?\n"
+)
+
+
 @pytest.mark.parametrize("seconds", [0.02, 0.1, 0.2, 0.3])
 def test_ctrl_c_while_modules_load(process, seconds: float):
     """From when the package is there, the end is that of any interruption."""
@@ -216,7 +222,8 @@ def test_ctrl_c_while_modules_load(process, seconds: float):
 
     # Python dies of the signal itself, to a shell 130 as well, if it came in an exec().
     assert started.returncode in {0, 130, -signal.SIGINT}
-    assert "Traceback" not in err
+    # And Python itself shows, and forgets, one that came while it dropped a lock.
+    assert "Traceback" not in re.sub(LOST_IN_IMPORT, "", err)
 
 
 @pytest.mark.parametrize(
