@@ -38,10 +38,11 @@ ENGINES = {
 CONFORMING = ("dagster", "dbos", "procrastinate")
 ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 
-# The running Python gets the whole suite (`coverage` and `heavy`), the others parts of
-# it, so that all ends within half an hour: the last of them, if it is there, the quick
-# part with the oldest dependencies; the newest the quick part without any extra
-# (`bare`), and with all of them what moves bytes and what a user types (`wire`).
+# The running Python gets the whole suite: `coverage` and `heavy`. The others get parts
+# of it, so that all ends within half an hour:
+# - the oldest of them the quick part with the oldest dependencies (`lowest`);
+# - the newest the quick part without any extra (`bare`), and what moves bytes and what a
+#   user types with all of them (`wire`).
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 VERSIONS = nox.project.python_versions(PROJECT)
 OTHERS = [
@@ -122,13 +123,13 @@ heed_pip()
 
 
 def group(*names: str) -> tuple[str, ...]:
-    """Give the requirements of dependency groups; older pips cannot read them."""
+    """Return the requirements of dependency groups; older pips cannot read them."""
     return nox.project.dependency_groups(PROJECT, *names)
 
 
 @cache
 def dist(session: nox.Session) -> Path:
-    """Give the folder of what is built, which is built once in a run."""
+    """Return the folder of what is built, which is built once in a run."""
     folder = session.cache_dir / "dist"
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -136,7 +137,7 @@ def dist(session: nox.Session) -> Path:
 
 
 def counting(session: nox.Session, name: str) -> tuple[str, ...]:
-    """Give what runs pytest so that `report` knows the lines it has reached."""
+    """Return what runs pytest so that `report` knows the lines it has reached."""
     COUNTED.mkdir(parents=True, exist_ok=True)
     for old in COUNTED.glob(f"{name}.*"):
         old.unlink()
@@ -148,8 +149,15 @@ def counting(session: nox.Session, name: str) -> tuple[str, ...]:
 
 
 def installed(session: nox.Session) -> str:
-    """Give the versions of all that is installed in a session."""
+    """Return the versions of all that is installed in a session."""
     return str(session.run("uv", "pip", "list", silent=True))
+
+
+def conforming_extras() -> str:
+    """Return the extras of the engines that live together, and of their stores."""
+    here = [name for name in CONFORMING if name in ENGINES]
+
+    return f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
 
 
 def install(session: nox.Session, *requirements: str, extras: str = ALL_EXTRAS) -> None:
@@ -316,7 +324,7 @@ def wire(session: nox.Session) -> None:
 @nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
-    # Its workers share a job store in Redis in some scenes; mypy reads Postgres's, too.
+    # mypy reads the modules of Postgres and Redis, too.
     extras = f"[{name},postgres,redis]"
     install(session, *group("tests", "services"), "mypy", extras=extras)
     home = ROOT / PACKAGE / "contrib"
@@ -330,15 +338,15 @@ def engine(session: nox.Session, name: str) -> None:
     newest = installed(session)
     session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
     if installed(session) != newest:
-        pytest(session, *few, folders=folders[:1])
+        # Without Airflow's own processes, which take a minute.
+        in_process = folders[:1]
+        pytest(session, *few, folders=in_process)
 
 
 @nox.session(tags=["processes"])
 def conformance(session: nox.Session) -> None:
     """Kill the workers of every engine that is here, and let others go on."""
-    here = [name for name in CONFORMING if name in ENGINES]
-    extras = f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
-    install(session, *group("tests", "services"), extras=extras)
+    install(session, *group("tests", "services"), extras=conforming_extras())
     others = ("-m", "not recipes")
     pytest(session, *MORE_WORKERS, *others, folders=("tests/engines/conformance",))
 
@@ -432,11 +440,9 @@ def fleet(session: nox.Session) -> None:
     Export with a fleet on each engine, beside plain asyncio, in 40 minutes.
 
     Options after ``--`` go to benchmarks/fleet/run.py. Never a gate. The engines that
-    can live in one environment are here; see ``--python`` for another.
+    can live in one environment are here; its ``--python`` names that of another.
     """
-    here = [name for name in (*CONFORMING, "dagster") if name in ENGINES]
-    extras = f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
-    install(session, *group("tests", "services"), extras=extras)
+    install(session, *group("tests", "services"), extras=conforming_extras())
     session.chdir(session.create_tmp())
     run = ROOT / "benchmarks" / "fleet" / "run.py"
     session.run("python", str(run), *session.posargs)

@@ -14,6 +14,10 @@ Everything that decides whether something is tried again:
                                 the transport.
 `_may_have_happened()`          An upload whose answer was lost is looked up in the
                                 list, and never sent again.
+`_can_be_mended()`              A step of `tick()`, in `_exports/ticker`: the next
+                                one is made by who asked for it.
+`_NOT_MENDED`,                  In `contrib/airflow`: a task, a question of a
+`_MENDED_LATER`                 trigger. The rest is Airflow's ``retries=``.
 =============================== ====================================================
 
 `backoff()` is the one formula for the wait in between. A limiter's wait after a 429

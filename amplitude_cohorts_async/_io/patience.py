@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Self
 
 _STEPS = 8
-"""Each counts once, however late the loop comes to it."""
+"""
+The limit is cut into so many timers: a delay of the loop costs one of them at most.
+"""
 
 
 class Patience:

@@ -1,4 +1,4 @@
-"""What each event loop needs an own one of."""
+"""One object for each event loop."""
 
 from __future__ import annotations
 

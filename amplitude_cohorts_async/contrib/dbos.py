@@ -44,8 +44,8 @@ VERSION = "cohort-exports-1"
 """An application version: it changes only when running workflows could not go on."""
 
 _SWEEP = "amplitude_cohorts.sweep"
-_STEPS = {"requested": "poll", "ready": "download"}
-_NAMES = {"request", *_STEPS.values()}
+_STEP_OF_STATE = {"requested": "poll", "ready": "download"}
+_STEP_NAMES = {"request", *_STEP_OF_STATE.values()}
 
 
 class Exported(TypedDict):
@@ -111,7 +111,7 @@ class CohortExports:
         async def sweep(_at: datetime, _context: Any) -> None:
             await self._sweep()
 
-        self._export, self._swept = export, sweep
+        self._export, self._sweep_workflow = export, sweep
 
     def listen(self, *, every: str = "* * * * *", worker_concurrency: int = 50) -> None:
         """
@@ -127,7 +127,7 @@ class CohortExports:
             [
                 {
                     "schedule_name": _SWEEP,
-                    "workflow_fn": self._swept,
+                    "workflow_fn": self._sweep_workflow,
                     "schedule": every,
                     "context": None,
                 }
@@ -162,7 +162,7 @@ class CohortExports:
             if step["exported"] is not None:
                 return step["exported"]
 
-            text, name = step["record"], _STEPS.get(step["state"], "request")
+            text, name = step["record"], _STEP_OF_STATE.get(step["state"], "request")
             if step["due_in"]:
                 await DBOS.sleep_async(step["due_in"])
 
@@ -251,7 +251,7 @@ async def _due_at(workflow: WorkflowStatus) -> float:
     due_at = (workflow.updated_at or 0) / 1000
 
     for step in await DBOS.list_workflow_steps_async(workflow.workflow_id):
-        if step["function_name"] in _NAMES and step["output"] is not None:
+        if step["function_name"] in _STEP_NAMES and step["output"] is not None:
             ended_at = (step["completed_at_epoch_ms"] or 0) / 1000
             due_at = max(due_at, ended_at + (step["output"]["due_in"] or 0.0))
 

@@ -117,7 +117,9 @@ async def test_a_sweep(
         while not cohorts_emulator.spent:
             await client.tick(record)
 
-    sweep = await DBOS.start_workflow_async(exports._swept, datetime.now(UTC), None)
+    sweep = await DBOS.start_workflow_async(
+        exports._sweep_workflow, datetime.now(UTC), None
+    )
     await sweep.get_result()
 
     handle = await DBOS.retrieve_workflow_async(record.key)
@@ -137,7 +139,9 @@ async def test_a_sweep_leaves_alone_what_one_host_has_to_go_on_with(
         while not cohorts_emulator.spent:
             await client.tick(record)
 
-    sweep = await DBOS.start_workflow_async(exports._swept, datetime.now(UTC), None)
+    sweep = await DBOS.start_workflow_async(
+        exports._sweep_workflow, datetime.now(UTC), None
+    )
     await sweep.get_result()
 
     assert [] == await DBOS.list_workflows_async(name=WORKFLOW)

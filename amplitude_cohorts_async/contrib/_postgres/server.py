@@ -7,9 +7,9 @@ when the last of its users is. The apps take turns.
 
 Each question is one statement, which is a transaction by itself: nothing is held in
 between, and PgBouncer may give each one another connection. The server has two
-seconds to answer; when it has answered nobody for as long, all that wait are told. A
-statement whose answer was lost is sent again: each can tell that it was carried out
-before.
+seconds to answer; if it has answered no question in that time, all that wait fail at
+once. A statement whose answer was lost is sent again: each can tell that it was carried
+out before.
 """
 
 from __future__ import annotations

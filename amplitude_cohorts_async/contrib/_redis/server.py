@@ -98,8 +98,8 @@ class Server:
         """
         Wait for the app's turn, and yield a client that has one connection.
 
-        The store has two seconds to answer then. When it has answered nobody for as
-        long, all that wait are told.
+        The store has two seconds to answer then. If it has answered no
+        question in that time, all that wait fail at once.
 
         Args:
             urgent: Whether it comes before what is not.
