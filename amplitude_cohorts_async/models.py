@@ -465,7 +465,12 @@ class JobRecord:
         return f"cohort-{self.cohort_id}-{self.delivery_id or self.id}"
 
     def to_json(self) -> str:
-        """Return what `from_json()` needs: what names the export, and no secrets."""
+        """
+        Return what `from_json()` needs: what names the export, and no secrets.
+
+        Also what a step has spent, with which the next one mends a job store that was
+        away just then.
+        """
         return json.dumps(
             {
                 "version": _RECORD_VERSION,
@@ -477,6 +482,8 @@ class JobRecord:
                 "format": self.format,
                 "on_unknown": self.on_unknown,
                 "delivery_id": self.delivery_id,
+                "state": self.state,
+                "token": self.token,
             },
             separators=(",", ":"),
         )
@@ -493,7 +500,6 @@ class JobRecord:
             fields = json.loads(text)
             wanted, to = fields.pop("properties"), fields.pop("to")
             return cls(
-                state="queued",
                 is_open=True,
                 properties=wanted if isinstance(wanted, bool) else tuple(wanted),
                 to=None if to is None else Path(to),

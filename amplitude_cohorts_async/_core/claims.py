@@ -29,7 +29,7 @@ from .job_rows import (
     OnUnknown,
     Wanted,
 )
-from .tokens import FILE_KEPT
+from .tokens import FILE_KEPT, ExportRef
 
 _LONGEST_OCCURRENCE = 200
 
@@ -49,6 +49,8 @@ class Call:
         delivery_id: The name of the call's delivery, if it takes several steps.
         listed_path: The path of that delivery, if the store has named it.
         export_id: The export that an earlier step has claimed or joined.
+        is_sent: Whether that step, or one before it, may have sent its request.
+        spent: What an earlier step has spent.
     """
 
     cohort_id: str
@@ -64,6 +66,8 @@ class Call:
     delivery_id: str | None = None
     listed_path: str | None = None
     export_id: str | None = None
+    is_sent: bool = False
+    spent: ExportRef | None = None
 
 
 @attrs.frozen

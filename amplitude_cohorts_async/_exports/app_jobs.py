@@ -145,6 +145,8 @@ class AppJobs:
         def work(rows: CohortRows) -> Found:
             """Decide and store within one transaction, which may start again."""
             rows.prune()
+            if call.spent is not None:
+                _store_spent(rows, call, call.spent)
             _check_known(rows, call)
             decision = Claims(rows=rows, call=call, listing=listing).decide()
 
@@ -495,9 +497,11 @@ def _check_known(rows: CohortRows, call: Call) -> None:
     delivery = rows.deliveries.get(call.delivery_id or "")
     export = rows.exports.get(delivery.export_id if delivery else call.export_id or "")
 
-    # What an earlier step has spent is not spent again because it was forgotten.
-    if call.export_id is not None and export is None and delivery is None:
-        raise _unknown(call.export_id, call.cohort_id)
+    # What an earlier step may have spent is not spent again because it was forgotten.
+    # What nothing was sent for is forgotten after a day, and begins anew.
+    is_gone = call.export_id is not None and export is None and delivery is None
+    if call.is_sent and is_gone:
+        raise _unknown(str(call.export_id), call.cohort_id)
 
     if call.listed_path is not None and not _is_listed(call, export, delivery):
         raise changed_record(call.cohort_id)
@@ -549,6 +553,14 @@ def _spent_row(rows: CohortRows, ref: ExportRef) -> ExportRow:
         ),
         **facts_of(ref),
     )
+
+
+def _store_spent(rows: CohortRows, call: Call, ref: ExportRef) -> None:
+    """Store what an earlier step has spent, if the store was away just then."""
+    export = rows.exports.get(str(call.export_id))
+
+    if export is not None and export.state is ExportState.ATTEMPTED:
+        rows.update_export(export, **facts_of(ref))
 
 
 def _left_to(rows: CohortRows, export: ExportRow, call: Call) -> DeliveryRow | None:

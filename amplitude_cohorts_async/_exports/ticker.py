@@ -33,6 +33,7 @@ from .._core.job_rows import ExportRow, ExportState
 from .._core.polling import Poll, next_poll, stored_step
 from .._core.requests import checked_properties
 from .._core.retrying import may_ask_again
+from .._core.tokens import from_token
 from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
 from .._io.sinks.target import Target, checked_target
@@ -362,14 +363,23 @@ class _Step:
 
 def _call_of(record: JobRecord) -> Call:
     """Return what a record asks for, checked."""
+    cohort_id = checked_id(record.cohort_id, "cohort id")
+    properties = checked_properties(record.properties)
+    spent = None if record.token is None else from_token(record.token)
+
+    if spent and (spent.cohort_id, spent.properties) != (cohort_id, properties):
+        raise changed_record(cohort_id)
+
     return Call(
-        cohort_id=checked_id(record.cohort_id, "cohort id"),
-        properties=checked_properties(record.properties),
+        cohort_id=cohort_id,
+        properties=properties,
         occurrence=checked_occurrence(record.occurrence),
         on_unknown=checked_on_unknown(record.on_unknown),
         delivery_id=record.delivery_id,
         listed_path=None if has_own_name(record) else str(record.to),
         export_id=record.id or None,
+        is_sent=spent is not None or record.state != ExportState.QUEUED.value,
+        spent=spent,
     )
 
 

@@ -511,6 +511,45 @@ async def test_a_store_that_fails_after_the_purchase(stage: Stage) -> None:
     assert 1 == stage.spent
 
 
+async def test_the_next_step_stores_what_the_store_has_missed(stage: Stage) -> None:
+    """It was away from the answer until the client was closed; the record knows."""
+    store = stage.mortal()
+    store.refuses.add("requested")
+    job = engine(stage)
+    await job.step(store)
+
+    tick = await job.run()
+
+    assert tick.done
+    assert 1 == stage.spent
+    assert tick.record.token is not None
+
+
+async def test_a_token_of_another_cohort_is_refused(stage: Stage) -> None:
+    """Before it is stored for this one."""
+    job = engine(stage)
+    await job.run("requested")
+    token = str(job.record.token).replace("c1", "c2")
+    job.record = attrs.evolve(job.record, token=token)
+
+    with pytest.raises(InvalidInputError, match="by hand"):
+        await job.step()
+
+
+async def test_what_nothing_was_sent_for_begins_anew(stage: Stage) -> None:
+    """The store forgets it after a day, in which no worker was there."""
+    job = engine(stage)
+    stage.emulator.fail_next("export", faults.refused(429, "Too many"))
+    tick = await job.step()
+    assert "queued" == tick.record.state
+    async with stage.client() as client:
+        (record,) = await client.jobs()
+        await client.forget_job(record)
+
+    assert (await job.run()).done
+    assert 1 == stage.spent
+
+
 async def test_what_no_step_can_mend_is_raised(stage: Stage) -> None:
     """And nothing is left in the store."""
     stage.emulator.fail_next("export", faults.refused(403, "Invalid API Key"))
