@@ -190,8 +190,11 @@ class CohortsOperator(BaseOperator):
                 raise failed(error) from error
 
             if step.token is not None and step.token != token:
-                kept = {"token": step.token, "key": record.key}
-                store.set(_TOKEN, kept, retention=_FILE_LIFE)
+                store.set(
+                    _TOKEN,
+                    {"token": step.token, "key": record.key},
+                    retention=_FILE_LIFE,
+                )
                 token = step.token
             if step.saved is not None:
                 return step.saved
