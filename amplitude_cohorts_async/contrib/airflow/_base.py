@@ -42,6 +42,7 @@ __all__ = ("CohortsOperator", "failed", "occurrence_of")
 T = TypeVar("T")
 
 _TOKEN = "amplitude_cohorts_export"  # noqa: S105 - no secret, and the name of a key
+
 _LONGEST_OCCURRENCE = 200
 """Characters; the ids of Airflow may have 250 each."""
 
