@@ -9,7 +9,9 @@ same export if it is a retry or a re-execution of the same run.
 # Without `annotations` of __future__: Dagster reads those of the functions as they are.
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from .. import CohortsClient
@@ -48,6 +50,9 @@ __all__ = (
 
 POOL = "amplitude_exports"
 """The pool of the assets; the limiter keeps the limits, whatever the pool allows."""
+
+_LONGEST_OCCURRENCE = 200
+"""Characters; the keys of assets and partitions may have more."""
 
 
 class CohortsResource(ConfigurableResource["CohortsResource"]):
@@ -93,13 +98,17 @@ def occurrence_of(context: AssetExecutionContext) -> str:
     Return what names an export: the first run of its re-executions, asset, partition.
 
     A retry, and a re-execution of a run, find the export of the first attempt; a new
-    run makes a new one.
+    run makes a new one. It is a list in JSON, or the SHA-256 of that if it is too long
+    for an occurrence.
     """
-    words = [context.run.root_run_id or context.run.run_id, *context.asset_key.path]
-    if context.has_partition_key:
-        words.append(context.partition_key)
+    run_id = context.run.root_run_id or context.run.run_id
+    partition = context.partition_key if context.has_partition_key else None
+    # All of them may contain any character.
+    name = json.dumps([run_id, list(context.asset_key.path), partition])
 
-    return "/".join(words)
+    if len(name) > _LONGEST_OCCURRENCE:
+        return sha256(name.encode()).hexdigest()
+    return name
 
 
 def cohort_asset(

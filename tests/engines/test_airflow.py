@@ -42,6 +42,7 @@ from amplitude_cohorts_async.contrib.airflow import (
     CohortExportTrigger,
     CohortSyncOperator,
     CohortUploadOperator,
+    occurrence_of,
 )
 from amplitude_cohorts_async.policies import Polling, Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, faults
@@ -194,7 +195,9 @@ def test_an_export_is_spent_deferred_and_brought(
     assert isinstance(wait, TaskDeferred)
     assert wait.timeout
     assert 1 == world.spent
-    assert wait.trigger.token in task.state.values()
+    (kept,) = task.state.values()
+    assert isinstance(kept, dict)
+    assert wait.trigger.token == kept["token"]
 
     result = task.go_on(export(tmp_path), wait, event_of(wait.trigger))
 
@@ -270,6 +273,39 @@ def test_a_job_store_that_was_lost(
     assert 1 == world.spent
 
 
+def test_a_task_that_was_changed_after_its_job_store_was_lost(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The token that is kept is of another cohort, and is left alone."""
+    task = Task()
+    task.begin(export(tmp_path))
+    connect(monkeypatch, world, jobs=f"{tmp_path}/other.db")
+
+    assert 1 == task.run(export(tmp_path, cohort_id="c2"))["rows"]
+    assert 2 == world.spent
+
+
+def test_a_newer_file_after_the_job_store_was_lost(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is not replaced, and the task says what to do; then nothing is spent."""
+    target = tmp_path / "c1.csv"
+    task = Task()
+    task.run(export(tmp_path))
+    target.write_text("of the next run")
+    connect(monkeypatch, world, jobs=f"{tmp_path}/other.db")
+
+    with pytest.raises(AirflowFailException, match="move the file"):
+        task.run(export(tmp_path))
+
+    assert "of the next run" == target.read_text()
+    # A store that knows the token by now does not spend another export, either.
+    for _ in range(2):
+        target.unlink()
+        assert 2 == task.run(export(tmp_path))["rows"]
+    assert 1 == world.spent
+
+
 def test_a_job_store_that_is_away(
     world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -317,6 +353,16 @@ def test_each_run_and_map_index_is_an_export(
         path = f"{tmp_path}/same{number}.csv"
         Task(run_id).run(export(tmp_path, path=path, cohort_id="c2", occurrence="mon"))
     assert 4 == world.spent
+
+
+def test_the_names_of_tasks_are_theirs_alone() -> None:
+    """A run's id may look like a run and a task; long ids are allowed."""
+    mapped = occurrence_of(Task("R", 3).context)
+
+    assert "nightly/R/export[3]" == mapped
+    assert mapped != occurrence_of(Task("R/export[3]").context)
+    long = {occurrence_of(Task("R" * 249 + each, 3).context) for each in "ab"}
+    assert [64, 64] == [len(each) for each in long]
 
 
 def test_nobody_knows_whether_it_was_spent(
@@ -435,6 +481,21 @@ def test_a_sync_spends_one_export(world: CohortsEmulator, tmp_path: Path) -> Non
     writes = world.requests("membership")
     assert done == task.run(sync(tmp_path))
     assert writes == world.requests("membership")
+    assert 1 == world.spent
+
+
+def test_a_sync_whose_job_store_was_lost(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file of the members is of this export alone, and may be there already."""
+    task = Task()
+    with pytest.raises(AirflowFailException, match="RemovalGuardError"):
+        task.run(sync(tmp_path, ids=["dora"]))
+    connect(monkeypatch, world, jobs=f"{tmp_path}/other.db")
+
+    task.run(sync(tmp_path))
+
+    assert {"ann", "dora"} == world.members_of("c1")
     assert 1 == world.spent
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -14,6 +16,7 @@ from support.requirements import require
 require("dagster")
 
 from dagster import (
+    AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
     AssetSelection,
@@ -29,6 +32,7 @@ from amplitude_cohorts_async.contrib.dagster import (
     CohortsResource,
     cohort_asset,
     observable_cohorts,
+    occurrence_of,
     source_key,
 )
 from amplitude_cohorts_async.errors import InvalidInputError
@@ -112,6 +116,32 @@ def test_a_new_run_is_a_new_export(world: CohortsEmulator, tmp_path: Path) -> No
     assert run(asset).success
 
     assert 2 == world.spent
+
+
+def named(path: list[str], partition: str | None = None) -> str:
+    """Return the occurrence of an asset in a run."""
+    context = SimpleNamespace(
+        run=SimpleNamespace(root_run_id=None, run_id="run"),
+        asset_key=AssetKey(path),
+        has_partition_key=partition is not None,
+        partition_key=partition,
+    )
+    return occurrence_of(cast(AssetExecutionContext, context))
+
+
+def test_the_names_of_assets_are_theirs_alone() -> None:
+    """Whatever their keys and partitions contain, and however long those are."""
+    names = {
+        named(["a", "b"]),
+        named(["a/b"]),
+        named(["a"], "b"),
+        named(["a"], "b" * 250),
+        named(["a"], "b" * 251),
+    }
+
+    assert 5 == len(names)
+    assert '["run", ["a"], "b"]' in names
+    assert all(len(each) <= 200 for each in names)
 
 
 def test_an_occurrence_of_the_users(world: CohortsEmulator, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
@@ -41,6 +42,10 @@ __all__ = ("CohortsOperator", "failed", "occurrence_of")
 T = TypeVar("T")
 
 _TOKEN = "amplitude_cohorts_export"  # noqa: S105 - no secret, and the name of a key
+
+_LONGEST_OCCURRENCE = 200
+"""Characters; the ids of Airflow may have 250 each."""
+
 _FILE_LIFE = timedelta(days=7)
 """How long the service has the file that a token is of."""
 
@@ -67,15 +72,18 @@ def occurrence_of(context: Context) -> str:
     """
     Return what names the export of a task: its dag, run, task and map index.
 
-    So a retry and a task that was cleared find it.
+    So a retry and a task that was cleared find it. It is ``dag/run/task[3]``, or the
+    SHA-256 of that if it is too long for an occurrence.
     """
     task = context["ti"]
-    # Only the id of a run may contain a slash.
-    words = [task.dag_id, task.run_id, task.task_id]
+    # Only the id of a run may contain a slash, and only that a bracket.
+    name = f"{task.dag_id}/{task.run_id}/{task.task_id}"
     if task.map_index is not None and task.map_index >= 0:
-        words.append(str(task.map_index))
+        name += f"[{task.map_index}]"
 
-    return "/".join(words)
+    if len(name) > _LONGEST_OCCURRENCE:
+        return sha256(name.encode()).hexdigest()
+    return name
 
 
 class CohortsOperator(BaseOperator):
@@ -158,27 +166,36 @@ class CohortsOperator(BaseOperator):
             raise failed(error) from error
 
     def bring(
-        self, context: Context, record: JobRecord, timeout: float
+        self,
+        context: Context,
+        record: JobRecord,
+        timeout: float,
+        *,
+        replaces: bool = False,
     ) -> dict[str, object]:
         """
         Return what is known of an export's file once it is there; defer until then.
 
         Args:
             timeout: Seconds to wait for the job.
+            replaces: Whether a file at the target can only be of this export.
         """
         store = context["task_state_store"]
-        kept = store.get(_TOKEN)
-        token = kept if isinstance(kept, str) else None
+        token = _token_of(store.get(_TOKEN), record)
 
         while True:
             try:
                 client = AmplitudeCohortsHook(self.conn_id).client(keeps=True)
-                step = asyncio.run(self._steps(client, record, token))
+                step = asyncio.run(self._steps(client, record, token, replaces))
             except _NOT_MENDED as error:
                 raise failed(error) from error
 
             if step.token is not None and step.token != token:
-                store.set(_TOKEN, step.token, retention=_FILE_LIFE)
+                store.set(
+                    _TOKEN,
+                    {"token": step.token, "key": record.key},
+                    retention=_FILE_LIFE,
+                )
                 token = step.token
             if step.saved is not None:
                 return step.saved
@@ -205,12 +222,18 @@ class CohortsOperator(BaseOperator):
             raise
 
     async def _steps(
-        self, client: CohortsClient, record: JobRecord, token: str | None
+        self,
+        client: CohortsClient,
+        record: JobRecord,
+        token: str | None,
+        replaces: bool,
     ) -> _Step:
         """Make steps until one is not due yet, or has something to be kept."""
         async with client:
             try:
-                if token is not None and not await _is_kept(client, token):
+                if token is not None and not await _is_kept(client, record, token):
+                    if not replaces:
+                        await asyncio.to_thread(_check_free, record)
                     return await _step_of(client, record, token)
             except JobStoreUnavailableError as error:
                 self.log.warning("it goes on later: %s", error)
@@ -271,9 +294,35 @@ async def _called(
         return await call(client)
 
 
-async def _is_kept(client: CohortsClient, token: str) -> bool:
-    """Whether the job store still has an export; a step would spend another one."""
-    return any(each.token == token for each in await client.jobs())
+def _token_of(kept: object, record: JobRecord) -> str | None:
+    """Return the token that was kept, if it is of the same export and target."""
+    if not isinstance(kept, Mapping) or kept.get("key") != record.key:
+        return None
+
+    token = kept.get("token")
+    return token if isinstance(token, str) else None
+
+
+async def _is_kept(client: CohortsClient, record: JobRecord, token: str) -> bool:
+    """
+    Whether the job store still has an export; a step would spend another one.
+
+    A store that knows it by its token alone does not have its occurrence.
+    """
+    return any(
+        (each.token, each.occurrence) == (token, record.occurrence)
+        for each in await client.jobs()
+    )
+
+
+def _check_free(record: JobRecord) -> None:
+    """Raise if there is a file at the target, which may be newer than the export's."""
+    if record.to is not None and record.to.exists():
+        raise AirflowFailException(
+            f"{record.to} exists and may be newer than this task's export, which the job "
+            f"store does not have: move the file and clear the task, or give the task "
+            f"another path or occurrence, which spends a new export"
+        )
 
 
 async def _step_of(client: CohortsClient, record: JobRecord, token: str) -> _Step:

@@ -80,6 +80,7 @@ class CohortSyncOperator(CohortsOperator):
             context,
             self.record(self.cohort_id, members, occurrence, self.on_unknown),
             self.timeout,
+            replaces=True,
         )
 
         async def sync(client: CohortsClient) -> SyncReport:
