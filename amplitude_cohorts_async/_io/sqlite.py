@@ -383,9 +383,10 @@ class Database:
         self._disconnect()
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Go on; the thread stays with the parent."""
+        """Go on; the thread and the users stay with the parent."""
         if in_child:
             self._thread, self._waiting = None, Lines()
+            self.users.clear()
         self._mutex.release()
         self._using.release()
 
@@ -453,8 +454,10 @@ class SharedDatabase:
                 if database is None:
                     options = attrs.asdict(self.options, recurse=False)
                     database = _shared[key] = Database(self.path, **options)
-                database.users.add(self)
                 self._database = database
+
+            # Each time: after a fork, those count that go on.
+            database.users.add(self)
 
         return database
 
@@ -486,6 +489,7 @@ def _remote_file_system(path: Path) -> str | None:
     return None
 
 
+_fork = threading.Lock()
 _creating = threading.Lock()
 _sharing = threading.Lock()
 _Key: TypeAlias = tuple[Path, Options]
@@ -495,18 +499,23 @@ _forking: list[Database] = []
 
 
 def _before_fork() -> None:
-    _forking.extend(_databases)
-    for database in _forking:
-        database.before_fork()
-    _creating.acquire()
+    _fork.acquire()
+    # From here on no database is shared anew, and those that were made are closed.
     _sharing.acquire()
+    while new := [each for each in _databases if each not in _forking]:
+        for database in new:
+            database.before_fork()
+            _forking.append(database)
+    # After the databases: a transaction may create tables.
+    _creating.acquire()
 
 
 def _after_fork(*, in_child: bool) -> None:
-    _sharing.release()
     _creating.release()
     while _forking:
         _forking.pop().after_fork(in_child=in_child)
+    _sharing.release()
+    _fork.release()
 
 
 if hasattr(os, "register_at_fork"):

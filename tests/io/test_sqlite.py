@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -318,6 +319,79 @@ def test_a_fork_waits_for_the_transaction_under_way(tmp_path: Path) -> None:
     assert (0, ["word", "word"]) == (status, found)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_waits_for_a_database_that_is_made_meanwhile(tmp_path: Path) -> None:
+    """Its transaction would come along as well."""
+    options = {"schema": SCHEMA, "version": 3, "synchronous": "NORMAL"}
+    began, may_end = threading.Event(), threading.Event()
+    late: list[Database] = []
+    threads: list[threading.Thread] = []
+
+    def work(connection: sqlite3.Connection) -> None:
+        began.set()
+        may_end.wait(30)
+        add(connection)
+
+    class Late(Database):
+        def before_fork(self) -> None:
+            may_end.set()
+            super().before_fork()
+
+    def make_late() -> None:
+        late.append(Late(tmp_path / "late.db", **options))  # type: ignore[arg-type]
+        asyncio.run(late[0].run(work))
+
+    class Early(Database):
+        def before_fork(self) -> None:
+            super().before_fork()
+            if not threads:
+                threads.append(threading.Thread(target=make_late))
+                threads[0].start()
+                assert began.wait(30)
+
+    def use_late() -> None:
+        signal.alarm(10)
+        asyncio.run(late[0].run(add))
+
+    early = Early(tmp_path / "early.db", **options)  # type: ignore[arg-type]
+    status = in_child(use_late)
+    may_end.set()
+    threads[0].join()
+    found = asyncio.run(late[0].run(words))
+    asyncio.run(late[0].aclose())
+    del early
+
+    assert (0, ["word", "word"]) == (status, found)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_two_threads_fork_at_once(tmp_path: Path) -> None:
+    """While both wait for the same transaction."""
+    database = made(tmp_path / "words.db")
+    began, may_end = threading.Event(), threading.Event()
+    statuses: list[int] = []
+
+    def work(_connection: sqlite3.Connection) -> None:
+        began.set()
+        may_end.wait(30)
+
+    def fork() -> None:
+        statuses.append(in_child(lambda: None))
+
+    user = threading.Thread(target=lambda: asyncio.run(database.run(work)))
+    user.start()
+    assert began.wait(30)
+    forks = [threading.Thread(target=fork, daemon=True) for _ in range(2)]
+    for thread in forks:
+        thread.start()
+    threading.Timer(0.1, may_end.set).start()
+    for thread in (*forks, user):
+        thread.join(30)
+
+    assert [0, 0] == statuses
+    asyncio.run(database.aclose())
+
+
 async def test_two_loops_share_a_database(database: Database) -> None:
     """Each in a thread of its own."""
 
@@ -420,6 +494,29 @@ def test_a_forked_process_shares_nothing_with_its_parent(tmp_path: Path) -> None
     asyncio.run(one.aclose())
 
     assert (0, ["word"] * 3) == (status, found)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_closes_a_file_that_its_parent_uses(tmp_path: Path) -> None:
+    """The copies of the parent's users count only once they are used."""
+    one, two = (SharedDatabase(tmp_path / "words.db", OPTIONS) for _ in range(2))
+    asyncio.run(one.run(add))
+
+    def work() -> None:
+        asyncio.run(two.run(add))
+        asyncio.run(two.aclose())
+        assert [tmp_path / "words.db"] == list(tmp_path.iterdir())
+        asyncio.run(two.run(add))
+        asyncio.run(one.run(add))
+        asyncio.run(two.aclose())
+        assert 3 == len(list(tmp_path.iterdir()))
+        asyncio.run(one.aclose())
+        assert [tmp_path / "words.db"] == list(tmp_path.iterdir())
+
+    status = in_child(work)
+    asyncio.run(one.aclose())
+
+    assert 0 == status
 
 
 async def test_apps_take_turns(database: Database) -> None:
