@@ -126,7 +126,8 @@ class Database:
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: Lines[Callable[[], None]] = Lines()
         self.users: weakref.WeakSet[SharedDatabase] = weakref.WeakSet()
-        _databases.add(self)
+        with _sharing:
+            _databases.add(self)
 
     async def run(
         self,
@@ -383,9 +384,10 @@ class Database:
         self._disconnect()
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Go on; the thread and the users stay with the parent."""
+        """Go on; the thread stays with the parent."""
         if in_child:
             self._thread, self._waiting = None, Lines()
+            # Those of the parent; who is used here adds itself again.
             self.users.clear()
         self._mutex.release()
         self._using.release()
@@ -456,7 +458,7 @@ class SharedDatabase:
                     database = _shared[key] = Database(self.path, **options)
                 self._database = database
 
-            # Each time: after a fork, those count that go on.
+            # Each time: a fork forgets the users.
             database.users.add(self)
 
         return database
@@ -489,9 +491,10 @@ def _remote_file_system(path: Path) -> str | None:
     return None
 
 
-_fork = threading.Lock()
 _creating = threading.Lock()
-_sharing = threading.Lock()
+# Reentrant, because who shares a database may make it.
+_sharing = threading.RLock()
+_one_fork = threading.Lock()
 _Key: TypeAlias = tuple[Path, Options]
 _shared: weakref.WeakValueDictionary[_Key, Database] = weakref.WeakValueDictionary()
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -499,23 +502,28 @@ _forking: list[Database] = []
 
 
 def _before_fork() -> None:
-    _fork.acquire()
-    # From here on no database is shared anew, and those that were made are closed.
+    # Two threads that fork at once would wait for the same databases twice.
+    _one_fork.acquire()
     _sharing.acquire()
-    while new := [each for each in _databases if each not in _forking]:
-        for database in new:
+
+    # Others go on while a transaction is waited for, and may make a database.
+    while made := [each for each in _databases if each not in _forking]:
+        _sharing.release()
+        for database in made:
             database.before_fork()
-            _forking.append(database)
-    # After the databases: a transaction may create tables.
+        _forking.extend(made)
+        _sharing.acquire()
+
+    # Last, because a transaction that opens its file takes it.
     _creating.acquire()
 
 
 def _after_fork(*, in_child: bool) -> None:
     _creating.release()
+    _sharing.release()
     while _forking:
         _forking.pop().after_fork(in_child=in_child)
-    _sharing.release()
-    _fork.release()
+    _one_fork.release()
 
 
 if hasattr(os, "register_at_fork"):
