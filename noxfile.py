@@ -153,9 +153,9 @@ def installed(session: nox.Session) -> str:
     return str(session.run("uv", "pip", "list", silent=True))
 
 
-def conforming_extras() -> str:
-    """Return the extras of the engines that live together, and of their stores."""
-    here = [name for name in CONFORMING if name in ENGINES]
+def engine_extras(*names: str) -> str:
+    """Return the extras of engines, as far as they are here, and of their stores."""
+    here = [name for name in names if name in ENGINES]
 
     return f"[{','.join(['cli', 'postgres', 'redis', *here])}]"
 
@@ -344,11 +344,15 @@ def engine(session: nox.Session, name: str) -> None:
 
 
 @nox.session(tags=["processes"])
-def conformance(session: nox.Session) -> None:
+@nox.parametrize("engines", ["airflow", "others"])
+def conformance(session: nox.Session, engines: str) -> None:
     """Kill the workers of every engine that is here, and let others go on."""
-    install(session, *group("tests", "services"), extras=conforming_extras())
-    others = ("-m", "not recipes")
-    pytest(session, *MORE_WORKERS, *others, folders=("tests/engines/conformance",))
+    # It does not live with the others in one environment.
+    alone = engines == "airflow"
+    extras = engine_extras(*(["airflow"] if alone else CONFORMING))
+    install(session, *group("tests", "services"), extras=extras)
+    scenes = ("-m", "not recipes", "-k", "airflow" if alone else "not airflow")
+    pytest(session, *MORE_WORKERS, *scenes, folders=("tests/engines/conformance",))
 
 
 @nox.session(tags=["processes"])
@@ -442,7 +446,7 @@ def fleet(session: nox.Session) -> None:
     Options after ``--`` go to benchmarks/fleet/run.py. Never a gate. The engines that
     can live in one environment are here; its ``--python`` names that of another.
     """
-    install(session, *group("tests", "services"), extras=conforming_extras())
+    install(session, *group("tests", "services"), extras=engine_extras(*CONFORMING))
     session.chdir(session.create_tmp())
     run = ROOT / "benchmarks" / "fleet" / "run.py"
     session.run("python", str(run), *session.posargs)

@@ -17,7 +17,7 @@ from support.requirements import require
 from support.valkey import Valkey
 
 ENGINES = [
-    *("ticks", "command", "dagster"),
+    *("ticks", "command", "airflow", "dagster"),
     pytest.param("dbos", marks=pytest.mark.services),
     pytest.param("procrastinate", marks=pytest.mark.services),
     *(
@@ -125,6 +125,15 @@ def command(place: Place) -> Engine:
     require("typer")
 
     return CommandEngine(place)
+
+
+@pytest.fixture
+def airflow(place: Place) -> Engine:
+    """Tries of one task."""
+    require("airflow")
+    from support.engines.airflow_tries import AirflowEngine  # noqa: PLC0415  optional
+
+    return AirflowEngine(place)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ PRELOADED = (
     *("amplitude_cohorts_async._operations", "anyio._backends._asyncio", "cattrs"),
     *("support.engines.plain", "support.engines.service"),
     *("support.engines.dagster_run", "support.engines.dbos_worker"),
-    "support.engines.procrastinate_jobs",
+    *("support.engines.procrastinate_jobs", "support.engines.airflow_tries"),
 )
 """Modules; one whose packages are not installed is left out."""
 
