@@ -4,8 +4,6 @@ Airflow: a task, each of whose tries is a process, with the triggers in it.
 What its own processes do with a task is tried in tests/engines/test_airflow_processes.
 """
 
-# ruff: noqa: E402 - Airflow reads its folder as it is imported
-
 from __future__ import annotations
 
 import json
