@@ -51,6 +51,9 @@ class DagsterEngine(ProcessEngine):
         home.mkdir()
         (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
         place.environment.update(DAGSTER_HOME=str(home), HOME=str(home))
+        # Two processes that make its tables at once may both fail.
+        with DagsterInstance.from_config(str(home)) as instance:
+            instance.get_runs(limit=1)
 
     @property
     def work(self) -> Work:

@@ -122,4 +122,9 @@ def _child(
 
 def _answer(work: Callable[[str], object], text: str, words: Connection) -> None:
     arm()
-    words.send(work(text))
+    try:
+        words.send(work(text))
+    except Exception as error:
+        # It is no kill: a scene that waits for its end is told.
+        words.send(repr(error))
+        raise
