@@ -32,7 +32,7 @@ from ..._io.cancellation import finish_despite_cancel
 from ..._io.limits.leases import StoreFailedError
 from ..._io.limits.shared import between
 from ..._io.patience import Patience
-from ..._io.per_loop import PerLoop
+from ..._io.per_loop import SharedPerLoop
 from ..._io.turns import Turns
 from ...errors import ConfigurationError
 from .connecting import Address
@@ -98,9 +98,8 @@ each night finds its own, and rows of exports after a hundred days.
 class _Shared:
     """What all users of a server in one event loop share."""
 
-    address: Address
+    server: Secret
     pool: AsyncConnectionPool[AsyncConnection[Row]] = attrs.field(init=False)
-    users: int = 0
     opening: asyncio.Lock = attrs.field(factory=asyncio.Lock)
     is_open: bool = False
     ready: set[str] = attrs.field(factory=set[str])
@@ -109,7 +108,7 @@ class _Shared:
     answered_at: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
-        self.pool = _pool(self.address, self.tell_unreachable)
+        self.pool = _pool(self.server, self.tell_unreachable)
 
     def tell_unreachable(self, _pool: object) -> None:
         """Tell those who wait for a connection that there is none to be had."""
@@ -137,7 +136,7 @@ class _Shared:
         return getting.result()
 
 
-_of_loop: PerLoop[dict[str, _Shared]] = PerLoop(dict)
+_shared: SharedPerLoop[Secret, _Shared] = SharedPerLoop(_Shared)
 
 
 class Server:
@@ -146,13 +145,8 @@ class Server:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._loop = asyncio.get_running_loop()
-        self._is_closed = False
-        here = _of_loop.get()
-
-        if address.server not in here:
-            here[address.server] = _Shared(address)
-        self._shared = here[address.server]
-        self._shared.users += 1
+        self._share = _shared.enter(address.server)
+        self._shared = self._share.value
 
     async def ask(
         self,
@@ -182,16 +176,7 @@ class Server:
 
     async def aclose(self) -> None:
         """Close the pool, if this is its last user; may be called twice."""
-        if self._is_closed:
-            return
-
-        self._is_closed = True
-        self._shared.users -= 1
-
-        if not self._shared.users:
-            here = _of_loop.get()
-            if here.get(self._address.server) is self._shared:
-                del here[self._address.server]
+        if self._share.leave():
             await finish_despite_cancel(self._shared.pool.close())
 
     async def _ask(
@@ -338,15 +323,15 @@ def _of_schema(statement: LiteralString, schema: str) -> bytes:
 
 
 def _pool(
-    address: Address, unreachable: Callable[[object], None]
+    server: Secret, unreachable: Callable[[object], None]
 ) -> AsyncConnectionPool[AsyncConnection[Row]]:
     return AsyncConnectionPool(
-        address.server,
+        server,
         kwargs={
             "autocommit": True,
             # PgBouncer may give the next statement to another connection.
             "prepare_threshold": None,
-            **_default_timeout(address.server),
+            **_default_timeout(server),
         },
         name="amplitude-cohorts",
         min_size=0,

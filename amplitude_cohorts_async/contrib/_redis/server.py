@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from ..._core.secret import hidden
 from ..._io.cancellation import finish_despite_cancel
 from ..._io.patience import patiently
-from ..._io.per_loop import PerLoop
+from ..._io.per_loop import SharedPerLoop
 from ..._io.turns import Turns
 from .connecting import connect
 
@@ -37,7 +37,6 @@ class _Shared:
     """What all users of a server in one event loop share."""
 
     client: Redis
-    users: int = 0
     turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
     used_at: float = -math.inf
     answered_at: float = -math.inf
@@ -77,21 +76,14 @@ class _Shared:
             await self.client.connection_pool.disconnect()
 
 
-_of_loop: PerLoop[dict[str, _Shared]] = PerLoop(dict)
+_shared: SharedPerLoop[str, _Shared] = SharedPerLoop(lambda url: _Shared(connect(url)))
 
 
 class Server:
     """One user's access to a server, in one event loop; nothing is sent yet."""
 
     def __init__(self, url: str) -> None:
-        self._url = hidden(url)
-        self._is_closed = False
-        here = _of_loop.get()
-
-        if self._url not in here:
-            here[self._url] = _Shared(connect(self._url))
-        self._shared = here[self._url]
-        self._shared.users += 1
+        self._share = _shared.enter(hidden(url))
 
     @asynccontextmanager
     async def asked(self, app: str, *, urgent: bool = False) -> AsyncGenerator[Redis]:
@@ -107,7 +99,7 @@ class Server:
         Raises:
             TimeoutError: It did not answer.
         """
-        shared, now = self._shared, asyncio.get_running_loop().time
+        shared, now = self._share.value, asyncio.get_running_loop().time
 
         async with shared.turns.turn(app, urgent=urgent):
             began = now()
@@ -127,14 +119,5 @@ class Server:
 
     async def aclose(self) -> None:
         """Close the connections, if this is their last user; may be called twice."""
-        if self._is_closed:
-            return
-
-        self._is_closed = True
-        self._shared.users -= 1
-
-        if not self._shared.users:
-            here = _of_loop.get()
-            if here.get(self._url) is self._shared:
-                del here[self._url]
-            await self._shared.aclose()
+        if self._share.leave():
+            await self._share.value.aclose()
