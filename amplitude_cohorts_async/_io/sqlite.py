@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -76,6 +76,32 @@ class UnusableDatabaseError(DatabaseError):
     """A database cannot be used at all: its path or its content is wrong."""
 
 
+@attrs.frozen(kw_only=True)
+class Options:
+    """
+    What a database is, and how it is used.
+
+    Attributes:
+        schema: Statements that bring an empty or an older file up to *version*, each
+            harmless where its work is done already.
+        version: The file's `user_version`, 1 or more. A file of a later version is
+            refused.
+        synchronous: "FULL" survives a loss of power after each transaction; "NORMAL"
+            may then lose the last ones, and never its consistency.
+        journal_mode: "WAL" needs memory that all processes share, so it is refused on a
+            file system of the network; "DELETE" is slower and needs none.
+        application_id: Marks the file; one with another mark is refused.
+        busy_seconds: How long a transaction waits for those of other processes.
+    """
+
+    schema: tuple[str, ...]
+    version: int
+    synchronous: Synchronous
+    journal_mode: JournalMode = "WAL"
+    application_id: int = 0
+    busy_seconds: float = 5.0
+
+
 class Database:
     """
     A SQLite file, and the thread that uses it.
@@ -84,39 +110,10 @@ class Database:
     forked process: it is closed before the fork, and each side opens its own.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        schema: Sequence[str],
-        version: int,
-        synchronous: Synchronous,
-        journal_mode: JournalMode = "WAL",
-        application_id: int = 0,
-        busy_seconds: float = 5.0,
-    ) -> None:
-        """
-        Describe the database; nothing is opened yet.
-
-        Args:
-            schema: Statements that bring an empty or an older file up to *version*,
-                each harmless where its work is done already.
-            version: The file's `user_version`, 1 or more. A file of a later version
-                is refused.
-            synchronous: "FULL" survives a loss of power after each transaction;
-                "NORMAL" may then lose the last ones, and never its consistency.
-            journal_mode: "WAL" needs memory that all processes share, so it is refused
-                on a file system of the network; "DELETE" is slower and needs none.
-            application_id: Marks the file; one with another mark is refused.
-            busy_seconds: How long a transaction waits for those of other processes.
-        """
+    def __init__(self, path: str | os.PathLike[str], options: Options) -> None:
+        """Describe the database; nothing is opened yet."""
         self.path = Path(path)
-        self._schema = schema
-        self._version = version
-        self._synchronous = synchronous
-        self._journal_mode = journal_mode
-        self._application_id = application_id
-        self._busy_seconds = busy_seconds
+        self._options = options
         # Held during each transaction, and during a fork.
         self._using = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -245,7 +242,7 @@ class Database:
         return self._connection
 
     def _opened(self) -> sqlite3.Connection:
-        deadline = time.monotonic() + self._busy_seconds
+        deadline = time.monotonic() + self._options.busy_seconds
 
         while True:
             connection = self._connect()
@@ -270,7 +267,7 @@ class Database:
         return sqlite3.connect(
             f"file:{quote(os.fspath(self.path))}?mode=rw",
             uri=True,
-            timeout=self._busy_seconds,
+            timeout=self._options.busy_seconds,
             isolation_level=None,
             check_same_thread=False,
         )
@@ -297,7 +294,7 @@ class Database:
 
         if not is_file:
             raise UnusableDatabaseError(f"{self.path} is no regular file")
-        if remote is not None and self._journal_mode == "WAL":
+        if remote is not None and self._options.journal_mode == "WAL":
             raise UnusableDatabaseError(
                 f"{self.path} is on a file system of the network ({remote}), where "
                 "machines share no memory; choose a path on a local disk"
@@ -311,6 +308,7 @@ class Database:
             )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        options = self._options
         # In one transaction: another process may be making the tables.
         connection.execute("BEGIN")
         is_current = self._is_current(connection)
@@ -318,32 +316,34 @@ class Database:
 
         # Changes the file, so only once it is known to be ours.
         (mode,) = connection.execute(
-            f"PRAGMA journal_mode = {self._journal_mode}"
+            f"PRAGMA journal_mode = {options.journal_mode}"
         ).fetchone()
-        if mode.upper() != self._journal_mode:
+        if mode.upper() != options.journal_mode:
             raise DatabaseError(
-                f"{self.path} cannot have the journal mode {self._journal_mode}; its "
+                f"{self.path} cannot have the journal mode {options.journal_mode}; its "
                 f"file system gives it {mode}"
             )
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute(f"PRAGMA synchronous = {options.synchronous}")
 
         if not is_current:
             self._create_tables(connection)
 
     def _create_tables(self, connection: sqlite3.Connection) -> None:
+        options = self._options
         connection.execute("BEGIN IMMEDIATE")
 
         # Another process may have been faster.
         if not self._is_current(connection):
-            for statement in self._schema:
+            for statement in options.schema:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {self._application_id}")
-            connection.execute(f"PRAGMA user_version = {self._version}")
+            connection.execute(f"PRAGMA application_id = {options.application_id}")
+            connection.execute(f"PRAGMA user_version = {options.version}")
 
         connection.execute("COMMIT")
 
     def _is_current(self, connection: sqlite3.Connection) -> bool:
         """Whether the tables are of this version; raise if they are not ours."""
+        options = self._options
         version, mark, tables = (
             connection.execute(query).fetchone()[0]
             for query in (
@@ -353,18 +353,18 @@ class Database:
             )
         )
 
-        if (tables or version) and (not version or mark != self._application_id):
+        if (tables or version) and (not version or mark != options.application_id):
             raise UnusableDatabaseError(
                 f"{self.path} is the database of another program; choose another path"
             )
-        if version > self._version:
+        if version > options.version:
             raise UnusableDatabaseError(
                 f"{self.path} was written by a newer release: its version is "
-                f"{version}, this one knows {self._version}; upgrade, or choose another "
-                "path"
+                f"{version}, this one knows {options.version}; upgrade, or choose "
+                "another path"
             )
 
-        return bool(version == self._version)
+        return bool(version == options.version)
 
     def _close_quietly(self) -> None:
         with self._using:
@@ -391,18 +391,6 @@ class Database:
             self.users.clear()
         self._mutex.release()
         self._using.release()
-
-
-@attrs.frozen(kw_only=True)
-class Options:
-    """The arguments of a `Database`, but for its path."""
-
-    schema: tuple[str, ...]
-    version: int
-    synchronous: Synchronous
-    journal_mode: JournalMode = "WAL"
-    application_id: int = 0
-    busy_seconds: float = 5.0
 
 
 class SharedDatabase:
@@ -454,8 +442,7 @@ class SharedDatabase:
                 key = self.path, self.options
                 database = _shared.get(key)
                 if database is None:
-                    options = attrs.asdict(self.options, recurse=False)
-                    database = _shared[key] = Database(self.path, **options)
+                    database = _shared[key] = Database(self.path, self.options)
                 self._database = database
 
             # Each time: a fork forgets the users.

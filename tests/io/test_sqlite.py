@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -28,13 +29,16 @@ from amplitude_cohorts_async._io.sqlite import (
 from support.holding import Held
 from support.processes import in_child
 
-SCHEMA = ["CREATE TABLE IF NOT EXISTS word (text TEXT)"]
+OPTIONS = Options(
+    schema=("CREATE TABLE IF NOT EXISTS word (text TEXT)",),
+    version=3,
+    synchronous="NORMAL",
+)
 
 
-def made(path: Path, **options: object) -> Database:
+def made(path: Path, **options: Any) -> Database:
     """A database of words."""
-    given = {"schema": SCHEMA, "version": 3, "synchronous": "NORMAL", **options}
-    return Database(path, application_id=77, **given)  # type: ignore[arg-type]
+    return Database(path, attrs.evolve(OPTIONS, application_id=77, **options))
 
 
 @pytest.fixture
@@ -132,7 +136,7 @@ async def test_an_older_file_is_brought_up_to_date(
 ) -> None:
     """Its rows stay."""
     await database.run(add)
-    schema = [*SCHEMA, "CREATE TABLE IF NOT EXISTS number (value REAL)"]
+    schema = (*OPTIONS.schema, "CREATE TABLE IF NOT EXISTS number (value REAL)")
     newer = made(tmp_path / "words.db", schema=schema, version=4)
     await newer.run(lambda c: c.execute("INSERT INTO number VALUES (1)"))
     found = await newer.run(words)
@@ -322,7 +326,6 @@ def test_a_fork_waits_for_the_transaction_under_way(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_waits_for_a_database_that_is_made_meanwhile(tmp_path: Path) -> None:
     """Its transaction would come along as well."""
-    options = {"schema": SCHEMA, "version": 3, "synchronous": "NORMAL"}
     began, may_end = threading.Event(), threading.Event()
     late: list[Database] = []
     threads: list[threading.Thread] = []
@@ -338,7 +341,7 @@ def test_a_fork_waits_for_a_database_that_is_made_meanwhile(tmp_path: Path) -> N
             super().before_fork()
 
     def make_late() -> None:
-        late.append(Late(tmp_path / "late.db", **options))  # type: ignore[arg-type]
+        late.append(Late(tmp_path / "late.db", OPTIONS))
         asyncio.run(late[0].run(work))
 
     class Early(Database):
@@ -355,7 +358,7 @@ def test_a_fork_waits_for_a_database_that_is_made_meanwhile(tmp_path: Path) -> N
         signal.alarm(10)
         asyncio.run(late[0].run(add))
 
-    early = Early(tmp_path / "early.db", **options)  # type: ignore[arg-type]
+    early = Early(tmp_path / "early.db", OPTIONS)
     status = in_child(use_late)
     may_end.set()
     threads[0].join()
@@ -420,9 +423,6 @@ async def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
 
 
 # One file, many users.
-
-
-OPTIONS = Options(schema=tuple(SCHEMA), version=3, synchronous="NORMAL")
 
 
 def where(connection: sqlite3.Connection) -> tuple[int, int]:

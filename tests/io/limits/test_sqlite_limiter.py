@@ -49,7 +49,8 @@ def path(tmp_path: Path) -> Path:
 async def limiter(path: Path) -> AsyncGenerator[SqliteLimiter]:
     """A limiter on that file, which waits only a moment for others."""
     limiter = SqliteLimiter(path, app="app", limits=QUICK, lease=1.0)
-    limiter._database._busy_seconds = 0.05
+    database = limiter._database
+    database.options = attrs.evolve(database.options, busy_seconds=0.05)
     yield limiter
     await limiter.aclose()
     await limiter.aclose()

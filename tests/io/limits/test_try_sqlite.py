@@ -372,7 +372,8 @@ async def test_a_try_in_vain_may_be_cancelled_anywhere(
 async def test_a_file_that_cannot_be_used_is_no_refusal(path: Path, made: Made):
     """It is unknown whether a slot is free; and no ticket is made up."""
     limiter = made(ALONE)
-    limiter._database._busy_seconds = 0.05
+    database = limiter._database
+    database.options = attrs.evolve(database.options, busy_seconds=0.05)
     await tried(limiter, "file")
 
     with closing(sqlite3.connect(path)) as other:
