@@ -1,14 +1,36 @@
-"""What engines keep their jobs in."""
+"""The service that counts, where engines work, and what they keep their jobs in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from support.engines.engine import Place
+from support.engines.service import Service, running_service
 from support.postgres import PACKAGE, Postgres, connected
 from support.requirements import require
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """The emulator in a process of its own."""
+    with running_service() as service:
+        yield service
+
+
+@pytest.fixture
+def place(tmp_path: Path, service: Service) -> Place:
+    """A folder, with a job store and limits in files that its workers share."""
+    environment = {
+        **service.environment,
+        "AMPLITUDE_JOBS": str(tmp_path / "exports.db"),
+        "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
+        "HOME": str(tmp_path),
+    }
+    return Place(folder=tmp_path, environment=environment)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from amplitude_cohorts_async.testing import CohortsEmulator
 from support.engines.dying import HOLD
 from support.engines.engine import DONE, Place
 from support.engines.scene import Scene
-from support.engines.service import Service, running_service
+from support.engines.service import Service
 from support.requirements import require
 
 require("dbos")
@@ -32,24 +32,6 @@ from amplitude_cohorts_async.contrib.dbos import (  # noqa: E402
 from support.engines.dbos import DbosEngine  # noqa: E402
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """The emulator in a process of its own."""
-    with running_service() as service:
-        yield service
-
-
-@pytest.fixture
-def place(tmp_path: Path, service: Service) -> Place:
-    """Where DBOS works."""
-    environment = {
-        **service.environment,
-        "AMPLITUDE_JOBS": str(tmp_path / "exports.db"),
-        "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
-    }
-    return Place(folder=tmp_path, environment=environment)
 
 
 def test_workers_have_ids_of_their_own_and_one_version() -> None:
@@ -77,6 +59,21 @@ def exports(
         yield exports
     finally:
         DBOS.destroy(destroy_registry=True)
+
+
+async def leave(record: JobRecord, emulator: CohortsEmulator) -> None:
+    """Spend an export, and go on no further."""
+    async with quick_client() as client:
+        while not emulator.spent:
+            await client.tick(record)
+
+
+async def sweep(exports: CohortExports) -> None:
+    """Sweep once, to the end."""
+    handle = await DBOS.start_workflow_async(
+        exports._sweep_workflow, datetime.now(UTC), None
+    )
+    await handle.get_result()
 
 
 def quick_client() -> CohortsClient:
@@ -113,14 +110,9 @@ async def test_a_sweep(
     """It starts what others left, under the id that it would have had with them."""
     file = tmp_path / name
     record = JobRecord.new("c1", file, occurrence="monday", format=suffix)
-    async with quick_client() as client:
-        while not cohorts_emulator.spent:
-            await client.tick(record)
+    await leave(record, cohorts_emulator)
 
-    sweep = await DBOS.start_workflow_async(
-        exports._sweep_workflow, datetime.now(UTC), None
-    )
-    await sweep.get_result()
+    await sweep(exports)
 
     handle = await DBOS.retrieve_workflow_async(record.key)
     assert str(file) == (await handle.get_result())["path"]
@@ -135,14 +127,9 @@ async def test_a_sweep_leaves_alone_what_one_host_has_to_go_on_with(
 ) -> None:
     """Any worker may take a workflow: on another host it would end in an error."""
     record = JobRecord.new("c1", tmp_path / "a.csv")
-    async with quick_client() as client:
-        while not cohorts_emulator.spent:
-            await client.tick(record)
+    await leave(record, cohorts_emulator)
 
-    sweep = await DBOS.start_workflow_async(
-        exports._sweep_workflow, datetime.now(UTC), None
-    )
-    await sweep.get_result()
+    await sweep(exports)
 
     assert [] == await DBOS.list_workflows_async(name=WORKFLOW)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +32,7 @@ from support.engines.procrastinate_jobs import (  # noqa: E402
     app_of,
 )
 from support.engines.scene import Scene  # noqa: E402
-from support.engines.service import Service, running_service  # noqa: E402
+from support.engines.service import Service  # noqa: E402
 from support.postgres import Postgres  # noqa: E402
 from support.surface import describe  # noqa: E402
 
@@ -345,13 +345,6 @@ def test_the_surface() -> None:
         "  class CohortExports(object)",
         "    async def defer_async(self, record: JobRecord) -> bool",
     ] == [line for line in lines if "__init__" not in line]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """The emulator in a process of its own."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture

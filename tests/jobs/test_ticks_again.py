@@ -17,7 +17,7 @@ from amplitude_cohorts_async._core.job_rows import (
     write_cohort,
 )
 from amplitude_cohorts_async.errors import AmbiguousExportError, InvalidInputError
-from amplitude_cohorts_async.jobs import JobRecord, Work
+from amplitude_cohorts_async.jobs import JobRecord, Tick, Work
 from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.testing import faults
@@ -76,20 +76,32 @@ async def test_the_list_and_a_doubt_are_one_request(stage: Stage) -> None:
 async def test_a_step_that_waits_for_the_list_keeps_its_place(stage: Stage) -> None:
     """Who came later does not get the slot before it."""
     await stage.leave()
-    limiter = LocalLimiter(ONE_SLOT)
     job = engine(stage, key=None)
+
+    first, second = await _before_who_came_later(stage, job.record)
+
+    assert first.due_in
+    assert "requested" == second.record.state
+    assert 1 == stage.emulator.requests("list")
+
+
+async def _before_who_came_later(stage: Stage, record: JobRecord) -> tuple[Tick, Tick]:
+    """
+    Make a step while the slot is taken, and the next one when it is free.
+
+    In between another caller queues for the slot.
+    """
+    limiter = LocalLimiter(ONE_SLOT)
 
     async with stage.client(limits=None, limiter=limiter) as client:
         async with limiter.slot("other"):
-            first = await client.tick(job.record)
+            first = await client.tick(record)
             later = asyncio.ensure_future(_enter(limiter))
             await until(lambda: limiter.statistics()["waiting"] > 0)
         second = await client.tick(first.record)
         await later
 
-    assert first.due_in
-    assert "requested" == second.record.state
-    assert 1 == stage.emulator.requests("list")
+    return first, second
 
 
 async def _enter(limiter: LocalLimiter) -> None:
@@ -143,15 +155,8 @@ async def test_a_file_that_comes_again_waits_in_order(stage: Stage) -> None:
     job = engine(stage)
     await job.run()
     stage.path().unlink()
-    limiter = LocalLimiter(ONE_SLOT)
 
-    async with stage.client(limits=None, limiter=limiter) as client:
-        async with limiter.slot("other"):
-            first = await client.tick(job.record)
-            later = asyncio.ensure_future(_enter(limiter))
-            await until(lambda: limiter.statistics()["waiting"] > 0)
-        second = await client.tick(first.record)
-        await later
+    first, second = await _before_who_came_later(stage, job.record)
 
     assert first.due_in
     assert second.done

@@ -10,7 +10,7 @@ import pytest
 from support.engines.engine import Engine, Place
 from support.engines.plain import CommandEngine, TickEngine
 from support.engines.scene import Scene
-from support.engines.service import Service, running_service
+from support.engines.service import Service
 from support.engines.stores import FileStore, ServerStore, Store
 from support.postgres import Postgres
 from support.requirements import require
@@ -26,13 +26,6 @@ ENGINES = [
     ),
 ]
 """Each is the name of a fixture that makes it."""
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    """The emulator in a process of its own."""
-    with running_service() as service:
-        yield service
 
 
 @pytest.fixture
@@ -55,15 +48,10 @@ def queue_server() -> Iterator[Valkey]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, service: Service, store: Store) -> Place:
-    """Where the engine works: limits by a file that its workers share."""
-    environment = {
-        **service.environment,
-        "AMPLITUDE_JOBS": store.url,
-        "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
-        "HOME": str(tmp_path),
-    }
-    return Place(folder=tmp_path, environment=environment)
+def place(place: Place, store: Store) -> Place:
+    """Where the engine works, with the job store of the test."""
+    place.environment["AMPLITUDE_JOBS"] = store.url
+    return place
 
 
 @pytest.fixture
