@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import attrs
 
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
 from support.canary import API_KEY, SECRET_KEY
+from support.processes import spoken_to
 from support.scaled_emulator import ScaledClock
 
 JOB_SECONDS = 30.0
@@ -97,22 +97,10 @@ def running_service(scale: float, path: str) -> Iterator[Service]:
         scale: How many of its seconds pass in one.
         path: Where its process finds what it imports.
     """
-    process = subprocess.Popen(
-        [sys.executable, __file__, repr(scale)],
-        env={"PYTHONPATH": path},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
+    env = {"PYTHONPATH": path}
 
-    with process:
-        try:
-            url = json.loads(process.stdout.readline())
-            yield Service(url, process.stdin, process.stdout)
-        finally:
-            process.stdin.close()
+    with spoken_to(__file__, repr(scale), env=env) as (words, answers):
+        yield Service(json.loads(answers.readline()), words, answers)
 
 
 @attrs.define

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 TESTS = Path(__file__).parents[1]
 
@@ -24,6 +26,32 @@ async def start_module(module: str, *words: object) -> asyncio.subprocess.Proces
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+@contextmanager
+def spoken_to(
+    *words: object, env: Mapping[str, str]
+) -> Iterator[tuple[IO[str], IO[str]]]:
+    """
+    Run a Python meanwhile; yields its stdin and stdout.
+
+    Its stdin ends with this process, even if that is killed: then it has to end.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+
+    with process:
+        try:
+            yield process.stdin, process.stdout
+        finally:
+            process.stdin.close()
 
 
 async def run_in_group(

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import attrs
 
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
 
 from .canary import API_KEY, SECRET_KEY
+from .processes import TESTS, spoken_to
 from .soaking import add_cohorts, misbehave
 
-TESTS = Path(__file__).parents[1]
 _START = datetime(2026, 6, 15, 12, tzinfo=UTC)
 
 
@@ -99,24 +97,15 @@ def scaled_emulator(
 ) -> Iterator[Service]:
     """Run one meanwhile, with so many cohorts and a share of faults."""
     words = [repr(clock.scale), repr(clock.zero), str(cohorts), repr(share), str(seed)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.scaled_emulator", *words],
-        env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
+    env = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
 
-    with process:
-        service = Service(json.loads(process.stdout.readline()))
+    with spoken_to("-m", "support.scaled_emulator", *words, env=env) as (asked, told):
+        service = Service(json.loads(told.readline()))
         try:
             yield service
         finally:
-            # Its stdin ends with us, even if we are killed.
-            process.stdin.close()
-            service.account = Account(**json.loads(process.stdout.read()))
+            asked.close()
+            service.account = Account(**json.loads(told.read()))
 
 
 async def serve(words: list[str]) -> None:

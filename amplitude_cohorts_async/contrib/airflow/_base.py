@@ -35,9 +35,9 @@ from ._sdk import (
     conf,
 )
 from .hook import AmplitudeCohortsHook
-from .triggers import CohortExportTrigger
+from .triggers import FILE_LIFE, CohortExportTrigger
 
-__all__ = ("CohortsOperator", "failed", "occurrence_of")
+__all__ = ("CohortsOperator", "failed", "ids_from", "occurrence_of")
 
 T = TypeVar("T")
 
@@ -45,9 +45,6 @@ _TOKEN = "amplitude_cohorts_export"  # noqa: S105 - no secret, and the name of a
 
 _LONGEST_OCCURRENCE = 200
 """Characters; the ids of Airflow may have 250 each."""
-
-_FILE_LIFE = timedelta(days=7)
-"""How long the service has the file that a token is of."""
 
 _LONGEST_WAIT = 5.0
 """Seconds that a write waits for the limits before its task is deferred."""
@@ -194,7 +191,7 @@ class CohortsOperator(BaseOperator):
                 store.set(
                     _TOKEN,
                     {"token": step.token, "key": record.key},
-                    retention=_FILE_LIFE,
+                    retention=FILE_LIFE,
                 )
                 token = step.token
             if step.saved is not None:

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from ... import CohortsClient
 from ...errors import InvalidInputError
 from ._base import failed
 from ._sdk import AirflowFailException, BaseSensorOperator, Context
 from .hook import AmplitudeCohortsHook
-from .triggers import CohortComputedTrigger
+from .triggers import CohortComputedTrigger, computed_at
 
 __all__ = ("CohortComputedSensor",)
 
@@ -74,9 +73,9 @@ class CohortComputedSensor(BaseSensorOperator):
         """Whether it was computed since; one request."""
         since = self._since()
         client = AmplitudeCohortsHook(self.conn_id).client()
-        computed_at = asyncio.run(_computed_at(client, self.cohort_id))
+        found = asyncio.run(computed_at(client, self.cohort_id))
 
-        return computed_at is not None and computed_at >= since
+        return found is not None and found >= since
 
     def resume(self, context: Context, event: object = None) -> None:  # noqa: ARG002 - Airflow's
         """End, or fail with what the trigger met."""
@@ -90,8 +89,3 @@ class CohortComputedSensor(BaseSensorOperator):
             raise failed(InvalidInputError(f"since= is no time: {error}")) from error
 
         return since if since.tzinfo else since.replace(tzinfo=UTC)
-
-
-async def _computed_at(client: CohortsClient, cohort_id: str) -> datetime | None:
-    async with client:
-        return (await client.get_cohort(cohort_id)).last_computed

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from ... import CohortsClient
 from ...errors import (
     CohortsError,
     JobStoreUnavailableError,
@@ -23,10 +24,15 @@ from ...errors import (
 from ._sdk import BaseTrigger, TriggerEvent
 from .hook import AmplitudeCohortsHook
 
-__all__ = ("CohortComputedTrigger", "CohortExportTrigger")
+__all__ = (
+    "FILE_LIFE",
+    "CohortComputedTrigger",
+    "CohortExportTrigger",
+    "computed_at",
+)
 
-_FILE_LIFE = 7 * 24 * 3600.0
-"""Seconds that the service keeps a job; the task's own timeout ends earlier."""
+FILE_LIFE = timedelta(days=7)
+"""How long the service has a job and its file."""
 
 _MENDED_LATER = (
     JobStoreUnavailableError,
@@ -79,7 +85,8 @@ class CohortExportTrigger(BaseTrigger):
 
     async def _wait_for_job(self, token: str) -> None:
         async with await AmplitudeCohortsHook(self.conn_id).aclient() as client:
-            await client.resume_export(token).wait(timeout=_FILE_LIFE)
+            # The task's own timeout ends earlier.
+            await client.resume_export(token).wait(timeout=FILE_LIFE.total_seconds())
 
 
 class CohortComputedTrigger(BaseTrigger):
@@ -116,7 +123,8 @@ class CohortComputedTrigger(BaseTrigger):
             await asyncio.sleep(self.poke_interval)
 
             try:
-                computed_at = await self._look()
+                client = await AmplitudeCohortsHook(self.conn_id).aclient()
+                found = await computed_at(client, self.cohort_id)
             except _MENDED_LATER as problem:
                 self.log.warning("not known yet: %s", problem)
                 continue
@@ -124,13 +132,15 @@ class CohortComputedTrigger(BaseTrigger):
                 yield _event({"error": f"{type(problem).__name__}: {problem}"})
                 return
 
-            if computed_at is not None and computed_at >= since:
-                yield _event({"computed_at": computed_at.isoformat()})
+            if found is not None and found >= since:
+                yield _event({"computed_at": found.isoformat()})
                 return
 
-    async def _look(self) -> datetime | None:
-        async with await AmplitudeCohortsHook(self.conn_id).aclient() as client:
-            return (await client.get_cohort(self.cohort_id)).last_computed
+
+async def computed_at(client: CohortsClient, cohort_id: str) -> datetime | None:
+    """Return when a cohort was computed last; one request, after which it is closed."""
+    async with client:
+        return (await client.get_cohort(cohort_id)).last_computed
 
 
 def _event(payload: dict[str, object]) -> TriggerEvent:

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import count
@@ -18,7 +16,7 @@ from typing import IO
 import attrs
 
 from ..ports import LOOPBACK, await_port, free_ports
-from ..processes import TESTS
+from ..processes import TESTS, spoken_to
 from .service import Service
 
 TRIED, QUICK, SLOW, KILLED = "tried", "quick", "slow", "killed"
@@ -128,24 +126,13 @@ def airflow(home: Path, service: Service) -> Iterator[Fleet]:
     """Make the tables, and end all processes afterwards."""
     (port,) = free_ports(1)
     environment = _environment(home, service, port)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.engines.airflow_commands", home / "said.log"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
+    commands = ("-m", "support.engines.airflow_commands", home / "said.log")
 
-    with process:
-        try:
-            fleet = Fleet(home, environment, process.stdin, process.stdout, port)
-            fleet.run("db", "migrate")
-            fleet.run("dags", "reserialize")
-            yield fleet
-        finally:
-            process.stdin.close()
+    with spoken_to(*commands, env=environment) as (words, answers):
+        fleet = Fleet(home, environment, words, answers, port)
+        fleet.run("db", "migrate")
+        fleet.run("dags", "reserialize")
+        yield fleet
 
 
 def _environment(home: Path, service: Service, port: int) -> dict[str, str]:
