@@ -4,8 +4,9 @@ Export cohorts by Celery: a task makes one step, and is repeated when the next i
     celery --app celery_app worker
     python celery_app.py 26umsb5 /data/26umsb5.csv 2026-11-24
 
-CELERY_BROKER_URL is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL may be the
-same one: it keeps the limits and what was spent for all workers, which need
+CELERY_BROKER_URL is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL, which may be
+the same one, is needed: it keeps the limits and what was spent for all workers. Without
+it each process has its own, and the same export is spent again. All need
 AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, too.
 """
 

@@ -5,8 +5,9 @@ Export cohorts by taskiq: a step every few seconds, until the file is there.
     taskiq scheduler taskiq_app:scheduler --update-interval 1
     python taskiq_app.py 26umsb5 /data/26umsb5.csv 2026-11-24
 
-TASKIQ_SERVER is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL may be the same
-one: it keeps the limits and what was spent for all workers, which need
+TASKIQ_SERVER is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL, which may be
+the same one, is needed: it keeps the limits and what was spent for all workers. Without
+it each process has its own, and the same export is spent again. All need
 AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, too.
 
 A message that a killed worker had is lost: the broker looks for such messages only
