@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import aiohttp
+import attrs
 
 from ._config import SECRETS, ClientConfig, agreed_limits, from_environment
 from ._core.secret import hidden
@@ -167,6 +168,7 @@ class CohortsClient(AsyncOnly):
             rng=rng,
         )
         self._own_limiter: Limiter | None = None
+        self._own_store = self._make_store()
         self._built: Operations | None = None
         self._is_closed = False
 
@@ -268,6 +270,9 @@ class CohortsClient(AsyncOnly):
 
         if self._built is not None:
             await self._built.aclose()
+
+        if self._own_store is not None:
+            await self._own_store.aclose()
 
         if self._own_limiter is not None:
             await self._own_limiter.aclose()
@@ -504,6 +509,8 @@ class CohortsClient(AsyncOnly):
 
         Raises:
             AmbiguousExportError: It may have been spent, and its id is not known.
+            ConfigurationError: The client was given no job store, and its own one is
+                forgotten with the process, where other processes may make steps.
             ExportError: It has no file, and never will.
             StorageError: The file could not be written.
             InvalidInputError: The record is of no export, or its target cannot be
@@ -740,6 +747,16 @@ class CohortsClient(AsyncOnly):
         """
         async with self._operations.session.limiter.slot("other"):
             yield
+
+    def _make_store(self) -> JobStore | None:
+        """Make the job store of a URL now, so that a wrong one is told at once."""
+        if not isinstance(self._config.jobs, str):
+            return None
+
+        store = _load_operations().job_store_of_url(self._config.jobs)
+        self._config = attrs.evolve(self._config, jobs=store)
+
+        return store
 
     @property
     def _operations(self) -> Operations:

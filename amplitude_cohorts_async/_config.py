@@ -42,6 +42,14 @@ SECRETS = frozenset(
 POSTGRES_SCHEMES = ("postgresql", "postgres")
 STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix", *POSTGRES_SCHEMES)
 """What the URL of a job store, or of a limiter, begins with."""
+_BROKEN_URL = re.compile(
+    # A scheme without its "://", a password before a host, or a host and its port.
+    rf"(?:{'|'.join(STORE_SCHEMES)}):"
+    rf"|(?:{'|'.join(STORE_SCHEMES)})//"
+    r"|(?![A-Za-z]:[/\\])(?!\.{0,2}[/\\]).*:.*@"
+    r"|[\w.-]+:\d+(?:/.*)?$",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def _check_key(_: ClientConfig, field: attrs.Attribute[str], key: object) -> None:
@@ -263,17 +271,18 @@ def _checked_store(jobs: object) -> JobStore | Path | str | None:
 
     scheme, is_url, _ = place.partition("://")
 
-    if not is_url:
+    if not is_url and not (isinstance(jobs, str) and _BROKEN_URL.match(place)):
         return Path(place)
 
     if scheme.lower() == "sqlite":
-        return Path(sqlite_path(place, "jobs"))
+        return Path(sqlite_path(place, "jobs, or AMPLITUDE_JOBS,"))
 
-    if scheme not in STORE_SCHEMES:
-        # Without the rest, which may hold a password.
+    if not is_url or scheme not in STORE_SCHEMES:
+        # Without the text, which may hold a password.
         raise ConfigurationError(
-            f"no job store is named by {scheme}://; pass a path, or a URL that begins "
-            f"with {', '.join(f'{name}://' for name in STORE_SCHEMES)}"
+            f"jobs, or AMPLITUDE_JOBS, is no URL of a job store: such a one begins with "
+            f"{', '.join(f'{name}://' for name in STORE_SCHEMES)}; if it is the name of a "
+            f"file, write ./ in front of it"
         )
 
     return place

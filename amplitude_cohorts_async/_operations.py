@@ -14,11 +14,12 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -100,8 +101,9 @@ class Operations:
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
         store = _shared_store(config, self.session.limiter)
+        self._forgets = store is None
         self.jobs = AppJobs(
-            store,
+            store or memory_store_for(config.app, config.clock),
             config.app,
             self.session.context.clock,
             label=f"process {os.getpid()} on {gethostname()}",
@@ -150,28 +152,48 @@ class Operations:
             ConfigurationError: It is no URL of one of them.
             MissingExtraError: The extra of the one it names is not installed.
         """
+        given_by = "limiter_url, or AMPLITUDE_LIMITER_URL,"
         scheme = url.partition("://")[0].lower()
 
         if scheme == "sqlite":
-            path = sqlite_path(url, "AMPLITUDE_LIMITER_URL, or limiter_url=,")
-            return SqliteLimiter(path, limits=limits)
+            return SqliteLimiter(sqlite_path(url, given_by), limits=limits)
 
         if scheme not in STORE_SCHEMES:
             # Whatever it is, it may hold a password.
             raise ConfigurationError(
-                "the URL of a limiter begins with sqlite:///, redis://, rediss://, "
-                "unix:// or postgresql://, as in redis://localhost:6379; correct "
-                "limiter_url= or AMPLITUDE_LIMITER_URL"
+                f"{given_by} is no URL of a limiter: such a one begins with sqlite:///, "
+                f"redis://, rediss://, unix:// or postgresql://, as in "
+                f"redis://localhost:6379"
             )
 
-        if scheme in POSTGRES_SCHEMES:
-            from .contrib.postgres import PostgresLimiter  # noqa: PLC0415 - optional
+        with _naming(given_by):
+            if scheme in POSTGRES_SCHEMES:
+                from .contrib.postgres import PostgresLimiter  # noqa: PLC0415 - optional
 
-            return PostgresLimiter.from_url(url, limits=limits)
+                return PostgresLimiter.from_url(url, limits=limits)
 
-        from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
+            from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
 
-        return RedisLimiter.from_url(url, limits=limits)
+            return RedisLimiter.from_url(url, limits=limits)
+
+    @staticmethod
+    def job_store_of_url(url: str) -> JobStore:
+        """
+        Return a `RedisJobStore` or a `PostgresJobStore`.
+
+        Raises:
+            ConfigurationError: The library of its server refuses the URL.
+            MissingExtraError: The extra of that library is not installed.
+        """
+        with _naming("jobs, or AMPLITUDE_JOBS,"):
+            if url.partition("://")[0] in POSTGRES_SCHEMES:
+                from .contrib.postgres import PostgresJobStore  # noqa: PLC0415 - optional
+
+                return PostgresJobStore.from_url(url)
+
+            from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
+
+            return RedisJobStore.from_url(url)
 
     async def aclose(self) -> None:
         """Stop the runs, wait for sent export requests, and close the connections."""
@@ -179,7 +201,7 @@ class Operations:
         await self.session.aclose()
         await self.jobs.aclose()
 
-        if isinstance(self._config.jobs, (Path, str)):
+        if isinstance(self._config.jobs, Path):
             await self.jobs.store.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
@@ -384,6 +406,14 @@ class Operations:
 
     async def tick(self, record: JobRecord) -> Tick:
         """Make the next step of an export."""
+        if self._forgets:
+            raise ConfigurationError(
+                "a step of an export needs a job store that outlives this process: "
+                "another process that makes a step would not know what is spent, and "
+                "spend it again; set AMPLITUDE_JOBS or AMPLITUDE_LIMITER_URL, or pass "
+                "jobs= (a MemoryJobStore() if no other process makes a step)"
+            )
+
         return await self._ticker.tick(record)
 
     def run_jobs(self, *, forever: bool) -> AsyncIterator[ExportOutcome]:
@@ -472,19 +502,21 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
     return config.limiter
 
 
-def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore:
+def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore | None:
     if isinstance(config.jobs, JobStore):
         return config.jobs
     if isinstance(config.jobs, Path):
         return SqliteJobStore(config.jobs)
-    if config.jobs is None:
-        return limiter.job_store or memory_store_for(config.app, config.clock)
+    if isinstance(config.jobs, str):
+        return Operations.job_store_of_url(config.jobs)
 
-    if config.jobs.partition("://")[0] in POSTGRES_SCHEMES:
-        from .contrib.postgres import PostgresJobStore  # noqa: PLC0415 - optional
+    return limiter.job_store
 
-        return PostgresJobStore.from_url(config.jobs)
 
-    from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
-
-    return RedisJobStore.from_url(config.jobs)
+@contextmanager
+def _naming(given_by: str) -> Generator[None]:
+    """Name what gave a URL, in the errors inside."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{given_by} cannot be used: {error}") from None

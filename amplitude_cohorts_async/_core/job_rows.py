@@ -21,6 +21,7 @@ from ..errors import JobStoreUnavailableError
 from ..models import JobDelivery, JobRecord, Region
 from .redact import shorten
 from .tokens import FILE_LIFE, ExportRef, to_token
+from .usage_reading import UsageReading
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -105,6 +106,7 @@ class ExportRow:
         label: Who asked, as free text.
         ticket: Its place in the limiter's order between two ticks.
         budgeted_at: When the month's usage was looked at for it.
+        month: What it was; None if it could not be read.
         poll_at: When its next poll is due, if it is polled by ticks.
         revision: Counts the changes of this row.
     """
@@ -126,6 +128,7 @@ class ExportRow:
     label: str | None = None
     ticket: str | None = None
     budgeted_at: datetime | None = None
+    month: UsageReading | None = None
     poll_at: datetime | None = None
     claims: int = 0
     lease: Lease | None = None

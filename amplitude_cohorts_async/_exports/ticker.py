@@ -44,6 +44,7 @@ from ..errors import (
     JobStoreUnavailableError,
     LimiterUnavailableError,
     QuotaWaitError,
+    RateLimitedError,
 )
 from ..models import JobRecord, Tick, has_own_name
 from ..policies import Polling
@@ -56,6 +57,8 @@ T = TypeVar("T")
 
 _BESIDE = 1.0
 """Seconds between looks at what another caller does with the same export."""
+_UNREADABLE = timedelta(minutes=1)
+"""How long an export does without the month's usage, if it could not be read."""
 
 
 @attrs.frozen(kw_only=True)
@@ -179,8 +182,13 @@ class _Step:
         retry_after: float | None = getattr(error, "retry_after", None)
         due_in = max(retry_after or 0.0, self._polling.interval)
 
+        changes: dict[str, object] = {}
+        if self._claim is not None and isinstance(error, RateLimitedError):
+            # It may be the month that is over: others have spent since it was read.
+            changes = {"budgeted_at": None, "month": None}
+
         try:
-            tick = await self._put_back(due_in)
+            tick = await self._put_back(due_in, **changes)
         except JobStoreUnavailableError:
             tick = self._later(due_in)
 
@@ -224,11 +232,15 @@ class _Step:
                 return self._later(0.0)
 
     async def _request(self, claim: Claim) -> Tick:
-        export = claim.export
+        export, budget = claim.export, self._exports.budget
+        # The client of the last step, which has read it, may have been another one.
+        budget.reading = budget.reading or export.month
 
         with self._session.without_waiting(export.ticket):
-            if export.budgeted_at is None and await self._has_looked(claim):
-                return await self._put_back(0.0, budgeted_at=self._now())
+            if not self._is_unreadable(export) and await self._has_looked(claim):
+                return await self._put_back(
+                    0.0, budgeted_at=self._now(), month=budget.reading
+                )
 
             spent = await self._exports.purchase(self._call, claim, None, may_ask=False)
 
@@ -247,12 +259,16 @@ class _Step:
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
         return await self._poll_in(self._due_in(asked))
 
-    async def _has_looked(self, claim: Claim) -> bool:
-        """
-        Look at the month's usage if that is due; return whether that was a request.
+    def _is_unreadable(self, export: ExportRow) -> bool:
+        """Whether a step has just failed to read the month's usage for it."""
+        at = export.budgeted_at
 
-        The next step may be another process's, which does not know the usage.
-        """
+        return (
+            export.month is None and at is not None and self._now() - at < _UNREADABLE
+        )
+
+    async def _has_looked(self, claim: Claim) -> bool:
+        """Look at the month's usage if that is due; return whether that was a request."""
         budget = self._exports.budget
 
         async with claim.held():

@@ -6,8 +6,8 @@ Export cohorts by Celery: a task makes one step, and is repeated when the next i
 
 CELERY_BROKER_URL is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL, which may be
 the same one, is needed: it keeps the limits and what was spent for all workers. Without
-it each process has its own, and the same export is spent again. All need
-AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, too.
+it, or AMPLITUDE_JOBS, a step is refused. All need AMPLITUDE_API_KEY and
+AMPLITUDE_SECRET_KEY, too.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Export cohorts by taskiq: a step every few seconds, until the file is there.
 
 TASKIQ_SERVER is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL, which may be
 the same one, is needed: it keeps the limits and what was spent for all workers. Without
-it each process has its own, and the same export is spent again. All need
-AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, too.
+it, or AMPLITUDE_JOBS, a step is refused. All need AMPLITUDE_API_KEY and
+AMPLITUDE_SECRET_KEY, too.
 
 A message that a killed worker had is lost: the broker looks for such messages only
 when a new one comes. So no step is left to the one before it. All of them are

@@ -72,9 +72,7 @@ async def test_both_refuse_what_names_no_file(
     monkeypatch: pytest.MonkeyPatch, variable: str, url: str
 ) -> None:
     """At once, by the name of what is to be corrected, and without a part of it."""
-    name = "jobs" if variable == "AMPLITUDE_JOBS" else variable
-
-    with pytest.raises(ConfigurationError, match=f"^{name}.* sqlite:///") as caught:
+    with pytest.raises(ConfigurationError, match=f"{variable}.* sqlite:///") as caught:
         configured(monkeypatch, **{variable: url})
 
     assert "hunter2" not in str(caught.value)
@@ -87,6 +85,7 @@ async def test_both_refuse_what_names_no_file(
         "redis://user:hunter2/part@host:6379/0",
         "redis://me:hunter2@localhost:port/0",
         "redis://localhost/0?hunter2=1",
+        "redis://localhost/hunter2",
     ],
 )
 async def test_no_part_of_a_password_comes_out_of_the_url_of_a_server(url: str) -> None:
@@ -94,15 +93,46 @@ async def test_no_part_of_a_password_comes_out_of_the_url_of_a_server(url: str) 
     pytest.importorskip("redis", reason="the extra redis is not installed")
     contrib = import_module("amplitude_cohorts_async.contrib.redis")
 
-    async with CohortsClient(API_KEY, SECRET_KEY, jobs=url) as client:
-        with pytest.raises(ConfigurationError, match="no URL of a store") as of_client:
-            await client.jobs()
+    with pytest.raises(ConfigurationError, match="AMPLITUDE_JOBS") as of_client:
+        CohortsClient(API_KEY, SECRET_KEY, jobs=url)
     with pytest.raises(ConfigurationError, match="no URL of a store") as of_store:
         contrib.RedisJobStore.from_url(url)
 
     for error in (of_client.value, of_store.value):
         assert "hunter2" not in str(error)
         assert error.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql//me:hunter2@host/name",
+        "postgresql:me:hunter2@host",
+        "redis:/:hunter2@localhost",
+        "Redis//localhost",
+        "sqlite:hunter2.db",
+        "me:hunter2@host/name",
+        "db.internal:5432",
+        "db.internal:5432/hunter2",
+        "mysql://me:hunter2@host",
+    ],
+)
+def test_a_url_that_is_not_complete_is_no_file(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Each host would have a store of its own, with a password in its name."""
+    with pytest.raises(ConfigurationError, match="AMPLITUDE_JOBS") as caught:
+        configured(monkeypatch, AMPLITUDE_JOBS=text)
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["own.db", "/a:b@c/own.db", "./host:1", "me@work.db", "C:\\me@work.db"]
+)
+def test_a_path_may_have_any_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """What could be a URL has ./ in front."""
+    assert Path(text) == configured(monkeypatch, AMPLITUDE_JOBS=text)._config.jobs
 
 
 def test_a_store_forgets_the_loops_that_are_closed() -> None:

@@ -17,20 +17,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async._core.job_rows import ExportRow, ExportState
 from amplitude_cohorts_async._core.polling import Poll, stored_step
 from amplitude_cohorts_async.errors import (
     AmbiguousExportError,
     ApiError,
     AuthenticationError,
+    ConfigurationError,
     ExportFailedError,
     InvalidInputError,
     JobStoreUnavailableError,
     MonthlyQuotaError,
+    RateLimitedError,
     TransportError,
 )
 from amplitude_cohorts_async.events import Event, ExportAdopted
-from amplitude_cohorts_async.jobs import JobRecord, Tick
+from amplitude_cohorts_async.jobs import JobRecord, MemoryJobStore, Tick
 from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
 from amplitude_cohorts_async.policies import Polling
@@ -585,6 +588,96 @@ async def test_the_month_is_looked_at(
 
         assert 1 == emulator.requests("usage")
         assert (1 if not used else 0) == emulator.requests("export")
+
+
+async def test_a_month_that_six_share_is_not_overrun(
+    stage: Stage, clock: FakeClock
+) -> None:
+    """Each step has a client of its own; what one has read, the next one counts on."""
+    limiter = LocalLimiter(clock=clock)
+    quotas = Quotas(month=3)
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=quotas
+    ) as emulator:
+        here = attrs.evolve(stage, emulator=emulator)
+        records = [
+            JobRecord.new(f"c{n}", stage.folder / f"c{n}.csv", occurrence="1")
+            for n in range(6)
+        ]
+        for record in records:
+            emulator.add_cohort(record.cohort_id, members=["ann"])
+        ended: list[str] = []
+
+        while records and len(emulator.log) < 200:
+            record = records.pop(0)
+            async with here.client(limits=None, limiter=limiter) as client:
+                try:
+                    tick = await client.tick(record)
+                except MonthlyQuotaError:
+                    ended.append("refused")
+                    continue
+            clock.advance(1)
+            if tick.done:
+                ended.append("done")
+            else:
+                records.append(tick.record)
+
+        assert ["done"] * 3 + ["refused"] * 3 == sorted(ended)
+        assert 3 == emulator.requests("export")
+        assert [] == emulator.violations
+
+
+async def test_a_month_that_others_have_spent(stage: Stage, clock: FakeClock) -> None:
+    """One refusal is enough: the usage is read again."""
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=Quotas(month=3)
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
+        job.limits = DOCUMENTED
+        await job.step()
+        emulator.fail_next("export", faults.refused(429, "Exceeded monthly limit"))
+        refused = await job.step()
+        assert isinstance(refused.last_error, RateLimitedError)
+
+        stage.clock.advance(600)
+        await job.step()
+
+        assert (2, 1) == (emulator.requests("usage"), emulator.requests("export"))
+        assert (await job.run()).done
+
+
+async def test_a_usage_that_cannot_be_read(stage: Stage, clock: FakeClock) -> None:
+    """The next step does without it: the service refuses what is too much."""
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        emulator.fail_next("usage", *[faults.broken(503)] * 9)
+        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
+        job.limits = DOCUMENTED
+
+        assert (await job.run()).done
+        assert 1 == emulator.requests("usage")
+
+
+async def test_a_step_needs_a_store_that_outlives_its_process(stage: Stage) -> None:
+    """In memory that nobody chose, the next process would spend it again."""
+    record = engine(stage).record
+    keys = {"base_url": stage.emulator.base_url, "clock": stage.clock}
+
+    async with CohortsClient(API_KEY, SECRET_KEY, **keys) as client:  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="AMPLITUDE_LIMITER_URL"):
+            await client.tick(record)
+    async with CohortsClient(
+        API_KEY,
+        SECRET_KEY,
+        jobs=MemoryJobStore(),
+        **keys,  # type: ignore[arg-type]
+    ) as client:
+        assert (await client.tick(record)).due_in is not None
+
+    assert stage.spent <= 1
 
 
 @pytest.mark.parametrize("kind", ["export", "poll"])

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, time, timedelta
 import anyio
 import attrs
 
+from ..._core.usage_reading import UsageReading, month_of
 from ...errors import (
     CohortsError,
     ConfigurationError,
@@ -56,28 +57,16 @@ class Spend:
         self.is_committed = True
 
 
-@attrs.frozen
-class _Reading:
-    """
-    The usage as the service reported it.
-
-    Attributes:
-        counted: The value of the counter then, without what was reserved only.
-        at: When it was read, on the client's clock.
-    """
-
-    usage: Usage
-    month: str
-    counted: int
-    at: float
-
-
 class Budget:
     """
     Refuses an export request once the monthly quota, or an allowance, is exhausted.
 
     It leaves *reserve* requests for others. *allowances* are requests a month by
     name.
+
+    Attributes:
+        reading: The usage as the service told it last; that of another client of the
+            same counter, if it is set.
     """
 
     def __init__(
@@ -95,7 +84,7 @@ class Budget:
         self._reserve = reserve
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
-        self._reading: _Reading | None = None
+        self.reading: UsageReading | None = None
         self._next_try = -math.inf
         self._reserved: set[Spend] = set()
 
@@ -145,7 +134,7 @@ class Budget:
             if self._read_usage is None or not self._must_ask(counted, unsent):
                 return False
 
-            month = self._month()
+            at = self._clock.utcnow()
 
             try:
                 usage = await self._read_usage()
@@ -158,9 +147,8 @@ class Budget:
                 self._next_try = self._clock.now() + _ASK_AGAIN
                 return True
 
-            now = self._clock.now()
-            self._reading = _Reading(usage, month, counted - unsent, now)
-            if self._is_over(usage):
+            self.reading = UsageReading(usage=usage, counted=counted - unsent, at=at)
+            if self.reading.is_over(self._clock.utcnow()):
                 # The service's clock is behind ours: its new month has not begun.
                 self._next_try = self._clock.now() + _ASK_AGAIN
 
@@ -170,18 +158,14 @@ class Budget:
         if self._clock.now() < self._next_try:
             return False
 
-        reading = self._reading
-        if (
-            reading is None
-            or reading.month != self._month()
-            or self._is_over(reading.usage)
-        ):
+        reading, utcnow = self.reading, self._clock.utcnow()
+        if reading is None or reading.is_over(utcnow):
             return True
 
         if counted - reading.counted >= _ASK_EVERY:
             return True
 
-        limit, used = reading.usage.limit, self._used(reading, counted)
+        limit, used = reading.usage.limit, reading.used(counted)
         if limit is None or used + self._reserve < limit:
             return False
 
@@ -190,29 +174,21 @@ class Budget:
         is_sending = any(spend.is_committed for spend in self._reserved)
         has_sent = counted - unsent != reading.counted
         return not is_sending and (
-            has_sent or self._clock.now() - reading.at >= _ASK_AGAIN
+            has_sent or utcnow - reading.at >= timedelta(seconds=_ASK_AGAIN)
         )
-
-    @staticmethod
-    def _used(reading: _Reading, counted: int) -> int:
-        return reading.usage.used + counted - reading.counted
-
-    def _is_over(self, usage: Usage) -> bool:
-        resets_at = usage.resets_at
-        return resets_at is not None and self._clock.utcnow() >= resets_at
 
     def _check(self, spend: Spend, name: str, count: int) -> None:
         if name != _ALL:
             self._check_allowance(name, count)
             return
 
-        reading = self._reading
-        if reading is None or reading.month != self._month():
+        reading, month = self.reading, month_of(self._clock.utcnow())
+        if reading is None or month_of(reading.at) != month:
             return
 
         limit, resets_at = reading.usage.limit, reading.usage.resets_at
         # The count includes the export being reserved.
-        used = spend.used = self._used(reading, count) - 1
+        used = spend.used = reading.used(count) - 1
 
         if limit is None or used + self._reserve < limit:
             return
@@ -232,7 +208,7 @@ class Budget:
         if count <= most:
             return
 
-        reading = self._reading
+        reading = self.reading
         resets_at = reading.usage.resets_at if reading else None
         raise MonthlyQuotaError(
             f"the allowance {name!r} has spent its {most} export requests of this "
@@ -256,15 +232,12 @@ class Budget:
         first = datetime.combine(self._clock.utcnow().replace(day=1), time(), UTC)
         # A week into the next month, so that clocks that differ do not drop it.
         until = first + timedelta(days=38)
-        return await self._counter.add(f"{first:%Y-%m}:{name}", by, until=until)
+        return await self._counter.add(f"{month_of(first)}:{name}", by, until=until)
 
     async def _take_back(self, spend: Spend) -> None:
         with anyio.CancelScope(shield=True), suppress(LimiterUnavailableError):
             for name in spend.names:
                 await self._add(name, -1)
-
-    def _month(self) -> str:
-        return f"{self._clock.utcnow():%Y-%m}"
 
 
 def _when(resets_at: datetime | None) -> str:

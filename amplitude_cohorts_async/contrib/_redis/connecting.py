@@ -47,6 +47,7 @@ def checked_url(url: str) -> str:
             url, **_UNNAMED
         )
         pool.make_connection()  # type: ignore[no-untyped-call]
+        _check_number(url)
     except (ValueError, TypeError, AttributeError, RedisError):
         # Without the cause, whose text may quote a part of the password.
         raise ConfigurationError(
@@ -56,3 +57,11 @@ def checked_url(url: str) -> str:
         ) from None
 
     return url
+
+
+def _check_number(url: str) -> None:
+    """Raise `ValueError` if a URL ends in no number of a database: redis-py takes 0."""
+    parts = urlsplit(url)
+
+    if parts.scheme != "unix" and (number := parts.path.removeprefix("/")):
+        int(number)

@@ -9,6 +9,9 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
 
+# Airflow imports it when a trigger asks for a connection: on the event loop, where two
+# threads at once would wait for each other's import.
+import asgiref.sync  # noqa: F401
 import attrs
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import TaskDeferred
