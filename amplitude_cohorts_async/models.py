@@ -114,7 +114,7 @@ class Cohort:
 
     Attributes:
         size: Number of members when last computed; None if it never was.
-        last_modified: When the definition was last changed.
+        last_modified: When it was last modified.
         definition: The service's internal form, as sent.
         syncs: Filled by ``list_cohorts(include_sync_info=True)``; the service omits
             one-time and disabled syncs.

@@ -107,7 +107,7 @@ def may_ask_again(failure: CohortsError) -> bool:
 
 
 def was_refused(failure: CohortsError) -> bool:
-    """Whether a failed request for an export certainly spent none."""
+    """Whether a failed request for an export is taken to have left no job."""
     if isinstance(failure, ApiError) and not isinstance(failure, ServerError):
         return True
 

@@ -34,12 +34,13 @@ class Quotas:
     Attributes:
         concurrent: Requests in flight at once, over all endpoints; None for
             any number.
-        windows: Pairs of a count and seconds, for requests of one cohort.
+        windows: Pairs of a count and seconds, for requests to get one cohort, of
+            all cohorts together.
         window: How starts are counted: "log" counts any window that ends
             now, "fixed" restarts on the hour, as it were, and "bucket"
             refills while it drains. The vendor does not say which it is.
         refused_count: Whether a refused start fills a window as well.
-        month: Requests of one cohort a month; None for an unlimited plan.
+        month: Requests to get one cohort in a month, of all cohorts together; None for an unlimited plan.
         used: Requests already spent this month.
         ids: Identifiers in one request.
         members: Members of one cohort.

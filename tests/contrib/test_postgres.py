@@ -22,7 +22,11 @@ from psycopg_pool import AsyncConnectionPool
 
 from amplitude_cohorts_async.contrib._postgres import server as servers
 from amplitude_cohorts_async.contrib._postgres.schema import schema_sql
-from amplitude_cohorts_async.contrib.postgres import PostgresJobStore, PostgresLimiter
+from amplitude_cohorts_async.contrib.postgres import (
+    PostgresJobStore,
+    PostgresLimiter,
+    _print_schema,
+)
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
     JobStoreUnavailableError,
@@ -614,3 +618,19 @@ def test_the_sql_makes_the_same_schema_twice(postgres: Postgres) -> None:
         asked(postgres, schema_sql())
 
     assert [(1,)] == asked(postgres, f"SELECT count(*) FROM {TABLES}.cohorts_version")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [(["--help"], 0, "[SCHEMA] [ROLE]"), (["1 x"], 2, "gives no name for a schema")],
+)
+def test_the_command_that_prints_the_schema(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
+) -> None:
+    """It tells how it is used, and what is wrong, in a line."""
+    with pytest.raises(SystemExit) as ended:
+        _print_schema(arguments)
+
+    told = capsys.readouterr()
+    assert code == ended.value.code
+    assert says in told.out + told.err

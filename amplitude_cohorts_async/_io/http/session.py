@@ -262,7 +262,7 @@ class Session:
         if response.status < 400:  # noqa: PLR2004 - a redirect, or 1xx
             return UnexpectedResponseError(
                 f"{request.operation} was answered {response.status}, a redirect; "
-                f"check the base URL: the API never redirects"
+                f"check the base URL: only a file is redirected"
             )
 
         return error_of(request, response, now=self.context.clock.utcnow())
