@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Annotated, TypeVar, get_type_hints
 
@@ -18,7 +19,7 @@ from ..limiters import SqliteLimiter
 from . import render
 from .places import job_place, machine_limiter
 from .progress import ProgressDisplay
-from .resume_hints import option_arguments
+from .resume_hints import announce, option_arguments
 from .running import reported, run
 
 __all__ = ("FORMATS", "Connection", "Output", "command")
@@ -136,7 +137,10 @@ class Connection(Output):
             ):
                 return await work(client)
 
-        with ProgressDisplay(quiet=self.quiet) as display:
+        with (
+            _warnings(announces=self.announces and sys.stderr.isatty()),
+            ProgressDisplay(quiet=self.quiet) as display,
+        ):
             return run(connected(display))
 
     def _overrides(self) -> dict[str, object]:
@@ -156,6 +160,30 @@ class Connection(Output):
             overrides["secret_key"] = sys.stdin.readline().strip()
 
         return overrides
+
+
+class _Announced(logging.Handler):
+    """Prints what is logged as a line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message, without a traceback."""
+        announce(record.getMessage())
+
+
+@contextmanager
+def _warnings(*, announces: bool) -> Generator[None]:
+    """Announce the library's warnings, as that a new store is waited for."""
+    ours, handler = logging.getLogger("amplitude_cohorts_async"), _Announced()
+    handler.setLevel(logging.WARNING)
+    # It logs each try to connect, and the error says it once.
+    logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+
+    if announces:
+        ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
 
 
 @asynccontextmanager

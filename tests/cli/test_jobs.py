@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async.cli import destination
+from amplitude_cohorts_async.cli.common import _warnings
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 pytestmark = pytest.mark.slow
@@ -556,3 +558,19 @@ def test_the_commands_of_a_machine_share_the_limits(
     assert not (data_folder / "limits.db").exists()
     assert 0 == process("list").wait()
     assert (data_folder / "limits.db").exists()
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_warnings_of_the_library(
+    capsys: pytest.CaptureFixture[str], announces: bool
+) -> None:
+    """As lines of the command, while it runs."""
+    logger = logging.getLogger("amplitude_cohorts_async.any")
+
+    with _warnings(announces=announces):
+        logger.info("nobody asked")
+        logger.warning("the store is %s", "new")
+    logger.warning("later")
+
+    said = "amplitude-cohorts: the store is new\n" if announces else ""
+    assert said == capsys.readouterr().err
