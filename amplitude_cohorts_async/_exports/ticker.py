@@ -57,8 +57,11 @@ T = TypeVar("T")
 
 _BESIDE = 1.0
 """Seconds between looks at what another caller does with the same export."""
-_UNREADABLE = timedelta(minutes=1)
-"""How long an export does without the month's usage, if it could not be read."""
+_ASK_AGAIN = timedelta(minutes=1)
+"""
+How long an export does without the month's usage, if it could not be read or the
+service's clock has another month.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -237,7 +240,7 @@ class _Step:
         budget.reading = budget.reading or export.month
 
         with self._session.without_waiting(export.ticket):
-            if not self._is_unreadable(export) and await self._has_looked(claim):
+            if not self._is_known(export) and await self._has_looked(claim):
                 return await self._put_back(
                     0.0, budgeted_at=self._now(), month=budget.reading
                 )
@@ -259,13 +262,12 @@ class _Step:
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
         return await self._poll_in(self._due_in(asked))
 
-    def _is_unreadable(self, export: ExportRow) -> bool:
-        """Whether a step has just failed to read the month's usage for it."""
-        at = export.budgeted_at
+    def _is_known(self, export: ExportRow) -> bool:
+        """Whether a step has just asked for it, and got no usage of this month."""
+        now, at, month = self._now(), export.budgeted_at, export.month
+        is_recent = at is not None and now - at < _ASK_AGAIN
 
-        return (
-            export.month is None and at is not None and self._now() - at < _UNREADABLE
-        )
+        return is_recent and (month is None or month.is_over(now))
 
     async def _has_looked(self, claim: Claim) -> bool:
         """Look at the month's usage if that is due; return whether that was a request."""

@@ -647,6 +647,20 @@ async def test_a_month_that_others_have_spent(stage: Stage, clock: FakeClock) ->
         assert (await job.run()).done
 
 
+async def test_a_service_whose_month_is_over(stage: Stage, clock: FakeClock) -> None:
+    """By our clock: the next step does not ask for its usage again."""
+    behind = FakeClock(utc=datetime(2020, 1, 1, tzinfo=UTC), jumps=False)
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=behind, job_seconds=0
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
+        job.limits = DOCUMENTED
+
+        assert (await job.run()).done
+        assert 1 == emulator.requests("usage")
+
+
 async def test_a_usage_that_cannot_be_read(stage: Stage, clock: FakeClock) -> None:
     """The next step does without it: the service refuses what is too much."""
     async with CohortsEmulator(
