@@ -105,8 +105,8 @@ class ExportRow:
         is_again: Whether it was attempted instead of one that may have been spent.
         label: Who asked, as free text.
         ticket: Its place in the limiter's order between two ticks.
-        budgeted_at: When the month's usage was looked at for it.
-        month: What it was; None if it could not be read.
+        month: The month's usage, as a step has read it for the next one.
+        unread_at: When a step has asked for it in vain.
         poll_at: When its next poll is due, if it is polled by ticks.
         revision: Counts the changes of this row.
     """
@@ -127,8 +127,8 @@ class ExportRow:
     is_again: bool = False
     label: str | None = None
     ticket: str | None = None
-    budgeted_at: datetime | None = None
     month: UsageReading | None = None
+    unread_at: datetime | None = None
     poll_at: datetime | None = None
     claims: int = 0
     lease: Lease | None = None

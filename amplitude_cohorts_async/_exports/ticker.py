@@ -57,11 +57,6 @@ T = TypeVar("T")
 
 _BESIDE = 1.0
 """Seconds between looks at what another caller does with the same export."""
-_ASK_AGAIN = timedelta(minutes=1)
-"""
-How long an export does without the month's usage, if it could not be read or the
-service's clock has another month.
-"""
 
 
 @attrs.frozen(kw_only=True)
@@ -188,7 +183,8 @@ class _Step:
         changes: dict[str, object] = {}
         if self._claim is not None and isinstance(error, RateLimitedError):
             # It may be the month that is over: others have spent since it was read.
-            changes = {"budgeted_at": None, "month": None}
+            self._exports.budget.forget()
+            changes = {"month": None, "unread_at": None}
 
         try:
             tick = await self._put_back(due_in, **changes)
@@ -236,13 +232,13 @@ class _Step:
 
     async def _request(self, claim: Claim) -> Tick:
         export, budget = claim.export, self._exports.budget
-        # The client of the last step, which has read it, may have been another one.
-        budget.reading = budget.reading or export.month
+        # The step that has read the usage may have been another client's.
+        budget.recall(export.month, export.unread_at)
 
         with self._session.without_waiting(export.ticket):
-            if not self._is_known(export) and await self._has_looked(claim):
+            if await self._has_looked(claim):
                 return await self._put_back(
-                    0.0, budgeted_at=self._now(), month=budget.reading
+                    0.0, month=budget.reading, unread_at=budget.unread_at
                 )
 
             spent = await self._exports.purchase(self._call, claim, None, may_ask=False)
@@ -261,13 +257,6 @@ class _Step:
         )
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
         return await self._poll_in(self._due_in(asked))
-
-    def _is_known(self, export: ExportRow) -> bool:
-        """Whether a step has just asked for it, and got no usage of this month."""
-        now, at, month = self._now(), export.budgeted_at, export.month
-        is_recent = at is not None and now - at < _ASK_AGAIN
-
-        return is_recent and (month is None or month.is_over(now))
 
     async def _has_looked(self, claim: Claim) -> bool:
         """Look at the month's usage if that is due; return whether that was a request."""

@@ -566,6 +566,13 @@ async def test_what_no_step_can_mend_is_raised(stage: Stage) -> None:
     assert 0 == stage.spent
 
 
+def with_a_month(stage: Stage, emulator: CohortsEmulator) -> Engine:
+    """An engine whose clients keep the month of another service."""
+    here = attrs.evolve(stage, emulator=emulator)
+
+    return Engine(here, engine(stage).record, limits=DOCUMENTED)
+
+
 @pytest.mark.parametrize("used", [3, 0])
 async def test_the_month_is_looked_at(
     stage: Stage, clock: FakeClock, used: int
@@ -576,8 +583,7 @@ async def test_the_month_is_looked_at(
         api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=quotas
     ) as emulator:
         emulator.add_cohort("c1", members=["ann"])
-        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
-        job.limits = DOCUMENTED
+        job = with_a_month(stage, emulator)
 
         if used:
             with pytest.raises(MonthlyQuotaError):
@@ -633,8 +639,7 @@ async def test_a_month_that_others_have_spent(stage: Stage, clock: FakeClock) ->
         api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=Quotas(month=3)
     ) as emulator:
         emulator.add_cohort("c1", members=["ann"])
-        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
-        job.limits = DOCUMENTED
+        job = with_a_month(stage, emulator)
         await job.step()
         emulator.fail_next("export", faults.refused(429, "Exceeded monthly limit"))
         refused = await job.step()
@@ -647,6 +652,27 @@ async def test_a_month_that_others_have_spent(stage: Stage, clock: FakeClock) ->
         assert (await job.run()).done
 
 
+async def test_a_month_that_others_have_spent_since_a_client_read_it(
+    stage: Stage, clock: FakeClock
+) -> None:
+    """One that is kept open for all steps forgets what it has read, too."""
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock, quotas=Quotas(month=3)
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = with_a_month(stage, emulator)
+        async with job.stage.client(limits=DOCUMENTED) as client:
+            tick = await client.tick(job.record)
+            emulator.fail_next("export", faults.refused(429, "Exceeded monthly limit"))
+            tick = await client.tick(tick.record)
+            assert isinstance(tick.last_error, RateLimitedError)
+
+            clock.advance(600)
+            await client.tick(tick.record)
+
+        assert (2, 1) == (emulator.requests("usage"), emulator.requests("export"))
+
+
 async def test_a_service_whose_month_is_over(stage: Stage, clock: FakeClock) -> None:
     """By our clock: the next step does not ask for its usage again."""
     behind = FakeClock(utc=datetime(2020, 1, 1, tzinfo=UTC), jumps=False)
@@ -654,8 +680,7 @@ async def test_a_service_whose_month_is_over(stage: Stage, clock: FakeClock) -> 
         api_key=API_KEY, secret_key=SECRET_KEY, clock=behind, job_seconds=0
     ) as emulator:
         emulator.add_cohort("c1", members=["ann"])
-        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
-        job.limits = DOCUMENTED
+        job = with_a_month(stage, emulator)
 
         assert (await job.run()).done
         assert 1 == emulator.requests("usage")
@@ -668,8 +693,7 @@ async def test_a_usage_that_cannot_be_read(stage: Stage, clock: FakeClock) -> No
     ) as emulator:
         emulator.add_cohort("c1", members=["ann"])
         emulator.fail_next("usage", *[faults.broken(503)] * 9)
-        job = Engine(attrs.evolve(stage, emulator=emulator), engine(stage).record)
-        job.limits = DOCUMENTED
+        job = with_a_month(stage, emulator)
 
         assert (await job.run()).done
         assert 1 == emulator.requests("usage")
@@ -683,6 +707,8 @@ async def test_a_step_needs_a_store_that_outlives_its_process(stage: Stage) -> N
     async with CohortsClient(API_KEY, SECRET_KEY, **keys) as client:  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="AMPLITUDE_LIMITER_URL"):
             await client.tick(record)
+    assert [] == stage.emulator.log
+
     async with CohortsClient(
         API_KEY,
         SECRET_KEY,
@@ -691,7 +717,8 @@ async def test_a_step_needs_a_store_that_outlives_its_process(stage: Stage) -> N
     ) as client:
         assert (await client.tick(record)).due_in is not None
 
-    assert stage.spent <= 1
+    # It has read the month's usage.
+    assert 0 == stage.spent
 
 
 @pytest.mark.parametrize("kind", ["export", "poll"])

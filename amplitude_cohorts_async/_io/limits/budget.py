@@ -11,7 +11,6 @@ https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, time, timedelta
@@ -35,8 +34,8 @@ _logger = logging.getLogger(__name__)
 
 _ALL = "*"
 _ASK_EVERY = 20
-# Seconds until the next try after the usage could not be read, or shows no room.
-_ASK_AGAIN = 60.0
+# Until the next try after the usage could not be read, or shows no room.
+_ASK_AGAIN = timedelta(minutes=1)
 
 
 @attrs.define(eq=False)
@@ -65,8 +64,9 @@ class Budget:
     name.
 
     Attributes:
-        reading: The usage as the service told it last; that of another client of the
-            same counter, if it is set.
+        reading: The usage as the service told it last.
+        unread_at: When it was asked for in vain last: it could not be read, or was of
+            a month that is over by our clock.
     """
 
     def __init__(
@@ -85,8 +85,17 @@ class Budget:
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
         self.reading: UsageReading | None = None
-        self._next_try = -math.inf
+        self.unread_at: datetime | None = None
         self._reserved: set[Spend] = set()
+
+    def recall(self, reading: UsageReading | None, unread_at: datetime | None) -> None:
+        """Count on with what another client of the same counter was told."""
+        self.reading = self.reading or reading
+        self.unread_at = self.unread_at or unread_at
+
+    def forget(self) -> None:
+        """Have the usage read again: the service has refused what it had room for."""
+        self.reading = self.unread_at = None
 
     @asynccontextmanager
     async def spend(
@@ -144,22 +153,23 @@ class Budget:
                 # If the quota is exhausted, the service refuses the request itself.
                 facts = {"error": type(error).__name__}
                 _logger.warning("the month's usage could not be read", extra=facts)
-                self._next_try = self._clock.now() + _ASK_AGAIN
+                self.unread_at = self._clock.utcnow()
                 return True
 
             self.reading = UsageReading(usage=usage, counted=counted - unsent, at=at)
-            if self.reading.is_over(self._clock.utcnow()):
+            if self.reading.is_over(now := self._clock.utcnow()):
                 # The service's clock is behind ours: its new month has not begun.
-                self._next_try = self._clock.now() + _ASK_AGAIN
+                self.unread_at = now
 
             return True
 
     def _must_ask(self, counted: int, unsent: int) -> bool:
-        if self._clock.now() < self._next_try:
+        reading, now = self.reading, self._clock.utcnow()
+
+        if self.unread_at is not None and now - self.unread_at < _ASK_AGAIN:
             return False
 
-        reading, utcnow = self.reading, self._clock.utcnow()
-        if reading is None or reading.is_over(utcnow):
+        if reading is None or reading.is_over(now):
             return True
 
         if counted - reading.counted >= _ASK_EVERY:
@@ -173,9 +183,7 @@ class Budget:
         # may not have counted yet what is on its way.
         is_sending = any(spend.is_committed for spend in self._reserved)
         has_sent = counted - unsent != reading.counted
-        return not is_sending and (
-            has_sent or utcnow - reading.at >= timedelta(seconds=_ASK_AGAIN)
-        )
+        return not is_sending and (has_sent or now - reading.at >= _ASK_AGAIN)
 
     def _check(self, spend: Spend, name: str, count: int) -> None:
         if name != _ALL:
