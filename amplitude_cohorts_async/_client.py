@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import aiohttp
-import attrs
 
 from ._config import SECRETS, ClientConfig, agreed_limits, from_environment
 from ._core.secret import hidden
@@ -168,7 +167,7 @@ class CohortsClient(AsyncOnly):
             rng=rng,
         )
         self._own_limiter: Limiter | None = None
-        self._own_store = self._make_store()
+        self._check_store_url()
         self._built: Operations | None = None
         self._is_closed = False
 
@@ -270,9 +269,6 @@ class CohortsClient(AsyncOnly):
 
         if self._built is not None:
             await self._built.aclose()
-
-        if self._own_store is not None:
-            await self._own_store.aclose()
 
         if self._own_limiter is not None:
             await self._own_limiter.aclose()
@@ -748,15 +744,10 @@ class CohortsClient(AsyncOnly):
         async with self._operations.session.limiter.slot("other"):
             yield
 
-    def _make_store(self) -> JobStore | None:
-        """Make the job store of a URL now, so that a wrong one is told at once."""
-        if not isinstance(self._config.jobs, str):
-            return None
-
-        store = _load_operations().job_store_of_url(self._config.jobs)
-        self._config = attrs.evolve(self._config, jobs=store)
-
-        return store
+    def _check_store_url(self) -> None:
+        """Tell a wrong URL at once; the store is made with the other parts."""
+        if isinstance(self._config.jobs, str):
+            _load_operations().job_store_of_url(self._config.jobs)
 
     @property
     def _operations(self) -> Operations:

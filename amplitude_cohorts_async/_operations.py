@@ -201,7 +201,7 @@ class Operations:
         await self.session.aclose()
         await self.jobs.aclose()
 
-        if isinstance(self._config.jobs, Path):
+        if isinstance(self._config.jobs, (Path, str)):
             await self.jobs.store.aclose()
 
     async def list_cohorts(self, *, include_sync_info: bool = False) -> list[Cohort]:
