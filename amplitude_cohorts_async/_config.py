@@ -44,8 +44,7 @@ STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix", *POSTGRES_SCHEMES)
 """What the URL of a job store, or of a limiter, begins with."""
 _BROKEN_URL = re.compile(
     # A scheme without its "://", a password before a host, or a host and its port.
-    rf"(?:{'|'.join(STORE_SCHEMES)}):"
-    rf"|(?:{'|'.join(STORE_SCHEMES)})//"
+    rf"(?:{'|'.join(STORE_SCHEMES)})(?::|//)"
     r"|(?![A-Za-z]:[/\\])(?!\.{0,2}[/\\]).*:.*@"
     r"|[\w.-]+:\d+(?:/.*)?$",
     re.IGNORECASE | re.DOTALL,

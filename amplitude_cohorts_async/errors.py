@@ -40,7 +40,7 @@ There is a class for each case that a caller would handle differently::
 All can be pickled with their attributes. None contains a key or the query string
 of a presigned link. An error raised after an export was requested carries
 ``token``: pass it to ``client.resume_export(token)``, in any process, and no second
-export is spent. Those of an upload are described at
+export is spent. The service describes those of an upload at
 https://amplitude.com/docs/apis/analytics/behavioral-cohorts .
 """
 

@@ -40,7 +40,8 @@ class Quotas:
             now, "fixed" restarts on the hour, as it were, and "bucket"
             refills while it drains. The vendor does not say which it is.
         refused_count: Whether a refused start fills a window as well.
-        month: Requests to get one cohort in a month, of all cohorts together; None for an unlimited plan.
+        month: Requests to get one cohort in a month, of all cohorts together; None
+            for an unlimited plan.
         used: Requests already spent this month.
         ids: Identifiers in one request.
         members: Members of one cohort.

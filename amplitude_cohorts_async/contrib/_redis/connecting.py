@@ -63,5 +63,5 @@ def _check_number(url: str) -> None:
     """Raise `ValueError` if a URL ends in no number of a database: redis-py takes 0."""
     parts = urlsplit(url)
 
-    if parts.scheme != "unix" and (number := parts.path.removeprefix("/")):
+    if parts.scheme != "unix" and (number := parts.path.strip("/")):
         int(number)

@@ -32,7 +32,7 @@ __all__ = (
 )
 
 FILE_LIFE = timedelta(days=7)
-"""How long the service has a job and its file."""
+"""How long a file is to be had, says the service; its job is taken to be, too."""
 
 _MENDED_LATER = (
     JobStoreUnavailableError,
