@@ -16,7 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
 import aiohttp
 
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from ._operations import Operations
     from ._writes.writer import OnSkipped
     from .events import BytesReceived, EventHook
+
+T = TypeVar("T")
 
 
 class CohortsClient(AsyncOnly):
@@ -140,8 +142,9 @@ class CohortsClient(AsyncOnly):
         """
         # The locals of this frame are seen by who shows a traceback with them.
         api_key, secret_key = hidden(api_key), hidden(secret_key)
-        base_url, proxy = hidden(base_url), hidden(proxy)
-        self._config = _checked_config(
+        base_url, proxy, jobs = hidden(base_url), hidden(proxy), hidden(jobs)
+        self._config = _checked(
+            ClientConfig,
             api_key=api_key,
             secret_key=secret_key,
             region=region,
@@ -210,8 +213,10 @@ class CohortsClient(AsyncOnly):
         if url and keywords.get("limiter") is None:
             # The limiter states the limits then; stating them twice is refused.
             limits = keywords.pop("limits", None)
-            own = keywords["limiter"] = _load_operations().limiter_of_url(
-                url, limits if isinstance(limits, Limits) else DOCUMENTED
+            own = keywords["limiter"] = _checked(
+                _load_operations().limiter_of_url,
+                url,
+                limits if isinstance(limits, Limits) else DOCUMENTED,
             )
 
         client = cls(**keywords)  # type: ignore[arg-type]
@@ -747,7 +752,7 @@ class CohortsClient(AsyncOnly):
     def _check_store_url(self) -> None:
         """Tell a wrong URL at once; the store is made with the other parts."""
         if isinstance(self._config.jobs, str):
-            _load_operations().job_store_of_url(self._config.jobs)
+            _checked(_load_operations().job_store_of_url, self._config.jobs)
 
     @property
     def _operations(self) -> Operations:
@@ -772,9 +777,9 @@ def _is_running() -> bool:
     return True
 
 
-def _checked_config(**arguments: Any) -> ClientConfig:
+def _checked(make: Callable[..., T], *arguments: object, **keywords: object) -> T:
     try:
-        return ClientConfig(**arguments)
+        return make(*arguments, **keywords)
     except ConfigurationError as error:
         # The frames of the checks hold parts of URLs, which may be passwords.
         raise error.with_traceback(None) from None

@@ -14,16 +14,16 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Generator,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from socket import gethostname
+from typing import TypeVar
 from weakref import WeakSet
 
 import anyio.to_thread
@@ -87,6 +87,8 @@ from .models import (
 from .policies import Retrying
 
 _logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Operations:
@@ -166,15 +168,14 @@ class Operations:
                 f"redis://localhost:6379"
             )
 
-        with _naming(given_by):
-            if scheme in POSTGRES_SCHEMES:
-                from .contrib.postgres import PostgresLimiter  # noqa: PLC0415 - optional
+        if scheme in POSTGRES_SCHEMES:
+            from .contrib.postgres import PostgresLimiter  # noqa: PLC0415 - optional
 
-                return PostgresLimiter.from_url(url, limits=limits)
+            return _made(partial(PostgresLimiter, url, limits=limits), given_by)
 
-            from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
+        from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
 
-            return RedisLimiter.from_url(url, limits=limits)
+        return _made(partial(RedisLimiter, url, limits=limits), given_by)
 
     @staticmethod
     def job_store_of_url(url: str) -> JobStore:
@@ -185,15 +186,16 @@ class Operations:
             ConfigurationError: The library of its server refuses the URL.
             MissingExtraError: The extra of that library is not installed.
         """
-        with _naming("jobs, or AMPLITUDE_JOBS,"):
-            if url.partition("://")[0] in POSTGRES_SCHEMES:
-                from .contrib.postgres import PostgresJobStore  # noqa: PLC0415 - optional
+        given_by = "jobs, or AMPLITUDE_JOBS,"
 
-                return PostgresJobStore.from_url(url)
+        if url.partition("://")[0] in POSTGRES_SCHEMES:
+            from .contrib.postgres import PostgresJobStore  # noqa: PLC0415 - optional
 
-            from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
+            return _made(partial(PostgresJobStore, url), given_by)
 
-            return RedisJobStore.from_url(url)
+        from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
+
+        return _made(partial(RedisJobStore, url), given_by)
 
     async def aclose(self) -> None:
         """Stop the runs, wait for sent export requests, and close the connections."""
@@ -513,10 +515,12 @@ def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore | None:
     return limiter.job_store
 
 
-@contextmanager
-def _naming(given_by: str) -> Generator[None]:
-    """Name what gave a URL, in the errors inside."""
+def _made(make: Callable[[], T], given_by: str) -> T:
+    """Make what a URL describes; an error names what gave the URL."""
     try:
-        yield
+        return make()
     except ConfigurationError as error:
-        raise ConfigurationError(f"{given_by} cannot be used: {error}") from None
+        told = str(error)
+
+    # Out here, because the frames of the checks hold parts of the URL.
+    raise ConfigurationError(f"{given_by} cannot be used: {told}")

@@ -19,6 +19,7 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async.errors import ConfigurationError
 from amplitude_cohorts_async.events import Event
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.policies import Polling, Retrying
@@ -498,3 +499,43 @@ async def test_a_netrc_file_is_neither_used_nor_shown(
     assert [] == [value for value in sent if used in value]
     assert [] == find_secrets(shown(caught.value))
     assert used not in shown(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["AMPLITUDE_JOBS", "AMPLITUDE_LIMITER_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql//me:hunter2@host/name",
+        "db.internal:5432/hunter2",
+        "sqlite:///own.db?hunter2",
+        "redis://me:hunter2@localhost:port/0",
+        "redis://localhost/hunter2",
+        "postgresql://me:hunter2@localhost:port/name",
+        "postgresql://me:hunter2/part@localhost/name",
+        "postgresql://localhost/name?schema=1hunter2",
+    ],
+)
+def test_no_url_that_is_refused_is_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    """Nor a part of it, in the frames of the checks."""
+    for module in ("redis", "psycopg_pool"):
+        pytest.importorskip(module, reason=f"the package {module} is not installed")
+    monkeypatch.setenv("AMPLITUDE_API_KEY", API_KEY)
+    monkeypatch.setenv("AMPLITUDE_SECRET_KEY", SECRET_KEY)
+    monkeypatch.setenv(variable, url)
+
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        CohortsClient.from_env()
+
+    assert "hunter2" not in "".join(with_locals(caught.value))
+
+
+def test_no_url_that_is_passed_is_shown() -> None:
+    """It may be refused as well."""
+    urls = ["postgresql//me:hunter2@host/name", "db.internal:5432/hunter2"]
+
+    for url in urls:
+        with pytest.raises(ConfigurationError, match="jobs") as caught:
+            CohortsClient(API_KEY, SECRET_KEY, jobs=url)
+        assert "hunter2" not in "".join(with_locals(caught.value))

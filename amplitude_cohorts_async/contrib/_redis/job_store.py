@@ -55,7 +55,10 @@ class RedisJobStore(JobStore):
         return cls(url)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._shown}>"
+        # Asked before the URL is checked, too: by a debugger, or a traceback.
+        shown = vars(self).get("_shown", "nothing yet")
+
+        return f"<{type(self).__name__} of {shown}>"
 
     async def transact(self, app: str, group: str, work: Work[T]) -> T:
         """Run *work* on the rows of a group, atomically; see `JobStore`."""
