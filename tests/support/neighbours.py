@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
-from typing import Any
 
-from amplitude_cohorts_async._io.sqlite import SharedDatabase
-from amplitude_cohorts_async._io.turns import Turns
+from amplitude_cohorts_async._io.turns import Lines
 from amplitude_cohorts_async.jobs import JobStore
 from amplitude_cohorts_async.limiters import Kind, Limiter
 
@@ -43,36 +40,33 @@ async def use(limiter: Limiter, jobs: JobStore, name: str) -> None:
 
 
 class Turnstile:
-    """Notes how many turns others had while an app waited for one of its own."""
+    """
+    Notes how many turns others had while an app waited for one of its own.
+
+    An app waits from the moment it is in line. Before that, a busy machine may let a
+    thread go on that works for others.
+    """
 
     def __init__(self, patch: Callable[[object, str, object], None]) -> None:
         """Note it from now on, at files and at servers."""
         self.waits: dict[str, list[int]] = defaultdict(list)
         self._turns = Counter[str]()
-        turn, run = Turns.turn, SharedDatabase.run
+        begun: dict[int, tuple[str, int]] = {}
+        put, get = Lines.put, Lines.get
 
-        @asynccontextmanager
-        async def noted_turn(
-            turns: Turns, app: str, *, urgent: bool = False
-        ) -> AsyncGenerator[None]:
-            begun = self._of_others(app)
-            async with turn(turns, app, urgent=urgent):
-                self._pass(app, begun)
-                yield
+        def noted_put(
+            lines: Lines[object], app: str, item: object, *, urgent: bool = False
+        ) -> None:
+            begun[id(item)] = app, self._of_others(app)
+            put(lines, app, item, urgent=urgent)
 
-        async def noted_run(
-            base: SharedDatabase, work: Any, app: str, *, urgent: bool = False
-        ) -> object:
-            begun = self._of_others(app)
+        def noted_get(lines: Lines[object]) -> object:
+            item = get(lines)
+            self._pass(*begun.pop(id(item)))
+            return item
 
-            def noted_work(connection: object) -> object:
-                self._pass(app, begun)
-                return work(connection)
-
-            return await run(base, noted_work, app, urgent=urgent)
-
-        patch(Turns, "turn", noted_turn)
-        patch(SharedDatabase, "run", noted_run)
+        patch(Lines, "put", noted_put)
+        patch(Lines, "get", noted_get)
 
     def _of_others(self, app: str) -> int:
         return self._turns.total() - self._turns[app]
