@@ -19,7 +19,7 @@ from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async._writes import batches as batches_module
 from amplitude_cohorts_async._writes import id_stream as id_stream_module
 from amplitude_cohorts_async.errors import AmbiguousUploadError
-from amplitude_cohorts_async.jobs import JobRecord
+from amplitude_cohorts_async.jobs import JobRecord, MemoryJobStore
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.models import IdType
 from amplitude_cohorts_async.policies import Polling
@@ -418,7 +418,7 @@ async def caller(
         base_url=service.base_url,
         clock=clock,
         limits=ONE_SLOT,
-        jobs=tmp_path / "exports.db" if "sqlite" == request.param else None,
+        jobs=tmp_path / "exports.db" if "sqlite" == request.param else MemoryJobStore(),
         polling=Polling(initial_delay=0.5, interval=0.5, jitter=0.0),
     ) as client:
         yield client
