@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from datetime import UTC, datetime
+from traceback import TracebackException
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -603,13 +604,60 @@ async def test_a_password_is_in_no_log_and_in_no_frame(
 
     with caplog.at_level(logging.DEBUG):
         async with aclosing(made(url)) as limiter:
-            with pytest.raises(LimiterUnavailableError) as caught:
+            with pytest.raises(ConfigurationError) as caught:
                 await request(limiter)
 
     assert "hunter" not in caplog.text
-    assert "hunter" not in repr(caught.value.__cause__)
+    # Without the frame of this test.
+    assert caught.value.__traceback__ is not None
+    trace = caught.value.__traceback__.tb_next
+    shown = TracebackException(
+        ConfigurationError, caught.value, trace, capture_locals=True
+    )
+    assert "hunter" not in "".join(shown.format())
     assert "password authentication failed" in caplog.text
     assert LOOPBACK in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        (":hunter2", ":hunter9", "refused the user or the password"),
+        (":hunter2", "", "wants a password"),
+        ("/postgres", "/gone", "has no such database"),
+        ("/postgres", "/postgres?sslmode=require", "does not speak TLS"),
+    ],
+)
+async def test_what_no_second_try_mends_is_an_error_of_configuration(
+    postgres: Postgres, right: str, wrong: str, told: str
+) -> None:
+    """It says what is wrong, of whom; for the jobs as for the places."""
+    url = wrong.join(postgres.url.rsplit(right, 1))
+
+    async with aclosing(made(url)) as limiter:
+        with pytest.raises(ConfigurationError, match=told) as caught:
+            await request(limiter)
+        with pytest.raises(ConfigurationError, match=told):
+            await limiter.job_store.transact("app", "g", add)
+
+    assert str(postgres.port) in str(caught.value)
+    assert "owner" not in str(caught.value)
+
+
+async def test_who_was_let_in_before_may_try_again(postgres: Postgres) -> None:
+    """A server that is put back has no database for a while: this is no mistake."""
+    with a_role(postgres) as url:
+        asked(postgres, printed(TABLES, "worker"))
+        async with aclosing(made(url)) as limiter:
+            await request(limiter)
+            asked(postgres, "ALTER ROLE worker PASSWORD 'another'")
+            asked(
+                postgres,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE usename = 'worker'",
+            )
+            with pytest.raises(LimiterUnavailableError, match="trying again is safe"):
+                await request(limiter)
 
 
 def test_the_sql_makes_the_same_schema_twice(postgres: Postgres) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,9 @@ from redis.asyncio import Connection, Redis
 
 from amplitude_cohorts_async.contrib._redis import server as servers
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
+from amplitude_cohorts_async.errors import ConfigurationError
 from amplitude_cohorts_async.limits import Kind, Limits, Rate
+from support.ports import LOOPBACK
 
 if TYPE_CHECKING:
     from support.valkey import Valkey
@@ -121,3 +124,44 @@ async def test_a_hundred_apps_share_four_connections(
     assert 1 == await others()
     await limiters[0].aclose()
     await wait_until_idle()
+
+
+@pytest.mark.parametrize(
+    ("user", "database", "told"),
+    [
+        ("bob:hunter9@", "0", "refused the user or the password"),
+        ("bob:hunter2@", "99", "has no such database"),
+        ("bob:hunter2@", "0", "does not let the user run a command"),
+    ],
+)
+async def test_what_no_second_try_mends_is_an_error_of_configuration(
+    valkey: Valkey, store: Redis, user: str, database: str, told: str
+):
+    """It says what is wrong, of whom; for the jobs as for the places."""
+    allowed = ("on", ">hunter2", "+ping", "+hello", "+select", "+client")
+    await store.execute_command("ACL", "SETUSER", "bob", *allowed)
+    url = f"redis://{user}{LOOPBACK}:{valkey.port}/{database}"
+    limiter = RedisLimiter.from_url(url, app="app", limits=QUICK)
+
+    async with aclosing(limiter):
+        with pytest.raises(ConfigurationError, match=told) as caught:
+            await request(limiter, "poll")
+        with pytest.raises(ConfigurationError, match=told):
+            await limiter.job_store.transact("app", "g", lambda rows, now: (rows, None))
+
+    assert str(valkey.port) in str(caught.value)
+    assert "bob" not in str(caught.value)
+    assert "hunter" not in str(caught.value)
+
+
+async def test_a_user_who_may_not_see_the_settings_is_let_in(
+    valkey: Valkey, store: Redis
+):
+    """Many hosts of Redis give nobody the command CONFIG."""
+    await store.execute_command(
+        "ACL", "SETUSER", "eve", "on", ">hunter2", "~*", "+@all", "-config"
+    )
+    url = f"redis://eve:hunter2@{LOOPBACK}:{valkey.port}"
+
+    async with aclosing(RedisLimiter.from_url(url, app="app", limits=QUICK)) as limiter:
+        await request(limiter, "poll")

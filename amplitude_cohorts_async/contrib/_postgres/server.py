@@ -21,7 +21,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, LiteralString, Self, TypeAlias
 
 import attrs
 from psycopg import AsyncConnection, Error, OperationalError, errors, sql
@@ -36,6 +36,7 @@ from ..._io.per_loop import SharedPerLoop
 from ..._io.turns import Turns
 from ...errors import ConfigurationError
 from .connecting import Address
+from .refusals import refusal_in
 from .schema import MAJOR, schema_sql
 
 Row: TypeAlias = tuple[Any, ...]
@@ -106,9 +107,21 @@ class _Shared:
     unreachable: asyncio.Event = attrs.field(factory=asyncio.Event)
     turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
     answered_at: float = -math.inf
+    refusal: str | None = None
+    """Why the server refuses this URL, as it said when we last connected."""
 
     def __attrs_post_init__(self) -> None:
-        self.pool = _pool(self.server, self.tell_unreachable)
+        self.pool = _pool(
+            self.server, self.tell_unreachable, _connecting(self.note_failure)
+        )
+
+    def note_failure(self, error: OperationalError | None) -> None:
+        """Note why connecting failed, if it did."""
+        # One that let us in before is being put back, or another takes over.
+        if error is None or self.answered_at > -math.inf:
+            self.refusal = None
+        else:
+            self.refusal = refusal_in(str(error))
 
     def tell_unreachable(self, _pool: object) -> None:
         """Tell those who wait for a connection that there is none to be had."""
@@ -206,6 +219,7 @@ class Server:
             except errors.InsufficientPrivilege as error:
                 raise self._may_not(error) from None
             except (OperationalError, errors.ReadOnlySqlTransaction) as error:
+                self._check_refusal()
                 failed = error
             except Error as error:
                 raise StoreFailedError from error
@@ -304,6 +318,16 @@ class Server:
     def _bytes(self, statement: LiteralString) -> bytes:
         return _of_schema(statement, self._address.schema)
 
+    def _check_refusal(self) -> None:
+        """Raise `ConfigurationError` if the server refuses this URL."""
+        if (refusal := self._shared.refusal) is not None:
+            told = (
+                f"{self._address.shown} {refusal}: check user, password, database and "
+                "options of the URL"
+            )
+            self._shared.turns.give_up(partial(ConfigurationError, told))
+            raise ConfigurationError(told) from None
+
     def _may_not(self, error: errors.InsufficientPrivilege) -> ConfigurationError:
         told = error.diag.message_primary or "permission denied"
         return ConfigurationError(
@@ -322,11 +346,34 @@ def _of_schema(statement: LiteralString, schema: str) -> bytes:
     return composed.as_string().encode()
 
 
+def _connecting(
+    note: Callable[[OperationalError | None], None],
+) -> type[AsyncConnection[Row]]:
+    """Return a class of connections that notes how connecting ends: a pool only logs."""
+
+    class Connection(AsyncConnection[Row]):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+            try:
+                connection = await super().connect(conninfo, **options)
+            except OperationalError as error:
+                note(error)
+                raise
+            else:
+                note(None)
+                return connection
+
+    return Connection
+
+
 def _pool(
-    server: Secret, unreachable: Callable[[object], None]
+    server: Secret,
+    unreachable: Callable[[object], None],
+    connecting: type[AsyncConnection[Row]],
 ) -> AsyncConnectionPool[AsyncConnection[Row]]:
     return AsyncConnectionPool(
         server,
+        connection_class=connecting,
         kwargs={
             "autocommit": True,
             # PgBouncer may give the next statement to another connection.

@@ -26,7 +26,12 @@ from uuid import uuid4
 import attrs
 from redis.asyncio import Redis
 from redis.asyncio.lock import Lock
-from redis.exceptions import LockError, RedisError, ResponseError
+from redis.exceptions import (
+    LockError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from ..._io.limits.leases import (
     Held,
@@ -55,21 +60,18 @@ class RedisPlaces:
         """Return what is wrong with the eviction policy, where the store shows it."""
         try:
             async with self._asked() as redis:
-                answer = await redis.config_get(  # pyright: ignore[reportUnknownMemberType]
-                    "maxmemory-policy"
-                )
+                answer = await _setting(redis, "maxmemory-policy")
         except StoreFailedError as error:
             if isinstance(error.__cause__, ResponseError):
                 return None
             raise
 
-        policy = cast("dict[str, str]", answer).get("maxmemory-policy")
-        if policy in {None, "noeviction"}:
+        if answer in {None, "noeviction"}:
             return None
 
         return (
             "the store may evict places in use; set maxmemory-policy noeviction, which "
-            f"is {policy}"
+            f"is {answer}"
         )
 
     async def try_take(self, pool: Pool, *, urgent: bool = False) -> Held | float:
@@ -215,6 +217,16 @@ class RedisPlaces:
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}:{name}"
+
+
+async def _setting(redis: Redis, name: str) -> str | None:
+    """Return a setting of the store, if the user may see it."""
+    try:
+        found = await redis.config_get(name)  # pyright: ignore[reportUnknownMemberType]
+    except NoPermissionError:
+        return None
+
+    return cast("dict[str, str]", found).get(name)
 
 
 @attrs.frozen(eq=False)

@@ -22,7 +22,8 @@ from ..._io.cancellation import finish_despite_cancel
 from ..._io.patience import patiently
 from ..._io.per_loop import SharedPerLoop
 from ..._io.turns import Turns
-from .connecting import connect
+from ...errors import ConfigurationError
+from .connecting import connect, shown
 
 _TIMEOUT = 2.0
 """Seconds after which a store that has not answered counts as unavailable."""
@@ -30,6 +31,7 @@ _MOST_CONNECTIONS = 4
 _IDLE_FOR = 30.0
 
 _FAILED = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
+_REFUSED = (exceptions.AuthenticationError, exceptions.ResponseError)
 
 
 @attrs.define(eq=False)
@@ -83,6 +85,7 @@ class Server:
     """One user's access to a server, in one event loop; nothing is sent yet."""
 
     def __init__(self, url: str) -> None:
+        self._shown = shown(url)
         self._share = _shared.enter(hidden(url))
 
     @asynccontextmanager
@@ -98,6 +101,7 @@ class Server:
 
         Raises:
             TimeoutError: It did not answer.
+            ConfigurationError: It refuses the user, the password or the database.
         """
         shared, now = self._share.value, asyncio.get_running_loop().time
 
@@ -110,6 +114,9 @@ class Server:
                 # before Python 3.12 can swallow a cancellation.
                 async with patiently(_TIMEOUT):
                     yield shared.client
+            except _REFUSED as error:
+                self._check_refusal(error)
+                raise
             except _FAILED:
                 if shared.answered_at < began:
                     shared.turns.give_up(TimeoutError)
@@ -117,7 +124,28 @@ class Server:
             else:
                 shared.answered_at = now()
 
+    def _check_refusal(self, error: exceptions.RedisError) -> None:
+        """Raise `ConfigurationError` if no second try mends that."""
+        # One that let us in before is being put back, or another takes over.
+        refusal = _refusal(error, is_new=self._share.value.answered_at == -math.inf)
+
+        if refusal is not None:
+            raise ConfigurationError(
+                f"{self._shown} {refusal}: check user, password and database of the URL"
+            ) from None
+
     async def aclose(self) -> None:
         """Close the connections, if this is their last user; may be called twice."""
         if self._share.leave():
             await self._share.value.aclose()
+
+
+def _refusal(error: exceptions.RedisError, *, is_new: bool) -> str | None:
+    if isinstance(error, exceptions.NoPermissionError):
+        return "does not let the user run a command that is needed"
+    if is_new and isinstance(error, exceptions.AuthenticationError):
+        return "refused the user or the password"
+    if is_new and str(error).startswith("DB index"):
+        return "has no such database"
+
+    return None
