@@ -242,12 +242,13 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
 
     if connection.as_json:
         left = [record for record, _ in rest.left]
-        render.document("exports", outcomes, open=rest.is_open, left=left)
-    elif not (outcomes or rest.is_open or rest.left):
+        render.document("exports", outcomes, open=bool(rest.open), left=left)
+    elif not (outcomes or rest.open or rest.left):
         _say_nothing_is_open(connection)
 
+    _say_what_is_open(connection, rest, outcomes)
     _say_what_is_left(connection, rest)
-    exit_with(outcomes, otherwise=Exit.UNFINISHED if rest.is_open else Exit.OK)
+    exit_with(outcomes, otherwise=Exit.UNFINISHED if rest.open else Exit.OK)
 
 
 @attrs.frozen
@@ -256,11 +257,11 @@ class _Rest:
     What a run leaves.
 
     Attributes:
-        is_open: Whether another run here could finish something.
+        open: What another run here could finish.
         left: What it could not, and why.
     """
 
-    is_open: bool = False
+    open: Sequence[JobRecord] = ()
     left: Sequence[tuple[JobRecord, str]] = ()
 
 
@@ -269,13 +270,28 @@ async def _rest(client: CohortsClient) -> _Rest:
     found = [record for record in records if record.is_open]
 
     return _Rest(
-        any(can_finish(record, records) for record in found),
+        [record for record in found if can_finish(record, records)],
         [
             (record, reason)
             for record in found
             if (reason := reason_not_here(record, records)) is not None
         ],
     )
+
+
+def _say_what_is_open(
+    connection: Connection, rest: _Rest, outcomes: Sequence[ExportOutcome]
+) -> None:
+    if not connection.announces:
+        return
+
+    # Of what failed, its error says how to go on.
+    told = {outcome.cohort_id for outcome in outcomes}
+    again = command_line("jobs", "run", *connection.arguments)
+
+    for record in rest.open:
+        if record.cohort_id not in told:
+            announce(f"{name_of(record)} is not finished yet: run `{again}` again")
 
 
 def _say_what_is_left(connection: Connection, rest: _Rest) -> None:

@@ -270,6 +270,22 @@ def test_what_is_in_doubt_is_not_spent_unasked(
     until_sent(cohorts_emulator, 2)
 
 
+def test_a_run_says_what_is_not_finished_yet(
+    process: Start, cohorts_emulator: CohortsEmulator
+):
+    """Another command has asked for it, and has no answer yet."""
+    cohorts_emulator.fail_next("export", hang())
+    asking = process("export", "c1")
+    until_sent(cohorts_emulator, 1)
+    code, out, err = ended(process("jobs", "run"))
+    asking.kill()
+    asking.communicate()
+
+    assert (7, "") == (code, out)
+    assert " of cohort c1 is not finished yet: " in err
+    assert "`amplitude-cohorts jobs run" in err
+
+
 @pytest.mark.usefixtures("in_doubt")
 @pytest.mark.parametrize(("answer", "code", "sent"), [("y", 130, 2), ("n", 1, 1)])
 def test_a_terminal_is_asked_about_what_is_in_doubt(
