@@ -388,9 +388,9 @@ def has_later(rows: CohortRows, delivery: DeliveryRow) -> bool:
     )
 
 
-class Turn(Enum):
+class Publishing(Enum):
     """
-    Whether a file may be renamed to its target.
+    When a file may be renamed to its target.
 
     NOW: it may. LATER: that of another export is just being renamed to it. NEVER: a
     newer one is there, or may be.
@@ -401,9 +401,11 @@ class Turn(Enum):
     NEVER = auto()
 
 
-def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int = 0) -> Turn:
+def when_to_publish(
+    rows: CohortRows, delivery: DeliveryRow, *, replaces: int = 0
+) -> Publishing:
     """
-    Return whether the file of a delivery may be renamed to its target.
+    Return when the file of a delivery may be renamed to its target.
 
     Args:
         replaces: The number of the newest export that it may replace as well.
@@ -413,7 +415,7 @@ def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int = 0) -> Tu
     newest = max(delivery.sequence, replaces)
 
     if newest_at(rows, delivery.target, since=since) > newest:
-        return Turn.NEVER
+        return Publishing.NEVER
 
     # Callers that share an export bring the same bytes.
     if any(
@@ -422,9 +424,9 @@ def turn_of(rows: CohortRows, delivery: DeliveryRow, *, replaces: int = 0) -> Tu
         and _is_being_published(rows, each)
         for each in rows.deliveries.values()
     ):
-        return Turn.LATER
+        return Publishing.LATER
 
-    return Turn.NOW
+    return Publishing.NOW
 
 
 def newest_at(

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import attrs
 
-from .._core.claims import Turn, turn_of
+from .._core.claims import Publishing, when_to_publish
 from .._core.job_rows import (
     CohortRows,
     DeliveryRow,
@@ -78,7 +78,7 @@ class Delivery(_Leased):
         row: As it was begun; None if the store does not keep it.
 
     Args:
-        replaces: As in `turn_of()`: for an export that the caller names.
+        replaces: As in `when_to_publish()`: for an export that the caller names.
     """
 
     def __init__(
@@ -130,26 +130,27 @@ class Delivery(_Leased):
         if row is None:
             return True
 
-        turn, waits, patience = Turn.NOW, pauses(), self._app.store.lease
+        when, waits = Publishing.NOW, pauses()
+        seconds_left = self._app.store.lease
 
         while True:
             try:
-                turn, self.row = await self._app.transact(
-                    self._cohort_id, partial(self._turn, row)
+                when, self.row = await self._app.transact(
+                    self._cohort_id, partial(self._begin_publishing, row)
                 )
-                patience = self._app.store.lease
+                seconds_left = self._app.store.lease
             except JobStoreUnavailableError:
                 # Who is waited for cannot renew its lease either.
-                if turn is Turn.NOW or patience <= 0:
+                if when is Publishing.NOW or seconds_left <= 0:
                     _logger.warning("the job store does not tell what is at a target")
                     return True
 
-            if turn is not Turn.LATER:
-                return turn is Turn.NOW
+            if when is not Publishing.LATER:
+                return when is Publishing.NOW
 
             wait = next(waits)
             await asyncio.sleep(wait)
-            patience -= wait
+            seconds_left -= wait
 
     async def finished(self, saved: Mapping[str, object] | None) -> None:
         """Record that the file got its name, or that the stream was read to its end."""
@@ -181,13 +182,15 @@ class Delivery(_Leased):
             lease = self._app.lease(delivery.lease.number, rows.now)
             rows.update_delivery(delivery, lease=lease)
 
-    def _turn(self, mine: DeliveryRow, rows: CohortRows) -> tuple[Turn, DeliveryRow]:
-        """Decide, and take the turn with a lease."""
+    def _begin_publishing(
+        self, mine: DeliveryRow, rows: CohortRows
+    ) -> tuple[Publishing, DeliveryRow]:
+        """Decide, and take the lease if it may be renamed now."""
         row = self._stored(rows) or mine
-        turn = turn_of(rows, row, replaces=self._replaces)
+        when = when_to_publish(rows, row, replaces=self._replaces)
 
-        if turn is not Turn.NOW:
-            return turn, mine
+        if when is not Publishing.NOW:
+            return when, mine
 
         if self._held_row(rows) is not None and row.lease is not None:
             number = row.lease.number
@@ -197,7 +200,7 @@ class Delivery(_Leased):
                 # Another call goes on with it: this one has a delivery of its own.
                 row = attrs.evolve(row, id=new_id())
 
-        return turn, rows.update_delivery(
+        return when, rows.update_delivery(
             row,
             publisher=number,
             lease=self._app.lease(number, rows.now),

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import attrs
 
 from .cancellation import finish_despite_cancel, in_thread
-from .turns import Lines
+from .fairness import FairQueue
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ class Database:
         self._pid = 0
         self._mutex = threading.Lock()
         self._thread: ThreadPoolExecutor | None = None
-        self._waiting: Lines[Callable[[], None]] = Lines()
+        self._waiting: FairQueue[Callable[[], None]] = FairQueue()
         self.users: weakref.WeakSet[SharedDatabase] = weakref.WeakSet()
         with _sharing:
             _databases.add(self)
@@ -386,7 +386,7 @@ class Database:
     def after_fork(self, *, in_child: bool) -> None:
         """Go on; the thread stays with the parent."""
         if in_child:
-            self._thread, self._waiting = None, Lines()
+            self._thread, self._waiting = None, FairQueue()
             # Those of the parent; who is used here adds itself again.
             self.users.clear()
         self._mutex.release()

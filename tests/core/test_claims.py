@@ -19,16 +19,16 @@ from amplitude_cohorts_async._core.claims import (
     Ended,
     Join,
     Listing,
+    Publishing,
     ReadList,
     RequestNew,
     Superseded,
-    Turn,
     WaitForOther,
     checked_occurrence,
     checked_on_unknown,
     checked_reuse,
     has_newer,
-    turn_of,
+    when_to_publish,
 )
 from amplitude_cohorts_async._core.job_rows import (
     SPENT,
@@ -461,15 +461,15 @@ def test_no_file_is_renamed_over_a_newer_one(rows: CohortRows, replaces: int) ->
             and each.finished_at < attempted_at
             for each in newer
         ]
-        turn = turn_of(rows, mine, replaces=replaces)
-        assert (turn is Turn.NEVER) == (not all(lies))
+        when = when_to_publish(rows, mine, replaces=replaces)
+        assert (when is Publishing.NEVER) == (not all(lies))
 
 
 @given(cohorts())
 def test_a_file_waits_while_that_of_another_export_is_renamed(rows: CohortRows) -> None:
     """It waits for nothing else: so no two files wait for each other."""
     for mine in rows.deliveries.values():
-        if turn_of(rows, mine) is Turn.LATER:
+        if when_to_publish(rows, mine) is Publishing.LATER:
             assert any(
                 each.lease is not None
                 and each.lease.number == each.publisher

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 
-from amplitude_cohorts_async._io.turns import Lines
+from amplitude_cohorts_async._io.fairness import FairQueue
 from amplitude_cohorts_async.jobs import JobStore
 from amplitude_cohorts_async.limiters import Kind, Limiter
 
@@ -43,7 +43,7 @@ class Turnstile:
     """
     Notes how many turns others had while an app waited for one of its own.
 
-    An app waits from the moment it is in line. Before that, a busy machine may let a
+    An app waits from the moment it is in a queue. Before that, a busy machine may let a
     thread go on that works for others.
     """
 
@@ -52,21 +52,21 @@ class Turnstile:
         self.waits: dict[str, list[int]] = defaultdict(list)
         self._turns = Counter[str]()
         begun: dict[int, tuple[str, int]] = {}
-        put, get = Lines.put, Lines.get
+        put, get = FairQueue.put, FairQueue.get
 
         def noted_put(
-            lines: Lines[object], app: str, item: object, *, urgent: bool = False
+            queue: FairQueue[object], app: str, item: object, *, urgent: bool = False
         ) -> None:
             begun[id(item)] = app, self._of_others(app)
-            put(lines, app, item, urgent=urgent)
+            put(queue, app, item, urgent=urgent)
 
-        def noted_get(lines: Lines[object]) -> object:
-            item = get(lines)
+        def noted_get(queue: FairQueue[object]) -> object:
+            item = get(queue)
             self._pass(*begun.pop(id(item)))
             return item
 
-        patch(Lines, "put", noted_put)
-        patch(Lines, "get", noted_get)
+        patch(FairQueue, "put", noted_put)
+        patch(FairQueue, "get", noted_get)
 
     def _of_others(self, app: str) -> int:
         return self._turns.total() - self._turns[app]

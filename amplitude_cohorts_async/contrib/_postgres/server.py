@@ -29,11 +29,11 @@ from psycopg_pool import AsyncConnectionPool
 
 from ..._core.secret import Secret
 from ..._io.cancellation import finish_despite_cancel
+from ..._io.fairness import FairSemaphore
 from ..._io.limits.leases import StoreFailedError
 from ..._io.limits.shared import between
 from ..._io.patience import Patience
 from ..._io.per_loop import SharedPerLoop
-from ..._io.turns import Turns
 from ...errors import ConfigurationError
 from .connecting import Address
 from .refusals import refusal_in
@@ -105,7 +105,9 @@ class _Shared:
     is_open: bool = False
     ready: set[str] = attrs.field(factory=set[str])
     unreachable: asyncio.Event = attrs.field(factory=asyncio.Event)
-    turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
+    semaphore: FairSemaphore = attrs.field(
+        factory=lambda: FairSemaphore(_MOST_CONNECTIONS)
+    )
     answered_at: float = -math.inf
     refusal: str | None = None
     """Why the server refuses this URL, as it said when we last connected."""
@@ -181,7 +183,7 @@ class Server:
             StoreFailedError: The server did not answer, or not in time.
             ConfigurationError: The role may not do that, or the schema is not ours.
         """
-        async with self._shared.turns.turn(app, urgent=urgent):
+        async with self._shared.semaphore.acquire(app, urgent=urgent):
             # A cancellation waits for the answer: to break off would cost a connection.
             return await finish_despite_cancel(
                 self._ask(statement, {"app": app, **parameters})
@@ -230,7 +232,7 @@ class Server:
             tries_until = min(tries_until, self._loop.time() + _TRIES_FOR)
             if patience.is_over or self._loop.time() + 0.05 >= tries_until:
                 if self._shared.answered_at < began:
-                    self._shared.turns.give_up(partial(_failed_with, failed))
+                    self._shared.semaphore.fail_waiters(partial(_failed_with, failed))
                 raise StoreFailedError from failed
             await asyncio.sleep(between(0.01, 0.05))
 
@@ -325,7 +327,7 @@ class Server:
                 f"{self._address.shown} {refusal}: check user, password, database and "
                 "options of the URL"
             )
-            self._shared.turns.give_up(partial(ConfigurationError, told))
+            self._shared.semaphore.fail_waiters(partial(ConfigurationError, told))
             raise ConfigurationError(told) from None
 
     def _may_not(self, error: errors.InsufficientPrivilege) -> ConfigurationError:

@@ -19,9 +19,9 @@ from redis.asyncio import Redis
 
 from ..._core.secret import hidden
 from ..._io.cancellation import finish_despite_cancel
+from ..._io.fairness import FairSemaphore
 from ..._io.patience import patiently
 from ..._io.per_loop import SharedPerLoop
-from ..._io.turns import Turns
 from ...errors import ConfigurationError
 from .connecting import connect, shown
 
@@ -39,7 +39,9 @@ class _Shared:
     """What all users of a server in one event loop share."""
 
     client: Redis
-    turns: Turns = attrs.field(factory=lambda: Turns(_MOST_CONNECTIONS))
+    semaphore: FairSemaphore = attrs.field(
+        factory=lambda: FairSemaphore(_MOST_CONNECTIONS)
+    )
     used_at: float = -math.inf
     answered_at: float = -math.inf
     timer: asyncio.TimerHandle | None = None
@@ -74,7 +76,7 @@ class _Shared:
         async with AsyncExitStack() as stack:
             # Nobody may take a connection that is being closed.
             for _ in range(_MOST_CONNECTIONS):
-                await stack.enter_async_context(self.turns.turn(""))
+                await stack.enter_async_context(self.semaphore.acquire(""))
             await self.client.connection_pool.disconnect()
 
 
@@ -105,7 +107,7 @@ class Server:
         """
         shared, now = self._share.value, asyncio.get_running_loop().time
 
-        async with shared.turns.turn(app, urgent=urgent):
+        async with shared.semaphore.acquire(app, urgent=urgent):
             began = now()
             shared.note_use()
 
@@ -119,7 +121,7 @@ class Server:
                 raise
             except _FAILED:
                 if shared.answered_at < began:
-                    shared.turns.give_up(TimeoutError)
+                    shared.semaphore.fail_waiters(TimeoutError)
                 raise
             else:
                 shared.answered_at = now()

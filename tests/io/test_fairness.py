@@ -1,4 +1,4 @@
-"""Turns among apps: in order within each, and nobody waits for a whole line."""
+"""Fairness among apps: in order within each, and none waits for a whole queue."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from contextlib import suppress
 
 import pytest
 
-from amplitude_cohorts_async._io.turns import Lines, Turns
+from amplitude_cohorts_async._io.fairness import FairQueue, FairSemaphore
 
 
 class Asking:
     """Tasks that have a turn for one round of the loop, and the order of their turns."""
 
     def __init__(self, places: int) -> None:
-        self.turns = Turns(places)
+        self.semaphore = FairSemaphore(places)
         self.order: list[str] = []
 
     def ask(self, app: str, name: str = "") -> asyncio.Task[None]:
         """Start a task."""
 
         async def asking() -> None:
-            async with self.turns.turn(app):
+            async with self.semaphore.acquire(app):
                 self.order.append(name or app)
                 await asyncio.sleep(0)
 
         return asyncio.create_task(asking())
 
 
-def test_lines_take_turns() -> None:
-    """In the order in which they began; a line that was empty begins anew."""
-    lines = Lines[str]()
+def test_apps_take_turns() -> None:
+    """In the order in which they began; one whose queue was empty begins anew."""
+    queue = FairQueue[str]()
     for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
-        lines.put(item[0], item)
-    got = [lines.get() for _ in range(4)]
-    lines.put("b", "b2")
-    while lines:
-        got.append(lines.get())
+        queue.put(item[0], item)
+    got = [queue.get() for _ in range(4)]
+    queue.put("b", "b2")
+    while queue:
+        got.append(queue.get())
 
     assert ["a1", "b1", "c1", "a2", "c2", "a3", "b2"] == got
 
 
 def test_what_is_urgent_comes_first() -> None:
-    """In lines of its own, which take turns as well."""
-    lines = Lines[str]()
+    """In queues of its own, which are served in turn as well."""
+    queue = FairQueue[str]()
     for item in ("a1", "b1", "c1", "b2", "b3"):
-        lines.put(item[0], item, urgent=item[0] != "a")
-    got = [lines.get() for _ in range(5)]
+        queue.put(item[0], item, urgent=item[0] != "a")
+    got = [queue.get() for _ in range(5)]
 
     assert ["b1", "c1", "b2", "b3", "a1"] == got
-    assert not lines
+    assert not queue
 
 
 @pytest.mark.parametrize("places", [1, 4])
@@ -93,12 +93,12 @@ async def test_a_cancelled_one_takes_no_turn() -> None:
     assert 6 == asking.order.count("last")
 
 
-async def test_those_who_wait_can_be_told_not_to() -> None:
+async def test_an_error_fails_those_who_wait() -> None:
     """Who has a turn keeps it, and the next one gets it."""
     asking = Asking(1)
     first, second = asking.ask("a"), asking.ask("b")
     await asyncio.sleep(0)
-    asking.turns.give_up(TimeoutError)
+    asking.semaphore.fail_waiters(TimeoutError)
 
     await first
     with pytest.raises(TimeoutError):
