@@ -186,12 +186,14 @@ class BodyProtocol(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
         while self._failure is None and not self._waiter.done():
-            patience = self._last_read + self._path.stall_seconds - self._loop.time()
+            seconds_left = (
+                self._last_read + self._path.stall_seconds - self._loop.time()
+            )
 
-            if patience <= 0:
+            if seconds_left <= 0:
                 raise aiohttp.SocketTimeoutError("nothing came for too long")
 
-            await asyncio.wait([self._waiter], timeout=patience)
+            await asyncio.wait([self._waiter], timeout=seconds_left)
 
         if self._failure is not None and self._left and self._refusal is None:
             raise self._failure

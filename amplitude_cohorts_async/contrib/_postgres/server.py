@@ -32,8 +32,8 @@ from ..._io.cancellation import finish_despite_cancel
 from ..._io.fairness import FairSemaphore
 from ..._io.limits.leases import StoreFailedError
 from ..._io.limits.shared import between
-from ..._io.patience import Patience
 from ..._io.per_loop import SharedPerLoop
+from ..._io.timeouts import LagTolerantTimeout
 from ...errors import ConfigurationError
 from .connecting import Address
 from .refusals import refusal_in
@@ -130,16 +130,16 @@ class _Shared:
         self.unreachable.set()
         self.unreachable = asyncio.Event()
 
-    async def connection(self, patience: Patience) -> AsyncConnection[Row]:
+    async def connection(self, timeout: LagTolerantTimeout) -> AsyncConnection[Row]:
         """Return a connection, or raise `OperationalError` if there is none in time."""
         getting = asyncio.ensure_future(self.pool.getconn())
         failing = asyncio.ensure_future(self.unreachable.wait())
-        patience.then = failing.cancel
+        timeout.on_expiry = failing.cancel
 
         try:
             await asyncio.wait([getting, failing], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            patience.then = None
+            timeout.on_expiry = None
             failing.cancel()
             if not getting.done():
                 getting.cancel()
@@ -197,14 +197,14 @@ class Server:
     async def _ask(
         self, statement: LiteralString, parameters: Mapping[str, object]
     ) -> Sequence[Row]:
-        with Patience(_TIMEOUT) as patience:
-            return await self._ask_patiently(statement, parameters, patience)
+        with LagTolerantTimeout(_TIMEOUT) as timeout:
+            return await self._ask_with_retries(statement, parameters, timeout)
 
-    async def _ask_patiently(
+    async def _ask_with_retries(
         self,
         statement: LiteralString,
         parameters: Mapping[str, object],
-        patience: Patience,
+        timeout: LagTolerantTimeout,
     ) -> Sequence[Row]:
         began = self._loop.time()
         # A server that is started again answers soon, or it will take longer than that.
@@ -213,7 +213,7 @@ class Server:
         while True:
             try:
                 await self._prepare()
-                rows = await self._once(self._bytes(statement), parameters, patience)
+                rows = await self._once(self._bytes(statement), parameters, timeout)
             except _NO_SCHEMA as error:
                 # It was there: the server has lost it since.
                 self._shared.ready.discard(self._address.schema)
@@ -230,7 +230,7 @@ class Server:
                 return rows
 
             tries_until = min(tries_until, self._loop.time() + _TRIES_FOR)
-            if patience.is_over or self._loop.time() + 0.05 >= tries_until:
+            if timeout.expired or self._loop.time() + 0.05 >= tries_until:
                 if self._shared.answered_at < began:
                     self._shared.semaphore.fail_waiters(partial(_failed_with, failed))
                 raise StoreFailedError from failed
@@ -240,15 +240,15 @@ class Server:
         self,
         statement: bytes,
         parameters: Mapping[str, object] | None,
-        patience: Patience,
+        timeout: LagTolerantTimeout,
     ) -> Sequence[Row]:
-        if patience.is_over:
+        if timeout.expired:
             raise OperationalError("the server did not answer in time")
 
         pool = self._shared.pool
-        connection = await self._shared.connection(patience)
+        connection = await self._shared.connection(timeout)
         # Cancelling would ask the server, which may be what does not answer.
-        patience.then = partial(_hang_up, connection)
+        timeout.on_expiry = partial(_hang_up, connection)
 
         try:
             cursor = await connection.execute(statement, parameters)
@@ -258,7 +258,7 @@ class Server:
             await connection.close()
             raise
         finally:
-            patience.then = None
+            timeout.on_expiry = None
             await pool.putconn(connection)
 
     async def _prepare(self) -> None:
@@ -308,14 +308,14 @@ class Server:
             return ()
 
     async def _now(self, statement: LiteralString) -> Sequence[Row]:
-        with Patience(_TIMEOUT) as patience:
-            return await self._once(self._bytes(statement), None, patience)
+        with LagTolerantTimeout(_TIMEOUT) as timeout:
+            return await self._once(self._bytes(statement), None, timeout)
 
     async def _make_schema(self) -> None:
         # Sent together, they are one transaction.
         statements = f"{_SETUP_LOCK};\n{schema_sql(self._address.schema)}"
-        with Patience(_SETUP_TIMEOUT) as patience:
-            await self._once(statements.encode(), None, patience)
+        with LagTolerantTimeout(_SETUP_TIMEOUT) as timeout:
+            await self._once(statements.encode(), None, timeout)
 
     def _bytes(self, statement: LiteralString) -> bytes:
         return _of_schema(statement, self._address.schema)

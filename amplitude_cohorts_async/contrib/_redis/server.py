@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 from ..._core.secret import hidden
 from ..._io.cancellation import finish_despite_cancel
 from ..._io.fairness import FairSemaphore
-from ..._io.patience import patiently
 from ..._io.per_loop import SharedPerLoop
+from ..._io.timeouts import lag_tolerant_timeout
 from ...errors import ConfigurationError
 from .connecting import connect, shown
 
@@ -114,7 +114,7 @@ class Server:
             try:
                 # redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which
                 # before Python 3.12 can swallow a cancellation.
-                async with patiently(_TIMEOUT):
+                async with lag_tolerant_timeout(_TIMEOUT):
                     yield shared.client
             except _REFUSED as error:
                 self._check_refusal(error)

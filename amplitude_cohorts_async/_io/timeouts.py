@@ -8,37 +8,37 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-_STEPS = 8
+_TIMERS = 8
 """
 The limit is cut into so many timers: a delay of the loop costs one of them at most.
 """
 
 
-class Patience:
+class LagTolerantTimeout:
     """
-    Runs out after some seconds, as a context.
+    Expires after some seconds, as a context.
 
     While thousands of tasks begin at once, the loop may read no answer for seconds. A
     usual time limit would be over then, with the answers already there.
     """
 
     def __init__(
-        self, seconds: float, then: Callable[[], object] | None = None
+        self, seconds: float, on_expiry: Callable[[], object] | None = None
     ) -> None:
         """
         Begin when the context is entered.
 
         Args:
-            then: Called when it runs out; may be changed until then.
+            on_expiry: Called when it expires; may be changed until then.
         """
-        self.then = then
-        self.is_over = False
-        self._step = seconds / _STEPS
-        self._left = _STEPS
+        self.on_expiry = on_expiry
+        self.expired = False
+        self._seconds_each = seconds / _TIMERS
+        self._timers_left = _TIMERS
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        self._wait()
+        self._begin_timer()
         return self
 
     def __exit__(
@@ -50,26 +50,28 @@ class Patience:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._step, self._pass)
+    def _begin_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(
+            self._seconds_each, self._end_timer
+        )
 
-    def _pass(self) -> None:
-        self._left -= 1
+    def _end_timer(self) -> None:
+        self._timers_left -= 1
 
-        if self._left:
-            self._wait()
+        if self._timers_left:
+            self._begin_timer()
             return
 
-        self.is_over = True
-        if self.then is not None:
-            self.then()
+        self.expired = True
+        if self.on_expiry is not None:
+            self.on_expiry()
 
 
 @asynccontextmanager
-async def patiently(seconds: float) -> AsyncGenerator[None]:
+async def lag_tolerant_timeout(seconds: float) -> AsyncGenerator[None]:
     """Raise `TimeoutError` if this context takes longer."""
     loop = asyncio.get_running_loop()
 
     async with asyncio.timeout(None) as scope:
-        with Patience(seconds, lambda: scope.reschedule(loop.time())):
+        with LagTolerantTimeout(seconds, lambda: scope.reschedule(loop.time())):
             yield
