@@ -198,7 +198,7 @@ def store(
             AS $$ SELECT seconds FROM amplitude_cohorts.time $$
             """
         )
-    clock, ask = Clock(postgres.url), Server.ask
+    clock, execute = Clock(postgres.url), Server.execute
 
     async def driven(server: Server, statement: Any, **parameters: object) -> Any:
         process = _process.get()
@@ -208,9 +208,9 @@ def store(
         assert isinstance(loop, DrivenLoop)
         clock.set()
         with loop.in_real_time():
-            return await ask(server, statement, **parameters)
+            return await execute(server, statement, **parameters)
 
-    monkeypatch.setattr(Server, "ask", driven)
+    monkeypatch.setattr(Server, "execute", driven)
     yield store
     clock.close()
 

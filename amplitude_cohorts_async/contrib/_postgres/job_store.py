@@ -148,7 +148,7 @@ class PostgresJobStore(JobStore):
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""
         with self._translated():
-            rows = await self._servers.get().ask(_GROUPS, app=app)
+            rows = await self._servers.get().execute(_GROUPS, app=app)
 
         return [name for (name,) in rows]
 
@@ -159,7 +159,7 @@ class PostgresJobStore(JobStore):
 
     async def _read(self, app: str, group: str) -> _Seen:
         while True:
-            rows = await self._servers.get().ask(_READ, app=app, name=group)
+            rows = await self._servers.get().execute(_READ, app=app, name=group)
             now, latest, changes, keys, values = rows[0]
 
             if latest is None or now >= latest:
@@ -169,7 +169,7 @@ class PostgresJobStore(JobStore):
                 return _Seen(now, changes or (), stored)
 
             # The server's clock was set back: ours goes on where it was.
-            await self._servers.get().ask(_GO_ON, app=app, latest=latest)
+            await self._servers.get().execute(_GO_ON, app=app, latest=latest)
 
     async def _is_stored(self, app: str, group: str, seen: _Seen, rows: Rows) -> bool:
         """Store rows; return whether nobody else changed the group in between."""
@@ -187,7 +187,7 @@ class PostgresJobStore(JobStore):
         self, app: str, group: str, seen: _Seen, rows: Rows, change: str
     ) -> bool:
         new = {k: v for k, v in rows.items() if seen.rows.get(k) != v}
-        ((count,),) = await self._servers.get().ask(
+        ((count,),) = await self._servers.get().execute(
             _STORE,
             app=app,
             urgent=True,

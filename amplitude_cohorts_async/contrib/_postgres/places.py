@@ -259,7 +259,7 @@ class PostgresPlaces:
         **parameters: object,
     ) -> list[Row]:
         return [
-            *await self._server.ask(
+            *await self._server.execute(
                 statement, app=self._app, urgent=urgent, **parameters
             )
         ]
@@ -276,7 +276,7 @@ class _HeldPlace:
 
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
-        rows = await self.server.ask(
+        rows = await self.server.execute(
             _EXTEND,
             app=self.app,
             urgent=True,

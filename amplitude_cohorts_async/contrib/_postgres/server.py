@@ -96,8 +96,8 @@ each night finds its own, and rows of exports after a hundred days.
 
 
 @attrs.define(eq=False)
-class _Shared:
-    """What all users of a server in one event loop share."""
+class _Connections:
+    """The connections to a server that all its users in one event loop share."""
 
     server: Secret
     pool: AsyncConnectionPool[AsyncConnection[Row]] = attrs.field(init=False)
@@ -114,7 +114,7 @@ class _Shared:
 
     def __attrs_post_init__(self) -> None:
         self.pool = _pool(
-            self.server, self.tell_unreachable, _connecting(self.note_failure)
+            self.server, self.tell_unreachable, _connection_class(self.note_failure)
         )
 
     def note_failure(self, error: OperationalError | None) -> None:
@@ -151,7 +151,7 @@ class _Shared:
         return getting.result()
 
 
-_shared: SharedPerLoop[Secret, _Shared] = SharedPerLoop(_Shared)
+_by_server: SharedPerLoop[Secret, _Connections] = SharedPerLoop(_Connections)
 
 
 class Server:
@@ -160,10 +160,10 @@ class Server:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._loop = asyncio.get_running_loop()
-        self._share = _shared.enter(address.server)
-        self._shared = self._share.value
+        self._share = _by_server.enter(address.server)
+        self._connections = self._share.value
 
-    async def ask(
+    async def execute(
         self,
         statement: LiteralString,
         *,
@@ -183,24 +183,24 @@ class Server:
             StoreFailedError: The server did not answer, or not in time.
             ConfigurationError: The role may not do that, or the schema is not ours.
         """
-        async with self._shared.semaphore.acquire(app, urgent=urgent):
+        async with self._connections.semaphore.acquire(app, urgent=urgent):
             # A cancellation waits for the answer: to break off would cost a connection.
             return await finish_despite_cancel(
-                self._ask(statement, {"app": app, **parameters})
+                self._execute(statement, {"app": app, **parameters})
             )
 
     async def aclose(self) -> None:
         """Close the pool, if this is its last user; may be called twice."""
         if self._share.leave():
-            await finish_despite_cancel(self._shared.pool.close())
+            await finish_despite_cancel(self._connections.pool.close())
 
-    async def _ask(
+    async def _execute(
         self, statement: LiteralString, parameters: Mapping[str, object]
     ) -> Sequence[Row]:
         with LagTolerantTimeout(_TIMEOUT) as timeout:
-            return await self._ask_with_retries(statement, parameters, timeout)
+            return await self._execute_with_retries(statement, parameters, timeout)
 
-    async def _ask_with_retries(
+    async def _execute_with_retries(
         self,
         statement: LiteralString,
         parameters: Mapping[str, object],
@@ -213,30 +213,34 @@ class Server:
         while True:
             try:
                 await self._prepare()
-                rows = await self._once(self._bytes(statement), parameters, timeout)
+                rows = await self._execute_once(
+                    _composed(statement, self._address.schema), parameters, timeout
+                )
             except _NO_SCHEMA as error:
                 # It was there: the server has lost it since.
-                self._shared.ready.discard(self._address.schema)
+                self._connections.ready.discard(self._address.schema)
                 failed: Error = error
             except errors.InsufficientPrivilege as error:
-                raise self._may_not(error) from None
+                raise self._privilege_error(error) from None
             except (OperationalError, errors.ReadOnlySqlTransaction) as error:
                 self._check_refusal()
                 failed = error
             except Error as error:
                 raise StoreFailedError from error
             else:
-                self._shared.answered_at = self._loop.time()
+                self._connections.answered_at = self._loop.time()
                 return rows
 
             tries_until = min(tries_until, self._loop.time() + _TRIES_FOR)
             if timeout.expired or self._loop.time() + 0.05 >= tries_until:
-                if self._shared.answered_at < began:
-                    self._shared.semaphore.fail_waiters(partial(_failed_with, failed))
+                if self._connections.answered_at < began:
+                    self._connections.semaphore.fail_waiters(
+                        partial(_failed_with, failed)
+                    )
                 raise StoreFailedError from failed
             await asyncio.sleep(between(0.01, 0.05))
 
-    async def _once(
+    async def _execute_once(
         self,
         statement: bytes,
         parameters: Mapping[str, object] | None,
@@ -245,8 +249,8 @@ class Server:
         if timeout.expired:
             raise OperationalError("the server did not answer in time")
 
-        pool = self._shared.pool
-        connection = await self._shared.connection(timeout)
+        pool = self._connections.pool
+        connection = await self._connections.connection(timeout)
         # Cancelling would ask the server, which may be what does not answer.
         timeout.on_expiry = partial(_hang_up, connection)
 
@@ -263,25 +267,25 @@ class Server:
 
     async def _prepare(self) -> None:
         """Open the pool, and see that the schema is there."""
-        shared, schema = self._shared, self._address.schema
+        connections, schema = self._connections, self._address.schema
 
-        if schema in shared.ready:
+        if schema in connections.ready:
             return
 
-        async with shared.opening:
-            if not shared.is_open:
-                await shared.pool.open()
-                shared.is_open = True
-            if schema not in shared.ready:
+        async with connections.opening:
+            if not connections.is_open:
+                await connections.pool.open()
+                connections.is_open = True
+            if schema not in connections.ready:
                 await self._check_schema()
-                shared.ready.add(schema)
+                connections.ready.add(schema)
 
     async def _check_schema(self) -> None:
-        found = await self._version()
+        found = await self._version_rows()
 
         if not found:
             await self._make_schema()
-            found = await self._version()
+            found = await self._version_rows()
 
         major, encoding, is_untidy = found[0]
 
@@ -298,39 +302,40 @@ class Server:
                 "use one with UTF8"
             )
 
-        if is_untidy and await self._now(_BEGIN_TO_TIDY):
-            await self._now(_TIDY)
+        if is_untidy and await self._execute_setup(_BEGIN_TO_TIDY):
+            await self._execute_setup(_TIDY)
 
-    async def _version(self) -> Sequence[Row]:
+    async def _version_rows(self) -> Sequence[Row]:
         try:
-            return await self._now(_VERSION)
+            return await self._execute_setup(_VERSION)
         except _NO_SCHEMA:
             return ()
 
-    async def _now(self, statement: LiteralString) -> Sequence[Row]:
+    async def _execute_setup(self, statement: LiteralString) -> Sequence[Row]:
         with LagTolerantTimeout(_TIMEOUT) as timeout:
-            return await self._once(self._bytes(statement), None, timeout)
+            return await self._execute_once(
+                _composed(statement, self._address.schema), None, timeout
+            )
 
     async def _make_schema(self) -> None:
         # Sent together, they are one transaction.
         statements = f"{_SETUP_LOCK};\n{schema_sql(self._address.schema)}"
         with LagTolerantTimeout(_SETUP_TIMEOUT) as timeout:
-            await self._once(statements.encode(), None, timeout)
-
-    def _bytes(self, statement: LiteralString) -> bytes:
-        return _of_schema(statement, self._address.schema)
+            await self._execute_once(statements.encode(), None, timeout)
 
     def _check_refusal(self) -> None:
         """Raise `ConfigurationError` if the server refuses this URL."""
-        if (refusal := self._shared.refusal) is not None:
+        if (refusal := self._connections.refusal) is not None:
             told = (
                 f"{self._address.shown} {refusal}: check user, password, database and "
                 "options of the URL"
             )
-            self._shared.semaphore.fail_waiters(partial(ConfigurationError, told))
+            self._connections.semaphore.fail_waiters(partial(ConfigurationError, told))
             raise ConfigurationError(told) from None
 
-    def _may_not(self, error: errors.InsufficientPrivilege) -> ConfigurationError:
+    def _privilege_error(
+        self, error: errors.InsufficientPrivilege
+    ) -> ConfigurationError:
         told = error.diag.message_primary or "permission denied"
         return ConfigurationError(
             f"{self._address.shown} says {told!r}; let a role that may run what "
@@ -340,7 +345,7 @@ class Server:
 
 
 @cache
-def _of_schema(statement: LiteralString, schema: str) -> bytes:
+def _composed(statement: LiteralString, schema: str) -> bytes:
     composed = sql.SQL(statement).format(
         schema=sql.Identifier(schema), durable=sql.SQL(_DURABLE)
     )
@@ -348,7 +353,7 @@ def _of_schema(statement: LiteralString, schema: str) -> bytes:
     return composed.as_string().encode()
 
 
-def _connecting(
+def _connection_class(
     note: Callable[[OperationalError | None], None],
 ) -> type[AsyncConnection[Row]]:
     """Return a class of connections that notes how connecting ends: a pool only logs."""
@@ -371,11 +376,11 @@ def _connecting(
 def _pool(
     server: Secret,
     unreachable: Callable[[object], None],
-    connecting: type[AsyncConnection[Row]],
+    connection_class: type[AsyncConnection[Row]],
 ) -> AsyncConnectionPool[AsyncConnection[Row]]:
     return AsyncConnectionPool(
         server,
-        connection_class=connecting,
+        connection_class=connection_class,
         kwargs={
             "autocommit": True,
             # PgBouncer may give the next statement to another connection.

@@ -26,7 +26,7 @@ def connect(url: str) -> Redis:
     """Return a client; nothing is sent yet."""
     return Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
         url,
-        socket_timeout=None,  # see `Server.asked()`
+        socket_timeout=None,  # see `Server.connection()`
         **_UNNAMED,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
     )

@@ -67,14 +67,14 @@ class RedisJobStore(JobStore):
         async with self.lock(f"rows of {app}: {group}"):
             while True:
                 try:
-                    async with self._asked(app) as redis, redis.pipeline() as pipe:
+                    async with self._connection(app) as redis, redis.pipeline() as pipe:
                         return await _transact(pipe, app, group, work)
                 except WatchError:
                     await anyio.sleep(between(0.001, 0.02))
 
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""
-        async with self._asked(app) as redis:
+        async with self._connection(app) as redis:
             names = await redis.smembers(_key(app))
 
         return sorted(name.decode() for name in cast("set[bytes]", names))
@@ -85,9 +85,9 @@ class RedisJobStore(JobStore):
             await server.aclose()
 
     @asynccontextmanager
-    async def _asked(self, app: str) -> AsyncGenerator[Redis]:
+    async def _connection(self, app: str) -> AsyncGenerator[Redis]:
         try:
-            async with self._servers.get().asked(app) as redis:
+            async with self._servers.get().connection(app) as redis:
                 yield redis
         except WatchError:
             raise

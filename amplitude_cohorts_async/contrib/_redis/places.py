@@ -59,7 +59,7 @@ class RedisPlaces:
     async def warning(self) -> str | None:
         """Return what is wrong with the eviction policy, where the store shows it."""
         try:
-            async with self._asked() as redis:
+            async with self._connection() as redis:
                 answer = await _setting(redis, "maxmemory-policy")
         except StoreFailedError as error:
             if isinstance(error.__cause__, ResponseError):
@@ -94,7 +94,7 @@ class RedisPlaces:
     async def read(self, *, urgent: bool = False) -> Snapshot:
         """Return the whole state, in one round trip."""
         async with (
-            self._asked(urgent=urgent) as redis,
+            self._connection(urgent=urgent) as redis,
             redis.pipeline(transaction=False) as pipeline,
         ):
             pipeline.pttl(self._key("pause"))
@@ -116,7 +116,7 @@ class RedisPlaces:
         """Set the epoch, and make all wait until lost leases would have ended."""
         # The wait comes first: an epoch without it would let all start at once.
         ms = int(wait * 1000)
-        async with self._asked() as redis:
+        async with self._connection() as redis:
             await redis.set(self._key("epoch:wait"), "1", px=ms, nx=True)
             first = await redis.set(self._key("epoch"), uuid4().hex, nx=True)
 
@@ -129,7 +129,7 @@ class RedisPlaces:
             return True
 
         async with (
-            self._asked(urgent=True) as redis,
+            self._connection(urgent=True) as redis,
             redis.pipeline(transaction=False) as pipeline,
         ):
             pipeline.set(self._key("pause"), "1", px=ms, nx=True)
@@ -141,7 +141,7 @@ class RedisPlaces:
     async def spread_out(self) -> None:
         """Spread exports out further, for half an hour at least."""
         async with (
-            self._asked(urgent=True) as redis,
+            self._connection(urgent=True) as redis,
             redis.pipeline(transaction=True) as pipeline,
         ):
             pipeline.incr(self._key("strict"))
@@ -150,14 +150,14 @@ class RedisPlaces:
 
     async def count_all(self) -> None:
         """Make polls and files count in the windows from now on."""
-        async with self._asked(urgent=True) as redis:
+        async with self._connection(urgent=True) as redis:
             await redis.set(self._key("counted"), "1", ex=_COUNTED_FOR)
 
     async def try_space(self, seconds: float) -> float:
         """Begin the next gap, or return how long the current one lasts."""
         key = self._key("space")
 
-        async with self._asked() as redis:
+        async with self._connection() as redis:
             if await redis.set(key, "1", px=int(seconds * 1000), nx=True):
                 return 0.0
             left = await redis.pttl(key)
@@ -168,7 +168,10 @@ class RedisPlaces:
         """Add to a counter and return its value."""
         key = self._key(f"month:{name}")
 
-        async with self._asked() as redis, redis.pipeline(transaction=True) as pipeline:
+        async with (
+            self._connection() as redis,
+            redis.pipeline(transaction=True) as pipeline,
+        ):
             pipeline.incrby(key, by)
             pipeline.expireat(key, until)
             count, _ = await pipeline.execute()
@@ -177,7 +180,7 @@ class RedisPlaces:
 
     async def _left(self, pool: Pool, *, urgent: bool = False) -> list[float | None]:
         async with (
-            self._asked(urgent=urgent) as redis,
+            self._connection(urgent=urgent) as redis,
             redis.pipeline(transaction=False) as pipeline,
         ):
             for number in range(pool.count):
@@ -193,7 +196,7 @@ class RedisPlaces:
 
         try:
             # At once, while it is free.
-            async with self._asked(urgent=True) as redis:
+            async with self._connection(urgent=True) as redis:
                 lock = Lock(redis, key, timeout=pool.ttl, thread_local=False)
                 taken = await lock.acquire(blocking=False, token=token)
         except StoreFailedError:
@@ -206,11 +209,13 @@ class RedisPlaces:
 
     async def _give_back(self, lock: Lock, token: str) -> None:
         with suppress(LeaseLostError, StoreFailedError):
-            async with self._asked(urgent=True):
+            async with self._connection(urgent=True):
                 await lock.do_release(token.encode())
 
-    def _asked(self, *, urgent: bool = False) -> AbstractAsyncContextManager[Redis]:
-        return _asked(self._server, self._app, urgent=urgent)
+    def _connection(
+        self, *, urgent: bool = False
+    ) -> AbstractAsyncContextManager[Redis]:
+        return _connection(self._server, self._app, urgent=urgent)
 
     def _place(self, pool: Pool, number: int) -> str:
         return self._key(f"{pool.name}:{number}")
@@ -239,20 +244,22 @@ class _HeldLock:
 
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
-        async with _asked(self.server, self.app, urgent=True):
+        async with _connection(self.server, self.app, urgent=True):
             await self.lock.extend(seconds, replace_ttl=True)
 
     async def release(self) -> None:
         """Free the place."""
-        async with _asked(self.server, self.app, urgent=True):
+        async with _connection(self.server, self.app, urgent=True):
             await self.lock.release()
 
 
 @asynccontextmanager
-async def _asked(server: Server, app: str, *, urgent: bool) -> AsyncGenerator[Redis]:
-    """Translate the errors of the store."""
+async def _connection(
+    server: Server, app: str, *, urgent: bool
+) -> AsyncGenerator[Redis]:
+    """Yield a client that has one connection, and translate its errors."""
     try:
-        async with server.asked(app, urgent=urgent) as redis:
+        async with server.connection(app, urgent=urgent) as redis:
             yield redis
     except LockError as error:
         raise LeaseLostError from error

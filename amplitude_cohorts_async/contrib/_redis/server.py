@@ -35,8 +35,8 @@ _REFUSED = (exceptions.AuthenticationError, exceptions.ResponseError)
 
 
 @attrs.define(eq=False)
-class _Shared:
-    """What all users of a server in one event loop share."""
+class _Connections:
+    """The connections to a server that all its users in one event loop share."""
 
     client: Redis
     semaphore: FairSemaphore = attrs.field(
@@ -80,7 +80,9 @@ class _Shared:
             await self.client.connection_pool.disconnect()
 
 
-_shared: SharedPerLoop[str, _Shared] = SharedPerLoop(lambda url: _Shared(connect(url)))
+_by_server: SharedPerLoop[str, _Connections] = SharedPerLoop(
+    lambda url: _Connections(connect(url))
+)
 
 
 class Server:
@@ -88,10 +90,13 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self._shown = shown(url)
-        self._share = _shared.enter(hidden(url))
+        self._share = _by_server.enter(hidden(url))
+        self._connections = self._share.value
 
     @asynccontextmanager
-    async def asked(self, app: str, *, urgent: bool = False) -> AsyncGenerator[Redis]:
+    async def connection(
+        self, app: str, *, urgent: bool = False
+    ) -> AsyncGenerator[Redis]:
         """
         Wait for the app's turn, and yield a client that has one connection.
 
@@ -105,31 +110,31 @@ class Server:
             TimeoutError: It did not answer.
             ConfigurationError: It refuses the user, the password or the database.
         """
-        shared, now = self._share.value, asyncio.get_running_loop().time
+        connections, now = self._connections, asyncio.get_running_loop().time
 
-        async with shared.semaphore.acquire(app, urgent=urgent):
+        async with connections.semaphore.acquire(app, urgent=urgent):
             began = now()
-            shared.note_use()
+            connections.note_use()
 
             try:
                 # redis-py's own `socket_timeout` uses `asyncio.wait_for()`, which
                 # before Python 3.12 can swallow a cancellation.
                 async with lag_tolerant_timeout(_TIMEOUT):
-                    yield shared.client
+                    yield connections.client
             except _REFUSED as error:
                 self._check_refusal(error)
                 raise
             except _FAILED:
-                if shared.answered_at < began:
-                    shared.semaphore.fail_waiters(TimeoutError)
+                if connections.answered_at < began:
+                    connections.semaphore.fail_waiters(TimeoutError)
                 raise
             else:
-                shared.answered_at = now()
+                connections.answered_at = now()
 
     def _check_refusal(self, error: exceptions.RedisError) -> None:
         """Raise `ConfigurationError` if no second try mends that."""
         # One that let us in before is being put back, or another takes over.
-        refusal = _refusal(error, is_new=self._share.value.answered_at == -math.inf)
+        refusal = _refusal(error, is_new=self._connections.answered_at == -math.inf)
 
         if refusal is not None:
             raise ConfigurationError(
@@ -139,7 +144,7 @@ class Server:
     async def aclose(self) -> None:
         """Close the connections, if this is their last user; may be called twice."""
         if self._share.leave():
-            await self._share.value.aclose()
+            await self._connections.aclose()
 
 
 def _refusal(error: exceptions.RedisError, *, is_new: bool) -> str | None:
