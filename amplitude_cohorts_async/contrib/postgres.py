@@ -11,7 +11,6 @@ While the database is unavailable nothing is sent: `LimiterUnavailableError`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from typing import Literal, Self
@@ -20,14 +19,14 @@ from .._core.secret import hidden
 from .._io.jobs.base import JobStore
 from .._io.limits.fleet import FleetLimiter
 from .._io.per_loop import PerLoop
-from ..errors import ConfigurationError, MissingExtraError
+from ..errors import MissingExtraError
 from ..limits import DOCUMENTED, Limits
 
 try:
-    from ._postgres.connecting import address_of
+    from ._postgres.address import address_of
     from ._postgres.job_store import PostgresJobStore
     from ._postgres.places import PostgresPlaces
-    from ._postgres.schema import DEFAULT_SCHEMA, schema_sql
+    from ._postgres.print_schema import print_schema
     from ._postgres.server import Server
 except ImportError as _error:
     # Not only of a module: psycopg without a libpq raises one as well.
@@ -125,23 +124,5 @@ class PostgresLimiter(FleetLimiter):
             await server.aclose()
 
 
-def _print_schema(arguments: list[str]) -> None:
-    """Print the SQL that makes the schema, for a role that may run it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m amplitude_cohorts_async.contrib.postgres",
-        description="Print the SQL that makes the tables, for psql -1 -v ON_ERROR_STOP=1",
-    )
-    parser.add_argument("schema", nargs="?", default=DEFAULT_SCHEMA, metavar="SCHEMA")
-    parser.add_argument(
-        "role", nargs="?", metavar="ROLE", help="may use the tables afterwards"
-    )
-    given = parser.parse_args(arguments)
-
-    try:
-        sys.stdout.write(schema_sql(given.schema, given.role))
-    except ConfigurationError as error:
-        parser.error(str(error))
-
-
 if __name__ == "__main__":
-    _print_schema(sys.argv[1:])
+    print_schema(sys.argv[1:])

@@ -1,11 +1,12 @@
 """
-A limiter that the processes of a fleet share through Redis 7 or Valkey.
+A limiter and a job store that the processes of a fleet share in Redis 7 or Valkey.
 
-Each place of each limit is a key that one request holds; see `_redis.places`. Keys
-contain a hash of the app, never an API key. The store needs `maxmemory-policy
-noeviction`: what it evicts would be places in use.
+Each place of each limit is a key that one request holds; see `_redis.places`. The rows
+of exports have keys of their own; see `_redis.job_store`. All keys contain a hash of
+the app, never an API key. Redis needs `maxmemory-policy noeviction`: what it evicts
+would be places in use.
 
-While the store is unavailable nothing is sent: `LimiterUnavailableError`.
+While Redis is unavailable nothing is sent: `LimiterUnavailableError`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ try:
     from ._redis.places import RedisPlaces
     from ._redis.server import Server
 except ModuleNotFoundError as _error:
-    raise MissingExtraError("a limiter shared by a fleet", extra="redis") from _error
+    raise MissingExtraError("a fleet on Redis", extra="redis") from _error
 
 __all__ = ("RedisJobStore", "RedisLimiter")
 

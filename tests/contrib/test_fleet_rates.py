@@ -24,8 +24,8 @@ pytest.importorskip("psycopg_pool", reason="the extra postgres is not installed"
 from psycopg import Connection, OperationalError
 
 from amplitude_cohorts_async._core.pacing import reuse_after
-from amplitude_cohorts_async._io.limits.leases import StoreFailedError
 from amplitude_cohorts_async._io.limits.shared import good_for
+from amplitude_cohorts_async._io.stores import StoreFailedError
 from amplitude_cohorts_async.contrib._postgres.server import Server
 from amplitude_cohorts_async.contrib.postgres import PostgresLimiter
 from amplitude_cohorts_async.errors import LimiterUnavailableError

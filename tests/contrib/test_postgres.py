@@ -22,11 +22,11 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from amplitude_cohorts_async.contrib._postgres import server as servers
+from amplitude_cohorts_async.contrib._postgres.print_schema import print_schema
 from amplitude_cohorts_async.contrib._postgres.schema import schema_sql
 from amplitude_cohorts_async.contrib.postgres import (
     PostgresJobStore,
     PostgresLimiter,
-    _print_schema,
 )
 from amplitude_cohorts_async.errors import (
     ConfigurationError,
@@ -677,7 +677,7 @@ def test_the_command_that_prints_the_schema(
 ) -> None:
     """It tells how it is used, and what is wrong, in a line."""
     with pytest.raises(SystemExit) as ended:
-        _print_schema(arguments)
+        print_schema(arguments)
 
     told = capsys.readouterr()
     assert code == ended.value.code

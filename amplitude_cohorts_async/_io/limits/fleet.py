@@ -31,6 +31,7 @@ from ...errors import ConfigurationError, LimiterUnavailableError
 from ...limits import Kind, Limits, Rate
 from ..cancellation import background, finish_despite_cancel
 from ..per_loop import PerLoop
+from ..stores import StoreFailedError, random_delay
 from .base import Limiter, Permit, SharedCounter, no_slot
 from .leases import (
     Lease,
@@ -38,10 +39,9 @@ from .leases import (
     Places,
     SharedStore,
     Snapshot,
-    StoreFailedError,
 )
 from .local import WITHHELD_FOR, LocalLimiter, PlacePermit, RateLimiter
-from .shared import AppName, between, checked_lease, hashed
+from .shared import AppName, checked_lease, hashed_key
 
 _logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class FleetLimiter(RateLimiter):
         Raises:
             LimiterUnavailableError: The store is unavailable, or the lock was lost.
         """
-        return self._lock(hashed("cohort", cohort_id))
+        return self._lock(hashed_key("cohort", cohort_id))
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
@@ -410,7 +410,7 @@ class FleetLimiter(RateLimiter):
         left = spacing and await places.store.try_space(spacing)
 
         while left:
-            await anyio.sleep(left + between(0.001, 0.01))
+            await anyio.sleep(left + random_delay(0.001, 0.01))
             left = await places.store.try_space(spacing)
 
     def _spacing(self, seen: Snapshot) -> float:

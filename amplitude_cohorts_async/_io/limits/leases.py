@@ -18,11 +18,8 @@ import anyio
 import attrs
 
 from ..cancellation import finish_despite_cancel
-from .shared import between, good_for
-
-
-class StoreFailedError(Exception):
-    """A store did not answer, or not in time; its cause says why."""
+from ..stores import StoreFailedError, random_delay
+from .shared import good_for
 
 
 class LeaseLostError(Exception):
@@ -310,12 +307,12 @@ class Places:
 
     def _nap(self, left: float, began: float) -> float:
         if self.reuse_after:
-            return self.free_in(left) + between(0, 0.003)
+            return self.free_in(left) + random_delay(0, 0.003)
 
         # The longer the wait so far, the less an answer is worth.
         waited = asyncio.get_running_loop().time() - began
         longest = min(0.1, max(0.03, waited / 10))
-        return between(0.01, longest)
+        return random_delay(0.01, longest)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 from hashlib import sha256
 
@@ -63,7 +62,7 @@ class AppName:
         return self._name
 
 
-def hashed(what: str, name: str) -> str:
+def hashed_key(what: str, name: str) -> str:
     """Return a key that contains a hash of the name instead of the name."""
     return f"{what}:{sha256(name.encode()).hexdigest()[:16]}"
 
@@ -79,13 +78,3 @@ def checked_lease(seconds: float) -> float:
 def good_for(lease: float, release_delay: float) -> float:
     """Return how long a place is kept that is not renewed: its holder stops earlier."""
     return lease + max(lease * _RESERVE, release_delay)
-
-
-def between(least: float, most: float) -> float:
-    """Return a random number of seconds, so that processes do not poll in step."""
-    return random.uniform(least, most)  # noqa: S311  no secret depends on it
-
-
-def shown_store(name: str, port: object = None) -> str:
-    """Return how messages name a store."""
-    return f"the store at {name}:{port}" if port else f"the store {name}"

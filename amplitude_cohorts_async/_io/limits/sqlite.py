@@ -31,6 +31,7 @@ from ..jobs.base import JobStore
 from ..jobs.sqlite import SqliteJobStore
 from ..machine import seconds_since_boot, this_boot, this_process
 from ..sqlite import DatabaseError, Options, SharedDatabase, UnusableDatabaseError
+from ..stores import random_delay
 from .admission import (
     SLOT,
     WINDOW,
@@ -44,7 +45,7 @@ from .admission import (
 from .base import Permit, SharedCounter, Statistics, no_slot
 from .ledger import APPLICATION_ID, SCHEMA, VERSION, Ledger
 from .local import PlacePermit, RateLimiter
-from .shared import AppName, between, checked_lease, hashed
+from .shared import AppName, checked_lease, hashed_key
 from .tickets import named
 
 _logger = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ class SqliteLimiter(RateLimiter):
         Raises:
             LimiterUnavailableError: The file cannot be used, or the lock was lost.
         """
-        return self._cohort_lock(Candidate("write", hashed("cohort", cohort_id)))
+        return self._cohort_lock(Candidate("write", hashed_key("cohort", cohort_id)))
 
     def expected_starts(
         self, count: int, *, limits: Limits = DOCUMENTED
@@ -413,7 +414,8 @@ class SqliteLimiter(RateLimiter):
             shortest, longest = _NAP
             nap = min(longest, max(shortest, (self._clock.now() - began) / 10))
             # Those behind ask less often; none in step with another process.
-            nap *= (1 + outcome.ahead) * between(0.5, 1.5)
+            nap *= 1 + outcome.ahead
+            nap = random_delay(0.5 * nap, 1.5 * nap)
             await self._clock.sleep(min(max(nap, outcome.seconds), _LONGEST_NAP))
 
     async def _pause(self, seconds: float) -> None:

@@ -21,11 +21,10 @@ import attrs
 from ..._core.job_rows import Rows
 from ..._core.secret import hidden
 from ..._io.jobs.base import JobStore, Work
-from ..._io.limits.leases import StoreFailedError
-from ..._io.limits.shared import between
 from ..._io.per_loop import PerLoop
+from ..._io.stores import StoreFailedError, random_delay
 from ...errors import JobStoreUnavailableError
-from .connecting import address_of
+from .address import address_of
 from .server import Server
 
 T = TypeVar("T")
@@ -143,7 +142,7 @@ class PostgresJobStore(JobStore):
                 if rows == seen.rows or await self._is_stored(app, group, seen, rows):
                     return result
 
-                await anyio.sleep(between(0.001, 0.02))
+                await anyio.sleep(random_delay(0.001, 0.02))
 
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""

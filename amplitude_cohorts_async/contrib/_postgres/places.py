@@ -21,8 +21,8 @@ from ..._io.limits.leases import (
     LeaseLostError,
     Pool,
     Snapshot,
-    StoreFailedError,
 )
+from ..._io.stores import StoreFailedError
 from .server import Row, Server
 
 # Seconds for which a 429 has an effect.

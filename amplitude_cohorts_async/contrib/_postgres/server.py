@@ -30,12 +30,11 @@ from psycopg_pool import AsyncConnectionPool
 from ..._core.secret import Secret
 from ..._io.cancellation import finish_despite_cancel
 from ..._io.fairness import FairSemaphore
-from ..._io.limits.leases import StoreFailedError
-from ..._io.limits.shared import between
 from ..._io.per_loop import SharedPerLoop
+from ..._io.stores import StoreFailedError, random_delay
 from ..._io.timeouts import LagTolerantTimeout
 from ...errors import ConfigurationError
-from .connecting import Address
+from .address import Address
 from .refusals import refusal_in
 from .schema import MAJOR, schema_sql
 
@@ -238,7 +237,7 @@ class Server:
                         partial(_failed_with, failed)
                     )
                 raise StoreFailedError from failed
-            await asyncio.sleep(between(0.01, 0.05))
+            await asyncio.sleep(random_delay(0.01, 0.05))
 
     async def _execute_once(
         self,

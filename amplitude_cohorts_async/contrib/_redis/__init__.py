@@ -1,1 +1,1 @@
-"""Parts of `RedisLimiter`."""
+"""The parts of `contrib.redis`."""

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
-from ..._io.limits.shared import shown_store
+from ..._io.stores import shown_store
 from ...errors import ConfigurationError
 
 # redis-py would read its own version from disk for each connection.

@@ -15,8 +15,8 @@ from redis.exceptions import RedisError, WatchError
 
 from ..._core.job_rows import Rows
 from ..._io.jobs.base import JobStore, Work
-from ..._io.limits.shared import between
 from ..._io.per_loop import PerLoop
+from ..._io.stores import random_delay
 from ...errors import JobStoreUnavailableError
 from .connecting import checked_url, shown
 from .server import Server
@@ -70,7 +70,7 @@ class RedisJobStore(JobStore):
                     async with self._connection(app) as redis, redis.pipeline() as pipe:
                         return await _transact(pipe, app, group, work)
                 except WatchError:
-                    await anyio.sleep(between(0.001, 0.02))
+                    await anyio.sleep(random_delay(0.001, 0.02))
 
     async def groups(self, app: str) -> Sequence[str]:
         """Return the groups of an app that have rows."""

@@ -38,8 +38,8 @@ from ..._io.limits.leases import (
     LeaseLostError,
     Pool,
     Snapshot,
-    StoreFailedError,
 )
+from ..._io.stores import StoreFailedError
 from .server import Server
 
 # Seconds for which a 429 has an effect.

@@ -9,7 +9,7 @@ import attrs
 from psycopg import Error, conninfo, pq
 
 from ..._core.secret import Secret
-from ..._io.limits.shared import shown_store
+from ..._io.stores import shown_store
 from ...errors import ConfigurationError
 from .schema import DEFAULT_SCHEMA, checked_schema
 
