@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, nullcontext
 from functools import wraps
 from typing import Annotated, TypeVar, get_type_hints
 
@@ -17,10 +16,11 @@ from .. import CohortsClient
 from ..events import Event, EventHook
 from ..limiters import SqliteLimiter
 from . import render
-from .places import job_place, machine_limiter
+from .log_lines import silence_psycopg, warnings_on_stderr
 from .progress import ProgressDisplay
-from .resume_hints import announce, option_arguments
+from .resume_hints import option_arguments
 from .running import reported, run
+from .stores import chosen_job_store, machine_limiter
 
 __all__ = ("FORMATS", "Connection", "Output", "command")
 
@@ -137,8 +137,11 @@ class Connection(Output):
             ):
                 return await work(client)
 
+        silence_psycopg()
+        is_told = self.announces and sys.stderr.isatty()
+
         with (
-            _warnings(announces=self.announces and sys.stderr.isatty()),
+            warnings_on_stderr() if is_told else nullcontext(),
             ProgressDisplay(quiet=self.quiet) as display,
         ):
             return run(connected(display))
@@ -146,8 +149,8 @@ class Connection(Output):
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
 
-        if (place := job_place(self.jobs, no_jobs=self.no_jobs)) is not None:
-            overrides["jobs"] = place
+        if (jobs := chosen_job_store(self.jobs, no_jobs=self.no_jobs)) is not None:
+            overrides["jobs"] = jobs
 
         if self.region is not None:
             # An option overrides every environment variable.
@@ -160,30 +163,6 @@ class Connection(Output):
             overrides["secret_key"] = sys.stdin.readline().strip()
 
         return overrides
-
-
-class _Announced(logging.Handler):
-    """Prints what is logged as a line on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a message, without a traceback."""
-        announce(record.getMessage())
-
-
-@contextmanager
-def _warnings(*, announces: bool) -> Generator[None]:
-    """Announce the library's warnings, as that a new store is waited for."""
-    ours, handler = logging.getLogger("amplitude_cohorts_async"), _Announced()
-    handler.setLevel(logging.WARNING)
-    # It logs each try to connect, and the error says it once.
-    logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
-
-    if announces:
-        ours.addHandler(handler)
-    try:
-        yield
-    finally:
-        ours.removeHandler(handler)
 
 
 @asynccontextmanager

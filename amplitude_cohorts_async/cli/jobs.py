@@ -18,7 +18,6 @@ from .exits import Exit, NoSuchJobError
 from .exporting import exit_with
 from .file_options import JOB_TIMEOUT, FileMode, Format, Timeout
 from .id_options import Yes
-from .places import is_recorded
 from .records import (
     NOTHING_OPEN,
     can_finish,
@@ -38,6 +37,7 @@ from .resuming import (
     last_open,
     resume_job,
 )
+from .stores import has_record
 
 __all__ = ("forget", "jobs", "list_jobs", "park", "resume", "run")
 
@@ -69,7 +69,7 @@ def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:
     """List this project's exports of the last seven days; sends nothing."""
     found: list[JobRecord] = []
 
-    if is_recorded(connection.jobs):
+    if has_record(connection.jobs):
         found = connection.run(lambda client: client.jobs(open_only=open_only))
 
     if found or connection.as_json:
@@ -237,7 +237,7 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
     rest = _Rest()
 
     # A service waits for what is recorded later.
-    if is_recorded(connection.jobs) or forever:
+    if has_record(connection.jobs) or forever:
         rest = connection.run(work, file_mode=file_mode)
 
     if connection.as_json:
@@ -314,7 +314,7 @@ def _say_what_is_left(connection: Connection, rest: _Rest) -> None:
 
 
 def _check_recorded(connection: Connection) -> None:
-    if not is_recorded(connection.jobs):
+    if not has_record(connection.jobs):
         raise NoSuchJobError(NOTHING_OPEN)
 
 

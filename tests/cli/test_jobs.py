@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async.cli import destination
-from amplitude_cohorts_async.cli.common import _warnings
+from amplitude_cohorts_async.cli.log_lines import silence_psycopg, warnings_on_stderr
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 pytestmark = pytest.mark.slow
@@ -560,17 +560,26 @@ def test_the_commands_of_a_machine_share_the_limits(
     assert (data_folder / "limits.db").exists()
 
 
-@pytest.mark.parametrize("announces", [True, False])
-def test_warnings_of_the_library(
-    capsys: pytest.CaptureFixture[str], announces: bool
-) -> None:
+def test_warnings_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     """As lines of the command, while it runs."""
     logger = logging.getLogger("amplitude_cohorts_async.any")
 
-    with _warnings(announces=announces):
+    with warnings_on_stderr():
         logger.info("nobody asked")
         logger.warning("the store is %s", "new")
     logger.warning("later")
 
-    said = "amplitude-cohorts: the store is new\n" if announces else ""
-    assert said == capsys.readouterr().err
+    assert "amplitude-cohorts: the store is new\n" == capsys.readouterr().err
+
+
+def test_warnings_of_psycopg(capsys: pytest.CaptureFixture[str]) -> None:
+    """Are not printed, and however often that is said leaves one handler."""
+    logger = logging.getLogger("psycopg.pool")
+    before = list(logger.handlers)
+
+    for _ in range(3):
+        silence_psycopg()
+    logger.warning("error connecting")
+
+    assert len({*before, *logger.handlers}) <= len(before) + 1
+    assert not capsys.readouterr().err

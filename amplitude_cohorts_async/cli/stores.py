@@ -14,12 +14,12 @@ from ..jobs import JobStore, MemoryJobStore
 from ..limiters import SqliteLimiter
 from .exits import NoSuchJobError
 
-__all__ = ("is_recorded", "job_place", "machine_limiter")
+__all__ = ("chosen_job_store", "has_record", "machine_limiter")
 
 _EXPORTS = "exports.db"
 
 
-def job_place(jobs: str | None, *, no_jobs: bool) -> JobStore | str | None:
+def chosen_job_store(jobs: str | None, *, no_jobs: bool) -> JobStore | str | None:
     """
     Return where exports are recorded; None leaves it to the environment.
 
@@ -40,7 +40,7 @@ def job_place(jobs: str | None, *, no_jobs: bool) -> JobStore | str | None:
     return str(_folder() / _EXPORTS)
 
 
-def is_recorded(jobs: str | None) -> bool:
+def has_record(jobs: str | None) -> bool:
     """
     Whether there is a record to look into; nothing is made.
 
