@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from support.engines.engine import Place
+from support.engines.engine import Workspace
 from support.engines.service import Service, running_service
 from support.postgres import PACKAGE, Postgres, connected
 from support.requirements import require
@@ -22,7 +22,7 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def place(tmp_path: Path, service: Service) -> Place:
+def workspace(tmp_path: Path, service: Service) -> Workspace:
     """A folder, with a job store and limits in files that its workers share."""
     environment = {
         **service.environment,
@@ -30,7 +30,7 @@ def place(tmp_path: Path, service: Service) -> Place:
         "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
         "HOME": str(tmp_path),
     }
-    return Place(folder=tmp_path, environment=environment)
+    return Workspace(folder=tmp_path, environment=environment)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ from amplitude_cohorts_async.errors import InvalidInputError
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator
 from support.engines.dagster_run import DagsterEngine
-from support.engines.engine import Place
+from support.engines.engine import Workspace
 from support.engines.scene import Scene
 from support.engines.service import running_service
 
@@ -202,9 +202,9 @@ async def test_killed(tmp_path: Path) -> None:
             "AMPLITUDE_JOBS": str(tmp_path / "exports.db"),
             "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
         }
-        place = Place(folder=tmp_path, environment=environment)
+        workspace = Workspace(folder=tmp_path, environment=environment)
 
-        async with DagsterEngine(place) as engine:
+        async with DagsterEngine(workspace) as engine:
             scene = Scene.of(engine, service)
             await engine.start_worker(dies="requested")
             await scene.submit()

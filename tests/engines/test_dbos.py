@@ -14,7 +14,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator
 from support.engines.dying import HOLD
-from support.engines.engine import DONE, Place
+from support.engines.engine import DONE, Workspace
 from support.engines.scene import Scene
 from support.engines.service import Service
 from support.requirements import require
@@ -134,15 +134,15 @@ async def test_a_sweep_leaves_alone_what_one_host_has_to_go_on_with(
     assert [] == await DBOS.list_workflows_async(name=WORKFLOW)
 
 
-async def test_one_process_on_sqlite(place: Place, service: Service) -> None:
+async def test_one_process_on_sqlite(workspace: Workspace, service: Service) -> None:
     """It is killed after the answer was stored, and goes on under the same id."""
-    url = f"sqlite:///{place.folder}/dbos.sqlite"
+    url = f"sqlite:///{workspace.folder}/dbos.sqlite"
 
-    async with DbosEngine(place, url) as engine:
+    async with DbosEngine(workspace, url) as engine:
         scene = Scene.of(engine, service)
         await engine.start_worker(dies="requested")
         await scene.submit()
-        await place.killed()
+        await workspace.killed()
         await engine.restart()
 
         await scene.ends_well()
@@ -156,23 +156,25 @@ async def test_one_process_on_sqlite(place: Place, service: Service) -> None:
 
 @pytest.mark.services
 async def test_a_deploy_of_changed_code(
-    place: Place, service: Service, dbos_url: str
+    workspace: Workspace, service: Service, dbos_url: str
 ) -> None:
     """Workflows that were added since do not keep a worker from going on."""
-    async with DbosEngine(place, dbos_url) as engine:
+    async with DbosEngine(workspace, dbos_url) as engine:
         scene = Scene.of(engine, service)
         await engine.start_worker(dies="polled")
         await scene.submit()
-        await place.killed()
+        await workspace.killed()
         await engine.start_worker(release="2")
 
         await scene.ends_well()
 
 
 @pytest.mark.services
-async def test_another_attempt(place: Place, service: Service, dbos_url: str) -> None:
+async def test_another_attempt(
+    workspace: Workspace, service: Service, dbos_url: str
+) -> None:
     """What ended with an error ends so for ever; another attempt goes on."""
-    async with DbosEngine(place, dbos_url) as engine:
+    async with DbosEngine(workspace, dbos_url) as engine:
         scene = Scene.of(engine, service)
         scene.file.parent.write_text("no folder")
         await engine.start_worker()
@@ -190,14 +192,14 @@ async def test_another_attempt(place: Place, service: Service, dbos_url: str) ->
 
 @pytest.mark.services
 async def test_a_download_that_takes_longer_than_a_step_may(
-    place: Place, service: Service, dbos_url: str
+    workspace: Workspace, service: Service, dbos_url: str
 ) -> None:
     """It is resumed beside the first, which brings the file; the second one waits."""
-    hold = place.folder / "hold"
+    hold = workspace.folder / "hold"
     hold.touch()
-    place.environment[HOLD] = str(hold)
+    workspace.environment[HOLD] = str(hold)
 
-    async with DbosEngine(place, dbos_url) as engine:
+    async with DbosEngine(workspace, dbos_url) as engine:
         scene = Scene.of(engine, service)
         await engine.start_worker()
         await engine.start_worker()

@@ -26,7 +26,7 @@ from procrastinate.jobs import Job, Status  # noqa: E402
 from procrastinate.testing import InMemoryConnector  # noqa: E402
 
 from amplitude_cohorts_async.contrib.procrastinate import CohortExports  # noqa: E402
-from support.engines.engine import Place  # noqa: E402
+from support.engines.engine import Workspace  # noqa: E402
 from support.engines.procrastinate_jobs import (  # noqa: E402
     ProcrastinateEngine,
     app_of,
@@ -357,9 +357,9 @@ async def scene(
         "AMPLITUDE_JOBS": str(tmp_path / "exports.db"),
         "AMPLITUDE_LIMITER_URL": f"sqlite:///{tmp_path}/limits.db",
     }
-    place = Place(folder=tmp_path, environment=environment)
+    workspace = Workspace(folder=tmp_path, environment=environment)
 
-    async with ProcrastinateEngine(place, jobs_server, jobs_url) as engine:
+    async with ProcrastinateEngine(workspace, jobs_server, jobs_url) as engine:
         yield Scene.of(engine, service)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.engines.engine import Engine, Place
+from support.engines.engine import Engine, Workspace
 from support.engines.plain import CommandEngine, TickEngine
 from support.engines.scene import Scene
 from support.engines.service import Service
@@ -48,89 +48,89 @@ def queue_server() -> Iterator[Valkey]:
 
 
 @pytest.fixture
-def place(place: Place, store: Store) -> Place:
+def workspace(workspace: Workspace, store: Store) -> Workspace:
     """Where the engine works, with the job store of the test."""
-    place.environment["AMPLITUDE_JOBS"] = store.url
-    return place
+    workspace.environment["AMPLITUDE_JOBS"] = store.url
+    return workspace
 
 
 @pytest.fixture
-def dbos(place: Place, dbos_url: str) -> Engine:
+def dbos(workspace: Workspace, dbos_url: str) -> Engine:
     """Workflows in Postgres."""
     from support.engines.dbos import DbosEngine  # noqa: PLC0415  optional
 
-    return DbosEngine(place, dbos_url)
+    return DbosEngine(workspace, dbos_url)
 
 
 @pytest.fixture
-def procrastinate(place: Place, jobs_server: Postgres, jobs_url: str) -> Engine:
+def procrastinate(workspace: Workspace, jobs_server: Postgres, jobs_url: str) -> Engine:
     """Jobs in Postgres."""
     from support.engines.procrastinate_jobs import (  # noqa: PLC0415  optional
         ProcrastinateEngine,
     )
 
-    return ProcrastinateEngine(place, jobs_server, jobs_url)
+    return ProcrastinateEngine(workspace, jobs_server, jobs_url)
 
 
 @pytest.fixture
-def celery(place: Place, queue_server: Valkey) -> Engine:
+def celery(workspace: Workspace, queue_server: Valkey) -> Engine:
     """Tasks in a Valkey."""
     require("celery")
     from support.engines.celery_tasks import CeleryEngine  # noqa: PLC0415  optional
 
-    return CeleryEngine(place, queue_server)
+    return CeleryEngine(workspace, queue_server)
 
 
 @pytest.fixture
-def taskiq(place: Place, queue_server: Valkey) -> Engine:
+def taskiq(workspace: Workspace, queue_server: Valkey) -> Engine:
     """Steps in a schedule in a Valkey."""
     require("taskiq_redis")
     from support.engines.taskiq_steps import TaskiqEngine  # noqa: PLC0415  optional
 
-    return TaskiqEngine(place, queue_server)
+    return TaskiqEngine(workspace, queue_server)
 
 
 @pytest.fixture
-def temporal(place: Place) -> Engine:
+def temporal(workspace: Workspace) -> Engine:
     """Workflows in the test server of Temporal."""
     require("temporalio")
     from support.engines.temporal_workflows import (  # noqa: PLC0415  optional
         TemporalEngine,
     )
 
-    return TemporalEngine(place)
+    return TemporalEngine(workspace)
 
 
 @pytest.fixture
-def ticks(place: Place) -> Engine:
+def ticks(workspace: Workspace) -> Engine:
     """A process for each tick."""
-    return TickEngine(place)
+    return TickEngine(workspace)
 
 
 @pytest.fixture
-def command(place: Place) -> Engine:
+def command(workspace: Workspace) -> Engine:
     """A process for each attempt."""
     require("typer")
 
-    return CommandEngine(place)
+    return CommandEngine(workspace)
 
 
 @pytest.fixture
-def airflow(place: Place) -> Engine:
+def airflow(workspace: Workspace) -> Engine:
     """Tries of one task."""
     require("airflow")
     from support.engines.airflow_tries import AirflowEngine  # noqa: PLC0415  optional
 
-    return AirflowEngine(place)
+    return AirflowEngine(workspace)
 
 
 @pytest.fixture
-def dagster(place: Place) -> Engine:
+def dagster(workspace: Workspace) -> Engine:
     """Runs of one job, in a folder of Dagster's."""
     require("dagster")
     from support.engines.dagster_run import DagsterEngine  # noqa: PLC0415  optional
 
-    return DagsterEngine(place)
+    return DagsterEngine(workspace)
 
 
 @pytest.fixture(params=ENGINES)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from support.engines.engine import Place
+from support.engines.engine import Workspace
 
 
 @pytest.fixture
-def place(place: Place) -> Place:
+def workspace(workspace: Workspace) -> Workspace:
     """A folder with an empty one for files."""
-    (place.folder / "files").mkdir()
-    return place
+    (workspace.folder / "files").mkdir()
+    return workspace

@@ -14,7 +14,7 @@ from support.requirements import require
 require("yaml")
 
 from support.canary import API_KEY
-from support.engines.engine import Place
+from support.engines.engine import Workspace
 from support.engines.pods import CronJob
 from support.engines.service import MEMBERS, Service
 from support.fleet_stores import PostgresStore
@@ -27,14 +27,14 @@ UNFINISHED = 7
 
 
 @pytest.fixture
-def cron_job(place: Place, service: Service, postgres: Postgres) -> CronJob:
+def cron_job(workspace: Workspace, service: Service, postgres: Postgres) -> CronJob:
     """The recipe, with a database that has been in use: a new one is waited out."""
     app = sha256(f"{service.base_url}\n{API_KEY}".encode()).hexdigest()[:16]
     PostgresStore(postgres).use(app)
-    del place.environment["AMPLITUDE_JOBS"]
-    place.environment["AMPLITUDE_LIMITER_URL"] = postgres.url
+    del workspace.environment["AMPLITUDE_JOBS"]
+    workspace.environment["AMPLITUDE_LIMITER_URL"] = postgres.url
 
-    return CronJob.of(place)
+    return CronJob.of(workspace)
 
 
 def is_whole(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async.jobs import JobRecord
-from support.engines.engine import Place
+from support.engines.engine import Workspace
 from support.engines.prefect_flows import run_flow, running_server
 from support.engines.service import COHORT, MEMBERS, Service
 from support.requirements import require
@@ -29,12 +29,12 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def flows(place: Place, server: dict[str, str]) -> Place:
+def flows(workspace: Workspace, server: dict[str, str]) -> Workspace:
     """Where the flows run."""
-    return attrs.evolve(place, environment={**place.environment, **server})
+    return attrs.evolve(workspace, environment={**workspace.environment, **server})
 
 
-async def test_who_runs_it_again_goes_on(flows: Place, service: Service) -> None:
+async def test_who_runs_it_again_goes_on(flows: Workspace, service: Service) -> None:
     """Prefect starts nothing again; the same call spends nothing again."""
     file = flows.folder / "files" / "a.csv"
     record = JobRecord.new(COHORT, file, occurrence="monday")

@@ -21,7 +21,7 @@ from amplitude_cohorts_async.errors import CohortsError
 from amplitude_cohorts_async.jobs import JobRecord
 
 from .airflow_task import Task, TaskState
-from .engine import DONE, Place
+from .engine import DONE, Workspace
 from .queueing import ProcessEngine, Work
 
 STATE = "AIRFLOW_TASK_STATE"
@@ -33,18 +33,18 @@ PRELOADED = (airflow.sdk.execution_time.task_runner,)
 class AirflowEngine(ProcessEngine):
     """A process for each try of one task."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
         connection = {
             "conn_type": "amplitude_cohorts",
-            "login": place.environment["AMPLITUDE_API_KEY"],
-            "password": place.environment["AMPLITUDE_SECRET_KEY"],
-            "host": place.environment["AMPLITUDE_BASE_URL"],
+            "login": workspace.environment["AMPLITUDE_API_KEY"],
+            "password": workspace.environment["AMPLITUDE_SECRET_KEY"],
+            "host": workspace.environment["AMPLITUDE_BASE_URL"],
         }
-        place.environment.update(
+        workspace.environment.update(
             {
                 "AIRFLOW_CONN_AMPLITUDE_COHORTS_DEFAULT": json.dumps(connection),
-                STATE: str(place.folder / "state.json"),
+                STATE: str(workspace.folder / "state.json"),
             }
         )
 

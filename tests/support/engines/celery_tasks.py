@@ -16,7 +16,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 from ..valkey import Valkey
 from .dying import Moment, arm
-from .engine import DONE, Engine, Place, Workers
+from .engine import DONE, Engine, Workers, Workspace
 from .recipes import recipe
 
 T = TypeVar("T")
@@ -29,11 +29,11 @@ class CeleryEngine(Engine):
 
     restarts: ClassVar[bool] = True
 
-    def __init__(self, place: Place, server: Valkey) -> None:
-        super().__init__(place)
-        place.environment["CELERY_BROKER_URL"] = server.url
-        self._workers = Workers(place, __name__)
-        self._recipe = recipe("celery_app", place.environment)
+    def __init__(self, workspace: Workspace, server: Valkey) -> None:
+        super().__init__(workspace)
+        workspace.environment["CELERY_BROKER_URL"] = server.url
+        self._workers = Workers(workspace, __name__)
+        self._recipe = recipe("celery_app", workspace.environment)
         self._thread = ThreadPoolExecutor(1)
 
     async def __aexit__(self, *_: object) -> None:

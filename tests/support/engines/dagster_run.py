@@ -29,7 +29,7 @@ from dagster import (
 from amplitude_cohorts_async.contrib.dagster import CohortsResource, cohort_asset
 from amplitude_cohorts_async.jobs import JobRecord
 
-from .engine import DONE, Place
+from .engine import DONE, Workspace
 from .queueing import ProcessEngine, Work
 from .service import COHORT
 
@@ -45,12 +45,12 @@ PRELOADED = (
 class DagsterEngine(ProcessEngine):
     """A process for each attempt at a run."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        home = place.folder / "dagster"
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        home = workspace.folder / "dagster"
         home.mkdir()
         (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        place.environment.update(DAGSTER_HOME=str(home), HOME=str(home))
+        workspace.environment.update(DAGSTER_HOME=str(home), HOME=str(home))
         # Two processes that make its tables at once may both fail.
         with DagsterInstance.from_config(str(home)) as instance:
             instance.get_runs(limit=1)

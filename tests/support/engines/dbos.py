@@ -13,7 +13,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 from .dbos_worker import work
 from .dying import Moment
-from .engine import DONE, Engine, Place
+from .engine import DONE, Engine, Workspace
 from .forking import ForkedWorkers
 
 _OVER = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
@@ -24,10 +24,10 @@ class DbosEngine(Engine):
 
     restarts = True
 
-    def __init__(self, place: Place, url: str) -> None:
-        super().__init__(place)
+    def __init__(self, workspace: Workspace, url: str) -> None:
+        super().__init__(workspace)
         self._url = url
-        self._workers = ForkedWorkers(place, work)
+        self._workers = ForkedWorkers(workspace, work)
         self._numbers = count(1)
         self._client: DBOSClient | None = None
 

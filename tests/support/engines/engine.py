@@ -22,7 +22,7 @@ DONE = "done"
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class Workspace:
     """
     Where an engine works.
 
@@ -70,8 +70,8 @@ class Engine(ABC):
 
     restarts: ClassVar[bool]
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +101,7 @@ class Engine(ABC):
 class Workers:
     """Processes that run a module of the tests, each in a group of its own."""
 
-    place: Place
+    workspace: Workspace
     module: str
     _running: list[asyncio.subprocess.Process] = attrs.field(factory=list)
 
@@ -110,7 +110,7 @@ class Workers:
         self._running.append(
             await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", self.module, *words),
-                env=self.place.of_worker(dies),
+                env=self.workspace.of_worker(dies),
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )

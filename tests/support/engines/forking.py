@@ -19,7 +19,7 @@ import attrs
 
 from ..processes import TESTS
 from .dying import Moment, arm
-from .engine import Place
+from .engine import Workspace
 
 PRELOADED = (
     # A client imports these when it is entered.
@@ -87,13 +87,13 @@ def pipe() -> tuple[Connection, Connection]:
 class ForkedWorkers:
     """Workers that run a function, which begins with `arm()`, until they are killed."""
 
-    place: Place
+    workspace: Workspace
     work: Callable[..., object]
     running: list[BaseProcess] = attrs.field(factory=list)
 
     def start(self, *words: str, dies: Moment | None = None) -> None:
         """Start one."""
-        environment = self.place.of_worker(dies)
+        environment = self.workspace.of_worker(dies)
         self.running.append(forked(self.work, *words, environment=environment))
 
     def end(self) -> None:

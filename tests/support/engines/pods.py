@@ -21,7 +21,7 @@ from amplitude_cohorts_async.jobs import JobStore
 
 from ..processes import run_in_group
 from .dying import Moment, arm
-from .engine import Place
+from .engine import Workspace
 from .recipes import FOLDER
 from .service import COHORT
 
@@ -32,22 +32,22 @@ JOB_NAME = "metadata.labels['batch.kubernetes.io/job-name']"
 class CronJob:
     """The CronJob; its volume is a folder."""
 
-    place: Place
+    workspace: Workspace
     volume: Path
     hostname: str | None
     _container: dict[str, Any]
 
     @classmethod
-    def of(cls, place: Place) -> CronJob:
+    def of(cls, workspace: Workspace) -> CronJob:
         """Read it."""
         document = yaml.safe_load((FOLDER / "cronjob.yaml").read_text())
         pod = document["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         (mount,) = container["volumeMounts"]
         assert container["workingDir"] == mount["mountPath"]
-        _install_command(place.folder / "bin")
+        _install_command(workspace.folder / "bin")
 
-        return cls(place, place.folder / "files", pod["hostname"], container)
+        return cls(workspace, workspace.folder / "files", pod["hostname"], container)
 
     def with_names(self) -> CronJob:
         """Return one whose pods have the names of their hosts from Kubernetes."""
@@ -69,9 +69,9 @@ class CronJob:
             **{each["name"]: _value(each, job) for each in self._container["env"]},
             "COHORT": COHORT,
             "HOSTNAME": self.hostname or pod,
-            "PATH": f"{self.place.folder / 'bin'}:{os.defpath}",
+            "PATH": f"{self.workspace.folder / 'bin'}:{os.defpath}",
         }
-        environment = {**self.place.of_worker(dies), **values}
+        environment = {**self.workspace.of_worker(dies), **values}
         return await run_in_group(*words, env=environment, cwd=self.volume)
 
 

@@ -20,7 +20,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 from ..ports import LOOPBACK, await_port, free_ports
 from ..processes import run_in_group
 from .dying import Moment, arm
-from .engine import Place
+from .engine import Workspace
 from .recipes import recipe
 
 
@@ -59,12 +59,12 @@ def running_server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 async def run_flow(
-    place: Place, record: JobRecord, *, dies: Moment | None = None
+    workspace: Workspace, record: JobRecord, *, dies: Moment | None = None
 ) -> int:
     """Run the flow; return the exit code of its process."""
     asked = (record.cohort_id, str(record.to), str(record.occurrence))
     return await run_in_group(
-        *(sys.executable, "-m", __name__, *asked), env=place.of_worker(dies)
+        *(sys.executable, "-m", __name__, *asked), env=workspace.of_worker(dies)
     )
 
 

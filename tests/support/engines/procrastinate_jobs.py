@@ -22,7 +22,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 from ..postgres import Postgres, connected
 from .dying import Moment, arm
-from .engine import DONE, Engine, Place
+from .engine import DONE, Engine, Workspace
 from .forking import ForkedWorkers
 
 OPEN = {"todo", "doing"}
@@ -34,14 +34,14 @@ class ProcrastinateEngine(Engine):
 
     restarts: ClassVar[bool] = True
 
-    def __init__(self, place: Place, server: Postgres, url: str) -> None:
-        super().__init__(place)
+    def __init__(self, workspace: Workspace, server: Postgres, url: str) -> None:
+        super().__init__(workspace)
         self.url = url
         self.app = app_of(url)
         self._server = server
         self._exports = CohortExports(self.app)
-        self.workers = ForkedWorkers(place, work)
-        place.environment[ERRORS] = str(self._errors)
+        self.workers = ForkedWorkers(workspace, work)
+        workspace.environment[ERRORS] = str(self._errors)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._errors.mkdir)
@@ -83,7 +83,7 @@ class ProcrastinateEngine(Engine):
 
     @property
     def _errors(self) -> Path:
-        return self.place.folder / "errors"
+        return self.workspace.folder / "errors"
 
 
 @contextmanager

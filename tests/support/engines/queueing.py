@@ -11,7 +11,7 @@ from typing import TypeAlias
 from amplitude_cohorts_async.jobs import JobRecord
 
 from .dying import Moment
-from .engine import DONE, Engine, Place
+from .engine import DONE, Engine, Workspace
 from .forking import in_process
 
 Work: TypeAlias = Callable[[str], str | tuple[str, float]]
@@ -23,8 +23,8 @@ class ProcessEngine(Engine):
 
     restarts = False
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
         self._queue = asyncio.Queue[str]()
         self._workers: list[asyncio.Task[None]] = []
         self._sleeping: set[asyncio.Task[None]] = set()
@@ -72,7 +72,7 @@ class ProcessEngine(Engine):
         self._queue.put_nowait(text)
 
     async def _run(self, dies: Moment | None) -> None:
-        environment = self.place.of_worker(dies)
+        environment = self.workspace.of_worker(dies)
         while True:
             text = await self._queue.get()
             try:

@@ -25,7 +25,7 @@ class Scene:
     def of(cls, engine: Engine, service: Service) -> Scene:
         """Set up a scene in the folder of an engine."""
         record = JobRecord.new(
-            COHORT, engine.place.folder / "files" / "a.csv", occurrence="monday"
+            COHORT, engine.workspace.folder / "files" / "a.csv", occurrence="monday"
         )
         return cls(engine, service, record)
 
@@ -47,7 +47,7 @@ class Scene:
 
     async def killed(self) -> None:
         """Wait until a worker is dead, and let another one go on."""
-        await self.engine.place.killed()
+        await self.engine.workspace.killed()
         await self.engine.start_worker()
         if not self.engine.restarts:
             await self.engine.submit(self.record)

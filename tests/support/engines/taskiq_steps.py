@@ -10,7 +10,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 from ..valkey import Valkey
 from .dying import Moment
-from .engine import DONE, Engine, Place, Workers
+from .engine import DONE, Engine, Workers, Workspace
 from .recipes import FOLDER, recipe
 from .taskiq_worker import ERROR
 
@@ -20,12 +20,12 @@ class TaskiqEngine(Engine):
 
     restarts: ClassVar[bool] = True
 
-    def __init__(self, place: Place, server: Valkey) -> None:
-        super().__init__(place)
-        place.environment["TASKIQ_SERVER"] = server.url
-        place.environment[ERROR] = str(self._error)
-        self._workers = Workers(place, "taskiq")
-        self._recipe = recipe("taskiq_app", place.environment)
+    def __init__(self, workspace: Workspace, server: Valkey) -> None:
+        super().__init__(workspace)
+        workspace.environment["TASKIQ_SERVER"] = server.url
+        workspace.environment[ERROR] = str(self._error)
+        self._workers = Workers(workspace, "taskiq")
+        self._recipe = recipe("taskiq_app", workspace.environment)
         self._recipe.EVERY = 1
 
     async def __aenter__(self) -> Self:
@@ -86,4 +86,4 @@ class TaskiqEngine(Engine):
 
     @property
     def _error(self) -> Path:
-        return self.place.folder / "error"
+        return self.workspace.folder / "error"

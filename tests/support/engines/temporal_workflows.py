@@ -28,7 +28,7 @@ from amplitude_cohorts_async.jobs import JobRecord
 
 from ..requirements import require_program
 from .dying import Moment, arm
-from .engine import DONE, Engine, Place, Workers
+from .engine import DONE, Engine, Workers, Workspace
 from .recipes import recipe
 
 SERVER = "temporal-test-server"
@@ -39,9 +39,9 @@ class TemporalEngine(Engine):
 
     restarts: ClassVar[bool] = True
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self._workers = Workers(place, __name__)
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        self._workers = Workers(workspace, __name__)
         self._recipe = recipe("temporal_worker")
         self._server: WorkflowEnvironment | None = None
         self._client: Client | None = None
@@ -51,7 +51,7 @@ class TemporalEngine(Engine):
             test_server_existing_path=str(require_program(SERVER))
         )
         address = self._server.client.service_client.config.target_host
-        self.place.environment["TEMPORAL_ADDRESS"] = address
+        self.workspace.environment["TEMPORAL_ADDRESS"] = address
         # One that skips no time while it waits.
         self._client = await Client.connect(address)
         return self
