@@ -10,9 +10,11 @@ them go on with what is overdue: in DBOS, and in our job store.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -43,6 +45,8 @@ WORKFLOW = "amplitude_cohorts.export"
 VERSION = "cohort-exports-1"
 """An application version: it changes only when running workflows could not go on."""
 
+_logger = logging.getLogger(__name__)
+
 _SWEEP = "amplitude_cohorts.sweep"
 _STEP_OF_STATE = {"requested": "poll", "ready": "download"}
 _STEP_NAMES = {"request", *_STEP_OF_STATE.values()}
@@ -63,8 +67,13 @@ class Exported(TypedDict):
     sha256: str | None
 
 
-class _Step(TypedDict):
-    """What a step leaves for the next one; DBOS stores it."""
+class _StepResult(TypedDict):
+    """
+    What a step leaves for the next one; DBOS stores and shows it.
+
+    Attributes:
+        error: Why it is tried again, for those who look at the step.
+    """
 
     record: str
     state: str
@@ -83,8 +92,10 @@ class CohortExports:
 
     def __init__(
         self,
-        client: Callable[[], CohortsClient] = CohortsClient.from_env,
         *,
+        client: Callable[
+            [], AbstractAsyncContextManager[CohortsClient]
+        ] = CohortsClient.from_env,
         queue: str = QUEUE,
         overdue_after: float = 60.0,
     ) -> None:
@@ -92,11 +103,12 @@ class CohortExports:
         Register the workflows.
 
         Args:
-            client: Makes the client of one step. All workers need the same job store
-                and limiter: AMPLITUDE_JOBS and AMPLITUDE_LIMITER_URL.
+            client: Makes the client of a step, which is closed after it. All workers
+                need the same job store and limiter: AMPLITUDE_JOBS and
+                AMPLITUDE_LIMITER_URL.
             queue: The queue of the exports.
-            overdue_after: Seconds after which a step that was due counts as left. One
-                that is still running is harmless: it goes on, and nothing is sent
+            overdue_after: Seconds after which a step that was due counts as abandoned.
+                One that is still running is harmless: it goes on, and nothing is sent
                 twice.
         """
         self._client = client
@@ -113,12 +125,15 @@ class CohortExports:
 
         self._export, self._sweep_workflow = export, sweep
 
-    def listen(self, *, every: str = "* * * * *", worker_concurrency: int = 50) -> None:
+    def listen(
+        self, *, sweep_schedule: str = "* * * * *", worker_concurrency: int = 50
+    ) -> None:
         """
         Register the queue and the schedule of the sweep; after ``DBOS.launch()``.
 
         Args:
-            every: When to sweep, as for cron; the whole fleet sweeps once each time.
+            sweep_schedule: When to sweep, as a cron expression; the whole fleet sweeps
+                once each time.
             worker_concurrency: How many exports run in one process. Almost all of them
                 sleep: what the limits allow is the limiter's business.
         """
@@ -128,7 +143,7 @@ class CohortExports:
                 {
                     "schedule_name": _SWEEP,
                     "workflow_fn": self._sweep_workflow,
-                    "schedule": every,
+                    "schedule": sweep_schedule,
                     "context": None,
                 }
             ]
@@ -166,10 +181,12 @@ class CohortExports:
             if step["due_in"]:
                 await DBOS.sleep_async(step["due_in"])
 
-    async def _tick(self, text: str) -> _Step:
+    async def _tick(self, text: str) -> _StepResult:
         async with self._client() as client:
             tick = await client.tick(JobRecord.from_json(text))
         saved, error = tick.saved, tick.last_error
+        if error is not None:
+            _logger.warning("%s is tried again: %s", tick.record.key, error)
         exported: Exported | None = None
         if saved is not None:
             exported = {
@@ -178,7 +195,7 @@ class CohortExports:
                 "sha256": saved.sha256,
             }
 
-        return _Step(
+        return _StepResult(
             record=tick.record.to_json(),
             state=tick.record.state,
             due_in=tick.due_in,
@@ -193,7 +210,7 @@ class CohortExports:
         ):
             await DBOS.resume_workflow_async(workflow_id, queue_name=self._queue)
 
-        for text in await DBOS.run_step_async({"name": "left"}, self._left):
+        for text in await DBOS.run_step_async({"name": "abandoned"}, self._abandoned):
             await self.start(JobRecord.from_json(text))
 
     async def _overdue(self) -> list[str]:
@@ -205,17 +222,17 @@ class CohortExports:
 
         return [each.workflow_id for each in running if await _due_at(each) < latest]
 
-    async def _left(self) -> list[str]:
+    async def _abandoned(self) -> list[str]:
         """Return the exports to files of this host that nobody has gone on with."""
         latest = datetime.now(UTC) - timedelta(seconds=self._overdue_after)
         async with self._client() as client:
             records = await client.jobs(open_only=True)
 
         return [
-            named.to_json()
+            startable.to_json()
             for record in records
             if record.updated_at is None or record.updated_at < latest
-            if (named := _named(record)) is not None
+            if (startable := _startable(record)) is not None
         ]
 
 
@@ -258,8 +275,8 @@ async def _due_at(workflow: WorkflowStatus) -> float:
     return due_at
 
 
-def _named(record: JobRecord) -> JobRecord | None:
-    """Return a record of what is left, under the key of the workflow that began it."""
+def _startable(record: JobRecord) -> JobRecord | None:
+    """Return the record for `start()`; None if this host cannot go on with its file."""
     here = f"{socket.gethostname()}:"
     left = [
         each

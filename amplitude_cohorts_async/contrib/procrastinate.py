@@ -44,8 +44,8 @@ class CohortExports:
             [], AbstractAsyncContextManager[CohortsClient]
         ] = CohortsClient.from_env,
         name: str = "cohort_exports",
-        rescue: str = "* * * * *",
-        stalled_after: float = 30.0,
+        sweep_schedule: str = "* * * * *",
+        overdue_after: float = 30.0,
     ) -> None:
         """
         Register the tasks; do so wherever the app is defined.
@@ -56,14 +56,15 @@ class CohortExports:
                 ``nullcontext(client)`` to keep one open.
             name: Of the queue, and the first part of the tasks' names; another one
                 for each project of Amplitude's.
-            rescue: When to look for jobs of killed workers, as a cron expression.
-            stalled_after: Seconds without a heartbeat after which a worker counts as
+            sweep_schedule: When to look for jobs of killed workers, as a cron
+                expression.
+            overdue_after: Seconds without a heartbeat after which a worker counts as
                 killed; more than twice the workers' ``update_heartbeat_interval``.
         """
         self._app = app
         self._client = client
         self._name = name
-        self._stalled_after = stalled_after
+        self._overdue_after = overdue_after
 
         self._tick_task = app.task(
             name=f"{name}:tick",
@@ -72,10 +73,10 @@ class CohortExports:
             # The step was made; only the queue could not be written.
             retry=RetryStrategy(wait=1, retry_exceptions=[ConnectorException]),
         )(self._tick)
-        # Without a `lock`: a rescue that was killed would keep out all others.
-        self._rescue_task = app.periodic(cron=rescue, periodic_id=name)(
-            app.task(name=f"{name}:rescue", queue=name, queueing_lock=f"{name}:rescue")(
-                self._rescue
+        # Without a `lock`: a sweep that was killed would keep out all others.
+        self._sweep_task = app.periodic(cron=sweep_schedule, periodic_id=name)(
+            app.task(name=f"{name}:sweep", queue=name, queueing_lock=f"{name}:sweep")(
+                self._sweep
             )
         )
 
@@ -120,7 +121,7 @@ class CohortExports:
                 await self._defer(step)
             raise
 
-    async def _rescue(self, timestamp: int) -> None:  # noqa: ARG002 - a cron job's
+    async def _sweep(self, timestamp: int) -> None:  # noqa: ARG002 - a cron job's
         """
         Make the steps of killed workers again, by new jobs.
 
@@ -130,15 +131,16 @@ class CohortExports:
         jobs = self._app.job_manager
         aborted = set(await jobs.list_jobs_to_abort_async(self._name))
         stalled = await jobs.get_stalled_jobs(
-            queue=self._name, seconds_since_heartbeat=self._stalled_after
+            queue=self._name, seconds_since_heartbeat=self._overdue_after
         )
 
         for job in stalled:
-            # First the new one: whoever is killed in between is rescued himself.
+            # The new one first: if this worker is killed in between, the next sweep
+            # finds the old one again.
             if job.task_name == self._tick_task.name and job.id not in aborted:
                 await self._defer(JobRecord.from_json(str(job.task_kwargs["record"])))
 
-            # Another rescue, or the slow worker, may have ended it.
+            # Another sweep, or the slow worker, may have ended it.
             with suppress(ConnectorException):
                 await jobs.finish_job(job, status=Status.ABORTED, delete_job=False)
 

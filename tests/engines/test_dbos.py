@@ -50,12 +50,12 @@ def exports(
     """DBOS in this process, on a file of its own; it sweeps when a test says so."""
     monkeypatch.setenv("AMPLITUDE_JOBS", str(tmp_path / "exports.db"))
     cohorts_emulator.add_cohort("c1", members=["a", "b"])
-    exports = CohortExports(quick_client, overdue_after=0.0)
+    exports = CohortExports(client=quick_client, overdue_after=0.0)
     DBOS(config=dbos_config(f"sqlite:///{tmp_path}/dbos.sqlite"))
 
     try:
         DBOS.launch()
-        exports.listen(every="0 0 29 2 *")
+        exports.listen(sweep_schedule="0 0 29 2 *")
         yield exports
     finally:
         DBOS.destroy(destroy_registry=True)

@@ -80,14 +80,14 @@ async def app(closed_app: App) -> AsyncIterator[App]:
 
 
 def exports_of(app: App, steps: Steps | None = None) -> CohortExports:
-    """Register the tasks; each worker counts as killed when a test calls `rescue()`."""
+    """Register the tasks; each worker counts as killed when a test calls `sweep()`."""
     client = cast("CohortsClient", steps or Steps(DONE))
 
     return CohortExports(
         app,
         client=lambda: nullcontext(client),
-        rescue="0 0 29 2 *",
-        stalled_after=-1.0,
+        sweep_schedule="0 0 29 2 *",
+        overdue_after=-1.0,
     )
 
 
@@ -117,9 +117,9 @@ async def take(app: App) -> int:
     return worker
 
 
-async def rescue(app: App) -> None:
+async def sweep(app: App) -> None:
     """Look for jobs of killed workers."""
-    await app.tasks["cohort_exports:rescue"].func(timestamp=0)
+    await app.tasks["cohort_exports:sweep"].func(timestamp=0)
 
 
 async def test_a_job_for_each_step(app: App) -> None:
@@ -246,22 +246,22 @@ async def test_the_step_of_a_killed_worker_is_made_again(app: App) -> None:
     await exports_of(app).defer_async(RECORD)
     await take(app)
 
-    await rescue(app)
+    await sweep(app)
 
     assert ["aborted", "todo"] == await states_of(app)
     await catch_up(app)
     assert ["aborted", "succeeded"] == await states_of(app)
 
 
-async def test_a_rescued_step_beside_the_next_one(app: App) -> None:
+async def test_a_swept_step_beside_the_next_one(app: App) -> None:
     """Its worker was killed after it had deferred the next: there is one still."""
     exports = exports_of(app)
     await exports.defer_async(RECORD)
     await take(app)
     assert await exports.defer_async(RECORD)
 
-    await rescue(app)
-    await rescue(app)
+    await sweep(app)
+    await sweep(app)
 
     assert ["aborted", "todo"] == await states_of(app)
 
@@ -272,7 +272,7 @@ async def test_a_worker_that_was_only_slow(app: App) -> None:
     await exports.defer_async(RECORD)
     await take(app)
     (slow,) = await jobs_of(app)
-    await rescue(app)
+    await sweep(app)
 
     assert not await exports.defer_async(RECORD)
     with suppress(ConnectorException):
@@ -289,24 +289,24 @@ async def test_the_job_of_a_worker_that_was_forgotten(app: App) -> None:
     await take(app)
     await app.job_manager.prune_stalled_workers(-1.0)
 
-    await rescue(app)
+    await sweep(app)
 
     assert ["aborted", "todo"] == await states_of(app)
 
 
-async def test_a_rescue_that_was_killed(app: App) -> None:
+async def test_a_sweep_that_was_killed(app: App) -> None:
     """The next one works, and ends it."""
     exports = exports_of(app)
-    task = app.tasks["cohort_exports:rescue"]
+    task = app.tasks["cohort_exports:sweep"]
     await task.defer_async(timestamp=0)
     await take(app)
     await exports.defer_async(RECORD)
     await take(app)
 
     await task.defer_async(timestamp=1)
-    await rescue(app)
+    await sweep(app)
 
-    assert ["aborted", "todo"] == await states_of(app, "rescue")
+    assert ["aborted", "todo"] == await states_of(app, "sweep")
     assert ["aborted", "todo"] == await states_of(app)
 
 
@@ -318,7 +318,7 @@ async def test_an_aborted_step_of_a_killed_worker(app: App) -> None:
     assert job.id is not None
     await app.job_manager.cancel_job_by_id_async(job.id, abort=True)
 
-    await rescue(app)
+    await sweep(app)
 
     assert ["aborted"] == await states_of(app)
 
@@ -332,7 +332,7 @@ def test_the_page() -> None:
 
     exec(code, names)
 
-    assert {"cohort_exports:tick", "cohort_exports:rescue"} <= set(names["app"].tasks)
+    assert {"cohort_exports:tick", "cohort_exports:sweep"} <= set(names["app"].tasks)
 
 
 def test_the_surface() -> None:

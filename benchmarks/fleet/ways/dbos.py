@@ -58,7 +58,7 @@ def export_all(engine: DBOSClient, place: Place) -> None:
 
 def work(database: str) -> None:
     """Work until interrupted."""
-    exports = CohortExports(client)
+    exports = CohortExports(client=client)
     DBOS(config={**dbos_config(database), "log_level": "WARNING"})
     DBOS.launch()
     exports.listen()

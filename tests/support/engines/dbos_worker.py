@@ -29,7 +29,7 @@ def work(url: str, executor_id: str, release: str) -> None:
     config = dbos_config(url, executor_id=executor_id)
     DBOS(config={**config, "log_level": "ERROR", "scheduler_polling_interval_sec": 0.5})
     DBOS.launch()
-    exports.listen(every=EVERY_SECOND)
+    exports.listen(sweep_schedule=EVERY_SECOND)
     threading.Event().wait()
 
 

@@ -125,7 +125,7 @@ def work(url: str) -> None:
     """Work until killed."""
     arm()
     app = app_of(url)
-    CohortExports(app, rescue="* * * * * */1", stalled_after=2.0)
+    CohortExports(app, sweep_schedule="* * * * * */1", overdue_after=2.0)
     app.run_worker(
         concurrency=2,
         fetch_job_polling_interval=0.1,
