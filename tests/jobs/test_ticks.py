@@ -799,7 +799,34 @@ def test_a_record_as_text(
 
     assert record == JobRecord.from_json(record.to_json())
     assert (record.key == again.key) == (occurrence is not None)
-    assert Path(to) == record.to
+    assert Path(to).absolute() == record.to
+
+
+async def test_a_name_is_that_of_its_folder(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever makes the steps, the file comes to the folder in which it was named."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(stage.folder)
+    record = JobRecord.new("c1", "members.csv", occurrence="monday")
+
+    monkeypatch.chdir(elsewhere)
+    await Engine(stage, JobRecord.from_json(record.to_json())).run()
+
+    assert (stage.folder / "members.csv").exists()
+    assert [] == [*elsewhere.iterdir()]
+
+
+def test_a_name_in_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is refused: nobody could tell where the file goes."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(InvalidInputError, match="absolute path"):
+        JobRecord.new("c1", "members.csv")
 
 
 @given(st.text() | st.from_type(type(None)).map(json.dumps))
