@@ -24,6 +24,7 @@ from ._config import SECRETS, ClientConfig, agreed_limits, from_environment
 from ._core.secret import hidden
 from ._id_source import IdSource
 from ._io.async_only import AsyncOnly, async_context
+from ._store_urls import job_store_of_url, limiter_of_url
 from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import (
@@ -143,7 +144,7 @@ class CohortsClient(AsyncOnly):
         # The locals of this frame are seen by who shows a traceback with them.
         api_key, secret_key = hidden(api_key), hidden(secret_key)
         base_url, proxy, jobs = hidden(base_url), hidden(proxy), hidden(jobs)
-        self._config = _checked(
+        self._config = _without_frames(
             ClientConfig,
             api_key=api_key,
             secret_key=secret_key,
@@ -169,8 +170,8 @@ class CohortsClient(AsyncOnly):
             stall_timeout=stall_timeout,
             rng=rng,
         )
-        self._own_limiter: Limiter | None = None
         self._check_store_url()
+        self._own_limiter: Limiter | None = None
         self._built: Operations | None = None
         self._is_closed = False
 
@@ -213,8 +214,8 @@ class CohortsClient(AsyncOnly):
         if url and keywords.get("limiter") is None:
             # The limiter states the limits then; stating them twice is refused.
             limits = keywords.pop("limits", None)
-            own = keywords["limiter"] = _checked(
-                _load_operations().limiter_of_url,
+            own = keywords["limiter"] = _without_frames(
+                limiter_of_url,
                 url,
                 limits if isinstance(limits, Limits) else DOCUMENTED,
             )
@@ -752,7 +753,7 @@ class CohortsClient(AsyncOnly):
     def _check_store_url(self) -> None:
         """Tell a wrong URL at once; the store is made with the other parts."""
         if isinstance(self._config.jobs, str):
-            _checked(_load_operations().job_store_of_url, self._config.jobs)
+            _without_frames(job_store_of_url, self._config.jobs)
 
     @property
     def _operations(self) -> Operations:
@@ -777,7 +778,10 @@ def _is_running() -> bool:
     return True
 
 
-def _checked(make: Callable[..., T], *arguments: object, **keywords: object) -> T:
+def _without_frames(
+    make: Callable[..., T], *arguments: object, **keywords: object
+) -> T:
+    """Return what *make* returns; an error keeps no frame of it."""
     try:
         return make(*arguments, **keywords)
     except ConfigurationError as error:

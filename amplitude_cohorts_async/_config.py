@@ -20,6 +20,7 @@ from ._core.links import is_loopback
 from ._core.secret import Secret
 from ._io.jobs.base import JobStore
 from ._io.limits.base import Limiter
+from ._store_urls import checked_path_or_url
 from .errors import ConfigurationError
 from .limits import DOCUMENTED, Limits
 from .models import Region, Routes
@@ -39,16 +40,6 @@ SECRETS = frozenset(
     {"api_key", "secret_key", "base_url", "proxy", "jobs", "limiter_url"}
 )
 """Arguments that may hold a key or a password."""
-POSTGRES_SCHEMES = ("postgresql", "postgres")
-STORE_SCHEMES = ("sqlite", "redis", "rediss", "unix", *POSTGRES_SCHEMES)
-"""What the URL of a job store, or of a limiter, begins with."""
-_BROKEN_URL = re.compile(
-    # A scheme without its "://", a password before a host, or a host and its port.
-    rf"(?:{'|'.join(STORE_SCHEMES)})(?::|//)"
-    r"|(?![A-Za-z]:[/\\])(?!\.{0,2}[/\\]).*:.*@"
-    r"|[\w.-]+:\d+(?:/.*)?$",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 def _check_key(_: ClientConfig, field: attrs.Attribute[str], key: object) -> None:
@@ -231,60 +222,22 @@ def _check_file_mode(_: ClientConfig, __: object, mode: int | None) -> None:
         )
 
 
-def sqlite_path(url: str, name: str) -> str:
-    """
-    Return the path in the URL of a file of SQLite, as SQLAlchemy writes it.
-
-    Args:
-        name: The argument or variable that holds the URL, for the message.
-    """
-    host, _, quoted = url.partition("://")[2].partition("/")
-    # What is no UTF-8 becomes unprintable.
-    path = unquote(quoted, errors="surrogateescape")
-
-    if host or set(quoted) & {"?", "#"} or not path or not path.isprintable():
-        # Without the URL, which may hold a password where it should not.
-        raise ConfigurationError(
-            f"{name} names no file of SQLite: write sqlite:////var/lib/own.db for an "
-            "absolute path, sqlite:///own.db for a relative one, percent-encoded, and "
-            "neither host nor options"
-        )
-
-    return path
-
-
 def _checked_store(jobs: object) -> JobStore | Path | str | None:
     if jobs is None or isinstance(jobs, JobStore):
         return jobs
 
     try:
-        place = os.fsdecode(cast("str", jobs))
+        text = os.fsdecode(cast("str", jobs))
     except TypeError:
-        place = ""
+        text = ""
 
-    if not place:
+    if not text:
         raise ConfigurationError(
             f"jobs is {jobs!r}; pass a path, a URL, or an instance of a subclass of "
             f"jobs.JobStore"
         )
 
-    scheme, is_url, _ = place.partition("://")
-
-    if not is_url and not (isinstance(jobs, str) and _BROKEN_URL.match(place)):
-        return Path(place)
-
-    if scheme.lower() == "sqlite":
-        return Path(sqlite_path(place, "jobs, or AMPLITUDE_JOBS,"))
-
-    if not is_url or scheme not in STORE_SCHEMES:
-        # Without the text, which may hold a password.
-        raise ConfigurationError(
-            f"jobs, or AMPLITUDE_JOBS, is no URL of a job store: such a one begins with "
-            f"{', '.join(f'{name}://' for name in STORE_SCHEMES)}; if it is the name of a "
-            f"file, write ./ in front of it"
-        )
-
-    return place
+    return checked_path_or_url(text, may_be_url=isinstance(jobs, str))
 
 
 @attrs.frozen(kw_only=True)

@@ -29,13 +29,7 @@ from weakref import WeakSet
 import anyio.to_thread
 import attrs
 
-from ._config import (
-    POSTGRES_SCHEMES,
-    STORE_SCHEMES,
-    ClientConfig,
-    proxy_secrets,
-    sqlite_path,
-)
+from ._config import ClientConfig, proxy_secrets
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -65,15 +59,14 @@ from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
-from ._io.limits.sqlite import SqliteLimiter
 from ._io.sinks.target import Target, checked_format, checked_target
+from ._store_urls import job_store_of_url
 from ._version import VERSION
 from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from .errors import ConfigurationError, NotFoundError
 from .events import PartlyUnreadable
-from .limits import Limits
 from .models import (
     Cohort,
     ExportOutcome,
@@ -102,8 +95,8 @@ class Operations:
         self._config = config
         self._endpoints = Endpoints(config.routes)
         self.session = self._make_session()
-        store = _shared_store(config, self.session.limiter)
-        self._forgets = store is None
+        store = _given_store(config, self.session.limiter)
+        self._has_lasting_jobs = store is not None
         self.jobs = AppJobs(
             store or memory_store_for(config.app, config.clock),
             config.app,
@@ -144,58 +137,6 @@ class Operations:
         # The extra's library, which takes a tenth of what aiohttp takes.
         aiofastnet()
         converter.generate()
-
-    @staticmethod
-    def limiter_of_url(url: str, limits: Limits) -> Limiter:
-        """
-        Return a `SqliteLimiter`, a `RedisLimiter` or a `PostgresLimiter`.
-
-        Raises:
-            ConfigurationError: It is no URL of one of them.
-            MissingExtraError: The extra of the one it names is not installed.
-        """
-        given_by = "limiter_url, or AMPLITUDE_LIMITER_URL,"
-        scheme = url.partition("://")[0].lower()
-
-        if scheme == "sqlite":
-            return SqliteLimiter(sqlite_path(url, given_by), limits=limits)
-
-        if scheme not in STORE_SCHEMES:
-            # Whatever it is, it may hold a password.
-            raise ConfigurationError(
-                f"{given_by} is no URL of a limiter: such a one begins with sqlite:///, "
-                f"redis://, rediss://, unix:// or postgresql://, as in "
-                f"redis://localhost:6379"
-            )
-
-        if scheme in POSTGRES_SCHEMES:
-            from .contrib.postgres import PostgresLimiter  # noqa: PLC0415 - optional
-
-            return _made(partial(PostgresLimiter, url, limits=limits), given_by)
-
-        from .contrib.redis import RedisLimiter  # noqa: PLC0415 - optional
-
-        return _made(partial(RedisLimiter, url, limits=limits), given_by)
-
-    @staticmethod
-    def job_store_of_url(url: str) -> JobStore:
-        """
-        Return a `RedisJobStore` or a `PostgresJobStore`.
-
-        Raises:
-            ConfigurationError: The library of its server refuses the URL.
-            MissingExtraError: The extra of that library is not installed.
-        """
-        given_by = "jobs, or AMPLITUDE_JOBS,"
-
-        if url.partition("://")[0] in POSTGRES_SCHEMES:
-            from .contrib.postgres import PostgresJobStore  # noqa: PLC0415 - optional
-
-            return _made(partial(PostgresJobStore, url), given_by)
-
-        from .contrib.redis import RedisJobStore  # noqa: PLC0415 - optional
-
-        return _made(partial(RedisJobStore, url), given_by)
 
     async def aclose(self) -> None:
         """Stop the runs, wait for sent export requests, and close the connections."""
@@ -408,7 +349,7 @@ class Operations:
 
     async def tick(self, record: JobRecord) -> Tick:
         """Make the next step of an export."""
-        if self._forgets:
+        if not self._has_lasting_jobs:
             raise ConfigurationError(
                 "a step of an export needs a job store that outlives this process: "
                 "another process that makes a step would not know what is spent, and "
@@ -504,23 +445,12 @@ def _shared_limiter(config: ClientConfig) -> Limiter:
     return config.limiter
 
 
-def _shared_store(config: ClientConfig, limiter: Limiter) -> JobStore | None:
+def _given_store(config: ClientConfig, limiter: Limiter) -> JobStore | None:
     if isinstance(config.jobs, JobStore):
         return config.jobs
     if isinstance(config.jobs, Path):
         return SqliteJobStore(config.jobs)
     if isinstance(config.jobs, str):
-        return Operations.job_store_of_url(config.jobs)
+        return job_store_of_url(config.jobs)
 
     return limiter.job_store
-
-
-def _made(make: Callable[[], T], given_by: str) -> T:
-    """Make what a URL describes; an error names what gave the URL."""
-    try:
-        return make()
-    except ConfigurationError as error:
-        told = str(error)
-
-    # Out here, because the frames of the checks hold parts of the URL.
-    raise ConfigurationError(f"{given_by} cannot be used: {told}")

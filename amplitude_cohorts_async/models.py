@@ -428,16 +428,21 @@ class JobRecord:
         Describe an export for ``CohortsClient.tick()``; sends and stores nothing.
 
         Args:
-            to: The target; an absolute path, if other processes make the steps.
+            to: The target. A relative one is made absolute here: whoever makes the
+                steps, it is the file of that name below the present folder.
             properties: As for ``CohortsClient.export()``.
             occurrence: Names one time of a repeated export, such as its date. Two
                 records with the same cohort, properties, occurrence and target are
                 the same export; without it each record is a call of its own.
             on_unknown: What to do about an export that may have been spent.
             format: Needed when the name of the target does not end in it.
+
+        Raises:
+            InvalidInputError: An argument is of another type, or *to* is relative and
+                there is no present folder.
         """
         _check_as_text(properties, occurrence)
-        path = Path(to)
+        path = _absolute(to)
         wanted = properties if isinstance(properties, bool) else tuple(properties)
         cohort = cohort_id.id if isinstance(cohort_id, Cohort) else cohort_id
         record = cls(
@@ -522,6 +527,16 @@ def _check_as_text(properties: object, occurrence: object) -> None:
         raise InvalidInputError(
             f"occurrence is a text, such as a date's isoformat(), got {occurrence!r}"
         )
+
+
+def _absolute(to: str | Path) -> Path:
+    try:
+        return Path(to).absolute()
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            f"{str(to)!r} is relative, and the present folder is gone; pass an absolute "
+            f"path"
+        ) from error
 
 
 def _of_version(fields: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import attrs
 
 from ..errors import JobStoreUnavailableError
 from ..models import JobDelivery, JobRecord, Region
+from .known_usage import KnownUsage
 from .redact import shorten
 from .tokens import FILE_LIFE, ExportRef, to_token
-from .usage_reading import UsageReading
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -105,8 +105,7 @@ class ExportRow:
         is_again: Whether it was attempted instead of one that may have been spent.
         label: Who asked, as free text.
         ticket: Its place in the limiter's order between two ticks.
-        month: The month's usage, as a step has read it for the next one.
-        unread_at: When a step has asked for it in vain.
+        usage: The month's usage, as a step has read it for the next one.
         poll_at: When its next poll is due, if it is polled by ticks.
         revision: Counts the changes of this row.
     """
@@ -127,8 +126,7 @@ class ExportRow:
     is_again: bool = False
     label: str | None = None
     ticket: str | None = None
-    month: UsageReading | None = None
-    unread_at: datetime | None = None
+    usage: KnownUsage = attrs.field(factory=KnownUsage)
     poll_at: datetime | None = None
     claims: int = 0
     lease: Lease | None = None

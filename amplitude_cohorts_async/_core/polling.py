@@ -89,26 +89,25 @@ def next_step(state: JobState, polling: Polling, *, left: float, jitter: float) 
     return Poll(min(next_poll(polling, jitter=jitter), left))
 
 
-def stored_step(
+def step_due_in(
     export: ExportRow, polling: Polling, *, now: datetime, jitter: float
-) -> Poll | Download:
+) -> float:
     """
-    Return the next step of a spent export, as a job store has it.
+    Return the seconds until the next step of a spent export, as a job store has it.
 
-    A `Poll` is due after its seconds; at once, if these are zero.
+    Zero if it is due, as a download is.
     """
     if export.state is ExportState.READY:
-        return Download()
+        return 0.0
     if export.poll_at is None:
-        age = age_of(export.ref(), now=now)
-        return Poll(_first_delay(age, polling, jitter))
+        return _first_delay(age_of(export.ref(), now=now), polling, jitter)
 
     left = (export.poll_at - now).total_seconds()
 
     longest = max(polling.initial_delay, polling.interval) * (1 + polling.jitter)
 
     # Clocks differ: one that is due later than that was stored by a faster clock.
-    return Poll(left if _EARLY <= left <= longest + _EARLY else 0.0)
+    return left if _EARLY <= left <= longest + _EARLY else 0.0
 
 
 def next_poll(polling: Polling, *, jitter: float) -> float:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import attrs
 
 from .._core import responses
+from .._core.known_usage import KnownUsage
 from .._core.messages import Request
 from .._core.retrying import was_refused
 from .._core.tokens import ExportRef, to_token
@@ -41,7 +42,7 @@ class Purchase:
 
     Attributes:
         draft: The export, without what only the answer tells.
-        may_ask: Whether the usage may be read before, if that is due.
+        known: The month's usage, if an earlier step has read it.
     """
 
     session: Session
@@ -49,7 +50,7 @@ class Purchase:
     draft: ExportRef
     claim: Claim
     watch: SendWatch
-    may_ask: bool = True
+    known: KnownUsage | None = None
 
     async def run(self, budget: Budget, allowance: str | None) -> ExportRef | None:
         """Return the export that was spent, or None if the claim was lost."""
@@ -59,7 +60,7 @@ class Purchase:
             with suppress(ClaimLostError):
                 async with (
                     self.claim.held(),
-                    budget.spend(allowance=allowance, may_ask=self.may_ask) as spend,
+                    budget.spend(allowance=allowance, known=self.known) as spend,
                 ):
                     async for attempt in self.session.attempts(self.request):
                         with attempt:

@@ -26,6 +26,7 @@ from .._core.claims import (
 from .._core.export_errors import ambiguous_export, ended_export, superseded_export
 from .._core.ids import checked_id
 from .._core.job_rows import DeliveryRow
+from .._core.known_usage import KnownUsage
 from .._core.requests import Endpoints, checked_properties
 from .._core.tokens import (
     ExportRef,
@@ -301,9 +302,14 @@ class ExportRequester:
         allowance: str | None,
         watch: SendWatch | None = None,
         *,
-        may_ask: bool = True,
+        known: KnownUsage | None = None,
     ) -> SpentExport | None:
-        """Request the export of a claim; return None if the claim was lost."""
+        """
+        Request the export of a claim; return None if the claim was lost.
+
+        Args:
+            known: As for `Budget.spend()`.
+        """
         purchase = Purchase(
             self._session,
             self._endpoints.request_export(call.cohort_id, properties=call.properties),
@@ -315,7 +321,7 @@ class ExportRequester:
             ),
             claim,
             watch or SendWatch(),
-            may_ask=may_ask,
+            known=known,
         )
         self._announce_wait(call.cohort_id)
         ref = await purchase.run(self.budget, allowance)

@@ -30,7 +30,8 @@ from .._core.claims import (
 )
 from .._core.ids import checked_id
 from .._core.job_rows import ExportRow, ExportState
-from .._core.polling import Poll, next_poll, stored_step
+from .._core.known_usage import KnownUsage
+from .._core.polling import next_poll, step_due_in
 from .._core.requests import checked_properties
 from .._core.retrying import may_ask_again
 from .._core.tokens import from_token
@@ -70,7 +71,7 @@ class Ticker:
     async def tick(self, record: JobRecord) -> Tick:
         """Make the next step of an export; see `CohortsClient.tick()`."""
         try:
-            step = await self._step(record)
+            step = await self._prepared_step(record)
         except JobStoreUnavailableError as error:
             return Tick(record=record, due_in=self.polling.interval, last_error=error)
 
@@ -78,11 +79,11 @@ class Ticker:
 
     async def go_on(self, record: JobRecord) -> Tick | None:
         """Make the next step of an export that is spent, unless another caller does."""
-        step = await self._step(record)
+        step = await self._prepared_step(record)
 
         return await step.outcome(step.go_on())
 
-    async def _step(self, record: JobRecord) -> _Step:
+    async def _prepared_step(self, record: JobRecord) -> _Step:
         """Return the next step of an export, and check all that a user gave."""
         record = await self._named(record)
         call = _call_of(record)
@@ -182,9 +183,9 @@ class _Step:
 
         changes: dict[str, object] = {}
         if self._claim is not None and isinstance(error, RateLimitedError):
-            # It may be the month that is over: others have spent since it was read.
-            self._exports.budget.forget()
-            changes = {"month": None, "unread_at": None}
+            # The quota may be used up: others have spent since the usage was read.
+            self._exports.budget.discard_reading()
+            changes = {"usage": KnownUsage()}
 
         try:
             tick = await self._put_back(due_in, **changes)
@@ -231,17 +232,18 @@ class _Step:
                 return self._later(0.0)
 
     async def _request(self, claim: Claim) -> Tick:
-        export, budget = claim.export, self._exports.budget
-        # The step that has read the usage may have been another client's.
-        budget.recall(export.month, export.unread_at)
+        export = claim.export
 
         with self._session.without_waiting(export.ticket):
-            if await self._has_looked(claim):
-                return await self._put_back(
-                    0.0, month=budget.reading, unread_at=budget.unread_at
-                )
+            # Once for an export: between two steps it may be due again each time.
+            if not export.usage.is_of_month(self._now()) and await self._read_usage(
+                claim
+            ):
+                return await self._put_back(0.0, usage=self._exports.budget.known)
 
-            spent = await self._exports.purchase(self._call, claim, None, may_ask=False)
+            spent = await self._exports.purchase(
+                self._call, claim, None, known=export.usage
+            )
 
         if spent is None:
             return self._later(_BESIDE)
@@ -258,14 +260,14 @@ class _Step:
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
         return await self._poll_in(self._due_in(asked))
 
-    async def _has_looked(self, claim: Claim) -> bool:
-        """Look at the month's usage if that is due; return whether that was a request."""
+    async def _read_usage(self, claim: Claim) -> bool:
+        """Read the month's usage if that is due; return whether it was asked for."""
         budget = self._exports.budget
 
         async with claim.held():
-            if not await budget.look():
+            if not await budget.read_if_due():
                 return False
-            async with budget.spend(may_ask=False):
+            async with budget.spend(known=budget.known):
                 # There is room for one more: this reservation is taken back.
                 return True
 
@@ -359,10 +361,9 @@ class _Step:
         return Tick(record=self._record, due_in=due_in)
 
     def _due_in(self, export: ExportRow) -> float:
-        step = stored_step(
+        return step_due_in(
             export, self._polling, now=self._now(), jitter=self._context.rng()
         )
-        return step.after if isinstance(step, Poll) else 0.0
 
     def _now(self) -> datetime:
         return self._context.clock.utcnow()

@@ -27,7 +27,7 @@ sys.path[:0] = [
     str(Path(__file__).parents[2] / "tests"),
 ]
 
-from amplitude_cohorts_async._operations import Operations  # noqa: E402
+from amplitude_cohorts_async._store_urls import limiter_of_url  # noqa: E402
 from amplitude_cohorts_async.limiters import Limiter, LocalLimiter  # noqa: E402
 from amplitude_cohorts_async.limits import DOCUMENTED  # noqa: E402
 from support.fleet_stores import PostgresStore, ValkeyStore  # noqa: E402
@@ -135,7 +135,7 @@ def limiters_of(url: str, numbers: range) -> list[Limiter]:
     limiters = list[Limiter]()
 
     for number in numbers:
-        limiter = Operations.limiter_of_url(url, DOCUMENTED) if url else LocalLimiter()
+        limiter = limiter_of_url(url, DOCUMENTED) if url else LocalLimiter()
         limiter.bind(name_of(number, MIDNIGHT))
         limiters.append(limiter)
 

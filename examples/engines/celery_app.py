@@ -1,8 +1,12 @@
 """
 Export cohorts by Celery: a task makes one step, and is repeated when the next is due.
 
-    celery --app celery_app worker
+    pip install '.[redis]' 'celery[redis]'  # in a checkout of this project
+    celery --app celery_app worker --loglevel INFO
     python celery_app.py 26umsb5 /data/26umsb5.csv 2026-11-24
+
+The second is a worker, the third asks for an export. A log level before `worker` is
+refused by Celery.
 
 CELERY_BROKER_URL is the Redis or Valkey of the queue. AMPLITUDE_LIMITER_URL, which may be
 the same one, is needed: it keeps the limits and what was spent for all workers. Without

@@ -1,10 +1,11 @@
 """
 Export cohorts by Prefect: a flow makes one step after the other, and sleeps in between.
 
+    pip install '.[postgres]' prefect  # in a checkout of this project
     python prefect_flow.py 26umsb5 /data/26umsb5.csv 2026-11-24
 
 Needs AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, and AMPLITUDE_LIMITER_URL, where the
-limits and what was spent are kept for all flows.
+limits and what was spent are kept for all flows: Prefect's own server holds neither.
 
 Prefect starts nothing again by itself when the process of a flow is killed. Whoever
 runs the flow again, for the same occurrence, goes on with the same export.

@@ -1,6 +1,7 @@
 """
 Export cohorts by taskiq: a step every few seconds, until the file is there.
 
+    pip install '.[redis]' taskiq taskiq-redis  # in a checkout of this project
     taskiq worker taskiq_app:broker
     taskiq scheduler taskiq_app:scheduler --update-interval 1
     python taskiq_app.py 26umsb5 /data/26umsb5.csv 2026-11-24

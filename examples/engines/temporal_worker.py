@@ -1,12 +1,13 @@
 """
 Export cohorts by Temporal: an activity makes one step, and the workflow sleeps.
 
+    pip install '.[postgres]' temporalio  # in a checkout of this project
     python temporal_worker.py
     python temporal_worker.py 26umsb5 /data/26umsb5.csv 2026-11-24
 
-The first is a worker, the second asks for an export. They need AMPLITUDE_API_KEY,
+The second line is a worker, the third asks for an export. They need AMPLITUDE_API_KEY,
 AMPLITUDE_SECRET_KEY and AMPLITUDE_LIMITER_URL, where the limits and what was spent are
-kept for all workers, and TEMPORAL_ADDRESS.
+kept for all workers, and TEMPORAL_ADDRESS: the service of Temporal holds neither.
 """
 
 from __future__ import annotations

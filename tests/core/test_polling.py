@@ -17,7 +17,7 @@ from amplitude_cohorts_async._core.polling import (
     Poll,
     Step,
     next_step,
-    stored_step,
+    step_due_in,
 )
 from amplitude_cohorts_async.models import ExportStatus
 from amplitude_cohorts_async.policies import Polling
@@ -131,10 +131,7 @@ def stored(
 
 def due(polling: Polling, export: ExportRow, jitter: float = 0.5) -> float:
     """Return in how many seconds its poll is due."""
-    step = stored_step(export, polling, now=NOW, jitter=jitter)
-    assert isinstance(step, Poll)
-
-    return step.after
+    return step_due_in(export, polling, now=NOW, jitter=jitter)
 
 
 @given(POLLING, SHARE, st.floats(0, 1e6))
@@ -164,4 +161,10 @@ def test_what_is_ready_is_fetched() -> None:
     """It is not polled again."""
     export = stored(poll_in=5, state="ready")
 
-    assert Download() == stored_step(export, Polling(), now=NOW, jitter=0.5)
+    assert 0 == due(Polling(), export)
+
+
+@pytest.mark.parametrize(("seconds", "after"), [(-600, 0), (5, 5), (600, 0)])
+def test_clocks_of_hosts_differ(seconds: float, after: float) -> None:
+    """A poll that is due in ten minutes was stored by a clock that is ahead."""
+    assert after == due(Polling(), stored(poll_in=seconds))

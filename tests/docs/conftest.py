@@ -4,6 +4,9 @@ The world in which the documents' examples run: a fake vendor, and time that jum
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +27,15 @@ def world(
     """An empty folder with `ids.txt`, two cohorts, and no need to wait for anything."""
     from_env = partial(CohortsClient.from_env, clock=cohorts_emulator.clock)
     monkeypatch.setattr(CohortsClient, "from_env", from_env)
+    really_sleep = asyncio.sleep
+
+    def sleep(seconds: float, *result: object) -> Awaitable[object]:
+        """Sleep for a document by the clock of its client, for others really."""
+        if sys._getframe(1).f_code.co_filename.endswith(".md"):
+            return cohorts_emulator.clock.sleep(seconds)
+        return really_sleep(seconds, *result)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
 
     monkeypatch.chdir(tmp_path)
     Path("ids.txt").write_text("\n".join(IDS))

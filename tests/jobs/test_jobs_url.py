@@ -103,6 +103,18 @@ async def test_no_part_of_a_password_comes_out_of_the_url_of_a_server(url: str) 
         assert error.__cause__ is None
 
 
+async def test_both_read_the_scheme_of_a_server_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In capitals or not."""
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    url = "Redis://localhost:6379"
+    client = configured(monkeypatch, AMPLITUDE_JOBS=url, AMPLITUDE_LIMITER_URL=url)
+
+    assert "RedisLimiter" == type(client._config.limiter).__name__
+    assert "localhost:6379" in repr(client._operations.jobs.store)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async._core.job_rows import ExportRow, ExportState
-from amplitude_cohorts_async._core.polling import Poll, stored_step
 from amplitude_cohorts_async.errors import (
     AmbiguousExportError,
     ApiError,
@@ -36,7 +34,6 @@ from amplitude_cohorts_async.events import Event, ExportAdopted
 from amplitude_cohorts_async.jobs import JobRecord, MemoryJobStore, Tick
 from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
-from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.exporting import until
@@ -686,7 +683,10 @@ async def test_a_service_whose_month_is_over(stage: Stage, clock: FakeClock) -> 
         assert 1 == emulator.requests("usage")
 
 
-async def test_a_usage_that_cannot_be_read(stage: Stage, clock: FakeClock) -> None:
+@pytest.mark.parametrize("pause", [0, 60, 600])
+async def test_a_usage_that_cannot_be_read(
+    stage: Stage, clock: FakeClock, pause: float
+) -> None:
     """The next step does without it: the service refuses what is too much."""
     async with CohortsEmulator(
         api_key=API_KEY, secret_key=SECRET_KEY, clock=clock
@@ -694,9 +694,30 @@ async def test_a_usage_that_cannot_be_read(stage: Stage, clock: FakeClock) -> No
         emulator.add_cohort("c1", members=["ann"])
         emulator.fail_next("usage", *[faults.broken(503)] * 9)
         job = with_a_month(stage, emulator)
+        job.pause = pause
 
         assert (await job.run()).done
         assert 1 == emulator.requests("usage")
+
+
+async def test_a_usage_that_is_due_again_at_each_step(
+    stage: Stage, clock: FakeClock
+) -> None:
+    """Others spend twenty exports in between: the step sends its own all the same."""
+    limiter = LocalLimiter(clock=clock)
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=clock
+    ) as emulator:
+        here = attrs.evolve(stage, emulator=emulator)
+        record = JobRecord.new("c1", stage.path("a.csv"), occurrence="1")
+        emulator.add_cohort("c1", members=["ann"])
+
+        for _ in range(3):
+            async with here.client(limits=None, limiter=limiter) as client:
+                record = (await client.tick(record)).record
+            await limiter.counter.add("2026-06:*", 20, until=clock.utcnow())
+
+        assert (1, 1) == (emulator.requests("usage"), emulator.requests("export"))
 
 
 async def test_a_step_needs_a_store_that_outlives_its_process(stage: Stage) -> None:
@@ -758,21 +779,6 @@ async def test_a_cancelled_step_leaves_no_lease(stage: Stage) -> None:
     assert 2 == stage.emulator.requests("status")
 
 
-@pytest.mark.parametrize(("seconds", "after"), [(-600, 0), (5, 5), (600, 0)])
-def test_clocks_of_hosts_differ(seconds: float, after: float) -> None:
-    """A poll that is due in ten minutes was stored by a clock that is ahead."""
-    now = datetime(2026, 6, 15, tzinfo=UTC)
-    export = ExportRow(
-        id="e",
-        cohort_id="c1",
-        state=ExportState.REQUESTED,
-        created_at=now,
-        poll_at=now + timedelta(seconds=seconds),
-    )
-
-    assert Poll(after) == stored_step(export, Polling(), now=now, jitter=0.5)
-
-
 # -- Records as text ---------------------------------------------------------
 
 NAMES = st.text(min_size=1, max_size=20)
@@ -793,7 +799,34 @@ def test_a_record_as_text(
 
     assert record == JobRecord.from_json(record.to_json())
     assert (record.key == again.key) == (occurrence is not None)
-    assert Path(to) == record.to
+    assert Path(to).absolute() == record.to
+
+
+async def test_a_name_is_that_of_its_folder(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever makes the steps, the file comes to the folder in which it was named."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(stage.folder)
+    record = JobRecord.new("c1", "members.csv", occurrence="monday")
+
+    monkeypatch.chdir(elsewhere)
+    await Engine(stage, JobRecord.from_json(record.to_json())).run()
+
+    assert (stage.folder / "members.csv").exists()
+    assert [] == [*elsewhere.iterdir()]
+
+
+def test_a_name_in_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is refused: nobody could tell where the file goes."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(InvalidInputError, match="absolute path"):
+        JobRecord.new("c1", "members.csv")
 
 
 @given(st.text() | st.from_type(type(None)).map(json.dumps))

@@ -117,6 +117,22 @@ def test_the_client_comes_without_the_parts_that_work() -> None:
     assert set() == {*parts, "cattrs", "aiolimiter"} & set(result.stdout.split())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("argument", ["jobs", "limiter_url"])
+def test_a_url_comes_without_the_parts_that_work(argument: str) -> None:
+    """They are imported when the client is entered, in a thread."""
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    arguments = f"api_key='key', secret_key='secret', {argument}='redis://localhost'"
+
+    result = run(
+        f"import sys; from {ROOT} import CohortsClient; "
+        f"CohortsClient.from_env({arguments}); print(*sys.modules)"
+    )
+
+    assert "" == result.stderr
+    assert f"{ROOT}._operations" not in result.stdout.split()
+
+
 def test_no_call_has_to_import(tmp_path: Path) -> None:
     """
     Once a client is entered its calls find what they need, and keep the loop free.

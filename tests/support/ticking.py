@@ -20,6 +20,7 @@ class Engine:
     Each step is made by a client of its own, and sends one request at most.
 
     Attributes:
+        pause: Seconds between two steps, if they are not due later.
         ticks: Of each step so far.
         sent: How many requests each step sent.
     """
@@ -27,6 +28,7 @@ class Engine:
     stage: Stage
     record: JobRecord
     limits: Limits = UNLIMITED
+    pause: float = 0.0
     ticks: list[Tick] = attrs.field(factory=list[Tick])
     sent: list[int] = attrs.field(factory=list[int])
 
@@ -54,7 +56,7 @@ class Engine:
             if tick.done or tick.record.state == until_state:
                 return tick
             assert tick.due_in is not None
-            self.stage.clock.advance(tick.due_in)
+            self.stage.clock.advance(max(self.pause, tick.due_in))
 
         raise AssertionError("it never ends")
 

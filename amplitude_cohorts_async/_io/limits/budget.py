@@ -14,11 +14,12 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, time, timedelta
+from uuid import uuid4
 
 import anyio
 import attrs
 
-from ..._core.usage_reading import UsageReading, month_of
+from ..._core.known_usage import KnownUsage, UsageReading, month_of
 from ...errors import (
     CohortsError,
     ConfigurationError,
@@ -33,6 +34,7 @@ from .base import SharedCounter
 _logger = logging.getLogger(__name__)
 
 _ALL = "*"
+_ID = "*id"
 _ASK_EVERY = 20
 # Until the next try after the usage could not be read, or shows no room.
 _ASK_AGAIN = timedelta(minutes=1)
@@ -64,9 +66,7 @@ class Budget:
     name.
 
     Attributes:
-        reading: The usage as the service told it last.
-        unread_at: When it was asked for in vain last: it could not be read, or was of
-            a month that is over by our clock.
+        known: The usage, as the service told it last.
     """
 
     def __init__(
@@ -84,49 +84,49 @@ class Budget:
         self._reserve = reserve
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
-        self.reading: UsageReading | None = None
-        self.unread_at: datetime | None = None
+        self.known = KnownUsage()
         self._reserved: set[Spend] = set()
 
-    def recall(self, reading: UsageReading | None, unread_at: datetime | None) -> None:
-        """Count on with what another client of the same counter was told."""
-        self.reading = self.reading or reading
-        self.unread_at = self.unread_at or unread_at
-
-    def forget(self) -> None:
+    def discard_reading(self) -> None:
         """Have the usage read again: the service has refused what it had room for."""
-        self.reading = self.unread_at = None
+        self.known = KnownUsage()
 
     @asynccontextmanager
     async def spend(
-        self, *, allowance: str | None = None, may_ask: bool = True
+        self, *, allowance: str | None = None, known: KnownUsage | None = None
     ) -> AsyncGenerator[Spend]:
         """
         Reserve one export request, or raise; cancel it unless it is committed.
 
         Args:
-            may_ask: Whether the usage may be read first, which is another request.
+            known: What another client has read for this export; None reads the usage
+                first, if that is due, which is another request.
         """
         names = [_ALL] if allowance is None else [self._checked(allowance), _ALL]
         spend = Spend()
         self._reserved.add(spend)
 
         try:
-            if may_ask:
+            if known is None:
                 with suppress(QuotaWaitError):
-                    await self.look()
+                    await self.read_if_due()
+            reading = await self._reading_of(known)
             for name in names:
                 # Recorded first, so that a cancelled addition is taken back as well;
                 # at worst the service then refuses one request itself.
                 spend.names.append(name)
-                self._check(spend, name, await self._add(name, 1))
+                count = await self._add(name, 1)
+                if name == _ALL:
+                    self._check_month(spend, count, reading)
+                else:
+                    self._check_allowance(name, count)
             yield spend
         finally:
             self._reserved.discard(spend)
             if not spend.is_committed:
                 await self._take_back(spend)
 
-    async def look(self) -> bool:
+    async def read_if_due(self) -> bool:
         """
         Read the month's usage if that is due; return whether it was asked for.
 
@@ -153,29 +153,37 @@ class Budget:
                 # If the quota is exhausted, the service refuses the request itself.
                 facts = {"error": type(error).__name__}
                 _logger.warning("the month's usage could not be read", extra=facts)
-                self.unread_at = self._clock.utcnow()
+                self.known = attrs.evolve(self.known, failed_at=self._clock.utcnow())
                 return True
 
-            self.reading = UsageReading(usage=usage, counted=counted - unsent, at=at)
-            if self.reading.is_over(now := self._clock.utcnow()):
+            reading = UsageReading(
+                usage=usage,
+                counted=counted - unsent,
+                counter_id=await self._counter_id(),
+                at=at,
+            )
+            self.known = attrs.evolve(self.known, reading=reading)
+            if reading.is_outdated(now := self._clock.utcnow()):
                 # The service's clock is behind ours: its new month has not begun.
-                self.unread_at = now
+                self.known = attrs.evolve(self.known, failed_at=now)
 
             return True
 
     def _must_ask(self, counted: int, unsent: int) -> bool:
-        reading, now = self.reading, self._clock.utcnow()
+        reading, failed_at = self.known.reading, self.known.failed_at
+        now = self._clock.utcnow()
 
-        if self.unread_at is not None and now - self.unread_at < _ASK_AGAIN:
+        # One of the future is of another host, whose clock is ahead.
+        if failed_at is not None and timedelta() <= now - failed_at < _ASK_AGAIN:
             return False
 
-        if reading is None or reading.is_over(now):
+        if reading is None or reading.is_outdated(now):
             return True
 
         if counted - reading.counted >= _ASK_EVERY:
             return True
 
-        limit, used = reading.usage.limit, reading.used(counted)
+        limit, used = reading.usage.limit, reading.used_at(counted)
         if limit is None or used + self._reserve < limit:
             return False
 
@@ -185,18 +193,23 @@ class Budget:
         has_sent = counted - unsent != reading.counted
         return not is_sending and (has_sent or now - reading.at >= _ASK_AGAIN)
 
-    def _check(self, spend: Spend, name: str, count: int) -> None:
-        if name != _ALL:
-            self._check_allowance(name, count)
-            return
+    async def _reading_of(self, known: KnownUsage | None) -> UsageReading | None:
+        """Return the last reading of this counter."""
+        if self.known.reading is not None or known is None or known.reading is None:
+            return self.known.reading
 
-        reading, month = self.reading, month_of(self._clock.utcnow())
-        if reading is None or month_of(reading.at) != month:
+        is_ours = known.reading.counter_id == await self._counter_id()
+        return known.reading if is_ours else None
+
+    def _check_month(
+        self, spend: Spend, count: int, reading: UsageReading | None
+    ) -> None:
+        if reading is None or reading.has_reset_since(self._clock.utcnow()):
             return
 
         limit, resets_at = reading.usage.limit, reading.usage.resets_at
         # The count includes the export being reserved.
-        used = spend.used = reading.used(count) - 1
+        used = spend.used = reading.used_at(count) - 1
 
         if limit is None or used + self._reserve < limit:
             return
@@ -216,7 +229,7 @@ class Budget:
         if count <= most:
             return
 
-        reading = self.reading
+        reading = self.known.reading
         resets_at = reading.usage.resets_at if reading else None
         raise MonthlyQuotaError(
             f"the allowance {name!r} has spent its {most} export requests of this "
@@ -241,6 +254,10 @@ class Budget:
         # A week into the next month, so that clocks that differ do not drop it.
         until = first + timedelta(days=38)
         return await self._counter.add(f"{month_of(first)}:{name}", by, until=until)
+
+    async def _counter_id(self) -> int:
+        # Who finds none adds one, of 31 bits; if two do at once, it is the sum.
+        return await self._add(_ID, 0) or await self._add(_ID, uuid4().int >> 97)
 
     async def _take_back(self, spend: Spend) -> None:
         with anyio.CancelScope(shield=True), suppress(LimiterUnavailableError):

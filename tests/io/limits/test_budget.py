@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amplitude_cohorts_async._core.known_usage import KnownUsage
 from amplitude_cohorts_async._io.limits.base import LocalCounter
 from amplitude_cohorts_async._io.limits.budget import Budget
 from amplitude_cohorts_async._io.limits.local import LocalLimiter
@@ -253,6 +254,51 @@ async def test_a_service_that_resets_late_is_asked_every_minute():
     await spend(budget, service)
 
     assert (2, 1) == (service.asked, service.used)
+
+
+async def test_a_month_that_is_over_when_the_usage_cannot_be_read():
+    """The count has started again, and the service refuses what is too much."""
+    clock, service = november(), Service(limit=2, used=2)
+    service.resets_at = datetime(2026, 11, 25, tzinfo=UTC)
+    budget = alone(service.usage, clock=clock)
+    with pytest.raises(MonthlyQuotaError):
+        await spend(budget, service)
+
+    clock.advance(4 * 86_400)
+    service.broken = True
+    await spend(budget, service)
+
+    assert 3 == service.used
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_what_another_client_has_read(is_shared: bool):
+    """It counts if both have one counter, and says nothing of another one."""
+    clock, service = november(), Service(limit=10, used=7)
+    theirs, ours = LocalCounter(), LocalCounter()
+    one = Budget(service.usage, clock=clock, counter=theirs)
+    other = Budget(None, clock=clock, counter=theirs if is_shared else ours)
+    await spend(one, service)
+    await spend(one, service)
+
+    async with other.spend(known=one.known) as place:
+        place.commit()
+        assert (9 if is_shared else None) == place.used
+
+    if is_shared:
+        with pytest.raises(MonthlyQuotaError):
+            async with other.spend(known=one.known):
+                pass
+
+
+async def test_a_failure_of_the_future_is_none():
+    """It was stored, or noted, by a clock that was ahead."""
+    clock, service = november(), Service(limit=2, used=2)
+    budget = alone(service.usage, clock=clock)
+    budget.known = KnownUsage(failed_at=clock.utcnow() + timedelta(days=5))
+
+    with pytest.raises(MonthlyQuotaError):
+        await spend(budget, service)
 
 
 async def test_a_usage_that_cannot_be_read_stops_nobody(
