@@ -162,28 +162,29 @@ class CohortsOperator(BaseOperator):
         except InvalidInputError as error:
             raise failed(error) from error
 
-    def bring(
+    def export_file(
         self,
         context: Context,
         record: JobRecord,
         timeout: float,
         *,
-        replaces: bool = False,
+        may_overwrite: bool = False,
     ) -> dict[str, object]:
         """
         Return what is known of an export's file once it is there; defer until then.
 
         Args:
             timeout: Seconds to wait for the job.
-            replaces: Whether a file at the target can only be of this export.
+            may_overwrite: Whether a file at the target may be replaced, since it can only
+                be of this export.
         """
         store = context["task_state_store"]
         token = _token_of(store.get(_TOKEN), record)
 
         while True:
             try:
-                client = AmplitudeCohortsHook(self.conn_id).client(keeps=True)
-                step = asyncio.run(self._steps(client, record, token, replaces))
+                client = AmplitudeCohortsHook(self.conn_id).client(needs_job_store=True)
+                step = asyncio.run(self._steps(client, record, token, may_overwrite))
             except _NOT_MENDED as error:
                 raise failed(error) from error
 
@@ -209,7 +210,7 @@ class CohortsOperator(BaseOperator):
             client = AmplitudeCohortsHook(self.conn_id).client(
                 longest_wait=_LONGEST_WAIT
             )
-            return asyncio.run(_called(client, call))
+            return asyncio.run(_call_and_close(client, call))
         except _NOT_MENDED as error:
             raise failed(error) from error
         except CohortsError as error:
@@ -223,27 +224,31 @@ class CohortsOperator(BaseOperator):
         client: CohortsClient,
         record: JobRecord,
         token: str | None,
-        replaces: bool,
-    ) -> _Step:
+        may_overwrite: bool,
+    ) -> _StepResult:
         """Make steps until one is not due yet, or has something to be kept."""
         async with client:
             try:
-                if token is not None and not await _is_kept(client, record, token):
-                    if not replaces:
+                if token is not None and not await _is_in_job_store(
+                    client, record, token
+                ):
+                    if not may_overwrite:
                         await asyncio.to_thread(_check_free, record)
-                    return await _step_of(client, record, token)
+                    return await _step_by_token(client, record, token)
             except JobStoreUnavailableError as error:
                 self.log.warning("it goes on later: %s", error)
-                return _Step(token, due_in=1.0)
+                return _StepResult(token, due_in=1.0)
 
             while True:
                 tick = await client.tick(record)
                 if tick.last_error is not None:
                     self.log.warning("it goes on later: %s", tick.last_error)
                 if tick.saved is not None:
-                    return _Step(tick.saved.token, saved=await _told(tick.saved))
+                    return _StepResult(
+                        tick.saved.token, saved=await _result_of(tick.saved)
+                    )
                 if tick.due_in or tick.record.token != token:
-                    return _Step(tick.record.token, due_in=tick.due_in or 0.0)
+                    return _StepResult(tick.record.token, due_in=tick.due_in or 0.0)
 
                 record = tick.record
 
@@ -265,7 +270,16 @@ def failed(error: CohortsError) -> AirflowFailException:
 
 
 @attrs.frozen
-class _Step:
+class _StepResult:
+    """
+    What is known of an export after a step.
+
+    Attributes:
+        token: The export's, once it is spent.
+        due_in: Seconds until the next step, if there is one.
+        saved: The result of the task, once its file is there.
+    """
+
     token: str | None
     due_in: float = 0.0
     saved: dict[str, object] | None = None
@@ -284,7 +298,7 @@ def _refused_for(error: CohortsError) -> float | None:
     return None
 
 
-async def _called(
+async def _call_and_close(
     client: CohortsClient, call: Callable[[CohortsClient], Awaitable[T]]
 ) -> T:
     async with client:
@@ -300,7 +314,9 @@ def _token_of(kept: object, record: JobRecord) -> str | None:
     return token if isinstance(token, str) else None
 
 
-async def _is_kept(client: CohortsClient, record: JobRecord, token: str) -> bool:
+async def _is_in_job_store(
+    client: CohortsClient, record: JobRecord, token: str
+) -> bool:
     """
     Whether the job store still has an export; a step would spend another one.
 
@@ -322,18 +338,20 @@ def _check_free(record: JobRecord) -> None:
         )
 
 
-async def _step_of(client: CohortsClient, record: JobRecord, token: str) -> _Step:
-    """Bring the file of an export that is only in Airflow's own state."""
+async def _step_by_token(
+    client: CohortsClient, record: JobRecord, token: str
+) -> _StepResult:
+    """Make a step of an export that is only in Airflow's own state."""
     job = client.resume_export(token)
 
     if not (await job.poll()).done:
-        return _Step(token, due_in=1.0)
+        return _StepResult(token, due_in=1.0)
 
     saved = await job.download(str(record.to), format=record.format)
-    return _Step(token, saved=await _told(saved))
+    return _StepResult(token, saved=await _result_of(saved))
 
 
-async def _told(saved: SavedExport) -> dict[str, object]:
+async def _result_of(saved: SavedExport) -> dict[str, object]:
     requested_at = saved.requested_at
 
     return {

@@ -70,4 +70,4 @@ class CohortExportOperator(CohortsOperator):
             format=self.format,
         )
 
-        return self.bring(context, record, self.timeout)
+        return self.export_file(context, record, self.timeout)

@@ -38,13 +38,13 @@ class AmplitudeCohortsHook(BaseHook):
         self.conn_id = conn_id
 
     def client(
-        self, *, keeps: bool = False, longest_wait: float | None = None
+        self, *, needs_job_store: bool = False, longest_wait: float | None = None
     ) -> CohortsClient:
         """
         Return a client, for ``async with``; not on an event loop.
 
         Args:
-            keeps: Whether what it spends has to outlive the task.
+            needs_job_store: Whether what it spends has to outlive the task.
             longest_wait: Seconds that a request waits for the limits; a longer wait is a
                 `QuotaWaitError` at once.
 
@@ -54,7 +54,9 @@ class AmplitudeCohortsHook(BaseHook):
         """
         connection = self.get_connection(self.conn_id)
 
-        return self._client_of(connection, keeps=keeps, longest_wait=longest_wait)
+        return self._client_of(
+            connection, needs_job_store=needs_job_store, longest_wait=longest_wait
+        )
 
     async def aclient(self) -> CohortsClient:
         """Return a client, for ``async with``; on an event loop."""
@@ -89,7 +91,7 @@ class AmplitudeCohortsHook(BaseHook):
         self,
         connection: Connection,
         *,
-        keeps: bool = False,
+        needs_job_store: bool = False,
         longest_wait: float | None = None,
     ) -> CohortsClient:
         given: dict[str, object] = {
@@ -98,7 +100,7 @@ class AmplitudeCohortsHook(BaseHook):
             "base_url": connection.host,
             **self._extras(connection),
         }
-        if keeps:
+        if needs_job_store:
             self._check_store(given)
         if longest_wait is not None:
             given["limits"] = Limits(max_wait=longest_wait)

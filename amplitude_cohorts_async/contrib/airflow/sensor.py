@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from ... import CohortsClient
 from ...errors import InvalidInputError
 from ._base import failed
 from ._sdk import AirflowFailException, BaseSensorOperator, Context
@@ -73,7 +74,7 @@ class CohortComputedSensor(BaseSensorOperator):
         """Whether it was computed since; one request."""
         since = self._since()
         client = AmplitudeCohortsHook(self.conn_id).client()
-        found = asyncio.run(computed_at(client, self.cohort_id))
+        found = asyncio.run(self._computed_at(client))
 
         return found is not None and found >= since
 
@@ -81,6 +82,10 @@ class CohortComputedSensor(BaseSensorOperator):
         """End, or fail with what the trigger met."""
         if isinstance(event, Mapping) and event.get("error"):
             raise AirflowFailException(event["error"])
+
+    async def _computed_at(self, client: CohortsClient) -> datetime | None:
+        async with client:
+            return await computed_at(client, self.cohort_id)
 
     def _since(self) -> datetime:
         try:

@@ -76,11 +76,11 @@ class CohortSyncOperator(CohortsOperator):
         name = sha256(f"{self.cohort_id}\n{occurrence}".encode()).hexdigest()[:16]
         members = Path(self.folder, f"{name}.csv.gz")
         journal = members.with_name(f"{name}.journal")
-        self.bring(
+        self.export_file(
             context,
             self.record(self.cohort_id, members, occurrence, self.on_unknown),
             self.timeout,
-            replaces=True,
+            may_overwrite=True,
         )
 
         async def sync(client: CohortsClient) -> SyncReport:

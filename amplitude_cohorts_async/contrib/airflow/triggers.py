@@ -123,8 +123,9 @@ class CohortComputedTrigger(BaseTrigger):
             await asyncio.sleep(self.poke_interval)
 
             try:
-                client = await AmplitudeCohortsHook(self.conn_id).aclient()
-                found = await computed_at(client, self.cohort_id)
+                hook = AmplitudeCohortsHook(self.conn_id)
+                async with await hook.aclient() as client:
+                    found = await computed_at(client, self.cohort_id)
             except _MENDED_LATER as problem:
                 self.log.warning("not known yet: %s", problem)
                 continue
@@ -138,9 +139,8 @@ class CohortComputedTrigger(BaseTrigger):
 
 
 async def computed_at(client: CohortsClient, cohort_id: str) -> datetime | None:
-    """Return when a cohort was computed last; one request, after which it is closed."""
-    async with client:
-        return (await client.get_cohort(cohort_id)).last_computed
+    """Return when a cohort was computed last; one request."""
+    return (await client.get_cohort(cohort_id)).last_computed
 
 
 def _event(payload: dict[str, object]) -> TriggerEvent:
