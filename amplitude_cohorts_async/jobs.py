@@ -10,6 +10,7 @@ the process. `SqliteJobStore` survives that, too; a fleet's is
 `contrib.redis.RedisJobStore` or `contrib.postgres.PostgresJobStore`.
 """
 
+from ._core.claims import LONGEST_OCCURRENCE
 from ._core.job_rows import OnUnknown
 from ._io.jobs.base import JobStore, Work
 from ._io.jobs.memory import MemoryJobStore
@@ -17,6 +18,7 @@ from ._io.jobs.sqlite import SqliteJobStore
 from .models import JobDelivery, JobRecord, Tick
 
 __all__ = (
+    "LONGEST_OCCURRENCE",
     "JobDelivery",
     "JobRecord",
     "JobStore",

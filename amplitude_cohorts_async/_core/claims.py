@@ -31,7 +31,8 @@ from .job_rows import (
 )
 from .tokens import FILE_KEPT, ExportRef
 
-_LONGEST_OCCURRENCE = 200
+LONGEST_OCCURRENCE = 200
+"""How many characters an occurrence may have."""
 
 
 @attrs.frozen(kw_only=True)
@@ -488,10 +489,10 @@ def checked_on_unknown(choice: str) -> OnUnknown:
 def checked_occurrence(occurrence: str | None) -> str | None:
     """Return *occurrence*, or raise `InvalidInputError` if it is no key."""
     if occurrence is not None and not (
-        isinstance(occurrence, str) and 0 < len(occurrence) <= _LONGEST_OCCURRENCE
+        isinstance(occurrence, str) and 0 < len(occurrence) <= LONGEST_OCCURRENCE
     ):
         raise InvalidInputError(
-            f"occurrence is a text of 1 to {_LONGEST_OCCURRENCE} characters that names "
+            f"occurrence is a text of 1 to {LONGEST_OCCURRENCE} characters that names "
             f"one time of a repeated export, such as its date; got {occurrence!r}"
         )
 

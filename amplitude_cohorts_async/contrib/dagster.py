@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .. import CohortsClient
 from ..errors import CohortsError, InvalidInputError, MissingExtraError
-from ..jobs import JobRecord
+from ..jobs import LONGEST_OCCURRENCE, JobRecord
 from ..models import SavedExport
 
 try:
@@ -50,9 +50,6 @@ __all__ = (
 
 POOL = "amplitude_exports"
 """The pool of the assets; the limiter keeps the limits, whatever the pool allows."""
-
-_LONGEST_OCCURRENCE = 200
-"""Characters; the keys of assets and partitions may have more."""
 
 
 class CohortsResource(ConfigurableResource["CohortsResource"]):
@@ -106,7 +103,8 @@ def occurrence_of(context: AssetExecutionContext) -> str:
     # All of them may contain any character.
     name = json.dumps([run_id, list(context.asset_key.path), partition])
 
-    if len(name) > _LONGEST_OCCURRENCE:
+    # The keys of assets and partitions may be longer.
+    if len(name) > LONGEST_OCCURRENCE:
         return sha256(name.encode()).hexdigest()
     return name
 

@@ -25,7 +25,7 @@ from ...errors import (
     QuotaWaitError,
     RateLimitedError,
 )
-from ...jobs import JobRecord
+from ...jobs import LONGEST_OCCURRENCE, JobRecord
 from ...models import SavedExport
 from ._sdk import (
     AirflowFailException,
@@ -42,9 +42,6 @@ __all__ = ("CohortsOperator", "failed", "ids_from", "occurrence_of")
 T = TypeVar("T")
 
 _TOKEN = "amplitude_cohorts_export"  # noqa: S105 - no secret, and the name of a key
-
-_LONGEST_OCCURRENCE = 200
-"""Characters; the ids of Airflow may have 250 each."""
 
 _LONGEST_WAIT = 5.0
 """Seconds that a write waits for the limits before its task is deferred."""
@@ -78,7 +75,8 @@ def occurrence_of(context: Context) -> str:
     if task.map_index is not None and task.map_index >= 0:
         name += f"[{task.map_index}]"
 
-    if len(name) > _LONGEST_OCCURRENCE:
+    # The ids of Airflow may have 250 characters each.
+    if len(name) > LONGEST_OCCURRENCE:
         return sha256(name.encode()).hexdigest()
     return name
 
