@@ -12,7 +12,7 @@ import pytest
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.jobs import JobRecord
 from amplitude_cohorts_async.policies import Polling
-from amplitude_cohorts_async.testing import CohortsEmulator
+from amplitude_cohorts_async.testing import CohortsEmulator, faults
 from support.engines.dying import HOLD
 from support.engines.engine import DONE, Workspace
 from support.engines.scene import Scene
@@ -97,6 +97,23 @@ async def test_an_export(
     assert str(tmp_path / "a.csv") == exported["path"]
     assert (tmp_path / "a.csv").stat().st_size == exported["size"]
     assert 1 == cohorts_emulator.spent
+
+
+async def test_what_a_later_step_mends_is_logged(
+    exports: CohortExports,
+    cohorts_emulator: CohortsEmulator,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And the workflow goes on."""
+    record = JobRecord.new("c1", tmp_path / "a.csv", occurrence="monday")
+    cohorts_emulator.fail_next("status", faults.broken())
+
+    await (await exports.start(record)).get_result()
+
+    assert any(
+        each.startswith(f"{record.key} is tried again: ") for each in caplog.messages
+    )
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("a.csv", None), ("a.txt", "csv")])
