@@ -785,8 +785,12 @@ def _without_frames(
     try:
         return make(*arguments, **keywords)
     except ConfigurationError as error:
-        # The frames of the checks hold parts of URLs, which may be passwords.
-        raise error.with_traceback(None) from None
+        # The frames of the checks hold parts of URLs, which may be passwords; so does
+        # what was raised before it.
+        error.__context__ = None
+        failed = error.with_traceback(None)
+
+    raise failed
 
 
 def _load_operations() -> type[Operations]:
