@@ -8,6 +8,7 @@ with the request's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -48,9 +49,25 @@ _LOOK_FIRST = "find out what was done before trying again"
 # Bytes of a document that are decoded in one call: a millisecond's work.
 _LONG = 128 * 1024
 
-_FAILED = ("fail", "error", "cancel", "abort", "expired")
-_DONE = ("complete", "done", "success", "finished")
-_RUNNING = ("progress", "queue", "comput", "pending", "running", "wait")
+# Whole words of a status: "UNSUCCESSFUL" and "INCOMPLETE" have parts that say done.
+_FAILED = frozenset(
+    {
+        *("fail", "failed", "failure", "error", "errors", "expired"),
+        *("cancel", "canceled", "cancelled", "abort", "aborted"),
+    }
+)
+_DONE = frozenset(
+    {
+        *("complete", "completed", "done", "finished"),
+        *("success", "successful", "succeeded"),
+    }
+)
+_RUNNING = frozenset(
+    {
+        *("progress", "inprogress", "running", "computing"),
+        *("queue", "queued", "enqueued", "pending", "wait", "waiting"),
+    }
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -198,24 +215,27 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     """
     Return the status of a job; `UnexpectedResponseError` if it is another job's.
 
-    A status of failure decides whatever the HTTP code. Otherwise 202 is running, since
-    the service documents two texts and may send others; 200 is done if the text says so
-    or is missing, and `UnexpectedResponseError` if it is unknown. A third-party
-    description answers 200 throughout, and its text decides.
+    The code goes before the text: 202 is running, even with a word of failure, since the
+    page has two texts and no failure, and a spent export is not given up for a guess.
+    Otherwise the text decides: 200 is done if it says so or is missing, failed or running
+    if it says that, as in a third-party description that answers 200 throughout, and
+    `UnexpectedResponseError` if it is unknown.
     """
     answer = structure(decode(request, response), _StatusAnswer, path="$")
     check_subject(request, answer)
     text = answer.word
+    words = frozenset(re.findall("[a-z]+", text.casefold()))
 
-    if _holds(text, _FAILED):
-        return JobFailed(text)
-
-    is_accepted = response.status == 202  # noqa: PLR2004 - still running
-
-    if is_accepted or _holds(text, _RUNNING):
+    if response.status == 202:  # noqa: PLR2004 - still running
         return ExportStatus(done=False, word=text)
 
-    if _holds(text, _DONE) or (not text and answer.request_id is not None):
+    if words & _FAILED:
+        return JobFailed(text)
+
+    if words & _RUNNING:
+        return ExportStatus(done=False, word=text)
+
+    if words & _DONE or (not text and answer.request_id is not None):
         return ExportStatus(done=True, word=text)
 
     raise UnexpectedResponseError(

@@ -162,11 +162,14 @@ class VendorApi:
         """Get request status, the second step."""
         job = self.service.find_job(call.argument)
         job.apply(call.fault)
-        running = self.service.clock.now() < job.ready_at
-        status_text = "JOB INPROGRESS" if running else "JOB COMPLETED"
 
         if job.outcome == "failed":
-            running, status_text = False, "JOB FAILED"
+            status = self.service.options.assumptions.failed_job_status
+            status_text = "JOB FAILED"
+        elif self.service.clock.now() < job.ready_at:
+            status, status_text = 202, "JOB INPROGRESS"
+        else:
+            status, status_text = 200, "JOB COMPLETED"
 
         return json_answer(
             {
@@ -174,7 +177,7 @@ class VendorApi:
                 "cohort_id": job.cohort_id,
                 "async_status": status_text,
             },
-            status=202 if running else 200,
+            status=status,
         )
 
     def file(self, call: Call) -> Reply:

@@ -27,6 +27,8 @@ class Assumptions:
     Attributes:
         early_file_status: The status of a file that is asked for too early.
         expired_job_status: The status for a job older than seven days.
+        failed_job_status: The status that tells of a job that failed, which is
+            "JOB FAILED" in its `async_status`.
         spent_month_status: The status for an export beyond the month's.
         manual_only: Whether only uploaded cohorts can be written to.
         cohorts_by_id: Whether an upload answers with `cohortsById` as well;
@@ -41,6 +43,7 @@ class Assumptions:
 
     early_file_status: int = 404
     expired_job_status: int = 410
+    failed_job_status: int = 200
     spent_month_status: int = 429
     manual_only: bool = True
     cohorts_by_id: bool = False

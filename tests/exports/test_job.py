@@ -29,7 +29,7 @@ from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY, find_secrets
-from support.clients import unlimited_client
+from support.clients import emulator_assuming, unlimited_client
 from support.exporting import (
     COHORT,
     COMPLETED,
@@ -227,6 +227,8 @@ async def test_an_endless_wait_is_refused(
         status("JOB QUEUED", 202),
         status("no one knows this word", 202),
         status("JOB COMPLETED", 202),
+        status("JOB FAILED", 202),
+        status("0 errors so far", 202),
         status(None, 202),
         json_reply({}, 202),
         status("JOB INPROGRESS", 200),
@@ -249,6 +251,7 @@ async def test_words_that_say_wait(
         status("JOB COMPLETED"),
         status("complete", name="status"),
         status("SUCCESS"),
+        status("job_succeeded"),
         status("done", 201),
     ],
 )
@@ -266,12 +269,11 @@ async def test_words_that_say_done(
 @pytest.mark.parametrize(
     "word", ["JOB FAILED", "failed", "ERROR", "CANCELLED", "aborted"]
 )
-@pytest.mark.parametrize("code", [200, 202])
 async def test_words_that_say_failed(
-    server: FaultServer, exporter: CohortsClient, tmp_path: Path, word: str, code: int
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path, word: str
 ) -> None:
-    """A word of failure ends the wait, whatever the code, and is quoted."""
-    server.on(STATUS, RUNNING, status(word, code))
+    """A word of failure ends the wait when the code says that it is over, quoted."""
+    server.on(STATUS, RUNNING, status(word))
 
     with pytest.raises(ExportFailedError, match=word) as caught:
         await exporter.export(COHORT, tmp_path / "members.csv")
@@ -279,10 +281,44 @@ async def test_words_that_say_failed(
     assert caught.value.token
 
 
+async def test_a_word_of_failure_while_it_runs(
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path
+) -> None:
+    """The code says that it runs: a paid export is not given up for a word."""
+    server.on(STATUS, status("JOB FAILED", 202), status("ERROR", 202), COMPLETED)
+
+    await exporter.export(COHORT, tmp_path / "members.csv")
+
+    assert 3 == len(server.requests(STATUS))
+    assert 1 == len(server.requests(EXPORT))
+
+
+async def test_a_failed_job_that_is_said_to_run(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    """It ends at the deadline, and keeps its token."""
+    async with (
+        emulator_assuming(clock, failed_job_status=202) as emulator,
+        unlimited_client(emulator.base_url, clock) as client,
+    ):
+        emulator.add_cohort(COHORT, members=["ann"])
+        emulator.fail_next("status", faults.job_failed())
+
+        with pytest.raises(ExportTimeoutError, match="'JOB FAILED'") as caught:
+            await client.export(COHORT, tmp_path / "members.csv", timeout=60)
+
+    assert caught.value.token is not None
+    assert 1 == emulator.spent
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         status("no one knows this word"),
+        status("UNSUCCESSFUL"),
+        status("INCOMPLETE"),
+        status("abandoned"),
+        status("FAILOVER"),
         json_reply({}),
         json_reply({"request_id": "another", "async_status": "JOB COMPLETED"}),
         json_reply({"request_id": "another", "async_status": "JOB FAILED"}),
