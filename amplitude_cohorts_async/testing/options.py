@@ -25,7 +25,11 @@ class Assumptions:
     What the vendor does not say: switch each, to test that code copes with both.
 
     Attributes:
-        early_file_status: The status of a file that is asked for too early.
+        known_after: Seconds after its request from which a job is known; its
+            status and file are 404 before.
+        file_delay: Seconds that a file comes later than the status which says
+            that its job is done.
+        early_file_status: The status of a file that is not there yet.
         expired_job_status: The status for a job older than seven days.
         failed_job_status: The status that tells of a job that failed, which is
             "JOB FAILED" in its `async_status`.
@@ -41,6 +45,8 @@ class Assumptions:
             the vendor's own clients send and the page does not have.
     """
 
+    known_after: float = 0.0
+    file_delay: float = 0.0
     early_file_status: int = 404
     expired_job_status: int = 410
     failed_job_status: int = 200

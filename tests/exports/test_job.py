@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob
+from amplitude_cohorts_async._core.polling import KNOWN_AFTER
 from amplitude_cohorts_async.errors import (
     AuthenticationError,
     CohortsError,
@@ -21,6 +22,7 @@ from amplitude_cohorts_async.errors import (
     ExportFailedError,
     ExportTimeoutError,
     InvalidInputError,
+    NotFoundError,
     ServerError,
     UnexpectedResponseError,
 )
@@ -380,14 +382,79 @@ async def test_a_job_that_nobody_knows(
 
 
 async def test_the_age_of_a_new_job_is_not_told(
-    server: FaultServer, exporter: CohortsClient
+    server: FaultServer, exporter: CohortsClient, clock: FakeClock
 ) -> None:
     """Less than a tenth of a day says nothing about a file that lives for seven."""
     server.on(STATUS, reply(404))
     job = await exporter.request_export(COHORT)
+    await clock.sleep(KNOWN_AFTER)
 
     with pytest.raises(ExportExpiredError, match=r"\(404\); files live 7 days"):
         await job.poll()
+
+
+@pytest.mark.parametrize("code", [404, 410])
+async def test_a_job_that_is_not_known_yet(
+    server: FaultServer, exporter: CohortsClient, code: int
+) -> None:
+    """A young export is not given up: its status is asked for again."""
+    server.on(STATUS, reply(code), reply(code), COMPLETED)
+    job = await exporter.request_export(COHORT)
+    await job.wait()
+
+    assert 3 == len(server.requests(STATUS))
+
+
+async def test_a_poll_of_a_job_that_is_not_known_yet(
+    server: FaultServer, exporter: CohortsClient
+) -> None:
+    """It says so, with the token."""
+    server.on(STATUS, reply(404), COMPLETED)
+    job = await exporter.request_export(COHORT)
+
+    with pytest.raises(NotFoundError, match="may not be known yet") as caught:
+        await job.poll()
+
+    assert job.token == caught.value.token
+    assert (await job.poll()).done
+
+
+async def test_how_long_a_job_may_be_unknown(
+    server: FaultServer, exporter: CohortsClient, clock: FakeClock
+) -> None:
+    """For five minutes from its request; then it is gone, and the wait ends."""
+    server.on(STATUS, reply(404))
+    job = await exporter.request_export(COHORT)
+
+    with pytest.raises(ExportExpiredError):
+        await job.wait()
+
+    assert 300 <= clock.now() <= 310
+
+
+async def test_an_id_that_is_not_known(server: FaultServer, job: ExportJob) -> None:
+    """An id alone may be misspelt: nothing says that it is young."""
+    server.on(STATUS, reply(404))
+
+    with pytest.raises(ExportExpiredError):
+        await job.wait()
+
+    assert 1 == len(server.seen)
+
+
+async def test_a_service_that_knows_a_job_late(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    """The file comes, of the one export."""
+    async with (
+        emulator_assuming(clock, known_after=40) as emulator,
+        unlimited_client(emulator.base_url, clock) as client,
+    ):
+        emulator.add_cohort(COHORT, members=["ann"])
+        await client.export(COHORT, tmp_path / "members.csv")
+
+    assert emulator.requests("status") > 3
+    assert 1 == emulator.spent
 
 
 async def test_seven_days(
