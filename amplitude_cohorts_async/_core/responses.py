@@ -299,8 +299,10 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
     # In a success that holds an error, the error's code decides.
     status = (response.is_success and body.http_code) or response.status
     details = _details(body, response.body)
-    ids = _ids_in(body.metadata) if status == 400 else ()  # noqa: PLR2004
-    kind = InvalidIdsError if ids else _class_of(status, details)
+    kind = _class_of(status, details)
+    # The page lists no status of a refusal that names ids: any that says no more.
+    ids = _ids_in(body.metadata) if kind is BadRequestError else ()
+    kind = InvalidIdsError if ids else kind
     build = partial(InvalidIdsError, sample=ids) if ids else kind
 
     code = (

@@ -235,8 +235,9 @@ class VendorApi:
         wanted = _choice(call, "props", ("0", "1")) == "1"
         keys = [value for name, value in call.query if name == "propKeys"]
 
+        # Stricter than the page, which has no example of one without the other.
         if keys and not any(name == "props" for name, _ in call.query):
-            raise Refused(400, "propKeys needs props=1", rule="query")
+            raise Refused(400, "propKeys comes with props", rule="query")
 
         self._check_keys(keys, call.argument)
         chosen = (keys or None) if wanted else ()

@@ -35,6 +35,8 @@ class Assumptions:
             "JOB FAILED" in its `async_status`.
         spent_month_status: The status for an export beyond the month's.
         manual_only: Whether only uploaded cohorts can be written to.
+        writes_move_times: Whether a replacing upload or an update moves the
+            `lastMod` and the `lastComputed` of its cohort.
         cohorts_by_id: Whether an upload answers with `cohortsById` as well;
             seen, and not documented.
         validation_names_cohort: Whether an upload with `skip_save` answers
@@ -52,6 +54,7 @@ class Assumptions:
     failed_job_status: int = 200
     spent_month_status: int = 429
     manual_only: bool = True
+    writes_move_times: bool = True
     cohorts_by_id: bool = False
     validation_names_cohort: bool = False
     group_header: str = "\tgroup_value"

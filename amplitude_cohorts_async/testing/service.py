@@ -87,6 +87,7 @@ class Service:
                 counter.count_start(now)
 
         if not has_room:
+            self._spent = self.spent + quotas.refused_spend
             raise Refused(
                 429,
                 "Too Many Requests: Exceeded rate limit with query of cost 1",
@@ -447,7 +448,9 @@ def _check_size(service: Service, members: ListedMembers) -> None:
 
 def _save(service: Service, cohort: CohortRecord, members: ListedMembers) -> None:
     cohort.members = members
-    cohort.modified_at = cohort.computed_at = service.clock.utcnow()
+
+    if service.options.assumptions.writes_move_times:
+        cohort.modified_at = cohort.computed_at = service.clock.utcnow()
 
 
 def _invalid_ids(

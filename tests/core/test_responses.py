@@ -160,7 +160,7 @@ def test_an_envelope_is_kept() -> None:
     ],
 )
 def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
-    """A 400 that names ids is about them, in each of the forms that were seen."""
+    """A refusal that names ids is about them, in each of the forms that were seen."""
     body = {"error": {"metadata": metadata}}
     made = responses.error_of(REQUEST, answer(400, body), now=NOW)
 
@@ -382,6 +382,25 @@ def test_what_an_envelope_says_beside_its_details() -> None:
 
     assert ("d", "m", 403) == (made.details, made.api_message, made.http_code)
     assert "says 403" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, InvalidIdsError),
+        (409, InvalidIdsError),
+        (422, InvalidIdsError),
+        (403, PermissionDeniedError),
+        (404, NotFoundError),
+        (429, RateLimitedError),
+        (500, ServerError),
+    ],
+)
+def test_the_status_of_unknown_ids(status: int, error: type[ApiError]) -> None:
+    """The page has no status for them: whichever has no class of its own will do."""
+    body = {"error": {"metadata": {"invalid_ids": ["a"]}}}
+
+    assert error is type(responses.error_of(REQUEST, answer(status, body), now=NOW))
 
 
 def test_lists_that_hold_no_ids() -> None:

@@ -314,6 +314,25 @@ async def test_an_unlimited_plan() -> None:
     assert 70 == usage["usage"]
 
 
+@pytest.mark.parametrize(("refused_spend", "spent"), [(False, 1), (True, 3)])
+async def test_whether_a_refused_export_is_spent(
+    refused_spend: bool, spent: int
+) -> None:
+    """The page counts each request, and does not say whether one that is 429."""
+    quotas = Quotas(windows=((1, 60.0),), refused_spend=refused_spend)
+
+    async with (
+        CohortsEmulator(clock=FakeClock(), quotas=quotas) as emulator,
+        calling(emulator) as caller,
+    ):
+        emulator.add_cohort("c1", members=["ann"])
+        statuses = [(await caller.get(EXPORT)).status for _ in range(3)]
+        usage = (await caller.get("/api/3/cohorts/usage")).json["rest_download"]
+
+    assert [202, 429, 429] == statuses
+    assert spent == usage["usage"] == emulator.spent
+
+
 async def test_only_what_is_discoverable(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
