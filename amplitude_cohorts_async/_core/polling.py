@@ -22,9 +22,9 @@ KNOWN_AFTER = 300.0
 Seconds from its request after which a job that is not known is gone.
 
 The page says that a file is there for seven days, and not how soon a job is known. A
-404 of a moment after the service has accepted an export is likely a part of it that
-has not heard yet: to ask again costs a request, to believe it costs an export. Five
-minutes are far more than that takes, and than clocks differ.
+404 of a moment after the service has accepted an export may come from a part of it
+that has not heard yet: to ask again costs a request, to believe it costs an export.
+Five minutes are our assumption, as much as `FILE_KEPT` allows for clocks that differ.
 """
 
 _EARLY = 0.05
