@@ -549,8 +549,8 @@ class CohortsClient(AsyncOnly):
 
         Args:
             since: Earlier exports; cohorts that did not change since are skipped.
-            job_seconds: Seconds that a job takes; 30 to 60 are common, for cohorts
-                of any size.
+            job_seconds: Seconds that a job takes, which the vendor does not say; others
+                have seen 30 to 60, for cohorts of any size.
         """
         return await self._operations.plan(
             cohort_ids, properties=properties, since=since, job_seconds=job_seconds

@@ -82,7 +82,7 @@ class IdType(Enum):
 
     Attributes:
         USER_ID: Your id of a user; in a cohort that counts groups, a group's name.
-        AMPLITUDE_ID: Amplitude's number of a user; in a cohort that counts groups, a
+        AMPLITUDE_ID: Amplitude's id of a user; in a cohort that counts groups, a
             group's id.
     """
 

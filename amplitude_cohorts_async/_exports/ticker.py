@@ -44,6 +44,7 @@ from ..errors import (
     InvalidInputError,
     JobStoreUnavailableError,
     LimiterUnavailableError,
+    NotFoundError,
     QuotaWaitError,
     RateLimitedError,
 )
@@ -282,9 +283,13 @@ class _Step:
 
         spent = self._exports.spent(export.ref())
 
-        with self._session.without_waiting(export.ticket):
-            async with delivery.held():
-                status = await spent.poll()
+        try:
+            with self._session.without_waiting(export.ticket):
+                async with delivery.held():
+                    status = await spent.poll()
+        except NotFoundError as error:
+            # A young export that is not known yet: a later step polls it again.
+            return await self._failed(error)
 
         if status.done:
             return await self._put_back(0.0, ticket=None, state=ExportState.READY)

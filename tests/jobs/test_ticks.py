@@ -23,6 +23,7 @@ from amplitude_cohorts_async.errors import (
     ApiError,
     AuthenticationError,
     ConfigurationError,
+    ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
     JobStoreUnavailableError,
@@ -36,6 +37,7 @@ from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import emulator_assuming
 from support.exporting import until
 from support.scripted_store import ScriptedStore
 from support.stage import ALL, DURABLE, Stage, ended, killed
@@ -452,6 +454,67 @@ async def test_a_failure_is_mended(
     assert failed.due_in >= (failed.last_error.retry_after or 5.0)
     assert {1} == set(job.sent)
     assert 1 == stage.spent
+
+
+@everywhere
+async def test_an_export_that_is_not_known_yet(stage: Stage) -> None:
+    """Its 404 is in the tick, and the next step polls again."""
+    async with emulator_assuming(stage.clock, known_after=30) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = engine(attrs.evolve(stage, emulator=emulator))
+
+        await job.run()
+
+        early = [tick for tick in job.ticks if tick.last_error is not None]
+        assert {"NotFoundError"} == {type(tick.last_error).__name__ for tick in early}
+        assert {(5.0, "requested")} == {
+            (each.due_in, each.record.state) for each in early
+        }
+        assert {1} == set(job.sent)
+        assert 1 == emulator.spent
+
+
+async def test_an_export_that_is_never_known(stage: Stage) -> None:
+    """After five minutes it is gone, and each step says so."""
+    async with emulator_assuming(stage.clock, known_after=1e6) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = engine(attrs.evolve(stage, emulator=emulator))
+
+        await job.run("requested")
+        stage.clock.advance(299)
+        assert (await job.step()).last_error is not None
+        stage.clock.advance(1)
+
+        for _ in range(2):
+            with pytest.raises(ExportExpiredError) as told:
+                await job.step()
+            assert told.value.token is not None
+        assert 1 == emulator.spent
+
+
+@pytest.mark.parametrize("code", [404, 410])
+async def test_a_file_that_comes_late(stage: Stage, code: int) -> None:
+    """The step that brings it asks again; a later one does, if that is too early."""
+    async with emulator_assuming(
+        stage.clock, file_delay=200, early_file_status=code
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        here = attrs.evolve(stage, emulator=emulator)
+        record, errors = engine(here).record, set[str]()
+
+        for _ in range(MOST_TICKS):
+            async with here.client() as client:
+                tick = await client.tick(record)
+            if tick.done:
+                break
+            errors.add(type(tick.last_error).__name__)
+            record = tick.record
+            stage.clock.advance(tick.due_in or 0.0)
+
+        assert tick.done
+        assert {"NoneType", "IncompleteDownloadError"} == errors
+        assert 1 == emulator.spent
+        assert [] == emulator.violations
 
 
 async def test_no_answer_to_a_request_is_in_doubt(stage: Stage) -> None:
