@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient
@@ -574,6 +574,38 @@ async def test_a_store_that_fails_after_the_purchase(stage: Stage) -> None:
     assert 1 == stage.spent
 
 
+@pytest.mark.parametrize("fault", [faults.lost_answer(), faults.broken(500)])
+async def test_a_store_that_forgets_what_may_be_spent(
+    stage: Stage, fault: faults.Fault
+) -> None:
+    """Away since the request was sent: the record names it, and nothing is spent."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses_after.add("attempted")
+    stage.emulator.fail_next("export", fault)
+    job = engine(stage)
+    tick = await job.step(store)
+    assert "attempted" == tick.record.state
+
+    with pytest.raises(InvalidInputError, match="is not in the job store"):
+        await job.step(MemoryJobStore())
+
+    assert 1 == stage.emulator.requests("export")
+
+
+async def test_an_error_about_the_target_has_the_token(stage: Stage) -> None:
+    """Its folder is gone: the export is spent all the same."""
+    folder = stage.path("folder")
+    folder.mkdir()
+    job = Engine(stage, JobRecord.new("c1", folder / "a.csv", occurrence="monday"))
+    await job.run("requested")
+    folder.rmdir()
+
+    with pytest.raises(InvalidInputError) as caught:
+        await job.step()
+
+    assert caught.value.token == job.record.token is not None
+
+
 async def test_the_next_step_stores_what_the_store_has_missed(stage: Stage) -> None:
     """It was away from the answer until the client was closed; the record knows."""
     store = stage.mortal()
@@ -892,7 +924,20 @@ def test_a_name_in_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         JobRecord.new("c1", "members.csv")
 
 
+@pytest.mark.parametrize(
+    "field", ["id", "cohort_id", "occurrence", "format", "on_unknown", "delivery_id"]
+)
+@pytest.mark.parametrize("value", [5, True, ["a"], {"a": 1}, "\ud800"])
+def test_a_record_whose_fields_are_no_text(field: str, value: object) -> None:
+    """It is refused before any step."""
+    fields = json.loads(JobRecord.new("c1", "/tmp/a.csv").to_json())
+
+    with pytest.raises(InvalidInputError, match="no record of a job"):
+        JobRecord.from_json(json.dumps({**fields, field: value}))
+
+
 @given(st.text() | st.from_type(type(None)).map(json.dumps))
+@example("[" * 200_000)
 def test_no_record(text: str) -> None:
     """Any other text is refused."""
     with pytest.raises(InvalidInputError, match="no record of a job"):
