@@ -549,8 +549,8 @@ class CohortsClient(AsyncOnly):
 
         Args:
             since: Earlier exports; cohorts that did not change since are skipped.
-            job_seconds: Seconds that a job takes; 30 to 60 are common, for cohorts
-                of any size.
+            job_seconds: Seconds that a job takes, which the vendor does not say; others
+                have seen 30 to 60, for cohorts of any size.
         """
         return await self._operations.plan(
             cohort_ids, properties=properties, since=since, job_seconds=job_seconds
@@ -785,8 +785,12 @@ def _without_frames(
     try:
         return make(*arguments, **keywords)
     except ConfigurationError as error:
-        # The frames of the checks hold parts of URLs, which may be passwords.
-        raise error.with_traceback(None) from None
+        # The frames of the checks hold parts of URLs, which may be passwords; so does
+        # what was raised before it.
+        error.__context__ = None
+        failed = error.with_traceback(None)
+
+    raise failed
 
 
 def _load_operations() -> type[Operations]:

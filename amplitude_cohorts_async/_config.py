@@ -233,11 +233,16 @@ def _checked_store(jobs: object) -> JobStore | Path | str | None:
 
     if not text:
         raise ConfigurationError(
-            f"jobs is {jobs!r}; pass a path, a URL, or an instance of a subclass of "
-            f"jobs.JobStore"
+            f"jobs is {_kind(jobs)}; pass a path, a URL as a text, or an instance of a "
+            f"subclass of jobs.JobStore"
         )
 
-    return checked_path_or_url(text, may_be_url=isinstance(jobs, str))
+    return checked_path_or_url(text)
+
+
+def _kind(jobs: object) -> str:
+    # Without its value: that of a URL, of whatever library, may hold a password.
+    return "empty" if isinstance(jobs, str | bytes) else f"a {type(jobs).__name__}"
 
 
 @attrs.frozen(kw_only=True)

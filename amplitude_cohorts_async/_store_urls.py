@@ -26,17 +26,12 @@ _POSTGRES = ("postgresql", "postgres")
 _SERVERS = ("redis", "rediss", "unix", *_POSTGRES)
 _SCHEMES = ("sqlite", *_SERVERS)
 
-_LIKE_A_URL = re.compile(
-    rf"""
-    # A scheme without the rest of its "://".
-    (?:{"|".join(_SCHEMES)}) (?: : | // )
-    # A password before a host; neither a path of Windows nor one that begins with a "/".
-    | (?! [A-Za-z]: [/\\] ) (?! \.{{0,2}} [/\\] ) .* : .* @
-    # A host and its port.
-    | [\w.-]+ : \d+ (?: / .* )? $
-    """,
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
-)
+_BEGINS_LIKE_A_PATH = re.compile(r"\.{0,2}[/\\](?![/\\])|[A-Za-z]:[/\\]")
+_LIKE_A_URL = re.compile(rf"({'|'.join(_SCHEMES)})//|.*[:=]", re.IGNORECASE | re.DOTALL)
+"""
+A URL that is not complete, or the options of a connection: no password comes without a
+colon or "=" before it.
+"""
 
 _LIMITER = "limiter_url, or AMPLITUDE_LIMITER_URL,"
 _JOBS = "jobs, or AMPLITUDE_JOBS,"
@@ -92,12 +87,9 @@ def job_store_of_url(url: str) -> JobStore:
     return _named(_JOBS, partial(RedisJobStore, url))
 
 
-def checked_path_or_url(text: str, *, may_be_url: bool) -> Path | str:
+def checked_path_or_url(text: str) -> Path | str:
     """
     Return the file, or the URL of the server, that keeps the exports.
-
-    Args:
-        may_be_url: Whether *text* was passed as a text, not as a path.
 
     Raises:
         ConfigurationError: It looks like a URL, and is none of a job store.
@@ -110,13 +102,13 @@ def checked_path_or_url(text: str, *, may_be_url: bool) -> Path | str:
     if scheme in _SERVERS:
         return text
 
-    if scheme is None and not (may_be_url and _LIKE_A_URL.match(text)):
+    if _BEGINS_LIKE_A_PATH.match(text) or not _LIKE_A_URL.match(text):
         return Path(text)
 
     raise ConfigurationError(
         f"{_JOBS} is no URL of a job store: such a one begins with "
         f"{', '.join(f'{name}://' for name in _SCHEMES)}; if it is the name of a file, "
-        f"write ./ in front of it"
+        f"write ./ in front of it, or its whole path"
     )
 
 

@@ -47,6 +47,7 @@ __all__ = (
 
 
 _RECORD_VERSION = 1
+_NO_RECORD = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _SEED = 20
 """Digits of a record's name that are random, without an occurrence."""
 
@@ -82,7 +83,7 @@ class IdType(Enum):
 
     Attributes:
         USER_ID: Your id of a user; in a cohort that counts groups, a group's name.
-        AMPLITUDE_ID: Amplitude's number of a user; in a cohort that counts groups, a
+        AMPLITUDE_ID: Amplitude's id of a user; in a cohort that counts groups, a
             group's id.
     """
 
@@ -508,9 +509,9 @@ class JobRecord:
                 is_open=True,
                 properties=wanted if isinstance(wanted, bool) else tuple(wanted),
                 to=None if to is None else Path(to),
-                **_of_version(fields),
+                **_checked_texts(fields),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NO_RECORD as error:
             raise InvalidInputError(
                 f"this is no record of a job that `to_json()` gave ({error}); make one "
                 f"with JobRecord.new()"
@@ -539,9 +540,18 @@ def _absolute(to: str | Path) -> Path:
         ) from error
 
 
-def _of_version(fields: dict[str, Any]) -> dict[str, Any]:
+def _checked_texts(fields: dict[str, Any]) -> dict[str, Any]:
     if fields.pop("version") != _RECORD_VERSION:
         raise ValueError("another version")
+
+    for name, value in fields.items():
+        is_needed = name in {"id", "cohort_id", "state", "on_unknown"}
+
+        if not isinstance(value, str if is_needed else str | None):
+            raise TypeError(f"{name} is no text")
+        if value is not None:
+            # A surrogate by itself is no text that can be stored.
+            value.encode()
 
     return fields
 

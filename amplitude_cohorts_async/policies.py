@@ -14,8 +14,9 @@ class Polling:
     """
     When to poll the status of a job.
 
-    Most jobs take 30 to 60 seconds whatever the size of the cohort, so the first
-    poll comes late; each poll takes one of the five slots.
+    The vendor does not say how long a job takes. Others have seen 30 to 60 seconds,
+    whatever the size of the cohort, so the first poll comes late; each poll takes one
+    of the five slots.
 
     Attributes:
         initial_delay: Seconds from the export request to the first poll.

@@ -513,6 +513,8 @@ async def test_a_netrc_file_is_neither_used_nor_shown(
         "postgresql://me:hunter2@localhost:port/name",
         "postgresql://me:hunter2/part@localhost/name",
         "postgresql://localhost/name?schema=1hunter2",
+        "postgresql://me:p@hunter2@localhost/name",
+        "unix://me:hunter2/part@/run/valkey.sock",
     ],
 )
 def test_no_url_that_is_refused_is_shown(
@@ -529,6 +531,30 @@ def test_no_url_that_is_refused_is_shown(
         CohortsClient.from_env()
 
     assert "hunter2" not in "".join(with_locals(caught.value))
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("name", ["Limiter", "JobStore"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:hunter2@localhost:port/0",
+        "redis://localhost?hunter2=1",
+        "unix://me:hunter2/part@/run/valkey.sock",
+        "postgresql://me:hunter2/part@localhost/name",
+        "postgresql://me:p@hunter2@localhost/name",
+    ],
+)
+def test_no_part_of_a_url_is_shown_by_what_refuses_it(name: str, url: str) -> None:
+    """Not in its own frames, either."""
+    kind = "Redis" if "postgres" not in url else "Postgres"
+    contrib = pytest.importorskip(f"amplitude_cohorts_async.contrib.{kind.lower()}")
+
+    for make in (getattr(contrib, kind + name), getattr(contrib, kind + name).from_url):
+        with pytest.raises(ConfigurationError) as caught:
+            make(url)
+        assert "hunter2" not in "".join(with_locals(caught.value))
+        assert caught.value.__context__ is None
 
 
 def test_no_url_that_is_passed_is_shown() -> None:

@@ -17,6 +17,16 @@ from ..policies import Polling
 from .job_rows import ExportRow, ExportState
 from .tokens import age_of
 
+KNOWN_AFTER = 300.0
+"""
+Seconds from its request after which a job that is not known is gone.
+
+The page says that a file is there for seven days, and not how soon a job is known. A
+404 of a moment after the service has accepted an export may come from a part of it
+that has not heard yet: to ask again costs a request, to believe it costs an export.
+Five minutes are our assumption, as much as `FILE_KEPT` allows for clocks that differ.
+"""
+
 _EARLY = 0.05
 """Seconds by which an engine may come early: its timers are not exact."""
 
@@ -108,6 +118,11 @@ def step_due_in(
 
     # Clocks differ: one that is due later than that was stored by a faster clock.
     return left if _EARLY <= left <= longest + _EARLY else 0.0
+
+
+def may_be_unknown(age: float | None) -> bool:
+    """Whether the status of an export of that age may be a 404 and the job still come."""
+    return age is not None and age < KNOWN_AFTER
 
 
 def next_poll(polling: Polling, *, jitter: float) -> float:

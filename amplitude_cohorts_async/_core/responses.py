@@ -8,6 +8,7 @@ with the request's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -43,14 +44,31 @@ _SHORT = 100
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _LATER = "look at it later with `resume_export()`"
+_ASK_AGAIN = "an export of a moment ago may not be known yet: ask again"
 _LOOK_FIRST = "find out what was done before trying again"
 
 # Bytes of a document that are decoded in one call: a millisecond's work.
 _LONG = 128 * 1024
 
-_FAILED = ("fail", "error", "cancel", "abort", "expired")
-_DONE = ("complete", "done", "success", "finished")
-_RUNNING = ("progress", "queue", "comput", "pending", "running", "wait")
+# Whole words of a status: "UNSUCCESSFUL" and "INCOMPLETE" have parts that say done.
+_FAILED = frozenset(
+    {
+        *("fail", "failed", "failure", "error", "errors", "expired"),
+        *("cancel", "canceled", "cancelled", "abort", "aborted"),
+    }
+)
+_DONE = frozenset(
+    {
+        *("complete", "completed", "done", "finished"),
+        *("success", "successful", "succeeded"),
+    }
+)
+_RUNNING = frozenset(
+    {
+        *("progress", "inprogress", "running", "computing"),
+        *("queue", "queued", "enqueued", "pending", "wait", "waiting"),
+    }
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -198,24 +216,27 @@ def export_status(request: Request, response: Response) -> ExportStatus | JobFai
     """
     Return the status of a job; `UnexpectedResponseError` if it is another job's.
 
-    A status of failure decides whatever the HTTP code. Otherwise 202 is running, since
-    the service documents two texts and may send others; 200 is done if the text says so
-    or is missing, and `UnexpectedResponseError` if it is unknown. A third-party
-    description answers 200 throughout, and its text decides.
+    The code goes before the text: 202 is running, even with a word of failure, since the
+    page has two texts and no failure, and a spent export is not given up for a guess.
+    Otherwise the text decides: 200 is done if it says so or is missing, failed or running
+    if it says that, as in a third-party description that answers 200 throughout, and
+    `UnexpectedResponseError` if it is unknown.
     """
     answer = structure(decode(request, response), _StatusAnswer, path="$")
     check_subject(request, answer)
     text = answer.word
+    words = frozenset(re.findall("[a-z]+", text.casefold()))
 
-    if _holds(text, _FAILED):
-        return JobFailed(text)
-
-    is_accepted = response.status == 202  # noqa: PLR2004 - still running
-
-    if is_accepted or _holds(text, _RUNNING):
+    if response.status == 202:  # noqa: PLR2004 - still running
         return ExportStatus(done=False, word=text)
 
-    if _holds(text, _DONE) or (not text and answer.request_id is not None):
+    if words & _FAILED:
+        return JobFailed(text)
+
+    if words & _RUNNING:
+        return ExportStatus(done=False, word=text)
+
+    if words & _DONE or (not text and answer.request_id is not None):
         return ExportStatus(done=True, word=text)
 
     raise UnexpectedResponseError(
@@ -278,8 +299,10 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
     # In a success that holds an error, the error's code decides.
     status = (response.is_success and body.http_code) or response.status
     details = _details(body, response.body)
-    ids = _ids_in(body.metadata) if status == 400 else ()  # noqa: PLR2004
-    kind = InvalidIdsError if ids else _class_of(status, details)
+    kind = _class_of(status, details)
+    # The page lists no status of a refusal that names ids: any that says no more.
+    ids = _ids_in(body.metadata) if kind is BadRequestError else ()
+    kind = InvalidIdsError if ids else kind
     build = partial(InvalidIdsError, sample=ids) if ids else kind
 
     code = (
@@ -288,10 +311,12 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
         else f" (its body says {body.http_code})"
     )
     shown = f": {shorten(details, _SHOWN)}" if details else ""
+    is_job = request.kind == "poll" and kind is NotFoundError
+    advice = _ASK_AGAIN if is_job else _NEXT[kind]
 
     return build(
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{response.status}{code}{shown}; {_NEXT[kind]}{_more_advice(request, status)}",
+        f"{response.status}{code}{shown}; {advice}{_more_advice(request, status)}",
         status=status,
         type=shorten(body.type, _SHORT),
         details=details,

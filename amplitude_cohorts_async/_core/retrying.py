@@ -7,6 +7,8 @@ Everything that decides whether something is tried again:
 `may_repeat()`, `retry_delay()` A request to Amplitude, in `Session.attempts()`.
 `may_ask_again()`               A poll of a job, within one `wait()`: the next poll
                                 comes anyway, so these failures do not count.
+`may_be_unknown()`              A 404 for the status of a young export, in `polling`:
+                                the next poll comes, as above.
 `LinkRefresh`                   A link to a file, in `_io/download`: a fresh one, five
                                 times without a new byte; `_SLOW_DOWN` beside it lists
                                 the store's answers that call for a pause first.

@@ -13,7 +13,6 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from functools import partial
-from http import HTTPStatus
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import BinaryIO
@@ -35,7 +34,7 @@ from .._io.sinks.part_file import UnnamedFile, write_small
 from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.target import Format, Options, Target
 from .._version import VERSION
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, NotFoundError
 from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
@@ -190,15 +189,19 @@ class FileDownloader:
 
     async def _status_without_file(self, answered: int) -> ExportStatus:
         # Only the status tells a file that is early from one that is gone, which
-        # raises. To take the first for the second would spend another export.
+        # raises, be it answered 404 or 410. To take the first for the second would
+        # spend another export.
         now = self._session.context.clock.utcnow()
         age = age_of(self._ref, now=now)
         is_old = age is not None and age > FILE_LIFE.total_seconds()
 
-        if is_old or answered == HTTPStatus.GONE:
+        if is_old:
             raise self._errors.expired(answered, now=now)
 
-        return await self._poll()
+        try:
+            return await self._poll()
+        except NotFoundError:
+            return ExportStatus(done=False, word="not known yet")
 
     def _transfer(
         self, receiver: FileReceiver | TextReceiver, progress: Progress | None

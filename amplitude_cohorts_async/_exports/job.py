@@ -57,6 +57,8 @@ class ExportJob:
 
         Raises:
             ExportFailedError: The job failed.
+            NotFoundError: The service does not know the job, which was requested in
+                the last five minutes: it may not know it yet.
             ExportExpiredError: The service does not know the job, or no longer.
         """
         return await self._export.poll()
@@ -65,8 +67,8 @@ class ExportJob:
         """
         Wait until the file is ready, and return the job.
 
-        Answers of 429 and 5xx and lost connections do not end the wait: the
-        next poll follows as usual.
+        Answers of 429 and 5xx and lost connections do not end the wait, nor does a
+        404 within five minutes of the request: the next poll follows as usual.
 
         Args:
             timeout: Finite seconds. The job goes on after them.

@@ -11,7 +11,16 @@ import attrs
 
 from .._core import responses
 from .._core.export_errors import ExportErrors
-from .._core.polling import Download, GiveUp, JobFailed, JobState, Poll, Step, next_step
+from .._core.polling import (
+    Download,
+    GiveUp,
+    JobFailed,
+    JobState,
+    Poll,
+    Step,
+    may_be_unknown,
+    next_step,
+)
 from .._core.requests import Endpoints
 from .._core.retrying import NO_RETRIES, may_ask_again
 from .._core.tokens import ExportRef, age_of
@@ -55,7 +64,11 @@ class JobPoller:
         self._done: ExportStatus | JobFailed | None = None
 
     async def poll(self) -> ExportStatus:
-        """Return the status, and raise if the job failed or is not known."""
+        """
+        Return the status, and raise if the job failed or is not known.
+
+        Raises `NotFoundError` for a young export, which may not be known yet.
+        """
         status = await self._ask(self._context.retrying)
 
         if isinstance(status, JobFailed):
@@ -140,7 +153,8 @@ class JobPoller:
             try:
                 return await self._ask(NO_RETRIES)
             except CohortsError as error:
-                if not may_ask_again(error):
+                # A `NotFoundError` is that of a young export: see `_ask`.
+                if not (may_ask_again(error) or isinstance(error, NotFoundError)):
                     raise
                 reason = f" ({type(error).__name__})"
                 _logger.info(
@@ -157,6 +171,8 @@ class JobPoller:
             response = await self._session.send(request, retrying=retrying)
         except NotFoundError as error:
             now = self._context.clock.utcnow()
+            if may_be_unknown(age_of(self._ref, now=now)):
+                raise
             raise self._errors.expired(error.status, now=now) from error
 
         status = responses.export_status(request, response)

@@ -33,7 +33,7 @@ from .._core.job_rows import ExportRow, ExportState
 from .._core.known_usage import KnownUsage
 from .._core.polling import next_poll, step_due_in
 from .._core.requests import checked_properties
-from .._core.retrying import may_ask_again
+from .._core.retrying import may_ask_again, was_refused
 from .._core.tokens import from_token
 from .._io.cancellation import finish_despite_cancel
 from .._io.http.session import Session
@@ -44,8 +44,10 @@ from ..errors import (
     InvalidInputError,
     JobStoreUnavailableError,
     LimiterUnavailableError,
+    NotFoundError,
     QuotaWaitError,
     RateLimitedError,
+    ServerError,
 )
 from ..models import JobRecord, Tick, has_own_name
 from ..policies import Polling
@@ -74,6 +76,10 @@ class Ticker:
             step = await self._prepared_step(record)
         except JobStoreUnavailableError as error:
             return Tick(record=record, due_in=self.polling.interval, last_error=error)
+        except CohortsError as error:
+            # Its folder may be gone, say: it is spent all the same.
+            error.token = getattr(record, "token", None)
+            raise
 
         return await step.outcome(step.make())
 
@@ -190,9 +196,22 @@ class _Step:
         try:
             tick = await self._put_back(due_in, **changes)
         except JobStoreUnavailableError:
+            self._name_attempt(error)
             tick = self._later(due_in)
 
         return attrs.evolve(tick, last_error=error)
+
+    def _name_attempt(self, error: CohortsError) -> None:
+        """Name what may be spent in the record: the store may forget it."""
+        may_be_spent = isinstance(error, ServerError) or getattr(
+            error, "may_have_happened", False
+        )
+        if self._claim is not None and may_be_spent and not was_refused(error):
+            self._record = attrs.evolve(
+                self._record,
+                id=self._claim.export.id,
+                state=ExportState.ATTEMPTED.value,
+            )
 
     async def _find(self, listing: Listing | None = None) -> Found:
         found = await self._exports.jobs.claim(self._call, listing)
@@ -282,9 +301,13 @@ class _Step:
 
         spent = self._exports.spent(export.ref())
 
-        with self._session.without_waiting(export.ticket):
-            async with delivery.held():
-                status = await spent.poll()
+        try:
+            with self._session.without_waiting(export.ticket):
+                async with delivery.held():
+                    status = await spent.poll()
+        except NotFoundError as error:
+            # A young export that is not known yet: a later step polls it again.
+            return await self._failed(error)
 
         if status.done:
             return await self._put_back(0.0, ticket=None, state=ExportState.READY)

@@ -53,7 +53,10 @@ _LIST_DELAYS = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each request for the list: a new cohort may appear a little later."""
 
 _REQUEST_LIFE = timedelta(minutes=15)
-"""No request takes this long: a cohort that is not listed by then was not created."""
+"""
+The assumption that no request takes this long: a cohort that is not listed by then was
+not created.
+"""
 
 
 async def upload_cohort(

@@ -46,8 +46,8 @@ def in_command_words(error: BaseException) -> str:
         case AmbiguousExportError():
             return (
                 f"{what_is_unknown(error)}. Nothing more was spent: compare with "
-                f"`amplitude-cohorts usage`, and pass --on-unknown spend to request "
-                f"another one"
+                f"`amplitude-cohorts usage`; `export` and `sync` request another one "
+                f"with --on-unknown spend"
             )
         case JobStoreUnavailableError():
             return f"{error}; --jobs names another one, --no-jobs does without"

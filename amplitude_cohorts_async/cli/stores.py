@@ -53,7 +53,9 @@ def has_record(jobs: str | None) -> bool:
         return _is_shared() or (_data_path() / _EXPORTS).exists()
 
     if "://" not in named and not Path(named).exists():
-        raise NoSuchJobError(f"{named} does not exist: nothing was recorded there")
+        # The text of a variable may be a URL that is not complete, with a password.
+        what = jobs or "the file in AMPLITUDE_JOBS"
+        raise NoSuchJobError(f"{what} does not exist: nothing was recorded there")
 
     return True
 

@@ -57,7 +57,9 @@ class PostgresLimiter(FleetLimiter):
         processes: int | None = None,
     ) -> None:
         """Take the parameters of `from_url()`."""
-        address = address_of(hidden(url))
+        # The locals of this frame are seen by who shows a traceback with them.
+        url = hidden(url)
+        address = address_of(url)
         self._servers = PerLoop(partial(Server, address))
         self._jobs = PostgresJobStore(url)
         super().__init__(
@@ -101,6 +103,8 @@ class PostgresLimiter(FleetLimiter):
             ConfigurationError: It is no URL of a database, or there are more processes
                 than places.
         """
+        url = hidden(url)
+
         return cls(
             url,
             app=app,

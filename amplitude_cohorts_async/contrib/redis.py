@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, Self
 
+from .._core.secret import hidden
 from .._io.jobs.base import JobStore
 from .._io.limits.fleet import FleetLimiter
 from .._io.per_loop import PerLoop
@@ -52,6 +53,8 @@ class RedisLimiter(FleetLimiter):
         processes: int | None = None,
     ) -> None:
         """Take the parameters of `from_url()`."""
+        # The locals of this frame are seen by who shows a traceback with them.
+        url = hidden(url)
         self._servers = PerLoop(partial(Server, checked_url(url)))
         self._jobs = RedisJobStore(url)
         super().__init__(
@@ -94,6 +97,8 @@ class RedisLimiter(FleetLimiter):
             ConfigurationError: It is no URL of a store, or there are more processes
                 than places.
         """
+        url = hidden(url)
+
         return cls(
             url,
             app=app,

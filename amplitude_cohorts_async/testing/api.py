@@ -162,11 +162,14 @@ class VendorApi:
         """Get request status, the second step."""
         job = self.service.find_job(call.argument)
         job.apply(call.fault)
-        running = self.service.clock.now() < job.ready_at
-        status_text = "JOB INPROGRESS" if running else "JOB COMPLETED"
 
         if job.outcome == "failed":
-            running, status_text = False, "JOB FAILED"
+            status = self.service.options.assumptions.failed_job_status
+            status_text = "JOB FAILED"
+        elif self.service.clock.now() < job.ready_at:
+            status, status_text = 202, "JOB INPROGRESS"
+        else:
+            status, status_text = 200, "JOB COMPLETED"
 
         return json_answer(
             {
@@ -174,7 +177,7 @@ class VendorApi:
                 "cohort_id": job.cohort_id,
                 "async_status": status_text,
             },
-            status=202 if running else 200,
+            status=status,
         )
 
     def file(self, call: Call) -> Reply:
@@ -232,8 +235,9 @@ class VendorApi:
         wanted = _choice(call, "props", ("0", "1")) == "1"
         keys = [value for name, value in call.query if name == "propKeys"]
 
+        # Stricter than the page, which has no example of one without the other.
         if keys and not any(name == "props" for name, _ in call.query):
-            raise Refused(400, "propKeys needs props=1", rule="query")
+            raise Refused(400, "propKeys comes with props", rule="query")
 
         self._check_keys(keys, call.argument)
         chosen = (keys or None) if wanted else ()

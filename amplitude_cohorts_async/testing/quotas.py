@@ -40,6 +40,8 @@ class Quotas:
             now, "fixed" restarts on the hour, as it were, and "bucket"
             refills while it drains. The vendor does not say which it is.
         refused_count: Whether a refused start fills a window as well.
+        refused_spend: Whether a start that a window refuses counts in the month
+            as well. The vendor counts each request, and is silent on refused ones.
         month: Requests to get one cohort in a month, of all cohorts together; None
             for an unlimited plan.
         used: Requests already spent this month.
@@ -51,6 +53,7 @@ class Quotas:
     windows: tuple[tuple[int, float], ...] = ((4, 60.0), (60, 600.0))
     window: WindowKind = "log"
     refused_count: bool = False
+    refused_spend: bool = False
     month: int | None = 500
     used: int = 0
     ids: int = 100_000

@@ -87,6 +87,7 @@ class Service:
                 counter.count_start(now)
 
         if not has_room:
+            self._spent = self.spent + quotas.refused_spend
             raise Refused(
                 429,
                 "Too Many Requests: Exceeded rate limit with query of cost 1",
@@ -148,14 +149,16 @@ class Service:
         return job
 
     def find_job(self, request_id: str) -> Job:
-        """Return a job that is known and not too old."""
+        """Return a job that is known by now and not too old."""
         job = self.jobs.get(request_id)
+        assumed = self.options.assumptions
+        age = self.clock.now() - job.requested_at if job else 0.0
 
-        if job is None:
+        if job is None or age < assumed.known_after:
             raise Refused(404, f"Request not found: {request_id}")
 
-        if self.clock.now() - job.requested_at > JOB_SECONDS:
-            status = self.options.assumptions.expired_job_status
+        if age > JOB_SECONDS:
+            status = assumed.expired_job_status
             raise Refused(status, f"Request has expired: {request_id}")
 
         return job
@@ -165,10 +168,15 @@ class Service:
         if job.outcome == "failed":
             raise Refused(404, f"Request failed, it has no file: {job.request_id}")
 
-        if self.clock.now() < job.ready_at:
-            status = self.options.assumptions.early_file_status
+        now, assumed = self.clock.now(), self.options.assumptions
+
+        if now < job.ready_at + assumed.file_delay:
+            # Who was told that the job is done may ask.
+            rule = "early file" if now < job.ready_at else ""
             raise Refused(
-                status, f"File is not ready: {job.request_id}", rule="early file"
+                assumed.early_file_status,
+                f"File is not ready: {job.request_id}",
+                rule=rule,
             )
 
     def is_sent_inline(self, job: Job, fault: Fault) -> bool:
@@ -440,7 +448,9 @@ def _check_size(service: Service, members: ListedMembers) -> None:
 
 def _save(service: Service, cohort: CohortRecord, members: ListedMembers) -> None:
     cohort.members = members
-    cohort.modified_at = cohort.computed_at = service.clock.utcnow()
+
+    if service.options.assumptions.writes_move_times:
+        cohort.modified_at = cohort.computed_at = service.clock.utcnow()
 
 
 def _invalid_ids(

@@ -23,7 +23,7 @@ from support.processes import spoken_to
 from support.scaled_emulator import ScaledClock
 
 JOB_SECONDS = 30.0
-"""What a job takes; the vendor says 30 to 60 seconds."""
+"""What a job takes; the vendor does not say, and others have seen 30 to 60 seconds."""
 
 MEMBERS = 2_000
 # There is a month's quota, so it is looked at, and it suffices.

@@ -471,11 +471,14 @@ def test_a_named_record_has_to_be_there(
     """A slip in its name is no empty record; nothing is made."""
     options = ["--jobs", "typo.db"] if named == "option" else []
     if not options:
-        monkeypatch.setenv("AMPLITUDE_JOBS", "typo.db")
+        # What may be a URL with a password is not quoted.
+        monkeypatch.setenv("AMPLITUDE_JOBS", "redis:/:hunter2@host")
     code, out, err = command(*words, *options)
+    name = "typo.db" if options else "the file in AMPLITUDE_JOBS"
 
     assert (4, "") == (code, out)
-    assert "typo.db does not exist: nothing was recorded there" in err
+    assert f"{name} does not exist: nothing was recorded there" in err
+    assert "hunter2" not in err
     assert [] == list(Path().iterdir())
 
 

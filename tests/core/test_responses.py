@@ -160,7 +160,7 @@ def test_an_envelope_is_kept() -> None:
     ],
 )
 def test_ids_that_nobody_knows(metadata: dict[str, Any]) -> None:
-    """A 400 that names ids is about them, in each of the forms that were seen."""
+    """A refusal that names ids is about them, in each of the forms that were seen."""
     body = {"error": {"metadata": metadata}}
     made = responses.error_of(REQUEST, answer(400, body), now=NOW)
 
@@ -271,7 +271,7 @@ def test_retry_after_of_strangers(text: str) -> None:
 @given(st.integers(200, 299), JSON, st.sampled_from(["async_status", "status"]))
 def test_any_word_is_a_status_or_an_error(code: int, word: object, name: str) -> None:
     """
-    202 is never done; nothing else is ever taken for done but a word that says so.
+    202 is running; nothing else is ever taken for done but a word that says so.
     """
     try:
         status = responses.export_status(REQUEST, answer(code, {name: word}))
@@ -280,10 +280,11 @@ def test_any_word_is_a_status_or_an_error(code: int, word: object, name: str) ->
         assert code != 202
         return
 
-    if isinstance(status, ExportStatus):
-        assert code != 202 or not status.done
+    if code == 202:
+        assert isinstance(status, ExportStatus)
+        assert not status.done
     else:
-        assert isinstance(status, JobFailed)
+        assert isinstance(status, ExportStatus | JobFailed)
 
 
 @given(st.none() | st.text() | st.datetimes(timezones=st.just(UTC)))
@@ -381,6 +382,25 @@ def test_what_an_envelope_says_beside_its_details() -> None:
 
     assert ("d", "m", 403) == (made.details, made.api_message, made.http_code)
     assert "says 403" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, InvalidIdsError),
+        (409, InvalidIdsError),
+        (422, InvalidIdsError),
+        (403, PermissionDeniedError),
+        (404, NotFoundError),
+        (429, RateLimitedError),
+        (500, ServerError),
+    ],
+)
+def test_the_status_of_unknown_ids(status: int, error: type[ApiError]) -> None:
+    """The page has no status for them: whichever has no class of its own will do."""
+    body = {"error": {"metadata": {"invalid_ids": ["a"]}}}
+
+    assert error is type(responses.error_of(REQUEST, answer(status, body), now=NOW))
 
 
 def test_lists_that_hold_no_ids() -> None:

@@ -314,6 +314,25 @@ async def test_an_unlimited_plan() -> None:
     assert 70 == usage["usage"]
 
 
+@pytest.mark.parametrize(("refused_spend", "spent"), [(False, 1), (True, 3)])
+async def test_whether_a_refused_export_is_spent(
+    refused_spend: bool, spent: int
+) -> None:
+    """The page counts each request, and does not say whether one that is 429."""
+    quotas = Quotas(windows=((1, 60.0),), refused_spend=refused_spend)
+
+    async with (
+        CohortsEmulator(clock=FakeClock(), quotas=quotas) as emulator,
+        calling(emulator) as caller,
+    ):
+        emulator.add_cohort("c1", members=["ann"])
+        statuses = [(await caller.get(EXPORT)).status for _ in range(3)]
+        usage = (await caller.get("/api/3/cohorts/usage")).json["rest_download"]
+
+    assert [202, 429, 429] == statuses
+    assert spent == usage["usage"] == emulator.spent
+
+
 async def test_only_what_is_discoverable(
     caller: Caller, emulator: CohortsEmulator
 ) -> None:
@@ -364,6 +383,50 @@ async def test_the_life_of_a_job(
         assert 404 == (await caller.file("Sf7M9j")).status
 
     assert ["early file"] == rules(emulator)
+
+
+async def test_a_job_that_is_known_late() -> None:
+    """Its status and its file are 404 until then, and nobody is to blame."""
+    assumptions = Assumptions(known_after=9)
+    clock = FakeClock()
+
+    async with (
+        CohortsEmulator(
+            clock=clock, assumptions=assumptions, job_seconds=0
+        ) as emulator,
+        calling(emulator) as caller,
+    ):
+        emulator.add_cohort("c1", members=["ann"])
+        request_id = (await caller.get(EXPORT)).json["request_id"]
+        status = f"/api/5/cohorts/request-status/{request_id}"
+        early = [await caller.get(status), await caller.file(request_id)]
+        clock.advance(9)
+        late = [await caller.get(status), await caller.file(request_id)]
+
+    assert [404, 404, 200, 200] == [reply.status for reply in (*early, *late)]
+    assert [] == rules(emulator)
+
+
+async def test_a_file_that_comes_after_its_status() -> None:
+    """The job is done and has no file yet: nobody is to blame for asking."""
+    assumptions = Assumptions(file_delay=9, early_file_status=410)
+    clock = FakeClock()
+
+    async with (
+        CohortsEmulator(
+            clock=clock, assumptions=assumptions, job_seconds=0
+        ) as emulator,
+        calling(emulator) as caller,
+    ):
+        emulator.add_cohort("c1", members=["ann"])
+        request_id = (await caller.get(EXPORT)).json["request_id"]
+        done = await caller.get(f"/api/5/cohorts/request-status/{request_id}")
+        early = await caller.file(request_id)
+        clock.advance(9)
+        late = await caller.file(request_id)
+
+    assert [200, 410, 200] == [reply.status for reply in (done, early, late)]
+    assert [] == rules(emulator)
 
 
 def test_steps_and_faults_are_checked() -> None:

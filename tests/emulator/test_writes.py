@@ -229,6 +229,37 @@ async def test_a_replacing_upload(caller: Caller, emulator: CohortsEmulator) -> 
     assert 404 == nobody.status
 
 
+@pytest.mark.parametrize("moves", [True, False])
+async def test_whether_a_write_moves_the_times(moves: bool) -> None:
+    """Nobody knows; a cohort that a write made is of that moment in any case."""
+    assumptions = Assumptions(writes_move_times=moves)
+    clock = FakeClock()
+
+    async with (
+        CohortsEmulator(clock=clock, assumptions=assumptions) as emulator,
+        calling(emulator) as caller,
+    ):
+        made = (await caller.post(UPLOAD, upload())).json["cohortId"]
+        emulator.add_cohort("c1", members=["ann"])
+        before = await times_of(caller, made, "c1")
+        clock.advance(60)
+        await update(caller, change("ADD", "eve"))
+        await caller.post(UPLOAD, upload(ids=["bob"], existing_cohort_id=made))
+        after = await times_of(caller, made, "c1")
+
+    assert before[0] == [int(clock.utcnow().timestamp()) - 60] * 2
+    assert moves == all(old < new for old, new in zip(before, after, strict=True))
+    assert (not moves) == (before == after)
+
+
+async def times_of(caller: Caller, *cohort_ids: str) -> list[list[int]]:
+    """Return when each cohort was changed and computed, as listed."""
+    cohorts = (await caller.get("/api/3/cohorts")).json["cohorts"]
+    listed = {each["id"]: [each["lastMod"], each["lastComputed"]] for each in cohorts}
+
+    return [listed[cohort_id] for cohort_id in cohort_ids]
+
+
 @pytest.mark.parametrize(("manual_only", "status"), [(True, 400), (False, 200)])
 async def test_only_uploaded_cohorts(manual_only: bool, status: int) -> None:
     """A behavioral cohort is not written to, unless that is switched off."""

@@ -45,7 +45,7 @@ from amplitude_cohorts_async.contrib.airflow import (
     occurrence_of,
 )
 from amplitude_cohorts_async.policies import Polling, Retrying
-from amplitude_cohorts_async.testing import CohortsEmulator, faults
+from amplitude_cohorts_async.testing import CohortsEmulator, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.engines.airflow_task import Task, event_of
 
@@ -123,6 +123,21 @@ def test_the_test_of_a_connection_reads_the_usage(world: CohortsEmulator) -> Non
         True,
         "0 of 500 exports are spent this month",
     )
+
+
+def test_the_test_of_a_connection_of_an_unlimited_plan(
+    world: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It says so in words."""
+    with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, quotas=Quotas(month=None, used=7)
+    ) as emulator:
+        connect(monkeypatch, emulator, limiter_url=f"sqlite:///{tmp_path}/limits.db")
+
+        assert AmplitudeCohortsHook().test_connection() == (
+            True,
+            "7 exports are spent this month, and the plan has no limit",
+        )
 
 
 def test_a_connection_with_a_wrong_key(

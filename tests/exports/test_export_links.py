@@ -20,6 +20,7 @@ from amplitude_cohorts_async.errors import (
 )
 from amplitude_cohorts_async.events import BytesReceived, Event, LinkRenewed
 from amplitude_cohorts_async.testing import FakeClock
+from support.clients import emulator_assuming, unlimited_client
 from support.exporting import (
     COHORT,
     COMPLETED,
@@ -431,7 +432,8 @@ async def test_what_the_store_is_told(
 
 
 @pytest.mark.parametrize(
-    ("refusal", "asked_again"), [(404, reply(404)), (404, reply(410)), (410, COMPLETED)]
+    ("refusal", "asked_again"),
+    [(404, reply(404)), (404, reply(410)), (410, reply(404))],
 )
 async def test_a_file_that_is_gone(
     server: FaultServer,
@@ -451,17 +453,49 @@ async def test_a_file_that_is_gone(
 
 
 @pytest.mark.parametrize("status", [RUNNING, COMPLETED])
+@pytest.mark.parametrize("code", [404, 410])
 async def test_a_file_that_is_early(
-    server: FaultServer, job: ExportJob, tmp_path: Path, status: Reply
+    server: FaultServer, job: ExportJob, tmp_path: Path, status: Reply, code: int
 ) -> None:
-    """A 404 for the file of a job that is known: it is asked for again."""
+    """A 404 or 410 for the file of a job that is known: it is asked for again."""
     link = redirect(f"{server.url}{OBJECT}?{LINK}")
     server.on(STATUS, COMPLETED, status)
-    server.on(FILE, reply(404), reply(404), link)
+    server.on(FILE, reply(code), reply(code), link)
 
     saved = await job.download(tmp_path / "members.csv")
 
     assert CSV == saved.path.read_bytes()
+
+
+async def test_a_file_and_a_status_that_are_early(
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path
+) -> None:
+    """Seconds after the request, neither says that the export is gone."""
+    link = redirect(f"{server.url}{OBJECT}?{LINK}")
+    server.on(STATUS, COMPLETED, reply(404), COMPLETED)
+    server.on(FILE, reply(404), reply(404), link)
+    job = await exporter.request_export(COHORT)
+
+    saved = await job.download(tmp_path / "members.csv")
+
+    assert CSV == saved.path.read_bytes()
+
+
+@pytest.mark.parametrize("code", [404, 410])
+async def test_a_service_whose_files_come_late(
+    clock: FakeClock, tmp_path: Path, code: int
+) -> None:
+    """Its status says done before the file is there: the file comes, of the one export."""
+    async with (
+        emulator_assuming(clock, file_delay=9, early_file_status=code) as emulator,
+        unlimited_client(emulator.base_url, clock) as client,
+    ):
+        emulator.add_cohort(COHORT, members=["ann"], job_seconds=10)
+        await client.export(COHORT, tmp_path / "members.csv")
+
+    assert emulator.requests("file") > 1
+    assert 1 == emulator.spent
+    assert [] == emulator.violations
 
 
 async def test_a_file_that_does_not_come(

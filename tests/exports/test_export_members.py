@@ -24,6 +24,7 @@ from support.canary import API_KEY, SECRET_KEY
 from support.clients import unlimited_client
 from support.exporting import (
     COHORT,
+    COMPLETED,
     CSV,
     FILE,
     GZIP,
@@ -197,8 +198,10 @@ async def test_links_that_bring_nothing(server: FaultServer, job: ExportJob) -> 
 
 async def test_a_file_that_is_gone(server: FaultServer, job: ExportJob) -> None:
     """An expired file is told as such, and a broken service as well, with the token."""
-    for code, error in ((410, ExportExpiredError), (501, ServerError)):
+    for code, error in ((501, ServerError), (410, ExportExpiredError)):
         server.on(FILE, reply(code))
+        # The first one is of the job, which is done.
+        server.on(STATUS, COMPLETED, reply(code))
 
         with pytest.raises(error) as caught:
             await all_members(job)

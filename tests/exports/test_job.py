@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob
+from amplitude_cohorts_async._core.polling import KNOWN_AFTER
 from amplitude_cohorts_async.errors import (
     AuthenticationError,
     CohortsError,
@@ -21,6 +22,7 @@ from amplitude_cohorts_async.errors import (
     ExportFailedError,
     ExportTimeoutError,
     InvalidInputError,
+    NotFoundError,
     ServerError,
     UnexpectedResponseError,
 )
@@ -29,7 +31,7 @@ from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.policies import Polling
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY, find_secrets
-from support.clients import unlimited_client
+from support.clients import emulator_assuming, unlimited_client
 from support.exporting import (
     COHORT,
     COMPLETED,
@@ -227,6 +229,8 @@ async def test_an_endless_wait_is_refused(
         status("JOB QUEUED", 202),
         status("no one knows this word", 202),
         status("JOB COMPLETED", 202),
+        status("JOB FAILED", 202),
+        status("0 errors so far", 202),
         status(None, 202),
         json_reply({}, 202),
         status("JOB INPROGRESS", 200),
@@ -249,6 +253,7 @@ async def test_words_that_say_wait(
         status("JOB COMPLETED"),
         status("complete", name="status"),
         status("SUCCESS"),
+        status("job_succeeded"),
         status("done", 201),
     ],
 )
@@ -266,12 +271,11 @@ async def test_words_that_say_done(
 @pytest.mark.parametrize(
     "word", ["JOB FAILED", "failed", "ERROR", "CANCELLED", "aborted"]
 )
-@pytest.mark.parametrize("code", [200, 202])
 async def test_words_that_say_failed(
-    server: FaultServer, exporter: CohortsClient, tmp_path: Path, word: str, code: int
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path, word: str
 ) -> None:
-    """A word of failure ends the wait, whatever the code, and is quoted."""
-    server.on(STATUS, RUNNING, status(word, code))
+    """A word of failure ends the wait when the code says that it is over, quoted."""
+    server.on(STATUS, RUNNING, status(word))
 
     with pytest.raises(ExportFailedError, match=word) as caught:
         await exporter.export(COHORT, tmp_path / "members.csv")
@@ -279,10 +283,44 @@ async def test_words_that_say_failed(
     assert caught.value.token
 
 
+async def test_a_word_of_failure_while_it_runs(
+    server: FaultServer, exporter: CohortsClient, tmp_path: Path
+) -> None:
+    """The code says that it runs: a paid export is not given up for a word."""
+    server.on(STATUS, status("JOB FAILED", 202), status("ERROR", 202), COMPLETED)
+
+    await exporter.export(COHORT, tmp_path / "members.csv")
+
+    assert 3 == len(server.requests(STATUS))
+    assert 1 == len(server.requests(EXPORT))
+
+
+async def test_a_failed_job_that_is_said_to_run(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    """It ends at the deadline, and keeps its token."""
+    async with (
+        emulator_assuming(clock, failed_job_status=202) as emulator,
+        unlimited_client(emulator.base_url, clock) as client,
+    ):
+        emulator.add_cohort(COHORT, members=["ann"])
+        emulator.fail_next("status", faults.job_failed())
+
+        with pytest.raises(ExportTimeoutError, match="'JOB FAILED'") as caught:
+            await client.export(COHORT, tmp_path / "members.csv", timeout=60)
+
+    assert caught.value.token is not None
+    assert 1 == emulator.spent
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         status("no one knows this word"),
+        status("UNSUCCESSFUL"),
+        status("INCOMPLETE"),
+        status("abandoned"),
+        status("FAILOVER"),
         json_reply({}),
         json_reply({"request_id": "another", "async_status": "JOB COMPLETED"}),
         json_reply({"request_id": "another", "async_status": "JOB FAILED"}),
@@ -344,14 +382,79 @@ async def test_a_job_that_nobody_knows(
 
 
 async def test_the_age_of_a_new_job_is_not_told(
-    server: FaultServer, exporter: CohortsClient
+    server: FaultServer, exporter: CohortsClient, clock: FakeClock
 ) -> None:
     """Less than a tenth of a day says nothing about a file that lives for seven."""
     server.on(STATUS, reply(404))
     job = await exporter.request_export(COHORT)
+    await clock.sleep(KNOWN_AFTER)
 
     with pytest.raises(ExportExpiredError, match=r"\(404\); files live 7 days"):
         await job.poll()
+
+
+@pytest.mark.parametrize("code", [404, 410])
+async def test_a_job_that_is_not_known_yet(
+    server: FaultServer, exporter: CohortsClient, code: int
+) -> None:
+    """A young export is not given up: its status is asked for again."""
+    server.on(STATUS, reply(code), reply(code), COMPLETED)
+    job = await exporter.request_export(COHORT)
+    await job.wait()
+
+    assert 3 == len(server.requests(STATUS))
+
+
+async def test_a_poll_of_a_job_that_is_not_known_yet(
+    server: FaultServer, exporter: CohortsClient
+) -> None:
+    """It says so, with the token."""
+    server.on(STATUS, reply(404), COMPLETED)
+    job = await exporter.request_export(COHORT)
+
+    with pytest.raises(NotFoundError, match="may not be known yet") as caught:
+        await job.poll()
+
+    assert job.token == caught.value.token
+    assert (await job.poll()).done
+
+
+async def test_how_long_a_job_may_be_unknown(
+    server: FaultServer, exporter: CohortsClient, clock: FakeClock
+) -> None:
+    """For five minutes from its request; then it is gone, and the wait ends."""
+    server.on(STATUS, reply(404))
+    job = await exporter.request_export(COHORT)
+
+    with pytest.raises(ExportExpiredError):
+        await job.wait()
+
+    assert 300 <= clock.now() <= 310
+
+
+async def test_an_id_that_is_not_known(server: FaultServer, job: ExportJob) -> None:
+    """An id alone may be misspelt: nothing says that it is young."""
+    server.on(STATUS, reply(404))
+
+    with pytest.raises(ExportExpiredError):
+        await job.wait()
+
+    assert 1 == len(server.seen)
+
+
+async def test_a_service_that_knows_a_job_late(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    """The file comes, of the one export."""
+    async with (
+        emulator_assuming(clock, known_after=40) as emulator,
+        unlimited_client(emulator.base_url, clock) as client,
+    ):
+        emulator.add_cohort(COHORT, members=["ann"])
+        await client.export(COHORT, tmp_path / "members.csv")
+
+    assert emulator.requests("status") > 3
+    assert 1 == emulator.spent
 
 
 async def test_seven_days(

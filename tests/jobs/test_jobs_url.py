@@ -6,8 +6,10 @@ import asyncio
 import gc
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
+import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
@@ -86,6 +88,7 @@ async def test_both_refuse_what_names_no_file(
         "redis://me:hunter2@localhost:port/0",
         "redis://localhost/0?hunter2=1",
         "redis://localhost/hunter2",
+        "unix://me:hunter2/part@/run/valkey.sock",
     ],
 )
 async def test_no_part_of_a_password_comes_out_of_the_url_of_a_server(url: str) -> None:
@@ -127,6 +130,11 @@ async def test_both_read_the_scheme_of_a_server_alike(
         "db.internal:5432",
         "db.internal:5432/hunter2",
         "mysql://me:hunter2@host",
+        "//me:hunter2@host/name",
+        "host=db user=me password=hunter2 dbname=x",
+        "host:6380,password=hunter2,ssl=True",
+        "Server=host;Password=hunter2;",
+        "host/name?password=hunter2",
     ],
 )
 def test_a_url_that_is_not_complete_is_no_file(
@@ -135,6 +143,30 @@ def test_a_url_that_is_not_complete_is_no_file(
     """Each host would have a store of its own, with a password in its name."""
     with pytest.raises(ConfigurationError, match="AMPLITUDE_JOBS") as caught:
         configured(monkeypatch, AMPLITUDE_JOBS=text)
+
+    assert "hunter2" not in str(caught.value)
+
+
+@attrs.frozen
+class Url:
+    """The URL of some library, whose repr shows its password."""
+
+    text: str
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        Url("redis://me:hunter2@host"),
+        ["redis://me:hunter2@host"],
+        Path("redis://me:hunter2@host"),
+        b"redis//me:hunter2@host",
+    ],
+)
+def test_what_is_no_text_is_not_shown(jobs: Any) -> None:
+    """Neither what it is, nor a file of that name."""
+    with pytest.raises(ConfigurationError, match="jobs") as caught:
+        CohortsClient(API_KEY, SECRET_KEY, jobs=jobs)
 
     assert "hunter2" not in str(caught.value)
 

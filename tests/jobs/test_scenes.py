@@ -15,6 +15,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
@@ -32,6 +33,7 @@ from amplitude_cohorts_async.errors import (
 from amplitude_cohorts_async.events import BatchWritten, Event, ExportAdopted
 from amplitude_cohorts_async.testing import faults
 from amplitude_cohorts_async.testing.faults import Fault
+from support.clients import emulator_assuming
 from support.exporting import until
 from support.scripted_store import ScriptedStore
 from support.stage import (
@@ -67,6 +69,17 @@ async def test_left_while_polling_and_called_again(stage: Stage, way: str) -> No
     assert 1 == stage.spent
     assert 0 == saved.spent
     assert 1 == sum(isinstance(event, ExportAdopted) for event in events)
+
+
+async def test_left_before_it_was_known(stage: Stage) -> None:
+    """A young export that the service does not know yet is taken up, and comes."""
+    async with emulator_assuming(stage.clock, known_after=60) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        here = attrs.evolve(stage, emulator=emulator)
+        await here.leave()
+
+        assert "ann" in await here.export()
+        assert 1 == emulator.spent
 
 
 @everywhere

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from amplitude_cohorts_async import CohortsClient
@@ -23,6 +23,7 @@ from amplitude_cohorts_async.errors import (
     ApiError,
     AuthenticationError,
     ConfigurationError,
+    ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
     JobStoreUnavailableError,
@@ -36,6 +37,7 @@ from amplitude_cohorts_async.limiters import LocalLimiter
 from amplitude_cohorts_async.limits import DOCUMENTED, Limits, Rate
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.clients import emulator_assuming
 from support.exporting import until
 from support.scripted_store import ScriptedStore
 from support.stage import ALL, DURABLE, Stage, ended, killed
@@ -454,6 +456,67 @@ async def test_a_failure_is_mended(
     assert 1 == stage.spent
 
 
+@everywhere
+async def test_an_export_that_is_not_known_yet(stage: Stage) -> None:
+    """Its 404 is in the tick, and the next step polls again."""
+    async with emulator_assuming(stage.clock, known_after=30) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = engine(attrs.evolve(stage, emulator=emulator))
+
+        await job.run()
+
+        early = [tick for tick in job.ticks if tick.last_error is not None]
+        assert {"NotFoundError"} == {type(tick.last_error).__name__ for tick in early}
+        assert {(5.0, "requested")} == {
+            (each.due_in, each.record.state) for each in early
+        }
+        assert {1} == set(job.sent)
+        assert 1 == emulator.spent
+
+
+async def test_an_export_that_is_never_known(stage: Stage) -> None:
+    """After five minutes it is gone, and each step says so."""
+    async with emulator_assuming(stage.clock, known_after=1e6) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        job = engine(attrs.evolve(stage, emulator=emulator))
+
+        await job.run("requested")
+        stage.clock.advance(299)
+        assert (await job.step()).last_error is not None
+        stage.clock.advance(1)
+
+        for _ in range(2):
+            with pytest.raises(ExportExpiredError) as told:
+                await job.step()
+            assert told.value.token is not None
+        assert 1 == emulator.spent
+
+
+@pytest.mark.parametrize("code", [404, 410])
+async def test_a_file_that_comes_late(stage: Stage, code: int) -> None:
+    """The step that brings it asks again; a later one does, if that is too early."""
+    async with emulator_assuming(
+        stage.clock, file_delay=200, early_file_status=code
+    ) as emulator:
+        emulator.add_cohort("c1", members=["ann"])
+        here = attrs.evolve(stage, emulator=emulator)
+        record, errors = engine(here).record, set[str]()
+
+        for _ in range(MOST_TICKS):
+            async with here.client() as client:
+                tick = await client.tick(record)
+            if tick.done:
+                break
+            errors.add(type(tick.last_error).__name__)
+            record = tick.record
+            stage.clock.advance(tick.due_in or 0.0)
+
+        assert tick.done
+        assert {"NoneType", "IncompleteDownloadError"} == errors
+        assert 1 == emulator.spent
+        assert [] == emulator.violations
+
+
 async def test_no_answer_to_a_request_is_in_doubt(stage: Stage) -> None:
     """The next step says so."""
     stage.emulator.fail_next("export", faults.lost_answer())
@@ -509,6 +572,38 @@ async def test_a_store_that_fails_after_the_purchase(stage: Stage) -> None:
     assert isinstance(tick.last_error, JobStoreUnavailableError)
     assert tick.record.token is not None
     assert 1 == stage.spent
+
+
+@pytest.mark.parametrize("fault", [faults.lost_answer(), faults.broken(500)])
+async def test_a_store_that_forgets_what_may_be_spent(
+    stage: Stage, fault: faults.Fault
+) -> None:
+    """Away since the request was sent: the record names it, and nothing is spent."""
+    store = ScriptedStore(stage.open_store())
+    store.refuses_after.add("attempted")
+    stage.emulator.fail_next("export", fault)
+    job = engine(stage)
+    tick = await job.step(store)
+    assert "attempted" == tick.record.state
+
+    with pytest.raises(InvalidInputError, match="is not in the job store"):
+        await job.step(MemoryJobStore())
+
+    assert 1 == stage.emulator.requests("export")
+
+
+async def test_an_error_about_the_target_has_the_token(stage: Stage) -> None:
+    """Its folder is gone: the export is spent all the same."""
+    folder = stage.path("folder")
+    folder.mkdir()
+    job = Engine(stage, JobRecord.new("c1", folder / "a.csv", occurrence="monday"))
+    await job.run("requested")
+    folder.rmdir()
+
+    with pytest.raises(InvalidInputError) as caught:
+        await job.step()
+
+    assert caught.value.token == job.record.token is not None
 
 
 async def test_the_next_step_stores_what_the_store_has_missed(stage: Stage) -> None:
@@ -829,7 +924,20 @@ def test_a_name_in_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         JobRecord.new("c1", "members.csv")
 
 
+@pytest.mark.parametrize(
+    "field", ["id", "cohort_id", "occurrence", "format", "on_unknown", "delivery_id"]
+)
+@pytest.mark.parametrize("value", [5, True, ["a"], {"a": 1}, "\ud800"])
+def test_a_record_whose_fields_are_no_text(field: str, value: object) -> None:
+    """It is refused before any step."""
+    fields = json.loads(JobRecord.new("c1", "/tmp/a.csv").to_json())
+
+    with pytest.raises(InvalidInputError, match="no record of a job"):
+        JobRecord.from_json(json.dumps({**fields, field: value}))
+
+
 @given(st.text() | st.from_type(type(None)).map(json.dumps))
+@example("[" * 200_000)
 def test_no_record(text: str) -> None:
     """Any other text is refused."""
     with pytest.raises(InvalidInputError, match="no record of a job"):

@@ -578,8 +578,8 @@ Each cell asserts that
 | in doubt | {doubt} | it raises; whether it was carried out cannot be known, and nothing is repeated \
 unasked: `AmbiguousExportError` until `on_unknown="spend"`, `AmbiguousUploadError` for 15 minutes |
 
-"2 spent" is the total where it is more than one: after a 404 the service has no export any more;
-in doubt, the second was asked for; and after a write a sync needs a fresh baseline.
+"2 spent" is the total where it is more than one: in doubt, the second was asked for; and after a
+write a sync needs a fresh baseline.
 """
 
 

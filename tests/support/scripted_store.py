@@ -29,6 +29,8 @@ class ScriptedStore(JobStore):
 
         refuses: The states that it does not store; "*" is every change.
 
+        refuses_after: The states after which it stores nothing more.
+
         holds: The states that it does not store while this event is not set.
 
         answers: The states that it stores, and does not confirm before this event.
@@ -51,6 +53,7 @@ class ScriptedStore(JobStore):
     ) -> None:
         self.heard: list[tuple[str, int]] = []
         self.refuses: set[str] = set()
+        self.refuses_after: set[str] = set()
         self.holds: dict[str, asyncio.Event] = {}
         self.answers: dict[str, asyncio.Event] = {}
         self.reached: set[str] = set()
@@ -115,6 +118,8 @@ class ScriptedStore(JobStore):
 
         result = await self._inner.transact(app, group, watched)
         self._history += new
+        if self.refuses_after & {*new}:
+            self.refuses.add("*")
         self.heard += [
             (state, self._listen()) for state in new if state not in _OF_DELIVERIES
         ]

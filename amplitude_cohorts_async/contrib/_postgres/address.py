@@ -43,7 +43,8 @@ class Address:
 
 def address_of(url: str) -> Address:
     """Return the address in a URL; raise `ConfigurationError` if libpq refuses it."""
-    server, schema = _without_schema(url)
+    text, schema = _without_schema(url)
+    server, text = Secret(text), ""
     shown = _shown(server)
 
     if shown is None:
@@ -54,7 +55,7 @@ def address_of(url: str) -> Address:
             "schema=; a user or a password is percent-encoded"
         )
 
-    return Address(Secret(server), checked_schema(schema), shown)
+    return Address(server, checked_schema(schema), shown)
 
 
 def _without_schema(url: str) -> tuple[str, str]:
@@ -82,9 +83,10 @@ def _shown(server: str) -> str | None:
         }
         for name in _NUMBERS:
             int(options.get(name, 0))
-        if _is_complete(options):
-            host = options.get("host") or options.get("hostaddr")
-            return shown_store(host or "of this machine", options.get("port"))
+        host = options.get("host") or options.get("hostaddr") or "of this machine"
+        # A password that holds an "@" ends at the first one for libpq.
+        if "@" not in host and _is_complete(options):
+            return shown_store(host, options.get("port"))
 
     return None
 

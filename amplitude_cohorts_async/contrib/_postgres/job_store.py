@@ -105,7 +105,8 @@ class PostgresJobStore(JobStore):
 
     def __init__(self, url: str) -> None:
         """Describe the store; nothing is sent yet."""
-        address = address_of(hidden(url))
+        url = hidden(url)
+        address = address_of(url)
         self._shown = address.shown
         self._servers = PerLoop(partial(Server, address))
 
@@ -120,6 +121,8 @@ class PostgresJobStore(JobStore):
         Raises:
             ConfigurationError: It is no URL of a store.
         """
+        url = hidden(url)
+
         return cls(url)
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
+from ..._core.secret import hidden
 from ..._io.stores import shown_store
 from ...errors import ConfigurationError
 
@@ -35,28 +37,37 @@ def connect(url: str) -> Redis:
 def shown(url: str) -> str:
     """Return how messages name a store: without its user and password."""
     parts = urlsplit(url)
+    path = parts.path.rpartition("@")[2]
 
-    return shown_store(parts.hostname or parts.path, parts.port)
+    return shown_store(parts.hostname or path, parts.port)
 
 
 def checked_url(url: str) -> str:
     """Return a URL of a store; raise `ConfigurationError` if redis-py refuses it."""
-    try:
+    url = hidden(url)
+
+    if _is_right(url):
+        return url
+
+    # Without the cause, whose text may quote a part of the password.
+    raise ConfigurationError(
+        "this is no URL of a store: write redis://, rediss:// or unix://, a host and a "
+        "port, as in redis://localhost:6379/0, and only options that redis-py knows; a "
+        "user or a password is percent-encoded"
+    )
+
+
+def _is_right(url: str) -> bool:
+    with suppress(ValueError, TypeError, AttributeError, RedisError):
         # All that redis-py would find wrong with it later on; this connects to nothing.
         pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
             url, **_UNNAMED
         )
         pool.make_connection()  # type: ignore[no-untyped-call]
         _check_number(url)
-    except (ValueError, TypeError, AttributeError, RedisError):
-        # Without the cause, whose text may quote a part of the password.
-        raise ConfigurationError(
-            "this is no URL of a store: write redis://, rediss:// or unix://, a host "
-            "and a port, as in redis://localhost:6379/0, and only options that "
-            "redis-py knows; a user or a password is percent-encoded"
-        ) from None
+        return bool(shown(url))
 
-    return url
+    return False
 
 
 def _check_number(url: str) -> None:

@@ -14,6 +14,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, WatchError
 
 from ..._core.job_rows import Rows
+from ..._core.secret import hidden
 from ..._io.jobs.base import JobStore, Work
 from ..._io.per_loop import PerLoop
 from ..._io.stores import random_delay
@@ -39,6 +40,7 @@ class RedisJobStore(JobStore):
 
     def __init__(self, url: str) -> None:
         """Describe the store; nothing is sent yet."""
+        url = hidden(url)
         self._shown = shown(checked_url(url))
         self._servers = PerLoop(partial(Server, url))
 
@@ -52,6 +54,8 @@ class RedisJobStore(JobStore):
         Raises:
             ConfigurationError: It is no URL of a store.
         """
+        url = hidden(url)
+
         return cls(url)
 
     def __repr__(self) -> str:

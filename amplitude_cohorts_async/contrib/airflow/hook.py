@@ -147,4 +147,7 @@ async def _usage_of(client: CohortsClient) -> str:
     async with client:
         usage = await client.get_usage()
 
+    if usage.limit is None:
+        return f"{usage.used} exports are spent this month, and the plan has no limit"
+
     return f"{usage.used} of {usage.limit} exports are spent this month"

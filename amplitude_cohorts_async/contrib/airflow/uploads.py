@@ -51,6 +51,8 @@ class CohortUploadOperator(CohortsOperator):
             ids: The path of a file with one id a line, or ids.
             id_type: An `IdType`, or "user" or "amplitude".
             journal: A file of this run alone on storage that all workers share.
+            published: As there. A cohort that is not published is in no list: if the
+                answer that creates it is lost, nobody can tell.
             cohort_owner: The login email of the owner, which is ``owner`` there.
             conn_id: The connection.
             kwargs: As for every operator.
