@@ -110,11 +110,12 @@ class CohortExports:
         try:
             async with self._client() as client:
                 tick = await client.tick(step)
+            step = tick.record
 
             if tick.last_error is not None:
                 _logger.warning("%s is tried again: %s", step.key, tick.last_error)
             if tick.due_in is not None:
-                await self._defer(tick.record, tick.due_in)
+                await self._defer(step, tick.due_in)
         except asyncio.CancelledError:
             # The worker ends; if a user aborts the job, that is the export's end.
             if context.abort_reason() is AbortReason.SHUTDOWN:

@@ -102,6 +102,8 @@ class PostgresJobStore(JobStore):
     """Keeps rows in a database that the processes of a fleet share, durably."""
 
     durable = True
+    # Until the URL is checked: a traceback may show it, too.
+    _shown = "nothing yet"
 
     def __init__(self, url: str) -> None:
         """Describe the store; nothing is sent yet."""
@@ -126,10 +128,7 @@ class PostgresJobStore(JobStore):
         return cls(url)
 
     def __repr__(self) -> str:
-        # Asked before the address is checked, too: by a debugger, or a traceback.
-        shown = vars(self).get("_shown", "nothing yet")
-
-        return f"<{type(self).__name__} of {shown}>"
+        return f"<{type(self).__name__} of {self._shown}>"
 
     async def transact(self, app: str, group: str, work: Work[T]) -> T:
         """Run *work* on the rows of a group, atomically; see `JobStore`."""

@@ -64,14 +64,15 @@ def _is_right(url: str) -> bool:
             url, **_UNNAMED
         )
         pool.make_connection()  # type: ignore[no-untyped-call]
-        _check_number(url)
+        _check_database(url)
         return bool(shown(url))
 
     return False
 
 
-def _check_number(url: str) -> None:
-    """Raise `ValueError` if a URL ends in no number of a database: redis-py takes 0."""
+def _check_database(url: str) -> None:
+    """Raise `ValueError` unless a URL ends in the number of a database, or in none."""
+    # For what is no number redis-py takes 0.
     parts = urlsplit(url)
 
     if parts.scheme != "unix" and (number := parts.path.strip("/")):

@@ -37,6 +37,8 @@ class RedisJobStore(JobStore):
     """
 
     durable = True
+    # Until the URL is checked: a traceback may show it, too.
+    _shown = "nothing yet"
 
     def __init__(self, url: str) -> None:
         """Describe the store; nothing is sent yet."""
@@ -59,10 +61,7 @@ class RedisJobStore(JobStore):
         return cls(url)
 
     def __repr__(self) -> str:
-        # Asked before the URL is checked, too: by a debugger, or a traceback.
-        shown = vars(self).get("_shown", "nothing yet")
-
-        return f"<{type(self).__name__} of {shown}>"
+        return f"<{type(self).__name__} of {self._shown}>"
 
     async def transact(self, app: str, group: str, work: Work[T]) -> T:
         """Run *work* on the rows of a group, atomically; see `JobStore`."""
