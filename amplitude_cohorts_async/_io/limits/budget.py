@@ -84,7 +84,7 @@ class Budget:
         self._reserve = reserve
         self._allowances = dict(allowances or {})
         self._asking = anyio.Lock()
-        self.known = KnownUsage()
+        self.known: KnownUsage = KnownUsage()
         self._reserved: set[Spend] = set()
 
     def discard_reading(self) -> None:
