@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ._io.context import Clock
     from ._io.jobs.base import JobStore
     from ._io.limits.base import Limiter
+    from ._io.sinks.destination import Destination
     from ._operations import Operations
     from ._writes.writer import OnSkipped
     from .events import BytesReceived, EventHook
@@ -356,7 +357,7 @@ class CohortsClient(AsyncOnly):
     async def export(
         self,
         cohort_id: str | Cohort,
-        to: str | os.PathLike[str],
+        to: str | os.PathLike[str] | Destination,
         *,
         properties: bool | Sequence[str] = False,
         timeout: float = 1800.0,
@@ -801,7 +802,7 @@ def _load_operations() -> type[Operations]:
 
 async def export_cohort(
     cohort_id: str | Cohort,
-    to: str | os.PathLike[str],
+    to: str | os.PathLike[str] | Destination,
     *,
     properties: bool | Sequence[str] = False,
     timeout: float = 1800.0,

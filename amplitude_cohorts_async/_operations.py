@@ -59,6 +59,7 @@ from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
+from ._io.sinks.destination import Destination
 from ._io.sinks.target import Target, checked_format, checked_target
 from ._store_urls import job_store_of_url
 from ._version import VERSION
@@ -223,7 +224,7 @@ class Operations:
     async def export(
         self,
         cohort: str | Cohort,
-        to: str | os.PathLike[str],
+        to: str | os.PathLike[str] | Destination,
         *,
         properties: bool | Sequence[str],
         timeout: float,

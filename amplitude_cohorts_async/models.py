@@ -18,6 +18,7 @@ from uuid import uuid4
 import attrs
 
 from ._id_source import IdSource
+from ._locations import checked_location, is_address
 from .errors import CohortsError, InvalidInputError, RemovalGuardError
 
 __all__ = (
@@ -281,6 +282,8 @@ class SavedExport:
         requested_at: When its export was requested, aware UTC by the service's
             clock; None if unknown.
         spent: Exports that the call spent: 1, or 0.
+        location: The address of the object, if it went to one: then `path` is no
+            file of this machine.
         file: The source of `sha256` and `rows`.
     """
 
@@ -292,6 +295,7 @@ class SavedExport:
     unchanged: bool = False
     requested_at: datetime | None = None
     spent: int = 0
+    location: str | None = None
     file: SavedFile = attrs.field(eq=False, repr=False)
 
     @property
@@ -389,7 +393,7 @@ class JobRecord:
         label: Who asked, as free text.
         revision: Counts the changes of this record.
         updated_at: When it was changed last; aware UTC.
-        to: The target that `new()` was given; None for a record of the store's.
+        to: The target that `new()` was given, a text if it is an address; None for a record of the store's.
         format: The format that `new()` was given.
         on_unknown: As for ``CohortsClient.export()``.
         delivery_id: Names the delivery to that target.
@@ -409,7 +413,7 @@ class JobRecord:
     label: str | None = None
     revision: int = 0
     updated_at: datetime | None = None
-    to: Path | None = None
+    to: Path | str | None = None
     format: str | None = None
     on_unknown: Literal["raise", "spend"] = "raise"
     delivery_id: str | None = None
@@ -429,8 +433,9 @@ class JobRecord:
         Describe an export for ``CohortsClient.tick()``; sends and stores nothing.
 
         Args:
-            to: The target. A relative one is made absolute here: whoever makes the
-                steps, it is the file of that name below the present folder.
+            to: The target. A relative path is made absolute here: whoever makes the
+                steps, it is the file of that name below the present folder. An
+                address, as in "s3://bucket/members.csv", is the same everywhere.
             properties: As for ``CohortsClient.export()``.
             occurrence: Names one time of a repeated export, such as its date. Two
                 records with the same cohort, properties, occurrence and target are
@@ -443,7 +448,7 @@ class JobRecord:
                 there is no present folder.
         """
         _check_as_text(properties, occurrence)
-        path = _absolute(to)
+        path = _checked_to(to)
         wanted = properties if isinstance(properties, bool) else tuple(properties)
         cohort = cohort_id.id if isinstance(cohort_id, Cohort) else cohort_id
         record = cls(
@@ -508,7 +513,7 @@ class JobRecord:
             return cls(
                 is_open=True,
                 properties=wanted if isinstance(wanted, bool) else tuple(wanted),
-                to=None if to is None else Path(to),
+                to=None if to is None else _kept_to(to),
                 **_checked_texts(fields),
             )
         except _NO_RECORD as error:
@@ -530,7 +535,10 @@ def _check_as_text(properties: object, occurrence: object) -> None:
         )
 
 
-def _absolute(to: str | Path) -> Path:
+def _checked_to(to: str | Path) -> Path | str:
+    if is_address(str(to)):
+        return str(checked_location(str(to)))
+
     try:
         return Path(to).absolute()
     except FileNotFoundError as error:
@@ -538,6 +546,10 @@ def _absolute(to: str | Path) -> Path:
             f"{str(to)!r} is relative, and the present folder is gone; pass an absolute "
             f"path"
         ) from error
+
+
+def _kept_to(to: str) -> Path | str:
+    return str(checked_location(to)) if is_address(to) else Path(to)
 
 
 def _checked_texts(fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from urllib.parse import quote
 
 import attrs
 
@@ -46,6 +47,17 @@ def to_manifest(ref: ExportRef, file: DeliveredFile, *, library: str) -> bytes:
     }
 
     return json.dumps(facts, indent=2).encode() + b"\n"
+
+
+def to_metadata(ref: ExportRef) -> dict[str, str]:
+    """
+    Return what is kept with an object of an export, under names that all clouds take.
+
+    Their values are quoted as in a URL: the service writes them.
+    """
+    facts = {"requestid": ref.request_id, "cohortid": ref.cohort_id}
+
+    return {name: quote(value, safe="") for name, value in facts.items() if value}
 
 
 def requested_at(ref: ExportRef) -> datetime | None:

@@ -46,6 +46,7 @@ from .._io.cancellation import finish_despite_cancel
 from .._io.context import Clock
 from .._io.jobs.base import JobStore
 from .._io.sinks.target import Target
+from .._locations import is_location
 from ..errors import InvalidInputError, JobStoreUnavailableError
 from ..models import JobRecord
 from .app_rows import AppRows, Change, T
@@ -394,7 +395,7 @@ class AppJobs:
 
     async def delivery_of(self, record: JobRecord) -> DeliveryRow:
         """
-        Return the last delivery of a listed export to a file of this host.
+        Return the last delivery of a listed export that this host can make.
 
         One that is not finished comes first.
         """
@@ -404,7 +405,7 @@ class AppJobs:
             found = [
                 each
                 for each in rows.deliveries_of(_known(rows, record))
-                if path_of(each.target) is not None
+                if to_of(each.target) is not None
             ]
             return max(found, key=_is_left_and_begun, default=None)
 
@@ -413,7 +414,7 @@ class AppJobs:
         if found is None:
             raise InvalidInputError(
                 f"export {record.id} of cohort {record.cohort_id} goes to no file of "
-                f"this host; make a record with JobRecord.new(), or download it with "
+                f"this host, and to no bucket; make a record with JobRecord.new(), or download it with "
                 f"resume_export(record.token)"
             )
 
@@ -529,9 +530,14 @@ def _is_listed(
 
     return delivery is None or (
         delivery.target is not None
-        and delivery.target.partition(":")[2] == call.listed_path
+        and _listed_path(delivery.target) == call.listed_path
         and delivery.format in {None, call.format}
     )
+
+
+def _listed_path(target: str) -> str:
+    """Return the path of a file on whichever host, or an address."""
+    return target if is_location(target) else target.partition(":")[2]
 
 
 def _unknown(export_id: str, cohort_id: str) -> InvalidInputError:
@@ -627,17 +633,21 @@ def _is_in_doubt(rows: CohortRows, export: ExportRow) -> bool:
 
 
 def for_delivery(record: JobRecord, row: DeliveryRow) -> JobRecord:
-    """Return a listed record that names one of its deliveries to files of this host."""
+    """Return a listed record that names one of its deliveries that this host can make."""
     return attrs.evolve(
         record,
         delivery_id=row.id,
-        to=Path(path_of(row.target) or ""),
+        to=to_of(row.target),
         format=row.format,
     )
 
 
 def target_name(target: Target) -> str:
     """Return the name of a target in the store."""
+    if target.destination is not None:
+        # Without a host: any can go on with it.
+        return target.destination.location
+
     return path_name(target.resolved)
 
 
@@ -646,8 +656,18 @@ def path_name(path: Path) -> str:
     return f"{socket.gethostname()}:{path}"
 
 
+def to_of(target: str | None) -> Path | str | None:
+    """Return where a target's name leads, if it can be written from this host."""
+    if target is not None and is_location(target):
+        return target
+
+    path = path_of(target)
+    return None if path is None else Path(path)
+
+
 def path_of(target: str | None) -> str | None:
     """Return the path of a target's name, if it is a file of this host."""
     host, _, path = (target or "").partition(":")
 
-    return path if path and host == socket.gethostname() else None
+    is_path = path and not path.startswith("//")
+    return path if is_path and host == socket.gethostname() else None

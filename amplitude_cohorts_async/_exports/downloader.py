@@ -20,18 +20,21 @@ from typing import BinaryIO
 import attrs
 
 from .._core.export_errors import ExportErrors
-from .._core.manifest import DeliveredFile, requested_at, to_manifest
+from .._core.manifest import DeliveredFile, requested_at, to_manifest, to_metadata
 from .._core.requests import Endpoints
 from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
 from .._io.cancellation import background, in_thread
+from .._io.download.to_destination import UploadReceiver
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
 from .._io.download.transfer import Transfer
 from .._io.http.session import Session
 from .._io.sinks.arrow import AmplitudeId
+from .._io.sinks.destination import Destination
 from .._io.sinks.file_sink import FileSink
 from .._io.sinks.part_file import UnnamedFile, write_small
 from .._io.sinks.saved_file import LocalFile
+from .._io.sinks.saved_object import SavedObject
 from .._io.sinks.target import Format, Options, Target
 from .._version import VERSION
 from ..errors import InvalidInputError, NotFoundError
@@ -106,6 +109,15 @@ class FileDownloader:
         Args:
             may_publish: Whether the whole file may replace what is at the target.
         """
+        if target.destination is not None:
+            return await self._upload(
+                target,
+                target.destination,
+                may_publish=may_publish,
+                options=self._options(amplitude_id),
+                progress=progress,
+            )
+
         receiver = FileReceiver(
             FileSink(
                 target,
@@ -135,6 +147,40 @@ class FileDownloader:
 
         # The file's own count: nothing is read for this.
         self._compare(file.rows, target.expected_rows)
+        return saved
+
+    async def _upload(
+        self,
+        target: Target,
+        destination: Destination,
+        *,
+        may_publish: Callable[[], Awaitable[bool]],
+        options: Options,
+        progress: Progress | None,
+    ) -> SavedExport:
+        """Download the file to a destination, and write its manifest if wanted."""
+        receiver = UploadReceiver(
+            target,
+            destination,
+            options=attrs.evolve(options, counts_all=True),
+            metadata=to_metadata(self._ref),
+        )
+        transfer = self._transfer(receiver, progress)
+
+        with self._errors.about_the_file(target.name):
+            async with receiver.unfinished():
+                await transfer.run()
+
+                if not await may_publish():
+                    raise self._errors.superseded(target.name)
+
+                saved = self._saved(target, await receiver.publish(), transfer)
+
+                if target.manifest is not None:
+                    manifest = self._manifest(target, saved, transfer)
+                    await receiver.write_manifest(manifest)
+
+        self._compare(saved.rows, target.expected_rows)
         return saved
 
     @asynccontextmanager
@@ -204,7 +250,9 @@ class FileDownloader:
             return ExportStatus(done=False, word="not known yet")
 
     def _transfer(
-        self, receiver: FileReceiver | TextReceiver, progress: Progress | None
+        self,
+        receiver: FileReceiver | TextReceiver | UploadReceiver,
+        progress: Progress | None,
     ) -> Transfer:
         return Transfer(
             self._session,
@@ -218,6 +266,16 @@ class FileDownloader:
     def _write_manifest(
         self, target: Target, saved: SavedExport, transfer: Transfer
     ) -> None:
+        write_small(
+            target.manifest or target.place,
+            self._manifest(target, saved, transfer),
+            mode=self._session.context.file_mode,
+            like=target.place,
+        )
+
+    def _manifest(
+        self, target: Target, saved: SavedExport, transfer: Transfer
+    ) -> bytes:
         file = DeliveredFile(
             name=target.path.name,
             format=target.format.suffix,
@@ -227,12 +285,8 @@ class FileDownloader:
             etag=transfer.etag,
             downloaded_at=self._session.context.clock.utcnow(),
         )
-        library = f"amplitude-cohorts-async/{VERSION}"
-        write_small(
-            target.manifest or target.place,
-            to_manifest(self._ref, file, library=library),
-            mode=self._session.context.file_mode,
-            like=target.place,
+        return to_manifest(
+            self._ref, file, library=f"amplitude-cohorts-async/{VERSION}"
         )
 
     def _compare(self, rows: int | None, size: int | None) -> None:
@@ -249,16 +303,21 @@ class FileDownloader:
         )
 
     def _saved(
-        self, target: Target, file: LocalFile, transfer: Transfer
+        self, target: Target, file: LocalFile | SavedObject, transfer: Transfer
     ) -> SavedExport:
         count = target.format.count_rows
         is_counted = count is None or self._has_header
-        file = attrs.evolve(
-            file,
-            request_id=self._ref.request_id,
-            rows=file.rows if is_counted else None,
-            count=count if is_counted else None,
-        )
+        rows = file.rows if is_counted else None
+
+        if isinstance(file, LocalFile):
+            file = attrs.evolve(
+                file,
+                request_id=self._ref.request_id,
+                rows=rows,
+                count=count if is_counted else None,
+            )
+        else:
+            file = attrs.evolve(file, rows=rows)
 
         return SavedExport(
             path=target.path,
@@ -268,4 +327,5 @@ class FileDownloader:
             links=transfer.state.links,
             token=to_token(self._ref),
             requested_at=requested_at(self._ref),
+            location=target.location,
         )

@@ -13,6 +13,7 @@ import attrs
 from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
+from .._io.sinks.destination import Destination
 from .._io.sinks.target import checked_format, checked_target
 from ..models import ExportStatus, SavedExport
 from .app_jobs import target_name
@@ -84,7 +85,7 @@ class ExportJob:
 
     async def download(
         self,
-        to: str | os.PathLike[str],
+        to: str | os.PathLike[str] | Destination,
         *,
         format: str | None = None,  # noqa: A002 - a public name
         amplitude_id: AmplitudeId = "text",
@@ -105,7 +106,10 @@ class ExportJob:
             to: The target: ".csv" for decoded text, ".csv.gz" for the bytes as
                 served (compressed here if they are served plain), ".parquet" for
                 columns. A file of that name is replaced and keeps its mode; a
-                symbolic link is followed.
+                symbolic link is followed. Or an object, which appears when it is
+                whole: "s3://bucket/c1.csv", "gs://..." or "az://..." with the extra
+                ``cloud``, or a `destinations.Destination`. An address that is signed
+                is refused.
             format: Needed when the name does not end in it, as in "csv.gz".
             amplitude_id: Whether the column of Amplitude ids holds "text" or
                 "int64"; for ".parquet" only.

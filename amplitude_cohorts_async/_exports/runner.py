@@ -12,7 +12,7 @@ from .._core.job_rows import DeliveryRow
 from .._io.context import Context
 from ..errors import CohortsError
 from ..models import ExportOutcome, JobRecord, Tick
-from .app_jobs import AppJobs, KnownJob, for_delivery, path_of
+from .app_jobs import AppJobs, KnownJob, for_delivery, to_of
 from .ticker import Ticker
 
 _INTERVAL = 5.0
@@ -22,7 +22,8 @@ _INTERVAL = 5.0
 @attrs.define(kw_only=True)
 class JobRunner:
     """
-    Delivers the open exports of one app to files of this host; it spends none.
+    Delivers the open exports of one app to files of this host, and to buckets; it
+    spends none.
 
     Any number of runners share the work: each step takes a delivery with a lease.
     """
@@ -52,7 +53,7 @@ class JobRunner:
                     yield outcome
 
                 for delivery in known.due:
-                    if delivery.id in self._told or path_of(delivery.target) is None:
+                    if delivery.id in self._told or to_of(delivery.target) is None:
                         continue
 
                     outcome = await self._go_on(known.record, delivery)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -14,13 +15,17 @@ from .._core.job_rows import DeliveryRow, Wanted
 from .._core.tokens import ExportRef, from_token, has_file, is_unchanged
 from .._io.cancellation import in_thread
 from .._io.context import Clock
+from .._io.sinks.destination import Destination
 from .._io.sinks.saved_file import from_record
+from .._io.sinks.saved_object import SavedObject
 from .._io.sinks.target import Target
 from ..errors import ExportError
 from ..models import Cohort, SavedExport
 from .app_jobs import AppJobs, target_name
 from .downloader import Progress
 from .spent_export import SpentExport
+
+_logger = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -92,7 +97,7 @@ class SavedExports:
 
         intact = await self.intact(saved, target)
 
-        if intact is None and await in_thread(target.resolved.exists, self.thread):
+        if intact is None and await self._is_taken(target):
             cohort_id = str(ref_of(row).cohort_id)
             return saved if await self.jobs.was_replaced(row, cohort_id) else None
 
@@ -100,6 +105,10 @@ class SavedExports:
 
     async def intact(self, earlier: SavedExport, target: Target) -> SavedExport | None:
         """Return an earlier export, if its file is still at a target, unchanged."""
+
+        if target.destination is not None:
+            is_same = await _is_same(earlier, target.destination)
+            return _unchanged(earlier, target) if is_same else None
 
         def is_intact() -> bool:
             """Whether the file is at the target, as it was saved."""
@@ -110,9 +119,14 @@ class SavedExports:
         if not await in_thread(is_intact, self.thread):
             return None
 
-        return attrs.evolve(
-            earlier, path=target.path, unchanged=True, downloaded=0, links=0
-        )
+        return _unchanged(earlier, target)
+
+    async def _is_taken(self, target: Target) -> bool:
+        """Whether something is at a target."""
+        if target.destination is not None:
+            return await _tag_of(target.destination) is not None
+
+        return await in_thread(target.resolved.exists, self.thread)
 
     async def unchanged_since_saved(
         self,
@@ -147,6 +161,34 @@ class SavedExports:
         delivery.answered()
 
         return saved
+
+
+def _unchanged(earlier: SavedExport, target: Target) -> SavedExport:
+    return attrs.evolve(
+        earlier, path=target.path, unchanged=True, downloaded=0, links=0
+    )
+
+
+async def _is_same(earlier: SavedExport, destination: Destination) -> bool:
+    """Whether an object is still the one that was saved, as its tag shows."""
+    file = earlier.file
+
+    return (
+        earlier.location == destination.location
+        and isinstance(file, SavedObject)
+        and file.tag is not None
+        and await _tag_of(destination) == file.tag
+    )
+
+
+async def _tag_of(destination: Destination) -> str | None:
+    # What cannot be seen is brought again, from the same export: if its store is
+    # away, that fails with the reason.
+    try:
+        return await destination.tag()
+    except Exception:  # noqa: BLE001 - of any library
+        _logger.warning("what is at %s is not known", destination.location)
+        return None
 
 
 def ref_of(delivery: DeliveryRow) -> ExportRef:

@@ -42,6 +42,7 @@ from .object_store import (
 from .parallel_ranges import Ranges, wait_until_throttled
 
 if TYPE_CHECKING:
+    from .to_destination import UploadReceiver
     from .to_file import FileReceiver
     from .to_reader import TextReceiver
 
@@ -57,7 +58,7 @@ class Transfer:
         self,
         session: Session,
         request: Request,
-        receiver: FileReceiver | TextReceiver,
+        receiver: FileReceiver | TextReceiver | UploadReceiver,
         *,
         request_id: str,
         status_without_file: Callable[[int], Awaitable[ExportStatus]],

@@ -22,8 +22,9 @@ import anyio.to_thread
 
 if TYPE_CHECKING:
     from .file_sink import FileSink, RangeSink
+    from .upload_sink import UploadSink
 
-    Sink: TypeAlias = FileSink | RangeSink
+    Sink: TypeAlias = FileSink | RangeSink | UploadSink
 
 if sys.platform == "linux":
     import resource

@@ -8,6 +8,7 @@ copies it.
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -330,24 +331,28 @@ class Count(PassThrough):
     """
     Counts the members of a small file in passing, and passes on its text.
 
-    A large one is not counted: that would slow down callers who need no count.
+    A large one is not counted, unless *counts_all*: that would slow down callers who
+    need no count.
     """
 
-    def __init__(self, then: Filter | None = None) -> None:
+    def __init__(
+        self, then: Filter | None = None, *, counts_all: bool = False
+    ) -> None:
         super().__init__(then)
         self._counter = RecordCounter()
+        self._most = math.inf if counts_all else _COUNTED
         self._size = 0
 
     @property
     def rows(self) -> int | None:
         """Members of the text so far; None when it was too much to count."""
-        return self._counter.rows if self._size <= _COUNTED else None
+        return self._counter.rows if self._size <= self._most else None
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next text."""
         self._size += len(data)
 
-        if self._size <= _COUNTED:
+        if self._size <= self._most:
             self._counter.feed(data)
 
         super().write(data)

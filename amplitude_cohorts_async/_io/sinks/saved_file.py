@@ -23,6 +23,7 @@ import attrs
 from ...errors import StorageError
 from ...models import SavedExport
 from ..cancellation import in_thread
+from .saved_object import SavedObject
 
 T = TypeVar("T")
 
@@ -134,6 +135,9 @@ def from_record(record: Mapping[str, Any]) -> SavedExport:
     """Return the export of a record; a wrong one raises KeyError or TypeError."""
     fields = {**record}
     path = Path(fields.pop("path"))
+    if fields.get("location") is not None:
+        return _object_of(path, fields)
+
     requested_at = fields.pop("requested_at", None)
     file = LocalFile(
         path=path.absolute(),
@@ -149,6 +153,18 @@ def from_record(record: Mapping[str, Any]) -> SavedExport:
         requested_at=_time_of(requested_at),
         **fields,
     )
+
+
+def _object_of(path: Path, fields: dict[str, Any]) -> SavedExport:
+    saved = SavedObject(
+        size=fields["size"],
+        sha256=fields.pop("sha256"),
+        rows=fields.pop("rows"),
+        tag=fields.pop("tag"),
+    )
+    requested_at = _time_of(fields.pop("requested_at"))
+
+    return SavedExport(path=path, file=saved, requested_at=requested_at, **fields)
 
 
 def _time_of(text: object) -> datetime | None:

@@ -19,8 +19,10 @@ import attrs
 
 from ..._core.csvtext import RecordCounter
 from ..._core.manifest import SUFFIX
+from ..._locations import check_shown, is_address
 from ...errors import InvalidInputError
 from .arrow import AmplitudeId, ParquetWriter, require_arrow
+from .destination import Destination, ObjectDestination
 from .filters import Count, Deflate, Filter, Inflate, InThread, Tee, TextCheck
 
 _READ_SIZE = 1 << 20
@@ -35,11 +37,14 @@ class Options:
         has_header: Whether the first record names the columns: see `TextCheck`.
         max_size: Bytes of text at most; None for any number.
         amplitude_id: The type of Amplitude's ids, where columns have types.
+        counts_all: Whether members are counted in passing, however many: an object
+            cannot be counted later.
     """
 
     has_header: bool = True
     max_size: int | None = None
     amplitude_id: AmplitudeId = "text"
+    counts_all: bool = False
 
 
 Counter: TypeAlias = Count | ParquetWriter
@@ -97,7 +102,9 @@ def _count_csv_gz(file: BinaryIO) -> int:
 
 def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
     # With two threads inflating, writing and the wire overlap; see docs/design.md.
-    counter = Count(InThread(file) if is_gzip else file)
+    counter = Count(
+        InThread(file) if is_gzip else file, counts_all=options.counts_all
+    )
     text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     first = InThread(Inflate(text)) if is_gzip else text
 
@@ -111,7 +118,7 @@ def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
 
 
 def _to_csv_gz(file: Filter, is_gzip: bool, options: Options) -> Chain:
-    counter = Count()
+    counter = Count(counts_all=options.counts_all)
     text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     # What is stored compressed is inflated as well, to prove its check sum.
     first = Tee(Inflate(text), file) if is_gzip else Tee(text, Deflate(file))
@@ -146,6 +153,8 @@ class Target:
         resolved: The same without links in its folder: one file has one such path.
         manifest: The place of its manifest; None if there will be none.
         expected_rows: Members that its cohort was listed with, if that is known.
+        destination: Where it is written instead, if it is no file; the three paths
+            are then its location, for messages.
     """
 
     path: Path
@@ -154,18 +163,40 @@ class Target:
     format: Format
     manifest: Path | None = None
     expected_rows: int | None = None
+    destination: Destination | None = None
+
+    @property
+    def location(self) -> str | None:
+        """The address of its destination; None for a file."""
+        return None if self.destination is None else self.destination.location
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its path, or its location."""
+        return self.location or str(self.path)
 
 
 def checked_target(
-    to: str | os.PathLike[str],
+    to: str | os.PathLike[str] | Destination,
     format: str | None,  # noqa: A002
     manifest: bool = False,
 ) -> Target:
     """Return where a download goes; see `ExportJob.download()` for what it refuses."""
+    if isinstance(to, Destination):
+        return _checked_destination(to, format, manifest)
+
     try:
         path = Path(to)
     except TypeError:
-        raise InvalidInputError(f"the target is a path, got {to!r}") from None
+        raise InvalidInputError(
+            f"the target is a path, an address or a Destination, got "
+            f"{type(to).__name__}"
+        ) from None
+
+    if is_address(os.fspath(to)):
+        return _checked_destination(
+            ObjectDestination.at(os.fspath(to)), format, manifest
+        )
 
     chosen = checked_format(format) if format is not None else _format_of(path)
     chosen.require()
@@ -187,6 +218,27 @@ def checked_target(
         raise InvalidInputError(
             f"{str(path)!r} cannot be written ({reason}); name another file"
         ) from error
+
+
+def _checked_destination(
+    to: Destination,
+    format: str | None,  # noqa: A002
+    manifest: bool,
+) -> Target:
+    # A custom address is kept as well: it may hold no secret either.
+    check_shown(to.location)
+    path = Path(to.location)
+    chosen = checked_format(format) if format is not None else _format_of(path)
+    chosen.require()
+
+    return Target(
+        path=path,
+        place=path,
+        resolved=path,
+        format=chosen,
+        manifest=path.with_name(path.name + SUFFIX) if manifest else None,
+        destination=to,
+    )
 
 
 def checked_format(format: str) -> Format:  # noqa: A002

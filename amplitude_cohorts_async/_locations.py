@@ -1,0 +1,101 @@
+"""The addresses of objects in buckets: what they look like, and what they name."""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from .errors import InvalidInputError
+
+SCHEMES = ("s3", "gs", "az")
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?!/)", re.ASCII)
+"""A scheme has two letters or more: one is a drive of Windows."""
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+
+
+@attrs.frozen
+class Location:
+    """The place of an object: the scheme of its cloud, its bucket and its key."""
+
+    scheme: str
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}"
+
+
+def is_address(text: str) -> bool:
+    """Whether a target is an address of any kind, and no path."""
+    return _ADDRESS.match(text) is not None
+
+
+def checked_location(text: str) -> Location:
+    """
+    Return the place that an address names.
+
+    No message shows the address, which may hold a signature or a password.
+
+    Raises:
+        InvalidInputError: It is signed, holds credentials, or names no object.
+    """
+    scheme, _, rest = text.partition(":")
+    scheme = scheme.lower()
+
+    if scheme not in SCHEMES or not rest.startswith("//"):
+        raise InvalidInputError(
+            "the target is an address, but none of an object: such a one begins with "
+            "s3://, gs:// or az://, as in s3://bucket/members.csv; pass it as text, "
+            "not as a Path"
+        )
+
+    bucket, _, key = rest[2:].partition("/")
+
+    if "?" in rest or "#" in rest or "@" in bucket or ":" in bucket:
+        raise InvalidInputError(
+            "the target's address has a query or credentials in it, which would be "
+            "kept with the job; pass the plain address, as in s3://bucket/members.csv: "
+            "credentials come from the environment, or the machine's role"
+        )
+
+    if not _BUCKET.fullmatch(bucket):
+        raise InvalidInputError(
+            f"the target's address names no bucket; write {scheme}://BUCKET/KEY"
+        )
+
+    if not _is_key(key):
+        raise InvalidInputError(
+            f"the target's address names no object in {scheme}://{bucket}; end it in a "
+            f"name, as in {scheme}://{bucket}/members.csv, without empty parts, dots "
+            f"or control characters"
+        )
+
+    return Location(scheme, bucket, key)
+
+
+def is_location(text: str) -> bool:
+    """Whether a name of a target is that of an object which an address opens."""
+    scheme, separator, _ = text.partition("://")
+
+    return bool(separator) and scheme in SCHEMES
+
+
+def check_shown(location: str) -> None:
+    """Raise `InvalidInputError` if a location would show a signature or credentials."""
+    scheme, _, rest = location.partition("://")
+    has_secret = "?" in location or "@" in rest.partition("/")[0]
+
+    if not rest or not scheme.isascii() or not location.isprintable() or has_secret:
+        raise InvalidInputError(
+            "a destination's location is kept and shown: it is an address as in "
+            "memory://folder/members.csv, without a query or credentials"
+        )
+
+
+def _is_key(key: str) -> bool:
+    parts = key.split("/")
+
+    return key.isprintable() and not {"", ".", ".."}.intersection(parts)
