@@ -41,6 +41,10 @@ class Bucket:
 
         return body
 
+    def write(self, key: str, body: bytes) -> None:
+        """Put an object."""
+        self.client.put_object(Bucket=self.name, Key=key, Body=body)
+
     def metadata(self, key: str) -> dict[str, str]:
         """Return what is kept with an object."""
         found: dict[str, str] = self.client.head_object(Bucket=self.name, Key=key)[
