@@ -10,7 +10,7 @@ from .errors import InvalidInputError
 
 SCHEMES = ("s3", "gs", "az")
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?!/)", re.ASCII)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)
 """A scheme has two letters or more: one is a drive of Windows."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)

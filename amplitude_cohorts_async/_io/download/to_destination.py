@@ -218,9 +218,7 @@ class UploadReceiver:
         tag = await self._upload.finish()
         sink = self._sink
 
-        return SavedObject(
-            size=sink.size, sha256=sink.sha256, rows=sink.rows, tag=tag
-        )
+        return SavedObject(size=sink.size, sha256=sink.sha256, rows=sink.rows, tag=tag)
 
     async def write_manifest(self, text: bytes) -> None:
         """Write the manifest beside the object that has appeared."""

@@ -335,9 +335,7 @@ class Count(PassThrough):
     need no count.
     """
 
-    def __init__(
-        self, then: Filter | None = None, *, counts_all: bool = False
-    ) -> None:
+    def __init__(self, then: Filter | None = None, *, counts_all: bool = False) -> None:
         super().__init__(then)
         self._counter = RecordCounter()
         self._most = math.inf if counts_all else _COUNTED

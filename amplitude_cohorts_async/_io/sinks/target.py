@@ -102,9 +102,7 @@ def _count_csv_gz(file: BinaryIO) -> int:
 
 def _to_csv(file: Filter, is_gzip: bool, options: Options) -> Chain:
     # With two threads inflating, writing and the wire overlap; see docs/design.md.
-    counter = Count(
-        InThread(file) if is_gzip else file, counts_all=options.counts_all
-    )
+    counter = Count(InThread(file) if is_gzip else file, counts_all=options.counts_all)
     text = TextCheck(counter, has_header=options.has_header, max_size=options.max_size)
     first = InThread(Inflate(text)) if is_gzip else text
 

@@ -59,6 +59,8 @@ class UploadSink:
     def finish(self, *, is_delimited: bool) -> None:
         """Check that the bytes so far are a whole file; see `FileReceiver.end()`."""
         self._detect.finish(is_delimited=is_delimited)
+        # A writer of Parquet leaves the file to its caller.
+        self._end.finish()
 
     def discard(self) -> None:
         """Discard what was not sent, and end the threads of the filters."""
