@@ -244,7 +244,7 @@ async def _result(
 
     return MaterializeResult(
         metadata={
-            "path": MetadataValue.path(str(saved.path)),
+            "path": MetadataValue.path(saved.location or str(saved.path)),
             "bytes": saved.size,
             "sha256": digest,
             **{name: value for name, value in known.items() if value is not None},

@@ -190,7 +190,7 @@ class CohortExports:
         exported: Exported | None = None
         if saved is not None:
             exported = {
-                "path": str(saved.path),
+                "path": saved.location or str(saved.path),
                 "size": saved.size,
                 "sha256": saved.sha256,
             }

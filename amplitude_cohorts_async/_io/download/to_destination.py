@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Self
+
+import attrs
 
 from ..._core.manifest import SUFFIX
 from ..cancellation import finish_despite_cancel, in_thread
@@ -92,9 +94,9 @@ class Upload:
 
     async def put(self, block: bytes) -> None:
         """Take the next block; waits while the store is behind."""
-        task = self._begun()
+        self._begun()
 
-        while len(self._blocks) >= _WAITING and self._goes_on(task):
+        while len(self._blocks) >= _WAITING and not self._is_over:
             await self._change()
 
         self._check()
@@ -112,24 +114,28 @@ class Upload:
 
     async def _write(self) -> str | None:
         return await self._destination.write(
-            self._read(), metadata=self._metadata, suffix=self._suffix
+            _Reader(self._next), metadata=self._metadata, suffix=self._suffix
         )
 
-    async def _read(self) -> AsyncGenerator[bytes]:
-        while True:
-            if self._is_discarded:
-                raise _Discarded
-            if self._blocks:
-                block = self._blocks.popleft()
-                self._notify()
-                yield block
-            elif self._is_whole:
-                return
-            else:
-                await self._change()
+    async def _next(self) -> bytes:
+        while not (self._blocks or self._is_whole or self._is_over):
+            await self._change()
 
-    def _goes_on(self, task: asyncio.Task[str | None]) -> bool:
-        return not (self._is_discarded or task.done())
+        if self._is_over:
+            raise _Discarded
+        if not self._blocks:
+            raise StopAsyncIteration
+
+        block = self._blocks.popleft()
+        self._notify()
+        return block
+
+    @property
+    def _is_over(self) -> bool:
+        # A destination that has ended may still wait for a block.
+        is_done = self._task is not None and self._task.done()
+
+        return self._is_discarded or is_done
 
     def _check(self) -> None:
         task = self._task
@@ -151,6 +157,19 @@ class Upload:
 
     def _notify(self) -> None:
         self._changed.set()
+
+
+@attrs.frozen
+class _Reader:
+    # The blocks of an upload, for its destination. No generator: nobody would close
+    # it after a destination that has failed.
+    _next: Callable[[], Awaitable[bytes]]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self._next()
 
 
 class UploadReceiver:

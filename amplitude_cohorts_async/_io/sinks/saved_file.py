@@ -123,6 +123,9 @@ class LocalFile:
 def to_record(saved: SavedExport) -> dict[str, Any]:
     """Return what `from_record()` needs, as JSON, without reading the file."""
     record = attrs.asdict(saved, filter=lambda field, _: field.name != "file")
+    if saved.location is None:
+        # An earlier release, beside this one, does not know it.
+        del record["location"]
 
     return record | {
         "path": str(saved.path),

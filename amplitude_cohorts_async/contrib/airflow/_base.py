@@ -353,7 +353,7 @@ async def _result_of(saved: SavedExport) -> dict[str, object]:
     requested_at = saved.requested_at
 
     return {
-        "path": str(saved.path),
+        "path": saved.location or str(saved.path),
         "size": saved.size,
         "sha256": await saved.digest(),
         "rows": await asyncio.to_thread(lambda: saved.rows),
