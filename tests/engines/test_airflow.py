@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -48,6 +48,9 @@ from amplitude_cohorts_async.policies import Polling, Retrying
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.engines.airflow_task import Task, event_of
+
+if TYPE_CHECKING:
+    from support.buckets import Bucket
 
 pytestmark = pytest.mark.filterwarnings("default:::airflow")
 
@@ -221,6 +224,47 @@ def test_an_export_is_spent_deferred_and_brought(
     assert str(tmp_path / "c1.csv") == result["path"]
     assert json.loads(json.dumps(result)) == result
     assert 1 == world.spent
+
+
+@pytest.mark.services
+def test_an_export_to_a_bucket(world: CohortsEmulator, bucket: Bucket) -> None:
+    """It is brought where every worker may read it, once."""
+    address = bucket.address("c1.csv")
+
+    result = Task().run(export(Path("/"), path=address))
+
+    assert (address, 2) == (result["path"], result["rows"])
+    assert b"ann" in (bucket.read("c1.csv") or b"")
+    assert [] == bucket.open_uploads()
+    assert 1 == world.spent
+
+
+@pytest.mark.services
+def test_a_newer_object_after_the_job_store_was_lost(
+    world: CohortsEmulator,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """It is not replaced, as a file is not."""
+    task, there = Task(), export(tmp_path, path=bucket.address("c1.csv"))
+    task.run(there)
+    bucket.write("c1.csv", b"of the next run")
+    connect(monkeypatch, world, jobs=f"{tmp_path}/other.db")
+
+    with pytest.raises(AirflowFailException, match="move the file"):
+        task.run(export(tmp_path, path=bucket.address("c1.csv")))
+
+    assert b"of the next run" == bucket.read("c1.csv")
+    assert 1 == world.spent
+
+
+def test_a_signed_address_fails_at_once(world: CohortsEmulator) -> None:
+    """A mistake of the DAG is told before anything is spent."""
+    with pytest.raises(AirflowFailException, match="query or credentials"):
+        Task().run(export(Path("/"), path="s3://bucket/c1.csv?X-Amz-Signature=5ec2e7"))
+
+    assert 0 == world.spent
 
 
 def test_a_full_window_defers(world: CohortsEmulator, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from .requirements import require
 
 if TYPE_CHECKING:
+    from .buckets import Bucket
     from .fleet_stores import FleetStore
     from .postgres import Postgres
     from .swift import Swift
@@ -28,6 +29,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
     with Swift(tmp_path_factory.mktemp("swift")) as swift:
         yield swift
+
+
+@pytest.fixture
+def bucket(store: Swift, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket of the store, which the environment opens."""
+    require("obstore")
+    from .buckets import environment, new_bucket  # noqa: PLC0415  optional
+
+    for name, value in environment(store).items():
+        monkeypatch.setenv(name, value)
+
+    yield from new_bucket(store)
 
 
 @pytest.fixture(scope="session")

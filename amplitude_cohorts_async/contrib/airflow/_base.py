@@ -12,6 +12,7 @@ from typing import Literal, NoReturn, TypeVar
 import attrs
 
 from ... import CohortsClient
+from ...destinations import ObjectDestination
 from ...errors import (
     AmbiguousExportError,
     AmbiguousUploadError,
@@ -143,7 +144,8 @@ class CohortsOperator(BaseOperator):
         format: str | None = None,  # noqa: A002 - as everywhere
     ) -> JobRecord:
         """Return the record of an export; a mistake fails the task at once."""
-        if not Path(path).is_absolute():
+        is_address = "://" in str(path)
+        if not is_address and not Path(path).is_absolute():
             raise AirflowFailException(
                 f"{path} is not absolute, and each worker has a folder of its own"
             )
@@ -231,7 +233,7 @@ class CohortsOperator(BaseOperator):
                     client, record, token
                 ):
                     if not may_overwrite:
-                        await asyncio.to_thread(_check_free, record)
+                        await _check_free(record)
                     return await _step_by_token(client, record, token)
             except JobStoreUnavailableError as error:
                 self.log.warning("it goes on later: %s", error)
@@ -326,9 +328,14 @@ async def _is_in_job_store(
     )
 
 
-def _check_free(record: JobRecord) -> None:
+async def _check_free(record: JobRecord) -> None:
     """Raise if there is a file at the target, which may be newer than the export's."""
-    if record.to is not None and record.to.exists():
+    if isinstance(record.to, str):
+        is_taken = await ObjectDestination.at(record.to).tag() is not None
+    else:
+        is_taken = record.to is not None and await asyncio.to_thread(record.to.exists)
+
+    if is_taken:
         raise AirflowFailException(
             f"{record.to} exists and may be newer than this task's export, which the job "
             f"store does not have: move the file and clear the task, or give the task "

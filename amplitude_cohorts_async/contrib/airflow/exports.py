@@ -39,7 +39,9 @@ class CohortExportOperator(CohortsOperator):
     ) -> None:
         """
         Args:
-            path: The target, an absolute path that every worker has.
+            path: The target, an absolute path that every worker has, or an address of
+                an object as in "s3://bucket/members.csv", with the extra ``cloud``
+                and credentials on each worker.
             properties: As for ``CohortsClient.export()``.
             format: Needed when the name of the target does not end in it.
             occurrence: Names the export instead of `occurrence_of()`.
