@@ -14,6 +14,7 @@ from ._version import VERSION
 
 if TYPE_CHECKING:
     from . import (
+        destinations,
         errors,
         events,
         jobs,
@@ -72,6 +73,7 @@ __all__ = (
     "UploadReport",
     "Usage",
     "__version__",
+    "destinations",
     "diff_ids",
     "errors",
     "events",

@@ -539,6 +539,10 @@ def _checked_to(to: str | Path) -> Path | str:
     if is_address(str(to)):
         return str(checked_location(str(to)))
 
+    return _absolute(to)
+
+
+def _absolute(to: str | Path) -> Path:
     try:
         return Path(to).absolute()
     except FileNotFoundError as error:
