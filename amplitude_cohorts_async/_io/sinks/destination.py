@@ -102,7 +102,7 @@ class ObjectDestination:
         return f"<{type(self).__name__} {self._location}>"
 
     @classmethod
-    def at(cls, location: str | Location) -> ObjectDestination:
+    def at(cls, location: str) -> ObjectDestination:
         """
         Return the object at an address; sends nothing.
 
@@ -113,23 +113,21 @@ class ObjectDestination:
             InvalidInputError: It is no address, or the environment is incomplete.
             MissingExtraError: The extra ``cloud`` is not installed.
         """
-        place = checked_location(str(location))
+        place = checked_location(location)
         require_obstore()
-        failure: str | None = None
 
         try:
             store = _opened(place)
         except Exception as error:  # noqa: BLE001 - its text may show a credential
             failure = type(error).__name__
+        else:
+            return cls(store, place.key, location=str(place))
 
-        if failure is not None:
-            # Not in the block above: the error would keep the other one.
-            raise InvalidInputError(
-                f"{place} cannot be opened ({failure}); look at the environment "
-                f"variables that name the credentials, region or account of its cloud"
-            )
-
-        return cls(store, place.key, location=str(place))
+        # Not in the block above: the error would keep the other one.
+        raise InvalidInputError(
+            f"{place} cannot be opened ({failure}); look at the environment variables "
+            f"that name the credentials, region or account of its cloud"
+        )
 
     @property
     def location(self) -> str:
@@ -146,8 +144,6 @@ class ObjectDestination:
         """See `Destination`; large objects are sent in parts of 8 MiB, 4 at once."""
         import obstore  # noqa: PLC0415 - optional
 
-        failure: str | None = None
-
         try:
             result = await obstore.put_async(
                 self._store,
@@ -159,18 +155,15 @@ class ObjectDestination:
             )
         except Exception as error:  # noqa: BLE001 - its text may show a credential
             failure = _reason_of(error)
+        else:
+            return result.get("e_tag")
 
-        if failure is not None:
-            # Not in the block above: the error would keep the other one.
-            raise OSError(failure)
-
-        return result.get("e_tag")
+        # Not in the block above: the error would keep the other one.
+        raise OSError(failure)
 
     async def tag(self) -> str | None:
         """See `Destination`."""
         import obstore  # noqa: PLC0415 - optional
-
-        failure: str | None = None
 
         try:
             found = await obstore.head_async(self._store, self._key)
@@ -178,11 +171,10 @@ class ObjectDestination:
             return None
         except Exception as error:  # noqa: BLE001 - its text may show a credential
             failure = _reason_of(error)
+        else:
+            return found.get("e_tag")
 
-        if failure is not None:
-            raise OSError(failure)
-
-        return found.get("e_tag")
+        raise OSError(failure)
 
 
 def require_obstore() -> None:
