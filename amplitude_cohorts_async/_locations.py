@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 import attrs
 
@@ -28,9 +29,18 @@ class Location:
         return f"{self.scheme}://{self.bucket}/{self.key}"
 
 
-def is_address(text: str) -> bool:
-    """Whether a target is an address of any kind, and no path."""
-    return _ADDRESS.match(text) is not None
+def address_of(to: str | PurePath) -> str | None:
+    """
+    Return the address that a target is, of any kind; None if it is a path.
+
+    A path that was made of an address has lost a slash, which is put back.
+    """
+    if isinstance(to, PurePath):
+        text = to.as_posix()
+        is_address = _ADDRESS.match(text) is not None
+        return text.replace(":/", "://", 1) if is_address else None
+
+    return to if _ADDRESS.match(to) else None
 
 
 def checked_location(text: str) -> Location:
@@ -48,8 +58,7 @@ def checked_location(text: str) -> Location:
     if scheme not in SCHEMES or not rest.startswith("//"):
         raise InvalidInputError(
             "the target is an address, but none of an object: such a one begins with "
-            "s3://, gs:// or az://, as in s3://bucket/members.csv; pass it as text, "
-            "not as a Path"
+            "s3://, gs:// or az://, as in s3://bucket/members.csv"
         )
 
     bucket, _, key = rest[2:].partition("/")

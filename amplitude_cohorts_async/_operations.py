@@ -61,12 +61,13 @@ from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
 from ._io.sinks.destination import Destination
 from ._io.sinks.target import Target, checked_format, checked_target
+from ._locations import address_of
 from ._store_urls import job_store_of_url
 from ._version import VERSION
 from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
-from .errors import ConfigurationError, NotFoundError
+from .errors import ConfigurationError, InvalidInputError, NotFoundError
 from .events import PartlyUnreadable
 from .models import (
     Cohort,
@@ -338,7 +339,14 @@ class Operations:
             allowance=allowance,
         )
 
-        run = ExportRun(self.exports, cohort_ids, Path(directory), options)
+        folder = Path(directory)
+        if address_of(folder) is not None:
+            raise InvalidInputError(
+                "many exports go to a folder of this machine; export() brings each to "
+                "an address of its own"
+            )
+
+        run = ExportRun(self.exports, cohort_ids, folder, options)
         self._runs.add(run)
         return ExportBatch(run)
 

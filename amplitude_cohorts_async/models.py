@@ -18,7 +18,7 @@ from uuid import uuid4
 import attrs
 
 from ._id_source import IdSource
-from ._locations import checked_location, is_address
+from ._locations import address_of, checked_location
 from .errors import CohortsError, InvalidInputError, RemovalGuardError
 
 __all__ = (
@@ -536,10 +536,9 @@ def _check_as_text(properties: object, occurrence: object) -> None:
 
 
 def _checked_to(to: str | Path) -> Path | str:
-    if is_address(str(to)):
-        return str(checked_location(str(to)))
+    address = address_of(to if isinstance(to, Path) else str(to))
 
-    return _absolute(to)
+    return _absolute(to) if address is None else str(checked_location(address))
 
 
 def _absolute(to: str | Path) -> Path:
@@ -553,7 +552,7 @@ def _absolute(to: str | Path) -> Path:
 
 
 def _kept_to(to: str) -> Path | str:
-    return str(checked_location(to)) if is_address(to) else Path(to)
+    return Path(to) if address_of(to) is None else str(checked_location(to))
 
 
 def _checked_texts(fields: dict[str, Any]) -> dict[str, Any]:

@@ -154,15 +154,19 @@ def usage(found: Usage) -> None:
 def saved(file: SavedExport) -> None:
     """Print the facts of a saved file."""
     if file.unchanged:
-        _print(f"{printable(str(file.path))}: unchanged, no export spent")
+        _print(f"{printable(_place_of(file))}: unchanged, no export spent")
         return
 
     rows = "" if file.rows is None else f", {file.rows:,} rows"
     links = {0: "", 1: " over 1 link"}.get(file.links, f" over {file.links} links")
     _print(
-        f"{printable(str(file.path))}: {decimal(file.size)}{rows}, "
+        f"{printable(_place_of(file))}: {decimal(file.size)}{rows}, "
         f"{decimal(file.downloaded)} received{links}{_digest_text(file)}"
     )
+
+
+def _place_of(file: SavedExport) -> str:
+    return file.location or str(file.path)
 
 
 def _digest_text(file: SavedExport) -> str:

@@ -8,6 +8,7 @@ import re
 import shlex
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,10 +18,14 @@ from amplitude_cohorts_async.models import SavedExport
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import cut_off
 
+if TYPE_CHECKING:
+    from support.buckets import Bucket
+
 EXPORT = {
     "adopted",
     "downloaded",
     "links",
+    "location",
     "path",
     "remaining",
     "requested_at",
@@ -203,6 +208,31 @@ def test_many_go_into_a_directory(command):
     assert ["out/c1.csv", "out/c2.csv"] == sorted(
         line.partition(":")[0] for line in out.splitlines()
     )
+
+
+@pytest.mark.services
+def test_an_object_of_a_bucket(command, bucket: Bucket):
+    """Its address stands where a file has its path, in what is printed and in JSON."""
+    address = bucket.address("a/members.csv")
+
+    code, out, _ = command("export", "c1", "-o", address)
+
+    assert (0, f"{address}: ") == (code, out[: len(address) + 2])
+    assert b"ann" in (bucket.read("a/members.csv") or b"")
+
+    _, out, _ = command("export", "c1", "-o", address, "--json")
+    assert address == json.loads(out)["export"]["location"]
+
+
+def test_a_signed_address_is_refused(command, cohorts_emulator: CohortsEmulator):
+    """It is not shown, and nothing is spent."""
+    code, out, err = command(
+        "export", "c1", "-o", "s3://b/c.csv?X-Amz-Signature=5ec2e7"
+    )
+
+    assert 2 == code
+    assert "5ec2e7" not in out + err
+    assert 0 == cohorts_emulator.spent
 
 
 def test_many_as_json(command):

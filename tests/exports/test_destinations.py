@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import attrs
 import pytest
@@ -231,6 +232,31 @@ def test_a_record_takes_no_such_address(to: str) -> None:
 
 
 @pytest.mark.usefixtures("cohort")
+@pytest.mark.parametrize("to", [Path(SIGNED[0]), Path("s3://bucket")])
+async def test_a_path_is_refused_as_its_address(
+    emulator: CohortsEmulator, client: CohortsClient, to: Path
+) -> None:
+    """Nothing is spent on it, either."""
+    with pytest.raises(InvalidInputError) as caught:
+        await client.export("c1", to)
+
+    assert SECRET not in str(caught.value)
+    assert 0 == emulator.spent
+
+
+@pytest.mark.usefixtures("cohort")
+async def test_many_exports_have_no_address(
+    emulator: CohortsEmulator, client: CohortsClient
+) -> None:
+    """Their folder is one of this machine; each can go to a bucket by itself."""
+    with pytest.raises(InvalidInputError, match="export\\(\\)"):
+        async with client.export_many(["c1"], "s3://bucket/folder") as outcomes:
+            _ = [each async for each in outcomes]
+
+    assert 0 == emulator.spent
+
+
+@pytest.mark.usefixtures("cohort")
 @pytest.mark.parametrize(
     "location",
     [f"memory://a.csv?sig={SECRET}", f"memory://u:{SECRET}@h/a.csv", "a.csv"],
@@ -244,6 +270,18 @@ async def test_a_location_that_is_refused(
 
     assert SECRET not in str(caught.value)
     assert 0 == emulator.spent
+
+
+def test_a_path_that_was_an_address() -> None:
+    """As the command, or a careful caller, makes one of any target."""
+    plain = JobRecord.new("c1", "s3://bucket/a/b.csv")
+
+    assert plain.to == JobRecord.new("c1", Path("s3://bucket/a/b.csv")).to
+
+    with pytest.raises(InvalidInputError) as caught:
+        JobRecord.new("c1", Path(SIGNED[0]))
+
+    assert SECRET not in str(caught.value)
 
 
 def test_a_record_with_an_address() -> None:

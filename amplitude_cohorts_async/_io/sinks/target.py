@@ -19,7 +19,7 @@ import attrs
 
 from ..._core.csvtext import RecordCounter
 from ..._core.manifest import SUFFIX
-from ..._locations import check_shown, is_address
+from ..._locations import address_of, check_shown
 from ...errors import InvalidInputError
 from .arrow import AmplitudeId, ParquetWriter, require_arrow
 from .destination import Destination, ObjectDestination
@@ -191,10 +191,9 @@ def checked_target(
             f"{type(to).__name__}"
         ) from None
 
-    if is_address(os.fspath(to)):
-        return _checked_destination(
-            ObjectDestination.at(os.fspath(to)), format, manifest
-        )
+    address = address_of(path if isinstance(to, Path) else os.fspath(to))
+    if address is not None:
+        return _checked_destination(ObjectDestination.at(address), format, manifest)
 
     chosen = checked_format(format) if format is not None else _format_of(path)
     chosen.require()
