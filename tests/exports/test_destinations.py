@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async.errors import (
     InvalidInputError,
     MalformedFileError,
+    MissingExtraError,
     StorageError,
 )
 from amplitude_cohorts_async.jobs import JobRecord
@@ -170,6 +172,52 @@ async def test_a_destination_that_fails(
     assert SECRET not in str(caught.value)
     assert {} == memory.objects
     assert 1 == len(server.requests(FILE))
+
+
+@pytest.mark.parametrize("times", [0, 200])
+async def test_a_destination_that_ends_too_early(
+    server: FaultServer, job: ExportJob, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """What has not read all of it has not written it: that is told."""
+
+    async def write(*_: object, **__: object) -> str | None:
+        """Do nothing, and say that it is done."""
+        return "tag"
+
+    monkeypatch.setattr(Memory, "write", write)
+    server.on(OBJECT, whole(CSV + CSV.partition(b"\n")[2] * times))
+
+    with pytest.raises(StorageError, match="ended before the file did"):
+        await job.download(Memory())
+
+    assert 1 == len(server.requests(FILE))
+
+
+async def test_a_destination_that_fails_in_the_middle(
+    server: FaultServer, job: ExportJob
+) -> None:
+    """While more arrives: no link is renewed for it, and nothing is left running."""
+    memory = Memory(failure=OSError("the disk is full"), fails_after=2)
+    server.on(OBJECT, whole(CSV + CSV.partition(b"\n")[2] * 200))
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        await job.download(memory)
+
+    assert {} == memory.objects
+    assert 1 == len(server.requests(FILE))
+
+
+@pytest.mark.usefixtures("cohort")
+async def test_an_address_without_the_extra(
+    emulator: CohortsEmulator, client: CohortsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names it before anything is spent."""
+    monkeypatch.setitem(sys.modules, "obstore", None)
+
+    with pytest.raises(MissingExtraError, match=r"amplitude-cohorts-async\[cloud\]"):
+        await client.export("c1", "s3://bucket/members.csv")
+
+    assert 0 == emulator.spent
 
 
 @pytest.mark.parametrize("steps", range(0, 60, 3))

@@ -27,7 +27,7 @@ from amplitude_cohorts_async.errors import (
 from amplitude_cohorts_async.jobs import JobRecord
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.clients import unlimited_client
-from support.exporting import CSV, GZIP, OBJECT, REQUEST, cut, rest, whole
+from support.exporting import CSV, FILE, GZIP, OBJECT, REQUEST, cut, rest, whole
 from support.fault_server import FaultServer, Reply
 
 pytest.importorskip("obstore", reason="the extra cloud is missing")
@@ -272,6 +272,7 @@ async def test_a_bucket_that_is_not_there(
     error = pickle.loads(pickle.dumps(caught.value))
     assert job.token == error.token
     assert "s3://no-such-bucket/members.csv" in str(error)
+    assert 1 == len(server.requests(FILE))
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])

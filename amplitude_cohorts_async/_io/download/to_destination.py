@@ -58,6 +58,7 @@ class Upload:
         self._task: asyncio.Task[str | None] | None = None
         self._is_whole = False
         self._is_discarded = False
+        self._is_read = False
 
     def send(self, block: bytes) -> None:
         """Take the next block, in a worker thread; waits while the store is behind."""
@@ -124,6 +125,7 @@ class Upload:
         if self._is_over:
             raise _Discarded
         if not self._blocks:
+            self._is_read = True
             raise StopAsyncIteration
 
         block = self._blocks.popleft()
@@ -148,7 +150,7 @@ class Upload:
             raise UploadFailed("the upload was cancelled")
         if error := task.exception():
             raise UploadFailed(_reason_of(error)) from error
-        if not self._is_whole:
+        if not self._is_read:
             raise UploadFailed("the destination ended before the file did")
 
     async def _change(self) -> None:
