@@ -84,9 +84,7 @@ def usage(connection: Connection) -> None:
 
 def plan(
     connection: Connection,
-    cohort_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="The cohorts.")
-    ],
+    cohort_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The cohorts.")],
     *,
     named: exporting.Properties = None,
     all_properties: exporting.AllProperties = False,
