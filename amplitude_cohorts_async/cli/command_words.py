@@ -17,6 +17,10 @@ __all__ = ("in_command_words", "refused_ids", "what_is_unknown")
 _RESUME = re.compile(r'resume_export\("?([^")]*)"?\)')
 
 _WORDS = (
+    (
+        "pass read_ids(path, column=...)",
+        "name the column of ids with --column",
+    ),
     ("pass format=", "pass --format"),
     (", or pass allow_http=True if you trust the network", ""),
     ("; see the error's .details and .metadata", ""),
