@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .._version import VERSION
+from .. import __version__
 from ..errors import MissingExtraError
 
 __all__ = ("main",)
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if arguments == ["--version"]:
             # Without the modules that only other commands need.
-            sys.stdout.write(f"{VERSION}\n")
+            sys.stdout.write(f"{__version__}\n")
             return 0
 
         return _run(arguments)

@@ -303,7 +303,7 @@ def _widths(
         shown -= 1
 
     left = room - _GAP * shown - sum(least[:shown])
-    widths = []
+    widths: list[int] = []
 
     for least_width, width in zip(least[:shown], needed, strict=False):
         more = max(0, min(left, width - least_width))
