@@ -45,7 +45,8 @@ def slices_of_column(
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         rows = csv.reader(text, strict=True)
         try:
-            names = next(rows, [])
+            none: list[str] = []
+            names = next(rows, none)
             place = _only_place(names, column, path)
             cells = _cells(rows, place, len(names), path)
             while part := list(islice(cells, IDS_AT_ONCE)):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .. import __version__
 from ..errors import MissingExtraError
+from .release import print_version
 
 __all__ = ("main",)
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if arguments == ["--version"]:
             # Without the modules that only other commands need.
-            sys.stdout.write(f"{__version__}\n")
+            print_version()
             return 0
 
         return _run(arguments)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .. import CohortsClient, __version__
+from .. import CohortsClient
 from . import (
     demo,
     emulate,
@@ -24,6 +24,7 @@ from . import (
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
 from .listing import SortKey, chosen
+from .release import print_version
 
 __all__ = ("app", "run")
 
@@ -46,7 +47,7 @@ def _root(
     ] = False,
 ) -> None:
     if version:
-        typer.echo(__version__)
+        print_version()
         raise typer.Exit
 
     if context.invoked_subcommand is None:
