@@ -104,7 +104,7 @@ class MemberIds:
 
     async def of_source(self, source: IdSource) -> Slices:
         """Yield ids, or the ids in a file of members."""
-        if isinstance(source, IdFile):
+        if isinstance(source, IdFile) and source.column is None:
             source = source.path
 
         if isinstance(source, os.PathLike) and await is_members_file(Path(source)):

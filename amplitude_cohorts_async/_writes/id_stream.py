@@ -8,6 +8,7 @@ a slice at a time; other tasks run in between.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import (
@@ -47,6 +48,7 @@ from .._core.csvtext import CsvError
 from .._id_source import IdSource
 from ..errors import InvalidInputError
 from ..models import Member
+from .id_tables import PARQUET, parquet_members, slices_of_column
 
 _BLOCK = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -67,18 +69,21 @@ class _ArrowColumn(Protocol):
 
 class IdFile(Collection[str]):
     """
-    The ids of a file, one a line.
+    The ids of a file, one a line, or one column of a table (CSV, Parquet).
 
     UTF-8 text, gzip too; blank lines are skipped. Pass it where ids are expected,
     or iterate it with ``async for``, which reads in a worker thread. A plain
     ``for`` and ``len()`` read in the calling thread.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], column: str | None = None) -> None:
         self.path: Path = Path(path)
+        self.column: str | None = column
 
     def __repr__(self) -> str:
-        return f"IdFile({str(self.path)!r})"
+        column = "" if self.column is None else f", {self.column!r}"
+
+        return f"IdFile({str(self.path)!r}{column})"
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async with aclosing(_flattened(ids_of(self))) as ids:
@@ -86,8 +91,15 @@ class IdFile(Collection[str]):
                 yield id_
 
     def __iter__(self) -> Iterator[str]:
+        position = 0
+
         with _translated(self.path), _open(self.path) as file:
-            position = 0
+            if self.column is not None:
+                for cells in slices_of_column(file, self.path, self.column):
+                    yield from checked_member_ids(cells, position=position)
+                    position += len(cells)
+                return
+
             while lines := _read_lines(file, self.path, first=not position):
                 yield from checked_member_ids(lines, position=position)
                 position += len(lines)
@@ -100,7 +112,9 @@ class IdFile(Collection[str]):
 
 
 @overload
-def read_ids(source: str | os.PathLike[str]) -> IdFile: ...
+def read_ids(
+    source: str | os.PathLike[str], *, column: str | None = None
+) -> IdFile: ...
 
 
 @overload
@@ -108,17 +122,25 @@ def read_ids(source: BinaryIO) -> AsyncGenerator[str]: ...
 
 
 def read_ids(
-    source: str | os.PathLike[str] | BinaryIO,
+    source: str | os.PathLike[str] | BinaryIO, *, column: str | None = None
 ) -> IdFile | AsyncGenerator[str]:
     """
-    Return the ids of a file, one a line; nothing is read yet.
+    Return the ids of a file, one a line or of one column; nothing is read yet.
 
     Args:
         source: A path, or an open binary file such as ``sys.stdin.buffer``,
             which is read once, in a worker thread, and not closed.
+        column: The name of a column of a CSV file, gzip too, or of a Parquet file
+            (extra ``parquet``). An empty cell is an error, as a missing id is.
+
+    Raises:
+        InvalidInputError: A column of an open file is asked for.
     """
     if isinstance(source, str | os.PathLike):
-        return IdFile(source)
+        return IdFile(source, column)
+
+    if column is not None:
+        raise InvalidInputError("a column is read from a path; pass the path of a file")
 
     name = Path(str(getattr(source, "name", "the stream of ids")))
     lines = partial(_lines, source, name, may_block=True)
@@ -172,6 +194,9 @@ def _opened_ids(source: IdSource) -> Ids:
     _refuse_lookalikes(source)
 
     if isinstance(source, IdFile):
+        if source.column is not None:
+            read = partial(_column_slices, source.path, source.column)
+            return Ids(open=read, again=True, path=source.path)
         source = source.path
 
     if isinstance(source, os.PathLike):
@@ -275,18 +300,47 @@ async def buffered_head(ids: Ids) -> AsyncGenerator[Ids]:
 async def is_members_file(path: Path) -> bool:
     """Whether a file holds members, as an export does, and not ids, one a line."""
     async with _opened(path) as file:
-        return _has_columns(await _in_thread(lambda: file.readline(_BLOCK), path))
+        head = await _in_thread(lambda: file.readline(_BLOCK), path)
+
+        return head.startswith(PARQUET) or _has_columns(head)
 
 
 async def members_of_file(path: Path) -> AsyncGenerator[list[Member]]:
-    """Yield the members of a file that an export wrote, plain or gzip."""
+    """Yield the members of a file that an export wrote, in any of its formats."""
     reader = MemberReader()
     block: bytes | None = None
 
     async with _opened(path) as file:
+        if await _in_thread(lambda: _is_parquet(file), path):
+            found = _in_threads(parquet_members(file, path), path)
+            async with aclosing(found) as batches:
+                async for members in batches:
+                    yield members
+            return
+
         while block != b"":
             block = await _in_thread(lambda: file.read(_BLOCK), path)
             yield await _in_thread(partial(_decoded, reader, block), path)
+
+
+def _is_parquet(file: BinaryIO) -> bool:
+    return isinstance(file, io.BufferedReader) and file.peek(4)[:4] == PARQUET
+
+
+async def _column_slices(path: Path, column: str) -> AsyncGenerator[Sequence[object]]:
+    async with _opened(path) as file:
+        cells = slices_of_column(file, path, column)
+        async with aclosing(_in_threads(cells, path)) as parts:
+            async for part in parts:
+                yield part
+
+
+async def _in_threads(parts: Generator[T], path: Path) -> AsyncGenerator[T]:
+    # Each part is read in a worker thread.
+    end = object()
+
+    while (part := await _in_thread(lambda: next(parts, end), path)) is not end:
+        yield cast("T", part)
 
 
 def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
@@ -349,7 +403,12 @@ def _read_lines(file: BinaryIO, path: Path, *, first: bool) -> list[str]:
         if first and _has_columns(block):
             raise InvalidInputError(
                 f"{path} has columns, as a file of exported members has, but must have "
-                f"one id a line; extract the column of ids first"
+                f"one id a line; pass read_ids(path, column=...)"
+            )
+
+        if first and block.startswith(PARQUET):
+            raise InvalidInputError(
+                f"{path} is a Parquet file; pass read_ids(path, column=...)"
             )
 
         block = block.removeprefix(_BOM) if first else block

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import MissingExtraError
+from .release import print_version
 
 __all__ = ("main",)
 
@@ -22,6 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         _open_missing_streams()
+        arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+        if arguments == ["--version"]:
+            # Without the modules that only other commands need.
+            print_version()
+            return 0
+
         return _run(arguments)
     except KeyboardInterrupt:
         # Loading the modules takes half a second, in which Ctrl-C may come.
@@ -38,7 +46,7 @@ def _open_missing_streams() -> None:
             setattr(sys, name, stream)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     if None in map(find_spec, ("platformdirs", "rich", "typer")):
         error = MissingExtraError("the command amplitude-cohorts", extra="cli")
         sys.stderr.write(f"{error}\n")

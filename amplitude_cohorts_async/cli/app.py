@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from .. import CohortsClient, __version__
+from .. import CohortsClient
 from . import (
     demo,
     emulate,
@@ -23,6 +23,8 @@ from . import (
 )
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
+from .listing import SortKey, chosen
+from .release import print_version
 
 __all__ = ("app", "run")
 
@@ -45,7 +47,7 @@ def _root(
     ] = False,
 ) -> None:
     if version:
-        typer.echo(__version__)
+        print_version()
         raise typer.Exit
 
     if context.invoked_subcommand is None:
@@ -59,11 +61,28 @@ def list_cohorts(
         bool,
         typer.Option("--sync-info", help="Also show where each cohort is synced."),
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Only those with this text in their name."),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Only those of this type."),
+    ] = None,
+    sort: Annotated[
+        SortKey | None,
+        typer.Option(
+            metavar="name|size|computed",
+            help="By name, or the largest or latest first; by default as the service "
+            "answers.",
+        ),
+    ] = None,
 ) -> None:
     """List the discoverable cohorts."""
-    found = connection.run(
+    listed = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
+    found = chosen(listed, name=name, kind=kind, sort=sort)
     connection.print("cohorts", found, partial(render.cohorts, sync_info=sync_info))
 
 
@@ -84,9 +103,7 @@ def usage(connection: Connection) -> None:
 
 def plan(
     connection: Connection,
-    cohort_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="The cohorts.")
-    ],
+    cohort_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The cohorts.")],
     *,
     named: exporting.Properties = None,
     all_properties: exporting.AllProperties = False,
@@ -104,6 +121,9 @@ def plan(
     )
     connection.print("plan", found, render.plan)
 
+
+_SHARED = {"--json", "--quiet", "-q"}
+"""Options of every command, which may stand before its name, too."""
 
 _MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
 _JOBS = typer.Typer()
@@ -140,6 +160,7 @@ app.add_typer(_JOBS, name="jobs")
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = _with_shared_last(arguments)
 
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot encode must not end the command.
@@ -155,3 +176,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return exit_of(error)
 
     return int(code or Exit.OK)
+
+
+def _with_shared_last(arguments: list[str]) -> list[str]:
+    # `amplitude-cohorts --json list` means `amplitude-cohorts list --json`.
+    count = 0
+    while count < len(arguments) and arguments[count] in _SHARED:
+        count += 1
+
+    shared, rest = arguments[:count], arguments[count:]
+    # Behind the end of the options there are only arguments.
+    end = rest.index("--") if "--" in rest else len(rest)
+
+    return [*rest[:end], *shared, *rest[end:]] if rest else arguments

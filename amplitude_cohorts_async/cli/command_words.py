@@ -17,7 +17,18 @@ __all__ = ("in_command_words", "refused_ids", "what_is_unknown")
 _RESUME = re.compile(r'resume_export\("?([^")]*)"?\)')
 
 _WORDS = (
+    (
+        "pass read_ids(path, column=...)",
+        "name the column of ids with --column",
+    ),
     ("pass format=", "pass --format"),
+    (", or pass allow_http=True if you trust the network", ""),
+    ("; see the error's .details and .metadata", ""),
+    ("region='eu'", "--region eu"),
+    (
+        "pass the keys as api_key and secret_key",
+        "the keys belong into AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY",
+    ),
     ("`jobs()`", "`amplitude-cohorts jobs`"),
     ("`list_cohorts()`", "`amplitude-cohorts list`"),
     (" missing; pass it, or set ", " missing; set "),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
 from functools import wraps
-from typing import Annotated, TypeVar, get_type_hints
+from ipaddress import ip_address
+from typing import Annotated, TypeVar, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import attrs
 import typer
+from typer.models import OptionInfo
 
 from .. import CohortsClient
 from ..events import Event, EventHook
 from ..limiters import SqliteLimiter
+from ..policies import Polling
 from . import render
 from .log_lines import silence_psycopg, warnings_on_stderr
 from .progress import ProgressDisplay
@@ -28,6 +33,13 @@ FORMATS = ("csv", "csv.gz", "parquet")
 """The formats of files, which names end in."""
 
 T = TypeVar("T")
+
+_EMULATED = Polling(initial_delay=1.0, interval=1.0)
+"""
+For a service on this machine, as `emulate` is: its jobs take a second or so.
+
+Amplitude's take 30 to 60, and each poll takes one of five slots.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -159,10 +171,24 @@ class Connection(Output):
         if self.base_url is not None:
             overrides["base_url"] = self.base_url
 
+        if _is_on_this_machine(self.base_url, self.region):
+            overrides["polling"] = _EMULATED
+
         if self.secret_key_stdin:
             overrides["secret_key"] = sys.stdin.readline().strip()
 
         return overrides
+
+
+def _is_on_this_machine(base_url: str | None, region: str | None) -> bool:
+    # A region overrides the variable.
+    variable = "" if region else os.environ.get("AMPLITUDE_BASE_URL", "")
+
+    try:
+        host = urlsplit(base_url or variable).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # the client refuses what is no address
+        return False
 
 
 @asynccontextmanager
@@ -193,10 +219,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     # typer reads these: the shared options as if each command declared them.
     both = [*own, *shared]
+    for each in both:
+        _hide_type_of_switch(each.annotation)
     flat.__annotations__ = {option.name: option.annotation for option in both}
     vars(flat)["__signature__"] = inspect.Signature(both)
 
     return flat
+
+
+def _hide_type_of_switch(annotation: object) -> None:
+    # A switch takes no value, so help has no type of one to show.
+    kind, *about = get_args(annotation) or (None,)
+
+    for each in about:
+        if kind is bool and isinstance(each, OptionInfo):
+            each.metavar = ""
 
 
 def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:

@@ -20,7 +20,6 @@ from .. import CohortsClient, ExportJob
 from ..events import BytesReceived, Event, LinkRenewed, RequestSent, StatusPolled
 from ..models import Cohort, SavedExport
 from ..policies import Polling
-from ..testing.demo import DEMO_COHORT
 from .common import FORMATS, Output
 from .emulator_process import Emulator, emulator_process
 from .progress import bars
@@ -165,6 +164,9 @@ async def _look_around(script: _Script, client: CohortsClient) -> Cohort:
 
     usage = await client.get_usage()
     script.say(f"{usage.remaining} of this month's {usage.limit} exports are left.")
+
+    # It loads a web server, which no other command needs.
+    from ..testing.demo import DEMO_COHORT  # noqa: PLC0415
 
     return next(cohort for cohort in cohorts if cohort.id == DEMO_COHORT)
 

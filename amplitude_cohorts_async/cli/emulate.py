@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..testing import CohortsEmulator, Quotas
-from ..testing.demo import add_demo_cohorts, serve
+from ..errors import CohortsError
 from .common import Output
 from .running import run
+
+if TYPE_CHECKING:
+    from ..testing import CohortsEmulator
 
 __all__ = ("emulate",)
 
@@ -49,6 +52,10 @@ def emulate(
 
     It prints the environment variables with which a client uses it.
     """
+    # It loads a web server, which no other command needs.
+    from ..testing import CohortsEmulator, Quotas  # noqa: PLC0415
+    from ..testing.demo import add_demo_cohorts, serve  # noqa: PLC0415
+
     emulator = CohortsEmulator(
         host=host,
         port=port,
@@ -68,7 +75,16 @@ def emulate(
 
     # Ctrl-C is the only way to end it.
     with suppress(KeyboardInterrupt):
-        run(serve(emulator, announce=announce))
+        try:
+            run(serve(emulator, announce=announce))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            taken = " or ".join(str(each) for each in (port, store_port) if each)
+            raise CohortsError(
+                f"port {taken} of {host} is in use (address already in use); pass "
+                f"another one, or 0 for a free one"
+            ) from None
 
 
 def _addresses(emulator: CohortsEmulator) -> dict[str, object]:

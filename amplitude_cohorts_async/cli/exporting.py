@@ -66,9 +66,7 @@ AllProperties = Annotated[
 
 def export(
     connection: Connection,
-    cohort_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="The cohorts.")
-    ],
+    cohort_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The cohorts.")],
     *,
     output: Annotated[
         Path | None,
@@ -136,8 +134,9 @@ def export(
 
     if into_directory and output is not None and not is_directory:
         raise typer.BadParameter(
-            f"several cohorts need -o with a directory, and {output} is none; make it "
-            f"first"
+            f"several cohorts need -o with a directory that is there, and {output} "
+            + ("is a file" if output.exists() else "is none")
+            + "; make one with mkdir, or export one cohort to that file"
         )
 
     if fresh and occurrence is not None:

@@ -19,6 +19,7 @@ from . import render
 from .common import Connection
 
 __all__ = (
+    "Column",
     "CountGroup",
     "Ids",
     "Kind",
@@ -34,6 +35,12 @@ __all__ = (
 
 Ids: TypeAlias = Annotated[
     Path, typer.Argument(metavar="FILE", help="Ids, one a line; - reads stdin.")
+]
+Column: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Column of the ids, where FILE is a CSV or Parquet table."
+    ),
 ]
 Kind: TypeAlias = Annotated[
     IdType,
@@ -98,10 +105,13 @@ class MembershipChange:
             )
 
 
-def id_source(connection: Connection, ids: Path) -> IdSource:
-    """Return the ids of a file, or of stdin."""
+def id_source(connection: Connection, ids: Path, column: str | None) -> IdSource:
+    """Return the ids of a file, of a column of one, or of stdin."""
     if str(ids) != "-":
-        return ids
+        return ids if column is None else read_ids(ids, column=column)
+
+    if column is not None:
+        raise typer.BadParameter("--column needs a file: stdin has one id a line")
 
     if connection.secret_key_stdin:
         raise typer.BadParameter("stdin cannot hold both the secret key and the ids")

@@ -35,6 +35,9 @@ from .render import printable
 
 __all__ = ("ProgressDisplay", "bars", "watched_terminal")
 
+_USUALLY = "requested, usually 30 to 60 s"
+"""What others have seen of a job; the vendor does not say how long one takes."""
+
 _NARROW = 60
 """Terminals with fewer columns show neither speed nor remaining time."""
 
@@ -48,6 +51,7 @@ class ProgressDisplay:
         self._tasks: dict[str, TaskID] = {}
         self._names: dict[str, str] = {}
         self._written: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -69,10 +73,9 @@ class ProgressDisplay:
         match event:
             case ExportRequested(cohort_id=cohort_id, request_id=request_id):
                 self._names[request_id] = f"cohort {cohort_id}"
-                self._show(self._bars, request_id, "requested")
-            case StatusPolled(request_id=request_id, word=status, elapsed=elapsed):
-                text = f"{status}, {elapsed:.0f} s"
-                self._show(self._bars, request_id, text)
+                self._show(self._bars, request_id, _USUALLY)
+            case StatusPolled(request_id=request_id, word=status):
+                self._show(self._bars, request_id, status)
             case BytesReceived(request_id=request_id, received=received, total=total):
                 task = self._show(self._bars, request_id, "")
                 self._bars.update(task, completed=received, total=total)
@@ -89,8 +92,12 @@ class ProgressDisplay:
                     f"cohort {cohort_id} waits {seconds:.0f} s for the rate window",
                 )
             case RetryScheduled(operation=operation, seconds=seconds, reason=reason):
+                # A host that is away has the same reason, a long one, each time.
+                is_told = self._reasons.get(operation) == reason
+                why = "still failing" if is_told else reason
+                self._reasons[operation] = reason
                 self._note(
-                    self._bars, f"{operation}: {reason}; retrying in {seconds:.1f} s"
+                    self._bars, f"{operation}: {why}; retrying in {seconds:.1f} s"
                 )
             case _:
                 pass
@@ -128,6 +135,7 @@ def bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
+        _Waiting(),
         _Moving(DownloadColumn()),
         *(wide if console.width >= _NARROW else ()),
         console=console,
@@ -135,6 +143,17 @@ def bars(console: Console) -> Progress:
         # Output to the terminal appears above the bars.
         redirect_stdout=sys.stdout.isatty(),
     )
+
+
+class _Waiting(ProgressColumn):
+    """How long a job is waited for, in seconds; empty once bytes arrive."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time since the job was first shown."""
+        if task.completed or task.elapsed is None:
+            return Text()
+
+        return Text(f"{task.elapsed:.0f} s", style="progress.elapsed")
 
 
 class _Moving(ProgressColumn):

@@ -16,7 +16,8 @@ from typing import cast
 
 import attrs
 import typer
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, OverflowMethod
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -61,6 +62,21 @@ _PROPERTIES: Mapping[type, Sequence[str]] = {
     Usage: ["remaining"],
     SavedExport: ["sha256", "rows"],
 }
+
+_WHOLE = ("ID", "COHORT")
+"""Columns of ids, which other commands need: never cut."""
+
+_SHORTENED = ("NAME", "TARGET", "SYNCED TO", "SKIPPED")
+"""Columns that are cut where a terminal is narrow, with an ellipsis."""
+
+_LEAST = 12
+"""Characters that are left of them."""
+
+_GAP = 2
+"""Characters around a cell."""
+
+_SHORT_DIGEST = 12
+"""Hexadecimal digits of a check sum that a line has; JSON has all of them."""
 
 JSON_VERSION = 1
 """
@@ -157,7 +173,11 @@ def saved(file: SavedExport) -> None:
         _print(f"{printable(_place_of(file))}: unchanged, no export spent")
         return
 
-    rows = "" if file.rows is None else f", {file.rows:,} rows"
+    rows = (
+        ""
+        if file.rows is None
+        else f", {file.rows:,} {'row' if file.rows == 1 else 'rows'}"
+    )
     links = {0: "", 1: " over 1 link"}.get(file.links, f" over {file.links} links")
     _print(
         f"{printable(_place_of(file))}: {decimal(file.size)}{rows}, "
@@ -172,7 +192,7 @@ def _place_of(file: SavedExport) -> str:
 def _digest_text(file: SavedExport) -> str:
     # Whoever waits for the file may have taken it by now.
     try:
-        return f", sha256 {file.sha256}"
+        return f", sha256 {file.sha256[:_SHORT_DIGEST]}"
     except StorageError:
         return ""
 
@@ -243,13 +263,59 @@ def table(header: Sequence[str] | None, rows: Sequence[Sequence[object]]) -> Non
             _print("\t".join(_cell(value) for value in row))
         return
 
-    shown = Table(*header or (), box=None, show_header=header is not None)
+    console = Console()
+    cells = [[_cell(value) for value in row] for row in rows]
+    shown = Table(box=None, show_header=header is not None)
 
-    for row in rows:
+    if header is None:
+        shown.add_column(no_wrap=True)
+        shown.add_column(overflow="fold")
+    else:
+        widths = _widths(header, cells, room=console.width)
+        cells = [row[: len(widths)] for row in cells]
+        for name, width in zip(header, widths, strict=False):
+            overflow: OverflowMethod = "fold" if name in _WHOLE else "ellipsis"
+            is_line = name not in _WHOLE
+            shown.add_column(name, width=width, overflow=overflow, no_wrap=is_line)
+
+    for row in cells:
         # As Text, because rich would take a name like "[red]" for markup.
-        shown.add_row(*(Text(_cell(value)) for value in row))
+        shown.add_row(*map(Text, row))
 
-    Console().print(shown)
+    console.print(shown)
+
+
+def _widths(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, room: int
+) -> list[int]:
+    """
+    Return the widths of the columns that fit; one column may be cut, ids never.
+
+    What does not fit is left out from the right: `--json`, and a pipe, have it all.
+    """
+    needed = [
+        max(cell_len(text) for text in (name, *(row[place] for row in rows)))
+        for place, name in enumerate(header)
+    ]
+    least = [
+        min(width, _LEAST) if name in _SHORTENED else width
+        for name, width in zip(header, needed, strict=True)
+    ]
+    shown = len(header)
+
+    while shown > 1 and sum(least[:shown]) + _GAP * shown > room:
+        shown -= 1
+
+    left = room - _GAP * shown - sum(least[:shown])
+    widths: list[int] = []
+
+    for least_width, width in zip(least[:shown], needed, strict=False):
+        more = max(0, min(left, width - least_width))
+        left -= more
+        widths.append(least_width + more)
+
+    # An id that is wider than the terminal goes on in the next line.
+    return [min(width, max(1, room - _GAP)) for width in widths]
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,7 @@ from ..models import IdType, MembershipReport, SyncReport
 from . import render
 from .common import Connection, Output
 from .id_options import (
+    Column,
     CountGroup,
     Ids,
     Kind,
@@ -55,6 +56,7 @@ def sync(
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
     ids: Ids,
     *,
+    column: Column = None,
     id_type: Kind = IdType.USER_ID,
     current: Annotated[
         Path | None,
@@ -90,7 +92,7 @@ def sync(
             "stdin is not a terminal to confirm at: pass --yes or --dry-run"
         )
 
-    source = id_source(connection, ids)
+    source = id_source(connection, ids, column)
     reuse = Reuse.of(fresh=fresh, within=reuse_within, on_unknown=on_unknown)
     jobs = StartedJobs(announced=connection.announces)
 
@@ -125,6 +127,7 @@ def sync(
             jobs,
             cohort_id,
             str(ids),
+            column=column,
             id_type=id_type.value,
             dry_run=dry_run,
             yes=yes,
@@ -187,7 +190,7 @@ def diff(
     ] = False,
 ) -> None:
     """
-    Compare two files: saved exports (.csv, .csv.gz) or ids, one a line.
+    Compare two files: saved exports (.csv, .csv.gz, .parquet) or ids, one a line.
 
     Writes entering.txt (in B only), exiting.txt (in A only) and existing.txt.
     """

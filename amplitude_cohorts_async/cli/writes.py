@@ -17,6 +17,7 @@ from . import render
 from .common import Connection
 from .exits import Exit
 from .id_options import (
+    Column,
     CountGroup,
     Ids,
     Kind,
@@ -60,6 +61,7 @@ def upload(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the cohort.")],
     ids: Ids,
     *,
+    column: Column = None,
     id_type: Kind,
     app_id: Annotated[
         int | None,
@@ -99,7 +101,7 @@ def upload(
     A cohort that is replaced holds only the first 100,000 ids until the others
     are added. With --replace the command asks first, unless --yes is given.
     """
-    source = id_source(connection, ids)
+    source = id_source(connection, ids, column)
     log = _journal(journal, resume)
 
     if replace is not None and not (yes or validate_only):
@@ -127,6 +129,7 @@ def upload(
     with _resume_from_journal(
         connection,
         *("upload", name, str(ids)),
+        column=column,
         id_type=id_type.value,
         app_id=app_id,
         owner=owner,
@@ -149,6 +152,7 @@ def add(
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
     ids: Ids,
     *,
+    column: Column = None,
     id_type: Kind = IdType.USER_ID,
     count_group: CountGroup = "User",
     strict: Strict = False,
@@ -158,7 +162,9 @@ def add(
 ) -> None:
     """Add ids to a cohort."""
     change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
-    _update(connection, "add", change, ids, _journal(journal, resume))
+    _update(
+        connection, "add", change, ids, column=column, log=_journal(journal, resume)
+    )
 
 
 def remove(
@@ -166,6 +172,7 @@ def remove(
     cohort_id: Annotated[str, typer.Argument(metavar="ID", help="The cohort.")],
     ids: Ids,
     *,
+    column: Column = None,
     id_type: Kind = IdType.USER_ID,
     count_group: CountGroup = "User",
     strict: Strict = False,
@@ -175,7 +182,9 @@ def remove(
 ) -> None:
     """Remove ids from a cohort."""
     change = MembershipChange(cohort_id, id_type, count_group, strict, skipped)
-    _update(connection, "remove", change, ids, _journal(journal, resume))
+    _update(
+        connection, "remove", change, ids, column=column, log=_journal(journal, resume)
+    )
 
 
 def _update(
@@ -183,9 +192,11 @@ def _update(
     operation: Literal["add", "remove"],
     change: MembershipChange,
     ids: Path,
+    *,
+    column: str | None,
     log: Path | None,
 ) -> None:
-    source = id_source(connection, ids)
+    source = id_source(connection, ids, column)
 
     def work(client: CohortsClient) -> Coroutine[object, object, MembershipReport]:
         if operation == "add":
@@ -196,6 +207,7 @@ def _update(
     with _resume_from_journal(
         connection,
         *("members", operation, change.cohort_id, str(ids)),
+        column=column,
         id_type=change.id_type.value,
         count_group=change.count_group,
         strict=change.strict,

@@ -82,7 +82,9 @@ def _table(rows: list[str]) -> str:
 
 
 def _argument(param) -> str:
-    return (param.metavar or param.name).upper()
+    name = (param.metavar or param.name).upper()
+
+    return f"{name}..." if -1 == param.nargs else name
 
 
 def _row(param) -> str:

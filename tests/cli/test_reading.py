@@ -148,3 +148,45 @@ def test_weather_is_nobodys_business_without_a_terminal(command, cohorts_emulato
     cohorts_emulator.fail_next("list", throttled())
 
     assert (0, "") == command("list")[::2]
+
+
+def ids_of(out: str) -> list[str]:
+    """Return the ids of printed lines."""
+    return [line.split("\t")[0] for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--name", "BUY"), ["c1"]),
+        (("--type", "X"), ["c2"]),
+        (("--name", "buy", "--type", "x"), []),
+        (("--sort", "name"), ["c2", "c1"]),
+        (("--sort", "size"), ["c2", "c1"]),
+        (("--name", "e", "--sort", "size"), ["c2", "c1"]),
+    ],
+)
+def test_a_list_is_narrowed_and_sorted(command, options, expected):
+    """By a part of the name, by type; by name, or the largest first."""
+    code, out, _ = command("list", *options)
+
+    assert (0, expected) == (code, ids_of(out))
+
+
+def test_a_list_sorted_by_time_has_the_latest_first(command, cohorts_emulator):
+    """Equal times keep the order of the list."""
+    assert {"c1", "c2"} == set(ids_of(command("list", "--sort", "computed").out))
+
+
+@pytest.mark.parametrize("options", [("--json",), ("-q", "--json"), ("--quiet",)])
+def test_shared_options_may_stand_before_the_command(command, options):
+    """As people are used to from other commands."""
+    assert command("list", *options) == command(*options, "list")
+    assert 0 == command(*options, "jobs", "list").code
+
+
+def test_a_shared_option_does_not_become_an_argument(command):
+    """Behind -- there are only arguments."""
+    document = json.loads(command("--json", "show", "--", "c1").out)
+
+    assert "c1" == document["cohort"]["id"]

@@ -484,3 +484,30 @@ def test_diff_writes_three_files(
         path.name for path in folder.iterdir()
     }
     assert "entering\t2\n" in run(capsys, "diff", export, ids, "-o", folder)[1]
+
+
+@pytest.mark.usefixtures("project")
+def test_upload_takes_a_column_of_a_table(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, tmp_path: Path
+):
+    """Named by an option, which an upload without it tells of."""
+    table = tmp_path / "users.csv"
+    table.write_text("user_id,age\nann,1\nbob,2\n")
+    words = ("upload", "Buyers", table, "--id-type", "user")
+    refusal = run(capsys, *words)
+    code, _, _ = run(capsys, *words, "--column", "user_id")
+    (cohort_id,) = cohorts_emulator.cohort_ids
+
+    assert 2 == refusal[0]
+    assert "--column" in refusal[2]
+    assert 0 == code
+    assert {"ann", "bob"} == cohorts_emulator.members_of(cohort_id)
+
+
+def test_a_column_of_stdin_is_refused(capsys: Capture):
+    """Stdin has one id a line."""
+    words = ("members", "add", "c1", "-", "--column", "user_id")
+    code, _, err = run(capsys, *words)
+
+    assert 2 == code
+    assert "--column needs a file" in err
