@@ -26,7 +26,7 @@ _POSTGRES = ("postgresql", "postgres")
 _SERVERS = ("redis", "rediss", "unix", *_POSTGRES)
 _SCHEMES = ("sqlite", *_SERVERS)
 
-_BEGINS_LIKE_A_PATH = re.compile(r"\.{0,2}[/\\](?![/\\])|[A-Za-z]:[/\\]")
+_BEGINS_LIKE_A_PATH = re.compile(r"\.{0,2}[/\\](?![/\\])|[A-Za-z]:[/\\](?![/\\])")
 _LIKE_A_URL = re.compile(rf"({'|'.join(_SCHEMES)})//|.*[:=]", re.IGNORECASE | re.DOTALL)
 """
 A URL that is not complete, or the options of a connection: no password comes without a

@@ -78,7 +78,7 @@ class Ticker:
             return Tick(record=record, due_in=self.polling.interval, last_error=error)
         except CohortsError as error:
             # Its folder may be gone, say: it is spent all the same.
-            error.token = getattr(record, "token", None)
+            error.token = error.token or getattr(record, "token", None)
             raise
 
         return await step.outcome(step.make())

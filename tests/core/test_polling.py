@@ -16,6 +16,7 @@ from amplitude_cohorts_async._core.polling import (
     JobState,
     Poll,
     Step,
+    may_be_unknown,
     next_step,
     step_due_in,
 )
@@ -168,3 +169,12 @@ def test_what_is_ready_is_fetched() -> None:
 def test_clocks_of_hosts_differ(seconds: float, after: float) -> None:
     """A poll that is due in ten minutes was stored by a clock that is ahead."""
     assert after == due(Polling(), stored(poll_in=seconds))
+
+
+@pytest.mark.parametrize(
+    ("age", "may_be"),
+    [(None, False), (-301, False), (-60, True), (0, True), (299, True), (301, False)],
+)
+def test_a_young_export_may_be_unknown(age: float | None, may_be: bool) -> None:
+    """One of a far future is of a clock that cannot be believed."""
+    assert may_be == may_be_unknown(age)
