@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import attrs
 
+from ._html import table
 from ._id_source import IdSource
 from ._locations import address_of, checked_location
 from .errors import CohortsError, InvalidInputError, RemovalGuardError
@@ -155,6 +156,24 @@ class Cohort:
     syncs: Sequence[CohortSync] = ()
     extra: Mapping[str, object] = attrs.field(factory=dict[str, object], repr=False)
 
+    def __repr__(self) -> str:
+        """Return what a person tells cohorts apart by; all else is in attributes."""
+        return f"Cohort(id={self.id!r}, name={self.name!r}, size={self.size!r})"
+
+    def _repr_html_(self) -> str:
+        return table(
+            (
+                ("id", self.id),
+                ("name", self.name),
+                ("members", self.size),
+                ("type", self.type),
+                ("owners", ", ".join(self.owners)),
+                ("last computed", self.last_computed),
+                ("last modified", self.last_modified),
+            ),
+            caption="Cohort",
+        )
+
 
 @attrs.frozen(kw_only=True)
 class Usage:
@@ -175,6 +194,18 @@ class Usage:
     def remaining(self) -> int | None:
         """Requests left; None when the plan has no limit."""
         return None if self.limit is None else max(0, self.limit - self.used)
+
+    def _repr_html_(self) -> str:
+        limited = self.limit is not None
+        return table(
+            (
+                ("used", self.used),
+                ("limit", self.limit if limited else "none"),
+                ("remaining", self.remaining if limited else "no limit"),
+                ("resets at", self.resets_at),
+            ),
+            caption="Exports of this month",
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -653,6 +684,33 @@ class ExportPlan:
     left_after: int | None
     ends_in: float
     unknown: Sequence[str] = ()
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                export.cohort_id,
+                export.name,
+                export.size,
+                _whole_seconds(export.starts_in),
+                _whole_seconds(export.ends_in),
+                export.skipped,
+            )
+            for export in self.exports
+        ]
+        rows.extend(
+            (unknown, None, None, None, None, "unknown") for unknown in self.unknown
+        )
+        left = "no limit" if self.left_after is None else f"{self.left_after:,}"
+        return table(
+            rows,
+            head=("cohort", "name", "members", "starts in", "ready in", "skipped"),
+            caption=f"Exports needed: {self.needed:,}; left of the month: {left}; "
+            f"ready in {_whole_seconds(self.ends_in)}",
+        )
+
+
+def _whole_seconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:,.0f} s"
 
 
 @attrs.frozen
