@@ -324,8 +324,8 @@ def wire(session: nox.Session) -> None:
 @nox.parametrize("name", [*ENGINES])
 def engine(session: nox.Session, name: str) -> None:
     """Test one engine's adaptor: its types, its newest release and its lowest."""
-    # mypy reads the modules of Postgres and Redis, too.
-    extras = f"[{name},postgres,redis]"
+    # mypy reads the modules of buckets, Postgres and Redis, too.
+    extras = f"[{name},cloud,postgres,redis]"
     install(session, *group("tests", "services"), "mypy", extras=extras)
     home = ROOT / PACKAGE / "contrib"
     # By name, because mypy leaves out the modules of a package that is excluded.
@@ -359,7 +359,7 @@ def conformance(session: nox.Session, engines: str) -> None:
 def recipes(session: nox.Session) -> None:
     """Run the programs of examples/engines with their servers, and kill some."""
     needs = group("tests", "services", "recipes")
-    install(session, *needs, "mypy", extras="[cli,postgres,redis]")
+    install(session, *needs, "mypy", extras="[cli,cloud,postgres,redis]")
     session.run("mypy", *map(str, ROOT.glob("examples/engines/*.py")))
     folders = ("tests/engines/recipes", "tests/engines/conformance")
     few = ("-m", "recipes", "-k", FEW_SCENES)

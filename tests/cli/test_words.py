@@ -62,11 +62,10 @@ def test_several_cohorts_need_a_directory(command, tmp_path):
 
 
 def test_help_shows_no_type_of_a_switch(command):
-    """A switch takes no value; several ids have one ellipsis."""
+    """A switch takes no value; several ids have one ellipsis at most."""
     out = command("export", "--help").out
 
     assert "<bool>" not in out.replace("--help", "").partition("--no-jobs")[0]
-    assert "{ID}..." in out
     assert "...}" not in out
 
 
