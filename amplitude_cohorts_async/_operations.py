@@ -23,7 +23,6 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from socket import gethostname
-from typing import TypeVar
 from weakref import WeakSet
 
 import anyio.to_thread
@@ -82,8 +81,6 @@ from .models import (
 from .policies import Retrying
 
 _logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Operations:

@@ -424,7 +424,8 @@ class JobRecord:
         label: Who asked, as free text.
         revision: Counts the changes of this record.
         updated_at: When it was changed last; aware UTC.
-        to: The target that `new()` was given, a text if it is an address; None for a record of the store's.
+        to: The target that `new()` was given, a text if it is an address; None for a
+            record of the store's.
         format: The format that `new()` was given.
         on_unknown: As for ``CohortsClient.export()``.
         delivery_id: Names the delivery to that target.

@@ -414,8 +414,8 @@ class AppJobs:
         if found is None:
             raise InvalidInputError(
                 f"export {record.id} of cohort {record.cohort_id} goes to no file of "
-                f"this host, and to no bucket; make a record with JobRecord.new(), or download it with "
-                f"resume_export(record.token)"
+                f"this host, and to no bucket; make a record with JobRecord.new(), or "
+                f"download it with resume_export(record.token)"
             )
 
         return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -345,6 +347,21 @@ async def test_only_what_is_discoverable(
     assert 0 == emulator.spent
 
 
+@asynccontextmanager
+async def requested(
+    clock: FakeClock, assumptions: Assumptions, *, job_seconds: float = 0
+) -> AsyncIterator[tuple[CohortsEmulator, Caller, str]]:
+    """An emulator, its caller, and the id of an export that was requested."""
+    async with (
+        CohortsEmulator(
+            clock=clock, assumptions=assumptions, job_seconds=job_seconds
+        ) as emulator,
+        calling(emulator) as caller,
+    ):
+        emulator.add_cohort("c1", members=["ann"])
+        yield emulator, caller, (await caller.get(EXPORT)).json["request_id"]
+
+
 @pytest.mark.parametrize(
     ("assumptions", "early", "late"),
     [
@@ -360,14 +377,11 @@ async def test_the_life_of_a_job(
     """
     clock = FakeClock()
 
-    async with (
-        CohortsEmulator(
-            clock=clock, assumptions=assumptions, job_seconds=30
-        ) as emulator,
-        calling(emulator) as caller,
+    async with requested(clock, assumptions, job_seconds=30) as (
+        emulator,
+        caller,
+        request_id,
     ):
-        emulator.add_cohort("c1", members=["ann"])
-        request_id = (await caller.get(EXPORT)).json["request_id"]
         assert early == (await caller.file(request_id)).status
 
         clock.advance(30)
@@ -387,17 +401,13 @@ async def test_the_life_of_a_job(
 
 async def test_a_job_that_is_known_late() -> None:
     """Its status and its file are 404 until then, and nobody is to blame."""
-    assumptions = Assumptions(known_after=9)
     clock = FakeClock()
 
-    async with (
-        CohortsEmulator(
-            clock=clock, assumptions=assumptions, job_seconds=0
-        ) as emulator,
-        calling(emulator) as caller,
+    async with requested(clock, Assumptions(known_after=9)) as (
+        emulator,
+        caller,
+        request_id,
     ):
-        emulator.add_cohort("c1", members=["ann"])
-        request_id = (await caller.get(EXPORT)).json["request_id"]
         status = f"/api/5/cohorts/request-status/{request_id}"
         early = [await caller.get(status), await caller.file(request_id)]
         clock.advance(9)
@@ -412,14 +422,7 @@ async def test_a_file_that_comes_after_its_status() -> None:
     assumptions = Assumptions(file_delay=9, early_file_status=410)
     clock = FakeClock()
 
-    async with (
-        CohortsEmulator(
-            clock=clock, assumptions=assumptions, job_seconds=0
-        ) as emulator,
-        calling(emulator) as caller,
-    ):
-        emulator.add_cohort("c1", members=["ann"])
-        request_id = (await caller.get(EXPORT)).json["request_id"]
+    async with requested(clock, assumptions) as (emulator, caller, request_id):
         done = await caller.get(f"/api/5/cohorts/request-status/{request_id}")
         early = await caller.file(request_id)
         clock.advance(9)

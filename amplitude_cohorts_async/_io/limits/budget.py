@@ -173,7 +173,7 @@ class Budget:
         reading, failed_at = self.known.reading, self.known.failed_at
         now = self._clock.utcnow()
 
-        # One of the future is of another host, whose clock is ahead.
+        # One of the future was noted before our clock was set back.
         if failed_at is not None and timedelta() <= now - failed_at < _ASK_AGAIN:
             return False
 

@@ -43,8 +43,7 @@ class Address:
 
 def address_of(url: str) -> Address:
     """Return the address in a URL; raise `ConfigurationError` if libpq refuses it."""
-    text, schema = _without_schema(url)
-    server, text = Secret(text), ""
+    server, schema = _without_schema(url)
     shown = _shown(server)
 
     if shown is None:
@@ -58,7 +57,7 @@ def address_of(url: str) -> Address:
     return Address(server, checked_schema(schema), shown)
 
 
-def _without_schema(url: str) -> tuple[str, str]:
+def _without_schema(url: str) -> tuple[Secret, str]:
     """Return the URL without its option `schema`, and that option."""
     start, mark, query = url.partition("?")
     options = query.split("&") if mark else []
@@ -66,7 +65,7 @@ def _without_schema(url: str) -> tuple[str, str]:
     others = "&".join(each for each in options if each not in schemas)
     named = unquote(schemas[-1].removeprefix("schema=")) if schemas else DEFAULT_SCHEMA
 
-    return f"{start}?{others}" if others else start, named
+    return Secret(f"{start}?{others}" if others else start), named
 
 
 def _shown(server: str) -> str | None:

@@ -12,7 +12,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 
-from ..._core.secret import hidden
 from ..._io.stores import shown_store
 from ...errors import ConfigurationError
 
@@ -44,8 +43,6 @@ def shown(url: str) -> str:
 
 def checked_url(url: str) -> str:
     """Return a URL of a store; raise `ConfigurationError` if redis-py refuses it."""
-    url = hidden(url)
-
     if _is_right(url):
         return url
 

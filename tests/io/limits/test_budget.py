@@ -292,7 +292,7 @@ async def test_what_another_client_has_read(is_shared: bool):
 
 
 async def test_a_failure_of_the_future_is_none():
-    """It was stored, or noted, by a clock that was ahead."""
+    """It was noted by a clock that was ahead."""
     clock, service = november(), Service(limit=2, used=2)
     budget = alone(service.usage, clock=clock)
     budget.known = KnownUsage(failed_at=clock.utcnow() + timedelta(days=5))
