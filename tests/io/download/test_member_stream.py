@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import anyio
 import pytest
@@ -24,7 +25,7 @@ def file(rows: int) -> bytes:
     )
 
 
-async def pieces(data: bytes, size: int = 7_777) -> AsyncIterator[memoryview]:
+async def pieces(data: bytes, size: int = 7_777) -> AsyncGenerator[memoryview]:
     """Hand out *data* through one buffer that is used again and again."""
     buffer = bytearray(size)
 
@@ -137,14 +138,16 @@ async def test_an_error_of_the_source_is_not_the_end_of_the_file():
 
 async def test_two_readers_of_one_stream_are_refused():
     """A stream has one reader at a time; the second one hears so."""
-    members = stream(file(100_000))
+    # It is not read to its end: left to the collector, it is closed in any test.
+    async with aclosing(pieces(file(100_000))) as source:
+        members = MemberStream(source, errors=ERRORS)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(members.__anext__)
-        await checkpoint()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(members.__anext__)
+            await checkpoint()
 
-        with pytest.raises(anyio.BusyResourceError):
-            await anext(members)
+            with pytest.raises(anyio.BusyResourceError):
+                await anext(members)
 
 
 async def test_a_batch_of_nothing_is_refused():
