@@ -21,7 +21,7 @@ MODULES = sorted(
     if not module.name.endswith("__main__")
 )
 EXTRAS = [
-    *("isal", "platformdirs", "psycopg", "psycopg_pool"),
+    *("isal", "opentelemetry", "platformdirs", "psycopg", "psycopg_pool"),
     *("pyarrow", "redis", "rich", "typer"),
 ]
 IMPORT_EACH = f"""

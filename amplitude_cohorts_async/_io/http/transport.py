@@ -34,6 +34,7 @@ from ...errors import (
 from ..cancellation import finish_despite_cancel, in_thread
 from ..fast import FastPath
 from .streamed_response import ErrorTranslation, StreamedResponse
+from .suppression import not_instrumented
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -208,19 +209,22 @@ class Transport:
     ) -> AsyncGenerator[StreamedResponse]:
         """Request *link* from the store, byte for byte and without credentials."""
         translation = self._translation("the file's link", link)
-        response = await self._head(
-            self._store(),
-            "GET",
-            link,
-            translation=translation,
-            operation="file",
-            headers={
-                # A body that a proxy has compressed could not be resumed.
-                "Accept-Encoding": "identity",
-                "User-Agent": self._user_agent,
-                **headers,
-            },
-        )
+
+        # The head is all of it: an instrumentation has nothing for a body.
+        with not_instrumented():
+            response = await self._head(
+                self._store(),
+                "GET",
+                link,
+                translation=translation,
+                operation="file",
+                headers={
+                    # A body that a proxy has compressed could not be resumed.
+                    "Accept-Encoding": "identity",
+                    "User-Agent": self._user_agent,
+                    **headers,
+                },
+            )
 
         async with response:
             yield StreamedResponse(response, translation, fast=self.fast)
