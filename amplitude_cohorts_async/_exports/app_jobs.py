@@ -79,10 +79,10 @@ class KnownJob:
     doubt: ExportRow | None
 
 
-Found: TypeAlias = (
-    Claim | Joined | Delivered | Superseded | Ended | WaitForOther | Doubt | ReadList
-)
+Answer: TypeAlias = Claim | Joined | Delivered | Superseded | Ended | Doubt | ReadList
 """What answers a call; a claim or a delivery is stored already."""
+
+Found: TypeAlias = Answer | WaitForOther
 
 
 class AppJobs:

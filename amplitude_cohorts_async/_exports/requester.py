@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from copy import copy
 from typing import assert_never
 from weakref import WeakValueDictionary
@@ -48,7 +48,7 @@ from ..errors import (
 from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
-from .app_jobs import AppJobs, Joined
+from .app_jobs import Answer, AppJobs, Joined
 from .app_rows import pauses
 from .claim import Claim, Delivery
 from .downloader import Progress
@@ -97,6 +97,7 @@ class ExportRequester:
         self._session = session
         self._clock = session.context.clock
         self._emit = session.context.emit
+        self._waits = session.context.waits
         self.jobs = jobs
         self.budget = budget
         self._endpoints = endpoints
@@ -166,11 +167,17 @@ class ExportRequester:
         """
         call = await self._begun(call)
         listing: Listing | None = None
-        waits = pauses()
+        naps = pauses()
 
-        async with self.jobs.lock(call):
+        async with AsyncExitStack() as stack:
+            with self._waits.watch(
+                f"a call for the same export of cohort {call.cohort_id}",
+                cohort_id=call.cohort_id,
+            ):
+                await stack.enter_async_context(self.jobs.lock(call))
+
             while True:
-                found = await self.jobs.claim(call, listing)
+                found = await self._found(call, listing, naps)
 
                 match found:
                     case Claim():
@@ -187,10 +194,27 @@ class ExportRequester:
                         listing = await self.listing(call.cohort_id)
                     case Doubt() | Superseded() | Ended():
                         raise await self.refusal(call, found)
-                    case WaitForOther():
-                        await asyncio.sleep(next(waits))
                     case _:
                         assert_never(found)
+
+    async def _found(
+        self, call: Call, listing: Listing | None, naps: Iterator[float]
+    ) -> Answer:
+        """Return what answers a call, once no other caller is about to request it."""
+        found = await self.jobs.claim(call, listing)
+
+        if not isinstance(found, WaitForOther):
+            return found
+
+        with self._waits.watch(
+            f"another caller, whose lease of the export of cohort {call.cohort_id} holds",
+            cohort_id=call.cohort_id,
+        ):
+            while isinstance(found, WaitForOther):
+                await asyncio.sleep(next(naps))
+                found = await self.jobs.claim(call, listing)
+
+        return found
 
     async def save(
         self,

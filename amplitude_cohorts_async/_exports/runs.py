@@ -69,6 +69,12 @@ class Runs:
         Raises:
             JobStoreUnavailableError: Nothing was sent.
         """
+        with self._app.waits.watch(
+            f"an export_many() into {self._same[0]} that may still run elsewhere"
+        ):
+            await self._open(cohort_ids, is_fresh=is_fresh)
+
+    async def _open(self, cohort_ids: Sequence[str], *, is_fresh: bool) -> None:
         seen: dict[str, float] = {}
 
         while True:

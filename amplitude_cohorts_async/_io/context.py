@@ -12,6 +12,7 @@ import attrs
 
 from ..events import Event, EventHook
 from ..policies import Retrying
+from .waits import WaitLog
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Context:
         rng: Returns numbers from 0 to 1.
         file_mode: The mode of new files; None leaves it to the umask.
         max_size: Bytes of text that a file may hold; None for any number.
+        waits: Where long waits are told.
     """
 
     clock: Clock
@@ -64,6 +66,7 @@ class Context:
     file_mode: int | None = None
     max_size: int | None = None
     hook: EventHook | None = None
+    waits: WaitLog = attrs.field(factory=WaitLog, eq=False)
 
     def emit(self, event: Event) -> None:
         """Pass an event to the hook; the error of a hook is logged and not raised."""

@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - few tests need what is slow to import
 """OpenTelemetry in a test: all that is recorded stays in memory."""
 
 from __future__ import annotations

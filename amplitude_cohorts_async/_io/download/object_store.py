@@ -120,20 +120,25 @@ class LinkRefresh:
         if self._fruitless > _FRUITLESS_LINKS:
             raise self._incomplete(reason)
 
-        _logger.info("link given up", extra={"request_id": state.request_id})
-        state.context.emit(
-            LinkRenewed(
-                request_id=state.request_id,
-                links=state.links,
-                received=state.received,
-                reason=redact_links(str(reason)),
-            )
-        )
-        context, pause = state.context, reason.pause
+        context, pause, why = state.context, reason.pause, redact_links(str(reason))
 
         if pause is None:
             pause = backoff(context.retrying, self._fruitless + 1, jitter=context.rng())
 
+        _logger.info(
+            "a link to the file of export %s is given up, another one follows in "
+            "%.1f s: %s",
+            *(state.request_id, pause, why),
+            extra={"request_id": state.request_id},
+        )
+        context.emit(
+            LinkRenewed(
+                request_id=state.request_id,
+                links=state.links,
+                received=state.received,
+                reason=why,
+            )
+        )
         await context.clock.sleep(pause)
 
     def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:

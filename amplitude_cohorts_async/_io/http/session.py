@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Self
 
 import anyio
@@ -115,7 +116,8 @@ class Attempts:
 
         operation = self._request.operation
         _logger.info(
-            "request failed, trying again",
+            "%s failed, trying again in %.1f s: %s",
+            *(operation, self._delay, error),
             extra={"operation": operation, "attempt": self._count},
         )
         self._context.emit(
@@ -189,18 +191,35 @@ class Session:
         pending = _pending_try()
 
         try:
-            async with (
-                self.limiter.slot(kind)
-                if pending is None
-                else self.limiter.try_slot(kind, ticket=pending.ticket)
-            ) as permit:
-                is_held = True
-                if pending is not None:
+            async with AsyncExitStack() as stack:
+                if pending is None:
+                    permit = await self._wait_for_slot(kind, stack)
+                else:
+                    permit = await stack.enter_async_context(
+                        self.limiter.try_slot(kind, ticket=pending.ticket)
+                    )
                     pending.is_made = True
+                is_held = True
                 yield permit
         except LimiterUnavailableError as error:
             error.may_have_happened = is_held
             raise
+
+    async def _wait_for_slot(self, kind: Kind, stack: AsyncExitStack) -> Permit:
+        limiter = self.limiter
+
+        # Of exports only; and before this one is in line, or it would count itself.
+        (left,) = limiter.expected_starts(1) if kind == "export" else (0.0,)
+        starts_at = self.context.clock.now() + left
+
+        def seconds() -> float:
+            """Return how long the wait may still take; less than zero if unknown."""
+            return starts_at - self.context.clock.now()
+
+        with self.context.waits.watch(
+            partial(limiter.waits_for, kind), seconds=seconds, kind=kind
+        ):
+            return await stack.enter_async_context(limiter.slot(kind))
 
     async def send(
         self,
