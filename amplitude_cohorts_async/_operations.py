@@ -67,7 +67,7 @@ from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from .errors import ConfigurationError, InvalidInputError, NotFoundError
-from .events import PartlyUnreadable
+from .events import PartlyUnreadable, UsageRead
 from .models import (
     Cohort,
     ExportOutcome,
@@ -185,7 +185,10 @@ class Operations:
         """Return the usage of the month."""
         request = self._endpoints.usage()
         response = await self.session.send(request, retrying=retrying)
-        return responses.usage(request, response)
+        usage = responses.usage(request, response)
+        self.session.context.emit(UsageRead(used=usage.used, remaining=usage.remaining))
+
+        return usage
 
     async def request_export(
         self,
@@ -246,6 +249,33 @@ class Operations:
             reuse_within=checked_reuse(reuse_within),
             on_unknown=checked_on_unknown(on_unknown),
         )
+
+        with self.session.context.phase("export", cohort_id=call.cohort_id):
+            return await self._export(
+                call,
+                to,
+                timeout=timeout,
+                format=format,
+                if_changed_since=if_changed_since,
+                skip_unchanged=skip_unchanged,
+                manifest=manifest,
+                allowance=allowance,
+                progress=progress,
+            )
+
+    async def _export(
+        self,
+        call: Call,
+        to: str | os.PathLike[str] | Destination,
+        *,
+        timeout: float,
+        format: str | None,  # noqa: A002
+        if_changed_since: SavedExport | str | None,
+        skip_unchanged: bool,
+        manifest: bool,
+        allowance: str | None,
+        progress: Progress | None,
+    ) -> SavedExport:
         # First of all: what is requested from now on answers this call as well.
         since_sequence = await self.jobs.last_sequence(call.cohort_id)
         target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)

@@ -431,6 +431,7 @@ class JobRecord:
         format: The format that `new()` was given.
         on_unknown: As for ``CohortsClient.export()``.
         delivery_id: Names the delivery to that target.
+        traceparent: The span in which it was requested, if that was traced.
     """
 
     id: str
@@ -451,6 +452,7 @@ class JobRecord:
     format: str | None = None
     on_unknown: Literal["raise", "spend"] = "raise"
     delivery_id: str | None = None
+    traceparent: str | None = None
 
     @classmethod
     def new(

@@ -441,6 +441,7 @@ class AppJobs:
             occurrence=call.occurrence,
             created_at=rows.at,
             label=self.label,
+            traceparent=call.traceparent,
         )
         number = export.claims + 1
         export = rows.update_export(

@@ -467,6 +467,7 @@ def facts_of(ref: ExportRef) -> dict[str, object]:
         "requested_at": ref.requested_at,
         "as_of": ref.as_of,
         "region": ref.region,
+        "traceparent": ref.traceparent,
     }
 
 

@@ -109,19 +109,40 @@ class FileDownloader:
         Args:
             may_publish: Whether the whole file may replace what is at the target.
         """
-        if target.destination is not None:
-            return await self._upload(
-                target,
-                target.destination,
-                may_publish=may_publish,
-                options=self._options(amplitude_id),
-                progress=progress,
-            )
+        with self._session.context.phase("download", ref=self._ref) as phase:
+            if target.destination is not None:
+                saved = await self._upload(
+                    target,
+                    target.destination,
+                    may_publish=may_publish,
+                    options=self._options(amplitude_id),
+                    progress=progress,
+                )
+                phase.rows = saved.rows
+            else:
+                saved, phase.rows = await self._save(
+                    target,
+                    may_publish=may_publish,
+                    options=self._options(amplitude_id),
+                    progress=progress,
+                )
+            phase.size = saved.size
 
+        return saved
+
+    async def _save(
+        self,
+        target: Target,
+        *,
+        may_publish: Callable[[], Awaitable[bool]],
+        options: Options,
+        progress: Progress | None,
+    ) -> tuple[SavedExport, int | None]:
+        """Download the file to a path; return what it has counted of members, too."""
         receiver = FileReceiver(
             FileSink(
                 target,
-                options=self._options(amplitude_id),
+                options=options,
                 file_mode=self._session.context.file_mode,
                 request_id=self._ref.request_id,
             )
@@ -147,7 +168,7 @@ class FileDownloader:
 
         # The file's own count: nothing is read for this.
         self._compare(file.rows, target.expected_rows)
-        return saved
+        return saved, file.rows if self._has_header else None
 
     async def _upload(
         self,
@@ -195,7 +216,10 @@ class FileDownloader:
         )
         receiver = FileReceiver(sink)
 
-        with self._errors.about_the_file(f"a temporary file in {place}"):
+        with (
+            self._session.context.phase("download", ref=self._ref),
+            self._errors.about_the_file(f"a temporary file in {place}"),
+        ):
             async with receiver.unfinished():
                 await self._transfer(receiver, None).run()
                 file = await receiver.reader()
@@ -213,8 +237,9 @@ class FileDownloader:
         )
         transfer = self._transfer(receiver, None)
 
-        async with background(receiver.fill(transfer.run)):
-            yield self._read(receiver)
+        with self._session.context.phase("download", ref=self._ref, is_stream=True):
+            async with background(receiver.fill(transfer.run)):
+                yield self._read(receiver)
 
     async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
         with self._errors.with_token(), self._errors.about_the_file():

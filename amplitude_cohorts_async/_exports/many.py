@@ -296,6 +296,13 @@ class ExportRun:
             await self._close_store(self._own_store)
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
+        with self._exports.context.phase("export", cohort_id=cohort_id) as phase:
+            outcome = await self._exported(cohort_id)
+            phase.error = outcome.error
+
+        return outcome
+
+    async def _exported(self, cohort_id: str) -> ExportOutcome:
         spent = 0
 
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from copy import copy
 from typing import assert_never
 from weakref import WeakValueDictionary
@@ -33,6 +33,7 @@ from .._core.tokens import (
     from_token,
 )
 from .._io.cancellation import finish_despite_cancel
+from .._io.context import Context, PhaseResult
 from .._io.http.session import Session
 from .._io.jobs.base import JobStore
 from .._io.limits.budget import Budget
@@ -118,6 +119,11 @@ class ExportRequester:
         return other
 
     @property
+    def context(self) -> Context:
+        """The clock and the events of the client."""
+        return self._session.context
+
+    @property
     def saved(self) -> SavedExports:
         """The exports that were saved before."""
         return SavedExports(self.jobs, self._clock, self.spent, self._thread)
@@ -133,11 +139,21 @@ class ExportRequester:
         wanted = checked_properties(properties)
         call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
 
-        while True:
-            claim = await self.jobs.claim_new(call)
-            spent = await self.purchase(call, claim, allowance)
-            if spent is not None:
-                return StartedExport(spent, claim.delivery, spent=True)
+        with self._request_phase(call) as (call, phase):
+            while True:
+                claim = await self.jobs.claim_new(call)
+                spent = await self.purchase(call, claim, allowance)
+                if spent is not None:
+                    phase.is_about(spent.ref)
+                    return StartedExport(spent, claim.delivery, spent=True)
+
+    @contextmanager
+    def _request_phase(self, call: Call) -> Generator[tuple[Call, PhaseResult]]:
+        """Report the phase that gets a call its export; yields the call, traced."""
+        context = self.context
+
+        with context.phase("request", cohort_id=call.cohort_id) as phase:
+            yield attrs.evolve(call, traceparent=context.traceparent()), phase
 
     def resume(self, request_id_or_token: str) -> SpentExport:
         """Return the job of an export that was requested before; sends nothing."""
@@ -165,6 +181,15 @@ class ExportRequester:
             AmbiguousExportError: One may have been spent, and its id is not known.
             JobStoreUnavailableError: Nothing was sent.
         """
+        with self._request_phase(call) as (traced, phase):
+            started = await self._join_or_request(traced, allowance, watch)
+            phase.is_about(started.export.ref)
+
+        return started
+
+    async def _join_or_request(
+        self, call: Call, allowance: str | None, watch: SendWatch | None
+    ) -> StartedExport:
         call = await self._begun(call)
         listing: Listing | None = None
         naps = pauses()
@@ -342,6 +367,7 @@ class ExportRequester:
                 cohort_id=call.cohort_id,
                 properties=call.properties,
                 region=self._region,
+                traceparent=claim.export.traceparent,
             ),
             claim,
             watch or SendWatch(),

@@ -62,6 +62,7 @@ class SpentExport:
         jobs: AppJobs,
     ) -> None:
         self.ref = ref
+        self._context = session.context
         self._jobs = jobs
         self._poller = poller
         self._downloader = FileDownloader(
@@ -83,8 +84,9 @@ class SpentExport:
         """Wait until the file is ready."""
         checked_timeout(timeout)
 
-        async with self.tracked():
-            await self._poller.wait(timeout)
+        with self._context.phase("wait", ref=self.ref):
+            async with self.tracked():
+                await self._poller.wait(timeout)
 
     async def deliver(
         self,

@@ -53,6 +53,45 @@ class Spans:
         return [str(each[key]) for each in found if key in each]
 
 
+class Metrics:
+    """A meter provider, and what was counted."""
+
+    def __init__(self) -> None:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+        self._reader = InMemoryMetricReader()
+        self.provider = MeterProvider([self._reader])
+
+    @property
+    def text(self) -> str:
+        """All that an exporter would send of them."""
+        data = self._reader.get_metrics_data()
+        return data.to_json() if data else ""
+
+    def points(self, name: str) -> list[tuple[dict[str, object], float]]:
+        """Return the attributes and the sum, value or count of each point."""
+        found: list[tuple[dict[str, object], float]] = []
+        for scope in json.loads(self.text)["resource_metrics"][0]["scope_metrics"]:
+            for metric in scope["metrics"]:
+                if metric["name"] == name:
+                    found += [
+                        (each["attributes"], each.get("count", each.get("value")))
+                        for each in metric["data"]["data_points"]
+                    ]
+
+        return found
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    """Metrics in memory."""
+    pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is missing")
+    counted = Metrics()
+    yield counted
+    counted.provider.shutdown()
+
+
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     """Spans in memory."""

@@ -30,7 +30,7 @@ from ...errors import (
     TransportError,
     UnexpectedResponseError,
 )
-from ...events import RequestSent, RetryScheduled
+from ...events import RequestFailed, RequestSent, RetryScheduled
 from ...limits import Kind
 from ...policies import Retrying
 from ..context import Context
@@ -56,6 +56,17 @@ class _Try:
 
 
 _try: ContextVar[_Try | None] = ContextVar("amplitude_cohorts_async_try", default=None)
+
+
+@attrs.define
+class _Attempt:
+    """What events tell of one attempt at a request: its number, its wait for a slot."""
+
+    number: int = 1
+    waited: float = 0.0
+
+
+_attempt: ContextVar[_Attempt] = ContextVar("amplitude_cohorts_async_attempt")
 
 
 class Attempts:
@@ -90,6 +101,7 @@ class Attempts:
         self._waited += self._delay
         self._count += 1
         self._delay = None
+        _attempt.set(_Attempt(self._count))
 
         return self
 
@@ -208,9 +220,10 @@ class Session:
     async def _wait_for_slot(self, kind: Kind, stack: AsyncExitStack) -> Permit:
         limiter = self.limiter
 
+        came_at = self.context.clock.now()
         # Of exports only; and before this one is in line, or it would count itself.
         (left,) = limiter.expected_starts(1) if kind == "export" else (0.0,)
-        starts_at = self.context.clock.now() + left
+        starts_at = came_at + left
 
         def seconds() -> float:
             """Return how long the wait may still take; less than zero if unknown."""
@@ -219,7 +232,12 @@ class Session:
         with self.context.waits.watch(
             partial(limiter.waits_for, kind), seconds=seconds, kind=kind
         ):
-            return await stack.enter_async_context(limiter.slot(kind))
+            permit = await stack.enter_async_context(limiter.slot(kind))
+
+        if attempt := _attempt.get(None):
+            attempt.waited = self.context.clock.now() - came_at
+
+        return permit
 
     async def send(
         self,
@@ -271,7 +289,10 @@ class Session:
     async def exchange(self, request: Request, permit: Permit) -> Response:
         """Send *request*, holding *permit*; return the answer, successful or not."""
         started = self.context.clock.now()
-        response = await self.transport.send(request)
+
+        with self._reporting_failure(request, started):
+            response = await self.transport.send(request)
+
         self._report(request, response, permit, started)
 
         return response
@@ -305,7 +326,9 @@ class Session:
         async with AsyncExitStack() as attempt:
             permit = await attempt.enter_async_context(self.slot(request.kind))
             started = self.context.clock.now()
-            answer = await attempt.enter_async_context(self.transport.open(request))
+
+            with self._reporting_failure(request, started):
+                answer = await attempt.enter_async_context(self.transport.open(request))
 
             if answer.status == 200:  # noqa: PLR2004 - the file itself
                 self._report(request, answer, permit, started)
@@ -338,13 +361,39 @@ class Session:
         if isinstance(answer, Response) and answer.status in {_TOO_MANY, _UNAVAILABLE}:
             self._slow_down(request, answer, permit)
 
+        attempt = _attempt.get(_Attempt())
         self.context.emit(
             RequestSent(
                 operation=request.operation,
                 status=answer.status,
                 seconds=self.context.clock.now() - started,
+                attempt=attempt.number,
+                waited=attempt.waited,
+                method=request.method,
+                template=request.template or request.path,
+                origin=self._origin,
             )
         )
+
+    @contextmanager
+    def _reporting_failure(self, request: Request, started: float) -> Generator[None]:
+        try:
+            yield
+        except TransportError as error:
+            attempt = _attempt.get(_Attempt())
+            self.context.emit(
+                RequestFailed(
+                    operation=request.operation,
+                    error=type(error).__name__,
+                    seconds=self.context.clock.now() - started,
+                    attempt=attempt.number,
+                    waited=attempt.waited,
+                    method=request.method,
+                    template=request.template or request.path,
+                    origin=self._origin,
+                )
+            )
+            raise
 
     def _slow_down(self, request: Request, answer: Response, permit: Permit) -> None:
         error = error_of(request, answer, now=self.context.clock.utcnow())
