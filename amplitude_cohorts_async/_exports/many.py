@@ -33,7 +33,7 @@ from .directory_store import directory_store
 from .old_record import import_old_record
 from .purchase import SendWatch
 from .requester import ExportRequester, StartedExport
-from .runs import Runs, file_name
+from .runs import Runs, check_file_names, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
@@ -122,7 +122,9 @@ class ExportRun:
         self.works_ahead = False
         self._exports = exports
         self._rows = exports.jobs.rows
-        self._waiting = deque(distinct_cohort_ids(cohort_ids))
+        ids = distinct_cohort_ids(cohort_ids)
+        check_file_names(ids)
+        self._waiting = deque(ids)
         self._directory = directory
         self._options = options
         self._own_store: JobStore | None = None

@@ -176,6 +176,7 @@ def test_resume_checks_its_target_before_it_waits(command, cohorts_emulator):
     assert [] == cohorts_emulator.log
 
 
+@pytest.mark.posix
 def test_new_files_have_the_mode_that_was_asked_for(command, cohorts_emulator):
     """
     --file-mode is octal, for one file, for many, and for the command that goes on.

@@ -500,6 +500,7 @@ def test_without_a_record_json_is_empty(command):
     )
 
 
+@pytest.mark.posix
 def test_the_record_is_for_its_user_alone(command, data_folder: Path, left: str):
     """It is in the platform's folder for data, which others cannot read."""
     assert 0o700 == stat.S_IMODE(data_folder.stat().st_mode)

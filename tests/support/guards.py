@@ -53,7 +53,10 @@ def pytest_configure() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Watch what every asynchronous test leaves on its loop."""
+    """Watch what every asynchronous test leaves on its loop; skip what cannot run."""
+    if sys.platform == "win32" and item.get_closest_marker("posix"):
+        item.add_marker(pytest.mark.skip(reason="needs a POSIX system"))
+
     if not isinstance(item, pytest.Function):
         return
 
