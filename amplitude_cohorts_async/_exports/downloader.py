@@ -22,6 +22,7 @@ import attrs
 from .._core.export_errors import ExportErrors
 from .._core.manifest import DeliveredFile, requested_at, to_manifest, to_metadata
 from .._core.requests import Endpoints
+from .._core.secret import Secret
 from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
 from .._io.cancellation import background, in_thread
 from .._io.download.to_destination import UploadReceiver
@@ -37,7 +38,7 @@ from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.saved_object import SavedObject
 from .._io.sinks.target import Format, Options, Target
 from .._version import VERSION
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, NotFoundError, UnexpectedResponseError
 from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
@@ -203,6 +204,25 @@ class FileDownloader:
 
         self._compare(saved.rows, target.expected_rows)
         return saved
+
+    async def link(self) -> str:
+        """Return a fresh link to the file."""
+        request = self._endpoints.export_file(self._ref)
+
+        try:
+            async with self._session.file(request) as answer:
+                if isinstance(answer, Secret):
+                    # Plain text: from here on it is the caller's to hide.
+                    return "".join(answer)
+        except NotFoundError as error:
+            # It raises what became of a file that is gone.
+            await self._status_without_file(error.status)
+            raise
+
+        raise UnexpectedResponseError(
+            f"the service sent the file of export {self._ref.request_id} itself, "
+            f"without a link; save it with `download()`, or read it with `file()`"
+        )
 
     @asynccontextmanager
     async def file(self, format: Format) -> AsyncGenerator[BinaryIO]:  # noqa: A002

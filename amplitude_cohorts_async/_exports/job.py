@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
@@ -52,6 +52,19 @@ class ExportJob:
         """
         return self._export.token
 
+    @property
+    def done(self) -> bool:
+        """
+        Whether this client has seen that the file is ready; sends nothing.
+
+        A job that was just resumed is not: `poll()` asks.
+        """
+        return self._export.is_ready
+
+    def __await__(self) -> Generator[object, None, ExportJob]:
+        """Wait as `wait()` does, for half an hour at most, and return the job."""
+        return self.wait().__await__()
+
     async def poll(self) -> ExportStatus:
         """
         Return the status of the job after one request.
@@ -83,6 +96,24 @@ class ExportJob:
         await self._export.wait(timeout)
 
         return self
+
+    async def link(self, *, timeout: float = 1800.0) -> str:
+        """
+        Wait for the job, and return a link to its file, which is good for one minute.
+
+        For a service that sends a browser there. **The link is as good as a password**
+        while it lives: keep it out of logs, and send it with ``Referrer-Policy:
+        no-referrer`` and ``Cache-Control: no-store``. The bytes are gzip, and nothing
+        of what `download()` checks is checked. The export does not count as delivered.
+
+        Args:
+            timeout: Seconds to wait for the job, as for `wait()`.
+
+        Raises:
+            UnexpectedResponseError: The service sent the file itself, as it may do with a
+                small one; download it.
+        """
+        return await self._export.link(timeout)
 
     async def download(
         self,

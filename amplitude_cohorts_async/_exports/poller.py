@@ -65,6 +65,11 @@ class JobPoller:
         self._is_told = False
         self._done: ExportStatus | JobFailed | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a poll has seen that the file is ready."""
+        return isinstance(self._done, ExportStatus)
+
     async def poll(self) -> ExportStatus:
         """Return the status, and raise if the job failed or is not known any more."""
         status = await self._ask(self._context.retrying)

@@ -88,6 +88,17 @@ class SpentExport:
             async with self.tracked():
                 await self._poller.wait(timeout)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a poll has seen that the file is ready."""
+        return self._poller.is_ready
+
+    async def link(self, timeout: float) -> str:
+        """Wait for the job, and return a link to its file."""
+        async with self.tracked():
+            await self.wait(timeout)
+            return await self._downloader.link()
+
     async def deliver(
         self,
         target: str | None,
