@@ -209,6 +209,7 @@ class Claims:
         self, export: ExportRow, delivery: DeliveryRow | None
     ) -> Decision | None:
         is_held = self.rows.is_alive(export.lease)
+        is_adopted = delivery is not None and delivery.is_adopted
 
         if is_held or (delivery and self.rows.is_alive(delivery.lease)):
             return WaitForOther(export)
@@ -220,10 +221,11 @@ class Claims:
                 # Once more, unless another step of the same key has done so already.
                 return Doubt(export) if self._counts(export) else None
             case ExportState.REQUESTED | ExportState.READY:
-                is_superseded = self._is_superseded(export)
-                return Superseded(export) if is_superseded else Join(export, delivery)
+                if self._is_superseded(export):
+                    return Superseded(export)
+                return Join(export, delivery, is_adopted=is_adopted)
             case _:
-                return Ended(export)
+                return None if is_adopted else Ended(export)
 
     def _of_run(self) -> Decision | None:
         deliveries = [

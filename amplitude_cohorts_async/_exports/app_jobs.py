@@ -156,10 +156,12 @@ class AppJobs:
                     claim = self._claimed(rows, call, export)
                     stored[:] = [claim]
                     return claim
-                case Join(export, delivery):
+                case Join(export, delivery, is_adopted):
                     if delivery is not None and rows.is_alive(delivery.lease):
                         delivery = None
-                    mine = self._delivery(rows, call, export, delivery)
+                    mine = self._delivery(
+                        rows, call, export, delivery, is_adopted=is_adopted
+                    )
                     stored[:] = [mine]
                     return Joined(decision, mine)
                 case _:
@@ -456,6 +458,7 @@ class AppJobs:
         left: DeliveryRow | None,
         *,
         replaces: int = 0,
+        is_adopted: bool = False,
     ) -> Delivery:
         if call.delivery_id is not None:
             left = _renamed(rows, call, left)
@@ -471,6 +474,7 @@ class AppJobs:
             export_id=export.id,
             sequence=export.sequence,
             run=call.run,
+            is_adopted=is_adopted,
             lease=self.rows.lease(left.next_number, rows.now),
         )
 
