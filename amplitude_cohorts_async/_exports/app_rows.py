@@ -48,7 +48,7 @@ class AppRows:
     def __init__(self, store: JobStore, app: str, clock: Clock) -> None:
         self.store = store
         self.app = app
-        self.waits = WaitLog()
+        self.waits: WaitLog = WaitLog()
         self._clock = clock
         self._owner = this_process if store.local else _no_name
         self._unsaved: list[tuple[str, Change[None]]] = []
