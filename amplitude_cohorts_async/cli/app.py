@@ -16,6 +16,7 @@ from . import (
     emulate,
     exporting,
     jobs,
+    profiles,
     render,
     resuming,
     syncing,
@@ -32,7 +33,8 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     help="Export, upload and sync Amplitude cohorts.",
     epilog=(
-        "Keys come from AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY. "
+        "Keys come from --profile, or AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, or "
+        "the default profile. "
         "Try `amplitude-cohorts demo`, which needs no account."
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -127,6 +129,7 @@ _SHARED = {"--json", "--quiet", "-q"}
 
 _MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
 _JOBS = typer.Typer()
+_PROFILES = typer.Typer()
 _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_cohorts,
     "show": show,
@@ -155,6 +158,14 @@ _JOBS.command("run")(command(jobs.run))
 _JOBS.command("park")(command(jobs.park))
 _JOBS.command("forget")(command(jobs.forget))
 app.add_typer(_JOBS, name="jobs")
+
+
+_PROFILES.callback(invoke_without_command=True)(command(profiles.profiles))
+_PROFILES.command("list")(command(profiles.list_profiles))
+_PROFILES.command("add")(command(profiles.add))
+_PROFILES.command("default")(command(profiles.make_default))
+_PROFILES.command("remove")(command(profiles.remove))
+app.add_typer(_PROFILES, name="profiles")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
-from functools import wraps
+from functools import cached_property, wraps
 from ipaddress import ip_address
 from typing import Annotated, TypeVar, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -21,13 +20,14 @@ from ..events import Event, EventHook
 from ..limiters import SqliteLimiter
 from ..policies import Polling
 from . import render
+from .keys import Keys, chosen_keys
 from .log_lines import silence_psycopg, warnings_on_stderr
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
 from .running import reported, run
 from .stores import chosen_job_store, machine_limiter
 
-__all__ = ("FORMATS", "Connection", "Output", "command")
+__all__ = ("FORMATS", "Connection", "Output", "command", "is_on_this_machine")
 
 FORMATS = ("csv", "csv.gz", "parquet")
 """The formats of files, which names end in."""
@@ -75,6 +75,14 @@ class Connection(Output):
     arguments of a process.
     """
 
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keys and region of this profile, and nothing of the environment's; "
+            "see `profiles`.",
+        ),
+    ] = None
     region: Annotated[
         str | None,
         typer.Option(metavar="us|eu", help="Overrides AMPLITUDE_REGION."),
@@ -105,6 +113,7 @@ class Connection(Output):
     def arguments(self) -> list[str]:
         """The options with which another command reaches the same service."""
         return option_arguments(
+            profile=self.profile,
             region=self.region,
             base_url=self.base_url,
             jobs=self.jobs,
@@ -120,6 +129,16 @@ class Connection(Output):
     def announces(self) -> bool:
         """Whether to name an export that was requested, in a line on stderr."""
         return not (self.quiet or self.as_json)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Keys and region; read once, because they may come from stdin or a command."""
+        return chosen_keys(
+            self.profile,
+            region=self.region,
+            base_url=self.base_url,
+            secret_key_stdin=self.secret_key_stdin,
+        )
 
     def run(
         self,
@@ -164,28 +183,18 @@ class Connection(Output):
         if (jobs := chosen_job_store(self.jobs, no_jobs=self.no_jobs)) is not None:
             overrides["jobs"] = jobs
 
-        if self.region is not None:
-            # An option overrides every environment variable.
-            overrides |= {"region": self.region, "base_url": None}
+        overrides |= self.keys.keywords
 
-        if self.base_url is not None:
-            overrides["base_url"] = self.base_url
-
-        if _is_on_this_machine(self.base_url, self.region):
+        if is_on_this_machine(self.keys.base_url):
             overrides["polling"] = _EMULATED
-
-        if self.secret_key_stdin:
-            overrides["secret_key"] = sys.stdin.readline().strip()
 
         return overrides
 
 
-def _is_on_this_machine(base_url: str | None, region: str | None) -> bool:
-    # A region overrides the variable.
-    variable = "" if region else os.environ.get("AMPLITUDE_BASE_URL", "")
-
+def is_on_this_machine(base_url: str | None) -> bool:
+    """Whether an address is of this machine, as that of an emulator."""
     try:
-        host = urlsplit(base_url or variable).hostname or ""
+        host = urlsplit(base_url or "").hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:  # the client refuses what is no address
         return False

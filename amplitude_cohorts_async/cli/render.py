@@ -63,8 +63,8 @@ _PROPERTIES: Mapping[type, Sequence[str]] = {
     SavedExport: ["sha256", "rows"],
 }
 
-_WHOLE = ("ID", "COHORT")
-"""Columns of ids, which other commands need: never cut."""
+_WHOLE = ("ID", "COHORT", "PROFILE")
+"""Columns of ids and names, which other commands need: never cut."""
 
 _SHORTENED = ("NAME", "TARGET", "SYNCED TO", "SKIPPED")
 """Columns that are cut where a terminal is narrow, with an ellipsis."""
