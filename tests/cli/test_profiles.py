@@ -58,6 +58,12 @@ def add(command, typed, other: CohortsEmulator) -> Callable[..., None]:
     return added
 
 
+@pytest.fixture
+def keyless(add, no_environment) -> Callable[..., None]:
+    """Add a profile in a shell without keys."""
+    return add
+
+
 def by_hand(path: Path, text: str, mode: int = 0o600) -> None:
     """Write the file as a user does."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -91,10 +97,10 @@ def test_the_environment_goes_before_the_default_profile(
     ("name", "value"), [("REGION", "eu"), ("BASE_URL", "https://x.example")]
 )
 def test_a_region_alone_is_not_mixed_with_the_keys_of_a_profile(
-    command, add, no_environment, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    command, keyless: Callable[..., None], monkeypatch, name: str, value: str
 ):
     """Keys of one place never go to another."""
-    add()
+    keyless()
     monkeypatch.setenv(f"AMPLITUDE_{name}", value)
     code, _, err = command("list")
 
