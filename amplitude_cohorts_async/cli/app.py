@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import CohortsClient
+from ..models import Cohort
 from . import (
     demo,
     emulate,
@@ -24,7 +25,7 @@ from . import (
 )
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
-from .listing import SortKey, chosen
+from .listing import CSV_COLUMNS, SortKey, chosen
 from .release import print_version
 
 __all__ = ("app", "run")
@@ -59,6 +60,7 @@ def _root(
 
 def list_cohorts(
     connection: Connection,
+    *,
     sync_info: Annotated[
         bool,
         typer.Option("--sync-info", help="Also show where each cohort is synced."),
@@ -79,12 +81,33 @@ def list_cohorts(
             "answers.",
         ),
     ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print a line of JSON for each cohort.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV with a header.")
+    ] = False,
 ) -> None:
     """List the discoverable cohorts."""
+    if connection.as_json + jsonl + as_csv > 1:
+        raise typer.BadParameter("pass one of --json, --jsonl and --csv")
+
     listed = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
     found = chosen(listed, name=name, kind=kind, sort=sort)
+
+    if jsonl:
+        render.json_lines(found)
+    elif as_csv:
+        render.csv_table(CSV_COLUMNS, found)
+    else:
+        _show_list(connection, found, sync_info=sync_info)
+
+
+def _show_list(
+    connection: Connection, found: Sequence[Cohort], *, sync_info: bool
+) -> None:
     connection.print("cohorts", found, partial(render.cohorts, sync_info=sync_info))
 
 
@@ -124,8 +147,8 @@ def plan(
     connection.print("plan", found, render.plan)
 
 
-_SHARED = {"--json", "--quiet", "-q"}
-"""Options of every command, which may stand before its name, too."""
+_SHARED = {"--json", "--quiet", "-q", "--verbose", "-v"}
+"""Options of many commands, which may stand before its name, too."""
 
 _MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
 _JOBS = typer.Typer()

@@ -21,7 +21,7 @@ from ..limiters import SqliteLimiter
 from ..policies import Polling
 from . import render
 from .keys import Keys, chosen_keys
-from .log_lines import silence_psycopg, warnings_on_stderr
+from .log_lines import logged_on_stderr, silence_psycopg, tell_event
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
 from .running import reported, run
@@ -91,6 +91,20 @@ class Connection(Output):
         str | None,
         typer.Option(metavar="URL", help="Overrides AMPLITUDE_BASE_URL."),
     ] = None
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|env",
+            help="An HTTP proxy; env for those of HTTPS_PROXY and HTTP_PROXY, with "
+            "NO_PROXY.",
+        ),
+    ] = None
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print each request, wait and retry as a line."
+        ),
+    ] = False
     secret_key_stdin: Annotated[
         bool,
         typer.Option(
@@ -116,6 +130,7 @@ class Connection(Output):
             profile=self.profile,
             region=self.region,
             base_url=self.base_url,
+            proxy=self.proxy,
             jobs=self.jobs,
             no_jobs=self.no_jobs,
         )
@@ -157,6 +172,8 @@ class Connection(Output):
             def on_event(event: Event) -> None:
                 """Pass an event to the display and to *hook*."""
                 display(event)
+                if self.verbose:
+                    tell_event(event)
                 if hook is not None:
                     hook(event)
 
@@ -172,8 +189,11 @@ class Connection(Output):
         is_told = self.announces and sys.stderr.isatty()
 
         with (
-            warnings_on_stderr() if is_told else nullcontext(),
-            ProgressDisplay(quiet=self.quiet) as display,
+            logged_on_stderr(verbose=self.verbose)
+            if is_told or self.verbose
+            else nullcontext(),
+            # Lines and bars would write over each other.
+            ProgressDisplay(quiet=self.quiet or self.verbose) as display,
         ):
             return run(connected(display))
 
@@ -185,10 +205,24 @@ class Connection(Output):
 
         overrides |= self.keys.keywords
 
+        if self.proxy is not None:
+            overrides["proxy"] = _without_password(self.proxy)
+
         if is_on_this_machine(self.keys.base_url):
             overrides["polling"] = _EMULATED
 
         return overrides
+
+
+def _without_password(proxy: str) -> str:
+    # Other users can read the arguments of a process.
+    if "@" in proxy:
+        raise typer.BadParameter(
+            "other users can read a password among the arguments; set HTTPS_PROXY, and "
+            "pass --proxy env"
+        )
+
+    return proxy
 
 
 def is_on_this_machine(base_url: str | None) -> bool:

@@ -142,7 +142,7 @@ def test_emulate_as_json(process):
     document = json.loads(started.stdout.readline())
     started.terminate()
 
-    assert 1 == document["version"]
+    assert 2 == document["version"]
     assert {"base_url", "store_url", "environment", "cohorts"} == set(
         document["emulator"]
     )
