@@ -38,11 +38,17 @@ class RequestSent:
             "membership".
         status: The HTTP status.
         seconds: From taking the slot to the answer.
+        date: The service's clock, aware UTC, if the answer tells it.
+        content_type: Without parameters; empty if the answer has none.
+        header_names: Of the answer, in lower case and sorted; no values.
     """
 
     operation: str
     status: int
     seconds: float
+    date: datetime | None = None
+    content_type: str = ""
+    header_names: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ from .. import CohortsClient
 from ..models import Cohort
 from . import (
     demo,
+    doctor,
     emulate,
     exporting,
     jobs,
@@ -163,6 +164,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "upload": writes.upload,
     "sync": syncing.sync,
     "diff": syncing.diff,
+    "doctor": doctor.doctor,
     "demo": demo.demo,
     "emulate": emulate.emulate,
 }

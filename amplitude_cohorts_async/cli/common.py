@@ -161,9 +161,15 @@ class Connection(Output):
         *,
         hook: EventHook | None = None,
         file_mode: int | None = None,
+        **more: object,
     ) -> T:
-        """Do *work* with a client, and show its progress on a terminal."""
-        overrides = self._overrides()
+        """
+        Do *work* with a client, and show its progress on a terminal.
+
+        Args:
+            more: Keywords of the client, which precede those of the options.
+        """
+        overrides = self._overrides() | more
         limiter = machine_limiter()
 
         async def connected(display: ProgressDisplay) -> T:

@@ -50,7 +50,7 @@ def test_demo_recovers_and_counts(process, tmp_path: Path):
     document = json.loads(out)
     demo = document["demo"]
 
-    assert (0, 1) == (started.returncode, document["version"])
+    assert (0, 2) == (started.returncode, document["version"])
     assert FACTS == set(demo)
     assert (20_000, 2_000) == (demo["users"], demo["anonymous"])
     assert (3, 1) == (demo["links"], demo["exports_spent"])
