@@ -22,6 +22,7 @@ from . import (
     render,
     resuming,
     syncing,
+    watching,
     writes,
 )
 from .common import Connection, command
@@ -161,6 +162,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "export": exporting.export,
     "resume": resuming.resume,
+    "watch": watching.watch,
     "upload": writes.upload,
     "sync": syncing.sync,
     "diff": syncing.diff,
