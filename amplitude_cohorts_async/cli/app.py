@@ -13,6 +13,7 @@ import typer
 from .. import CohortsClient
 from ..models import Cohort
 from . import (
+    completion,
     demo,
     doctor,
     emulate,
@@ -25,6 +26,7 @@ from . import (
     watching,
     writes,
 )
+from .cohort_cache import remember_cohorts
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
 from .listing import CSV_COLUMNS, SortKey, chosen
@@ -97,6 +99,7 @@ def list_cohorts(
     listed = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
+    remember_cohorts(connection.project, {each.id: each.name or "" for each in listed})
     found = chosen(listed, name=name, kind=kind, sort=sort)
 
     if jsonl:
@@ -167,6 +170,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "sync": syncing.sync,
     "diff": syncing.diff,
     "doctor": doctor.doctor,
+    "completion": completion.completion,
     "demo": demo.demo,
     "emulate": emulate.emulate,
 }

@@ -20,7 +20,7 @@ from ..events import Event, EventHook
 from ..limiters import SqliteLimiter
 from ..policies import Polling
 from . import render
-from .keys import Keys, chosen_keys
+from .keys import Keys, chosen_keys, project_of
 from .log_lines import logged_on_stderr, silence_psycopg, tell_event
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
@@ -154,6 +154,11 @@ class Connection(Output):
             base_url=self.base_url,
             secret_key_stdin=self.secret_key_stdin,
         )
+
+    @property
+    def project(self) -> str:
+        """A name of the project without its keys, for files."""
+        return project_of(self.profile, region=self.region, base_url=self.base_url)
 
     def run(
         self,

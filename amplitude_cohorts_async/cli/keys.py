@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import attrs
 from ..errors import ConfigurationError
 from .profile_file import Profile, read_profiles
 
-__all__ = ("ENVIRONMENT", "Keys", "chosen_keys")
+__all__ = ("ENVIRONMENT", "Keys", "chosen_keys", "project_of")
 
 ENVIRONMENT: Final = "environment"
 
@@ -85,6 +86,25 @@ def chosen_keys(
             "owner": profile.owner,
         },
     )
+
+
+def project_of(name: str | None, *, region: str | None, base_url: str | None) -> str:
+    """
+    Return a name of the project without its keys, for files; asks no command.
+
+    Args:
+        name: The options, as for `chosen_keys()`.
+    """
+    _, profile = _chosen_profile(name)
+
+    if profile is None:
+        place = base_url or region or os.environ.get("AMPLITUDE_BASE_URL")
+        place = place or os.environ.get("AMPLITUDE_REGION") or "us"
+        key = os.environ.get("AMPLITUDE_API_KEY", "")
+    else:
+        place, key = str(profile.base_url or profile.region), profile.api_key
+
+    return hashlib.sha256(f"{place.lower()}\n{key}".encode()).hexdigest()[:16]
 
 
 def _chosen_profile(name: str | None) -> tuple[str | None, Profile | None]:
