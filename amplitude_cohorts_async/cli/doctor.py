@@ -6,7 +6,8 @@ import shutil
 import sys
 import textwrap
 from datetime import UTC, datetime
-from typing import Final
+from pathlib import Path
+from typing import Annotated, Final
 
 import attrs
 import typer
@@ -26,6 +27,8 @@ from .checkup import Check, failed, of_machine
 from .command_words import in_command_words
 from .common import Connection, is_on_this_machine
 from .exits import Exit
+from .id_options import Yes
+from .probe_report import check_probe, report_probe
 from .running import run
 from .stores import has_record
 
@@ -49,14 +52,40 @@ _MARKS = {"ok": "ok", "warning": "look", "failed": "FAIL", "unknown": "?"}
 _MARK_WIDTH = 5
 _NAME_WIDTH = 11
 _LEAST_WIDTH = 30
+_WIDE = 60
 
 
-def doctor(connection: Connection) -> None:
+def doctor(
+    connection: Connection,
+    *,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Find out what nobody knows of the service: makes a small cohort, "
+            "which stays, and spends at most two exports; asks first.",
+        ),
+    ] = False,
+    ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For --probe: two user ids of the project, one a line; a write is "
+            "looked at, too.",
+        ),
+    ] = None,
+    yes: Yes = False,
+) -> None:
     """
     Check keys, region, network, clock, quota, disk and record; spends no export.
 
-    The exit code is that of the first thing that fails.
+    The exit code is that of the first thing that fails. With --probe it spends at
+    most two, and prints a report without ids, keys and links.
     """
+    if (ids is not None or yes) and not probe:
+        raise typer.BadParameter("--ids and --yes belong to --probe")
+
+    project = check_probe(connection, ids, yes=yes) if probe else None
     checks = [
         *of_machine(
             connection.jobs, no_jobs=connection.no_jobs, proxy=connection.proxy
@@ -64,6 +93,10 @@ def doctor(connection: Connection) -> None:
         *_of_service(connection),
     ]
     bad = [check for check in checks if check.state == "failed"]
+
+    if project is not None and not bad:
+        report_probe(connection, project)
+        return
 
     if connection.as_json:
         facts = {"healthy": not bad, "checks": list(map(_facts, checks))}
@@ -284,15 +317,17 @@ def _show(checks: list[Check]) -> None:
         render.table(None, [[each.state, each.name, each.text] for each in checks])
         return
 
-    indent = " " * (_MARK_WIDTH + _NAME_WIDTH)
-    width = shutil.get_terminal_size().columns
+    width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH)
+    # Where there is no room, the text goes on below the name.
+    name_width = _NAME_WIDTH if width >= _WIDE else 0
+    indent = " " * (_MARK_WIDTH + name_width)
 
     for check in checks:
-        head = f"{_MARKS[check.state]:<{_MARK_WIDTH}}{check.name:<{_NAME_WIDTH}}"
+        name = f"{check.name:<{name_width}}" if name_width else f"{check.name}: "
         text = textwrap.fill(
             render.printable(check.text),
-            width=max(width, len(indent) + _LEAST_WIDTH),
-            initial_indent=head,
+            width=width,
+            initial_indent=f"{_MARKS[check.state]:<{_MARK_WIDTH}}{name}",
             subsequent_indent=indent,
             break_on_hyphens=False,
         )

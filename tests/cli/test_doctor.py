@@ -257,8 +257,8 @@ def test_open_exports_are_counted(checked, command, cohorts_emulator, tmp_path):
 def test_a_terminal_gets_folded_lines(command, monkeypatch: pytest.MonkeyPatch):
     """At 40 columns nothing is cut, and no line is longer."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("COLUMNS", "40")
     out = command("doctor").out
 
-    assert [] == [line for line in out.splitlines() if len(line) > 50]
+    assert [] == [line for line in out.splitlines() if len(line) > 40]
     assert "amplitude-cohorts" in out
