@@ -107,12 +107,19 @@ def list_cohorts(
     elif as_csv:
         render.csv_table(CSV_COLUMNS, found)
     else:
-        _show_list(connection, found, sync_info=sync_info)
+        _show_list(connection, found, listed=listed, sync_info=sync_info)
 
 
 def _show_list(
-    connection: Connection, found: Sequence[Cohort], *, sync_info: bool
+    connection: Connection,
+    found: Sequence[Cohort],
+    *,
+    listed: Sequence[Cohort],
+    sync_info: bool,
 ) -> None:
+    if listed and not found:
+        connection.note(f"None of {len(listed):,} cohorts is of this name and type.")
+
     connection.print("cohorts", found, partial(render.cohorts, sync_info=sync_info))
 
 

@@ -14,6 +14,9 @@ from .resume_hints import announce
 
 __all__ = ("logged_on_stderr", "silence_psycopg", "tell_event")
 
+_UNSHOWN = {"date", "content_type", "header_names"}
+"""Attributes of events that would fill the line, and help nobody who reads it."""
+
 _DISCARDS = logging.NullHandler()
 
 
@@ -49,7 +52,11 @@ def tell_event(event: Event) -> None:
         return
 
     facts = attrs.asdict(event, recurse=False)
-    words = " ".join(f"{name}={_shown(value)}" for name, value in facts.items())
+    words = " ".join(
+        f"{name}={_shown(value)}"
+        for name, value in facts.items()
+        if name not in _UNSHOWN
+    )
     announce(f"{datetime.now(UTC):%H:%M:%S} {type(event).__name__} {words}")
 
 

@@ -61,7 +61,7 @@ class Probe:
     project: Project
     clock: Clock
     pause: float
-    answers: dict[str, str] = attrs.field(factory=dict)
+    answers: dict[str, str] = attrs.field(factory=dict[str, str])
     spent: int = 0
 
     async def run(self) -> Mapping[str, str]:

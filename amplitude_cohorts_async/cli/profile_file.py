@@ -91,7 +91,7 @@ class Profiles:
         default: The one that is used without a name.
     """
 
-    by_name: Mapping[str, Profile] = attrs.field(factory=dict)
+    by_name: Mapping[str, Profile] = attrs.field(factory=dict[str, Profile])
     default: str | None = None
 
     def named(self, name: str) -> Profile:
@@ -272,7 +272,10 @@ def _profile(name: str, table: object) -> Profile:
         raise ConfigurationError(f"profile {name} has no api_key")
 
     if isinstance(words := values.get("secret_key_command"), list):
-        values = {**values, "secret_key_command": _words(name, words)}
+        values = {
+            **values,
+            "secret_key_command": _words(name, cast("list[object]", words)),
+        }
 
     try:
         return Profile(**values)  # type: ignore[arg-type]

@@ -207,6 +207,9 @@ def _facts(found: Profiles) -> dict[str, object]:
 
 
 def _show(found: Profiles) -> None:
+    if not found.by_name:
+        return
+
     render.table(
         ["PROFILE", "REGION", "DEFAULT", "SECRET KEY", "APP ID"],
         [

@@ -33,7 +33,7 @@ class Proxies:
         no_proxy: Hosts that are asked without one, as NO_PROXY has them.
     """
 
-    by_scheme: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    by_scheme: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
     no_proxy: str = ""
 
     @classmethod
