@@ -208,7 +208,9 @@ def _check_is_ours(path: Path, facts: os.stat_result) -> None:
             f"run `chmod 600` on it, and change the keys if others may have read them"
         )
 
-    _check_folder(path.resolve().parent)
+    # That of the file, and that of a symbolic link to it.
+    for folder in {path.parent.resolve(), path.resolve().parent}:
+        _check_folder(folder)
 
 
 def _check_folder(folder: Path) -> None:

@@ -169,7 +169,9 @@ def test_a_folder_that_others_can_write_to_is_not_used(command, add, path: Path)
     assert "chmod go-w" in err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: -1)() != 0, reason="only root gives files away"
+)
 def test_a_file_of_another_user_is_not_used(command, add, path: Path):
     """Its command would run as us."""
     add()
@@ -360,7 +362,7 @@ def test_a_missing_key_is_asked_for(command, typed, path: Path):
     assert "Secret key" in err
 
 
-def test_a_link_to_the_file_is_kept(add, path: Path, tmp_path: Path):
+def test_a_link_to_the_file_is_kept(command, add, path: Path, tmp_path: Path):
     """Some keep such files in a folder of their own."""
     real = tmp_path / "dotfiles" / "profiles.toml"
     by_hand(real, "")
@@ -370,6 +372,10 @@ def test_a_link_to_the_file_is_kept(add, path: Path, tmp_path: Path):
 
     assert path.is_symlink()
     assert "other-secret" in real.read_text()
+    assert 0 == command("list", "--profile", "other").code
+
+    path.parent.chmod(0o777)
+    assert "chmod go-w" in command("list", "--profile", "other").err
 
 
 def test_the_way_to_go_on_names_the_profile(
