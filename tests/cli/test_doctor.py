@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from amplitude_cohorts_async.cli import doctor
+from amplitude_cohorts_async.cli import checkup, doctor
 from amplitude_cohorts_async.models import Region
 from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
 from amplitude_cohorts_async.testing.faults import broken, refused
@@ -262,3 +262,55 @@ def test_a_terminal_gets_folded_lines(command, monkeypatch: pytest.MonkeyPatch):
 
     assert [] == [line for line in out.splitlines() if len(line) > 40]
     assert "amplitude-cohorts" in out
+
+
+def test_no_record_is_a_warning(checked):
+    """What is spent would be forgotten with the process."""
+    assert "warning" == checked("--no-jobs")[1]["record"][0]
+
+
+def test_a_record_on_a_server_is_no_file(checked, monkeypatch: pytest.MonkeyPatch):
+    """Its address is not shown; whether it answers, its own check says."""
+    with closed_port() as port:
+        monkeypatch.setenv("AMPLITUDE_JOBS", f"redis://me:hush@127.0.0.1:{port}")
+        _, found = checked()
+
+    assert ("ok", True) == (found["record"][0], "server" in found["record"][1])
+    assert "failed" == found["exports"][0]
+    assert "hush" not in str(found)
+
+
+def test_a_record_that_cannot_be_made(checked, tmp_path: Path, monkeypatch):
+    """Exports would be refused, which is said before one is tried."""
+    monkeypatch.setattr("os.access", lambda place, _: place != tmp_path)
+    code, found = checked("--jobs", tmp_path / "sub" / "exports.db")
+
+    assert "failed" == found["record"][0]
+    assert "cannot be written to" in found["record"][1]
+    assert 0 != code
+
+
+def test_a_folder_that_is_read_only(checked, tmp_path: Path, monkeypatch):
+    """A file could not be saved here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.access", lambda place, _: place != tmp_path)
+
+    assert "warning" == checked()[1]["disk"][0]
+
+
+def test_missing_extras_are_named(checked, monkeypatch: pytest.MonkeyPatch):
+    """Each with its own name."""
+    monkeypatch.setattr(checkup, "_version", lambda _: "")
+
+    assert "installed: none; not installed: cloud, parquet" in checked()[1]["extras"][1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("env", "HTTP_PROXY"), ("http://127.0.0.1:9", "by --proxy")]
+)
+def test_a_proxy_that_is_used(checked, monkeypatch, value: str, text: str):
+    """By which way."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    assert text in checked("--proxy", value)[1]["proxy"][1]

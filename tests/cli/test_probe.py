@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async.cli import probe_report
-from amplitude_cohorts_async.cli.probe_calls import reported_name
+from amplitude_cohorts_async.cli.probe_calls import Wire, reported_name
+from amplitude_cohorts_async.errors import ConnectionFailedError
 from amplitude_cohorts_async.testing import (
     Assumptions,
     CohortsEmulator,
@@ -18,6 +20,7 @@ from amplitude_cohorts_async.testing import (
     Quotas,
 )
 from amplitude_cohorts_async.testing.faults import broken, job_failed, refused
+from support.fault_server import closed_port
 
 pytestmark = pytest.mark.slow
 
@@ -286,3 +289,34 @@ def test_a_terminal_gets_folded_lines(command, monkeypatch: pytest.MonkeyPatch):
 
     assert [] == [line for line in out.splitlines() if len(line) > 40]
     assert re.search("file before the job is done: 404", " ".join(out.split()))
+
+
+class _Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0)])
+def test_a_terminal_is_asked(
+    command, cohorts_emulator: CohortsEmulator, monkeypatch, answer: str, code: int
+):
+    """Whoever says no has spent nothing."""
+    monkeypatch.setattr("sys.stdin", _Terminal(answer))
+    done = command("doctor", "--probe")
+
+    assert code == done.code
+    assert "spends at most 1 of the month's exports. Go on?" in done.err
+    assert bool(cohorts_emulator.spent) == (0 == code)
+
+
+async def test_a_request_without_an_answer_tells_no_link():
+    """Neither its address nor what was asked."""
+    with closed_port() as port:
+        wire = Wire(origin=f"http://127.0.0.1:{port}", api_key="k", secret_key="s")
+        with pytest.raises(ConnectionFailedError) as caught:
+            await wire.get("/secret-path")
+
+    assert "secret-path" not in str(caught.value)
+    assert str(port) not in str(caught.value)

@@ -388,3 +388,41 @@ def test_the_way_to_go_on_names_the_profile(
     _, _, err = command(*words, "-o", tmp_path / "x.csv")
 
     assert "--profile other" in err.splitlines()[-1]
+
+
+def test_a_terminal_is_asked_for_both_keys(command, path: Path, monkeypatch):
+    """The secret one without an echo; neither is shown afterwards."""
+    asked: list[tuple[str, bool]] = []
+
+    def prompt(text: str, *, hide_input: bool, err: bool) -> str:
+        asked.append((text, hide_input))
+        return text.replace(" ", "-").lower()
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.prompt", prompt)
+    code, out, _ = command("profiles", "add", "x", "--region", "EU")
+
+    assert (0, [("API key", False), ("Secret key", True)]) == (code, asked)
+    assert 'api_key = "api-key"' in path.read_text()
+    assert "x\teu\tyes\tfile\t\n" == out
+
+
+def test_options_go_behind_the_whole_command(command):
+    """As for `jobs`."""
+    assert 2 == command("profiles", "--quiet", "list").code
+
+
+def test_a_place_that_cannot_be_written_is_named(command, typed, path: Path):
+    """And no key is."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.write_text("")
+    typed("key\nhush\n")
+    code, _, err = command("profiles", "add", "x", "--region", "eu")
+
+    assert (2, False) == (code, "hush" in err)
+    assert str(path.parent) in err
+
+
+def test_no_profiles_yet(command):
+    """An empty list is none."""
+    assert (0, "", "") == command("profiles")
