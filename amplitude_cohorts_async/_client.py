@@ -125,7 +125,9 @@ class CohortsClient(AsyncOnly):
             session: Sends the requests, for TLS settings or tracing; the client
                 does not close it. Its connector is also used for the object
                 store; its headers, cookies and middlewares are not.
-            proxy: URL of a proxy for both Amplitude and its object store.
+            proxy: URL of a proxy for both Amplitude and its object store; or "env" for
+                those of HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, without one for the
+                hosts of NO_PROXY, as these variables are now.
             file_mode: Permission bits of new files, as in 0o640; None leaves them
                 to the umask. A file that is replaced keeps its own.
             hook: Called with each event; see `events`.

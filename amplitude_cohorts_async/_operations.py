@@ -28,7 +28,7 @@ from weakref import WeakSet
 import anyio.to_thread
 import attrs
 
-from ._config import ClientConfig, proxy_secrets
+from ._config import ClientConfig
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -462,10 +462,10 @@ def _make_transport(config: ClientConfig) -> Transport:
         secret_key=config.secret_key,
         user_agent=f"amplitude-cohorts-async/{VERSION}",
         redactor=Redactor.of_keys(
-            config.api_key, config.secret_key, *proxy_secrets(config.proxy)
+            config.api_key, config.secret_key, *config.proxies.secrets
         ),
         session=config.session,
-        proxy=config.proxy,
+        proxies=config.proxies,
         answer_seconds=config.timeout,
         stall_seconds=config.stall_timeout,
         connections=config.downloading.max_connections,

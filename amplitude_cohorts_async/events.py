@@ -55,6 +55,9 @@ class RequestSent:
         method: The HTTP method.
         template: The path, with names in braces for its ids.
         origin: Where it was sent, as in "https://amplitude.com".
+        date: The service's clock, aware UTC, if the answer tells it.
+        content_type: Without parameters; empty if the answer has none.
+        header_names: Of the answer, in lower case and sorted; no values.
     """
 
     operation: str
@@ -65,6 +68,9 @@ class RequestSent:
     method: str = ""
     template: str = ""
     origin: str = ""
+    date: datetime | None = None
+    content_type: str = ""
+    header_names: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

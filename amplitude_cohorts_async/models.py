@@ -823,12 +823,16 @@ class MembershipDiff:
         remove: Ids in the first set only.
         kept: Number of ids in both.
         unnameable: Members of either set without an id of the type compared.
+        unnameable_before: Those of the first set.
+        unnameable_after: Those of the second set.
     """
 
     add: Collection[str] = ()
     remove: Collection[str] = ()
     kept: int = 0
     unnameable: int = 0
+    unnameable_before: int = 0
+    unnameable_after: int = 0
 
 
 @attrs.frozen(kw_only=True)

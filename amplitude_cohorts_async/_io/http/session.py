@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -20,7 +20,7 @@ import attrs
 
 from ..._core.links import link_target
 from ..._core.messages import Request, Response
-from ..._core.responses import error_of
+from ..._core.responses import date_of, error_of
 from ..._core.retrying import NO_RETRIES, retry_delay
 from ..._core.secret import Secret
 from ...errors import (
@@ -372,6 +372,9 @@ class Session:
                 method=request.method,
                 template=request.template or request.path,
                 origin=self._origin,
+                date=date_of(answer.headers),
+                content_type=_media_type(answer.headers),
+                header_names=tuple(sorted(answer.headers)),
             )
         )
 
@@ -404,6 +407,10 @@ class Session:
                 seconds = min(seconds, self.context.retrying.max_retry_after)
 
             permit.throttled(seconds, details=error.details)
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _pending_try() -> _Try | None:
