@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +89,8 @@ class CohortExports:
         In a lifespan of your own: ``async with exports.lifespan(app): yield``.
         """
         place = Place(await asyncio.to_thread(_made_root, self._to))
-        files = Files(place, self._keep_files)
+        utcnow = self._clock.utcnow if self._clock else partial(datetime.now, UTC)
+        files = Files(place, self._keep_files, utcnow)
 
         async with self._make_client() as client:
             worker = Worker(client, place, files, clock=self._clock)

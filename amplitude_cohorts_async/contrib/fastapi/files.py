@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
@@ -35,10 +36,12 @@ class Files:
 
     Attributes:
         keep_files: Seconds until a file is deleted.
+        utcnow: Returns the time; aware.
     """
 
     place: Place
     keep_files: float
+    utcnow: Callable[[], datetime]
 
     async def find(self, state: ExportState) -> Path:
         """
@@ -90,7 +93,7 @@ class Files:
         if state.saved_at is None:
             return False
 
-        age = datetime.now(UTC) - state.saved_at
+        age = self.utcnow() - state.saved_at
         return age.total_seconds() >= self.keep_files
 
 

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
 from http import HTTPStatus
 
 from ... import CohortsClient
@@ -51,6 +50,9 @@ _SWEEP = 3600.0
 
 _MOST_WITHDRAWN = 1000
 _ATTEMPTS_TO_CANCEL = 5
+_STEPS_OF_REQUEST = 4
+"""At most: to read the list, and the usage, and to send the request."""
+
 _SET_ASIDE = {"parked", "cancelled", "refused"}
 _CAN_BE_CANCELLED = {"queued", "requested", "ready"}
 
@@ -124,7 +126,7 @@ class Worker:
 
     async def start(self, order: ExportOrder, occurrence: str | None) -> ExportState:
         """
-        Make the first step of an export, and return its state.
+        Request an export, or queue it, and return its state.
 
         Args:
             occurrence: Of the caller's key; None takes up one that is not over.
@@ -135,20 +137,32 @@ class Worker:
         """
         await self.look()
         if occurrence is None:
-            today = datetime.now(UTC).date()
+            today = self.files.utcnow().date()
             occurrence = next_occurrence(order, self._records, self.place, today)
-        self._check_key(order, occurrence)
+        else:
+            self._check_key(order, occurrence)
         record = self.place.record(order, occurrence)
-        # Of two callers at the same moment the second waits for the first one's step.
-        step = self._begin(record)
-        await self._until_stopped(step)
+        failure: CohortsError | None = None
 
-        if step.done() and isinstance(failed := step.result(), CohortsError):
-            raise failed
+        for _ in range(_STEPS_OF_REQUEST):
+            # Of two callers at the same moment the second one waits for the same step.
+            step = self._begin(record)
+            await self._until_stopped(step)
+            if not step.done():
+                break
+            if isinstance(tick := step.result(), CohortsError):
+                # The caller is told, and nobody else has to be.
+                self._withdrawn.pop(name_of(record), None)
+                raise tick
+            failure = tick.last_error
+            if tick.due_in != 0 or tick.record.state != "queued":
+                break
 
         await self.look()
         state = self._states.get(name_of(record))
 
+        if state is None and failure is not None:
+            raise failure  # the store could not be written
         if state is None:
             raise Refusal(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -273,7 +287,11 @@ class Worker:
                 )
             states.setdefault(state.id, state)
 
-        return {**self._withdrawn, **states}
+        # Why one has left the store is known when its step has ended.
+        undecided = {
+            name: state for name, state in self._states.items() if name in self._steps
+        }
+        return {**undecided, **self._withdrawn, **states}
 
     def _record(self, name: str) -> JobRecord | None:
         return next(
@@ -416,7 +434,8 @@ class Worker:
         """Remember why an export has left the queue, for who asks this process."""
         state = self._states.get(name)
 
-        if state is not None and state.state == "queued":
+        # Where the store still has it, the store is right.
+        if state is not None and state.state in {"queued", "attempted"}:
             self._withdrawn[name] = state.model_copy(
                 update={
                     "state": "refused",
