@@ -187,3 +187,37 @@ async def test_unknown_exports(browser: Browser) -> None:
 
     assert [404] * 4 == [answer.status for answer in answers]
     assert all("seven days" in answer.json["detail"] for answer in answers)
+
+
+async def test_lost_answer_is_told_and_not_spent_again(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Nobody knows the id of what may be spent: the export stays as it is, with why."""
+    emulator.fail_next("export", faults.lost_answer())
+    started = await browser.start(key="k")
+    location = started.headers["location"]
+    state = await browser.until_over(location)
+    again = await browser.start(key="k")
+    other = await browser.start()
+    cancelled = await browser.ask("DELETE", location)
+
+    assert ("attempted", 409) == (state["state"], state["problem"]["status"])
+    assert "AmbiguousExportError" == state["problem"]["error"] == again.json["error"]
+    assert (409, 409) == (again.status, cancelled.status)
+    assert 202 == other.status
+    assert emulator.spent <= 2
+
+
+async def test_job_that_failed(browser: Browser, emulator: CohortsEmulator) -> None:
+    """An export without a file is over, and its problem has the token."""
+    emulator.fail_next("export", faults.job_failed())
+    started = await browser.start()
+    state = await browser.until_over(started.headers["location"])
+    file = await browser.get(f"{started.headers['location']}/file")
+
+    assert ("failed", "ExportFailedError") == (
+        state["state"],
+        state["problem"]["error"],
+    )
+    assert state["token"] == state["problem"]["token"]
+    assert (409, True) == (file.status, "has no file" in file.json["detail"])

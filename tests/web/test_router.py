@@ -323,3 +323,20 @@ async def test_no_path_from_outside(
     assert 404 == started.status
     assert 404 == other.status
     assert 0 == emulator.spent
+
+
+async def test_environment_has_to_name_a_store(
+    emulator: CohortsEmulator, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exports that end with the process are refused when the app starts."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    exports = CohortExports(folder)
+
+    with pytest.raises(errors.ConfigurationError, match="AMPLITUDE_JOBS"):
+        async with exports.lifespan(FastAPI()):
+            pass
+
+    monkeypatch.setenv("AMPLITUDE_JOBS", str(folder / "exports.db"))
+    async with exports.lifespan(FastAPI()):
+        assert [] == await exports.client().jobs()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +32,7 @@ __all__ = ("CohortExports",)
 _KEEP_FILES = 7 * 86400.0
 _LONGEST_WAIT = 5.0
 _LONGEST_KEY = 255
+_STORES = ("AMPLITUDE_LIMITER_URL", "AMPLITUDE_JOBS")
 
 _Names = Annotated[list[str], Query(min_length=1, max_length=500)]
 _Properties = Annotated[list[str] | None, Query(max_length=100)]
@@ -39,7 +40,18 @@ _Key = Annotated[str | None, Header(min_length=1, max_length=_LONGEST_KEY)]
 
 
 def from_env() -> CohortsClient:
-    """Return the client of the environment; it refuses to wait long for a window."""
+    """
+    Return the client of the environment, which has to name a job store.
+
+    It refuses to wait long where the service asks for a pause: web requests end.
+    """
+    if not any(os.environ.get(name) for name in _STORES):
+        raise ConfigurationError(
+            f"exports have to outlive this process: set {' or '.join(_STORES)}, or pass "
+            f"client= with a job store, as in CohortExports(..., client=lambda: "
+            f"CohortsClient.from_env(jobs='exports.db'))"
+        )
+
     return CohortsClient.from_env(limits=Limits(max_wait=_LONGEST_WAIT))
 
 
@@ -82,7 +94,7 @@ class CohortExports:
         self._worker: Worker | None = None
 
     @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG002
+    async def lifespan(self, app: FastAPI) -> AsyncGenerator[None]:  # noqa: ARG002
         """
         Go on with the exports in the store while the app runs.
 
@@ -110,7 +122,7 @@ class CohortExports:
         as uvicorn does. Call it for any other one, before it waits for its connections.
         """
         if self._worker is not None:
-            self._worker.stop()
+            self._worker.board.stop()
 
     def client(self) -> CohortsClient:
         """
@@ -178,7 +190,7 @@ class CohortExports:
 
     async def _list_exports(self, request: Request) -> list[ExportState]:
         """List the exports of the last seven days, the newest first."""
-        return [_linked(each, request) for each in await self._running().states()]
+        return [_linked(each, request) for each in await self._running().board.states()]
 
     async def _start(
         self,
@@ -201,7 +213,7 @@ class CohortExports:
 
     async def _look(self, export_id: str, request: Request) -> ExportState:
         """Tell the state of an export."""
-        return _linked(await self._running().state(export_id), request)
+        return _linked(await self._running().board.state(export_id), request)
 
     async def _cancel(self, export_id: str, request: Request) -> ExportState:
         """
@@ -211,38 +223,38 @@ class CohortExports:
 
     async def _known(self, export_id: str) -> None:
         # Before the stream begins: then it is too late for a status.
-        await self._running().state(export_id)
+        await self._running().board.state(export_id)
 
     async def _events(
         self, export_id: str, request: Request
-    ) -> AsyncIterator[ServerSentEvent]:
+    ) -> AsyncGenerator[ServerSentEvent]:
         """Tell the state of an export now, and each change of it until it is over."""
         async for event in self._stream(export_id, request):
             yield event
 
-    async def _all_events(self, request: Request) -> AsyncIterator[ServerSentEvent]:
+    async def _all_events(self, request: Request) -> AsyncGenerator[ServerSentEvent]:
         """Tell the states of all exports now, and each change until all are over."""
         async for event in self._stream(None, request):
             yield event
 
     async def _stream(
         self, name: str | None, request: Request
-    ) -> AsyncIterator[ServerSentEvent]:
-        worker = self._running()
+    ) -> AsyncGenerator[ServerSentEvent]:
+        board = self._running().board
 
-        async for state in worker.changes(name):
+        async for state in board.changes(name):
             yield ServerSentEvent(
                 data=_linked(state, request), event="export", id=str(state.revision)
             )
 
         # Without it a browser connects again: to another worker, or to the next one.
-        if not worker.stopping.is_set():
+        if not board.stopping.is_set():
             yield ServerSentEvent(data={}, event="end")
 
     async def _file(self, export_id: str) -> FileResponse:
         """Send the file of an export."""
         worker = self._running()
-        state = await worker.state(export_id)
+        state = await worker.board.state(export_id)
         path = await worker.files.find(state)
 
         return FileResponse(

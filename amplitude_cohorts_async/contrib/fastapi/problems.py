@@ -157,7 +157,7 @@ def _retry_after(error: errors.CohortsError) -> float | None:
 
 
 def _response(problem: Problem) -> Response:
-    headers = {}
+    headers: dict[str, str] = {}
     if problem.retry_after is not None:
         headers["Retry-After"] = str(problem.retry_after)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -160,7 +159,7 @@ class PlanState(BaseModel):
     ends_in: float
     usage: UsageState
     exports: list[PlannedState]
-    unknown: Sequence[str]
+    unknown: list[str]
 
     @classmethod
     def of(cls, plan: ExportPlan) -> PlanState:

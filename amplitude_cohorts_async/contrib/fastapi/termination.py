@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
@@ -23,7 +23,7 @@ _SIGNALS = [
 
 
 @contextmanager
-def on_termination(callback: Callable[[], None]) -> Iterator[None]:
+def on_termination(callback: Callable[[], None]) -> Generator[None]:
     """
     Call *callback* on the running loop when the process is told to end.
 
@@ -42,7 +42,7 @@ def _beside(
     number: signal.Signals,
     loop: asyncio.AbstractEventLoop,
     callback: Callable[[], None],
-) -> Iterator[None]:
+) -> Generator[None]:
     servers = signal.getsignal(number)
 
     # Without a handler the process ends at once, and nobody waits for a stream.
