@@ -18,6 +18,7 @@ from . import (
     jobs,
     render,
     resuming,
+    serve,
     syncing,
     writes,
 )
@@ -139,6 +140,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "diff": syncing.diff,
     "demo": demo.demo,
     "emulate": emulate.emulate,
+    "serve": serve.serve,
 }
 
 for _name, _function in _COMMANDS.items():

@@ -12,6 +12,7 @@ from platformdirs import user_data_path
 
 from ..jobs import JobStore, MemoryJobStore
 from ..limiters import SqliteLimiter
+from ..limits import DOCUMENTED, Limits
 from .exits import NoSuchJobError
 
 __all__ = ("chosen_job_store", "has_record", "machine_limiter")
@@ -60,7 +61,7 @@ def has_record(jobs: str | None) -> bool:
     return True
 
 
-def machine_limiter() -> SqliteLimiter | None:
+def machine_limiter(limits: Limits = DOCUMENTED) -> SqliteLimiter | None:
     """
     Return the limiter of all commands of this user, or None.
 
@@ -72,7 +73,10 @@ def machine_limiter() -> SqliteLimiter | None:
 
     folder = _folder()
 
-    return SqliteLimiter(folder / "limits.db") if os.access(folder, os.W_OK) else None
+    if not os.access(folder, os.W_OK):
+        return None
+
+    return SqliteLimiter(folder / "limits.db", limits=limits)
 
 
 def _checked(jobs: str) -> str:

@@ -6,14 +6,17 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
-from support.buckets import Bucket
 from support.exporting import names_in, until
 from support.web import COHORT, Browser, mounted
+
+if TYPE_CHECKING:
+    from support.buckets import Bucket
 
 Make = Callable[[], CohortsClient]
 DAY = 86400.0

@@ -122,6 +122,16 @@ class Board:
         """
         told: dict[str, ExportState] = {}
 
+        async for states in self.snapshots(name):
+            for state in [*states, *_gone(told, states)]:
+                if not _is_same(state, told.get(state.id)):
+                    told[state.id] = state
+                    yield state
+
+    async def snapshots(
+        self, name: str | None = None
+    ) -> AsyncGenerator[list[ExportState]]:
+        """Yield the states, as `changes()` does, but all of them each time."""
         with self._watched():
             await self.look()
 
@@ -129,15 +139,7 @@ class Board:
                 # Before the states are read: a change in between is not missed.
                 changed = self._changed
                 states = self._chosen(name)
-
-                for state in states:
-                    if not _is_same(state, told.get(state.id)):
-                        told[state.id] = state
-                        yield state
-
-                for state in _gone(told, states):
-                    told[state.id] = state
-                    yield state
+                yield states
 
                 if all(state.is_over for state in states):
                     return

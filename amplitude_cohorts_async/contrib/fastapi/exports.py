@@ -273,6 +273,11 @@ class CohortExports:
         return self._worker
 
 
+def worker_of(exports: CohortExports) -> Worker:
+    """Return what works for some exports, for the page that is built on them."""
+    return exports._running()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
 def _made_root(to: str) -> str:
     """Return an address, or a folder with its links resolved, which is made."""
     if "://" in to:
