@@ -89,6 +89,16 @@ class Browser:
                 elif name:
                     fields[name] = value
 
+    async def fragments(self, path: str) -> AsyncIterator[str]:
+        """Yield the HTML of a stream until its last event."""
+        async with self.session.get(f"{self.url}{path}") as answer:
+            text = (await answer.read()).decode()
+        for block in text.split("\n\n"):
+            lines = [line for line in block.split("\n") if line.startswith("data: ")]
+            html = "\n".join(line.removeprefix("data: ") for line in lines)
+            if html:
+                yield html
+
     async def until_over(self, location: str) -> Any:
         """Return the last state that a stream tells of an export."""
         states = [event.data async for event in self.events(f"{location}/events")]
@@ -108,11 +118,11 @@ class Server(uvicorn.Server):
 
 @asynccontextmanager
 async def served(
-    app: FastAPI, *, stop: Callable[[], None] = lambda: None
+    app: FastAPI, *, stop: Callable[[], None] = lambda: None, port: int = 0
 ) -> AsyncIterator[Browser]:
     """Serve an app meanwhile; call *stop* where a signal would do so."""
     config = uvicorn.Config(
-        app, host=LOOPBACK, port=0, log_config=None, ws="none", lifespan="on"
+        app, host=LOOPBACK, port=port, log_config=None, ws="none", lifespan="on"
     )
     server = Server(config)
     task = asyncio.create_task(server.serve())

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 # Without the extra there is nothing to test here; `tests/public` tests what it says.
 collect_ignore = [path.name for path in HERE.glob("test_*.py")]
 
-if find_spec("fastapi") and find_spec("uvicorn"):
+if all(map(find_spec, ("fastapi", "jinja2", "python_multipart", "uvicorn"))):
     from support.web import COHORT, IDS, Browser, mounted
 
     collect_ignore.clear()

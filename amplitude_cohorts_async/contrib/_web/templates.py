@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
@@ -30,8 +30,10 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.globals.update(values)
-        cast("dict[str, object]", self._environment.filters).update(
+        names: dict[str, Any] = self._environment.globals
+        names.update(values)
+        filters: dict[str, Any] = self._environment.filters
+        filters.update(
             number=_number, size=_size, duration=_duration, moment=_moment, left=_left
         )
         for name in texts:

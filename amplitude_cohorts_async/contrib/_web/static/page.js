@@ -21,6 +21,15 @@ function isOpen() {
   return list.querySelector("[data-open]") !== null;
 }
 
+// What was ordered is not to be ordered again, and the month has changed.
+document.addEventListener("htmx:after:request", (event) => {
+  const request = event.detail.ctx.request;
+  if (request.method !== "POST" || !event.detail.ctx.response.raw.ok) return;
+  if (new URL(request.action, location).pathname !== "/exports") return;
+  document.getElementById("choice").reset();
+  htmx.trigger(document.body, "exports-started");
+});
+
 document.addEventListener("input", (event) => {
   if (event.target.id !== "filter") return;
   const text = event.target.value.toLowerCase();
