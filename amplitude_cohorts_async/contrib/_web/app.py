@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import attrs
 from fastapi import FastAPI, Form, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
@@ -35,6 +36,11 @@ __all__ = ("About", "make_app")
 _HERE = Path(__file__).parent
 _MOST_AT_ONCE = 100
 _SESSION_LIFE = 30 * 86400
+_INVALID = Problem(
+    title="Unprocessable Entity",
+    status=HTTPStatus.UNPROCESSABLE_ENTITY,
+    detail="The page never sends such a request; load it again.",
+)
 
 _Chosen = Annotated[list[str], Query(max_length=_MOST_AT_ONCE)]
 _Ordered = Annotated[list[str], Form(min_length=1, max_length=_MOST_AT_ONCE)]
@@ -88,6 +94,7 @@ def make_app(
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     app.add_exception_handler(CohortsError, pages.show_problem)
     app.add_exception_handler(Refusal, pages.show_problem)
+    app.add_exception_handler(RequestValidationError, pages.show_problem)
 
     return app, exports
 
@@ -131,9 +138,7 @@ class _Pages:
 
     async def cohorts(self) -> HTMLResponse:
         """List the cohorts to choose from."""
-        listed = await self._exports.client().list_cohorts()
-        self._names = {each.id: each.name or "" for each in listed}
-        listed.sort(key=_order)
+        listed = sorted(await self._list(), key=_order)
 
         return self._part("cohorts.html", cohorts=listed)
 
@@ -214,6 +219,7 @@ class _Pages:
         """Send the list of exports, and again when it looks different."""
         board = self._worker.board
         told = ""
+        await self._learn_names(await board.states())
 
         async for states in board.snapshots():
             shown = self._templates.render("exports.html", **self._shown(states))
@@ -243,6 +249,22 @@ class _Pages:
     def _worker(self) -> Worker:
         return worker_of(self._exports)
 
+    async def _list(self) -> list[Cohort]:
+        listed = await self._exports.client().list_cohorts()
+        self._names |= {each.id: each.name or "" for each in listed}
+
+        return listed
+
+    async def _learn_names(self, states: list[ExportState]) -> None:
+        """Read the names of cohorts that were exported before this process began."""
+        unknown = {each.cohort_id for each in states} - self._names.keys()
+
+        if unknown:
+            with suppress(CohortsError):
+                await self._list()
+            # Of those that are in no list any more, it is not asked again.
+            self._names = dict.fromkeys(unknown, "") | self._names
+
     async def _listed(self) -> dict[str, object]:
         return self._shown(await self._worker.board.states())
 
@@ -258,6 +280,8 @@ def _problem_of(error: Exception) -> Problem:
         return error.problem
     if isinstance(error, CohortsError):
         return problem_of(error)
+    if isinstance(error, RequestValidationError):
+        return _INVALID
 
     raise error
 

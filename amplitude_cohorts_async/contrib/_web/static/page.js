@@ -12,8 +12,11 @@ let timer = null;
 if (location.hash) history.replaceState(null, "", "/");
 
 function connectLater() {
-  clearTimeout(timer);
-  timer = setTimeout(() => htmx.trigger(list, "connect"), delay);
+  if (timer !== null) return;
+  timer = setTimeout(() => {
+    timer = null;
+    if (!list._htmx?.sse) htmx.trigger(list, "connect");
+  }, delay);
   delay = Math.min(delay * 2, LONGEST_DELAY);
 }
 
