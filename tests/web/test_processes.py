@@ -166,6 +166,24 @@ async def test_told_to_end_while_a_request_is_under_way(
     assert 1 == service.spent
 
 
+async def test_told_to_end_while_amplitude_is_silent(
+    workers: Workers, service: CohortsEmulator
+) -> None:
+    """A request that only reads is given up, and the browser may send it again."""
+    service.fail_next("list", faults.hang())
+
+    async with workers.one() as worker:
+        asking = asyncio.create_task(worker.browser.get("/api/cohorts"))
+        while service.requests("list") == 0:  # noqa: ASYNC110  nobody's event
+            await asyncio.sleep(0.01)
+        status, said = await worker.end(signal.SIGTERM)
+        answer = await asking
+
+    assert status in ENDED
+    assert "ERROR" not in said
+    assert (503, "1") == (answer.status, answer.headers["retry-after"])
+
+
 async def test_killed_between_the_answer_and_the_file(
     workers: Workers, service: CohortsEmulator
 ) -> None:

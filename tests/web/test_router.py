@@ -339,4 +339,4 @@ async def test_environment_has_to_name_a_store(
 
     monkeypatch.setenv("AMPLITUDE_JOBS", str(folder / "exports.db"))
     async with exports.lifespan(FastAPI()):
-        assert [] == await exports.client().jobs()
+        assert [] == await (await exports.client()).jobs()

@@ -144,7 +144,8 @@ class _Pages:
 
     async def usage(self) -> HTMLResponse:
         """Show the month."""
-        usage = await self._exports.client().get_usage()
+        worker = self._worker
+        usage = await worker.unless_stopped(worker.client.get_usage())
 
         return self._part("usage.html", usage=usage)
 
@@ -158,7 +159,9 @@ class _Pages:
         if not cohort_id:
             return self._part("plan.html", plan=None)
 
-        plan = await self._exports.client().plan(cohort_id, properties=bool(properties))
+        worker = self._worker
+        planning = worker.client.plan(cohort_id, properties=bool(properties))
+        plan = await worker.unless_stopped(planning)
 
         return self._part(
             "plan.html",
@@ -250,7 +253,8 @@ class _Pages:
         return worker_of(self._exports)
 
     async def _list(self) -> list[Cohort]:
-        listed = await self._exports.client().list_cohorts()
+        worker = self._worker
+        listed = await worker.unless_stopped(worker.client.list_cohorts())
         self._names |= {each.id: each.name or "" for each in listed}
 
         return listed
@@ -260,7 +264,7 @@ class _Pages:
         unknown = {each.cohort_id for each in states} - self._names.keys()
 
         if unknown:
-            with suppress(CohortsError):
+            with suppress(CohortsError, Refusal):
                 await self._list()
             # Of those that are in no list any more, it is not asked again.
             self._names = dict.fromkeys(unknown, "") | self._names

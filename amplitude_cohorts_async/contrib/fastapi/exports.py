@@ -124,7 +124,7 @@ class CohortExports:
         if self._worker is not None:
             self._worker.board.stop()
 
-    def client(self) -> CohortsClient:
+    async def client(self) -> CohortsClient:
         """
         Return the client: a dependency for routes of your own.
 
@@ -174,19 +174,25 @@ class CohortExports:
 
     async def _list_cohorts(self) -> list[CohortState]:
         """List the cohorts that can be exported."""
-        return [CohortState.of(each) for each in await self.client().list_cohorts()]
+        worker = self._running()
+        listed = await worker.unless_stopped(worker.client.list_cohorts())
+
+        return [CohortState.of(each) for each in listed]
 
     async def _get_usage(self) -> UsageState:
         """Tell how many of this month's exports are spent."""
-        return UsageState.of(await self.client().get_usage())
+        worker = self._running()
+
+        return UsageState.of(await worker.unless_stopped(worker.client.get_usage()))
 
     async def _plan(
         self, cohort_id: _Names, properties: _Properties = None
     ) -> PlanState:
         """Tell what some exports would take; spends none."""
-        plan = await self.client().plan(cohort_id, properties=properties or False)
+        worker = self._running()
+        planning = worker.client.plan(cohort_id, properties=properties or False)
 
-        return PlanState.of(plan)
+        return PlanState.of(await worker.unless_stopped(planning))
 
     async def _list_exports(self, request: Request) -> list[ExportState]:
         """List the exports of the last seven days, the newest first."""

@@ -11,10 +11,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from ... import CohortsClient
 from ...errors import (
@@ -65,6 +65,8 @@ _FINAL = (
     MonthlyQuotaError,
 )
 """No later step of this process mends them."""
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -169,6 +171,28 @@ class Worker:
             retry_after=1,
         )
 
+    async def unless_stopped(self, work: Coroutine[object, object, T]) -> T:
+        """
+        Return what *work* returns; cancel it when the process is about to end.
+
+        Raises:
+            Refusal: It was cancelled: nothing that it could have changed is lost.
+        """
+        task = asyncio.create_task(work)
+
+        try:
+            await self._until_stopped(task)
+            if task.done():
+                return task.result()
+        finally:
+            await _end(task)
+
+        raise Refusal(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "this worker is about to end; send the same request again",
+            retry_after=1,
+        )
+
     def _check_key(self, order: ExportOrder, occurrence: str) -> None:
         for record in self.board.records:
             if record.occurrence != occurrence:
@@ -198,11 +222,11 @@ class Worker:
 
         return None
 
-    async def _until_stopped(self, step: asyncio.Task[Tick | CohortsError]) -> None:
+    async def _until_stopped(self, task: asyncio.Future[Any]) -> None:
         stopped = asyncio.create_task(self.board.stopping.wait())
 
         try:
-            await asyncio.wait([step, stopped], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
 
