@@ -44,6 +44,9 @@ _LOOK = 5.0
 _WATCHED_LOOK = 1.0
 """And while somebody does."""
 
+_REST = 5.0
+"""How many times as long as a look took nobody looks again, whatever has changed."""
+
 _AGAIN = 60.0
 """Seconds until a step is made again whose failure somebody may have mended."""
 
@@ -93,6 +96,7 @@ class Worker:
         self._due_at: dict[str, float] = {}
         self._cancelling: set[str] = set()
         self._swept_at = -math.inf
+        self._rest = 0.0
         self._is_store_away = False
 
     @asynccontextmanager
@@ -255,10 +259,13 @@ class Worker:
     async def _run(self) -> None:
         while True:
             due_in = await self._turn()
-            await self._pause(due_in)
+            await self._sleep(self._rest)
+            await self._pause(max(0.0, due_in - self._rest))
 
     async def _turn(self) -> float:
         """Begin the steps that are due; return the seconds until the next turn."""
+        began = self._now()
+
         try:
             await self.board.look()
         except JobStoreUnavailableError as error:
@@ -268,6 +275,7 @@ class Worker:
             return _LOOK
 
         self._is_store_away = False
+        self._rest = _REST * (self._now() - began)
         if self.board.stopping.is_set():
             return _LOOK
 
