@@ -264,6 +264,13 @@ def docs(session: nox.Session) -> None:
     pytest(session, *WORKERS, folders=("tests/docs",))
 
 
+@nox.session(tags=["processes"])
+def browser(session: nox.Session) -> None:
+    """Use the page of `serve` in a Chromium, which BROWSER names or the path has."""
+    install(session, *group("browser"))
+    pytest(session, folders=("tests/browser",))
+
+
 @nox.session(python=NEWEST, tags=["in-process"])
 def bare(session: nox.Session) -> None:
     """Without any extra, on the ordinary path: the core works, the rest says why not."""

@@ -22,6 +22,7 @@ from . import (
     profiles,
     render,
     resuming,
+    serve,
     syncing,
     watching,
     writes,
@@ -180,6 +181,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "completion": completion.completion,
     "demo": demo.demo,
     "emulate": emulate.emulate,
+    "serve": serve.serve,
 }
 
 for _name, _function in _COMMANDS.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cached_property, wraps
 from ipaddress import ip_address
 from typing import Annotated, TypeVar, get_args, get_type_hints
@@ -18,6 +18,7 @@ from typer.models import OptionInfo
 from .. import CohortsClient
 from ..events import Event, EventHook
 from ..limiters import SqliteLimiter
+from ..limits import Limits
 from ..policies import Polling
 from . import render
 from .keys import Keys, chosen_keys, project_of
@@ -207,6 +208,43 @@ class Connection(Output):
             ProgressDisplay(quiet=self.quiet or self.verbose) as display,
         ):
             return run(connected(display))
+
+    def client(
+        self, limits: Limits
+    ) -> Callable[[], AbstractAsyncContextManager[CohortsClient]]:
+        """Return what makes a client that keeps these limits, without a display."""
+        overrides = self._overrides()
+
+        @asynccontextmanager
+        async def make() -> AsyncGenerator[CohortsClient]:
+            """Make it, and close all that was made for it."""
+            limiter = machine_limiter(limits)
+            kept: dict[str, object] = {"limiter": limiter}
+            if limiter is None:
+                kept = {"limits": limits}
+
+            async with (
+                _closed(limiter),
+                CohortsClient.from_env(**kept, **overrides) as client,
+            ):
+                yield client
+
+        return make
+
+    @property
+    def project(self) -> str:
+        """Which project the keys are of, as far as can be said without them."""
+        overrides = self._overrides()
+        named = overrides.get("base_url") or overrides.get("region")
+        where = str(
+            named
+            or os.environ.get("AMPLITUDE_BASE_URL")
+            or os.environ.get("AMPLITUDE_REGION")
+            or "us"
+        )
+        app_id = os.environ.get("AMPLITUDE_APP_ID")
+
+        return f"{where}, project {app_id}" if app_id else where
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}

@@ -12,6 +12,7 @@ from platformdirs import user_data_path
 
 from ..jobs import JobStore, MemoryJobStore
 from ..limiters import SqliteLimiter
+from ..limits import DOCUMENTED, Limits
 from .exits import NoSuchJobError
 
 __all__ = ("chosen_job_store", "has_record", "machine_limiter", "store_file")
@@ -70,7 +71,7 @@ def store_file(jobs: str | None) -> Path | None:
     return None if "://" in named else Path(named)
 
 
-def machine_limiter() -> SqliteLimiter | None:
+def machine_limiter(limits: Limits = DOCUMENTED) -> SqliteLimiter | None:
     """
     Return the limiter of all commands of this user, or None.
 
@@ -82,7 +83,10 @@ def machine_limiter() -> SqliteLimiter | None:
 
     folder = _folder()
 
-    return SqliteLimiter(folder / "limits.db") if os.access(folder, os.W_OK) else None
+    if not os.access(folder, os.W_OK):
+        return None
+
+    return SqliteLimiter(folder / "limits.db", limits=limits)
 
 
 def _checked(jobs: str) -> str:

@@ -8,6 +8,8 @@ import asyncio
 import sys
 from collections.abc import Awaitable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,10 @@ def world(
     """An empty folder with `ids.txt`, two cohorts, and no need to wait for anything."""
     from_env = partial(CohortsClient.from_env, clock=cohorts_emulator.clock)
     monkeypatch.setattr(CohortsClient, "from_env", from_env)
+    if find_spec("fastapi"):
+        kit = import_module("amplitude_cohorts_async.contrib.fastapi")
+        exports = partial(kit.CohortExports, clock=cohorts_emulator.clock)
+        monkeypatch.setattr(kit, "CohortExports", exports)
     really_sleep = asyncio.sleep
 
     def sleep(seconds: float, *result: object) -> Awaitable[object]:

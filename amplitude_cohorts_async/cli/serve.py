@@ -1,0 +1,218 @@
+"""The command ``serve``: exports of one project on a page, for who has its token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import attrs
+import typer
+
+from .. import CohortsClient
+from ..errors import ConfigurationError
+from ..limits import Limits
+from ..policies import Polling
+from .common import Connection
+from .emulator_process import emulator_process
+from .running import run
+
+if TYPE_CHECKING:
+    from ..contrib._web import About
+
+__all__ = ("serve",)
+
+_PORT = 8321
+_TOKEN = "AMPLITUDE_SERVE_TOKEN"  # noqa: S105 - its name
+_SHORTEST_TOKEN = 16
+_LONGEST_WAIT = 5.0
+_USERS = 25_000
+_DEMO_JOB_SECONDS = 3.0
+
+Make = Callable[[], AbstractAsyncContextManager[CohortsClient]]
+
+
+@attrs.frozen(kw_only=True)
+class _Project:
+    """What is served: whose client, to which folder, and what the page says of it."""
+
+    client: Make
+    directory: Path
+    about: About
+
+
+def serve(
+    connection: Connection,
+    *,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port; 0 for a free one.")
+    ] = _PORT,
+    directory: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where the files go; they stay seven days."),
+    ] = Path("cohort-exports"),
+    keep: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Exports of the month that are left to others."
+        ),
+    ] = 0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Read the token from its first line; overrides {_TOKEN}. By default "
+            "there is a new one each time.",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; another one needs --behind-proxy."),
+    ] = "127.0.0.1",
+    behind_proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="The address of a proxy that adds TLS, as https://exports.example.com.",
+        ),
+    ] = None,
+    demo: Annotated[
+        bool,
+        typer.Option(
+            "--demo", help="Serve an emulator instead; needs no account, keeps nothing."
+        ),
+    ] = False,
+) -> None:
+    """
+    Serve a page for exports, until Ctrl-C: cost, progress, files.
+
+    It prints the address with which a browser is let in. Who has it can spend exports.
+    """
+    # It loads a web server, which no other command needs.
+    from ..contrib._web import Access, make_app  # noqa: PLC0415
+    from ..contrib._web.server import Address, serve_app  # noqa: PLC0415
+
+    token, is_new = _token(token_file)
+    address = Address.listen(host, port, _origin(host, behind_proxy))
+    chosen = _demo() if demo else _live(connection, directory, keep)
+
+    def announce() -> None:
+        connection.print(
+            "serve",
+            {
+                "url": address.with_token(token) if is_new else address.url,
+                "directory": str(project.directory),
+            },
+            _print_url,
+        )
+        sys.stdout.flush()
+        connection.note("Open it in a browser; Ctrl-C to stop. What runs then goes on.")
+
+    with address, chosen as project:
+        app, exports = make_app(
+            project.directory,
+            client=project.client,
+            access=Access(token=token, origins=address.origins),
+            about=project.about,
+        )
+        # Nothing else ends it.
+        with suppress(KeyboardInterrupt):
+            run(serve_app(app, exports, address, announce=announce))
+
+
+def _print_url(shown: dict[str, str]) -> None:
+    sys.stdout.write(f"{shown['url']}\n")
+
+
+def _token(file: Path | None) -> tuple[str, bool]:
+    """Return the token, and whether it is a new one."""
+    if file is not None:
+        lines = file.read_text("utf-8").splitlines()
+        given, where = lines[0].strip() if lines else "", str(file)
+    else:
+        given, where = os.environ.get(_TOKEN, ""), _TOKEN
+        if not given:
+            return secrets.token_urlsafe(32), True
+
+    if len(given) < _SHORTEST_TOKEN:
+        raise ConfigurationError(
+            f"the token in {where} has {len(given)} characters; it needs "
+            f"{_SHORTEST_TOKEN} or more, as `openssl rand -hex 32` makes them"
+        )
+
+    return given, False
+
+
+def _origin(host: str, proxy: str | None) -> str | None:
+    """Return the origin of a proxy, checked; None on this machine alone."""
+    if proxy is None:
+        if not _is_loopback(host):
+            raise typer.BadParameter(
+                f"{host} can be reached from other machines, without TLS; leave --host "
+                f"out, or put a proxy with TLS in front and pass --behind-proxy"
+            )
+        return None
+
+    parts = urlsplit(proxy)
+    if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
+        raise typer.BadParameter(
+            f"{proxy!r} is no origin of a proxy with TLS, as https://exports.example.com"
+        )
+
+    return f"https://{parts.netloc}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Project]:
+    from ..contrib._web import About  # noqa: PLC0415 - as above
+
+    limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
+    make = connection.client(limits)
+    about = About(project=connection.project, is_live=True, keep=keep)
+
+    yield _Project(client=make, directory=directory, about=about)
+
+
+@contextmanager
+def _demo() -> Generator[_Project]:
+    """Run an emulator with a store and a folder of its own; all of it goes at the end."""
+    from ..contrib._web import About  # noqa: PLC0415 - as above
+
+    options = ("--demo", f"--size={_USERS}", f"--job-seconds={_DEMO_JOB_SECONDS}")
+
+    with (
+        TemporaryDirectory(prefix="amplitude-cohorts-") as folder,
+        emulator_process(*options) as emulator,
+    ):
+        keys = emulator.environment
+
+        def make() -> CohortsClient:
+            """Return a client of the emulator."""
+            return CohortsClient(
+                keys["AMPLITUDE_API_KEY"],
+                keys["AMPLITUDE_SECRET_KEY"],
+                base_url=emulator.base_url,
+                jobs=str(Path(folder, "exports.db")),
+                polling=Polling(initial_delay=1.0, interval=1.0),
+                limits=Limits(max_wait=_LONGEST_WAIT),
+            )
+
+        yield _Project(
+            client=make,
+            directory=Path(folder, "files"),
+            about=About(project="an emulator on this machine", is_live=False),
+        )

@@ -1,0 +1,307 @@
+"""The exports of a FastAPI service: its lifespan, its dependency and its router."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from ... import CohortsClient
+from ...errors import ConfigurationError
+from ...limits import Limits
+from ...types import Clock
+from .files import MEDIA_TYPES, Files, shown_name
+from .problems import Problem, ProblemRoute
+from .records import Place, key_occurrence
+from .states import CohortState, ExportOrder, ExportState, PlanState, UsageState
+from .termination import on_termination
+from .worker import Worker
+
+__all__ = ("CohortExports",)
+
+_KEEP_FILES = 7 * 86400.0
+_LONGEST_WAIT = 5.0
+_LONGEST_KEY = 255
+_STORES = ("AMPLITUDE_LIMITER_URL", "AMPLITUDE_JOBS")
+
+_Names = Annotated[list[str], Query(min_length=1, max_length=500)]
+_Properties = Annotated[list[str] | None, Query(max_length=100)]
+_Key = Annotated[str | None, Header(min_length=1, max_length=_LONGEST_KEY)]
+
+
+def from_env() -> CohortsClient:
+    """
+    Return the client of the environment, which has to name a job store.
+
+    It refuses to wait long where the service asks for a pause: web requests end.
+    """
+    if not any(os.environ.get(name) for name in _STORES):
+        raise ConfigurationError(
+            f"exports have to outlive this process: set {' or '.join(_STORES)}, or pass "
+            f"client= with a job store, as in CohortExports(..., client=lambda: "
+            f"CohortsClient.from_env(jobs='exports.db'))"
+        )
+
+    return CohortsClient.from_env(limits=Limits(max_wait=_LONGEST_WAIT))
+
+
+class CohortExports:
+    """
+    Exports of one project, for a FastAPI service of any number of workers.
+
+    Make one where the app is made, pass its `lifespan` to the app, and mount its
+    `router()`::
+
+        exports = CohortExports("/srv/exports")
+        app = FastAPI(lifespan=exports.lifespan)
+        app.include_router(exports.router(auth=signed_in), prefix="/cohorts")
+    """
+
+    def __init__(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        client: Callable[[], AbstractAsyncContextManager[CohortsClient]] = from_env,
+        keep_files: float = _KEEP_FILES,
+        clock: Clock | None = None,
+    ) -> None:
+        """
+        Set up the exports; nothing is opened before the app starts.
+
+        Args:
+            to: The folder of the files, which all workers share under the same path; or
+                the address of a bucket, as in "s3://bucket/exports", which then keeps
+                them as its own rules say.
+            client: Makes the client, whose job store has to be one that all workers
+                share: AMPLITUDE_LIMITER_URL or AMPLITUDE_JOBS.
+            keep_files: Seconds until a file in the folder is deleted.
+            clock: The source of time, for tests.
+        """
+        self._to = os.fspath(to)
+        self._make_client = client
+        self._keep_files = keep_files
+        self._clock = clock
+        self._worker: Worker | None = None
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncGenerator[None]:  # noqa: ARG002
+        """
+        Go on with the exports in the store while the app runs.
+
+        In a lifespan of your own: ``async with exports.lifespan(app): yield``.
+        """
+        place = Place(await asyncio.to_thread(_made_root, self._to))
+        utcnow = self._clock.utcnow if self._clock else partial(datetime.now, UTC)
+        files = Files(place, self._keep_files, utcnow)
+
+        async with self._make_client() as client:
+            worker = Worker(client, place, files, clock=self._clock)
+            with on_termination(self.stop):
+                async with worker.running():
+                    self._worker = worker
+                    try:
+                        yield
+                    finally:
+                        self._worker = None
+
+    def stop(self) -> None:
+        """
+        End the streams of events, and begin no step any more.
+
+        SIGTERM and SIGINT do so by themselves where the server handles them in Python,
+        as uvicorn does. Call it for any other one, before it waits for its connections.
+        """
+        if self._worker is not None:
+            self._worker.board.stop()
+
+    async def client(self) -> CohortsClient:
+        """
+        Return the client: a dependency for routes of your own.
+
+        As in ``client: Annotated[CohortsClient, Depends(exports.client)]``.
+        """
+        return self._running().client
+
+    def router(self, *, auth: Callable[..., object] | None) -> APIRouter:
+        """
+        Return a router of the exports, to include in an app.
+
+        Args:
+            auth: A dependency that raises an `HTTPException` for who may not spend
+                exports and read their files. None lets everybody do so who can connect.
+        """
+        router = APIRouter(
+            route_class=ProblemRoute,
+            dependencies=[] if auth is None else [Depends(auth)],
+            tags=["cohorts"],
+            responses={"default": {"model": Problem, "description": "A problem"}},
+        )
+        add = router.add_api_route
+        add("/cohorts", self._list_cohorts, methods=["GET"])
+        add("/usage", self._get_usage, methods=["GET"])
+        add("/plan", self._plan, methods=["GET"])
+        add("/exports", self._list_exports, methods=["GET"])
+        add("/exports", self._start, methods=["POST"], status_code=HTTPStatus.ACCEPTED)
+        stream = EventSourceResponse
+        add("/exports/events", self._all_events, methods=["GET"], response_class=stream)
+        add("/exports/{export_id}", self._look, methods=["GET"])
+        add("/exports/{export_id}", self._cancel, methods=["DELETE"])
+        add(
+            "/exports/{export_id}/events",
+            self._events,
+            methods=["GET"],
+            response_class=stream,
+            dependencies=[Depends(self._known)],
+        )
+        add(
+            "/exports/{export_id}/file",
+            self._file,
+            methods=["GET"],
+            response_class=FileResponse,
+        )
+
+        return router
+
+    async def _list_cohorts(self) -> list[CohortState]:
+        """List the cohorts that can be exported."""
+        worker = self._running()
+        listed = await worker.unless_stopped(worker.client.list_cohorts())
+
+        return [CohortState.of(each) for each in listed]
+
+    async def _get_usage(self) -> UsageState:
+        """Tell how many of this month's exports are spent."""
+        worker = self._running()
+
+        return UsageState.of(await worker.unless_stopped(worker.client.get_usage()))
+
+    async def _plan(
+        self, cohort_id: _Names, properties: _Properties = None
+    ) -> PlanState:
+        """Tell what some exports would take; spends none."""
+        worker = self._running()
+        planning = worker.client.plan(cohort_id, properties=properties or False)
+
+        return PlanState.of(await worker.unless_stopped(planning))
+
+    async def _list_exports(self, request: Request) -> list[ExportState]:
+        """List the exports of the last seven days, the newest first."""
+        return [_linked(each, request) for each in await self._running().board.states()]
+
+    async def _start(
+        self,
+        order: ExportOrder,
+        request: Request,
+        response: Response,
+        idempotency_key: _Key = None,
+    ) -> ExportState:
+        """
+        Start an export, and tell where to look for it; spends one export.
+
+        A request that is sent again with the same `Idempotency-Key` spends none. Nor does
+        one without a key, while an earlier export of the same cohort is not over.
+        """
+        occurrence = idempotency_key and key_occurrence(idempotency_key)
+        state = await self._running().start(order, occurrence or None)
+        response.headers["Location"] = f"{_exports_path(request)}/{state.id}"
+
+        return _linked(state, request)
+
+    async def _look(self, export_id: str, request: Request) -> ExportState:
+        """Tell the state of an export."""
+        return _linked(await self._running().board.state(export_id), request)
+
+    async def _cancel(self, export_id: str, request: Request) -> ExportState:
+        """
+        Put an export aside: its token goes on with it. In the queue, it is removed.
+        """
+        return _linked(await self._running().cancel(export_id), request)
+
+    async def _known(self, export_id: str) -> None:
+        # Before the stream begins: then it is too late for a status.
+        await self._running().board.state(export_id)
+
+    async def _events(
+        self, export_id: str, request: Request
+    ) -> AsyncGenerator[ServerSentEvent]:
+        """Tell the state of an export now, and each change of it until it is over."""
+        async for event in self._stream(export_id, request):
+            yield event
+
+    async def _all_events(self, request: Request) -> AsyncGenerator[ServerSentEvent]:
+        """Tell the states of all exports now, and each change until all are over."""
+        async for event in self._stream(None, request):
+            yield event
+
+    async def _stream(
+        self, name: str | None, request: Request
+    ) -> AsyncGenerator[ServerSentEvent]:
+        board = self._running().board
+
+        async for state in board.changes(name):
+            yield ServerSentEvent(
+                data=_linked(state, request), event="export", id=str(state.revision)
+            )
+
+        # Without it a browser connects again: to another worker, or to the next one.
+        if not board.stopping.is_set():
+            yield ServerSentEvent(data={}, event="end")
+
+    async def _file(self, export_id: str) -> FileResponse:
+        """Send the file of an export."""
+        worker = self._running()
+        state = await worker.board.state(export_id)
+        path = await worker.files.find(state)
+
+        return FileResponse(
+            path,
+            filename=shown_name(state),
+            media_type=MEDIA_TYPES[str(state.format)],
+        )
+
+    def _running(self) -> Worker:
+        if self._worker is None:
+            raise ConfigurationError(
+                "the exports are not running; pass their lifespan to the app, as in "
+                "FastAPI(lifespan=exports.lifespan)"
+            )
+
+        return self._worker
+
+
+def worker_of(exports: CohortExports) -> Worker:
+    """Return what works for some exports, for the page that is built on them."""
+    return exports._running()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def _made_root(to: str) -> str:
+    """Return an address, or a folder with its links resolved, which is made."""
+    if "://" in to:
+        return to.rstrip("/")
+
+    Path(to).mkdir(parents=True, exist_ok=True)
+    return str(Path(to).resolve())
+
+
+def _exports_path(request: Request) -> str:
+    """Return the path of the exports in the app that has mounted the router."""
+    return request.url.path.rpartition("/exports")[0] + "/exports"
+
+
+def _linked(state: ExportState, request: Request) -> ExportState:
+    if not state.has_file:
+        return state
+
+    return state.model_copy(
+        update={"file": f"{_exports_path(request)}/{state.id}/file"}
+    )

@@ -1,0 +1,184 @@
+"""What a router takes and answers, as models for its OpenAPI description."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from ...models import Cohort, ExportPlan, Usage
+from .problems import Problem
+
+__all__ = (
+    "CohortState",
+    "ExportOrder",
+    "ExportState",
+    "FileFormat",
+    "PlanState",
+    "PlannedState",
+    "State",
+    "UsageState",
+)
+
+FileFormat = Literal["csv", "csv.gz", "parquet"]
+
+State = Literal[
+    "queued",
+    "attempted",
+    "requested",
+    "ready",
+    "saved",
+    "refused",
+    "gone",
+    "failed",
+    "parked",
+    "cancelled",
+]
+
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class ExportOrder(BaseModel):
+    """
+    Which export to start.
+
+    Attributes:
+        properties: As for ``CohortsClient.export()``.
+        format: Of the file; "parquet" needs its extra on the server.
+    """
+
+    cohort_id: _Name
+    properties: bool | Annotated[list[_Name], Field(max_length=100)] = False
+    format: FileFormat = "csv"
+
+
+class ExportState(BaseModel):
+    """
+    An export in the job store.
+
+    Attributes:
+        id: Its name in the addresses of the router.
+        state: "queued" (nothing is spent), "attempted" (its request may have been
+            sent), "requested", "ready" (the service has its file), "saved" (so have
+            we), "refused" (nothing was spent, and none will be), "gone", "failed",
+            "parked" or "cancelled" (nothing was spent).
+        is_over: Whether it stays in this state.
+        has_file: Whether this router serves its file.
+        file: The address of the file on this server, when it is saved.
+        location: Where the file is, if it goes to a bucket.
+        received: Bytes of the file received so far.
+        size: Bytes of the file, when it is saved.
+        revision: Counts the changes of its record.
+        token: With it the export goes on, by ``CohortsClient.resume_export()``.
+        problem: Why it failed, or why its last step is tried again.
+    """
+
+    id: str
+    cohort_id: str
+    properties: bool | list[str] = False
+    format: str | None = None
+    state: State
+    is_over: bool
+    has_file: bool = False
+    file: str | None = None
+    location: str | None = None
+    received: int | None = None
+    size: int | None = None
+    sha256: str | None = None
+    requested_at: datetime | None = None
+    updated_at: datetime | None = None
+    saved_at: datetime | None = None
+    revision: int = 0
+    token: str | None = None
+    problem: Problem | None = None
+
+
+class CohortState(BaseModel):
+    """A cohort of the list; see `Cohort`."""
+
+    id: str
+    name: str | None
+    description: str | None
+    size: int | None
+    type: str | None
+    owners: list[str]
+    last_computed: datetime | None
+    last_modified: datetime | None
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> CohortState:
+        """Return what a list shows of a cohort."""
+        return cls(
+            id=cohort.id,
+            name=cohort.name,
+            description=cohort.description,
+            size=cohort.size,
+            type=cohort.type,
+            owners=list(cohort.owners),
+            last_computed=cohort.last_computed,
+            last_modified=cohort.last_modified,
+        )
+
+
+class UsageState(BaseModel):
+    """This month's exports; see `Usage`."""
+
+    limit: int | None
+    used: int
+    remaining: int | None
+    resets_at: datetime | None
+
+    @classmethod
+    def of(cls, usage: Usage) -> UsageState:
+        """Return a usage."""
+        return cls(
+            limit=usage.limit,
+            used=usage.used,
+            remaining=usage.remaining,
+            resets_at=usage.resets_at,
+        )
+
+
+class PlannedState(BaseModel):
+    """The plan for one cohort; see `PlannedExport`."""
+
+    cohort_id: str
+    name: str | None
+    size: int | None
+    starts_in: float | None
+    ends_in: float | None
+    skipped: str | None
+
+
+class PlanState(BaseModel):
+    """What some exports would take; see `ExportPlan`."""
+
+    needed: int
+    left_after: int | None
+    ends_in: float
+    usage: UsageState
+    exports: list[PlannedState]
+    unknown: list[str]
+
+    @classmethod
+    def of(cls, plan: ExportPlan) -> PlanState:
+        """Return a plan."""
+        return cls(
+            needed=plan.needed,
+            left_after=plan.left_after,
+            ends_in=plan.ends_in,
+            usage=UsageState.of(plan.usage),
+            exports=[
+                PlannedState(
+                    cohort_id=each.cohort_id,
+                    name=each.name,
+                    size=each.size,
+                    starts_in=each.starts_in,
+                    ends_in=each.ends_in,
+                    skipped=each.skipped,
+                )
+                for each in plan.exports
+            ],
+            unknown=list(plan.unknown),
+        )

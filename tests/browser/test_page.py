@@ -1,0 +1,242 @@
+"""The page in a real browser: an export by clicks and by keys, through mishaps."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Page, expect
+
+from amplitude_cohorts_async.testing import CohortsEmulator
+from support.chromium import choose
+
+from .conftest import HOSTILE, Serving
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 30_000
+SIZES = {"wide": (1280, 900), "narrow": (320, 640)}
+
+
+@pytest.fixture
+def page(context: BrowserContext, serving: Serving) -> Page:
+    """The page, opened by the address that was printed."""
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.goto(serving.url)
+    page.get_by_role("checkbox", name="Spring buyers").wait_for()
+
+    return page
+
+
+def test_the_token_leaves_the_address(page: Page, serving: Serving) -> None:
+    """It is in no history and in no picture of the screen."""
+    assert f"http://{serving.host}/" == page.url
+    assert [] == page.evaluate("Object.keys(localStorage)")
+    assert "" == page.evaluate("document.cookie")
+
+
+def test_click_through_an_export(
+    page: Page, service: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Choose, see the price, export, watch, download."""
+    expect(page.get_by_text("500 of 500 exports left")).to_be_visible()
+    choose(page, "Spring buyers", "Active last week")
+    expect(page.get_by_text("leaves 498 of 500")).to_be_visible()
+    page.get_by_role("button", name="Export 2 cohorts").click()
+    expect(page.get_by_text("2 exports were started")).to_be_visible()
+    expect(page.get_by_text("498 of 500 exports left")).to_be_visible()
+    expect(page.get_by_role("checkbox", name="Spring buyers")).not_to_be_checked()
+
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download Spring buyers").click(timeout=PATIENCE)
+    file = tmp_path / "download.csv"
+    download.value.save_as(file)
+
+    assert "buyers.csv" == download.value.suggested_filename
+    assert "ann" in file.read_text()
+    assert 2 == service.spent
+
+
+def test_double_click_spends_one(page: Page, service: CohortsEmulator) -> None:
+    """So do a click after "back", and one after a reload."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").dblclick()
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+    page.goto("about:blank")
+    page.go_back()
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+    page.reload()
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+
+    assert 1 == service.spent
+
+
+def test_reload_in_the_middle(page: Page, service: CohortsEmulator) -> None:
+    """What runs is shown again, and goes on."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_text("Running").wait_for()
+    page.reload()
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+
+    assert 1 == service.spent
+
+
+def test_server_is_killed_in_the_middle(
+    page: Page, serving: Serving, service: CohortsEmulator
+) -> None:
+    """The page says so, connects again by itself, and the export comes to its file."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_text("Running").wait_for()
+    serving.end(signal.SIGKILL)
+    page.get_by_text("The connection is lost").wait_for()
+    serving.start()
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+    expect(page.get_by_text("The connection is lost")).to_be_hidden()
+
+    assert 1 == service.spent
+
+
+def test_first_connect_fails(
+    page: Page, serving: Serving, service: CohortsEmulator
+) -> None:
+    """A stream that could not be opened is tried again, later each time."""
+    tries = 3
+
+    def fail() -> None:
+        """Let the first ones fail."""
+        page.route("**/events", lambda route: route.abort(), times=tries)
+
+    fail()
+    choose(page, "Spring buyers")
+    page.reload()
+    page.get_by_text("The connection is lost").wait_for()
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+
+    assert 1 == service.spent
+
+
+def test_server_ends_with_the_page_open(page: Page, serving: Serving) -> None:
+    """A stream in a browser does not keep the command."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_text("Running").wait_for()
+
+    assert 0 == serving.end(signal.SIGTERM)
+    page.get_by_text("The connection is lost").wait_for()
+
+
+def test_another_token_after_a_restart(page: Page, serving: Serving) -> None:
+    """The page shows the way in again."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_text("Running").wait_for()
+    serving.end(signal.SIGKILL)
+    serving.environment["AMPLITUDE_SERVE_TOKEN"] = "another token, as long"
+    serving.start()
+    page.get_by_label("Token").wait_for()
+    page.get_by_label("Token").fill("another token, as long")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Download").wait_for()
+
+
+def test_put_aside(page: Page, service: CohortsEmulator) -> None:
+    """Cancelling keeps the token."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_role("button", name="Put aside Spring buyers").click()
+    expect(page.get_by_text("The export was put aside")).to_be_visible()
+    page.get_by_text("Token", exact=True).click()
+    expect(page.get_by_text('"request_id"')).to_be_visible()
+
+    assert 1 == service.spent
+
+
+def test_hostile_name(page: Page) -> None:
+    """A name is text; the page runs nothing of it."""
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    choose(page, HOSTILE)
+    page.get_by_role("button", name="Export 1 cohort").click()
+    page.get_by_role("link", name=f"Download {HOSTILE}").wait_for()
+
+    assert [] == dialogs
+    assert 0 == page.locator("img").count()
+
+
+def test_filter(page: Page) -> None:
+    """The list shows what a text is in, and what is chosen."""
+    page.get_by_role("checkbox", name="Active last week").check()
+    page.get_by_label("Show only").fill("SPRING")
+
+    expect(page.get_by_role("checkbox", name="Spring buyers")).to_be_visible()
+    expect(page.get_by_role("checkbox", name="Active last week")).to_be_visible()
+    expect(page.get_by_role("checkbox", name=HOSTILE)).to_be_hidden()
+
+
+def test_by_keyboard_alone(page: Page, service: CohortsEmulator) -> None:
+    """Tab, space and Enter are enough."""
+
+    def tab_to(role: str, name: str) -> None:
+        """Press Tab until an element has the focus."""
+        wanted = page.get_by_role(role, name=name).first  # type: ignore[arg-type]
+        for _ in range(40):
+            if wanted.evaluate("element => element === document.activeElement"):
+                return
+            page.keyboard.press("Tab")
+        pytest.fail(f"{name} is not reached")
+
+    tab_to("checkbox", "Spring buyers")
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Export 1 cohort").wait_for()
+    tab_to("button", "Export 1 cohort")
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+    tab_to("link", "Download Spring buyers")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+
+    assert "buyers.csv" == download.value.suggested_filename
+    assert 1 == service.spent
+
+
+@pytest.mark.parametrize(
+    "options", [{"color_scheme": "light"}, {"color_scheme": "dark"}]
+)
+@pytest.mark.parametrize("size", SIZES)
+def test_everybody_can_use_it(
+    page: Page, serving: Serving, size: str, options: dict[str, Any]
+) -> None:
+    """axe finds nothing, and nothing is wider than the window: each state of the page."""
+    width, height = SIZES[size]
+    page.set_viewport_size({"width": width, "height": height})
+    _check(page)
+    choose(page, "Spring buyers", HOSTILE)
+    _check(page)
+    page.get_by_role("button", name="Export 2 cohorts").click()
+    page.get_by_role("button", name=f"Put aside {HOSTILE}").click()
+    page.get_by_text("Running").first.wait_for()
+    _check(page)
+    page.get_by_role("link", name="Download Spring buyers").wait_for()
+    _check(page)
+
+    page.context.clear_cookies()
+    page.goto(f"http://{serving.host}/")
+    _check(page)
+
+
+def _check(page: Page) -> None:
+    found = Axe().run(page)
+    overflow = page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+
+    assert 0 == found.violations_count, found.generate_report()
+    assert 0 == overflow

@@ -1,0 +1,342 @@
+"""The page of `serve` over HTTP: what it shows, what it spends, and whom it admits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.contrib._web import About, Access, make_app
+from amplitude_cohorts_async.contrib._web.access import COOKIE, origins_of
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
+from support.canary import API_KEY, SECRET_KEY
+from support.ports import LOOPBACK, free_ports
+from support.web import COHORT, HOSTILE, Answer, Browser, served
+
+TOKEN = "a token of some length"
+Page = Callable[..., object]
+
+
+@pytest.fixture
+def port() -> int:
+    """Where the page is."""
+    (port,) = free_ports(1)
+
+    return port
+
+
+@pytest.fixture
+def access(port: int) -> Access:
+    """Who may see it."""
+    return Access(token=TOKEN, origins=origins_of("http", {LOOPBACK}, port))
+
+
+@pytest.fixture
+def app_of(
+    make_client: Callable[[], CohortsClient],
+    clock: FakeClock,
+    folder: Path,
+    access: Access,
+) -> Page:
+    """The app and its exports; made here, because it reads its templates."""
+    about = About(project="amplitude.com", is_live=True, keep=3)
+    made = make_app(folder, client=make_client, access=access, about=about, clock=clock)
+
+    return lambda: made
+
+
+@pytest.fixture
+async def stranger(app_of: Page, port: int) -> AsyncIterator[Browser]:
+    """A browser that has not signed in."""
+    app, exports = app_of()  # type: ignore[misc]
+    async with served(app, stop=exports.stop, port=port) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def owner(stranger: Browser) -> AsyncIterator[Browser]:
+    """A browser that has, and says where its requests come from."""
+    answer = await sign_in(stranger)
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    headers = {"Cookie": cookie, "Origin": stranger.url}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        yield Browser(stranger.url, session)
+
+
+async def sign_in(browser: Browser, token: str = TOKEN, **headers: str) -> Answer:
+    """Exchange a token for a cookie."""
+    ours = {"Origin": browser.url, **headers}
+
+    return await browser.ask("POST", "/session", data={"token": token}, headers=ours)
+
+
+async def plan_of(browser: Browser, cohort: str = COHORT) -> dict[str, str]:
+    """Return the fields of the form that a plan has."""
+    plan = await browser.get(f"/fragments/plan?cohort_id={cohort}")
+
+    return dict(re.findall(r'name="(\w+)" value="([^"]*)"', plan.body.decode()))
+
+
+async def order(browser: Browser, cohort: str = COHORT) -> dict[str, str]:
+    """Start an export as the page does; return its form."""
+    form = await plan_of(browser, cohort)
+    answer = await browser.ask("POST", "/exports", data=form)
+    assert 200 == answer.status
+
+    return form
+
+
+async def test_cost_is_told_before_the_button(
+    owner: Browser, emulator: CohortsEmulator
+) -> None:
+    """The plan has the price, what is left, and the button; it spends nothing."""
+    plan = (await owner.get(f"/fragments/plan?cohort_id={COHORT}")).body.decode()
+
+    assert "spends <strong>1</strong> export" in plan
+    assert "<strong>499</strong> of 500" in plan
+    assert "<button>Export 1 cohort: spend 1</button>" in plan
+    assert 0 == emulator.spent
+
+
+async def test_nothing_chosen_has_no_button(owner: Browser) -> None:
+    """There is nothing to press before something is chosen."""
+    plan = await owner.get("/fragments/plan")
+
+    assert b"<button" not in plan.body
+
+
+async def test_the_page_leaves_some_to_others(owner: Browser) -> None:
+    """What `--keep` leaves is told, and there is no button that would spend it."""
+    usage = await owner.get("/fragments/usage")
+
+    assert b"leaves 3 to others" in usage.body
+
+
+async def test_an_order_comes_to_its_file(
+    owner: Browser, emulator: CohortsEmulator
+) -> None:
+    """The stream of the page shows the export until its file can be downloaded."""
+    await order(owner)
+    shown = [event async for event in owner.fragments("/events")]
+    (path,) = re.findall(r'href="(/exports/\w+/file)"', shown[-1])
+    file = await owner.get(path)
+
+    assert b"user-1" in file.body
+    assert 1 == emulator.spent
+
+
+async def test_a_form_spends_once(owner: Browser, emulator: CohortsEmulator) -> None:
+    """A double click, and a form that is sent again after "back", spend one export."""
+    form = await order(owner)
+    again = [await owner.ask("POST", "/exports", data=form) for _ in range(3)]
+    _ = [event async for event in owner.fragments("/events")]
+    late = await owner.ask("POST", "/exports", data=form)
+
+    assert [200] * 4 == [answer.status for answer in (*again, late)]
+    assert 1 == emulator.spent
+
+
+async def test_an_order_that_is_refused_says_why(
+    owner: Browser, emulator: CohortsEmulator
+) -> None:
+    """The message is shown in its place, and the rest of the page stays."""
+    form = await plan_of(owner)
+    answer = await owner.ask("POST", "/exports", data={**form, "cohort_id": "nobody"})
+
+    assert 200 == answer.status
+    assert b"Not Found." in answer.body
+    assert b'hx-target="#message"' in answer.body
+
+
+async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> None:
+    """An error of a part goes to the place for messages."""
+    emulator.fail_next("list", faults.refused(403, "no"), times=None)
+    answer = await owner.get("/fragments/cohorts")
+
+    assert (502, "#message") == (answer.status, answer.headers["hx-retarget"])
+
+
+async def test_cancel_parks(owner: Browser, emulator: CohortsEmulator) -> None:
+    """What was put aside shows its token."""
+    await order(owner)
+    listed = (await owner.get("/")).body.decode()
+    (path,) = re.findall(r'hx-post="(/exports/\w+/cancel)"', listed)
+    answer = await owner.ask("POST", path)
+
+    assert b"put aside" in answer.body
+    assert b"<summary>Token</summary>" in answer.body
+
+
+async def test_hostile_names(owner: Browser, emulator: CohortsEmulator) -> None:
+    """A name is text wherever it is shown."""
+    emulator.add_cohort("evil", members=["a"], name=HOSTILE)
+    listed = await owner.get("/fragments/cohorts")
+    await order(owner, "evil")
+    shown = [event async for event in owner.fragments("/events")]
+    page = await owner.get("/")
+
+    for body in (listed.body.decode(), page.body.decode(), *shown):
+        assert "<img" not in body
+        assert "&lt;img" in body
+
+
+async def test_no_key_reaches_the_browser(owner: Browser) -> None:
+    """Neither Amplitude's keys nor the token are in what is sent."""
+    await order(owner)
+    bodies = [
+        (await owner.get(path)).body.decode()
+        for path in ("/", "/fragments/cohorts", "/fragments/usage")
+    ]
+
+    for secret in (API_KEY, SECRET_KEY, TOKEN):
+        assert not any(secret in body for body in bodies)
+
+
+@pytest.mark.parametrize("field", ["format", "cohort_id"])
+async def test_the_browser_names_no_path(
+    owner: Browser, emulator: CohortsEmulator, folder: Path, field: str
+) -> None:
+    """A format is one of three, and a cohort's id is no part of a path."""
+    form = {**await plan_of(owner), field: "../../../tmp/x"}
+    answer = await owner.ask("POST", "/exports", data=form)
+
+    assert (422 if field == "format" else 200) == answer.status
+    assert 0 == emulator.spent
+    assert [] == [*folder.iterdir()]
+
+
+async def test_stranger_sees_the_way_in_alone(
+    stranger: Browser, emulator: CohortsEmulator
+) -> None:
+    """Without the cookie there is a form for the token, and nothing else."""
+    page = await stranger.get("/")
+    others = [
+        await stranger.ask(method, path, headers={"Origin": stranger.url})
+        for method, path in [
+            ("GET", "/fragments/cohorts"),
+            ("GET", "/fragments/usage"),
+            ("GET", f"/fragments/plan?cohort_id={COHORT}"),
+            ("GET", "/events"),
+            ("POST", "/exports"),
+            ("POST", "/exports/1/cancel"),
+            ("GET", "/exports/1/file"),
+            ("GET", "/docs"),
+            ("GET", "/openapi.json"),
+        ]
+    ]
+
+    assert 401 == page.status
+    assert b'name="token"' in page.body
+    assert b"amplitude.com" not in page.body
+    assert {401} == {answer.status for answer in others}
+    assert 0 == emulator.requests("list")
+
+
+async def test_wrong_token(stranger: Browser) -> None:
+    """It brings no cookie."""
+    answer = await sign_in(stranger, "another")
+
+    assert 403 == answer.status
+    assert "set-cookie" not in answer.headers
+
+
+async def test_forged_cookie(stranger: Browser) -> None:
+    """A cookie that we did not make, and one that is none, are no cookies."""
+    answers = [
+        await stranger.get("/fragments/usage", headers={"Cookie": cookie})
+        for cookie in (f"{COOKIE}=1", f"{COOKIE}={TOKEN}", "\xe9=", "a=b; ==;")
+    ]
+
+    assert {401} == {answer.status for answer in answers}
+
+
+async def test_cookie_is_for_this_page(stranger: Browser) -> None:
+    """Scripts cannot read it, and other sites' requests do not carry it."""
+    cookie = (await sign_in(stranger)).headers["set-cookie"].lower()
+
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert "secure" not in cookie
+    assert TOKEN not in cookie
+
+
+def test_cookie_behind_tls_is_secure() -> None:
+    """A browser sends it by https alone."""
+    access = Access(token=TOKEN, origins=frozenset({"https://exports.example.com"}))
+
+    assert access.is_secure
+    assert {"exports.example.com"} == access.hosts
+
+
+@pytest.mark.parametrize("path", ["/", "/session", "/static/page.js", "/events"])
+async def test_other_hosts_are_refused(owner: Browser, path: str) -> None:
+    """A name of others that points to this machine is none of ours (DNS rebinding)."""
+    answer = await owner.get(path, headers={"Host": "attacker.example"})
+
+    assert 403 == answer.status
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://attacker.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "http://localhost:1"},
+    ],
+)
+async def test_changes_come_from_the_page(
+    owner: Browser, emulator: CohortsEmulator, headers: dict[str, str]
+) -> None:
+    """A request that another site makes the browser send spends nothing."""
+    form = await plan_of(owner)
+    answer = await owner.ask("POST", "/exports", data=form, headers=headers)
+
+    assert 403 == answer.status
+    assert 0 == emulator.spent
+
+
+async def test_changes_say_where_they_come_from(
+    stranger: Browser, access: Access, emulator: CohortsEmulator
+) -> None:
+    """Browsers do; what does not is no browser's."""
+    cookie = {"Cookie": f"{COOKIE}={access.session}"}
+    answer = await stranger.ask("POST", "/exports", headers=cookie)
+
+    assert 403 == answer.status
+
+
+async def test_headers_of_each_answer(owner: Browser, stranger: Browser) -> None:
+    """Scripts and frames of others are kept out, and nothing is kept by a cache."""
+    answers = [
+        *[await owner.get(path) for path in ("/", "/static/page.js", "/nothing")],
+        await stranger.get("/events"),
+        await stranger.get("/", headers={"Host": "attacker.example"}),
+    ]
+
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "no-store" == answer.headers["cache-control"]
+        assert "nosniff" == answer.headers["x-content-type-options"]
+        assert "no-referrer" == answer.headers["referrer-policy"]
+
+
+async def test_the_page_needs_no_other_host(owner: Browser) -> None:
+    """Each file that it names is one of ours, and nothing is written into the page."""
+    page = (await owner.get("/")).body.decode()
+    names = re.findall(r'(?:src|href)="([^"]+)"', page)
+    files = [await owner.get(name) for name in names]
+
+    assert len(names) > 4
+    assert all(name.startswith("/static/") for name in names)
+    assert {200} == {file.status for file in files}
+    assert not re.search(r"<style|style=|onclick|<script>", page)

@@ -1,0 +1,342 @@
+"""The routes of a mounted router, from the list to the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from fastapi import Depends, FastAPI, Header, HTTPException
+
+from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async.contrib.fastapi import CohortExports, handle_error
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from support.web import COHORT, HOSTILE, IDS, Browser, mounted, served
+
+Make = Callable[[], CohortsClient]
+
+
+async def test_cohorts_are_listed(browser: Browser) -> None:
+    """The list has ids, names and sizes."""
+    (cohort,) = (await browser.get("/api/cohorts")).json
+
+    assert (COHORT, 50) == (cohort["id"], cohort["size"])
+
+
+async def test_plan_says_the_price(browser: Browser, emulator: CohortsEmulator) -> None:
+    """A plan tells what would be spent and left, and spends nothing."""
+    plan = (await browser.get(f"/api/plan?cohort_id={COHORT}&cohort_id=zzz")).json
+
+    assert (1, 499, ["zzz"]) == (plan["needed"], plan["left_after"], plan["unknown"])
+    assert 0 == emulator.spent
+
+
+async def test_usage_is_told(browser: Browser) -> None:
+    """The month's exports are those that were spent."""
+    started = await browser.start()
+    await browser.until_over(started.headers["location"])
+
+    usage = (await browser.get("/api/usage")).json
+    assert (500, 1, 499) == (usage["limit"], usage["used"], usage["remaining"])
+
+
+async def test_an_export_comes_to_its_file(
+    browser: Browser, emulator: CohortsEmulator, folder: Path
+) -> None:
+    """A start is answered at once; its address leads to the state and to the file."""
+    started = await browser.start()
+    location = started.headers["location"]
+    state = await browser.until_over(location)
+    file = await browser.get(state["file"])
+
+    assert (202, "requested") == (started.status, started.json["state"])
+    assert f"/api/exports/{started.json['id']}" == location
+    assert "saved" == state["state"]
+    assert file.body == (folder / f"{state['id']}.csv").read_bytes()
+    assert all(name.encode() in file.body for name in IDS)
+    assert 1 == emulator.spent
+
+
+async def test_formats_and_properties(browser: Browser) -> None:
+    """The order names the file's format, and the properties in it."""
+    order = {"format": "csv.gz", "properties": ["country"]}
+    started = await browser.start(**order)
+    state = await browser.until_over(started.headers["location"])
+    file = await browser.get(state["file"])
+
+    assert ("csv.gz", ["country"]) == (state["format"], state["properties"])
+    assert b"\x1f\x8b" == file.body[:2]
+    assert "application/gzip" == file.headers["content-type"]
+
+
+async def test_part_of_a_file(browser: Browser) -> None:
+    """A browser whose download was cut asks for the rest."""
+    started = await browser.start()
+    state = await browser.until_over(started.headers["location"])
+
+    file = await browser.get(state["file"], headers={"Range": "bytes=10-19"})
+    assert (206, 10) == (file.status, len(file.body))
+
+
+@pytest.mark.parametrize("key", ["monday", None])
+async def test_twice_is_one_export(
+    browser: Browser, emulator: CohortsEmulator, key: str | None
+) -> None:
+    """The same request again is the same export: by its key, or while it is not over."""
+    first = await browser.start(key=key)
+    second = await browser.start(key=key)
+    await browser.until_over(first.headers["location"])
+
+    assert first.headers["location"] == second.headers["location"]
+    assert 1 == emulator.spent
+
+
+async def test_a_key_is_good_after_the_end(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """A form that is sent again by "back" and "reload" spends nothing."""
+    first = await browser.start(key="form 1")
+    await browser.until_over(first.headers["location"])
+    second = await browser.start(key="form 1")
+
+    assert (202, "saved") == (second.status, second.json["state"])
+    assert 1 == emulator.spent
+
+
+async def test_without_a_key_the_next_one_is_new(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Once an export is over, the next request without a key spends another one."""
+    for _ in range(2):
+        started = await browser.start()
+        await browser.until_over(started.headers["location"])
+
+    assert 2 == emulator.spent
+    assert 2 == len((await browser.get("/api/exports")).json)
+
+
+async def test_key_of_another_export(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """A key is refused for another order."""
+    await browser.start(key="monday")
+    other = await browser.start(key="monday", format="csv.gz")
+
+    assert (422, "application/problem+json") == (
+        other.status,
+        other.headers["content-type"],
+    )
+    assert "Idempotency-Key" in other.json["detail"]
+    assert 1 >= emulator.spent
+
+
+async def test_cancel_parks(browser: Browser, emulator: CohortsEmulator) -> None:
+    """A spent export is put aside with its token; no worker goes on with it."""
+    started = await browser.start()
+    location = started.headers["location"]
+    async for event in browser.events(f"{location}/events"):
+        if event.data["state"] == "requested":
+            break
+
+    cancelled = await browser.ask("DELETE", location)
+    again = await browser.ask("DELETE", location)
+    state = (await browser.get(location)).json
+
+    assert (200, "parked") == (cancelled.status, cancelled.json["state"])
+    assert (200, "parked") == (again.status, again.json["state"])
+    assert state["token"]
+    assert state["is_over"]
+    assert 1 == emulator.spent
+
+
+async def test_cancel_in_the_queue(
+    make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
+) -> None:
+    """An export that waits for its window is taken out of the queue, and costs nothing."""
+    for number in range(5):
+        emulator.add_cohort(f"c{number}", members=IDS)
+    # Time stands still, so the fifth has to wait.
+    still = FakeClock(jumps=False)
+
+    async with mounted(folder, client=make_client, clock=still) as browser:
+        starts = [await browser.start(f"c{number}") for number in range(5)]
+        location = starts[-1].headers["location"]
+        before = (await browser.get(location)).json
+        cancelled = await browser.ask("DELETE", location)
+        after = await browser.get(location)
+
+    assert ("queued", "cancelled") == (before["state"], cancelled.json["state"])
+    assert 404 == after.status
+    assert 4 >= emulator.spent
+
+
+async def test_cancel_after_the_end(browser: Browser) -> None:
+    """What is saved cannot be cancelled."""
+    started = await browser.start()
+    await browser.until_over(started.headers["location"])
+    late = await browser.ask("DELETE", started.headers["location"])
+
+    assert 409 == late.status
+    assert "saved" in late.json["detail"]
+
+
+async def test_auth_is_asked_by_every_route(
+    make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
+) -> None:
+    """Whom the dependency refuses sees nothing, spends nothing, and is told so."""
+
+    def signed_in(authorization: Annotated[str, Header()] = "") -> None:
+        if authorization != "Bearer friend":
+            raise HTTPException(
+                401, "sign in first", headers={"WWW-Authenticate": "Bearer"}
+            )
+
+    options = {"client": make_client, "clock": clock}
+    async with mounted(folder, auth=signed_in, **options) as browser:
+        answers = [
+            await browser.ask(method, f"/api{path}")
+            for method, path in [
+                ("GET", "/cohorts"),
+                ("GET", "/usage"),
+                ("GET", "/plan?cohort_id=1"),
+                ("GET", "/exports"),
+                ("POST", "/exports"),
+                ("GET", "/exports/events"),
+                ("GET", "/exports/1"),
+                ("DELETE", "/exports/1"),
+                ("GET", "/exports/1/events"),
+                ("GET", "/exports/1/file"),
+            ]
+        ]
+        friend = {"Authorization": "Bearer friend"}
+        welcome = await browser.get("/api/cohorts", headers=friend)
+        schema = (await browser.get("/openapi.json")).json
+
+    assert {401} == {answer.status for answer in answers}
+    assert {"Bearer"} == {answer.headers["www-authenticate"] for answer in answers}
+    assert "sign in first" == answers[0].json["detail"]
+    assert 200 == welcome.status
+    assert 10 == sum(len(methods) for methods in schema["paths"].values())
+    assert 0 == emulator.spent
+
+
+async def test_auth_has_to_be_written() -> None:
+    """Nobody opens the router by leaving a word out."""
+    with pytest.raises(TypeError, match="auth"):
+        CohortExports("files").router()  # type: ignore[call-arg]
+
+
+async def test_client_in_routes_of_ones_own(
+    make_client: Make, clock: FakeClock, folder: Path
+) -> None:
+    """The dependency is the client of the lifespan; errors are problems there, too."""
+    exports = CohortExports(folder, client=make_client, clock=clock)
+    app = FastAPI(lifespan=exports.lifespan)
+    app.add_exception_handler(errors.CohortsError, handle_error)
+
+    dependency = Depends(exports.client)
+
+    async def size(cohort_id: str, client: CohortsClient = dependency) -> int | None:
+        return (await client.get_cohort(cohort_id)).size
+
+    app.get("/size/{cohort_id}")(size)
+
+    async with served(app, stop=exports.stop) as browser:
+        found = await browser.get(f"/size/{COHORT}")
+        missing = await browser.get("/size/zzz")
+
+    assert 50 == found.json
+    assert (404, "NotFoundError") == (missing.status, missing.json["error"])
+
+
+async def test_without_its_lifespan(folder: Path) -> None:
+    """An app that forgot the lifespan is told how to pass it."""
+    app = FastAPI()
+    app.include_router(CohortExports(folder).router(auth=None))
+
+    async with served(app) as browser:
+        answer = await browser.get("/exports")
+
+    assert 500 == answer.status
+    assert "lifespan=exports.lifespan" in answer.json["detail"]
+
+
+async def test_exports_of_others_are_shown(
+    browser: Browser, make_client: Make, tmp_path: Path
+) -> None:
+    """What a script has exported to a file of its own is listed, and not served."""
+    async with make_client() as client:
+        await client.export(COHORT, tmp_path / "mine.csv")
+
+    (state,) = (await browser.get("/api/exports")).json
+    file = await browser.get(f"/api/exports/{state['id']}/file")
+
+    assert ("saved", False, None) == (state["state"], state["has_file"], state["file"])
+    assert (409, True) == (file.status, "does not serve" in file.json["detail"])
+
+
+async def test_exports_left_in_the_store_are_taken_up(
+    make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
+) -> None:
+    """A worker that starts goes on with what one that is gone has begun."""
+    options = {"client": make_client, "clock": clock}
+    async with mounted(folder, **options) as browser:
+        started = await browser.start()
+
+    async with mounted(folder, **options) as browser:
+        state = await browser.until_over(started.headers["location"])
+        file = await browser.get(state["file"])
+
+    assert 200 == file.status
+    assert 1 == emulator.spent
+
+
+async def test_hostile_names(
+    emulator: CohortsEmulator, browser: Browser, make_client: Make
+) -> None:
+    """A name is data in JSON, and no part of a header or of a path."""
+    emulator.add_cohort("<x>", members=IDS, name=HOSTILE)
+    listed = await browser.get("/api/cohorts")
+    unknown = await browser.start(HOSTILE.replace(" ", ""))
+    started = await browser.start("<x>")
+    state = await browser.until_over(started.headers["location"])
+    file = await browser.get(state["file"])
+
+    assert HOSTILE in {cohort["name"] for cohort in listed.json}
+    assert "application/json" == listed.headers["content-type"]
+    assert "application/problem+json" == unknown.headers["content-type"]
+    assert 'attachment; filename="_x_.csv"' == file.headers["content-disposition"]
+    assert {"nosniff"} == {
+        answer.headers["x-content-type-options"]
+        for answer in (listed, unknown, started, file)
+    }
+
+
+async def test_no_path_from_outside(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """The name of a cohort leads to no file but its own."""
+    started = await browser.start("../../etc/passwd")
+    other = await browser.get("/api/exports/..%2f..%2fetc%2fpasswd/file")
+
+    assert 404 == started.status
+    assert 404 == other.status
+    assert 0 == emulator.spent
+
+
+async def test_environment_has_to_name_a_store(
+    emulator: CohortsEmulator, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exports that end with the process are refused when the app starts."""
+    for name, value in emulator.environment().items():
+        monkeypatch.setenv(name, value)
+    exports = CohortExports(folder)
+
+    with pytest.raises(errors.ConfigurationError, match="AMPLITUDE_JOBS"):
+        async with exports.lifespan(FastAPI()):
+            pass
+
+    monkeypatch.setenv("AMPLITUDE_JOBS", str(folder / "exports.db"))
+    async with exports.lifespan(FastAPI()):
+        assert [] == await (await exports.client()).jobs()
