@@ -63,6 +63,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def is_open(client: CohortsClient) -> bool:
+    """Whether a client has connections to close."""
+    # Not there if the constructor refused an argument.
+    built: Operations | None = getattr(client, "_built", None)
+
+    return built is not None and built.session.transport.is_open
+
+
 class CohortsClient(AsyncOnly):
     """
     Client of Amplitude's Behavioral Cohorts API for one project.
@@ -238,11 +246,12 @@ class CohortsClient(AsyncOnly):
             "copied; create one in each process, as by CohortsClient.from_env()"
         )
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        # Not there if the constructor refused an argument.
-        built: Operations | None = getattr(self, "_built", None)
-
-        if built is not None and built.session.transport.is_open:
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        _is_open: Callable[[CohortsClient], bool] = is_open,
+    ) -> None:
+        if _is_open(self):
             _warn(
                 f"{self!r} was never closed: write `{self._usage}`, or await "
                 f"`client.aclose()`",
@@ -768,6 +777,14 @@ class CohortsClient(AsyncOnly):
             self._built.session.transport.check_loop()
 
         return self._built
+
+
+def renewed(client: CohortsClient) -> CohortsClient:
+    """Return a client with the configuration of another one, for another loop."""
+    other = client.__class__.__new__(client.__class__)
+    vars(other).update(vars(client), _built=None)
+
+    return other
 
 
 def _is_running() -> bool:
