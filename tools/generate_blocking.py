@@ -45,7 +45,7 @@ from .._core.secret import hidden
 from .._core.writes import USERS
 from .._io.sinks.arrow import AmplitudeId, RecordBatch
 from .._io.sinks.destination import Destination
-from .._exports.downloader import Progress
+from .._io.progress import Progress
 from .._writes.compare import diff_ids as async_diff_ids
 from ..events import BytesReceived
 from ..limits import Limits
@@ -327,13 +327,20 @@ COMMENTS = {
 
 def arguments_of(source: Function) -> list[str]:
     """Return what is passed on: by position what may be, the rest by name."""
-    positional = [each.arg for each in source.args.args if each.arg != "self"]
-    named = [each.arg for each in source.args.kwonlyargs]
+    positional = [each for each in source.args.args if each.arg != "self"]
+    named = source.args.kwonlyargs
 
     return [
-        *(PASSED.get(name, name) for name in positional),
-        *(f"{name}={PASSED.get(name, name)}" for name in named),
+        *(passed(each) for each in positional),
+        *(f"{each.arg}={passed(each)}" for each in named),
     ]
+
+
+def passed(argument: ast.arg) -> str:
+    """Return what is passed on for an argument: a mere flag as it is."""
+    is_flag = argument.annotation and ast.unparse(argument.annotation) == "bool"
+
+    return argument.arg if is_flag else PASSED.get(argument.arg, argument.arg)
 
 
 def body_text(source: Function, *lines: str) -> str:

@@ -29,6 +29,7 @@ from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
 from .._io.download.transfer import Transfer
 from .._io.http.session import Session
+from .._io.progress import Progress
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.destination import Destination
 from .._io.sinks.file_sink import FileSink
@@ -42,8 +43,6 @@ from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
 _logger = logging.getLogger(__name__)
-
-Progress = Callable[[BytesReceived], None]
 
 
 def checked_progress(progress: Progress | None) -> None:

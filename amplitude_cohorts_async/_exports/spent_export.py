@@ -21,6 +21,7 @@ from .._core.requests import Endpoints
 from .._core.tokens import ExportRef, to_token
 from .._io.download.member_stream import MemberStream
 from .._io.http.session import Session
+from .._io.progress import Progress
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, record_batches
 from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Format, Target
@@ -29,7 +30,7 @@ from ..events import BytesReceived
 from ..models import ExportStatus, SavedExport
 from .app_jobs import AppJobs
 from .claim import Delivery
-from .downloader import FileDownloader, Progress, guarded_progress
+from .downloader import FileDownloader, guarded_progress
 from .poller import JobPoller
 
 _logger = logging.getLogger(__name__)

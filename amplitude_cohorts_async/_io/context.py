@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,6 +15,11 @@ from ..events import Event, EventHook
 from ..policies import Retrying
 
 _logger = logging.getLogger(__name__)
+
+listening: ContextVar[Callable[[Event], None] | None] = ContextVar(
+    "listening", default=None
+)
+"""Hears the events of one call, beside the hook of its client."""
 
 
 class Clock(Protocol):
@@ -67,10 +73,11 @@ class Context:
 
     def emit(self, event: Event) -> None:
         """Pass an event to the hook; the error of a hook is logged and not raised."""
-        if self.hook is None:
-            return
+        for hook in (self.hook, listening.get()):
+            if hook is None:
+                continue
 
-        try:
-            self.hook(event)
-        except Exception:
-            _logger.warning("event hook failed", exc_info=True)
+            try:
+                hook(event)
+            except Exception:
+                _logger.warning("event hook failed", exc_info=True)

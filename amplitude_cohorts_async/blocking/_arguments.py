@@ -19,7 +19,8 @@ from typing import TypeAlias, cast
 import attrs
 
 from .. import _id_source
-from .._exports.downloader import Progress, checked_progress
+from .._exports.downloader import checked_progress
+from .._io.progress import Progress
 from .._writes.id_stream import IdFile, ids_of, slices_of
 from .._writes.writer import OnSkipped as AsyncOnSkipped
 from ..errors import ConfigurationError, InvalidInputError
@@ -83,10 +84,10 @@ def operations_in(
     ]
 
 
-def progress_in(call: Call, progress: Progress | None) -> Progress | None:
+def progress_in(call: Call, progress: Progress | bool | None) -> Progress | bool | None:
     """Return a callback that is called in the thread of a call; nobody waits for it."""
-    if progress is None:
-        return None
+    if progress is None or isinstance(progress, bool):
+        return progress  # a bar is drawn there anyway
 
     checked_progress(progress)
     function: Callable[[BytesReceived], object] = progress

@@ -19,6 +19,7 @@ from typing import ParamSpec, Self, TypeVar, cast
 
 import attrs
 
+from .._io.progress import drawn_by
 from ..events import Event, EventHook
 from ._portal import Portal
 
@@ -106,7 +107,7 @@ class Call:
 
         if not self._is_withdrawn:
             self._task = task
-            token = _current.set(self)
+            tokens = _current.set(self), drawn_by.set(self._draw)
             if self._hooks is not None:
                 self._hooks.calls.append(self)
 
@@ -115,7 +116,8 @@ class Call:
             except BaseException as error:  # noqa: BLE001 - raised in the thread
                 self._error = error
 
-            _current.reset(token)
+            _current.reset(tokens[0])
+            drawn_by.reset(tokens[1])
             if self._hooks is not None:
                 self._hooks.calls.remove(self)
             while task.cancelling():
@@ -154,6 +156,12 @@ class Call:
             raise errors.pop()
 
         return results.pop()
+
+    def _draw(self, draw: Callable[[], object]) -> None:
+        call = self._hooks.call_for(self) if self._hooks else self
+
+        if call is not None:
+            call.visit(Visit(draw, draw))
 
     def _start(self, call: Call) -> None:
         async def run_alone() -> None:
@@ -259,16 +267,20 @@ class Hooks:
         """What the client in the loop calls."""
         return None if self._hook is None else self._heard
 
+    def call_for(self, call: Call | None) -> Call | None:
+        """Return a call, or another one if it has ended."""
+        if call is not None and not call.has_ended:
+            return call
+
+        return self.calls[-1] if self.calls else None
+
     def tell_kept(self) -> None:
         """Pass on what was kept; called in the thread of a call."""
         while self._kept:
             self._tell(self._kept.popleft())
 
     def _heard(self, event: Event, /) -> None:
-        call = _current.get()
-
-        if call is None or call.has_ended:
-            call = self.calls[-1] if self.calls else None
+        call = self.call_for(_current.get())
 
         if call is None:
             self._kept.append(event)

@@ -18,7 +18,7 @@ from .._client import export_cohort as async_export_cohort
 from .._core.ids import distinct_cohort_ids
 from .._core.secret import hidden
 from .._core.writes import USERS
-from .._exports.downloader import Progress
+from .._io.progress import Progress
 from .._io.sinks.arrow import AmplitudeId, RecordBatch
 from .._io.sinks.destination import Destination
 from .._writes.compare import diff_ids as async_diff_ids
@@ -301,7 +301,7 @@ class CohortsClient(BlockingClient):
         on_unknown: OnUnknown = "raise",
         manifest: bool = False,
         allowance: str | None = None,
-        progress: Callable[[BytesReceived], None] | None = None,
+        progress: Callable[[BytesReceived], None] | bool | None = None,
     ) -> SavedExport:
         """
         Export a cohort to a file; spends one export.
@@ -332,6 +332,7 @@ class CohortsClient(BlockingClient):
             manifest: As for `ExportJob.download()`. An unchanged file keeps the one
                 that it has.
             allowance: As for `request_export()`.
+            progress: As for `ExportJob.download()`.
 
         Raises:
             AmbiguousExportError: An export may have been spent; nothing was sent.
@@ -368,6 +369,7 @@ class CohortsClient(BlockingClient):
         reuse_within: float = 3600.0,
         on_unknown: OnUnknown = "raise",
         allowance: str | None = None,
+        progress: bool = False,
     ) -> ExportBatch:
         """
         Return an iterator that exports many cohorts into a directory.
@@ -388,6 +390,7 @@ class CohortsClient(BlockingClient):
             reuse_within: As for `export()`; 0 also begins a new run.
             on_unknown: As for `export()`.
             allowance: As for `request_export()`.
+            progress: Whether to draw a progress bar; see `ExportJob.download()`.
         """
         call = self._bridge.call()
         return ExportBatch(
@@ -404,6 +407,7 @@ class CohortsClient(BlockingClient):
                 reuse_within=reuse_within,
                 on_unknown=on_unknown,
                 allowance=allowance,
+                progress=progress,
             ),
         )
 
@@ -524,6 +528,7 @@ class CohortsClient(BlockingClient):
         max_removed: float = 0.5,
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
+        progress: bool = False,
     ) -> UploadReport:
         """
         Create a cohort of these ids, or replace the members of one.
@@ -552,6 +557,7 @@ class CohortsClient(BlockingClient):
                 on from there.
             on_skipped: Called with the ids that a request skipped; in the thread of the call. Of
                 those in the first 100,000 ids the service names only a sample.
+            progress: Whether to draw a progress bar; see `ExportJob.download()`.
 
         Raises:
             InvalidInputError: An id is invalid, or there are none, or more than
@@ -580,6 +586,7 @@ class CohortsClient(BlockingClient):
             max_removed=max_removed,
             journal=journal,
             on_skipped=skipped_in(call, on_skipped),
+            progress=progress,
         )
 
     def update_membership(
@@ -594,6 +601,7 @@ class CohortsClient(BlockingClient):
         skip_invalid_ids: bool = True,
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
+        progress: bool = False,
     ) -> MembershipReport:
         """
         Add up to two million ids to a cohort, and remove any number of others.
@@ -630,6 +638,7 @@ class CohortsClient(BlockingClient):
             skip_invalid_ids=skip_invalid_ids,
             journal=journal,
             on_skipped=skipped_in(call, on_skipped),
+            progress=progress,
         )
 
     def sync_membership(
@@ -647,6 +656,7 @@ class CohortsClient(BlockingClient):
         on_unknown: OnUnknown = "raise",
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
+        progress: bool = False,
     ) -> SyncReport:
         """
         Make a cohort's members equal to *ids*, with as few changes as possible.
@@ -665,6 +675,7 @@ class CohortsClient(BlockingClient):
                 anything goes on with the same export.
             on_unknown: As for `export()`.
             journal: As for `upload_cohort()`; needs *current*.
+            progress: As for `upload_cohort()`.
 
         Raises:
             RemovalGuardError: More than *max_removed* would be removed.
@@ -686,6 +697,7 @@ class CohortsClient(BlockingClient):
             on_unknown=on_unknown,
             journal=journal,
             on_skipped=skipped_in(call, on_skipped),
+            progress=progress,
         )
 
     def slot(self) -> AbstractContextManager[None]:
@@ -760,7 +772,7 @@ class ExportJob(BlockingJob):
         timeout: float = 1800.0,
         manifest: bool = False,
         expected_rows: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> SavedExport:
         """
         Wait for the job, and save its file.
@@ -788,7 +800,8 @@ class ExportJob(BlockingJob):
                 members were counted and are not as many. A small file is counted,
                 and every one that has a manifest.
             progress: Called with the bytes received, about once a MiB, in the
-                thread of the call. It goes back on a new start.
+                thread of the call. It goes back on a new start. True draws a progress bar
+                on stderr, with the extra ``progress`` or with rich.
 
         Raises:
             InvalidInputError: The target cannot be written; nothing was sent.

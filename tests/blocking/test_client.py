@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from amplitude_cohorts_async import IdType, MembershipOperation, read_ids
+from amplitude_cohorts_async._io import progress
 from amplitude_cohorts_async.blocking import (
     CohortsClient,
     _portal,
@@ -440,3 +441,39 @@ def test_export_cohort(cohorts_emulator: CohortsEmulator, tmp_path: Path) -> Non
 
     with pytest.raises(NotFoundError):
         export_cohort("another", tmp_path / "members.csv")
+
+
+def test_bars_are_drawn_here(
+    client: CohortsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread of the call, where a notebook's cell is; each is closed."""
+    threads: list[threading.Thread] = []
+    shown: list[str] = []
+
+    class Drawing:
+        """Keeps who draws."""
+
+        def __init__(self, unit: str, text: str, total: int | None) -> None:
+            threads.append(threading.current_thread())
+
+        def show(self, text: str, done: int, total: int | None) -> None:
+            """Keep it."""
+            threads.append(threading.current_thread())
+            shown.append(text)
+
+        def refresh(self) -> None:
+            """Keep it."""
+            threads.append(threading.current_thread())
+
+        def close(self) -> None:
+            """Keep it."""
+            shown.append("closed")
+
+    monkeypatch.setattr(progress, "_drawing", lambda: Drawing)
+    client.export(COHORT, tmp_path / "members.csv", progress=True)
+    for _ in client.export_many([COHORT, "9apg8e8f"], tmp_path, progress=True):
+        pass
+
+    assert {HERE()} == {*threads}
+    assert 2 == shown.count("closed")
+    assert "closed" == shown[-1]
