@@ -11,7 +11,7 @@ from collections.abc import (
     Callable,
     Coroutine,
 )
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -212,10 +212,13 @@ class FileDownloader:
         )
         transfer = self._transfer(receiver, None)
 
-        async with background(receiver.fill(transfer.run)):
-            yield self._read(receiver)
+        async with (
+            background(receiver.fill(transfer.run)),
+            aclosing(self._read(receiver)) as text,
+        ):
+            yield text
 
-    async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
+    async def _read(self, receiver: TextReceiver) -> AsyncGenerator[bytes]:
         with self._errors.with_token(), self._errors.about_the_file():
             async for text in receiver:
                 yield text

@@ -20,7 +20,7 @@ from .._core.ids import distinct_cohort_ids
 from .._io.async_only import AsyncOnly
 from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
-from .._io.progress import Bar, heard_by, refreshed
+from .._io.progress import Bar, heard
 from .._io.sinks.target import Format, Target, checked_target
 from ..errors import (
     CohortsError,
@@ -112,13 +112,10 @@ class ExportBatch(AsyncOnly):
             self._bar.close()
 
     async def _shown_step(self, bar: Bar) -> ExportOutcome | None:
-        refreshing = asyncio.create_task(refreshed(bar))
+        await bar.prepare()
 
-        try:
-            with heard_by(bar):
-                outcome = await self._run.step()
-        finally:
-            refreshing.cancel()
+        async with heard(bar):
+            outcome = await self._run.step()
 
         if outcome is None:
             bar.close()

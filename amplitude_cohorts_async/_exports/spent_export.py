@@ -150,8 +150,11 @@ class SpentExport:
         await self.wait()
 
         with self._token_on_cancel():
-            async with self._downloader.text() as text:
-                stream = MemberStream(self._checked(text), errors=self._errors)
+            async with (
+                self._downloader.text() as text,
+                aclosing(self._checked(text)) as checked,
+            ):
+                stream = MemberStream(checked, errors=self._errors)
                 try:
                     yield stream
                 finally:
@@ -167,9 +170,8 @@ class SpentExport:
         with self._token_on_cancel():
             async with (
                 self._downloader.text() as text,
-                aclosing(
-                    self._batches(self._checked(text), amplitude_id, delivery)
-                ) as batches,
+                aclosing(self._checked(text)) as checked,
+                aclosing(self._batches(checked, amplitude_id, delivery)) as batches,
             ):
                 yield batches
 
@@ -203,7 +205,7 @@ class SpentExport:
 
             await delivery.finished(None)
 
-    async def _checked(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _checked(self, text: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         async with self.tracked():
             async for block in text:
                 yield block

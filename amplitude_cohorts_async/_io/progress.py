@@ -10,11 +10,14 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Protocol, cast
+
+import anyio.to_thread
 
 from ..errors import InvalidInputError, MissingExtraError
 from ..events import (
@@ -90,9 +93,15 @@ class Bar:
         self._exports = exports
         self._done = 0
         self._cohorts: dict[str, str] = {}
-        self._make = _drawing()
+        self._library = _library()
+        self._make: Callable[[str, str, int | None], Drawing] | None = None
         self._drawing: Drawing | None = None
         self._is_over = False
+
+    async def prepare(self) -> None:
+        """Import what draws, in a thread: it reads files."""
+        if self._make is None:
+            self._make = await anyio.to_thread.run_sync(_drawing, self._library)
 
     def __call__(self, event: Event, /) -> None:
         """Show an event."""
@@ -162,7 +171,7 @@ class Bar:
 
     def _show(self, text: str, done: int, total: int | None, *, unit: str) -> None:
         with self._kept_from_call():
-            if self._is_over:
+            if self._is_over or self._make is None:
                 return
             text = ": ".join(filter(None, [self._name, _printable(text)]))
             if self._drawing is None:
@@ -210,33 +219,29 @@ async def drawn(bar: Bar | None) -> AsyncGenerator[None]:
         yield
         return
 
-    refreshing = asyncio.create_task(refreshed(bar))
+    await bar.prepare()
 
     try:
-        with heard_by(bar):
+        async with heard(bar):
             yield
     finally:
-        refreshing.cancel()
         bar.close()
 
 
-@contextmanager
-def heard_by(listener: Callable[[Event], None] | None) -> Generator[None]:
-    """Let a listener hear the events of what is begun inside."""
-    if listener is None:
-        yield
-        return
-
-    token = listening.set(listener)
+@asynccontextmanager
+async def heard(bar: Bar) -> AsyncGenerator[None]:
+    """Let a prepared bar hear what is begun inside, and show the time."""
+    refreshing = asyncio.create_task(_refresh(bar))
+    token = listening.set(bar)
 
     try:
         yield
     finally:
         listening.reset(token)
+        refreshing.cancel()
 
 
-async def refreshed(bar: Bar) -> None:
-    """Show the time until cancelled."""
+async def _refresh(bar: Bar) -> None:
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
         bar.refresh()
@@ -247,20 +252,26 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def _drawing() -> Callable[[str, str, int | None], Drawing]:
-    with suppress(ImportError):
-        kind = cast("_Tqdm", import_module("tqdm.auto")).tqdm
-        # Without the thread that looks after bars which nobody updates, and without
-        # the lock that processes share.
-        own = {"monitor_interval": 0, "_lock": getattr(kind, "_lock", _lock)}
-        quiet = cast("_MakesLine", type("tqdm", (kind,), own))
-        return partial(_TqdmBar, quiet)
+def _library() -> str:
+    """Return what draws; nothing is imported yet."""
+    for name in ("tqdm", "rich"):
+        if find_spec(name) is not None:
+            return name
 
-    with suppress(ImportError):
+    raise MissingExtraError("progress=True", extra="progress")
+
+
+def _drawing(library: str) -> Callable[[str, str, int | None], Drawing]:
+    if library == "rich":
         import_module("rich.progress")
         return _RichBar
 
-    raise MissingExtraError("progress=True", extra="progress")
+    kind = cast("_Tqdm", import_module("tqdm.auto")).tqdm
+    # Without the thread that looks after bars which nobody updates, and without the
+    # lock that processes share.
+    own = {"monitor_interval": 0, "_lock": getattr(kind, "_lock", _lock)}
+
+    return partial(_TqdmBar, cast("_MakesLine", type("tqdm", (kind,), own)))
 
 
 class _TqdmBar:

@@ -469,7 +469,8 @@ def test_bars_are_drawn_here(
             """Keep it."""
             shown.append("closed")
 
-    monkeypatch.setattr(progress, "_drawing", lambda: Drawing)
+    monkeypatch.setattr(progress, "_library", lambda: "drawing")
+    monkeypatch.setattr(progress, "_drawing", lambda _: Drawing)
     client.export(COHORT, tmp_path / "members.csv", progress=True)
     for _ in client.export_many([COHORT, "9apg8e8f"], tmp_path, progress=True):
         pass

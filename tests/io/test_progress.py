@@ -67,9 +67,18 @@ class Lines:
 def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
     """What is drawn instead of a bar."""
     lines = Lines()
-    monkeypatch.setattr(progress, "_drawing", lambda: lines)
+    monkeypatch.setattr(progress, "_library", lambda: "lines")
+    monkeypatch.setattr(progress, "_drawing", lambda _: lines)
 
     return lines
+
+
+async def prepared(name: str, **options: Any) -> Bar:
+    """Return a bar that can be drawn."""
+    bar = Bar(name, **options)
+    await bar.prepare()
+
+    return bar
 
 
 @pytest.mark.parametrize(
@@ -100,16 +109,19 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_what_is_shown(lines: Lines, event: Event, shown: tuple[str, int]) -> None:
+async def test_what_is_shown(
+    lines: Lines, event: Event, shown: tuple[str, int]
+) -> None:
     """Each event that a person waits for has words; no control character is drawn."""
-    Bar("cohort c1")(event)
+    bar = await prepared("cohort c1")
+    bar(event)
 
     assert [(f"cohort c1: {shown[0]}", shown[1], None)] == lines.shown
 
 
-def test_bytes_are_counted(lines: Lines) -> None:
+async def test_bytes_are_counted(lines: Lines) -> None:
     """Those of a file, of which the whole is known; other events are not for it."""
-    bar = Bar("cohort c1")
+    bar = await prepared("cohort c1")
     bar(BytesReceived(request_id="r1", received=5, total=9))
     bar(RequestSent(operation="list", status=200, seconds=1.0))
     bar.close()
@@ -119,9 +131,9 @@ def test_bytes_are_counted(lines: Lines) -> None:
     assert lines.is_closed
 
 
-def test_exports_are_counted(lines: Lines) -> None:
+async def test_exports_are_counted(lines: Lines) -> None:
     """A bar of many counts those that ended, and says of which cohort it speaks."""
-    bar = Bar("", exports=2)
+    bar = await prepared("", exports=2)
     bar(ExportRequested(cohort_id="c1", request_id="r1"))
     bar(StatusPolled(word="DONE", **POLLED))
     bar(BytesReceived(request_id="r1", received=5, total=9))
@@ -137,7 +149,7 @@ def test_exports_are_counted(lines: Lines) -> None:
 async def test_time_is_shown(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar that hears nothing is drawn again, and closed whatever happens."""
     monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0.0)
-    bar = Bar("cohort c1")
+    bar = await prepared("cohort c1")
     bar(QuotaWait(cohort_id="c1", seconds=40.0))
 
     with pytest.raises(ZeroDivisionError):
@@ -148,7 +160,7 @@ async def test_time_is_shown(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> N
     assert lines.is_closed
 
 
-def test_a_drawing_that_fails_is_given_up(
+async def test_a_drawing_that_fails_is_given_up(
     lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when the terminal is gone; the call goes on, and the log has it once."""
@@ -158,7 +170,7 @@ def test_a_drawing_that_fails_is_given_up(
         raise BrokenPipeError
 
     lines.show = fail  # type: ignore[method-assign]
-    bar = Bar("cohort c1")
+    bar = await prepared("cohort c1")
     bar(QuotaWait(cohort_id="c1", seconds=1.0))
     bar(QuotaWait(cohort_id="c1", seconds=1.0))
     bar.close()
@@ -250,8 +262,8 @@ async def test_without_a_library_the_extra_is_named(
     client: CohortsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before an export is spent."""
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
 
     with pytest.raises(MissingExtraError, match=r"async\[progress\]"):
         await client.export("c1", tmp_path / "c1.csv", progress=True)
@@ -259,14 +271,14 @@ async def test_without_a_library_the_extra_is_named(
     assert 0 == (await client.get_usage()).used
 
 
-@pytest.mark.parametrize("library", ["tqdm.auto", "rich.progress"])
+@pytest.mark.parametrize("library", ["tqdm", "rich"])
 async def test_libraries_draw(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], library: str
 ) -> None:
     """tqdm's bar and rich's have the text, on stderr."""
     pytest.importorskip(library, reason="the extra progress, or cli, is not installed")
-    if "rich.progress" == library:
-        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    if "rich" == library:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
 
     one, many = Bar("cohort c1"), Bar("", exports=1)
     async with drawn(one), drawn(many):
