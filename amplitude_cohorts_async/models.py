@@ -215,7 +215,9 @@ class ExportStatus:
 
     Attributes:
         done: Whether the file is ready.
-        word: The status as the service spells it, as in "JOB INPROGRESS".
+        word: The status as the service spells it, as in "JOB INPROGRESS"; or "not known
+            yet", for a job that was requested in the last five minutes and that it does
+            not know.
     """
 
     done: bool

@@ -165,6 +165,8 @@ class DeliveryRow:
         received: Bytes received so far, at most a second ago.
         publisher: The number of the lease whose holder began to rename the file to its
             target; 0 if nobody did.
+        is_adopted: Whether its call has taken up an export of an earlier one, and not
+            seen a status of it yet: if there is no file, the call requests another.
     """
 
     id: str
@@ -179,6 +181,7 @@ class DeliveryRow:
     saved: Mapping[str, Any] | None = None
     received: int | None = None
     publisher: int = 0
+    is_adopted: bool = False
     lease: Lease | None = None
 
     @property

@@ -49,7 +49,7 @@ class UsageReading:
 
     def used_at(self, counted: int) -> int:
         """Return the usage at a later value of the counter."""
-        # A counter that was lost since starts from 0.
+        # What was reserved only may have been taken back since.
         return self.usage.used + max(0, counted - self.counted)
 
     def _is_of_earlier_month(self, now: datetime) -> bool:

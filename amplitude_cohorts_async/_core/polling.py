@@ -27,6 +27,17 @@ that has not heard yet: to ask again costs a request, to believe it costs an exp
 Five minutes are our assumption, as much as `FILE_KEPT` allows for clocks that differ.
 """
 
+NOT_KNOWN_YET = ExportStatus(done=False, word="not known yet")
+"""The status of a job that the service does not know yet, in a word of our own."""
+
+_FASTEST_CLOCK = 86400.0
+"""
+Seconds by which the clock of the host that requested an export may have been ahead.
+
+A wrong time zone is less than a day. One that was further ahead wrote nonsense, by
+which a job that is gone must not be polled for ever.
+"""
+
 _EARLY = 0.05
 """Seconds by which an engine may come early: its timers are not exact."""
 
@@ -122,8 +133,7 @@ def step_due_in(
 
 def may_be_unknown(age: float | None) -> bool:
     """Whether the status of an export of that age may be a 404 and the job still come."""
-    # One of the future is of a clock that was ahead, by as much at most.
-    return age is not None and -KNOWN_AFTER < age < KNOWN_AFTER
+    return age is not None and -_FASTEST_CLOCK < age < KNOWN_AFTER
 
 
 def next_poll(polling: Polling, *, jitter: float) -> float:

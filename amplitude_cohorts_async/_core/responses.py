@@ -44,7 +44,6 @@ _SHORT = 100
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _LATER = "look at it later with `resume_export()`"
-_ASK_AGAIN = "an export of a moment ago may not be known yet: ask again"
 _LOOK_FIRST = "find out what was done before trying again"
 
 # Bytes of a document that are decoded in one call: a millisecond's work.
@@ -311,12 +310,10 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
         else f" (its body says {body.http_code})"
     )
     shown = f": {shorten(details, _SHOWN)}" if details else ""
-    is_job = request.kind == "poll" and kind is NotFoundError
-    advice = _ASK_AGAIN if is_job else _NEXT[kind]
 
     return build(
         f"{request.operation} ({request.method} {request.path}) was answered "
-        f"{response.status}{code}{shown}; {advice}{_more_advice(request, status)}",
+        f"{response.status}{code}{shown}; {_NEXT[kind]}{_more_advice(request, status)}",
         status=status,
         type=shorten(body.type, _SHORT),
         details=details,

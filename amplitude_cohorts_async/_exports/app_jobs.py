@@ -156,10 +156,12 @@ class AppJobs:
                     claim = self._claimed(rows, call, export)
                     stored[:] = [claim]
                     return claim
-                case Join(export, delivery):
+                case Join(export, delivery, is_adopted):
                     if delivery is not None and rows.is_alive(delivery.lease):
                         delivery = None
-                    mine = self._delivery(rows, call, export, delivery)
+                    mine = self._delivery(
+                        rows, call, export, delivery, is_adopted=is_adopted
+                    )
                     stored[:] = [mine]
                     return Joined(decision, mine)
                 case _:
@@ -382,8 +384,11 @@ class AppJobs:
 
         def work(rows: CohortRows) -> None:
             """Remove its rows."""
-            if record.id in rows.exports:
-                rows.forget(rows.exports[record.id])
+            # The first record of steps has no id, and the name of its delivery.
+            delivery = rows.deliveries.get(record.delivery_id or "")
+            export_id = record.id or (delivery.export_id if delivery else "")
+            if export_id in rows.exports:
+                rows.forget(rows.exports[export_id])
 
         paths = filter(None, (path_of(each.target) for each in record.deliveries))
         for store in await stores_of_directories(self.store, paths):
@@ -456,6 +461,7 @@ class AppJobs:
         left: DeliveryRow | None,
         *,
         replaces: int = 0,
+        is_adopted: bool = False,
     ) -> Delivery:
         if call.delivery_id is not None:
             left = _renamed(rows, call, left)
@@ -471,6 +477,7 @@ class AppJobs:
             export_id=export.id,
             sequence=export.sequence,
             run=call.run,
+            is_adopted=is_adopted,
             lease=self.rows.lease(left.next_number, rows.now),
         )
 

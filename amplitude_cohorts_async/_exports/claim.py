@@ -220,6 +220,11 @@ class Delivery(_Leased):
 
         await self._save(work)
 
+    def polled(self) -> None:
+        """Note that its export has a status: the call goes on with no other now."""
+        if self.row is not None:
+            self.row = attrs.evolve(self.row, is_adopted=False)
+
     async def put_back(self, **changes: object) -> JobRecord | None:
         """
         Give the lease up between two steps, and record what the next one must know.
@@ -237,8 +242,12 @@ class Delivery(_Leased):
             if delivery is None or delivery.export_id not in rows.exports:
                 return None
             export = rows.exports[delivery.export_id]
-            if held is not None and held.lease is not None:
-                rows.update_delivery(held, lease=held.lease.ended())
+            if self.row and held is not None and held.lease is not None:
+                rows.update_delivery(
+                    held,
+                    lease=held.lease.ended(),
+                    is_adopted=self.row.is_adopted,
+                )
                 export = rows.update_export(export, **changes)
             return job_record(rows, export)
 

@@ -38,7 +38,7 @@ from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.saved_object import SavedObject
 from .._io.sinks.target import Format, Options, Target
 from .._version import VERSION
-from ..errors import InvalidInputError, NotFoundError
+from ..errors import InvalidInputError
 from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
@@ -246,10 +246,7 @@ class FileDownloader:
         if is_old:
             raise self._errors.expired(answered, now=now)
 
-        try:
-            return await self._poll()
-        except NotFoundError:
-            return ExportStatus(done=False, word="not known yet")
+        return await self._poll()
 
     def _transfer(
         self,

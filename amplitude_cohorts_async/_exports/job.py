@@ -57,10 +57,11 @@ class ExportJob:
         """
         Return the status of the job after one request.
 
+        A job that was requested in the last five minutes and that the service does
+        not know has the word "not known yet".
+
         Raises:
             ExportFailedError: The job failed.
-            NotFoundError: The service does not know the job, which was requested in
-                the last five minutes: it may not know it yet.
             ExportExpiredError: The service does not know the job, or no longer.
         """
         return await self._export.poll()

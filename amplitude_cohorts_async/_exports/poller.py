@@ -12,6 +12,7 @@ import attrs
 from .._core import responses
 from .._core.export_errors import ExportErrors
 from .._core.polling import (
+    NOT_KNOWN_YET,
     Download,
     GiveUp,
     JobFailed,
@@ -64,11 +65,7 @@ class JobPoller:
         self._done: ExportStatus | JobFailed | None = None
 
     async def poll(self) -> ExportStatus:
-        """
-        Return the status, and raise if the job failed or is not known.
-
-        Raises `NotFoundError` for a young export, which may not be known yet.
-        """
+        """Return the status, and raise if the job failed or is not known any more."""
         status = await self._ask(self._context.retrying)
 
         if isinstance(status, JobFailed):
@@ -153,8 +150,7 @@ class JobPoller:
             try:
                 return await self._ask(NO_RETRIES)
             except CohortsError as error:
-                # A `NotFoundError` is that of a young export: see `_ask`.
-                if not (may_ask_again(error) or isinstance(error, NotFoundError)):
+                if not may_ask_again(error):
                     raise
                 reason = f" ({type(error).__name__})"
                 _logger.info(
@@ -172,7 +168,7 @@ class JobPoller:
         except NotFoundError as error:
             now = self._context.clock.utcnow()
             if may_be_unknown(age_of(self._ref, now=now)):
-                raise
+                return NOT_KNOWN_YET
             raise self._errors.expired(error.status, now=now) from error
 
         status = responses.export_status(request, response)

@@ -44,7 +44,6 @@ from ..errors import (
     ExportExpiredError,
     ExportFailedError,
     InvalidInputError,
-    NotFoundError,
     QuotaWaitError,
 )
 from ..events import ExportAdopted, QuotaWait
@@ -242,9 +241,7 @@ class ExportRequester:
         try:
             # One that was requested since the call began need not be polled.
             if found.join.is_adopted:
-                with suppress(NotFoundError):
-                    # A young export that is not known yet: the wait asks again.
-                    await spent.poll()
+                await spent.poll()
                 self.announce_adoption(ref)
         except (ExportFailedError, ExportExpiredError):
             # The poll has recorded it.

@@ -40,11 +40,12 @@ from .._io.http.session import Session
 from .._io.sinks.target import Target, checked_target
 from ..errors import (
     CohortsError,
+    ExportExpiredError,
+    ExportFailedError,
     IncompleteDownloadError,
     InvalidInputError,
     JobStoreUnavailableError,
     LimiterUnavailableError,
-    NotFoundError,
     QuotaWaitError,
     RateLimitedError,
     ServerError,
@@ -221,7 +222,8 @@ class _Step:
                 self._claim, self._delivery = found, found.delivery
             case Joined():
                 self._delivery = found.delivery
-                if found.join.is_adopted:
+                earlier = found.join.delivery
+                if found.join.is_adopted and not (earlier and earlier.is_adopted):
                     self._exports.announce_adoption(found.join.export.ref())
             case _:
                 pass
@@ -305,9 +307,13 @@ class _Step:
             with self._session.without_waiting(export.ticket):
                 async with delivery.held():
                     status = await spent.poll()
-        except NotFoundError as error:
-            # A young export that is not known yet: a later step polls it again.
-            return await self._failed(error)
+        except (ExportFailedError, ExportExpiredError):
+            # The poll has recorded it.
+            if delivery.row is None or not delivery.row.is_adopted:
+                raise
+            return self._later(0.0)
+
+        delivery.polled()
 
         if status.done:
             return await self._put_back(0.0, ticket=None, state=ExportState.READY)

@@ -660,6 +660,33 @@ async def test_who_was_let_in_before_may_try_again(postgres: Postgres) -> None:
                 await request(limiter)
 
 
+async def test_a_connection_to_a_server_that_is_no_primary_is_not_kept(
+    store: PostgresStore,
+) -> None:
+    """The address may lead to another one by the next request."""
+    processes = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+
+    async with aclosing(made(store.server.url)) as limiter:
+        await request(limiter)
+        before = set(asked(store.server, processes))
+        assert before
+        asked(
+            store.server,
+            f"CREATE OR REPLACE FUNCTION {TABLES}.cohorts_clock() RETURNS "
+            "double precision LANGUAGE plpgsql VOLATILE AS $$ BEGIN RAISE "
+            "object_not_in_prerequisite_state; END $$",
+        )
+        with pytest.raises(LimiterUnavailableError):
+            await request(limiter)
+        shift_clock(store.server, 0)
+        await request(limiter)
+
+        assert not before & set(asked(store.server, processes))
+
+
 def test_the_sql_makes_the_same_schema_twice(postgres: Postgres) -> None:
     """Whoever runs it again changes nothing."""
     for _ in range(2):

@@ -296,6 +296,22 @@ async def test_a_job_that_failed_is_told_each_time(stage: Stage) -> None:
         assert told.value.token is not None
 
     assert 1 == stage.spent
+    assert "forget_job() with its record" in str(told.value)
+
+
+@everywhere
+async def test_the_first_record_of_a_job_that_failed_forgets_it(stage: Stage) -> None:
+    """Its steps begin anew, as the error says."""
+    stage.emulator.fail_next("status", faults.job_failed())
+    job, again = engine(stage), engine(stage)
+    with pytest.raises(ExportFailedError):
+        await job.run()
+
+    async with stage.client() as client:
+        await client.forget_job(again.record)
+    await again.run()
+
+    assert 2 == stage.spent
 
 
 @everywhere
@@ -458,18 +474,15 @@ async def test_a_failure_is_mended(
 
 @everywhere
 async def test_an_export_that_is_not_known_yet(stage: Stage) -> None:
-    """Its 404 is in the tick, and the next step polls again."""
+    """It is polled like one that runs."""
     async with emulator_assuming(stage.clock, known_after=30) as emulator:
         emulator.add_cohort("c1", members=["ann"])
         job = engine(attrs.evolve(stage, emulator=emulator))
 
         await job.run()
 
-        early = [tick for tick in job.ticks if tick.last_error is not None]
-        assert {"NotFoundError"} == {type(tick.last_error).__name__ for tick in early}
-        assert {(5.0, "requested")} == {
-            (each.due_in, each.record.state) for each in early
-        }
+        assert {None} == {tick.last_error for tick in job.ticks}
+        assert emulator.requests("status") > 3
         assert {1} == set(job.sent)
         assert 1 == emulator.spent
 
@@ -482,8 +495,8 @@ async def test_an_export_that_is_never_known(stage: Stage) -> None:
 
         await job.run("requested")
         stage.clock.advance(299)
-        assert (await job.step()).last_error is not None
-        stage.clock.advance(1)
+        assert "requested" == (await job.step()).record.state
+        stage.clock.advance(6)
 
         for _ in range(2):
             with pytest.raises(ExportExpiredError) as told:

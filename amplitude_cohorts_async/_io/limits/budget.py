@@ -140,7 +140,10 @@ class Budget:
                 _ALL in spend.names and not spend.is_committed
                 for spend in self._reserved
             )
-            if self._read_usage is None or not self._must_ask(counted, unsent):
+            counter_id = await self._counter_id()
+            if self._read_usage is None or not self._must_ask(
+                counted, unsent, counter_id
+            ):
                 return False
 
             at = self._clock.utcnow()
@@ -159,7 +162,7 @@ class Budget:
             reading = UsageReading(
                 usage=usage,
                 counted=counted - unsent,
-                counter_id=await self._counter_id(),
+                counter_id=counter_id,
                 at=at,
             )
             self.known = attrs.evolve(self.known, reading=reading)
@@ -169,7 +172,7 @@ class Budget:
 
             return True
 
-    def _must_ask(self, counted: int, unsent: int) -> bool:
+    def _must_ask(self, counted: int, unsent: int, counter_id: int) -> bool:
         reading, failed_at = self.known.reading, self.known.failed_at
         now = self._clock.utcnow()
 
@@ -178,6 +181,10 @@ class Budget:
             return False
 
         if reading is None or reading.is_outdated(now):
+            return True
+
+        # A store that was emptied: what was counted since the reading is not known.
+        if reading.counter_id != counter_id:
             return True
 
         if counted - reading.counted >= _ASK_EVERY:

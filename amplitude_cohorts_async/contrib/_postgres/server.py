@@ -48,6 +48,8 @@ _MOST_CONNECTIONS = 4
 _IDLE_FOR = 30.0
 
 _NO_SCHEMA = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+_STANDBY = (errors.ReadOnlySqlTransaction, errors.ObjectNotInPrerequisiteState)
+"""A server that is, or was, no primary one: it refuses to write, or to lock rows."""
 _SETUP_LOCK = "SELECT pg_advisory_xact_lock(109386301371507)"
 """A number of our own: eight who begin at once make the schema one by one."""
 
@@ -110,6 +112,8 @@ class _Connections:
     answered_at: float = -math.inf
     refusal: str | None = None
     """Why the server refuses this URL, as it said when we last connected."""
+    reason: str = "cannot be reached"
+    """The same, of one that let us in before: it may do so again."""
 
     def __attrs_post_init__(self) -> None:
         self.pool = _pool(
@@ -118,11 +122,10 @@ class _Connections:
 
     def note_failure(self, error: OperationalError | None) -> None:
         """Note why connecting failed, if it did."""
+        found = None if error is None else refusal_in(str(error))
         # One that let us in before is being put back, or another takes over.
-        if error is None or self.answered_at > -math.inf:
-            self.refusal = None
-        else:
-            self.refusal = refusal_in(str(error))
+        self.refusal = None if self.answered_at > -math.inf else found
+        self.reason = found or "cannot be reached"
 
     def tell_unreachable(self, _pool: object) -> None:
         """Tell those who wait for a connection that there is none to be had."""
@@ -145,7 +148,7 @@ class _Connections:
                 await asyncio.wait([getting])
 
         if getting.cancelled():
-            raise OperationalError("the server cannot be reached")
+            raise OperationalError(f"the server {self.reason}")
 
         return getting.result()
 
@@ -221,7 +224,7 @@ class Server:
                 failed: Error = error
             except errors.InsufficientPrivilege as error:
                 raise self._privilege_error(error) from None
-            except (OperationalError, errors.ReadOnlySqlTransaction) as error:
+            except (OperationalError, *_STANDBY) as error:
                 self._check_refusal()
                 failed = error
             except Error as error:
@@ -256,8 +259,8 @@ class Server:
         try:
             cursor = await connection.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else ()
-        except errors.ReadOnlySqlTransaction:
-            # Another server is the primary one by now.
+        except _STANDBY:
+            # Another server is the primary one, or will be by then.
             await connection.close()
             raise
         finally:

@@ -48,6 +48,17 @@ class Service:
         return Usage(limit=self.limit, used=self.used, resets_at=self.resets_at)
 
 
+class LostCounter:
+    """Counters in a store that can be emptied."""
+
+    def __init__(self) -> None:
+        self.add = LocalCounter().add
+
+    def lose(self) -> None:
+        """Begin from 0."""
+        self.add = LocalCounter().add
+
+
 def november() -> FakeClock:
     """Make a clock that starts on the 22nd and moves when told."""
     return FakeClock(utc=datetime(2026, 11, 22, tzinfo=UTC), jumps=False)
@@ -289,6 +300,24 @@ async def test_what_another_client_has_read(is_shared: bool):
         with pytest.raises(MonthlyQuotaError):
             async with other.spend(known=one.known):
                 pass
+
+
+async def test_a_counter_that_is_lost():
+    """The usage is read again: how many were counted since is not known."""
+    clock, service = november(), Service(limit=10)
+    counter = LostCounter()
+    ours, theirs = (
+        Budget(service.usage, clock=clock, counter=counter, reserve=4) for _ in range(2)
+    )
+    for _ in range(4):
+        await spend(ours, service)
+
+    counter.lose()
+    await spend(theirs, service)
+    await spend(theirs, service)
+
+    with pytest.raises(MonthlyQuotaError, match="6 of 10"):
+        await spend(ours, service)
 
 
 async def test_a_failure_of_the_future_is_none():
