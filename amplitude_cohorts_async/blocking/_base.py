@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from .._client import CohortsClient as AsyncClient
+from .._config import SECRETS
+from .._core.secret import hidden
 from .._exports.job import ExportJob as AsyncExportJob
 from ._arguments import refuse_session
 from ._bridge import Bridge
@@ -21,6 +23,11 @@ class BlockingClient:
 
     @classmethod
     def _from_env(cls, overrides: dict[str, object]) -> Self:
+        # The locals of this frame, and of its caller's, are seen by who shows a
+        # traceback with them.
+        for name in SECRETS & overrides.keys():
+            overrides[name] = hidden(overrides[name])
+
         refuse_session(overrides.get("session"))
         hooks = Hooks.of(overrides.get("hook"))
 
@@ -56,6 +63,7 @@ class BlockingClient:
                 ResourceWarning,
                 source=self,
             )
+        if bridge is not None:
             bridge.drop()
 
     def __enter__(self) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
@@ -45,15 +44,14 @@ class Bridge:
         self._client = client
         self._hooks = hooks
         self._portal: Portal | None = None
-        self._lock = threading.Lock()
 
     @property
     def portal(self) -> Portal:
-        """The portal of this process, where a client for its loop is."""
+        """The portal of this process, for whose loop there is a client then."""
         portal = current_portal()
 
         if self._portal is not portal:
-            with self._lock:
+            with portal.lock:
                 if self._portal is not None and self._portal is not portal:
                     self._client = renewed(self._client)
                 self._portal = portal
@@ -64,7 +62,8 @@ class Bridge:
     @property
     def client(self) -> AsyncClient:
         """The client for the loop of this process."""
-        assert self.portal is not None  # noqa: S101 - looked at for the client
+        _ = self.portal
+
         return self._client
 
     @property
@@ -132,8 +131,8 @@ class Lane:
 
     def leave(self, close: Callable[[], Awaitable[object]]) -> None:
         """Close what was read here, and end the task."""
-        if self._portal.is_stopping:
-            return  # the task does it
+        if self._portal.is_gone:
+            return  # the task does it, in the process that has it
 
         if self._portal.is_here:
             # A collector called: nothing can be waited for, and the loop closes it.

@@ -13,6 +13,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from typing import ParamSpec, Self, TypeVar, cast
@@ -276,8 +277,10 @@ class Hooks:
 
     def tell_kept(self) -> None:
         """Pass on what was kept; called in the thread of a call."""
-        while self._kept:
-            self._tell(self._kept.popleft())
+        # Another thread may do the same.
+        with suppress(IndexError):
+            while True:
+                self._tell(self._kept.popleft())
 
     def _heard(self, event: Event, /) -> None:
         call = self.call_for(_current.get())

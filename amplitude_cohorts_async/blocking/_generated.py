@@ -477,8 +477,9 @@ class CohortsClient(BlockingClient):
         file it was meant for. None is spent. Several processes share the work.
 
         Args:
-            forever: Whether to wait for more, as a service does. What failed is left
-                to the next call.
+            forever: Whether to wait for more, as a service does. What an outage has
+                stopped is told, and tried again five minutes later; without it, what
+                failed is left to the next call.
         """
         call = self._bridge.call()
         return all_of(
@@ -735,10 +736,11 @@ class ExportJob(BlockingJob):
         """
         Return the status of the job after one request.
 
+        A job that was requested in the last five minutes and that the service does
+        not know has the word "not known yet".
+
         Raises:
             ExportFailedError: The job failed.
-            NotFoundError: The service does not know the job, which was requested in
-                the last five minutes: it may not know it yet.
             ExportExpiredError: The service does not know the job, or no longer.
         """
         call = self._bridge.call()

@@ -12,8 +12,9 @@ import asyncio
 import atexit
 import logging
 import os
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -39,14 +40,15 @@ class Portal:
         # In the calling thread: imports would keep the loop from its work.
         Operations.prepare()
         self._pid = os.getpid()
+        self.lock: threading.Lock = threading.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
         # Strongly, and from the frame of the thread: in a forked child, where the
         # thread is gone and its frame is not, no connection of the parent is closed.
         self._clients: set[CohortsClient] = set()
-        self.is_stopping = False
+        self.is_stopping: bool = False
         ready: Future[tuple[BlockingPortal, asyncio.AbstractEventLoop]] = Future()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(ready)),
+            target=lambda: _run(self._main(ready)),
             name="amplitude-cohorts",
             daemon=True,
         )
@@ -86,6 +88,11 @@ class Portal:
     def start(self, work: Callable[[], Awaitable[object] | None]) -> None:
         """Start something in the loop, in the context of the calling thread."""
         self._anyio.start_task_soon(work)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the loop ends, or is that of a parent."""
+        return self.is_stopping or self._pid != os.getpid()
 
     @property
     def is_here(self) -> bool:
@@ -148,6 +155,16 @@ class Portal:
                 _logger.debug("a client was not closed", exc_info=each.exception())
 
         await self._anyio.stop(cancel_remaining=True)
+
+
+def _run(work: Coroutine[None, None, None]) -> None:
+    # The other loop of Windows is refused by psycopg, for jobs in Postgres.
+    is_windows = sys.platform == "win32"
+
+    with asyncio.Runner(
+        loop_factory=asyncio.SelectorEventLoop if is_windows else None
+    ) as runner:
+        runner.run(work)
 
 
 _portal: Portal | None = None
