@@ -19,7 +19,7 @@ from .conftest import COHORT
 pytestmark = pytest.mark.slow
 
 # Newer Pythons warn of a fork beside a thread.
-WARNED = ("-W", "default", "-W", "ignore:This process is multi-threaded")
+WARNED = ("-W", "default", "-W", "ignore:This process")
 
 HEAD = """
 import os, sys, threading
