@@ -11,7 +11,7 @@ from collections.abc import (
     Callable,
     Coroutine,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -23,7 +23,7 @@ from .._core.export_errors import ExportErrors
 from .._core.manifest import DeliveredFile, requested_at, to_manifest, to_metadata
 from .._core.requests import Endpoints
 from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
-from .._io.cancellation import background, in_thread
+from .._io.cancellation import background, closed_after, in_thread
 from .._io.download.to_destination import UploadReceiver
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
@@ -214,7 +214,7 @@ class FileDownloader:
 
         async with (
             background(receiver.fill(transfer.run)),
-            aclosing(self._read(receiver)) as text,
+            closed_after(self._read(receiver)) as text,
         ):
             yield text
 

@@ -19,6 +19,7 @@ from .._core.export_errors import ExportErrors
 from .._core.job_rows import ExportState
 from .._core.requests import Endpoints
 from .._core.tokens import ExportRef, to_token
+from .._io.cancellation import closed_after
 from .._io.download.member_stream import MemberStream
 from .._io.http.session import Session
 from .._io.progress import Progress
@@ -152,7 +153,7 @@ class SpentExport:
         with self._token_on_cancel():
             async with (
                 self._downloader.text() as text,
-                aclosing(self._checked(text)) as checked,
+                closed_after(self._checked(text)) as checked,
             ):
                 stream = MemberStream(checked, errors=self._errors)
                 try:
@@ -170,7 +171,7 @@ class SpentExport:
         with self._token_on_cancel():
             async with (
                 self._downloader.text() as text,
-                aclosing(self._checked(text)) as checked,
+                closed_after(self._checked(text)) as checked,
                 aclosing(self._batches(checked, amplitude_id, delivery)) as batches,
             ):
                 yield batches
