@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import Generic, ParamSpec, TypeVar
 
@@ -124,7 +125,7 @@ class Lane:
 
     def close(self) -> None:
         """End the task, after the calls that it has."""
-        if self._is_begun and not self._is_closed:
+        if not self._is_closed and not self._portal.is_gone:
             self._portal.start(lambda: self._waiting.put_nowait(None))
 
         self._is_closed = True
@@ -146,11 +147,15 @@ class Lane:
             self.close()
 
     def _start(self, call: Call) -> None:
+        # In one step of the loop: Ctrl-C may come between two.
+        self._portal.start(partial(self._accept, call))
+
+    async def _accept(self, call: Call) -> None:
+        self._waiting.put_nowait(call)
+
         if not self._is_begun:
             self._is_begun = True
-            self._portal.start(self._serve)
-
-        self._portal.start(lambda: self._waiting.put_nowait(call))
+            await self._serve()
 
     async def _serve(self) -> None:
         task = asyncio.current_task()

@@ -157,6 +157,32 @@ def test_a_block_is_not_entered(client: CohortsClient) -> None:
     assert [] == left(client)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_iterator_that_was_not_started_ends(
+    client: CohortsClient, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its task may not be there yet; closing it waits for nothing that never comes."""
+    outcomes = client.run_jobs(forever=True)
+    start, starts = Portal.start, iter(range(10))
+
+    def interrupted(self: Portal, work: Callable[[], Awaitable[object] | None]) -> None:
+        """Press it around the first start."""
+        first = next(starts) == 0
+        if first and when == "before":
+            press()
+        start(self, work)
+        if first:
+            press()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Portal, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+
+    client.get_usage()
+    assert [] == left(client)
+
+
 def test_a_second_one_does_not_wait(client: CohortsClient) -> None:
     """Who presses it again gets the shell back; the call ends by itself."""
     cancelled, may_end = threading.Event(), asyncio.Event()

@@ -88,10 +88,13 @@ else:
     used = client.get_usage().used
     with job.members() as again:
         print("child", used, sum(1 for _ in again), flush=True)
-    try:
-        next(members)
-    except Exception as error:
-        assert "forked" in str(error), error
+    for late in (lambda: next(members), lambda: block.__exit__(None, None, None)):
+        try:
+            late()
+        except Exception as error:
+            assert "forked" in str(error), error
+        else:
+            sys.exit("no error")
     client.close()
     sys.exit(7)
 """
