@@ -39,7 +39,7 @@ from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports.app_jobs import AppJobs, target_name
-from ._exports.downloader import Progress, checked_progress
+from ._exports.downloader import checked_progress
 from ._exports.job import ExportJob
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
@@ -58,6 +58,7 @@ from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
+from ._io.progress import Progress, bar_of, drawn, shown
 from ._io.sinks.destination import Destination
 from ._io.sinks.target import Target, checked_format, checked_target
 from ._locations import address_of
@@ -89,6 +90,9 @@ class Operations:
     # For the client, which imports no part of the library by itself.
     upload_options = Upload
     membership_options = Membership
+    shown = staticmethod(shown)
+    drawn = staticmethod(drawn)
+    bar_of = staticmethod(bar_of)
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
@@ -353,6 +357,7 @@ class Operations:
         reuse_within: float,
         on_unknown: OnUnknown,
         allowance: str | None,
+        progress: bool,
     ) -> ExportBatch:
         """Return an iterator over the outcomes of many exports."""
         options = ManyOptions(
@@ -375,7 +380,7 @@ class Operations:
 
         run = ExportRun(self.exports, cohort_ids, folder, options)
         self._runs.add(run)
-        return ExportBatch(run)
+        return ExportBatch(run, bar_of(progress, "", exports=run.count))
 
     async def list_jobs(self, *, open_only: bool) -> list[JobRecord]:
         """Return the exports in the job store."""

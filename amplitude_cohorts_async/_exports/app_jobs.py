@@ -488,7 +488,7 @@ class AppJobs:
 def _check_record(record: object) -> None:
     if not isinstance(record, JobRecord):
         raise InvalidInputError(
-            f"a job is a JobRecord, one of `await client.jobs()`, not a "
+            f"a job is a JobRecord, one of `client.jobs()`, not a "
             f"{type(record).__name__}"
         )
 

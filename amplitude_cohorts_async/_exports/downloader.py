@@ -24,12 +24,13 @@ from .._core.manifest import DeliveredFile, requested_at, to_manifest, to_metada
 from .._core.requests import Endpoints
 from .._core.secret import Secret
 from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
-from .._io.cancellation import background, in_thread
+from .._io.cancellation import background, closed_after, in_thread
 from .._io.download.to_destination import UploadReceiver
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
 from .._io.download.transfer import Transfer
 from .._io.http.session import Session
+from .._io.progress import Progress
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.destination import Destination
 from .._io.sinks.file_sink import FileSink
@@ -43,8 +44,6 @@ from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
 _logger = logging.getLogger(__name__)
-
-Progress = Callable[[BytesReceived], None]
 
 
 def checked_progress(progress: Progress | None) -> None:
@@ -258,10 +257,13 @@ class FileDownloader:
         transfer = self._transfer(receiver, None)
 
         with self._session.context.phase("download", ref=self._ref, is_stream=True):
-            async with background(receiver.fill(transfer.run)):
-                yield self._read(receiver)
+            async with (
+                background(receiver.fill(transfer.run)),
+                closed_after(self._read(receiver)) as text,
+            ):
+                yield text
 
-    async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
+    async def _read(self, receiver: TextReceiver) -> AsyncGenerator[bytes]:
         with self._errors.with_token(), self._errors.about_the_file():
             async for text in receiver:
                 yield text

@@ -12,13 +12,14 @@ import attrs
 
 from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
+from .._io.progress import Progress, bar_of, drawn
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
 from .._io.sinks.destination import Destination
 from .._io.sinks.target import checked_format, checked_target
 from ..models import ExportStatus, SavedExport
 from .app_jobs import target_name
 from .claim import Delivery
-from .downloader import Progress, checked_progress
+from .downloader import checked_progress
 from .spent_export import SpentExport
 
 
@@ -124,7 +125,7 @@ class ExportJob:
         timeout: float = 1800.0,
         manifest: bool = False,
         expected_rows: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> SavedExport:
         """
         Wait for the job, and save its file.
@@ -152,7 +153,8 @@ class ExportJob:
                 members were counted and are not as many. A small file is counted,
                 and every one that has a manifest.
             progress: Called with the bytes received, about once a MiB. The count
-                goes back when the download starts over.
+                goes back when the download starts over. True draws a progress bar
+                on stderr, with the extra ``progress`` or with rich.
 
         Raises:
             InvalidInputError: The target cannot be written; nothing was sent.
@@ -164,7 +166,9 @@ class ExportJob:
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
         async with self._export.tracked():
-            checked_progress(progress)
+            bar = bar_of(progress, self._name) if isinstance(progress, bool) else None
+            told = None if isinstance(progress, bool) else progress
+            checked_progress(told)
             target = await anyio.to_thread.run_sync(
                 checked_target, to, format, manifest
             )
@@ -174,13 +178,15 @@ class ExportJob:
                 target_name(target), target.format.suffix, begun, is_named=True
             )
 
-        saved = await self._export.save(
-            target,
-            delivery,
-            amplitude_id=amplitude_id,
-            timeout=timeout,
-            progress=progress,
-        )
+        async with drawn(bar):
+            saved = await self._export.save(
+                target,
+                delivery,
+                amplitude_id=amplitude_id,
+                timeout=timeout,
+                progress=told,
+            )
+
         delivery.answered()
         return saved
 
@@ -252,6 +258,12 @@ class ExportJob:
             self._export.read_batches(amplitude_id, delivery) as batches,
         ):
             yield batches
+
+    @property
+    def _name(self) -> str:
+        is_known = self.cohort_id is not None
+
+        return f"cohort {self.cohort_id}" if is_known else f"export {self.request_id}"
 
     @asynccontextmanager
     async def _streamed(self) -> AsyncGenerator[Delivery]:

@@ -37,6 +37,7 @@ from .._io.context import Context, PhaseResult
 from .._io.http.session import Session
 from .._io.jobs.base import JobStore
 from .._io.limits.budget import Budget
+from .._io.progress import Progress
 from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Target
 from ..errors import (
@@ -52,7 +53,6 @@ from ..policies import Polling
 from .app_jobs import Answer, AppJobs, Joined
 from .app_rows import pauses
 from .claim import Claim, Delivery
-from .downloader import Progress
 from .poller import JobPoller
 from .purchase import Purchase, SendWatch
 from .spent_export import SpentExport

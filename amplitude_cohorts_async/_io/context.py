@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -21,6 +22,11 @@ from .waits import WaitLog
 _logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
+
+listening: ContextVar[Callable[[Event], None] | None] = ContextVar(
+    "listening", default=None
+)
+"""Hears the events of one call, beside the hook of its client."""
 
 
 class Clock(Protocol):
@@ -91,13 +97,14 @@ class Context:
 
     def emit(self, event: Event) -> None:
         """Pass an event to the hook; the error of a hook is logged and not raised."""
-        if self.hook is None:
-            return
+        for hook in (self.hook, listening.get()):
+            if hook is None:
+                continue
 
-        try:
-            self.hook(event)
-        except Exception:
-            _logger.warning("event hook failed", exc_info=True)
+            try:
+                hook(event)
+            except Exception:
+                _logger.warning("event hook failed", exc_info=True)
 
     def traceparent(self) -> str | None:
         """Return the hook's name for the present span, if it has one."""
