@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -21,7 +22,7 @@ from ..limiters import SqliteLimiter
 from ..limits import Limits
 from ..policies import Polling
 from . import render
-from .keys import Keys, chosen_keys, project_of
+from .keys import ENVIRONMENT, Keys, chosen_keys, project_of
 from .log_lines import logged_on_stderr, silence_psycopg, tell_event
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
@@ -232,19 +233,19 @@ class Connection(Output):
         return make
 
     @property
-    def project(self) -> str:
-        """Which project the keys are of, as far as can be said without them."""
-        overrides = self._overrides()
-        named = overrides.get("base_url") or overrides.get("region")
-        where = str(
-            named
-            or os.environ.get("AMPLITUDE_BASE_URL")
-            or os.environ.get("AMPLITUDE_REGION")
-            or "us"
-        )
-        app_id = os.environ.get("AMPLITUDE_APP_ID")
+    def shown_project(self) -> str:
+        """Which project the keys are of, for people: where it is, and what it is called."""
+        keys, names = self.keys, []
 
-        return f"{where}, project {app_id}" if app_id else where
+        if keys.source == ENVIRONMENT:
+            app_id = os.environ.get("AMPLITUDE_APP_ID")
+        else:
+            names.append(keys.source)
+            app_id = keys.keywords.get("app_id")
+        if app_id:
+            names.append(f"project {app_id}")
+
+        return ", ".join([keys.base_url or keys.region, *names])
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
