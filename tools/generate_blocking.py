@@ -131,6 +131,7 @@ TEXTS = (
 OWN = {
     "aclose": "self._bridge.close()",
     "from_env": "return cls._from_env(overrides)",
+    "done": "return self._made.done",
     "token": "return self._made.token",
 }
 """Methods that make no call of the same name, and what they do."""

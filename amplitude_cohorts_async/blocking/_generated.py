@@ -124,7 +124,9 @@ class CohortsClient(BlockingClient):
                 spend; calls select one with ``allowance``.
             routes: The description of the API that the server follows.
             session: Refused: it belongs to an event loop of yours.
-            proxy: URL of a proxy for both Amplitude and its object store.
+            proxy: URL of a proxy for both Amplitude and its object store; or "env" for
+                those of HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, without one for the
+                hosts of NO_PROXY, as these variables are now.
             file_mode: Permission bits of new files, as in 0o640; None leaves them
                 to the umask. A file that is replaced keeps its own.
             hook: Called with each event, in the threads of calls; see `events`.
@@ -732,6 +734,15 @@ class ExportJob(BlockingJob):
         """
         return self._made.token
 
+    @property
+    def done(self) -> bool:
+        """
+        Whether this client has seen that the file is ready; sends nothing.
+
+        A job that was just resumed is not: `poll()` asks.
+        """
+        return self._made.done
+
     def poll(self) -> ExportStatus:
         """
         Return the status of the job after one request.
@@ -764,6 +775,25 @@ class ExportJob(BlockingJob):
         call = self._bridge.call()
         call.made(self._job.wait, timeout=timeout)
         return self
+
+    def link(self, *, timeout: float = 1800.0) -> str:
+        """
+        Wait for the job, and return a link to its file, which is good for one minute.
+
+        For a service that sends a browser there. **The link is as good as a password**
+        while it lives: keep it out of logs, and send it with ``Referrer-Policy:
+        no-referrer`` and ``Cache-Control: no-store``. The bytes are gzip, and nothing
+        of what `download()` checks is checked. The export does not count as delivered.
+
+        Args:
+            timeout: Seconds to wait for the job, as for `wait()`.
+
+        Raises:
+            UnexpectedResponseError: The service sent the file itself, as it may do with a
+                small one; download it.
+        """
+        call = self._bridge.call()
+        return call.made(self._job.link, timeout=timeout)
 
     def download(
         self,

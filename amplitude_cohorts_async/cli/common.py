@@ -235,17 +235,16 @@ class Connection(Output):
     @property
     def shown_project(self) -> str:
         """Which project the keys are of, for people: where it is, and what it is called."""
-        keys, names = self.keys, []
+        keys = self.keys
+        names = [keys.base_url or keys.region]
 
         if keys.source == ENVIRONMENT:
-            app_id = os.environ.get("AMPLITUDE_APP_ID")
+            app_id: object = os.environ.get("AMPLITUDE_APP_ID")
         else:
             names.append(keys.source)
             app_id = keys.keywords.get("app_id")
-        if app_id:
-            names.append(f"project {app_id}")
 
-        return ", ".join([keys.base_url or keys.region, *names])
+        return ", ".join([*names, f"project {app_id}"] if app_id else names)
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
