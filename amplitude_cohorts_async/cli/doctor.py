@@ -16,6 +16,7 @@ from .. import CohortsClient
 from ..errors import (
     AuthenticationError,
     CohortsError,
+    MissingExtraError,
     PermissionDeniedError,
     TransportError,
 )
@@ -127,6 +128,8 @@ def _of_service(connection: Connection) -> list[Check]:
         keys = connection.keys
         place = keys.base_url or f"region {keys.region}"
         found = connection.run(_ask, hook=clock, retrying=_ONCE, timeout=_SECONDS)
+    except MissingExtraError as error:  # that of the record's server, or the limiter's
+        return [failed("extra", error)]
     except CohortsError as error:
         return [failed("keys", error)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -269,8 +270,22 @@ def test_no_record_is_a_warning(checked):
     assert "warning" == checked("--no-jobs")[1]["record"][0]
 
 
+def test_a_record_that_needs_an_extra(checked, monkeypatch: pytest.MonkeyPatch):
+    """It is named, and what is here is looked at all the same."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    for name in [each for each in sys.modules if ".contrib.redis" in each]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("AMPLITUDE_JOBS", "redis://127.0.0.1:1")
+    code, found = checked()
+
+    assert (2, "failed") == (code, found["extra"][0])
+    assert "redis" in found["extra"][1]
+
+
 def test_a_record_on_a_server_is_no_file(checked, monkeypatch: pytest.MonkeyPatch):
     """Its address is not shown; whether it answers, its own check says."""
+    pytest.importorskip("redis")
     with closed_port() as port:
         monkeypatch.setenv("AMPLITUDE_JOBS", f"redis://me:hush@127.0.0.1:{port}")
         _, found = checked()
