@@ -340,3 +340,22 @@ async def test_environment_has_to_name_a_store(
     monkeypatch.setenv("AMPLITUDE_JOBS", str(folder / "exports.db"))
     async with exports.lifespan(FastAPI()):
         assert [] == await (await exports.client()).jobs()
+
+
+@pytest.mark.parametrize(
+    ("to", "options"),
+    [
+        ("files", {"keep_files": -1.0}),
+        ("files", {"keep_files": float("nan")}),
+        ("s3://key:secret@bucket/exports", {}),
+        ("https://bucket.example/exports?X-Amz-Signature=1", {}),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    to: str, options: dict[str, float]
+) -> None:
+    """Where the app is made, before anything is served; no credentials are repeated."""
+    with pytest.raises(errors.CohortsError) as refused:
+        CohortExports(to, **options)
+
+    assert "secret" not in str(refused.value)

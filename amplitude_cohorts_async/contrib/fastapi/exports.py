@@ -18,6 +18,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ... import CohortsClient
 from ...errors import ConfigurationError
+from ...jobs import JobRecord
 from ...limits import Limits
 from ...types import Clock
 from .files import MEDIA_TYPES, Files, shown_name
@@ -86,8 +87,20 @@ class CohortExports:
                 share: AMPLITUDE_LIMITER_URL or AMPLITUDE_JOBS.
             keep_files: Seconds until a file in the folder is deleted.
             clock: The source of time, for tests.
+
+        Raises:
+            ConfigurationError: *keep_files* is no number of seconds.
+            InvalidInputError: *to* is an address that holds credentials, or of no bucket.
         """
+        if not keep_files >= 0:
+            raise ConfigurationError(
+                f"keep_files is {keep_files!r}; give seconds, zero or more"
+            )
+
         self._to = os.fspath(to)
+        if "://" in self._to:
+            # What a record of it would refuse, at once.
+            JobRecord.new("any", f"{self._to.rstrip('/')}/any.csv")
         self._make_client = client
         self._keep_files = keep_files
         self._clock = clock

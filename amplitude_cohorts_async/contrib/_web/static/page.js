@@ -42,6 +42,11 @@ document.addEventListener("input", (event) => {
   }
 });
 
+// What was said about the last order is not about the next one.
+document.getElementById("choice").addEventListener("change", () => {
+  document.getElementById("message").replaceChildren();
+});
+
 // hx-sse tries again by itself once it was connected, and waits longer each time.
 document.addEventListener("htmx:sse:after:connection", () => {
   delay = 500;
