@@ -57,6 +57,9 @@ _DURABLE = """
     durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
 """
 """Does what `SET LOCAL` does, within a statement: it holds until its commit."""
+_FORGETTABLE = """
+    forgettable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+"""
 
 _VERSION = """
     SELECT major, getdatabaseencoding(), tidied_at < {schema}.cohorts_clock() - 3600
@@ -179,7 +182,8 @@ class Server:
         Args:
             urgent: Whether it comes before what is not.
             statement: In it *{schema}* is ours, and *{durable}* a query that makes
-                what it changes durable.
+                what it changes durable, *{forgettable}* one that lets it be answered
+                before it is.
 
         Raises:
             StoreFailedError: The server did not answer, or not in time.
@@ -349,7 +353,9 @@ class Server:
 @cache
 def _composed(statement: LiteralString, schema: str) -> bytes:
     composed = sql.SQL(statement).format(
-        schema=sql.Identifier(schema), durable=sql.SQL(_DURABLE)
+        schema=sql.Identifier(schema),
+        durable=sql.SQL(_DURABLE),
+        forgettable=sql.SQL(_FORGETTABLE),
     )
 
     return composed.as_string().encode()
