@@ -58,7 +58,6 @@ class Call:
         self._work: Callable[[], Awaitable[object]] | None = None
         self._task: asyncio.Task[object] | None = None
         self._error: BaseException | None = None
-        self._is_withdrawn = False
         self.result: object = None
         self.has_ended: bool = False
 
@@ -102,27 +101,27 @@ class Call:
 
     async def run(self) -> None:
         """Do the work, in a task of the loop that may go on after it."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for the type checkers
-        assert self._work is not None  # noqa: S101 - set before it starts
+        task, work = asyncio.current_task(), self._work
 
-        if not self._is_withdrawn:
-            self._task = task
-            tokens = _current.set(self), drawn_by.set(self._draw)
-            if self._hooks is not None:
-                self._hooks.calls.append(self)
+        if task is None or work is None:
+            return  # withdrawn before it was begun
 
-            try:
-                self.result = await self._work()
-            except BaseException as error:  # noqa: BLE001 - raised in the thread
-                self._error = error
+        self._task = task
+        tokens = _current.set(self), drawn_by.set(self._draw)
+        if self._hooks is not None:
+            self._hooks.calls.append(self)
 
-            _current.reset(tokens[0])
-            drawn_by.reset(tokens[1])
-            if self._hooks is not None:
-                self._hooks.calls.remove(self)
-            while task.cancelling():
-                task.uncancel()
+        try:
+            self.result = await work()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread
+            self._error = error
+
+        _current.reset(tokens[0])
+        drawn_by.reset(tokens[1])
+        if self._hooks is not None:
+            self._hooks.calls.remove(self)
+        while task.cancelling():
+            task.uncancel()
 
         self._end()
 
@@ -214,8 +213,6 @@ class Call:
         self._error = None
 
     def _withdraw(self) -> None:
-        self._is_withdrawn = True
-
         if self.has_ended:
             return
 

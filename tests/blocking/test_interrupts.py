@@ -183,6 +183,27 @@ def test_an_iterator_that_was_not_started_ends(
     assert [] == left(client)
 
 
+def test_a_withdrawn_call_is_not_begun(client: CohortsClient) -> None:
+    """Ctrl-C may come when a lane has the call, and has not come to it."""
+    begun: list[object] = []
+
+    async def work() -> None:
+        """Remember it."""
+        begun.append(True)
+
+    async def withdraw_and_run(call: Call) -> None:
+        """Do what the loop does, in this order."""
+        call._work = work
+        call._withdraw()
+        await call.run()
+
+    call = client._bridge.call()
+    client._bridge.call().made(withdraw_and_run, call)
+
+    assert call.has_ended
+    assert [] == begun
+
+
 def test_a_second_one_does_not_wait(client: CohortsClient) -> None:
     """Who presses it again gets the shell back; the call ends by itself."""
     cancelled, may_end = threading.Event(), asyncio.Event()

@@ -99,6 +99,48 @@ else:
     sys.exit(7)
 """
 
+PRESSED = """
+import asyncio, random, signal
+job = client.resume_export(sys.argv[1])
+
+def read():
+    with job.members() as members:
+        for _ in members:
+            pass
+
+ways = [
+    client.get_usage,
+    read,
+    lambda: job.download("members.csv", progress=lambda _: None),
+    lambda: next(client.run_jobs(forever=True)),
+]
+chance, pressed = random.Random(7), 0
+
+for number in range(120):
+    press = threading.Timer(
+        chance.random() / 20, os.kill, [os.getpid(), signal.SIGINT]
+    )
+    try:
+        try:
+            press.start()
+            ways[number % len(ways)]()
+            press.join()
+            threading.Event().wait(9)
+        except KeyboardInterrupt:
+            pressed += 1
+        press.join()
+    except KeyboardInterrupt:
+        pressed += 1
+
+client.get_usage()
+
+async def look():
+    tasks = _portal._portal._tasks - {asyncio.current_task()}
+    return [task for task in tasks if not task.done()]
+
+print(pressed, client._bridge.call().made(look))
+"""
+
 INTERRUPTED = f"""
 def hear(event):
     if isinstance(event, ExportRequested):
@@ -185,3 +227,13 @@ def test_a_signal_cancels_and_shows_the_token(tmp_path: Path) -> None:
     assert output.startswith("0 an export was requested; resume_export() goes on")
     assert errors.splitlines()[-2] == "KeyboardInterrupt"
     assert COHORT in errors.splitlines()[-1]
+
+
+@pytest.mark.forced
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is another thing there")
+def test_it_may_be_pressed_at_any_time(token: str, tmp_path: Path) -> None:
+    """Nothing hangs, and nothing is left running, wherever it comes."""
+    ended = run(HEAD + PRESSED, tmp_path, token)
+
+    assert "" == ended.stderr
+    assert "120 []" == ended.stdout.strip()
