@@ -121,6 +121,7 @@ def test_a_name_is_one_clean_line(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.usefixtures("listed")
+@pytest.mark.posix
 def test_what_is_kept_is_ours_alone(cache: Path):
     """A file of mode 0600 for each project, without a key."""
     (file,) = cache.iterdir()
@@ -138,6 +139,7 @@ def test_another_project_has_other_cohorts(offered, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("listed")
+@pytest.mark.posix
 def test_old_ones_are_not_offered(offered, cache: Path):
     """After a week; nor those of a file that others can write to."""
     (file,) = cache.iterdir()
@@ -181,6 +183,7 @@ def test_a_cache_that_cannot_be_made_is_no_failure(
     assert 0 == command("list").code
 
 
+@pytest.mark.posix
 def test_profiles_are_completed(offered, command, monkeypatch, data_folder: Path):
     """And so is a profile's project."""
     folder = data_folder.parents[1] / "config" / "amplitude-cohorts"
@@ -251,6 +254,7 @@ def asked(tmp_path: Path, command) -> Callable[..., list[str]]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("listed")
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.posix
 def test_a_shell_offers_them(asked, shell: str, tmp_path: Path, monkeypatch):
     """With the script that the command prints, as a user has it."""
     (tmp_path / "files").mkdir()

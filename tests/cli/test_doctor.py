@@ -236,6 +236,7 @@ def test_a_proxy_that_is_not_used_is_named(checked, monkeypatch):
     assert "hush" not in text
 
 
+@pytest.mark.posix
 def test_a_record_that_others_can_read(checked, data_folder: Path):
     """It is there, and too open."""
     data_folder.mkdir(parents=True)

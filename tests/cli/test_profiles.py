@@ -137,6 +137,7 @@ def test_the_project_of_an_upload_is_that_of_the_profile(
     assert "app_id" in err or "app id" in err.lower()
 
 
+@pytest.mark.posix
 def test_the_file_is_ours_alone_and_has_what_was_typed(add, path: Path):
     """Mode 0600, in a folder of mode 0700."""
     add()
@@ -148,6 +149,7 @@ def test_the_file_is_ours_alone_and_has_what_was_typed(add, path: Path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602])
+@pytest.mark.posix
 def test_a_file_that_others_can_reach_is_not_used(command, add, path: Path, mode: int):
     """Neither read nor written by them."""
     add()
@@ -159,6 +161,7 @@ def test_a_file_that_others_can_reach_is_not_used(command, add, path: Path, mode
     assert "other-secret" not in err
 
 
+@pytest.mark.posix
 def test_a_folder_that_others_can_write_to_is_not_used(command, add, path: Path):
     """Somebody could put another file there."""
     add()
@@ -292,6 +295,7 @@ def test_stdin_is_read_once_a_command(
         ("profiles.x = 3\n", "not a table"),
     ],
 )
+@pytest.mark.posix
 def test_a_file_that_is_wrong_says_what_and_shows_no_key(
     command, no_environment, path: Path, text: str, told: str
 ):
@@ -362,6 +366,7 @@ def test_a_missing_key_is_asked_for(command, typed, path: Path):
     assert "Secret key" in err
 
 
+@pytest.mark.posix
 def test_a_link_to_the_file_is_kept(command, add, path: Path, tmp_path: Path):
     """Some keep such files in a folder of their own."""
     real = tmp_path / "dotfiles" / "profiles.toml"
