@@ -216,6 +216,7 @@ Event: TypeAlias = (
     | RowsDiffer
     | BatchWritten
 )
+"""Any of the events."""
 
 
 class EventHook(Protocol):

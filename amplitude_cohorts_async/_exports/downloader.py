@@ -44,6 +44,7 @@ from ..models import ExportStatus, Routes, SavedExport
 _logger = logging.getLogger(__name__)
 
 Progress = Callable[[BytesReceived], None]
+"""A function that is called while a file arrives; it must return at once."""
 
 
 def checked_progress(progress: Progress | None) -> None:
