@@ -19,9 +19,10 @@ TARGET = ROOT / "docs/llms.txt"
 FIRST = """\
 Start with `async with CohortsClient.from_env() as client:` and
 `await client.export(cohort_id, "members.parquet")`. Each export is one of 500 a month: after an
-error, a time-out or a crash make the same call again, which goes on with the same export. Limits
-are kept for you, so do not add retries or sleeps. `amplitude-cohorts emulate` and the pytest
-fixture `cohorts_emulator` serve the API without an account.
+error or a time-out make the same call again, which goes on with the same export; with
+`jobs="exports.db"` after a crash, too. Limits are kept for you, so do not add retries or sleeps.
+`amplitude-cohorts emulate` and the pytest fixture `cohorts_emulator` serve the API without an
+account.
 """
 WISH = re.compile(r"^\| (.+) \| (.+) \|$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)]+\.md)\)")
