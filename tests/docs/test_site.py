@@ -81,6 +81,7 @@ def test_links_stay_in_the_site(page: str) -> None:
     ]
 
 
+@pytest.mark.xdist_group("site")
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     """Neither fonts nor scripts: the site works without a network."""
     assert [] == [
@@ -90,6 +91,7 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     ]
 
 
+@pytest.mark.xdist_group("site")
 def test_every_public_name_has_its_docstring(site: Path) -> None:
     """A public module has a page in `docs/api`, and each of its names is on it."""
     listed = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
