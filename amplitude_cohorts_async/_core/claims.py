@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum, auto
 from typing import TypeAlias, cast
 
@@ -386,7 +386,7 @@ def has_later(rows: CohortRows, delivery: DeliveryRow) -> bool:
     return any(
         each.target == delivery.target
         and (each.finished_at or each.begun_at) > since
-        and _may_be_there(each, since)
+        and _may_be_there(each)
         for each in rows.deliveries.values()
     )
 
@@ -413,11 +413,9 @@ def when_to_publish(
     Args:
         replaces: The number of the newest export that it may replace as well.
     """
-    export = rows.exports.get(delivery.export_id)
-    since = None if export is None else export.attempted_at
     newest = max(delivery.sequence, replaces)
 
-    if newest_at(rows, delivery.target, since=since) > newest:
+    if newest_at(rows, delivery.target) > newest:
         return Publishing.NEVER
 
     # Callers that share an export bring the same bytes.
@@ -432,31 +430,20 @@ def when_to_publish(
     return Publishing.NOW
 
 
-def newest_at(
-    rows: CohortRows, target: str | None, *, since: datetime | None = None
-) -> int:
-    """
-    Return the number of the newest export that is, or may be, at a target; or 0.
-
-    Args:
-        since: What was delivered before is older, whatever its number is: another
-            store may have given it.
-    """
+def newest_at(rows: CohortRows, target: str | None) -> int:
+    """Return the number of the newest export that is, or may be, at a target; or 0."""
     numbers = (
         each.sequence
         for each in rows.deliveries.values()
-        if each.target == target and _may_be_there(each, since)
+        if each.target == target and _may_be_there(each)
     )
 
     return max(numbers, default=0)
 
 
-def _may_be_there(delivery: DeliveryRow, since: datetime | None) -> bool:
-    if delivery.finished_at is not None:
-        return since is None or delivery.finished_at >= since
-
+def _may_be_there(delivery: DeliveryRow) -> bool:
     # A publisher that was killed may have renamed its file.
-    return delivery.publisher > 0
+    return delivery.finished_at is not None or delivery.publisher > 0
 
 
 def _is_being_published(rows: CohortRows, delivery: DeliveryRow) -> bool:

@@ -27,6 +27,8 @@ from .requests import FEWER_PROPERTIES
 from .tokens import FILE_LIFE, ExportRef, age_of, to_token
 
 _SHOWN_DAYS = 0.1
+_AGAIN = "request it again"
+_FORGET = "call forget_job() with its record and request it again"
 
 E = TypeVar("E", bound=ExportError | DownloadError)
 
@@ -94,12 +96,12 @@ class ExportErrors:
             f"`resume_export()` brings it to another file, and spends no export",
         )
 
-    def failed(self, status: str) -> ExportFailedError:
+    def failed(self, status: str, *, again: str = _AGAIN) -> ExportFailedError:
         """Return the error for a job that ended without a file."""
         return self._error(
             ExportFailedError,
-            f"{self._name} failed with the status {status!r}; request it again, "
-            f"which spends another export",
+            f"{self._name} failed with the status {status!r}; {again}, which spends "
+            f"another export",
         )
 
     def timed_out(self, timeout: float, status: str) -> ExportTimeoutError:
@@ -111,7 +113,9 @@ class ExportErrors:
             f'`resume_export("{self.ref.request_id}")`{self._fewer_properties}',
         )
 
-    def expired(self, status: int, *, now: datetime) -> ExportExpiredError:
+    def expired(
+        self, status: int, *, now: datetime, again: str = _AGAIN
+    ) -> ExportExpiredError:
         """Return the error for a job that the service does not know."""
         age = age_of(self.ref, now=now)
         days = (age or 0.0) / 86_400
@@ -121,7 +125,7 @@ class ExportErrors:
             ExportExpiredError,
             f"the service does not know export {self.ref.request_id} ({status})"
             f"{ago}; files live {FILE_LIFE.days} days and belong to one project: check "
-            f"the keys and the region, or request the export again",
+            f"the keys and the region, or {again}",
         )
 
     def _error(self, kind: Callable[..., E], message: str, **facts: int) -> E:
@@ -188,9 +192,9 @@ def ended_export(export: ExportRow, *, now: datetime) -> CohortsError:
     errors = ExportErrors(export.ref())
 
     if export.state is ExportState.FAILED:
-        return errors.failed("failed")
+        return errors.failed("failed", again=_FORGET)
     if export.state is ExportState.GONE:
-        return errors.expired(404, now=now)
+        return errors.expired(404, now=now, again=_FORGET)
 
     error = InvalidInputError(
         f"export {export.id} of cohort {export.cohort_id} was put aside; "

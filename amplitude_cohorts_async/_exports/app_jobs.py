@@ -384,8 +384,11 @@ class AppJobs:
 
         def work(rows: CohortRows) -> None:
             """Remove its rows."""
-            if record.id in rows.exports:
-                rows.forget(rows.exports[record.id])
+            # The first record of steps has no id, and the name of its delivery.
+            delivery = rows.deliveries.get(record.delivery_id or "")
+            export_id = record.id or (delivery.export_id if delivery else "")
+            if export_id in rows.exports:
+                rows.forget(rows.exports[export_id])
 
         paths = filter(None, (path_of(each.target) for each in record.deliveries))
         for store in await stores_of_directories(self.store, paths):

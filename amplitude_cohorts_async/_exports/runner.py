@@ -18,6 +18,9 @@ from .ticker import Ticker
 _INTERVAL = 5.0
 """Seconds between two looks at what is due, if nothing is due earlier."""
 
+_AFTER_FAILURES = 300.0
+"""Seconds until a delivery is tried again that a service's outage has stopped."""
+
 
 @attrs.define(kw_only=True)
 class JobRunner:
@@ -40,7 +43,8 @@ class JobRunner:
         Yield the outcome of each delivery that was left.
 
         Ends when nothing is left, unless it goes on *forever*. What fails is left to
-        the next runner.
+        the next runner; one that goes on forever tries it again itself, some minutes
+        later, if that may mend it.
         """
         clock = self.context.clock
 
@@ -58,8 +62,9 @@ class JobRunner:
 
                     outcome = await self._go_on(known.record, delivery)
                     if outcome is not None:
-                        self._told.add(delivery.id)
                         yield outcome
+                        if not forever:
+                            self._told.add(delivery.id)
                         continue
 
                     is_pending = True
@@ -94,6 +99,7 @@ class JobRunner:
         try:
             tick = await self.ticker.go_on(for_delivery(record, delivery))
         except CohortsError as error:
+            self._told.add(delivery.id)
             return ExportOutcome(cohort_id=cohort_id, error=error)
 
         if tick is not None and tick.done:
@@ -117,5 +123,8 @@ class JobRunner:
 
         if self._failures[delivery.id] < self.context.retrying.attempts:
             return None
+
+        del self._failures[delivery.id]
+        self._due_at[delivery.id] = self.context.clock.now() + _AFTER_FAILURES
 
         return ExportOutcome(cohort_id=cohort_id, error=tick.last_error)

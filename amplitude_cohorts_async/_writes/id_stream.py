@@ -8,7 +8,6 @@ a slice at a time; other tasks run in between.
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import zlib
 from collections.abc import (
@@ -48,7 +47,7 @@ from .._core.csvtext import CsvError
 from .._id_source import IdSource
 from ..errors import InvalidInputError
 from ..models import Member
-from .id_tables import PARQUET, parquet_members, slices_of_column
+from .id_tables import PARQUET, is_parquet, parquet_members, slices_of_column
 
 _BLOCK = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
@@ -311,7 +310,7 @@ async def members_of_file(path: Path) -> AsyncGenerator[list[Member]]:
     block: bytes | None = None
 
     async with _opened(path) as file:
-        if await _in_thread(lambda: _is_parquet(file), path):
+        if await _in_thread(lambda: is_parquet(file), path):
             found = _in_threads(parquet_members(file, path), path)
             async with aclosing(found) as batches:
                 async for members in batches:
@@ -321,10 +320,6 @@ async def members_of_file(path: Path) -> AsyncGenerator[list[Member]]:
         while block != b"":
             block = await _in_thread(lambda: file.read(_BLOCK), path)
             yield await _in_thread(partial(_decoded, reader, block), path)
-
-
-def _is_parquet(file: BinaryIO) -> bool:
-    return isinstance(file, io.BufferedReader) and file.peek(4)[:4] == PARQUET
 
 
 async def _column_slices(path: Path, column: str) -> AsyncGenerator[Sequence[object]]:

@@ -19,7 +19,7 @@ from .._io.sinks.arrow import require_arrow
 from ..errors import InvalidInputError
 from ..models import Member
 
-__all__ = ("PARQUET", "parquet_members", "slices_of_column")
+__all__ = ("PARQUET", "is_parquet", "parquet_members", "slices_of_column")
 
 PARQUET = b"PAR1"
 """What a Parquet file begins with."""
@@ -37,7 +37,7 @@ def slices_of_column(
         InvalidInputError: There is no such column, or the file is no table.
         MissingExtraError: It is a Parquet file, and pyarrow is not installed.
     """
-    if _head(file) == PARQUET:
+    if is_parquet(file):
         for batch in _batches(file, path, [column]):
             yield batch.column(0).to_pylist()
         return
@@ -78,10 +78,11 @@ def parquet_members(file: BinaryIO, path: Path) -> Generator[list[Member]]:
         ]
 
 
-def _head(file: BinaryIO) -> bytes:
+def is_parquet(file: BinaryIO) -> bool:
+    """Whether a file begins as Parquet does; it can be read from its begin afterwards."""
     peek = getattr(file, "peek", None)
 
-    return b"" if peek is None else bytes(peek(len(PARQUET))[: len(PARQUET)])
+    return peek is not None and bytes(peek(len(PARQUET))).startswith(PARQUET)
 
 
 def _batches(file: BinaryIO, path: Path, columns: list[str] | None) -> Iterator[Any]:

@@ -55,6 +55,7 @@ STEPS = {
         module="procrastinate", store="Postgres", needs="procrastinate"
     ),
     "Dagster": Way(module="dagster", store="Postgres", needs="dagster"),
+    "Airflow": Way(module="airflow", store="Postgres", needs="airflow"),
 }
 WAYS = PLAIN | STEPS
 

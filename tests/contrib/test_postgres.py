@@ -388,6 +388,41 @@ async def test_every_change_is_durable_before_it_is_answered(
     assert {"cohorts_place"} >= {of for of, setting in seen if setting != "on"}
 
 
+async def test_a_place_is_kept_durably_and_given_back_at_once(
+    store: PostgresStore, limiter: PostgresLimiter
+) -> None:
+    """A place given back that a server forgets is free when its lease is over."""
+    postgres = store.server
+    asked(
+        postgres,
+        f"""
+        CREATE TABLE {TABLES}.seen (pool text, longer boolean, setting text);
+        CREATE FUNCTION {TABLES}.note() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO {TABLES}.seen SELECT NEW.pool, NEW.free_at > OLD.free_at,
+                current_setting('synchronous_commit');
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER note AFTER UPDATE ON {TABLES}.cohorts_place
+            DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION {TABLES}.note()
+        """,
+    )
+
+    # One ends well, one gives up; one is renewed, one makes all withhold a place.
+    await request(limiter, "export")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.1), limiter.slot("export"):
+            await asyncio.sleep(30)
+    async with limiter.slot("file"):
+        await asyncio.sleep(0.4)
+    async with limiter.slot("poll") as permit:
+        permit.throttled(0.01, details="Exceeded concurrent limit")
+    seen = asked(postgres, f"SELECT DISTINCT longer, setting FROM {TABLES}.seen")
+
+    assert {(True, "on"), (False, "off")} == set(seen)
+
+
 # Time.
 
 
@@ -658,6 +693,33 @@ async def test_who_was_let_in_before_may_try_again(postgres: Postgres) -> None:
             )
             with pytest.raises(LimiterUnavailableError, match="trying again is safe"):
                 await request(limiter)
+
+
+async def test_a_connection_to_a_server_that_is_no_primary_is_not_kept(
+    store: PostgresStore,
+) -> None:
+    """The address may lead to another one by the next request."""
+    processes = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+
+    async with aclosing(made(store.server.url)) as limiter:
+        await request(limiter)
+        before = set(asked(store.server, processes))
+        assert before
+        asked(
+            store.server,
+            f"CREATE OR REPLACE FUNCTION {TABLES}.cohorts_clock() RETURNS "
+            "double precision LANGUAGE plpgsql VOLATILE AS $$ BEGIN RAISE "
+            "object_not_in_prerequisite_state; END $$",
+        )
+        with pytest.raises(LimiterUnavailableError):
+            await request(limiter)
+        shift_clock(store.server, 0)
+        await request(limiter)
+
+        assert not before & set(asked(store.server, processes))
 
 
 def test_the_sql_makes_the_same_schema_twice(postgres: Postgres) -> None:

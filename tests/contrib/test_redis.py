@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from traceback import TracebackException
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from redis.asyncio import Connection, Redis
 
 from amplitude_cohorts_async.contrib._redis import server as servers
 from amplitude_cohorts_async.contrib.redis import RedisLimiter
-from amplitude_cohorts_async.errors import ConfigurationError
+from amplitude_cohorts_async.errors import ConfigurationError, LimiterUnavailableError
 from amplitude_cohorts_async.limits import Kind, Limits, Rate
 from support.ports import LOOPBACK
 
@@ -152,6 +153,29 @@ async def test_what_no_second_try_mends_is_an_error_of_configuration(
     assert str(valkey.port) in str(caught.value)
     assert "bob" not in str(caught.value)
     assert "hunter" not in str(caught.value)
+
+
+async def test_a_password_that_was_changed_is_in_no_frame(valkey: Valkey, store: Redis):
+    """Who was let in before is refused for a while; it is no mistake of the URL."""
+    await store.execute_command(
+        "ACL", "SETUSER", "bob", "on", ">hunter2", "~*", "+@all"
+    )
+    url = f"redis://bob:hunter2@{LOOPBACK}:{valkey.port}"
+
+    async with aclosing(RedisLimiter.from_url(url, app="app", limits=QUICK)) as limiter:
+        await request(limiter, "poll")
+        await store.execute_command("ACL", "SETUSER", "bob", "resetpass", ">another")
+        await store.execute_command("CLIENT", "KILL", "USER", "bob")
+        with pytest.raises(LimiterUnavailableError) as caught:
+            await request(limiter, "poll")
+
+    assert caught.value.__traceback__ is not None
+    # Without the frame of this test.
+    trace = caught.value.__traceback__.tb_next
+    shown = TracebackException(
+        type(caught.value), caught.value, trace, capture_locals=True
+    )
+    assert "hunter2" not in "".join(shown.format())
 
 
 async def test_a_user_who_may_not_see_the_settings_is_let_in(

@@ -24,12 +24,8 @@ from support.requirements import require
 
 require("airflow")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.services,
-    # One home of Airflow for all of them.
-    pytest.mark.xdist_group("airflow"),
-]
+# Where tests are shared out, `--dist=loadfile` lets all of these have one home of Airflow.
+pytestmark = [pytest.mark.slow, pytest.mark.services]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from amplitude_cohorts_async.errors import (
     AmbiguousExportError,
     ExportTimeoutError,
     InvalidInputError,
+    ServerError,
     TransportError,
 )
 from amplitude_cohorts_async.jobs import MemoryJobStore, SqliteJobStore
@@ -54,6 +56,23 @@ async def leave(client: CohortsClient, to: Path) -> None:
 async def ran(client: CohortsClient) -> list[ExportOutcome]:
     """What a runner makes of what is left."""
     return [outcome async for outcome in client.run_jobs()]
+
+
+async def test_what_an_outage_stops_is_tried_again(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """By a runner that goes on for ever, which tells of it each time."""
+    await leave(client, tmp_path / "members.csv")
+    emulator.fail_next("status", faults.broken(503), times=20)
+
+    async with aclosing(client.run_jobs(forever=True)) as outcomes:
+        async for outcome in outcomes:
+            if outcome.saved is not None:
+                break
+            assert isinstance(outcome.error, TransportError | ServerError)
+
+    assert "ann" in (tmp_path / "members.csv").read_text()
+    assert 1 == emulator.spent
 
 
 async def test_what_was_left_is_listed(client: CohortsClient, tmp_path: Path) -> None:

@@ -296,6 +296,22 @@ async def test_a_job_that_failed_is_told_each_time(stage: Stage) -> None:
         assert told.value.token is not None
 
     assert 1 == stage.spent
+    assert "forget_job() with its record" in str(told.value)
+
+
+@everywhere
+async def test_the_first_record_of_a_job_that_failed_forgets_it(stage: Stage) -> None:
+    """Its steps begin anew, as the error says."""
+    stage.emulator.fail_next("status", faults.job_failed())
+    job, again = engine(stage), engine(stage)
+    with pytest.raises(ExportFailedError):
+        await job.run()
+
+    async with stage.client() as client:
+        await client.forget_job(again.record)
+    await again.run()
+
+    assert 2 == stage.spent
 
 
 @everywhere

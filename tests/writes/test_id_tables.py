@@ -107,6 +107,11 @@ async def test_members_in_parquet_are_compared(tmp_path: Path):
     found = await diff_ids(file, ["2"], id_type=IdType.AMPLITUDE_ID)
     assert (["1", "3"], 1) == (found.remove, found.kept)
 
+    packed = tmp_path / "members.parquet.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    found = await diff_ids(packed, ["bob", "cy"])
+    assert (["cy"], ["ann"], 1) == (found.add, found.remove, found.kept)
+
 
 async def test_parquet_without_ids_is_no_file_of_members(tmp_path: Path):
     """The error says what to pass."""

@@ -73,8 +73,13 @@ class Held(Protocol):
         """
         ...
 
-    async def release(self) -> None:
-        """Free the place at once; raises as `extend()` does."""
+    async def release(self, *, after: float = 0.0) -> None:
+        """
+        Free the place in *after* seconds, sooner than its lease does.
+
+        A store that forgets this delays others and lets nobody in too early, so it
+        need not be durable. Raises as `extend()` does.
+        """
         ...
 
 
@@ -174,10 +179,8 @@ class Lease:
         """Release the place after its request; see `Places`."""
         keep = self.places.reuse_after + (0.0 if clean else self.places.release_delay)
 
-        if keep:
-            await self.withhold(keep)
-        else:
-            await self.release_unused()
+        with _quietly():
+            await self.held.release(after=keep)
 
     async def withhold(self, seconds: float) -> None:
         """Leave the place taken for *seconds*."""

@@ -4,7 +4,8 @@ The places and the shared state of one app in Postgres.
 A place is a row that is free from a moment on. One short statement takes the place
 that has been free the longest, and skips those that others are about to take. Its
 permit is made here, so that a place is found again whose answer was lost. The
-database's clock alone decides, and every change is durable before it is answered.
+database's clock alone decides. What takes or keeps a place is durable before it is
+answered; what gives one back need not be.
 """
 
 from __future__ import annotations
@@ -71,6 +72,16 @@ _EXTEND = """
         AND free_at > {schema}.cohorts_clock()
     RETURNING number
 """
+_RELEASE = """
+    WITH {forgettable}
+    UPDATE {schema}.cohorts_place
+    SET free_at = {schema}.cohorts_clock() + %(seconds)s
+    FROM forgettable
+    WHERE app = %(app)s AND pool = %(pool)s AND permit = %(permit)s
+        AND free_at > {schema}.cohorts_clock()
+    RETURNING number
+"""
+"""If it is forgotten, the place is taken until its lease is over."""
 _LEFT = """
     SELECT free_at - {schema}.cohorts_clock() FROM {schema}.cohorts_place
     WHERE app = %(app)s AND pool = %(pool)s AND number < %(count)s
@@ -276,8 +287,15 @@ class _HeldPlace:
 
     async def extend(self, seconds: float) -> None:
         """Keep the place for *seconds* from now."""
+        await self._set(_EXTEND, seconds)
+
+    async def release(self, *, after: float = 0.0) -> None:
+        """Free the place in *after* seconds; nobody waits for the disk."""
+        await self._set(_RELEASE, after)
+
+    async def _set(self, statement: LiteralString, seconds: float) -> None:
         rows = await self.server.execute(
-            _EXTEND,
+            statement,
             app=self.app,
             urgent=True,
             pool=self.pool,
@@ -287,7 +305,3 @@ class _HeldPlace:
 
         if not rows:
             raise LeaseLostError
-
-    async def release(self) -> None:
-        """Free the place."""
-        await self.extend(0.0)

@@ -48,6 +48,8 @@ _MOST_CONNECTIONS = 4
 _IDLE_FOR = 30.0
 
 _NO_SCHEMA = (errors.UndefinedTable, errors.UndefinedFunction, errors.InvalidSchemaName)
+_STANDBY = (errors.ReadOnlySqlTransaction, errors.ObjectNotInPrerequisiteState)
+"""A server that is, or was, no primary one: it refuses to write, or to lock rows."""
 _SETUP_LOCK = "SELECT pg_advisory_xact_lock(109386301371507)"
 """A number of our own: eight who begin at once make the schema one by one."""
 
@@ -55,6 +57,9 @@ _DURABLE = """
     durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true))
 """
 """Does what `SET LOCAL` does, within a statement: it holds until its commit."""
+_FORGETTABLE = """
+    forgettable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+"""
 
 _VERSION = """
     SELECT major, getdatabaseencoding(), tidied_at < {schema}.cohorts_clock() - 3600
@@ -110,6 +115,8 @@ class _Connections:
     answered_at: float = -math.inf
     refusal: str | None = None
     """Why the server refuses this URL, as it said when we last connected."""
+    reason: str = "cannot be reached"
+    """The same, of one that let us in before: it may do so again."""
 
     def __attrs_post_init__(self) -> None:
         self.pool = _pool(
@@ -118,11 +125,10 @@ class _Connections:
 
     def note_failure(self, error: OperationalError | None) -> None:
         """Note why connecting failed, if it did."""
+        found = None if error is None else refusal_in(str(error))
         # One that let us in before is being put back, or another takes over.
-        if error is None or self.answered_at > -math.inf:
-            self.refusal = None
-        else:
-            self.refusal = refusal_in(str(error))
+        self.refusal = None if self.answered_at > -math.inf else found
+        self.reason = found or "cannot be reached"
 
     def tell_unreachable(self, _pool: object) -> None:
         """Tell those who wait for a connection that there is none to be had."""
@@ -145,7 +151,7 @@ class _Connections:
                 await asyncio.wait([getting])
 
         if getting.cancelled():
-            raise OperationalError("the server cannot be reached")
+            raise OperationalError(f"the server {self.reason}")
 
         return getting.result()
 
@@ -176,7 +182,8 @@ class Server:
         Args:
             urgent: Whether it comes before what is not.
             statement: In it *{schema}* is ours, and *{durable}* a query that makes
-                what it changes durable.
+                what it changes durable, *{forgettable}* one that lets it be answered
+                before it is.
 
         Raises:
             StoreFailedError: The server did not answer, or not in time.
@@ -221,7 +228,7 @@ class Server:
                 failed: Error = error
             except errors.InsufficientPrivilege as error:
                 raise self._privilege_error(error) from None
-            except (OperationalError, errors.ReadOnlySqlTransaction) as error:
+            except (OperationalError, *_STANDBY) as error:
                 self._check_refusal()
                 failed = error
             except Error as error:
@@ -256,8 +263,8 @@ class Server:
         try:
             cursor = await connection.execute(statement, parameters)
             return await cursor.fetchall() if cursor.description else ()
-        except errors.ReadOnlySqlTransaction:
-            # Another server is the primary one by now.
+        except _STANDBY:
+            # Another server is the primary one, or will be by then.
             await connection.close()
             raise
         finally:
@@ -346,7 +353,9 @@ class Server:
 @cache
 def _composed(statement: LiteralString, schema: str) -> bytes:
     composed = sql.SQL(statement).format(
-        schema=sql.Identifier(schema), durable=sql.SQL(_DURABLE)
+        schema=sql.Identifier(schema),
+        durable=sql.SQL(_DURABLE),
+        forgettable=sql.SQL(_FORGETTABLE),
     )
 
     return composed.as_string().encode()

@@ -247,8 +247,12 @@ class _HeldLock:
         async with _connection(self.server, self.app, urgent=True):
             await self.lock.extend(seconds, replace_ttl=True)
 
-    async def release(self) -> None:
-        """Free the place."""
+    async def release(self, *, after: float = 0.0) -> None:
+        """Free the place in *after* seconds."""
+        if after:
+            await self.extend(after)
+            return
+
         async with _connection(self.server, self.app, urgent=True):
             await self.lock.release()
 

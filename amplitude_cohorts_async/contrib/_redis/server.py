@@ -12,6 +12,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 import attrs
 from redis import exceptions
@@ -24,6 +25,8 @@ from ..._io.per_loop import SharedPerLoop
 from ..._io.timeouts import lag_tolerant_timeout
 from ...errors import ConfigurationError
 from .connecting import connect, shown
+
+E = TypeVar("E", bound=Exception)
 
 _TIMEOUT = 2.0
 """Seconds after which a store that has not answered counts as unavailable."""
@@ -123,11 +126,11 @@ class Server:
                     yield connections.client
             except _REFUSED as error:
                 self._check_refusal(error)
-                raise
-            except _FAILED:
+                raise _without_frames(error) from None
+            except _FAILED as error:
                 if connections.answered_at < began:
                     connections.semaphore.fail_waiters(TimeoutError)
-                raise
+                raise _without_frames(error) from None
             else:
                 connections.answered_at = now()
 
@@ -145,6 +148,11 @@ class Server:
         """Close the connections, if this is their last user; may be called twice."""
         if self._share.leave():
             await self._connections.aclose()
+
+
+def _without_frames(error: E) -> E:
+    """Return a copy of an error: in the frames of redis-py the password is a local."""
+    return type(error)(*error.args)
 
 
 def _refusal(error: exceptions.RedisError, *, is_new: bool) -> str | None:

@@ -169,6 +169,5 @@ def _environment(home: Path, service: Service, port: int) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "HOME": str(home),
         "PATH": os.environ["PATH"],
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
     }
