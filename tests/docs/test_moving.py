@@ -17,7 +17,9 @@ pytest.importorskip("pyamplitude", reason="the group docs is not installed")
 
 ROOT = Path(__file__).parents[2]
 CHAPTER = re.compile(r"^## (.+?)$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-SKIPPED = re.compile(r"^<!-- skip: next -->\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SKIPPED = re.compile(
+    r"^<!-- skip: next -->\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
 RUN = """
 import ast, asyncio, inspect, sys
 code = compile(sys.stdin.read(), "moving.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
