@@ -334,6 +334,7 @@ Event: TypeAlias = (
     | RowsDiffer
     | BatchWritten
 )
+"""Any of the events."""
 
 
 class EventHook(Protocol):
