@@ -7,7 +7,6 @@ import secrets
 import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -26,10 +25,12 @@ from .running import run
 
 if TYPE_CHECKING:
     from ..contrib._web import About
+    from ..contrib._web.server import Tls
 
 __all__ = ("serve",)
 
 _PORT = 8321
+_ANY = {"0.0.0.0", "::", ""}  # noqa: S104 - what is refused
 _TOKEN = "AMPLITUDE_SERVE_TOKEN"  # noqa: S105 - its name
 _SHORTEST_TOKEN = 16
 _LONGEST_WAIT = 5.0
@@ -74,8 +75,21 @@ def serve(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on; another one needs --behind-proxy."),
+        typer.Option(
+            help="Address to listen on, by which browsers name it; another machine's "
+            "need --certificate or --behind-proxy."
+        ),
     ] = "127.0.0.1",
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Serve TLS with this certificate (PEM)."),
+    ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The certificate's key, if it is in a file of its own."
+        ),
+    ] = None,
     behind_proxy: Annotated[
         str | None,
         typer.Option(
@@ -97,10 +111,12 @@ def serve(
     """
     # It loads a web server, which no other command needs.
     from ..contrib._web import Access, make_app  # noqa: PLC0415
-    from ..contrib._web.server import Address, serve_app  # noqa: PLC0415
+    from ..contrib._web.server import Address, Tls, serve_app  # noqa: PLC0415
 
     token, is_new = _token(token_file)
-    address = Address.listen(host, port, _origin(host, behind_proxy))
+    tls = None if certificate is None else Tls(certificate, private_key)
+    origin = _origin(host, behind_proxy, tls)
+    address = Address.listen(host, port, origin=origin, tls=tls)
     chosen = _demo() if demo else _live(connection, directory, keep)
 
     def announce() -> None:
@@ -150,13 +166,21 @@ def _token(file: Path | None) -> tuple[str, bool]:
     return given, False
 
 
-def _origin(host: str, proxy: str | None) -> str | None:
-    """Return the origin of a proxy, checked; None on this machine alone."""
+def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
+    """Return the origin of a proxy, checked; None if browsers come without one."""
+    from ..contrib._web.server import is_loopback  # noqa: PLC0415 - as above
+
     if proxy is None:
-        if not _is_loopback(host):
+        if tls is None and not is_loopback(host):
             raise typer.BadParameter(
                 f"{host} can be reached from other machines, without TLS; leave --host "
-                f"out, or put a proxy with TLS in front and pass --behind-proxy"
+                f"out, pass a --certificate, or put a proxy with TLS in front and pass "
+                f"--behind-proxy"
+            )
+        if host in _ANY:
+            raise typer.BadParameter(
+                f"{host} is no address that a browser can name; pass that of the "
+                f"certificate"
             )
         return None
 
@@ -167,13 +191,6 @@ def _origin(host: str, proxy: str | None) -> str | None:
         )
 
     return f"https://{parts.netloc}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager

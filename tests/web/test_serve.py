@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -215,6 +216,9 @@ async def test_demo_needs_no_account(command: Command) -> None:
         (["--host=0.0.0.0"], "can be reached from other machines"),
         (["--host=0.0.0.0", "--behind-proxy=http://a.example"], "no origin of a proxy"),
         (["--behind-proxy=https://a.example/path"], "no origin of a proxy"),
+        (["--host=0.0.0.0", "--certificate=short"], "no address that a browser"),
+        (["--certificate=missing"], "missing"),
+        (["--certificate=short"], "short"),
         (["--token-file=short"], "has 5 characters"),
         (["--token-file=missing"], "missing"),
     ],
@@ -273,3 +277,27 @@ async def test_behind_a_proxy(command: Command) -> None:
     assert 403 == refused.status
     assert 204 == admitted.status
     assert "secure" in admitted.headers["set-cookie"].lower()
+
+
+async def test_with_a_certificate(
+    command: Command, certificates: tuple[Path, Path], trust: ssl.SSLContext
+) -> None:
+    """It speaks TLS, and its cookie is for https alone."""
+    words = ["--port=0", f"--certificate={certificates[0]}"]
+
+    async with command.running(*words) as served:
+        token = urlsplit(served.line).fragment.removeprefix("token=")
+        connector = aiohttp.TCPConnector(ssl=trust)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            answer = await Browser(served.url, session).ask(
+                "POST",
+                "/session",
+                data={"token": token},
+                headers={"Origin": served.url},
+            )
+        status, said = await served.end()
+
+    assert served.url.startswith(f"https://{LOOPBACK}:")
+    assert 204 == answer.status
+    assert "secure" in answer.headers["set-cookie"].lower()
+    assert (0, "") == (status, said)

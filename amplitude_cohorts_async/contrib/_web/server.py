@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -18,7 +21,7 @@ from ...errors import ConfigurationError
 from ..fastapi.exports import CohortExports
 from .access import origins_of
 
-__all__ = ("Address", "serve_app")
+__all__ = ("Address", "Tls", "is_loopback", "serve_app")
 
 _SIGNALS = [
     # Windows has no SIGHUP.
@@ -26,6 +29,33 @@ _SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if hasattr(signal, name)
 ]
+
+
+@attrs.frozen
+class Tls:
+    """
+    A server's certificate.
+
+    Attributes:
+        certificate: A file in PEM with its chain, and perhaps with the key.
+        key: A file in PEM with the key; None if that is in the same one.
+    """
+
+    certificate: Path
+    key: Path | None = None
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if no server can use it."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                self.certificate, self.key
+            )
+        except OSError as error:
+            key = "" if self.key is None else f" with the key in {self.key}"
+            raise ConfigurationError(
+                f"the certificate in {self.certificate}{key} cannot be used "
+                f"({error.strerror or error}); give PEM files of a chain and its key"
+            ) from None
 
 
 @attrs.frozen
@@ -41,18 +71,26 @@ class Address:
     url: str
     origins: frozenset[str]
     socket: socket.socket
+    tls: Tls | None = None
 
     @classmethod
-    def listen(cls, host: str, port: int, origin: str | None) -> Self:
+    def listen(
+        cls, host: str, port: int, *, origin: str | None = None, tls: Tls | None = None
+    ) -> Self:
         """
         Take the port.
 
         Args:
             origin: Of a proxy, through which alone the page is reached.
+            tls: Whose certificate is for *host*.
 
         Raises:
-            ConfigurationError: The port is in use, or there is no such address.
+            ConfigurationError: The port is in use, there is no such address, or the
+                certificate cannot be used.
         """
+        if tls is not None:
+            tls.check()
+
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         try:
@@ -71,10 +109,11 @@ class Address:
 
         name = f"[{host}]" if family == socket.AF_INET6 else host
         used = taken.getsockname()[1]
-        origins = origins_of("http", {name, "localhost"}, used)
-        (url,) = origins_of("http", {name}, used)
+        scheme = "http" if tls is None else "https"
+        names = {name, "localhost"} if is_loopback(host) else {name}
+        (url,) = origins_of(scheme, {name}, used)
 
-        return cls(url, origins, taken)
+        return cls(url, origins_of(scheme, names, used), taken, tls)
 
     def with_token(self, token: str) -> str:
         """Return the address that lets a browser in; no server is sent a fragment."""
@@ -131,6 +170,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 async def serve_app(
     app: FastAPI,
     exports: CohortExports,
@@ -144,8 +191,11 @@ async def serve_app(
     Args:
         announce: Called when it answers.
     """
+    tls = address.tls
     config = uvicorn.Config(
         app,
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
         # Here, where what goes wrong is an error and no line of a log.
         lifespan="off",
         log_level="warning",
