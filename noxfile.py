@@ -348,30 +348,32 @@ def engine(session: nox.Session, name: str) -> None:
     # By name, because mypy leaves out the modules of a package that is excluded.
     modules = [*home.glob(f"{name}.py"), *home.glob(f"{name}/*.py")]
     session.run("mypy", *map(str, modules))
-    tests = sorted((ROOT / "tests/engines").glob(f"test_{name}*.py"))
-    folders = tuple(str(each.relative_to(ROOT)) for each in tests)
-    # Airflow's own processes have a file and one home, which takes half a minute to make.
-    # (Groups of pytest-xdist 3.8 are none for pytest 9.2.)
-    shared_out = "loadfile" if len(folders) > 1 else "load"
-    few = (f"--numprocesses={PROCESSORS}", f"--dist={shared_out}")
-    pytest(session, *few, folders=folders, under=counting(session, name))
+    few, folders = f"--numprocesses={PROCESSORS}", (f"tests/engines/test_{name}.py",)
+    pytest(session, few, folders=folders, under=counting(session, name))
     newest = installed(session)
     session.install(*(claim.replace(">=", "==") for claim in ENGINES[name]))
     if installed(session) != newest:
-        # Without Airflow's own processes, which take a minute.
-        pytest(session, few[0], folders=folders[:1])
+        pytest(session, few, folders=folders)
 
 
 @nox.session(tags=["processes"])
 @nox.parametrize("engines", ["airflow", "others"])
 def conformance(session: nox.Session, engines: str) -> None:
-    """Kill the workers of every engine that is here, and let others go on."""
+    """
+    Kill the workers of every engine that is here, and let others go on.
+
+    Airflow's own processes are tested in the same environment: they take a minute.
+    """
     # It does not live with the others in one environment.
     alone = engines == "airflow"
     extras = engine_extras(*(["airflow"] if alone else CONFORMING))
     install(session, *group("tests", "services"), extras=extras)
     scenes = ("-m", "not recipes", "-k", "airflow" if alone else "not airflow")
     pytest(session, *MORE_WORKERS, *scenes, folders=("tests/engines/conformance",))
+    if alone:
+        # In one process, for one home of Airflow, which takes half a minute to make.
+        folders = ("tests/engines/test_airflow_processes.py",)
+        pytest(session, folders=folders, under=counting(session, "airflow_processes"))
 
 
 @nox.session(tags=["processes"])

@@ -27,7 +27,7 @@ def test_no_option_takes_a_key():
 
     # A switch, and where the key is; none has one as its value.
     names = {"--secret-key-env", "--secret-key-command", "--no-secret-key"}
-    assert {"--secret-key-stdin", *names} == about_keys
+    assert {"--secret-key-stdin", "--private-key", *names} == about_keys
 
 
 def test_every_command_prints_json():

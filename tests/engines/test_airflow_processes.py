@@ -24,7 +24,6 @@ from support.requirements import require
 
 require("airflow")
 
-# Where tests are shared out, `--dist=loadfile` lets all of these have one home of Airflow.
 pytestmark = [pytest.mark.slow, pytest.mark.services]
 
 

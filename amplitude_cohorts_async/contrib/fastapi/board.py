@@ -36,7 +36,7 @@ class Board:
     def __init__(self, client: CohortsClient, place: Place) -> None:
         self._client = client
         self.place = place
-        self.stopping = asyncio.Event()
+        self.stopping: asyncio.Event = asyncio.Event()
         self.running: set[str] = set()
         self.records: list[JobRecord] = []
         self._states: dict[str, ExportState] = {}
