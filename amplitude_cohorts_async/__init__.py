@@ -14,6 +14,7 @@ from ._version import VERSION
 
 if TYPE_CHECKING:
     from . import (
+        blocking,
         destinations,
         errors,
         events,
@@ -73,6 +74,7 @@ __all__ = (
     "UploadReport",
     "Usage",
     "__version__",
+    "blocking",
     "destinations",
     "diff_ids",
     "errors",

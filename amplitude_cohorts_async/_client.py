@@ -63,6 +63,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def is_open(client: CohortsClient) -> bool:
+    """Whether a client has connections to close."""
+    # Not there if the constructor refused an argument.
+    built: Operations | None = getattr(client, "_built", None)
+
+    return built is not None and built.session.transport.is_open
+
+
 class CohortsClient(AsyncOnly):
     """
     Client of Amplitude's Behavioral Cohorts API for one project.
@@ -125,7 +133,9 @@ class CohortsClient(AsyncOnly):
             session: Sends the requests, for TLS settings or tracing; the client
                 does not close it. Its connector is also used for the object
                 store; its headers, cookies and middlewares are not.
-            proxy: URL of a proxy for both Amplitude and its object store.
+            proxy: URL of a proxy for both Amplitude and its object store; or "env" for
+                those of HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, without one for the
+                hosts of NO_PROXY, as these variables are now.
             file_mode: Permission bits of new files, as in 0o640; None leaves them
                 to the umask. A file that is replaced keeps its own.
             hook: Called with each event; see `events`.
@@ -238,11 +248,12 @@ class CohortsClient(AsyncOnly):
             "copied; create one in each process, as by CohortsClient.from_env()"
         )
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        # Not there if the constructor refused an argument.
-        built: Operations | None = getattr(self, "_built", None)
-
-        if built is not None and built.session.transport.is_open:
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        _is_open: Callable[[CohortsClient], bool] = is_open,
+    ) -> None:
+        if _is_open(self):
             _warn(
                 f"{self!r} was never closed: write `{self._usage}`, or await "
                 f"`client.aclose()`",
@@ -369,7 +380,7 @@ class CohortsClient(AsyncOnly):
         on_unknown: OnUnknown = "raise",
         manifest: bool = False,
         allowance: str | None = None,
-        progress: Callable[[BytesReceived], None] | None = None,
+        progress: Callable[[BytesReceived], None] | bool | None = None,
     ) -> SavedExport:
         """
         Export a cohort to a file; spends one export.
@@ -400,26 +411,30 @@ class CohortsClient(AsyncOnly):
             manifest: As for `ExportJob.download()`. An unchanged file keeps the one
                 that it has.
             allowance: As for `request_export()`.
+            progress: As for `ExportJob.download()`.
 
         Raises:
             AmbiguousExportError: An export may have been spent; nothing was sent.
             JobStoreUnavailableError: The store cannot be written; nothing was sent.
         """
-        return await self._operations.export(
-            cohort_id,
-            to,
-            properties=properties,
-            timeout=timeout,
-            format=format,
-            if_changed_since=if_changed_since,
-            skip_unchanged=skip_unchanged,
-            reuse_within=reuse_within,
-            occurrence=occurrence,
-            on_unknown=on_unknown,
-            manifest=manifest,
-            allowance=allowance,
-            progress=progress,
-        )
+        operations = self._operations
+
+        async with operations.shown(progress, f"cohort {_id_of(cohort_id)}") as told:
+            return await operations.export(
+                cohort_id,
+                to,
+                properties=properties,
+                timeout=timeout,
+                format=format,
+                if_changed_since=if_changed_since,
+                skip_unchanged=skip_unchanged,
+                reuse_within=reuse_within,
+                occurrence=occurrence,
+                on_unknown=on_unknown,
+                manifest=manifest,
+                allowance=allowance,
+                progress=told,
+            )
 
     def export_many(
         self,
@@ -434,6 +449,7 @@ class CohortsClient(AsyncOnly):
         reuse_within: float = 3600.0,
         on_unknown: OnUnknown = "raise",
         allowance: str | None = None,
+        progress: bool = False,
     ) -> ExportBatch:
         """
         Return an async iterator that exports many cohorts into a directory.
@@ -454,6 +470,7 @@ class CohortsClient(AsyncOnly):
             reuse_within: As for `export()`; 0 also begins a new run.
             on_unknown: As for `export()`.
             allowance: As for `request_export()`.
+            progress: Whether to draw a progress bar; see `ExportJob.download()`.
         """
         return self._operations.export_many(
             cohort_ids,
@@ -466,6 +483,7 @@ class CohortsClient(AsyncOnly):
             reuse_within=reuse_within,
             on_unknown=on_unknown,
             allowance=allowance,
+            progress=progress,
         )
 
     async def jobs(self, *, open_only: bool = False) -> list[JobRecord]:
@@ -574,6 +592,7 @@ class CohortsClient(AsyncOnly):
         max_removed: float = 0.5,
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
+        progress: bool = False,
     ) -> UploadReport:
         """
         Create a cohort of these ids, or replace the members of one.
@@ -602,6 +621,7 @@ class CohortsClient(AsyncOnly):
                 on from there.
             on_skipped: Called with the ids that a request skipped; may be async. Of
                 those in the first 100,000 ids the service names only a sample.
+            progress: Whether to draw a progress bar; see `ExportJob.download()`.
 
         Raises:
             InvalidInputError: An id is invalid, or there are none, or more than
@@ -626,13 +646,16 @@ class CohortsClient(AsyncOnly):
             validate_only=validate_only,
             routes=self._config.routes,
         )
-        return await self._operations.upload_cohort(
-            options,
-            ids,
-            max_removed=max_removed,
-            journal=journal,
-            on_skipped=on_skipped,
-        )
+        bar = self._operations.bar_of(progress, f"upload of {name}")
+
+        async with self._operations.drawn(bar):
+            return await self._operations.upload_cohort(
+                options,
+                ids,
+                max_removed=max_removed,
+                journal=journal,
+                on_skipped=on_skipped,
+            )
 
     async def update_membership(
         self,
@@ -646,6 +669,7 @@ class CohortsClient(AsyncOnly):
         skip_invalid_ids: bool = True,
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
+        progress: bool = False,
     ) -> MembershipReport:
         """
         Add up to two million ids to a cohort, and remove any number of others.
@@ -676,15 +700,18 @@ class CohortsClient(AsyncOnly):
             skip_invalid_ids=skip_invalid_ids,
             routes=self._config.routes,
         )
-        return await self._operations.update_membership(
-            cohort_id,
-            options,
-            add=add,
-            remove=remove,
-            operations=operations,
-            journal=journal,
-            on_skipped=on_skipped,
-        )
+        bar = self._operations.bar_of(progress, f"cohort {_id_of(cohort_id)}")
+
+        async with self._operations.drawn(bar):
+            return await self._operations.update_membership(
+                cohort_id,
+                options,
+                add=add,
+                remove=remove,
+                operations=operations,
+                journal=journal,
+                on_skipped=on_skipped,
+            )
 
     async def sync_membership(
         self,
@@ -701,6 +728,7 @@ class CohortsClient(AsyncOnly):
         on_unknown: OnUnknown = "raise",
         journal: str | os.PathLike[str] | None = None,
         on_skipped: OnSkipped | None = None,
+        progress: bool = False,
     ) -> SyncReport:
         """
         Make a cohort's members equal to *ids*, with as few changes as possible.
@@ -719,6 +747,7 @@ class CohortsClient(AsyncOnly):
                 anything goes on with the same export.
             on_unknown: As for `export()`.
             journal: As for `upload_cohort()`; needs *current*.
+            progress: As for `upload_cohort()`.
 
         Raises:
             RemovalGuardError: More than *max_removed* would be removed.
@@ -728,19 +757,22 @@ class CohortsClient(AsyncOnly):
         options = self._operations.membership_options(
             id_type=id_type, count_group=count_group, routes=self._config.routes
         )
-        return await self._operations.sync_membership(
-            cohort_id,
-            options,
-            ids,
-            current=current,
-            dry_run=dry_run,
-            max_removed=max_removed,
-            on_disk=on_disk,
-            reuse_within=reuse_within,
-            on_unknown=on_unknown,
-            journal=journal,
-            on_skipped=on_skipped,
-        )
+        bar = self._operations.bar_of(progress, f"cohort {_id_of(cohort_id)}")
+
+        async with self._operations.drawn(bar):
+            return await self._operations.sync_membership(
+                cohort_id,
+                options,
+                ids,
+                current=current,
+                dry_run=dry_run,
+                max_removed=max_removed,
+                on_disk=on_disk,
+                reuse_within=reuse_within,
+                on_unknown=on_unknown,
+                journal=journal,
+                on_skipped=on_skipped,
+            )
 
     @async_context("async with client.slot():")
     async def slot(self) -> AsyncGenerator[None]:
@@ -769,6 +801,18 @@ class CohortsClient(AsyncOnly):
             self._built.session.transport.check_loop()
 
         return self._built
+
+
+def renewed(client: CohortsClient) -> CohortsClient:
+    """Return a client with the configuration of another one, for another loop."""
+    other = client.__class__.__new__(client.__class__)
+    vars(other).update(vars(client), _built=None)
+
+    return other
+
+
+def _id_of(cohort: str | Cohort) -> str:
+    return cohort.id if isinstance(cohort, Cohort) else cohort
 
 
 def _is_running() -> bool:

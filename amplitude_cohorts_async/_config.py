@@ -6,18 +6,18 @@ import hashlib
 import math
 import os
 import re
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 import attrs
 
 from ._core.links import is_loopback
 from ._core.secret import Secret
+from ._io.http.proxies import FROM_ENVIRONMENT, Proxies
 from ._io.jobs.base import JobStore
 from ._io.limits.base import Limiter
 from ._store_urls import checked_path_or_url
@@ -171,10 +171,22 @@ def _check_seconds(
 
 def _checked_proxy(proxy: object) -> str | None:
     # The message shows no part of the URL, which may hold a password.
-    if proxy is None:
-        return None
+    if proxy is None or proxy == FROM_ENVIRONMENT:
+        return None if proxy is None else FROM_ENVIRONMENT
 
-    if isinstance(proxy, str) and proxy.isprintable() and " " not in proxy:
+    if isinstance(proxy, str) and (url := _proxy_url(proxy)) is not None:
+        return url
+
+    raise ConfigurationError(
+        "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
+        "http://proxy.example.com:8080, with a user name and a password in front "
+        "of the host if it needs them, percent-encoded; or 'env' for those of the "
+        "environment"
+    )
+
+
+def _proxy_url(proxy: str) -> str | None:
+    if proxy.isprintable() and " " not in proxy:
         with suppress(ValueError):
             parts = urlsplit(proxy)
             # A "/" in a password that is not percent-encoded begins a path.
@@ -184,24 +196,26 @@ def _checked_proxy(proxy: object) -> str | None:
             if parts.scheme in {"http", "https"} and has_address and is_bare:
                 return parts.geturl()
 
-    raise ConfigurationError(
-        "proxy is not the URL of an HTTP proxy; pass scheme, host and port, as in "
-        "http://proxy.example.com:8080, with a user name and a password in front "
-        "of the host if it needs them, percent-encoded"
-    )
+    return None
 
 
-def proxy_secrets(proxy: str | None) -> Sequence[str]:
-    """Return each form of the password in a proxy's URL, for the redactor."""
-    parts = urlsplit(proxy or "")
-    password = parts.password
+def _checked_proxies(config: ClientConfig) -> Proxies:
+    if config.proxy is None:
+        return Proxies()
 
-    if not password:
-        return ()
+    if config.proxy != FROM_ENVIRONMENT:
+        return Proxies({"all": Secret(config.proxy)})
 
-    pair = f"{unquote(parts.username or '')}:{unquote(password)}"
+    found = Proxies.of_environment()
 
-    return password, unquote(password), pair, b64encode(pair.encode()).decode()
+    for name, proxy in found.by_scheme.items():
+        if _proxy_url(proxy) is None:
+            raise ConfigurationError(
+                f"the proxy in {name.upper()}_PROXY is not the URL of an HTTP proxy, as "
+                f"http://proxy.example.com:8080; mend it, or leave out proxy='env'"
+            )
+
+    return found
 
 
 def _check_session(
@@ -275,6 +289,9 @@ class ClientConfig:
     routes: Routes = attrs.field(converter=_checked_routes)
     session: aiohttp.ClientSession | None = attrs.field(validator=_check_session)
     proxy: str | None = attrs.field(repr=False, converter=_checked_proxy)
+    proxies: Proxies = attrs.field(
+        init=False, default=attrs.Factory(_checked_proxies, takes_self=True)
+    )
     file_mode: int | None = attrs.field(validator=_check_file_mode)
     hook: EventHook | None
     clock: Clock | None

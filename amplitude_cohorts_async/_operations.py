@@ -28,7 +28,7 @@ from weakref import WeakSet
 import anyio.to_thread
 import attrs
 
-from ._config import ClientConfig, proxy_secrets
+from ._config import ClientConfig
 from ._core import converter, responses
 from ._core.claims import Call, checked_occurrence, checked_on_unknown, checked_reuse
 from ._core.ids import cohort_id_of, distinct_cohort_ids
@@ -39,7 +39,7 @@ from ._core.retrying import NO_RETRIES
 from ._core.tokens import from_token
 from ._core.writes import Membership, Upload
 from ._exports.app_jobs import AppJobs, target_name
-from ._exports.downloader import Progress, checked_progress
+from ._exports.downloader import checked_progress
 from ._exports.job import ExportJob
 from ._exports.many import ExportBatch, ExportRun, ManyOptions
 from ._exports.plan import make_plan
@@ -58,6 +58,7 @@ from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
+from ._io.progress import Progress, bar_of, drawn, shown
 from ._io.sinks.destination import Destination
 from ._io.sinks.target import Target, checked_format, checked_target
 from ._locations import address_of
@@ -67,7 +68,7 @@ from ._writes.membership import update_membership
 from ._writes.sync import sync_membership
 from ._writes.upload import upload_cohort
 from .errors import ConfigurationError, InvalidInputError, NotFoundError
-from .events import PartlyUnreadable
+from .events import PartlyUnreadable, UsageRead
 from .models import (
     Cohort,
     ExportOutcome,
@@ -89,6 +90,9 @@ class Operations:
     # For the client, which imports no part of the library by itself.
     upload_options = Upload
     membership_options = Membership
+    shown = staticmethod(shown)
+    drawn = staticmethod(drawn)
+    bar_of = staticmethod(bar_of)
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
@@ -185,7 +189,10 @@ class Operations:
         """Return the usage of the month."""
         request = self._endpoints.usage()
         response = await self.session.send(request, retrying=retrying)
-        return responses.usage(request, response)
+        usage = responses.usage(request, response)
+        self.session.context.emit(UsageRead(used=usage.used, remaining=usage.remaining))
+
+        return usage
 
     async def request_export(
         self,
@@ -246,6 +253,33 @@ class Operations:
             reuse_within=checked_reuse(reuse_within),
             on_unknown=checked_on_unknown(on_unknown),
         )
+
+        with self.session.context.phase("export", cohort_id=call.cohort_id):
+            return await self._export(
+                call,
+                to,
+                timeout=timeout,
+                format=format,
+                if_changed_since=if_changed_since,
+                skip_unchanged=skip_unchanged,
+                manifest=manifest,
+                allowance=allowance,
+                progress=progress,
+            )
+
+    async def _export(
+        self,
+        call: Call,
+        to: str | os.PathLike[str] | Destination,
+        *,
+        timeout: float,
+        format: str | None,  # noqa: A002
+        if_changed_since: SavedExport | str | None,
+        skip_unchanged: bool,
+        manifest: bool,
+        allowance: str | None,
+        progress: Progress | None,
+    ) -> SavedExport:
         # First of all: what is requested from now on answers this call as well.
         since_sequence = await self.jobs.last_sequence(call.cohort_id)
         target = await anyio.to_thread.run_sync(checked_target, to, format, manifest)
@@ -323,6 +357,7 @@ class Operations:
         reuse_within: float,
         on_unknown: OnUnknown,
         allowance: str | None,
+        progress: bool,
     ) -> ExportBatch:
         """Return an iterator over the outcomes of many exports."""
         options = ManyOptions(
@@ -345,7 +380,7 @@ class Operations:
 
         run = ExportRun(self.exports, cohort_ids, folder, options)
         self._runs.add(run)
-        return ExportBatch(run)
+        return ExportBatch(run, bar_of(progress, "", exports=run.count))
 
     async def list_jobs(self, *, open_only: bool) -> list[JobRecord]:
         """Return the exports in the job store."""
@@ -432,10 +467,10 @@ def _make_transport(config: ClientConfig) -> Transport:
         secret_key=config.secret_key,
         user_agent=f"amplitude-cohorts-async/{VERSION}",
         redactor=Redactor.of_keys(
-            config.api_key, config.secret_key, *proxy_secrets(config.proxy)
+            config.api_key, config.secret_key, *config.proxies.secrets
         ),
         session=config.session,
-        proxy=config.proxy,
+        proxies=config.proxies,
         answer_seconds=config.timeout,
         stall_seconds=config.stall_timeout,
         connections=config.downloading.max_connections,

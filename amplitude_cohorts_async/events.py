@@ -7,7 +7,7 @@ Any release may add events and attributes.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -20,12 +20,24 @@ __all__ = (
     "ExportRequested",
     "LinkRenewed",
     "PartlyUnreadable",
+    "Phase",
+    "PhaseEnded",
+    "PhaseStarted",
     "QuotaWait",
+    "RequestFailed",
     "RequestSent",
     "RetryScheduled",
     "RowsDiffer",
     "StatusPolled",
+    "TracingHook",
+    "UsageRead",
 )
+
+Phase: TypeAlias = Literal["export", "tick", "request", "wait", "download"]
+"""
+A part of the work for one export, in which others may be: all of it ("export"), one
+step ("tick"), until its id is known, until its file is ready, and until that is here.
+"""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,11 +50,111 @@ class RequestSent:
             "membership".
         status: The HTTP status.
         seconds: From taking the slot to the answer.
+        attempt: Counted from 1.
+        waited: Seconds for which this attempt waited for its slot.
+        method: The HTTP method.
+        template: The path, with names in braces for its ids.
+        origin: Where it was sent, as in "https://amplitude.com".
+        date: The service's clock, aware UTC, if the answer tells it.
+        content_type: Without parameters; empty if the answer has none.
+        header_names: Of the answer, in lower case and sorted; no values.
     """
 
     operation: str
     status: int
     seconds: float
+    attempt: int = 1
+    waited: float = 0.0
+    method: str = ""
+    template: str = ""
+    origin: str = ""
+    date: datetime | None = None
+    content_type: str = ""
+    header_names: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RequestFailed:
+    """
+    An attempt at a request ended without an answer.
+
+    Attributes:
+        error: The name of the exception's class.
+        operation: As for `RequestSent`, and so are the others.
+    """
+
+    operation: str
+    error: str
+    seconds: float
+    attempt: int = 1
+    waited: float = 0.0
+    method: str = ""
+    template: str = ""
+    origin: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class UsageRead:
+    """
+    The month's usage was read.
+
+    Attributes:
+        used: Exports of the month.
+        remaining: Those that are left; None if there is no limit.
+    """
+
+    used: int
+    remaining: int | None
+
+
+@attrs.frozen(kw_only=True)
+class PhaseStarted:
+    """
+    A phase of an export began; a `PhaseEnded` follows.
+
+    Both are reported in the same context of the same task, unless it is a stream.
+
+    Attributes:
+        id: The same for start and end, and different for all others of this process.
+        phase: Which one.
+        request_id: The service's id; None before it is known.
+        is_stream: Whether the caller reads the file meanwhile.
+        traceparent: What `TracingHook.traceparent()` returned when the export was
+            requested, by whichever process; None if it is not known yet.
+    """
+
+    id: int
+    phase: Phase
+    cohort_id: str | None
+    request_id: str | None = None
+    is_stream: bool = False
+    traceparent: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PhaseEnded:
+    """
+    A phase of an export ended.
+
+    Attributes:
+        id: As for `PhaseStarted`, and so are the others.
+        seconds: How long it took.
+        error: The name of the exception's class; None if it went well.
+        reason: Its text, without secrets.
+        rows: Members in the file that was saved, where they were counted.
+        size: Bytes of that file.
+    """
+
+    id: int
+    phase: Phase
+    cohort_id: str | None
+    request_id: str | None = None
+    traceparent: str | None = None
+    seconds: float
+    error: str | None = None
+    reason: str = ""
+    rows: int | None = None
+    size: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -159,11 +271,13 @@ class BytesReceived:
         received: Bytes so far, as stored (compressed or not); less than before
             when a download starts over.
         total: Bytes of the whole file, if the store says.
+        seconds_left: How long the rest takes at the pace so far, once that is known.
     """
 
     request_id: str
     received: int
     total: int | None
+    seconds_left: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -207,7 +321,11 @@ Event: TypeAlias = (
     QuotaWait
     | PartlyUnreadable
     | RequestSent
+    | RequestFailed
     | RetryScheduled
+    | UsageRead
+    | PhaseStarted
+    | PhaseEnded
     | ExportRequested
     | ExportAdopted
     | StatusPolled
@@ -216,6 +334,7 @@ Event: TypeAlias = (
     | RowsDiffer
     | BatchWritten
 )
+"""Any of the events."""
 
 
 class EventHook(Protocol):
@@ -223,3 +342,19 @@ class EventHook(Protocol):
 
     def __call__(self, event: Event, /) -> None:
         """Handle *event*."""
+
+
+@runtime_checkable
+class TracingHook(Protocol):
+    """A hook that also says which trace the present work belongs to."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Handle *event*."""
+
+    def traceparent(self) -> str | None:
+        """
+        Return the present span as the W3C header ``traceparent``; None without one.
+
+        It is kept with the export that is requested just now, for the one who goes
+        on with it: see `PhaseStarted.traceparent`.
+        """

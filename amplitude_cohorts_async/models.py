@@ -431,6 +431,7 @@ class JobRecord:
         format: The format that `new()` was given.
         on_unknown: As for ``CohortsClient.export()``.
         delivery_id: Names the delivery to that target.
+        traceparent: The span in which it was requested, if that was traced.
     """
 
     id: str
@@ -451,6 +452,7 @@ class JobRecord:
     format: str | None = None
     on_unknown: Literal["raise", "spend"] = "raise"
     delivery_id: str | None = None
+    traceparent: str | None = None
 
     @classmethod
     def new(
@@ -821,12 +823,16 @@ class MembershipDiff:
         remove: Ids in the first set only.
         kept: Number of ids in both.
         unnameable: Members of either set without an id of the type compared.
+        unnameable_before: Those of the first set.
+        unnameable_after: Those of the second set.
     """
 
     add: Collection[str] = ()
     remove: Collection[str] = ()
     kept: int = 0
     unnameable: int = 0
+    unnameable_before: int = 0
+    unnameable_after: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -8,4 +8,5 @@ pytest_plugins = [
     "support.servers",
     "support.emulation",
     "support.exporting",
+    "support.tracing",
 ]

@@ -18,7 +18,7 @@ import aiohttp
 import attrs
 import pytest
 
-from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async import CohortsClient, blocking, errors
 from amplitude_cohorts_async.errors import ConfigurationError
 from amplitude_cohorts_async.events import Event
 from amplitude_cohorts_async.limits import Limits
@@ -421,20 +421,25 @@ async def test_a_proxy_gets_its_password(clock: FakeClock, scheme: str) -> None:
     assert told not in shown_
 
 
+@pytest.mark.parametrize("kind", [CohortsClient, blocking.CohortsClient])
 def test_a_key_in_the_environment_is_in_no_frame(
     monkeypatch: pytest.MonkeyPatch,
+    kind: type[CohortsClient | blocking.CohortsClient],
 ) -> None:
     """A client that cannot be made names no key, nor the password of its proxy."""
     monkeypatch.setenv("AMPLITUDE_API_KEY", API_KEY)
     monkeypatch.setenv("AMPLITUDE_SECRET_KEY", SECRET_KEY)
 
     with pytest.raises(errors.ConfigurationError) as region:
-        CohortsClient.from_env(region="moon")
+        kind.from_env(region="moon")
     with pytest.raises(errors.ConfigurationError) as proxy:
-        CohortsClient.from_env(proxy=f"http://user:{SECRET_KEY}@host:port")
+        kind.from_env(proxy=f"http://user:{SECRET_KEY}@host:port")
+    with pytest.raises(errors.ConfigurationError) as made:
+        kind(API_KEY, SECRET_KEY, proxy=f"http://user:{SECRET_KEY}@host:port")
 
     assert [] == find_secrets(shown(region.value))
     assert [] == find_secrets(shown(proxy.value))
+    assert [] == find_secrets(shown(made.value))
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])

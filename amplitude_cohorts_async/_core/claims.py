@@ -52,6 +52,7 @@ class Call:
         export_id: The export that an earlier step has claimed or joined.
         is_sent: Whether that step, or one before it, may have sent its request.
         spent: What an earlier step has spent.
+        traceparent: The span in which the call is made.
     """
 
     cohort_id: str
@@ -69,6 +70,7 @@ class Call:
     export_id: str | None = None
     is_sent: bool = False
     spent: ExportRef | None = None
+    traceparent: str | None = None
 
 
 @attrs.frozen

@@ -21,6 +21,7 @@ BLOCK = 32 * 1024
 MAX_RECORD = 16 * 1024 * 1024
 
 Buffer = bytes | bytearray | memoryview
+"""Bytes, in any of Python's forms."""
 
 # A field and what ends it. Quotes stand around a whole field or nowhere.
 _FIELD = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n)')

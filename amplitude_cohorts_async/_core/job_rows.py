@@ -107,6 +107,7 @@ class ExportRow:
         ticket: Its place in the limiter's order between two ticks.
         usage: The month's usage, as a step has read it for the next one.
         poll_at: When its next poll is due, if it is polled by ticks.
+        traceparent: The span in which it was requested, if that was traced.
         revision: Counts the changes of this row.
     """
 
@@ -128,6 +129,7 @@ class ExportRow:
     ticket: str | None = None
     usage: KnownUsage = attrs.field(factory=KnownUsage)
     poll_at: datetime | None = None
+    traceparent: str | None = None
     claims: int = 0
     lease: Lease | None = None
     revision: int = 0
@@ -147,6 +149,7 @@ class ExportRow:
             requested_at=self.requested_at,
             as_of=self.as_of,
             region=self.region,
+            traceparent=self.traceparent,
         )
 
 
@@ -392,6 +395,7 @@ def job_record(rows: CohortRows, export: ExportRow) -> JobRecord:
         label=export.label,
         revision=export.revision,
         updated_at=export.updated_at,
+        traceparent=export.traceparent,
     )
 
 

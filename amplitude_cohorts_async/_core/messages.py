@@ -34,6 +34,7 @@ class Request:
     Attributes:
         path: Absolute and already percent-encoded.
         query: Already percent-encoded, without the question mark.
+        template: The path with a name in braces for each id; empty for one without ids.
         subject: The allowed values of each answer field that names what the request
             is about, as in ``cohort_id``; an answer about something else is an error.
     """
@@ -41,6 +42,7 @@ class Request:
     operation: Operation
     method: Literal["GET", "POST"] = "GET"
     path: str
+    template: str = ""
     query: str = ""
     body: bytes | None = attrs.field(default=None, repr=False)
     replay: Replay = Replay.SAFE

@@ -77,6 +77,7 @@ class Endpoints:
         return Request(
             operation="export",
             path=f"{EXPORT_PATH}/{_segment(cohort_id)}",
+            template=f"{EXPORT_PATH}/{{id}}",
             query=_properties_query(properties),
             replay=Replay.COSTLY,
             kind="export",
@@ -85,15 +86,19 @@ class Endpoints:
 
     def export_status(self, job: ExportRef) -> Request:
         """Return the request for a job's status."""
-        path = (
-            f"{EXPORT_PATH}/{_cohort_segment(job)}/status"
+        path, template = (
+            (
+                f"{EXPORT_PATH}/{_cohort_segment(job)}/status",
+                f"{EXPORT_PATH}/{{id}}/status",
+            )
             if self.routes is Routes.OPENAPI
-            else f"{STATUS_PATH}/{_job_segment(job)}"
+            else (f"{STATUS_PATH}/{_job_segment(job)}", f"{STATUS_PATH}/{{request_id}}")
         )
 
         return Request(
             operation="status",
             path=path,
+            template=template,
             kind="poll",
             subject=self._subject(job.cohort_id, request_id=[job.request_id]),
         )
@@ -102,9 +107,13 @@ class Endpoints:
         """Return the request for a finished job's file, or a link to it."""
         is_openapi = self.routes is Routes.OPENAPI
         segment = _cohort_segment(job) if is_openapi else _job_segment(job)
+        name = "id" if is_openapi else "request_id"
 
         return Request(
-            operation="file", path=f"{EXPORT_PATH}/{segment}/file", kind="file"
+            operation="file",
+            path=f"{EXPORT_PATH}/{segment}/file",
+            template=f"{EXPORT_PATH}/{{{name}}}/file",
+            kind="file",
         )
 
     def _subject(

@@ -206,9 +206,14 @@ def export_request_id(request: Request, response: Response) -> str:
 
 def answered_at(response: Response, *, now: datetime) -> datetime:
     """Return when an answer was made, aware UTC, by the earlier of the two clocks."""
-    header_date = _date(response.headers.get("date", ""))
+    header_date = date_of(response.headers)
 
     return now if header_date is None else min(now, header_date)
+
+
+def date_of(headers: Mapping[str, str]) -> datetime | None:
+    """Return the service's clock by the headers of an answer, aware UTC."""
+    return _date(headers.get("date", ""))
 
 
 def export_status(request: Request, response: Response) -> ExportStatus | JobFailed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -19,6 +20,9 @@ from .ids import checked_id, checked_request_id
 from .json_stream import strings_of
 
 VERSION = 1
+
+# Source: https://www.w3.org/TR/trace-context/
+_TRACEPARENT = re.compile("[0-9a-f]{2}(-[0-9a-f]{32})(-[0-9a-f]{16})(-[0-9a-f]{2})")
 
 # Source: https://amplitude.com/docs/apis/analytics/behavioral-cohorts
 FILE_LIFE = timedelta(days=7)
@@ -36,6 +40,7 @@ class ExportRef:
         as_of: Aware UTC by the service's clock if its answer had one; the file holds no
             later change.
         region: None for a custom base URL.
+        traceparent: The span in which it was requested, if that was traced.
     """
 
     request_id: str
@@ -44,6 +49,7 @@ class ExportRef:
     requested_at: datetime | None = None
     as_of: datetime | None = None
     region: Region | None = None
+    traceparent: str | None = attrs.field(default=None, eq=False)
 
 
 def to_token(ref: ExportRef) -> str:
@@ -57,6 +63,7 @@ def to_token(ref: ExportRef) -> str:
             "requested_at": ref.requested_at and ref.requested_at.isoformat(),
             "as_of": ref.as_of and ref.as_of.isoformat(),
             "region": ref.region and ref.region.name,
+            **({"traceparent": ref.traceparent} if ref.traceparent else {}),
         },
         separators=(",", ":"),
     )
@@ -88,6 +95,11 @@ def from_token(text: str) -> ExportRef:
         )
 
     return _read_ref(fields)
+
+
+def checked_traceparent(value: object) -> str | None:
+    """Return the W3C header of a span, or None for whatever else."""
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
 
 def age_of(ref: ExportRef, *, now: datetime) -> float | None:
@@ -142,6 +154,7 @@ def _read_ref(fields: Mapping[str, object]) -> ExportRef:
             requested_at=_read_time(fields.get("requested_at")),
             as_of=_read_time(fields.get("as_of")),
             region=None if region is None else Region[str(region)],
+            traceparent=checked_traceparent(fields.get("traceparent")),
         )
     except (KeyError, ValueError) as error:
         raise InvalidInputError(

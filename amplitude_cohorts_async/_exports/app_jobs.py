@@ -79,10 +79,10 @@ class KnownJob:
     doubt: ExportRow | None
 
 
-Found: TypeAlias = (
-    Claim | Joined | Delivered | Superseded | Ended | WaitForOther | Doubt | ReadList
-)
+Answer: TypeAlias = Claim | Joined | Delivered | Superseded | Ended | Doubt | ReadList
 """What answers a call; a claim or a delivery is stored already."""
+
+Found: TypeAlias = Answer | WaitForOther
 
 
 class AppJobs:
@@ -444,6 +444,7 @@ class AppJobs:
             occurrence=call.occurrence,
             created_at=rows.at,
             label=self.label,
+            traceparent=call.traceparent,
         )
         number = export.claims + 1
         export = rows.update_export(
@@ -487,7 +488,7 @@ class AppJobs:
 def _check_record(record: object) -> None:
     if not isinstance(record, JobRecord):
         raise InvalidInputError(
-            f"a job is a JobRecord, one of `await client.jobs()`, not a "
+            f"a job is a JobRecord, one of `client.jobs()`, not a "
             f"{type(record).__name__}"
         )
 

@@ -26,6 +26,7 @@ from .._io.cancellation import background, finish_despite_cancel
 from .._io.context import Clock
 from .._io.jobs.base import JobStore
 from .._io.machine import has_ended, this_process
+from .._io.waits import WaitLog
 from ..errors import JobStoreUnavailableError
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class AppRows:
     def __init__(self, store: JobStore, app: str, clock: Clock) -> None:
         self.store = store
         self.app = app
+        self.waits: WaitLog = WaitLog()
         self._clock = clock
         self._owner = this_process if store.local else _no_name
         self._unsaved: list[tuple[str, Change[None]]] = []

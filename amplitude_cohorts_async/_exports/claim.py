@@ -130,6 +130,13 @@ class Delivery(_Leased):
         if row is None:
             return True
 
+        with self._app.waits.watch(
+            f"another export, which is being saved at {row.target}",
+            cohort_id=self._cohort_id,
+        ):
+            return await self._wait_to_publish(row)
+
+    async def _wait_to_publish(self, row: DeliveryRow) -> bool:
         when, waits = Publishing.NOW, pauses()
         seconds_left = self._app.store.lease
 
@@ -460,6 +467,7 @@ def facts_of(ref: ExportRef) -> dict[str, object]:
         "requested_at": ref.requested_at,
         "as_of": ref.as_of,
         "region": ref.region,
+        "traceparent": ref.traceparent,
     }
 
 

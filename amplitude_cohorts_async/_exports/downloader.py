@@ -22,13 +22,15 @@ import attrs
 from .._core.export_errors import ExportErrors
 from .._core.manifest import DeliveredFile, requested_at, to_manifest, to_metadata
 from .._core.requests import Endpoints
+from .._core.secret import Secret
 from .._core.tokens import FILE_LIFE, ExportRef, age_of, to_token
-from .._io.cancellation import background, in_thread
+from .._io.cancellation import background, closed_after, in_thread
 from .._io.download.to_destination import UploadReceiver
 from .._io.download.to_file import FileReceiver
 from .._io.download.to_reader import TextReceiver
 from .._io.download.transfer import Transfer
 from .._io.http.session import Session
+from .._io.progress import Progress
 from .._io.sinks.arrow import AmplitudeId
 from .._io.sinks.destination import Destination
 from .._io.sinks.file_sink import FileSink
@@ -37,13 +39,11 @@ from .._io.sinks.saved_file import LocalFile
 from .._io.sinks.saved_object import SavedObject
 from .._io.sinks.target import Format, Options, Target
 from .._version import VERSION
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, NotFoundError, UnexpectedResponseError
 from ..events import BytesReceived, RowsDiffer
 from ..models import ExportStatus, Routes, SavedExport
 
 _logger = logging.getLogger(__name__)
-
-Progress = Callable[[BytesReceived], None]
 
 
 def checked_progress(progress: Progress | None) -> None:
@@ -109,19 +109,40 @@ class FileDownloader:
         Args:
             may_publish: Whether the whole file may replace what is at the target.
         """
-        if target.destination is not None:
-            return await self._upload(
-                target,
-                target.destination,
-                may_publish=may_publish,
-                options=self._options(amplitude_id),
-                progress=progress,
-            )
+        with self._session.context.phase("download", ref=self._ref) as phase:
+            if target.destination is not None:
+                saved = await self._upload(
+                    target,
+                    target.destination,
+                    may_publish=may_publish,
+                    options=self._options(amplitude_id),
+                    progress=progress,
+                )
+                phase.rows = saved.rows
+            else:
+                saved, phase.rows = await self._save(
+                    target,
+                    may_publish=may_publish,
+                    options=self._options(amplitude_id),
+                    progress=progress,
+                )
+            phase.size = saved.size
 
+        return saved
+
+    async def _save(
+        self,
+        target: Target,
+        *,
+        may_publish: Callable[[], Awaitable[bool]],
+        options: Options,
+        progress: Progress | None,
+    ) -> tuple[SavedExport, int | None]:
+        """Download the file to a path; return what it has counted of members, too."""
         receiver = FileReceiver(
             FileSink(
                 target,
-                options=self._options(amplitude_id),
+                options=options,
                 file_mode=self._session.context.file_mode,
                 request_id=self._ref.request_id,
             )
@@ -147,7 +168,7 @@ class FileDownloader:
 
         # The file's own count: nothing is read for this.
         self._compare(file.rows, target.expected_rows)
-        return saved
+        return saved, file.rows if self._has_header else None
 
     async def _upload(
         self,
@@ -183,6 +204,25 @@ class FileDownloader:
         self._compare(saved.rows, target.expected_rows)
         return saved
 
+    async def link(self) -> str:
+        """Return a fresh link to the file."""
+        request = self._endpoints.export_file(self._ref)
+
+        try:
+            async with self._session.file(request) as answer:
+                if isinstance(answer, Secret):
+                    # Plain text: from here on it is the caller's to hide.
+                    return "".join(answer)
+        except NotFoundError as error:
+            # It raises what became of a file that is gone.
+            await self._status_without_file(error.status)
+            raise
+
+        raise UnexpectedResponseError(
+            f"the service sent the file of export {self._ref.request_id} itself, "
+            f"without a link; save it with `download()`, or read it with `file()`"
+        )
+
     @asynccontextmanager
     async def file(self, format: Format) -> AsyncGenerator[BinaryIO]:  # noqa: A002
         """Download the file to one without a name, and open that."""
@@ -195,7 +235,10 @@ class FileDownloader:
         )
         receiver = FileReceiver(sink)
 
-        with self._errors.about_the_file(f"a temporary file in {place}"):
+        with (
+            self._session.context.phase("download", ref=self._ref),
+            self._errors.about_the_file(f"a temporary file in {place}"),
+        ):
             async with receiver.unfinished():
                 await self._transfer(receiver, None).run()
                 file = await receiver.reader()
@@ -213,10 +256,14 @@ class FileDownloader:
         )
         transfer = self._transfer(receiver, None)
 
-        async with background(receiver.fill(transfer.run)):
-            yield self._read(receiver)
+        with self._session.context.phase("download", ref=self._ref, is_stream=True):
+            async with (
+                background(receiver.fill(transfer.run)),
+                closed_after(self._read(receiver)) as text,
+            ):
+                yield text
 
-    async def _read(self, receiver: TextReceiver) -> AsyncIterator[bytes]:
+    async def _read(self, receiver: TextReceiver) -> AsyncGenerator[bytes]:
         with self._errors.with_token(), self._errors.about_the_file():
             async for text in receiver:
                 yield text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
@@ -12,13 +12,14 @@ import attrs
 
 from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
+from .._io.progress import Progress, bar_of, drawn
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
 from .._io.sinks.destination import Destination
 from .._io.sinks.target import checked_format, checked_target
 from ..models import ExportStatus, SavedExport
 from .app_jobs import target_name
 from .claim import Delivery
-from .downloader import Progress, checked_progress
+from .downloader import checked_progress
 from .spent_export import SpentExport
 
 
@@ -52,6 +53,19 @@ class ExportJob:
         """
         return self._export.token
 
+    @property
+    def done(self) -> bool:
+        """
+        Whether this client has seen that the file is ready; sends nothing.
+
+        A job that was just resumed is not: `poll()` asks.
+        """
+        return self._export.is_ready
+
+    def __await__(self) -> Generator[object, None, ExportJob]:
+        """Wait as `wait()` does, for half an hour at most, and return the job."""
+        return self.wait().__await__()
+
     async def poll(self) -> ExportStatus:
         """
         Return the status of the job after one request.
@@ -84,6 +98,24 @@ class ExportJob:
 
         return self
 
+    async def link(self, *, timeout: float = 1800.0) -> str:
+        """
+        Wait for the job, and return a link to its file, which is good for one minute.
+
+        For a service that sends a browser there. **The link is as good as a password**
+        while it lives: keep it out of logs, and send it with ``Referrer-Policy:
+        no-referrer`` and ``Cache-Control: no-store``. The bytes are gzip, and nothing
+        of what `download()` checks is checked. The export does not count as delivered.
+
+        Args:
+            timeout: Seconds to wait for the job, as for `wait()`.
+
+        Raises:
+            UnexpectedResponseError: The service sent the file itself, as it may do with a
+                small one; download it.
+        """
+        return await self._export.link(timeout)
+
     async def download(
         self,
         to: str | os.PathLike[str] | Destination,
@@ -93,7 +125,7 @@ class ExportJob:
         timeout: float = 1800.0,
         manifest: bool = False,
         expected_rows: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> SavedExport:
         """
         Wait for the job, and save its file.
@@ -121,7 +153,8 @@ class ExportJob:
                 members were counted and are not as many. A small file is counted,
                 and every one that has a manifest.
             progress: Called with the bytes received, about once a MiB. The count
-                goes back when the download starts over.
+                goes back when the download starts over. True draws a progress bar
+                on stderr, with the extra ``progress`` or with rich.
 
         Raises:
             InvalidInputError: The target cannot be written; nothing was sent.
@@ -133,7 +166,9 @@ class ExportJob:
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
         async with self._export.tracked():
-            checked_progress(progress)
+            bar = bar_of(progress, self._name) if isinstance(progress, bool) else None
+            told = None if isinstance(progress, bool) else progress
+            checked_progress(told)
             target = await anyio.to_thread.run_sync(
                 checked_target, to, format, manifest
             )
@@ -143,13 +178,15 @@ class ExportJob:
                 target_name(target), target.format.suffix, begun, is_named=True
             )
 
-        saved = await self._export.save(
-            target,
-            delivery,
-            amplitude_id=amplitude_id,
-            timeout=timeout,
-            progress=progress,
-        )
+        async with drawn(bar):
+            saved = await self._export.save(
+                target,
+                delivery,
+                amplitude_id=amplitude_id,
+                timeout=timeout,
+                progress=told,
+            )
+
         delivery.answered()
         return saved
 
@@ -221,6 +258,12 @@ class ExportJob:
             self._export.read_batches(amplitude_id, delivery) as batches,
         ):
             yield batches
+
+    @property
+    def _name(self) -> str:
+        is_known = self.cohort_id is not None
+
+        return f"cohort {self.cohort_id}" if is_known else f"export {self.request_id}"
 
     @asynccontextmanager
     async def _streamed(self) -> AsyncGenerator[Delivery]:

@@ -20,6 +20,7 @@ from .._core.ids import distinct_cohort_ids
 from .._io.async_only import AsyncOnly
 from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
+from .._io.progress import Bar, heard
 from .._io.sinks.target import Format, Target, checked_target
 from ..errors import (
     CohortsError,
@@ -33,7 +34,7 @@ from .directory_store import directory_store
 from .old_record import import_old_record
 from .purchase import SendWatch
 from .requester import ExportRequester, StartedExport
-from .runs import Runs, file_name
+from .runs import Runs, check_file_names, file_name
 
 if TYPE_CHECKING:
     from .._core.job_rows import OnUnknown, Wanted
@@ -69,8 +70,9 @@ class ExportBatch(AsyncOnly):
 
     _usage = "async for outcome in client.export_many(...):"
 
-    def __init__(self, run: ExportRun) -> None:
+    def __init__(self, run: ExportRun, bar: Bar | None = None) -> None:
         self._run = run
+        self._bar = bar
         # The tasks refer to the run, not to the iterator, so that an iterator that
         # was dropped in the middle of a loop is collected.
         weakref.finalize(self, run.abandon).atexit = False
@@ -79,7 +81,10 @@ class ExportBatch(AsyncOnly):
         return self
 
     async def __anext__(self) -> ExportOutcome:
-        outcome = await self._run.step()
+        if self._bar is None:
+            outcome = await self._run.step()
+        else:
+            outcome = await self._shown_step(self._bar)
 
         if outcome is None:
             raise StopAsyncIteration
@@ -103,6 +108,22 @@ class ExportBatch(AsyncOnly):
         """Stop all exports of the batch; calling it twice does no harm."""
         await self._run.aclose()
 
+        if self._bar is not None:
+            self._bar.close()
+
+    async def _shown_step(self, bar: Bar) -> ExportOutcome | None:
+        await bar.prepare()
+
+        async with heard(bar):
+            outcome = await self._run.step()
+
+        if outcome is None:
+            bar.close()
+        else:
+            bar.finished(outcome)
+
+        return outcome
+
 
 class ExportRun:
     """The tasks of an `ExportBatch`; `works_ahead`: also while no caller waits."""
@@ -120,9 +141,12 @@ class ExportRun:
             )
 
         self.works_ahead = False
+        cohort_ids = distinct_cohort_ids(cohort_ids)
+        check_file_names(cohort_ids)
+        self.count: int = len(cohort_ids)
         self._exports = exports
         self._rows = exports.jobs.rows
-        self._waiting = deque(distinct_cohort_ids(cohort_ids))
+        self._waiting = deque(cohort_ids)
         self._directory = directory
         self._options = options
         self._own_store: JobStore | None = None
@@ -296,6 +320,13 @@ class ExportRun:
             await self._close_store(self._own_store)
 
     async def _outcome(self, cohort_id: str) -> ExportOutcome:
+        with self._exports.context.phase("export", cohort_id=cohort_id) as phase:
+            outcome = await self._exported(cohort_id)
+            phase.error = outcome.error
+
+        return outcome
+
+    async def _exported(self, cohort_id: str) -> ExportOutcome:
         spent = 0
 
         try:

@@ -62,7 +62,13 @@ class JobPoller:
         self._line = asyncio.Lock()
         self._latest = -math.inf
         self._word = "not polled"
+        self._is_told = False
         self._done: ExportStatus | JobFailed | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a poll has seen that the file is ready."""
+        return isinstance(self._done, ExportStatus)
 
     async def poll(self) -> ExportStatus:
         """Return the status, and raise if the job failed or is not known any more."""
@@ -77,7 +83,13 @@ class JobPoller:
         """Poll until the job is done, for *timeout* seconds at most."""
         deadline = self._context.clock.now() + timeout
 
-        if not await self._first_in_line(deadline):
+        with self._context.waits.watch(
+            f"the status of export {self._ref.request_id}, which another caller polls",
+            request_id=self._ref.request_id,
+        ):
+            is_first = await self._first_in_line(deadline)
+
+        if not is_first:
             raise self._errors.timed_out(timeout, self._word)
 
         try:
@@ -131,6 +143,7 @@ class JobPoller:
 
             match step:
                 case Poll(after=seconds):
+                    self._tell_once(seconds)
                     await clock.sleep(seconds)
                     status = await self._try(deadline - clock.now())
                     state = attrs.evolve(state, polls=state.polls + 1, status=status)
@@ -141,6 +154,17 @@ class JobPoller:
                     raise self._errors.failed(word)
                 case GiveUp():
                     raise self._errors.timed_out(timeout, state.word)
+
+    def _tell_once(self, seconds: float) -> None:
+        # Not at each poll: an event does that.
+        if not self._is_told:
+            self._is_told = True
+            request_id = self._ref.request_id
+            self._context.waits.tell(
+                f"the next poll of export {request_id}, and so on until it is ready",
+                seconds,
+                request_id=request_id,
+            )
 
     async def _try(self, left: float) -> ExportStatus | JobFailed:
         """Return the status; "no answer", a word of our own, if none came."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from copy import copy
 from typing import assert_never
 from weakref import WeakValueDictionary
@@ -33,9 +33,11 @@ from .._core.tokens import (
     from_token,
 )
 from .._io.cancellation import finish_despite_cancel
+from .._io.context import Context, PhaseResult
 from .._io.http.session import Session
 from .._io.jobs.base import JobStore
 from .._io.limits.budget import Budget
+from .._io.progress import Progress
 from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Target
 from ..errors import (
@@ -48,10 +50,9 @@ from ..errors import (
 from ..events import ExportAdopted, QuotaWait
 from ..models import Cohort, Region, SavedExport, Usage
 from ..policies import Polling
-from .app_jobs import AppJobs, Joined
+from .app_jobs import Answer, AppJobs, Joined
 from .app_rows import pauses
 from .claim import Claim, Delivery
-from .downloader import Progress
 from .poller import JobPoller
 from .purchase import Purchase, SendWatch
 from .spent_export import SpentExport
@@ -97,6 +98,7 @@ class ExportRequester:
         self._session = session
         self._clock = session.context.clock
         self._emit = session.context.emit
+        self._waits = session.context.waits
         self.jobs = jobs
         self.budget = budget
         self._endpoints = endpoints
@@ -117,6 +119,11 @@ class ExportRequester:
         return other
 
     @property
+    def context(self) -> Context:
+        """The clock and the events of the client."""
+        return self._session.context
+
+    @property
     def saved(self) -> SavedExports:
         """The exports that were saved before."""
         return SavedExports(self.jobs, self._clock, self.spent, self._thread)
@@ -132,11 +139,21 @@ class ExportRequester:
         wanted = checked_properties(properties)
         call = Call(cohort_id=checked_id(cohort_id, "cohort id"), properties=wanted)
 
-        while True:
-            claim = await self.jobs.claim_new(call)
-            spent = await self.purchase(call, claim, allowance)
-            if spent is not None:
-                return StartedExport(spent, claim.delivery, spent=True)
+        with self._request_phase(call) as (call, phase):
+            while True:
+                claim = await self.jobs.claim_new(call)
+                spent = await self.purchase(call, claim, allowance)
+                if spent is not None:
+                    phase.is_about(spent.ref)
+                    return StartedExport(spent, claim.delivery, spent=True)
+
+    @contextmanager
+    def _request_phase(self, call: Call) -> Generator[tuple[Call, PhaseResult]]:
+        """Report the phase that gets a call its export; yields the call, traced."""
+        context = self.context
+
+        with context.phase("request", cohort_id=call.cohort_id) as phase:
+            yield attrs.evolve(call, traceparent=context.traceparent()), phase
 
     def resume(self, request_id_or_token: str) -> SpentExport:
         """Return the job of an export that was requested before; sends nothing."""
@@ -164,13 +181,28 @@ class ExportRequester:
             AmbiguousExportError: One may have been spent, and its id is not known.
             JobStoreUnavailableError: Nothing was sent.
         """
+        with self._request_phase(call) as (traced, phase):
+            started = await self._join_or_request(traced, allowance, watch)
+            phase.is_about(started.export.ref)
+
+        return started
+
+    async def _join_or_request(
+        self, call: Call, allowance: str | None, watch: SendWatch | None
+    ) -> StartedExport:
         call = await self._begun(call)
         listing: Listing | None = None
-        waits = pauses()
+        naps = pauses()
 
-        async with self.jobs.lock(call):
+        async with AsyncExitStack() as stack:
+            with self._waits.watch(
+                f"a call for the same export of cohort {call.cohort_id}",
+                cohort_id=call.cohort_id,
+            ):
+                await stack.enter_async_context(self.jobs.lock(call))
+
             while True:
-                found = await self.jobs.claim(call, listing)
+                found = await self._found(call, listing, naps)
 
                 match found:
                     case Claim():
@@ -187,10 +219,27 @@ class ExportRequester:
                         listing = await self.listing(call.cohort_id)
                     case Doubt() | Superseded() | Ended():
                         raise await self.refusal(call, found)
-                    case WaitForOther():
-                        await asyncio.sleep(next(waits))
                     case _:
                         assert_never(found)
+
+    async def _found(
+        self, call: Call, listing: Listing | None, naps: Iterator[float]
+    ) -> Answer:
+        """Return what answers a call, once no other caller is about to request it."""
+        found = await self.jobs.claim(call, listing)
+
+        if not isinstance(found, WaitForOther):
+            return found
+
+        with self._waits.watch(
+            f"another caller, whose lease of the export of cohort {call.cohort_id} holds",
+            cohort_id=call.cohort_id,
+        ):
+            while isinstance(found, WaitForOther):
+                await asyncio.sleep(next(naps))
+                found = await self.jobs.claim(call, listing)
+
+        return found
 
     async def save(
         self,
@@ -318,6 +367,7 @@ class ExportRequester:
                 cohort_id=call.cohort_id,
                 properties=call.properties,
                 region=self._region,
+                traceparent=claim.export.traceparent,
             ),
             claim,
             watch or SendWatch(),

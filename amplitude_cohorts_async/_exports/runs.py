@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -14,11 +16,12 @@ from .._core.job_rows import Lease, Rows, RunRow, Wanted, read_runs, write_runs
 from .._core.tokens import FILE_LIFE
 from .._io.cancellation import finish_despite_cancel
 from .._io.machine import has_ended, is_visible
-from ..errors import JobStoreUnavailableError
+from ..errors import InvalidInputError, JobStoreUnavailableError
 from .app_rows import AppRows, T
 from .claim import new_id
 
 _GROUP = "runs"
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9])", re.IGNORECASE)
 _INTERVAL = 0.5
 """Seconds between looks at a lease that may be of a process that was killed."""
 
@@ -69,6 +72,12 @@ class Runs:
         Raises:
             JobStoreUnavailableError: Nothing was sent.
         """
+        with self._app.waits.watch(
+            f"an export_many() into {self._same[0]} that may still run elsewhere"
+        ):
+            await self._open(cohort_ids, is_fresh=is_fresh)
+
+    async def _open(self, cohort_ids: Sequence[str], *, is_fresh: bool) -> None:
         seen: dict[str, float] = {}
 
         while True:
@@ -228,8 +237,37 @@ class Runs:
 
 
 def file_name(cohort_id: str, format: str) -> str:  # noqa: A002
-    """Return the name of a cohort's file; it cannot lead out of its directory."""
-    return f"{quote(cohort_id, safe='')}.{format}"
+    """
+    Return the name of a cohort's file; it cannot lead out of its directory.
+
+    It is the same on every system, and on Windows names no device.
+    """
+    stem = quote(cohort_id, safe="")
+
+    if _DEVICE.fullmatch(stem.partition(".")[0]):
+        stem = f"%{ord(stem[0]):X}{stem[1:]}"
+
+    return f"{stem}.{format}"
+
+
+def check_file_names(cohort_ids: Sequence[str]) -> None:
+    """
+    Raise `InvalidInputError` if two files have one name, where case does not count.
+
+    The file systems of Windows and macOS ignore it, unless they are set up otherwise.
+    """
+    if sys.platform not in {"darwin", "win32"}:
+        return
+
+    seen: dict[str, str] = {}
+
+    for cohort_id in cohort_ids:
+        other = seen.setdefault(cohort_id.casefold(), cohort_id)
+        if other != cohort_id:
+            raise InvalidInputError(
+                f"the cohorts {other} and {cohort_id} would have one file on this "
+                f"system, where names ignore case; export them to different folders"
+            )
 
 
 def _close(runs: dict[str, RunRow], run_id: str, cohort_ids: Sequence[str]) -> None:

@@ -19,8 +19,10 @@ from .._core.export_errors import ExportErrors
 from .._core.job_rows import ExportState
 from .._core.requests import Endpoints
 from .._core.tokens import ExportRef, to_token
+from .._io.cancellation import closed_after
 from .._io.download.member_stream import MemberStream
 from .._io.http.session import Session
+from .._io.progress import Progress
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, record_batches
 from .._io.sinks.saved_file import to_record
 from .._io.sinks.target import Format, Target
@@ -29,7 +31,7 @@ from ..events import BytesReceived
 from ..models import ExportStatus, SavedExport
 from .app_jobs import AppJobs
 from .claim import Delivery
-from .downloader import FileDownloader, Progress, guarded_progress
+from .downloader import FileDownloader, guarded_progress
 from .poller import JobPoller
 
 _logger = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class SpentExport:
         jobs: AppJobs,
     ) -> None:
         self.ref = ref
+        self._context = session.context
         self._jobs = jobs
         self._poller = poller
         self._downloader = FileDownloader(
@@ -83,8 +86,20 @@ class SpentExport:
         """Wait until the file is ready."""
         checked_timeout(timeout)
 
+        with self._context.phase("wait", ref=self.ref):
+            async with self.tracked():
+                await self._poller.wait(timeout)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a poll has seen that the file is ready."""
+        return self._poller.is_ready
+
+    async def link(self, timeout: float) -> str:
+        """Wait for the job, and return a link to its file."""
         async with self.tracked():
-            await self._poller.wait(timeout)
+            await self.wait(timeout)
+            return await self._downloader.link()
 
     async def deliver(
         self,
@@ -149,8 +164,11 @@ class SpentExport:
         await self.wait()
 
         with self._token_on_cancel():
-            async with self._downloader.text() as text:
-                stream = MemberStream(self._checked(text), errors=self._errors)
+            async with (
+                self._downloader.text() as text,
+                closed_after(self._checked(text)) as checked,
+            ):
+                stream = MemberStream(checked, errors=self._errors)
                 try:
                     yield stream
                 finally:
@@ -166,9 +184,8 @@ class SpentExport:
         with self._token_on_cancel():
             async with (
                 self._downloader.text() as text,
-                aclosing(
-                    self._batches(self._checked(text), amplitude_id, delivery)
-                ) as batches,
+                closed_after(self._checked(text)) as checked,
+                aclosing(self._batches(checked, amplitude_id, delivery)) as batches,
             ):
                 yield batches
 
@@ -202,7 +219,7 @@ class SpentExport:
 
             await delivery.finished(None)
 
-    async def _checked(self, text: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _checked(self, text: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         async with self.tracked():
             async for block in text:
                 yield block

@@ -10,6 +10,7 @@ brings the file, and waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TypeVar, assert_never
 
@@ -36,6 +37,7 @@ from .._core.requests import checked_properties
 from .._core.retrying import may_ask_again, was_refused
 from .._core.tokens import from_token
 from .._io.cancellation import finish_despite_cancel
+from .._io.context import PhaseResult
 from .._io.http.session import Session
 from .._io.sinks.target import Target, checked_target
 from ..errors import (
@@ -73,8 +75,12 @@ class Ticker:
 
     async def tick(self, record: JobRecord) -> Tick:
         """Make the next step of an export; see `CohortsClient.tick()`."""
+        with self._phase(record) as phase:
+            return await self._tick(record, phase)
+
+    async def _tick(self, record: JobRecord, phase: PhaseResult) -> Tick:
         try:
-            step = await self._prepared_step(record)
+            step = await self._prepared_step(record, phase)
         except JobStoreUnavailableError as error:
             return Tick(record=record, due_in=self.polling.interval, last_error=error)
         except CohortsError as error:
@@ -86,11 +92,16 @@ class Ticker:
 
     async def go_on(self, record: JobRecord) -> Tick | None:
         """Make the next step of an export that is spent, unless another caller does."""
-        step = await self._prepared_step(record)
+        with self._phase(record) as phase:
+            step = await self._prepared_step(record, phase)
+            return await step.outcome(step.go_on())
 
-        return await step.outcome(step.go_on())
+    def _phase(self, record: object) -> AbstractContextManager[PhaseResult]:
+        # What is no record is refused in it.
+        cohort_id = getattr(record, "cohort_id", None)
+        return self.session.context.phase("tick", cohort_id=cohort_id)
 
-    async def _prepared_step(self, record: JobRecord) -> _Step:
+    async def _prepared_step(self, record: JobRecord, phase: PhaseResult) -> _Step:
         """Return the next step of an export, and check all that a user gave."""
         record = await self._named(record)
         call = _call_of(record)
@@ -98,10 +109,13 @@ class Ticker:
             checked_target, record.to or "", record.format
         )
         call = attrs.evolve(
-            call, target=target_name(target), format=target.format.suffix
+            call,
+            target=target_name(target),
+            format=target.format.suffix,
+            traceparent=self.session.context.traceparent(),
         )
 
-        return _Step(self, record, call, target)
+        return _Step(self, record, call, target, phase)
 
     async def _named(self, record: JobRecord) -> JobRecord:
         """Return a record with a target: that of the store's, for a listed one."""
@@ -122,7 +136,12 @@ class _Step:
     """One step of one export."""
 
     def __init__(
-        self, ticker: Ticker, record: JobRecord, call: Call, target: Target
+        self,
+        ticker: Ticker,
+        record: JobRecord,
+        call: Call,
+        target: Target,
+        phase: PhaseResult,
     ) -> None:
         self._exports = ticker.exports
         self._session = ticker.session
@@ -131,6 +150,7 @@ class _Step:
         self._record = record
         self._call = call
         self._target = target
+        self._phase = phase
         self._claim: Claim | None = None
         self._delivery: Delivery | None = None
 
@@ -222,6 +242,7 @@ class _Step:
                 self._claim, self._delivery = found, found.delivery
             case Joined():
                 self._delivery = found.delivery
+                self._phase.is_about(found.join.export.ref())
                 earlier = found.join.delivery
                 if found.join.is_adopted and not (earlier and earlier.is_adopted):
                     self._exports.announce_adoption(found.join.export.ref())
@@ -269,6 +290,7 @@ class _Step:
         if spent is None:
             return self._later(_BESIDE)
 
+        self._phase.is_about(spent.ref)
         # Also in the tick of a store that fails from now on.
         self._record = attrs.evolve(
             self._record,

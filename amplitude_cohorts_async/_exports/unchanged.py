@@ -15,6 +15,7 @@ from .._core.job_rows import DeliveryRow, Wanted
 from .._core.tokens import ExportRef, from_token, has_file, is_unchanged
 from .._io.cancellation import in_thread
 from .._io.context import Clock
+from .._io.progress import Progress
 from .._io.sinks.destination import Destination
 from .._io.sinks.saved_file import from_record
 from .._io.sinks.saved_object import SavedObject
@@ -22,7 +23,6 @@ from .._io.sinks.target import Target
 from ..errors import ExportError
 from ..models import Cohort, SavedExport
 from .app_jobs import AppJobs, target_name
-from .downloader import Progress
 from .spent_export import SpentExport
 
 _logger = logging.getLogger(__name__)

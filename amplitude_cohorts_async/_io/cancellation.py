@@ -92,6 +92,24 @@ async def background(work: Awaitable[None]) -> AsyncGenerator[None]:
         await finish_despite_cancel(asyncio.wait([task]))
 
 
+@asynccontextmanager
+async def closed_after(
+    generator: AsyncGenerator[T],
+) -> AsyncGenerator[AsyncGenerator[T]]:
+    """
+    Close a generator when the context is left.
+
+    Not while another task waits in it, which ends it: that would raise. Nor is it left
+    to the end of the loop, which closes all generators side by side: those that read
+    one another then report that they are running.
+    """
+    try:
+        yield generator
+    finally:
+        if not getattr(generator, "ag_running", False):
+            await generator.aclose()
+
+
 async def collect_cooperatively(items: Iterator[T]) -> list[T]:
     """Return the items of an iterator as a list, without blocking the event loop."""
     found: list[T] = []

@@ -83,14 +83,20 @@ async def diff_ids(
     if on_disk and folder is None:
         raise InvalidInputError("on_disk=True compares in a folder; pass folder=")
 
-    reader = MemberIds(Membership(id_type=id_type, count_group=count_group))
-    wanted, current = reader.of_source(after), reader.of_source(before)
+    membership = Membership(id_type=id_type, count_group=count_group)
+    of_before, of_after = MemberIds(membership), MemberIds(membership)
+    wanted, current = of_after.of_source(after), of_before.of_source(before)
     # Files may hold more ids than a cohort.
     diff = await compare(
         wanted, current, lambda _: None, folder=folder, on_disk=on_disk
     )
 
-    return attrs.evolve(diff, unnameable=reader.unnameable)
+    return attrs.evolve(
+        diff,
+        unnameable=of_before.unnameable + of_after.unnameable,
+        unnameable_before=of_before.unnameable,
+        unnameable_after=of_after.unnameable,
+    )
 
 
 class MemberIds:

@@ -148,9 +148,9 @@ def read_ids(
 
 
 @attrs.frozen(kw_only=True)
-class Ids:
+class Ids(AsyncIterable[str]):
     """
-    A stream of ids.
+    A stream of ids, which may be passed where ids are expected.
 
     What `open()` yields is not checked yet. `again`: they can be read more than once;
     `ordered`: a later process would read them in the same order; `amplitude`: they are
@@ -162,6 +162,11 @@ class Ids:
     path: Path | None = None
     ordered: bool = True
     amplitude: bool = False
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async with aclosing(_flattened(self)) as ids:
+            async for id_ in ids:
+                yield id_
 
     async def slices(self) -> AsyncGenerator[list[str]]:
         """Yield checked ids, `IDS_AT_ONCE` at most; close it when leaving early."""
@@ -190,6 +195,9 @@ def ids_of(source: IdSource, *, amplitude: bool = False) -> Ids:
 
 
 def _opened_ids(source: IdSource) -> Ids:
+    if isinstance(source, Ids):
+        return source
+
     _refuse_lookalikes(source)
 
     if isinstance(source, IdFile):
@@ -203,7 +211,7 @@ def _opened_ids(source: IdSource) -> Ids:
         return Ids(open=lambda: _file_lines(path), again=True, path=path)
 
     if isinstance(source, _ArrowColumn):
-        return Ids(open=lambda: _arrow_slices(source), again=True)
+        return Ids(open=lambda: _iterable_slices(source), again=True)
 
     if isinstance(source, AsyncIterable):
         return Ids(open=lambda: _async_slices(source), again=False)
@@ -344,16 +352,26 @@ def _decoded(reader: MemberReader, block: bytes) -> list[Member]:
     return [member for batch in batches for member in batch]
 
 
-async def _iterable_slices(ids: Iterable[object]) -> AsyncGenerator[Sequence[object]]:
+def slices_of(
+    ids: Iterable[object] | _ArrowColumn, size: int = IDS_AT_ONCE
+) -> Generator[Sequence[object]]:
+    """Yield lists of *size* values at most, as they are; iterating is what blocks."""
+    if isinstance(ids, _ArrowColumn):
+        for start in range(0, len(ids), size):
+            yield ids.slice(start, size).to_pylist()
+        return
+
     iterator = iter(ids)
 
-    while part := list(islice(iterator, IDS_AT_ONCE)):
+    while part := list(islice(iterator, size)):
         yield part
 
 
-async def _arrow_slices(column: _ArrowColumn) -> AsyncGenerator[Sequence[object]]:
-    for start in range(0, len(column), IDS_AT_ONCE):
-        yield column.slice(start, IDS_AT_ONCE).to_pylist()
+async def _iterable_slices(
+    ids: Iterable[object] | _ArrowColumn,
+) -> AsyncGenerator[Sequence[object]]:
+    for part in slices_of(ids):
+        yield part
 
 
 async def _async_slices(

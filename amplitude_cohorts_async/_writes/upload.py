@@ -261,6 +261,10 @@ class _UploadRun:
         candidates: list[str] = []
 
         for seconds in _LIST_DELAYS:
+            self._session.context.waits.tell(
+                "the list of cohorts, to see whether the upload has made one",
+                seconds,
+            )
             await self._session.context.clock.sleep(seconds)
 
             try:

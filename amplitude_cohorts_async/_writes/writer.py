@@ -16,7 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -110,7 +110,14 @@ class Writer:
 
         Amplitude answers 429 to concurrent writes to one cohort.
         """
-        async with self.session.limiter.cohort_lock(cohort_id):
+        async with AsyncExitStack() as stack:
+            with self.session.context.waits.watch(
+                f"the end of another write to cohort {cohort_id}", cohort_id=cohort_id
+            ):
+                await stack.enter_async_context(
+                    self.session.limiter.cohort_lock(cohort_id)
+                )
+
             return await self.session.send(
                 request, before=partial(self.jobs.record_write, cohort_id)
             )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import MissingExtraError
+from ..errors import CohortsError, MissingExtraError
 from .release import print_version
 
 __all__ = ("main",)
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_version()
             return 0
 
+        if arguments[:1] == ["__complete"]:
+            return _complete(arguments[1:])
+
         return _run(arguments)
     except KeyboardInterrupt:
         # Loading the modules takes half a second, in which Ctrl-C may come.
@@ -44,6 +47,18 @@ def _open_missing_streams() -> None:
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, stream)
+
+
+def _complete(words: Sequence[str]) -> int:
+    # At TAB a shell shows nothing but offers: whatever fails, there are none.
+    try:
+        from .completing import print_offers  # noqa: PLC0415 - no other command needs it
+
+        print_offers(words)
+    except (CohortsError, ImportError, OSError):
+        return 1
+
+    return 0
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -11,20 +11,26 @@ from typing import Annotated
 import typer
 
 from .. import CohortsClient
+from ..models import Cohort
 from . import (
+    completion,
     demo,
+    doctor,
     emulate,
     exporting,
     jobs,
+    profiles,
     render,
     resuming,
     serve,
     syncing,
+    watching,
     writes,
 )
+from .cohort_cache import remember_cohorts
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
-from .listing import SortKey, chosen
+from .listing import CSV_COLUMNS, SortKey, chosen
 from .release import print_version
 
 __all__ = ("app", "run")
@@ -33,7 +39,8 @@ app: typer.Typer = typer.Typer(
     add_completion=False,
     help="Export, upload and sync Amplitude cohorts.",
     epilog=(
-        "Keys come from AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY. "
+        "Keys come from --profile, or AMPLITUDE_API_KEY and AMPLITUDE_SECRET_KEY, or "
+        "the default profile. "
         "Try `amplitude-cohorts demo`, which needs no account."
     ),
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -58,6 +65,7 @@ def _root(
 
 def list_cohorts(
     connection: Connection,
+    *,
     sync_info: Annotated[
         bool,
         typer.Option("--sync-info", help="Also show where each cohort is synced."),
@@ -78,12 +86,41 @@ def list_cohorts(
             "answers.",
         ),
     ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print a line of JSON for each cohort.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV with a header.")
+    ] = False,
 ) -> None:
     """List the discoverable cohorts."""
+    if connection.as_json + jsonl + as_csv > 1:
+        raise typer.BadParameter("pass one of --json, --jsonl and --csv")
+
     listed = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
+    remember_cohorts(connection.project, {each.id: each.name or "" for each in listed})
     found = chosen(listed, name=name, kind=kind, sort=sort)
+
+    if jsonl:
+        render.json_lines(found)
+    elif as_csv:
+        render.csv_table(CSV_COLUMNS, found)
+    else:
+        _show_list(connection, found, listed=listed, sync_info=sync_info)
+
+
+def _show_list(
+    connection: Connection,
+    found: Sequence[Cohort],
+    *,
+    listed: Sequence[Cohort],
+    sync_info: bool,
+) -> None:
+    if listed and not found:
+        connection.note(f"None of {len(listed):,} cohorts is of this name and type.")
+
     connection.print("cohorts", found, partial(render.cohorts, sync_info=sync_info))
 
 
@@ -123,11 +160,12 @@ def plan(
     connection.print("plan", found, render.plan)
 
 
-_SHARED = {"--json", "--quiet", "-q"}
-"""Options of every command, which may stand before its name, too."""
+_SHARED = {"--json", "--quiet", "-q", "--verbose", "-v"}
+"""Options of many commands, which may stand before its name, too."""
 
 _MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
 _JOBS = typer.Typer()
+_PROFILES = typer.Typer()
 _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_cohorts,
     "show": show,
@@ -135,9 +173,12 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "export": exporting.export,
     "resume": resuming.resume,
+    "watch": watching.watch,
     "upload": writes.upload,
     "sync": syncing.sync,
     "diff": syncing.diff,
+    "doctor": doctor.doctor,
+    "completion": completion.completion,
     "demo": demo.demo,
     "emulate": emulate.emulate,
     "serve": serve.serve,
@@ -157,6 +198,14 @@ _JOBS.command("run")(command(jobs.run))
 _JOBS.command("park")(command(jobs.park))
 _JOBS.command("forget")(command(jobs.forget))
 app.add_typer(_JOBS, name="jobs")
+
+
+_PROFILES.callback(invoke_without_command=True)(command(profiles.profiles))
+_PROFILES.command("list")(command(profiles.list_profiles))
+_PROFILES.command("add")(command(profiles.add))
+_PROFILES.command("default")(command(profiles.make_default))
+_PROFILES.command("remove")(command(profiles.remove))
+app.add_typer(_PROFILES, name="profiles")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

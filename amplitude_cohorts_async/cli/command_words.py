@@ -32,7 +32,10 @@ _WORDS = (
     ("`jobs()`", "`amplitude-cohorts jobs`"),
     ("`list_cohorts()`", "`amplitude-cohorts list`"),
     (" missing; pass it, or set ", " missing; set "),
-    (" and use `CohortsClient.from_env()`", ""),
+    (
+        " and use `CohortsClient.from_env()`",
+        ", or keep the keys in a profile: `amplitude-cohorts profiles add NAME`",
+    ),
     (", or a base_url", ", or --base-url"),
     ("id_type=IdType.USER_ID", "--id-type user"),
     (

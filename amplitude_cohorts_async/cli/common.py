@@ -6,12 +6,8 @@ import inspect
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    nullcontext,
-)
-from functools import wraps
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import cached_property, wraps
 from ipaddress import ip_address
 from typing import Annotated, TypeVar, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -26,13 +22,14 @@ from ..limiters import SqliteLimiter
 from ..limits import Limits
 from ..policies import Polling
 from . import render
-from .log_lines import silence_psycopg, warnings_on_stderr
+from .keys import ENVIRONMENT, Keys, chosen_keys, project_of
+from .log_lines import logged_on_stderr, silence_psycopg, tell_event
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
 from .running import reported, run
 from .stores import chosen_job_store, machine_limiter
 
-__all__ = ("FORMATS", "Connection", "Output", "command")
+__all__ = ("FORMATS", "Connection", "Output", "command", "is_on_this_machine")
 
 FORMATS = ("csv", "csv.gz", "parquet")
 """The formats of files, which names end in."""
@@ -80,6 +77,14 @@ class Connection(Output):
     arguments of a process.
     """
 
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keys and region of this profile, and nothing of the environment's; "
+            "see `profiles`.",
+        ),
+    ] = None
     region: Annotated[
         str | None,
         typer.Option(metavar="us|eu", help="Overrides AMPLITUDE_REGION."),
@@ -88,6 +93,20 @@ class Connection(Output):
         str | None,
         typer.Option(metavar="URL", help="Overrides AMPLITUDE_BASE_URL."),
     ] = None
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|env",
+            help="An HTTP proxy; env for those of HTTPS_PROXY and HTTP_PROXY, with "
+            "NO_PROXY.",
+        ),
+    ] = None
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print each request, wait and retry as a line."
+        ),
+    ] = False
     secret_key_stdin: Annotated[
         bool,
         typer.Option(
@@ -110,8 +129,10 @@ class Connection(Output):
     def arguments(self) -> list[str]:
         """The options with which another command reaches the same service."""
         return option_arguments(
+            profile=self.profile,
             region=self.region,
             base_url=self.base_url,
+            proxy=self.proxy,
             jobs=self.jobs,
             no_jobs=self.no_jobs,
         )
@@ -126,15 +147,36 @@ class Connection(Output):
         """Whether to name an export that was requested, in a line on stderr."""
         return not (self.quiet or self.as_json)
 
+    @cached_property
+    def keys(self) -> Keys:
+        """Keys and region; read once, because they may come from stdin or a command."""
+        return chosen_keys(
+            self.profile,
+            region=self.region,
+            base_url=self.base_url,
+            secret_key_stdin=self.secret_key_stdin,
+        )
+
+    @property
+    def project(self) -> str:
+        """A name of the project without its keys, for files."""
+        return project_of(self.profile, region=self.region, base_url=self.base_url)
+
     def run(
         self,
         work: Callable[[CohortsClient], Coroutine[object, object, T]],
         *,
         hook: EventHook | None = None,
         file_mode: int | None = None,
+        **more: object,
     ) -> T:
-        """Do *work* with a client, and show its progress on a terminal."""
-        overrides = self._overrides()
+        """
+        Do *work* with a client, and show its progress on a terminal.
+
+        Args:
+            more: Keywords of the client, which precede those of the options.
+        """
+        overrides = self._overrides() | more
         limiter = machine_limiter()
 
         async def connected(display: ProgressDisplay) -> T:
@@ -143,6 +185,8 @@ class Connection(Output):
             def on_event(event: Event) -> None:
                 """Pass an event to the display and to *hook*."""
                 display(event)
+                if self.verbose:
+                    tell_event(event)
                 if hook is not None:
                     hook(event)
 
@@ -158,8 +202,11 @@ class Connection(Output):
         is_told = self.announces and sys.stderr.isatty()
 
         with (
-            warnings_on_stderr() if is_told else nullcontext(),
-            ProgressDisplay(quiet=self.quiet) as display,
+            logged_on_stderr(verbose=self.verbose)
+            if is_told or self.verbose
+            else nullcontext(),
+            # Lines and bars would write over each other.
+            ProgressDisplay(quiet=self.quiet or self.verbose) as display,
         ):
             return run(connected(display))
 
@@ -186,19 +233,18 @@ class Connection(Output):
         return make
 
     @property
-    def project(self) -> str:
-        """Which project the keys are of, as far as can be said without them."""
-        overrides = self._overrides()
-        named = overrides.get("base_url") or overrides.get("region")
-        where = str(
-            named
-            or os.environ.get("AMPLITUDE_BASE_URL")
-            or os.environ.get("AMPLITUDE_REGION")
-            or "us"
-        )
-        app_id = os.environ.get("AMPLITUDE_APP_ID")
+    def shown_project(self) -> str:
+        """Which project the keys are of, for people: where it is, and what it is called."""
+        keys = self.keys
+        names = [keys.base_url or keys.region]
 
-        return f"{where}, project {app_id}" if app_id else where
+        if keys.source == ENVIRONMENT:
+            app_id: object = os.environ.get("AMPLITUDE_APP_ID")
+        else:
+            names.append(keys.source)
+            app_id = keys.keywords.get("app_id")
+
+        return ", ".join([*names, f"project {app_id}"] if app_id else names)
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}
@@ -206,28 +252,32 @@ class Connection(Output):
         if (jobs := chosen_job_store(self.jobs, no_jobs=self.no_jobs)) is not None:
             overrides["jobs"] = jobs
 
-        if self.region is not None:
-            # An option overrides every environment variable.
-            overrides |= {"region": self.region, "base_url": None}
+        overrides |= self.keys.keywords
 
-        if self.base_url is not None:
-            overrides["base_url"] = self.base_url
+        if self.proxy is not None:
+            overrides["proxy"] = _without_password(self.proxy)
 
-        if _is_on_this_machine(self.base_url, self.region):
+        if is_on_this_machine(self.keys.base_url):
             overrides["polling"] = _EMULATED
-
-        if self.secret_key_stdin:
-            overrides["secret_key"] = sys.stdin.readline().strip()
 
         return overrides
 
 
-def _is_on_this_machine(base_url: str | None, region: str | None) -> bool:
-    # A region overrides the variable.
-    variable = "" if region else os.environ.get("AMPLITUDE_BASE_URL", "")
+def _without_password(proxy: str) -> str:
+    # Other users can read the arguments of a process.
+    if "@" in proxy:
+        raise typer.BadParameter(
+            "other users can read a password among the arguments; set HTTPS_PROXY, and "
+            "pass --proxy env"
+        )
 
+    return proxy
+
+
+def is_on_this_machine(base_url: str | None) -> bool:
+    """Whether an address is of this machine, as that of an emulator."""
     try:
-        host = urlsplit(base_url or variable).hostname or ""
+        host = urlsplit(base_url or "").hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:  # the client refuses what is no address
         return False

@@ -22,6 +22,7 @@ from .file_options import (
     Timeout,
     file_named,
     octal_text,
+    place_text,
     resume_commands,
     saving_hints,
     tell,
@@ -134,7 +135,8 @@ def export(
 
     if into_directory and output is not None and not is_directory:
         raise typer.BadParameter(
-            f"several cohorts need -o with a directory that is there, and {output} "
+            f"several cohorts need -o with a directory that is there, and "
+            f"{place_text(output)} "
             + ("is a file" if output.exists() else "is none")
             + "; make one with mkdir, or export one cohort to that file"
         )

@@ -27,6 +27,7 @@ __all__ = (
     "Timeout",
     "file_named",
     "octal_text",
+    "place_text",
     "resume_commands",
     "saving_hints",
     "tell",
@@ -118,9 +119,17 @@ def resume_commands(
     ]
 
     return [
-        command_line("resume", request_id, "-o", str(to), *options)
+        command_line("resume", request_id, "-o", place_text(to), *options)
         for request_id in request_ids
     ]
+
+
+def place_text(to: Path) -> str:
+    """Return a target as it is typed: a path has one slash of an address's two."""
+    scheme, colon, rest = str(to).partition(":/")
+    is_address = scheme in {"s3", "gs", "az"} and colon and not rest.startswith("/")
+
+    return f"{scheme}://{rest}" if is_address else str(to)
 
 
 def octal_text(file_mode: int | None) -> str | None:

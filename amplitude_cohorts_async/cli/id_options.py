@@ -126,7 +126,10 @@ async def skipped_to(path: Path | None) -> AsyncGenerator[OnSkipped | None]:
         yield None
         return
 
-    file = await anyio.to_thread.run_sync(lambda: path.open("a", encoding="utf-8"))
+    # The same lines on every system: Windows would end them in two characters.
+    file = await anyio.to_thread.run_sync(
+        lambda: path.open("a", encoding="utf-8", newline="\n")
+    )
 
     def append(ids: Sequence[str]) -> None:
         """Write the ids, one a line."""

@@ -8,7 +8,13 @@ from enum import StrEnum
 
 from ..models import Cohort
 
-__all__ = ("SortKey", "chosen")
+__all__ = ("CSV_COLUMNS", "SortKey", "chosen")
+
+CSV_COLUMNS = (
+    *("id", "name", "size", "type", "last_computed", "last_modified", "created_at"),
+    *("published", "archived", "app_id", "owners", "description"),
+)
+"""What `list --csv` has of a cohort."""
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 

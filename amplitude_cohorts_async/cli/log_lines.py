@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
+import attrs
+
+from ..events import BytesReceived, Event
 from .resume_hints import announce
 
-__all__ = ("silence_psycopg", "warnings_on_stderr")
+__all__ = ("logged_on_stderr", "silence_psycopg", "tell_event")
+
+_UNSHOWN = {"date", "content_type", "header_names"}
+"""Attributes of events that would fill the line, and help nobody who reads it."""
 
 _DISCARDS = logging.NullHandler()
 
@@ -22,16 +29,44 @@ class StderrHandler(logging.Handler):
 
 
 @contextmanager
-def warnings_on_stderr() -> Generator[None]:
-    """Print the warnings of this library, as that a new store is waited for."""
+def logged_on_stderr(*, verbose: bool = False) -> Generator[None]:
+    """Print the warnings of this library, as that a store is waited for, or all of it."""
     logger = logging.getLogger("amplitude_cohorts_async")
-    handler = StderrHandler(logging.WARNING)
+    handler = StderrHandler(logging.INFO if verbose else logging.WARNING)
+    before = logger.level
     logger.addHandler(handler)
+
+    if verbose:
+        logger.setLevel(logging.INFO)
 
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def tell_event(event: Event) -> None:
+    """Print an event as a line on stderr, with the time."""
+    if isinstance(event, BytesReceived):  # many a second
+        return
+
+    facts = attrs.asdict(event, recurse=False)
+    words = " ".join(
+        f"{name}={_shown(value)}"
+        for name, value in facts.items()
+        if name not in _UNSHOWN
+    )
+    announce(f"{datetime.now(UTC):%H:%M:%S} {type(event).__name__} {words}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+
+    text = str(value)
+
+    return repr(text) if " " in text else text
 
 
 def silence_psycopg() -> None:

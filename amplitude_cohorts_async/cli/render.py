@@ -6,6 +6,7 @@ A line has TABs between its cells, for ``cut`` and ``grep``; there is no header.
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,10 +39,12 @@ __all__ = (
     "JSON_VERSION",
     "cohort",
     "cohorts",
+    "csv_table",
     "document",
     "facts",
     "failure",
     "jobs",
+    "json_lines",
     "moment",
     "outcome",
     "plan",
@@ -63,8 +66,8 @@ _PROPERTIES: Mapping[type, Sequence[str]] = {
     SavedExport: ["sha256", "rows"],
 }
 
-_WHOLE = ("ID", "COHORT")
-"""Columns of ids, which other commands need: never cut."""
+_WHOLE = ("ID", "COHORT", "PROFILE")
+"""Columns of ids and names, which other commands need: never cut."""
 
 _SHORTENED = ("NAME", "TARGET", "SYNCED TO", "SKIPPED")
 """Columns that are cut where a terminal is narrow, with an ellipsis."""
@@ -78,7 +81,7 @@ _GAP = 2
 _SHORT_DIGEST = 12
 """Hexadecimal digits of a check sum that a line has; JSON has all of them."""
 
-JSON_VERSION = 1
+JSON_VERSION = 2
 """
 Incremented when a key of the JSON is removed or changes its meaning. New keys may
 be added at any time.
@@ -88,6 +91,21 @@ be added at any time.
 def document(name: str, value: object, **more: object) -> None:
     """Print a JSON document: the version, *value* under its *name*, and *more*."""
     _print_json({"version": JSON_VERSION, name: value, **more})
+
+
+def json_lines(values: Sequence[object]) -> None:
+    """Print a line of JSON for each value, without a version around them."""
+    for value in values:
+        _print(json.dumps(value, default=_plain))
+
+
+def csv_table(columns: Sequence[str], values: Sequence[object]) -> None:
+    """Print some attributes of values as CSV with a header; times are ISO 8601."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(
+        [_csv_cell(getattr(each, name)) for name in columns] for each in values
+    )
 
 
 def facts(value: object) -> dict[str, object]:
@@ -346,6 +364,22 @@ def _cell(value: object) -> str:
         return ", ".join(_cell(item) for item in cast("Sequence[object]", value))
 
     return "" if value is None else printable(str(value))
+
+
+def _csv_cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+
+    if isinstance(value, datetime):
+        return value.isoformat()
+
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, cast("Sequence[object]", value)))
+
+    text = "" if value is None else str(value)
+
+    # A name must not command a terminal; a file has it as it is.
+    return printable(text) if sys.stdout.isatty() else text
 
 
 def _seconds(seconds: float | None) -> str:

@@ -43,6 +43,7 @@ __all__ = (
     "ResumedTo",
     "found_in",
     "last_open",
+    "named",
     "resume",
     "resume_job",
 )
@@ -103,7 +104,7 @@ def resume(
     if job is None:
         resume_job(connection, last_open, options)
     else:
-        resume_job(connection, _named(job), options)
+        resume_job(connection, named(job), options)
 
 
 @attrs.frozen(kw_only=True)
@@ -176,8 +177,11 @@ async def found_in(record: JobRecord) -> Found:
     return Found(str(record.token), there[-1] if there else None, record)
 
 
-def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
-    async def named(client: CohortsClient) -> Found:
+def named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
+    """Return what finds the export that a user names, recorded or not."""
+
+    async def find(client: CohortsClient) -> Found:
+        """Return it, as it is recorded."""
         # The record has the token, which tells more than the bare id. Without the
         # record the file is there all the same.
         with suppress(JobStoreUnavailableError):
@@ -187,7 +191,7 @@ def _named(job: str) -> Callable[[CohortsClient], Awaitable[Found]]:
 
         return Found(job)
 
-    return named
+    return find
 
 
 async def _default_file(found: Found, name: str, format: str | None) -> Path:  # noqa: A002

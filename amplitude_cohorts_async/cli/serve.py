@@ -199,7 +199,7 @@ def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Proj
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
     make = connection.client(limits)
-    about = About(project=connection.project, is_live=True, keep=keep)
+    about = About(project=connection.shown_project, is_live=True, keep=keep)
 
     yield _Project(client=make, directory=directory, about=about)
 

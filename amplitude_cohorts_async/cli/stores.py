@@ -15,7 +15,7 @@ from ..limiters import SqliteLimiter
 from ..limits import DOCUMENTED, Limits
 from .exits import NoSuchJobError
 
-__all__ = ("chosen_job_store", "has_record", "machine_limiter")
+__all__ = ("chosen_job_store", "has_record", "machine_limiter", "store_file")
 
 _EXPORTS = "exports.db"
 
@@ -59,6 +59,16 @@ def has_record(jobs: str | None) -> bool:
         raise NoSuchJobError(f"{what} does not exist: nothing was recorded there")
 
     return True
+
+
+def store_file(jobs: str | None) -> Path | None:
+    """Return the file in which exports are recorded; None if a server has them."""
+    named = jobs or os.environ.get("AMPLITUDE_JOBS")
+
+    if not named:
+        return None if _is_shared() else _data_path() / _EXPORTS
+
+    return None if "://" in named else Path(named)
 
 
 def machine_limiter(limits: Limits = DOCUMENTED) -> SqliteLimiter | None:

@@ -76,6 +76,12 @@ def sync(
         typer.Option(metavar="DIR", help="Compare in this folder, with little memory."),
     ] = None,
     skipped: Skipped = None,
+    list_ids: Annotated[
+        bool,
+        typer.Option(
+            "--list-ids", help="With --json: list the ids, not only count them."
+        ),
+    ] = False,
     fresh: Fresh = False,
     reuse_within: ReuseWithin = None,
     on_unknown: OnUnknown = None,
@@ -160,7 +166,7 @@ def sync(
                 )
                 report = _apply(connection, change, report)
 
-    facts = render.facts(_in_lists(report))
+    facts = _facts(report, list_ids=list_ids)
     facts |= {"spent": jobs.spent, **spending_facts(jobs, remaining)}
     # What was only compared is delivered: the real run would spend another export.
     resume = commands(dry_run=False) if report.applied is None else []
@@ -209,6 +215,8 @@ def diff(
         "exiting": len(result.remove),
         "existing": result.kept,
         "unnameable": result.unnameable,
+        "unnameable_a": result.unnameable_before,
+        "unnameable_b": result.unnameable_after,
     }
     output.print("diff", counts, _show_counts)
 
@@ -287,8 +295,23 @@ def _show_sync(report: SyncReport) -> None:
 
 
 def _show_counts(counts: dict[str, int]) -> None:
-    render.table(None, [[label, count] for label, count in counts.items()])
+    labels = {
+        "unnameable_a": "without a valid id, in A",
+        "unnameable_b": "without a valid id, in B",
+    }
+    render.table(
+        None,
+        [
+            [labels.get(label, label), count]
+            for label, count in counts.items()
+            if label != "unnameable"
+        ],
+    )
 
 
-def _in_lists(report: SyncReport) -> SyncReport:
-    return attrs.evolve(report, add=list(report.add), remove=list(report.remove))
+def _facts(report: SyncReport, *, list_ids: bool) -> dict[str, object]:
+    lists = {"add": list(report.add), "remove": list(report.remove)}
+    counts = {name: len(ids) for name, ids in lists.items()}
+    named = {f"{name}_ids": ids for name, ids in lists.items()} if list_ids else {}
+
+    return render.facts(report) | counts | named

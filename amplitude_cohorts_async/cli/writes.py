@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from .. import CohortsClient
-from ..errors import InvalidInputError
+from ..errors import CohortsError, InvalidInputError
 from ..models import IdType, MembershipReport, UploadReport
 from . import render
 from .common import Connection
@@ -30,7 +30,13 @@ from .id_options import (
     show_members,
     skipped_to,
 )
-from .resume_hints import OptionValue, command_line, option_arguments, resume_hints
+from .resume_hints import (
+    OptionValue,
+    announce,
+    command_line,
+    option_arguments,
+    resume_hints,
+)
 
 __all__ = ("add", "remove", "upload")
 
@@ -98,6 +104,9 @@ def upload(
     """
     Upload a cohort of any size.
 
+    Each upload without --replace makes a cohort: where there is one of this name, a
+    terminal is asked, and others are told.
+
     A cohort that is replaced holds only the first 100,000 ids until the others
     are added. With --replace the command asks first, unless --yes is given.
     """
@@ -106,6 +115,12 @@ def upload(
 
     if replace is not None and not (yes or validate_only):
         _confirm_replacement(replace, ids)
+
+    is_new = replace is None and not (validate_only or resume)
+    is_watched = sys.stdin.isatty() and str(ids) != "-" and not connection.as_json
+
+    if is_new and is_watched and not yes:
+        _confirm_namesake(connection, name)
 
     async def work(client: CohortsClient) -> UploadReport:
         """Upload, and keep the skipped ids."""
@@ -145,6 +160,9 @@ def upload(
         report = connection.run(work)
 
     connection.print("upload", report, _show_upload)
+
+    if is_new and connection.announces and not is_watched:
+        _tell_namesakes(connection, name, report.cohort_id)
 
 
 def add(
@@ -228,6 +246,35 @@ def _confirm_replacement(cohort_id: str, ids: Path) -> None:
 
     if not typer.confirm(question, err=True):
         raise typer.Exit(Exit.FAILURE)
+
+
+def _confirm_namesake(connection: Connection, name: str) -> None:
+    # The service makes another cohort of the same name each time.
+    known = connection.run(lambda client: _named(client, name))
+
+    if known and not typer.confirm(
+        f"Make another one? There is a cohort of this name already "
+        f"({', '.join(known)}); --replace {known[0]} replaces its members",
+        err=True,
+    ):
+        raise typer.Exit(Exit.FAILURE)
+
+
+def _tell_namesakes(connection: Connection, name: str, made: str | None) -> None:
+    # It is made: whatever happens now ends the look only.
+    with suppress(CohortsError):
+        known = connection.run(lambda client: _named(client, name))
+        others = [cohort_id for cohort_id in known if cohort_id != made]
+
+        if others:
+            announce(
+                f"there were cohorts of this name already ({', '.join(others)}); "
+                f"--replace {others[0]} replaces the members of one"
+            )
+
+
+async def _named(client: CohortsClient, name: str) -> list[str]:
+    return [each.id for each in await client.list_cohorts() if each.name == name]
 
 
 def _journal(journal: Path | None, resume: Path | None) -> Path | None:

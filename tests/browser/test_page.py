@@ -86,6 +86,7 @@ def test_reload_in_the_middle(page: Page, service: CohortsEmulator) -> None:
     assert 1 == service.spent
 
 
+@pytest.mark.posix
 def test_server_is_killed_in_the_middle(
     page: Page, serving: Serving, service: CohortsEmulator
 ) -> None:
@@ -133,6 +134,7 @@ def test_server_ends_with_the_page_open(page: Page, serving: Serving) -> None:
     page.get_by_text("The connection is lost").wait_for()
 
 
+@pytest.mark.posix
 def test_another_token_after_a_restart(page: Page, serving: Serving) -> None:
     """The page shows the way in again."""
     choose(page, "Spring buyers")

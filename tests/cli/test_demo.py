@@ -50,7 +50,7 @@ def test_demo_recovers_and_counts(process, tmp_path: Path):
     document = json.loads(out)
     demo = document["demo"]
 
-    assert (0, 1) == (started.returncode, document["version"])
+    assert (0, 2) == (started.returncode, document["version"])
     assert FACTS == set(demo)
     assert (20_000, 2_000) == (demo["users"], demo["anonymous"])
     assert (3, 1) == (demo["links"], demo["exports_spent"])
@@ -142,7 +142,7 @@ def test_emulate_as_json(process):
     document = json.loads(started.stdout.readline())
     started.terminate()
 
-    assert 1 == document["version"]
+    assert 2 == document["version"]
     assert {"base_url", "store_url", "environment", "cohorts"} == set(
         document["emulator"]
     )

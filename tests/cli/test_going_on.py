@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import sqlite3
@@ -16,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("termios", reason="needs a POSIX system")
+
+import pty
+
 from amplitude_cohorts_async.testing import CohortsEmulator
 from amplitude_cohorts_async.testing.faults import hang
 from support.canary import API_KEY, SECRET_KEY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.posix, pytest.mark.slow]
 
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -25,7 +25,9 @@ def test_no_option_takes_a_key():
     options = {name for each in NAMES.values() for p in each.params for name in p.opts}
     about_keys = {name for name in options if "key" in name or "secret" in name}
 
-    assert {"--secret-key-stdin"} == about_keys
+    # A switch, and where the key is; none has one as its value.
+    names = {"--secret-key-env", "--secret-key-command", "--no-secret-key"}
+    assert {"--secret-key-stdin", *names} == about_keys
 
 
 def test_every_command_prints_json():

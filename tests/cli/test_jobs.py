@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async.cli import destination
-from amplitude_cohorts_async.cli.log_lines import silence_psycopg, warnings_on_stderr
+from amplitude_cohorts_async.cli.log_lines import logged_on_stderr, silence_psycopg
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 pytestmark = pytest.mark.slow
@@ -220,7 +220,7 @@ def test_exports_are_listed_as_json(command, left: str):
     document = json.loads(command("jobs", "--json").out)
     (record,) = document["jobs"]
 
-    assert (1, RECORD, left) == (document["version"], set(record), record["request_id"])
+    assert (2, RECORD, left) == (document["version"], set(record), record["request_id"])
 
 
 def test_options_stand_behind_their_command(command):
@@ -348,7 +348,7 @@ def test_a_run_as_json(command, left: str):
     """The shape is that of many exports, and whether something is still open."""
     document = json.loads(command("jobs", "run", "--json").out)
 
-    assert (1, False) == (document["version"], document["open"])
+    assert (2, False) == (document["version"], document["open"])
     assert ["slow"] == [each["cohort_id"] for each in document["exports"]]
 
 
@@ -495,11 +495,12 @@ def test_without_a_record_nothing_is_open(command, data_folder: Path, words: lis
 def test_without_a_record_json_is_empty(command):
     """Of the same shape as with one."""
     assert [] == listed(command)
-    assert {"version": 1, "exports": [], "open": False, "left": []} == json.loads(
+    assert {"version": 2, "exports": [], "open": False, "left": []} == json.loads(
         command("jobs", "run", "--json").out
     )
 
 
+@pytest.mark.posix
 def test_the_record_is_for_its_user_alone(command, data_folder: Path, left: str):
     """It is in the platform's folder for data, which others cannot read."""
     assert 0o700 == stat.S_IMODE(data_folder.stat().st_mode)
@@ -567,7 +568,7 @@ def test_warnings_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     """As lines of the command, while it runs."""
     logger = logging.getLogger("amplitude_cohorts_async.any")
 
-    with warnings_on_stderr():
+    with logged_on_stderr():
         logger.info("nobody asked")
         logger.warning("the store is %s", "new")
     logger.warning("later")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import pytest
@@ -68,7 +70,7 @@ def test_list_as_json(command):
     document = json.loads(command("list", "--json").out)
 
     assert {"version", "cohorts"} == set(document)
-    assert 1 == document["version"]
+    assert 2 == document["version"]
     assert [COHORT] * 2 == [set(cohort) for cohort in document["cohorts"]]
     assert document["cohorts"][0]["created_at"].endswith("+00:00")
 
@@ -103,7 +105,7 @@ def test_show_tells_what_is_known_of_a_cohort(command):
     assert "id\tc1\nname\tBuyers\n" in command("show", "c1").out
     assert "none" not in command("show", "c1").out.lower()
     document = json.loads(command("show", "c1", "--json").out)
-    assert (1, COHORT) == (document["version"], set(document["cohort"]))
+    assert (2, COHORT) == (document["version"], set(document["cohort"]))
 
 
 def test_usage_tells_what_is_left(command):
@@ -111,7 +113,7 @@ def test_usage_tells_what_is_left(command):
     assert "limit\t500\nused\t0\nremaining\t500\n" in command("usage").out
     document = json.loads(command("usage", "--json").out)
     keys = {"limit", "used", "remaining", "resets_at"}
-    assert (1, keys) == (document["version"], set(document["usage"]))
+    assert (2, keys) == (document["version"], set(document["usage"]))
 
 
 def test_plan_tells_what_exports_would_take(command, cohorts_emulator):
@@ -134,7 +136,7 @@ def test_plan_as_json(command):
     document = json.loads(command("plan", "c1", "--json").out)
     plan = document["plan"]
 
-    assert 1 == document["version"]
+    assert 2 == document["version"]
     assert {"exports", "usage", "needed", "left_after", "ends_in", "unknown"} == set(
         plan
     )
@@ -190,3 +192,78 @@ def test_a_shared_option_does_not_become_an_argument(command):
     document = json.loads(command("--json", "show", "--", "c1").out)
 
     assert "c1" == document["cohort"]["id"]
+
+
+def test_a_list_as_lines_of_json(command):
+    """One object a line, for tools that read streams."""
+    _, out, _ = command("list", "--jsonl")
+    found = [json.loads(line) for line in out.splitlines()]
+
+    assert ["c1", "c2"] == [each["id"] for each in found]
+    assert COHORT == set(found[0])
+
+
+def test_a_list_as_csv(command, cohorts_emulator: CohortsEmulator):
+    """A header, ISO times, and names as they are, quotes included."""
+    cohorts_emulator.add_cohort("c3", members=["ann"], name='a, "b"\nc')
+    rows = list(csv.DictReader(io.StringIO(command("list", "--csv").out)))
+
+    assert ["c1", "c2", "c3"] == [row["id"] for row in rows]
+    assert 'a, "b"\nc' == rows[2]["name"]
+    assert ("2", "true") == (rows[0]["size"], rows[0]["published"])
+    assert rows[0]["created_at"].endswith("+00:00")
+
+
+def test_csv_cannot_command_the_terminal(command, monkeypatch: pytest.MonkeyPatch):
+    """A file has the name as it is."""
+    assert "\x1b" in command("list", "--csv").out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "\x1b" not in command("list", "--csv").out
+
+
+def test_one_form_of_a_list_at_a_time(command):
+    """Two of them contradict each other."""
+    code, _, err = command("list", "--jsonl", "--csv")
+
+    assert 2 == code
+    assert "one of --json, --jsonl and --csv" in err
+
+
+@pytest.mark.parametrize("words", [("list", "--verbose"), ("-v", "list")])
+def test_verbose_tells_each_request(command, cohorts_emulator, words):
+    """On stderr, with the status; stdout stays as it is."""
+    cohorts_emulator.fail_next("list", throttled())
+    code, out, err = command(*words)
+
+    assert (0, ["c1", "c2"]) == (code, ids_of(out))
+    assert "RetryScheduled operation=list" in err
+    assert "RequestSent operation=list status=200" in err
+
+
+def test_a_proxy_is_used(command, cohorts_emulator: CohortsEmulator):
+    """Here the emulator is asked as a proxy, for a host that is not there."""
+    words = ("--base-url", "http://127.0.0.1:9", "--proxy", cohorts_emulator.base_url)
+    code, _, _ = command("list", *words)
+
+    assert 4 == code
+    assert cohorts_emulator.log[-1].target.startswith("http://127.0.0.1:9/api/3")
+
+
+def test_the_environments_proxy_is_used_by_choice(
+    command, cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
+):
+    """Only with --proxy env, and not for hosts of NO_PROXY."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    assert 0 == command("list").code
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert 0 == command("list", "--proxy", "env").code
+
+
+def test_a_password_of_a_proxy_is_no_argument(command):
+    """Other users could read it."""
+    code, _, err = command("list", "--proxy", "http://me:hush@proxy.example:1")
+
+    assert (2, False) == (code, "hush" in err)
+    assert "--proxy env" in err

@@ -310,15 +310,19 @@ def test_sync_makes_a_cohort_equal_to_a_file(
         out,
     )
 
-    code, out, _ = run(capsys, *words, "--dry-run", "--json")
-    assert ["unknown-1", "bob"] == json.loads(out)["sync"]["add"]
+    code, out, _ = run(capsys, *words, "--dry-run", "--json", "--list-ids")
+    assert ["unknown-1", "bob"] == json.loads(out)["sync"]["add_ids"]
     assert {"ann", "eve"} == cohorts_emulator.members_of("1a2bc3d")
+
+    code, out, _ = run(capsys, *words, "--dry-run", "--json")
+    report = json.loads(out)["sync"]
+    assert (2, 1, False) == (report["add"], report["remove"], "add_ids" in report)
 
     code, out, _ = run(capsys, *words, "--yes")
     assert 0 == code
     assert "add\t2\nremove\t1\n" in out
     assert {"ann", "bob"} == cohorts_emulator.members_of("1a2bc3d")
-    assert 3 == cohorts_emulator.spent
+    assert 4 == cohorts_emulator.spent
 
 
 def test_sync_asks_and_takes_no_for_an_answer(
@@ -474,7 +478,8 @@ def test_diff_writes_three_files(
     code, out, _ = run(capsys, "diff", export, ids, "-o", folder, "--json", *on_disk)
 
     assert 0 == code
-    assert {"entering": 2, "exiting": 1, "existing": 1, "unnameable": 1} == (
+    unnameable = {"unnameable": 1, "unnameable_a": 1, "unnameable_b": 0}
+    assert {"entering": 2, "exiting": 1, "existing": 1, **unnameable} == (
         json.loads(out)["diff"]
     )
     assert {"unknown-1", "bob"} == set((folder / "entering.txt").read_text().split())
@@ -511,3 +516,55 @@ def test_a_column_of_stdin_is_refused(capsys: Capture):
 
     assert 2 == code
     assert "--column needs a file" in err
+
+
+@pytest.mark.usefixtures("project")
+def test_a_second_cohort_of_a_name_is_told(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, ids: Path
+):
+    """Each upload makes one; who did not want that reads what to type."""
+    words = ("upload", "Buyers", ids, "--id-type", "user")
+    assert "of this name" not in run(capsys, *words)[2]
+    code, _, err = run(capsys, *words)
+    first, _ = cohorts_emulator.cohort_ids
+
+    assert 0 == code
+    assert f"--replace {first}" in err
+    assert "" == run(capsys, *words, "--quiet")[2]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("answer", ["n\n", "y\n"])
+def test_a_terminal_is_asked_before_a_second_cohort_of_a_name(
+    cohorts_emulator: CohortsEmulator,
+    capsys: Capture,
+    ids: Path,
+    monkeypatch,
+    answer: str,
+):
+    """Whoever says no has made none."""
+    words = ("upload", "Buyers", ids, "--id-type", "user")
+    run(capsys, *words)
+    typed = io.StringIO(answer)
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", typed)
+    code, _, err = run(capsys, *words)
+
+    count = 2 if answer.startswith("y") else 1
+
+    assert "Make another one?" in err
+    assert (2 - count, count) == (code, len(cohorts_emulator.cohort_ids))
+
+
+def test_diff_tells_of_each_file_whom_it_cannot_name(
+    cohorts_emulator: CohortsEmulator, capsys: Capture, tmp_path: Path
+):
+    """Which of the two has them."""
+    cohorts_emulator.add_cohort("one", members=["ann", ("1", None), ("2", None)])
+    cohorts_emulator.add_cohort("two", members=["ann", ("3", None)])
+    files = [tmp_path / f"{name}.csv" for name in ("one", "two")]
+    for file in files:
+        run(capsys, "export", file.stem, "-o", file)
+    _, out, _ = run(capsys, "diff", *files, "-o", tmp_path)
+
+    assert "without a valid id, in A\t2\nwithout a valid id, in B\t1\n" in out

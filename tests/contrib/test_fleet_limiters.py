@@ -8,6 +8,7 @@ only one of them has is in test_redis.py and test_postgres.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import sys
 import time
@@ -91,6 +92,23 @@ async def refuse(
 def in_flight(store: FleetStore, app: str = "app") -> list[float]:
     """How long the places in flight stay taken that are."""
     return [left for name, left in store.taken(app).items() if name.startswith("c:")]
+
+
+async def test_what_is_waited_for_is_told(patient_limiter: Limiter) -> None:
+    """A full window is named to who asks why nothing happens."""
+    for _ in range(4):
+        await request(patient_limiter)
+
+    waiting = asyncio.create_task(request(patient_limiter))
+    await until(lambda: "window of exports" in patient_limiter.waits_for("export"))
+    waiting.cancel()
+
+    assert "a place in the window of exports, 4 in 60 s (of the whole fleet)" == (
+        patient_limiter.waits_for("export")
+    )
+    assert "its place in line (of the whole fleet)" == patient_limiter.waits_for("poll")
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
 
 
 async def test_a_new_store_is_waited_out(fleet_store: FleetStore) -> None:

@@ -1,4 +1,4 @@
-"""The README's examples run as they are pasted into `python -m asyncio`."""
+"""Examples for newcomers run as they are pasted into `python -m asyncio`."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class Prompt(InteractiveConsole):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("world")
-def test_the_readmes_examples_run_at_a_prompt() -> None:
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+def test_the_examples_run_at_a_prompt(name: str) -> None:
     """One after the other, statement by statement: an empty line ends a block."""
-    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    blocks = BLOCK.findall((ROOT / name).read_text())
 
     with asyncio.Runner() as runner:
         prompt = Prompt(runner)

@@ -459,5 +459,5 @@ async def test_a_stream_ends_with_its_context(
     async with job.members() as members:
         assert "ann" == (await anext(members)).user_id
 
-    with pytest.raises(InvalidInputError, match="after their `async with`"):
+    with pytest.raises(InvalidInputError, match="after the block that opened"):
         await anext(members)

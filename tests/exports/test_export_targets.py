@@ -20,6 +20,7 @@ from amplitude_cohorts_async.errors import InvalidInputError, StorageError
 from amplitude_cohorts_async.testing import CohortsEmulator
 from support.exporting import CSV, OBJECT, cut, names_in, whole
 from support.fault_server import DROP, FaultServer
+from support.requirements import IS_ROOT
 
 COHORT = "26umsb5"
 
@@ -51,6 +52,7 @@ def bad_targets(folder: Path) -> Iterator[tuple[object, str | None, str]]:
     yield "/proc/members.csv", None, "/proc"
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("index", range(18))
 async def test_a_bad_target_spends_nothing(
     server: FaultServer, exporter: CohortsClient, tmp_path: Path, index: int
@@ -68,7 +70,7 @@ async def test_a_bad_target_spends_nothing(
     assert before == names_in(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody else")
 @pytest.mark.parametrize("name", ["x.csv", "hidden/x.csv", "hidden/in/x.csv"])
 def test_a_folder_of_somebody_else(name: str) -> None:
     """A folder that may not be written, or not even looked into, is refused as such."""
@@ -128,6 +130,7 @@ async def test_a_relative_target(
     assert CSV == (tmp_path / saved.path).read_bytes()
 
 
+@pytest.mark.posix
 async def test_a_link_is_written_through(job: ExportJob, tmp_path: Path) -> None:
     """The result names the link; what it leads to is the file, with its old mode."""
     (tmp_path / "far.csv").touch(mode=0o600)
@@ -141,6 +144,7 @@ async def test_a_link_is_written_through(job: ExportJob, tmp_path: Path) -> None
     assert await asyncio.to_thread(saved.file.is_intact)
 
 
+@pytest.mark.posix
 async def test_a_link_that_leads_elsewhere_is_no_longer_the_file(
     job: ExportJob, tmp_path: Path
 ) -> None:
@@ -212,6 +216,7 @@ async def test_a_full_disk(
     assert CSV == saved.path.read_bytes()
 
 
+@pytest.mark.posix
 async def test_a_file_that_may_not_grow(
     job: ExportJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

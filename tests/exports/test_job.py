@@ -14,6 +14,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient, ExportJob
 from amplitude_cohorts_async._core.polling import KNOWN_AFTER
+from amplitude_cohorts_async._io.download.object_store import DownloadState
 from amplitude_cohorts_async.errors import (
     AuthenticationError,
     CohortsError,
@@ -36,10 +37,14 @@ from support.exporting import (
     COHORT,
     COMPLETED,
     EXPORT,
+    FILE,
+    LINK,
+    OBJECT,
     REQUEST,
     RUNNING,
     STATUS,
     names_in,
+    whole,
 )
 from support.fault_server import DROP, HANG, FaultServer, Reply, json_reply, reply
 
@@ -627,3 +632,82 @@ async def test_two_wait_for_one_job(
 
     assert [job] * 3 == await asyncio.gather(*(job.wait() for _ in range(3)))
     assert 1 == len([r for r in emulator.log if EXPORT == r.target])
+
+
+async def test_awaiting_a_job_waits_for_it(job: ExportJob, server: FaultServer) -> None:
+    """As an asyncio.Future does; then it is done, which it was not before."""
+    server.on(STATUS, RUNNING, COMPLETED)
+
+    assert not job.done
+    assert job is await job
+    assert job.done
+
+
+async def test_a_job_that_failed_is_not_done(
+    job: ExportJob, server: FaultServer
+) -> None:
+    """There is no file."""
+    server.on(STATUS, json_reply({"request_id": REQUEST, "async_status": "JOB FAILED"}))
+
+    with pytest.raises(ExportFailedError):
+        await job
+
+    assert not job.done
+
+
+async def test_the_link_itself(job: ExportJob, server: FaultServer) -> None:
+    """Fresh each time, plain text, and nothing of it is followed here."""
+    server.on(STATUS, RUNNING, COMPLETED)
+    link = await job.link()
+
+    assert link == f"{server.url}{OBJECT}?{LINK}"
+    assert type(link) is str
+    assert link == await job.link()
+    assert 2 == len(server.requests(FILE))
+    assert [] == server.requests(OBJECT)
+
+
+async def test_a_link_of_a_file_that_came_itself(
+    job: ExportJob, server: FaultServer
+) -> None:
+    """It says what to do instead, and keeps the token."""
+    server.on(FILE, whole())
+
+    with pytest.raises(UnexpectedResponseError, match="download") as caught:
+        await job.link()
+
+    assert job.token == caught.value.token
+
+
+async def test_a_link_of_a_file_that_is_gone(
+    job: ExportJob, server: FaultServer, clock: FakeClock
+) -> None:
+    """The status decides whether it comes later, or never."""
+    await job
+    await clock.sleep(600)
+    server.on(FILE, reply(404))
+    server.on(STATUS, reply(404))
+
+    with pytest.raises(ExportExpiredError):
+        await job.link()
+
+
+async def test_progress_says_how_long_it_may_take(
+    exporter: CohortsClient, server: FaultServer, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Once there is a pace; and nothing is left at the end."""
+    state = DownloadState(
+        exporter._operations.session.context,
+        exporter._operations.session.transport,
+        REQUEST,
+        None,
+        total=4_000,
+    )
+    assert state._seconds_left() is None
+    state.add(500)
+    assert state._seconds_left() is None
+    await clock.sleep(2.0)
+    state.add(500)
+    assert 6.0 == state._seconds_left()
+    state.add(3_000)
+    assert 0.0 == state._seconds_left()

@@ -197,6 +197,7 @@ async def test_a_job_that_failed_meanwhile_is_not_taken_up(
     assert 2 == emulator.spent
 
 
+@pytest.mark.posix
 async def test_a_disk_that_refused_leaves_the_export_to_the_next_call(
     server: FaultServer, patient: CohortsClient, tmp_path: Path
 ) -> None:

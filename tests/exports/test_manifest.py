@@ -118,6 +118,7 @@ async def test_a_manifest_without_a_tag(
     assert (None, None) == (found["etag"], found["requested_at"])
 
 
+@pytest.mark.posix
 async def test_a_manifest_has_the_permissions_of_its_file(
     job: ExportJob, tmp_path: Path
 ) -> None:

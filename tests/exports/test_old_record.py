@@ -156,6 +156,7 @@ async def test_what_was_imported_before_is_not_imported_again(
     assert ["c1.csv", "c2.csv", "other.csv"] == names
 
 
+@pytest.mark.posix
 async def test_the_record_is_replaced_in_one_step(
     client: CohortsClient, tmp_path: Path
 ) -> None:

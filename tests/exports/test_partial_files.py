@@ -179,6 +179,7 @@ async def test_a_cancelled_download_goes_on(
     assert [target.name] == names_in(tmp_path)
 
 
+@pytest.mark.posix
 async def test_what_is_left_is_private(
     server: FaultServer, job: ExportJob, tmp_path: Path
 ) -> None:
@@ -345,6 +346,7 @@ async def test_a_bad_file_is_not_taken_up(
     assert [] == names_in(tmp_path)
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [None, signal.SIGSTOP], ids=["living", "frozen"])
 async def test_the_part_of_a_writer_is_never_touched(
@@ -434,6 +436,7 @@ async def test_a_part_with_more_than_its_record_is_cut(
     assert TEXT == target.read_bytes()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("mode", [0o644, 0o620])
 async def test_a_part_that_others_may_touch_is_not_taken_up(
     server: FaultServer, job: ExportJob, tmp_path: Path, mode: int
@@ -449,6 +452,7 @@ async def test_a_part_that_others_may_touch_is_not_taken_up(
     assert [target.name] == names_in(tmp_path)
 
 
+@pytest.mark.posix
 async def test_a_file_of_a_similar_name_is_left_alone(
     job: ExportJob, tmp_path: Path
 ) -> None:

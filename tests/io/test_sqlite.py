@@ -107,6 +107,7 @@ async def test_all_work_is_in_one_thread_of_its_own(database: Database) -> None:
     assert threading.get_ident() not in seen
 
 
+@pytest.mark.posix
 async def test_only_the_owner_may_read_the_files(
     database: Database, tmp_path: Path
 ) -> None:
@@ -323,6 +324,7 @@ def test_a_fork_waits_for_the_transaction_under_way(tmp_path: Path) -> None:
     assert (0, ["word", "word"]) == (status, found)
 
 
+@pytest.mark.posix
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_waits_for_a_database_that_is_made_meanwhile(tmp_path: Path) -> None:
     """Its transaction would come along as well."""

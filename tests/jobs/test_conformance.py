@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import inspect
 import json
 import re
@@ -109,6 +108,8 @@ class FileJobStore(JobStore):
         return [*(await asyncio.to_thread(self._read)).get(app, {})]
 
     def _transact(self, app: str, group: str, work: Work[T]) -> T:
+        import fcntl  # noqa: PLC0415 - not on Windows
+
         with self.path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             apps = self._read()
@@ -128,6 +129,7 @@ class FileJobStore(JobStore):
         return {}
 
 
+@pytest.mark.posix
 class TestFileJobStore(JobStoreConformance):
     """A store of less than fifty lines."""
 

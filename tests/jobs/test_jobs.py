@@ -214,6 +214,7 @@ async def test_an_attempt_without_an_answer_is_told_until_it_is_forgotten(
     assert 2 == emulator.spent
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("name", ["a.csv", "link/a.csv", "sub/../a.csv"])
 async def test_a_newer_export_of_a_target_stays(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path, name: str
@@ -230,6 +231,7 @@ async def test_a_newer_export_of_a_target_stays(
     assert 2 == emulator.spent
 
 
+@pytest.mark.posix
 async def test_a_file_is_known_by_another_name(
     client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
 ) -> None:

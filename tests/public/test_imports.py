@@ -21,8 +21,8 @@ MODULES = sorted(
     if not module.name.endswith("__main__")
 )
 EXTRAS = [
-    *("isal", "platformdirs", "psycopg", "psycopg_pool"),
-    *("pyarrow", "redis", "rich", "typer"),
+    *("isal", "opentelemetry", "platformdirs", "psycopg", "psycopg_pool"),
+    *("pyarrow", "redis", "rich", "tqdm", "typer"),
 ]
 IMPORT_EACH = f"""
 import importlib, os, sys, traceback
@@ -97,7 +97,7 @@ def test_every_module_imports_alone() -> None:
 
 def test_the_root_stays_light() -> None:
     """Importing the package brings no extra, no server and no emulator along."""
-    heavy = {*EXTRAS, f"{ROOT}.testing"}
+    heavy = {*EXTRAS, f"{ROOT}.blocking", f"{ROOT}.testing"}
     heavy |= {f"{ROOT}.cli", "numpy", "unittest", "pytest"}
 
     result = run(f"import sys, {ROOT}; print(*sys.modules)")

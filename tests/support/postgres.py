@@ -9,7 +9,6 @@ for one machine's sockets.
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -176,6 +175,8 @@ class Postgres:
 
     def _own(self, path: Path) -> None:
         if self._user is not None:
+            import pwd  # noqa: PLC0415 - not on Windows
+
             os.chown(path, pwd.getpwnam(self._user).pw_uid, -1)
 
     def _end(self, number: signal.Signals) -> None:

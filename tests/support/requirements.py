@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
 
 def require(package: str) -> None:
     """Skip the test or the module without a package; fail where CI is set."""

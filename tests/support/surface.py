@@ -19,6 +19,7 @@ from types import ModuleType
 ROOT = "amplitude_cohorts_async"
 PUBLIC = (
     *(
+        "blocking",
         "destinations",
         "errors",
         "events",

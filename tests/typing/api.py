@@ -23,6 +23,7 @@ from amplitude_cohorts_async import (
     SyncReport,
     UploadReport,
     Usage,
+    blocking,
     diff_ids,
     errors,
     export_cohort,
@@ -40,6 +41,28 @@ async def reading(client: CohortsClient) -> None:
     assert_type(await client.get_cohort("c1"), Cohort)
     usage = assert_type(await client.get_usage(), Usage)
     assert_type(usage.limit, int | None)
+
+
+def blocking_calls(client: blocking.CohortsClient, folder: Path) -> None:
+    """The same, without await."""
+    assert_type(client.list_cohorts(include_sync_info=True), list[Cohort])
+    job = assert_type(client.request_export("c1").wait(), blocking.ExportJob)
+    assert_type(job.download(folder, progress=True), SavedExport)
+
+    with job.members() as members:
+        assert_type(members, blocking.MemberStream)
+        for member in members:
+            assert_type(member, Member)
+        for batch in members.batches():
+            assert_type(batch, list[Member])
+    with client.export_many(["c1"], folder, progress=True) as outcomes:
+        for outcome in outcomes:
+            assert_type(outcome.saved, SavedExport | None)
+    with blocking.CohortsClient.from_env() as other, other.slot():
+        assert_type(other.sync_membership("c1", {"a"}), SyncReport)
+        assert_type(other.update_membership("c1", add=Path("a")), MembershipReport)
+    assert_type(blocking.export_cohort("c1", folder), SavedExport)
+    assert_type(blocking.diff_ids(["a"], read_ids("b")), MembershipDiff)
 
 
 async def exporting(client: CohortsClient, folder: Path) -> None:

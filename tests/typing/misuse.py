@@ -19,7 +19,6 @@ async def mistakes(client: CohortsClient, member: Member) -> None:
     for outcome in client.export_many(["c1"], "."):  # type: ignore[attr-defined]
         del outcome
     await client.export("c1", "out.csv", True, 900)  # type: ignore[call-arg]
-    await client.resume_export("r1")  # type: ignore[misc]
     await client.request_export(12345)  # type: ignore[arg-type]
     async for each in client.list_cohorts():  # type: ignore[attr-defined]
         del each

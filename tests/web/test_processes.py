@@ -184,6 +184,7 @@ async def test_told_to_end_while_amplitude_is_silent(
     assert (503, "1") == (answer.status, answer.headers["retry-after"])
 
 
+@pytest.mark.posix
 async def test_killed_between_the_answer_and_the_file(
     workers: Workers, service: CohortsEmulator
 ) -> None:
@@ -200,6 +201,7 @@ async def test_killed_between_the_answer_and_the_file(
     assert 1 == service.spent
 
 
+@pytest.mark.posix
 async def test_any_worker_serves_any_export(
     workers: Workers, service: CohortsEmulator
 ) -> None:

@@ -91,6 +91,7 @@ async def test_a_cancelled_comparison_ends_what_it_began(
     assert ("cba" if moment == "mkdir" else "rqp") == texts
 
 
+@pytest.mark.posix
 def test_what_a_killed_comparison_left_is_removed(tmp_path: Path):
     """No id stays in a hidden folder: the next comparison there removes it."""
 
@@ -125,6 +126,7 @@ async def test_a_comparison_that_still_runs_keeps_its_folder(tmp_path: Path):
     assert NAMES == names_in(tmp_path)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("name", [".comparing-mine", ".comparing-0123456789abcdef"])
 async def test_what_is_no_folder_of_a_comparison_stays(tmp_path: Path, name: str):
     """A folder of another name stays; and a link is not followed."""

@@ -129,6 +129,7 @@ async def test_a_file_is_read_in_another_thread(
     assert threading.get_ident() not in threads
 
 
+@pytest.mark.posix
 async def test_a_pipe_is_read_once(tmp_path: Path):
     """It has a path and yet no second reading; small ones are kept in memory."""
     pipe = tmp_path / "pipe"

@@ -129,8 +129,8 @@ class MemberStream(AsyncOnly):
         if self._is_closed:
             raise InvalidInputError(
                 f"the members of export {self._errors.ref.request_id} are read after "
-                f"their `async with`; read them inside of it, or open `job.members()` "
-                f"again, which spends no export"
+                f"the block that opened them; read them inside of it, or open "
+                f"`job.members()` again, which spends no export"
             )
 
         with self._guard:

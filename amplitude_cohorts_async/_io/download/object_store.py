@@ -70,9 +70,13 @@ class DownloadState:
     total: int | None = None
     links: int = 0
     _reported: int = 0
+    _began: float | None = None
 
     def add(self, count: int) -> None:
         """Count more bytes."""
+        if self._began is None:
+            self._began = self.context.clock.now()
+
         self.received += count
         self.downloaded += count
 
@@ -87,12 +91,28 @@ class DownloadState:
         """Report the progress to the hook and the callback."""
         self._reported = self.received
         event = BytesReceived(
-            request_id=self.request_id, received=self.received, total=self.total
+            request_id=self.request_id,
+            received=self.received,
+            total=self.total,
+            seconds_left=self._seconds_left(),
         )
         self.context.emit(event)
 
         if self.callback is not None:
             self.callback(event)
+
+    def _seconds_left(self) -> float | None:
+        """Return how long the rest takes at the pace so far; None if unknown."""
+        if self.total is None or self._began is None:
+            return None
+
+        # In the first bytes there is no pace yet.
+        elapsed = self.context.clock.now() - self._began
+        left = max(0, self.total - self.received)
+
+        return (
+            0.0 if not left else (elapsed and left * elapsed / self.downloaded) or None
+        )
 
 
 class LinkRefresh:
@@ -120,20 +140,25 @@ class LinkRefresh:
         if self._fruitless > _FRUITLESS_LINKS:
             raise self._incomplete(reason)
 
-        _logger.info("link given up", extra={"request_id": state.request_id})
-        state.context.emit(
-            LinkRenewed(
-                request_id=state.request_id,
-                links=state.links,
-                received=state.received,
-                reason=redact_links(str(reason)),
-            )
-        )
-        context, pause = state.context, reason.pause
+        context, pause, why = state.context, reason.pause, redact_links(str(reason))
 
         if pause is None:
             pause = backoff(context.retrying, self._fruitless + 1, jitter=context.rng())
 
+        _logger.info(
+            "a link to the file of export %s is given up, another one follows in "
+            "%.1f s: %s",
+            *(state.request_id, pause, why),
+            extra={"request_id": state.request_id},
+        )
+        context.emit(
+            LinkRenewed(
+                request_id=state.request_id,
+                links=state.links,
+                received=state.received,
+                reason=why,
+            )
+        )
         await context.clock.sleep(pause)
 
     def _incomplete(self, reason: LinkFailed) -> IncompleteDownloadError:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Self
 
 import anyio
@@ -19,7 +20,7 @@ import attrs
 
 from ..._core.links import link_target
 from ..._core.messages import Request, Response
-from ..._core.responses import error_of
+from ..._core.responses import date_of, error_of
 from ..._core.retrying import NO_RETRIES, retry_delay
 from ..._core.secret import Secret
 from ...errors import (
@@ -29,7 +30,7 @@ from ...errors import (
     TransportError,
     UnexpectedResponseError,
 )
-from ...events import RequestSent, RetryScheduled
+from ...events import RequestFailed, RequestSent, RetryScheduled
 from ...limits import Kind
 from ...policies import Retrying
 from ..context import Context
@@ -55,6 +56,17 @@ class _Try:
 
 
 _try: ContextVar[_Try | None] = ContextVar("amplitude_cohorts_async_try", default=None)
+
+
+@attrs.define
+class _Attempt:
+    """What events tell of one attempt at a request: its number, its wait for a slot."""
+
+    number: int = 1
+    waited: float = 0.0
+
+
+_attempt: ContextVar[_Attempt] = ContextVar("amplitude_cohorts_async_attempt")
 
 
 class Attempts:
@@ -89,6 +101,7 @@ class Attempts:
         self._waited += self._delay
         self._count += 1
         self._delay = None
+        _attempt.set(_Attempt(self._count))
 
         return self
 
@@ -115,7 +128,8 @@ class Attempts:
 
         operation = self._request.operation
         _logger.info(
-            "request failed, trying again",
+            "%s failed, trying again in %.1f s: %s",
+            *(operation, self._delay, error),
             extra={"operation": operation, "attempt": self._count},
         )
         self._context.emit(
@@ -189,18 +203,41 @@ class Session:
         pending = _pending_try()
 
         try:
-            async with (
-                self.limiter.slot(kind)
-                if pending is None
-                else self.limiter.try_slot(kind, ticket=pending.ticket)
-            ) as permit:
-                is_held = True
-                if pending is not None:
+            async with AsyncExitStack() as stack:
+                if pending is None:
+                    permit = await self._wait_for_slot(kind, stack)
+                else:
+                    permit = await stack.enter_async_context(
+                        self.limiter.try_slot(kind, ticket=pending.ticket)
+                    )
                     pending.is_made = True
+                is_held = True
                 yield permit
         except LimiterUnavailableError as error:
             error.may_have_happened = is_held
             raise
+
+    async def _wait_for_slot(self, kind: Kind, stack: AsyncExitStack) -> Permit:
+        limiter = self.limiter
+
+        came_at = self.context.clock.now()
+        # Of exports only; and before this one is in line, or it would count itself.
+        (left,) = limiter.expected_starts(1) if kind == "export" else (0.0,)
+        starts_at = came_at + left
+
+        def seconds() -> float:
+            """Return how long the wait may still take; less than zero if unknown."""
+            return starts_at - self.context.clock.now()
+
+        with self.context.waits.watch(
+            partial(limiter.waits_for, kind), seconds=seconds, kind=kind
+        ):
+            permit = await stack.enter_async_context(limiter.slot(kind))
+
+        if attempt := _attempt.get(None):
+            attempt.waited = self.context.clock.now() - came_at
+
+        return permit
 
     async def send(
         self,
@@ -252,7 +289,10 @@ class Session:
     async def exchange(self, request: Request, permit: Permit) -> Response:
         """Send *request*, holding *permit*; return the answer, successful or not."""
         started = self.context.clock.now()
-        response = await self.transport.send(request)
+
+        with self._reporting_failure(request, started):
+            response = await self.transport.send(request)
+
         self._report(request, response, permit, started)
 
         return response
@@ -286,7 +326,9 @@ class Session:
         async with AsyncExitStack() as attempt:
             permit = await attempt.enter_async_context(self.slot(request.kind))
             started = self.context.clock.now()
-            answer = await attempt.enter_async_context(self.transport.open(request))
+
+            with self._reporting_failure(request, started):
+                answer = await attempt.enter_async_context(self.transport.open(request))
 
             if answer.status == 200:  # noqa: PLR2004 - the file itself
                 self._report(request, answer, permit, started)
@@ -319,13 +361,42 @@ class Session:
         if isinstance(answer, Response) and answer.status in {_TOO_MANY, _UNAVAILABLE}:
             self._slow_down(request, answer, permit)
 
+        attempt = _attempt.get(_Attempt())
         self.context.emit(
             RequestSent(
                 operation=request.operation,
                 status=answer.status,
                 seconds=self.context.clock.now() - started,
+                attempt=attempt.number,
+                waited=attempt.waited,
+                method=request.method,
+                template=request.template or request.path,
+                origin=self._origin,
+                date=date_of(answer.headers),
+                content_type=_media_type(answer.headers),
+                header_names=tuple(sorted(answer.headers)),
             )
         )
+
+    @contextmanager
+    def _reporting_failure(self, request: Request, started: float) -> Generator[None]:
+        try:
+            yield
+        except TransportError as error:
+            attempt = _attempt.get(_Attempt())
+            self.context.emit(
+                RequestFailed(
+                    operation=request.operation,
+                    error=type(error).__name__,
+                    seconds=self.context.clock.now() - started,
+                    attempt=attempt.number,
+                    waited=attempt.waited,
+                    method=request.method,
+                    template=request.template or request.path,
+                    origin=self._origin,
+                )
+            )
+            raise
 
     def _slow_down(self, request: Request, answer: Response, permit: Permit) -> None:
         error = error_of(request, answer, now=self.context.clock.utcnow())
@@ -336,6 +407,10 @@ class Session:
                 seconds = min(seconds, self.context.retrying.max_retry_after)
 
             permit.throttled(seconds, details=error.details)
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _pending_try() -> _Try | None:

@@ -33,7 +33,9 @@ from ...errors import (
 )
 from ..cancellation import finish_despite_cancel, in_thread
 from ..fast import FastPath
+from .proxies import Proxies
 from .streamed_response import ErrorTranslation, StreamedResponse
+from .suppression import not_instrumented
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -156,7 +158,7 @@ class Transport:
         user_agent: str,
         redactor: Redactor,
         session: aiohttp.ClientSession | None = None,
-        proxy: str | None = None,
+        proxies: Proxies = Proxies(),  # noqa: B008 - a frozen value
         answer_seconds: float,
         stall_seconds: float,
         connections: int = 1,
@@ -167,7 +169,7 @@ class Transport:
         self.connections = connections
         self.fast: FastPath = FastPath(
             stall_seconds=stall_seconds,
-            off=_reason_for_ordinary_path(session, proxy, fast=fast),
+            off=_reason_for_ordinary_path(session, proxies, fast=fast),
         )
         self._origin = origin
         # aiohttp's frames and errors hold all headers of a request.
@@ -175,7 +177,7 @@ class Transport:
         self._user_agent = user_agent
         self.redactor = redactor
         self._given = session
-        self._proxy, self._proxy_headers = _proxy_parts(proxy)
+        self._proxies = proxies
         self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
         self._short_timeout, self._long_timeout = (
@@ -208,19 +210,22 @@ class Transport:
     ) -> AsyncGenerator[StreamedResponse]:
         """Request *link* from the store, byte for byte and without credentials."""
         translation = self._translation("the file's link", link)
-        response = await self._head(
-            self._store(),
-            "GET",
-            link,
-            translation=translation,
-            operation="file",
-            headers={
-                # A body that a proxy has compressed could not be resumed.
-                "Accept-Encoding": "identity",
-                "User-Agent": self._user_agent,
-                **headers,
-            },
-        )
+
+        # The head is all of it: an instrumentation has nothing for a body.
+        with not_instrumented():
+            response = await self._head(
+                self._store(),
+                "GET",
+                link,
+                translation=translation,
+                operation="file",
+                headers={
+                    # A body that a proxy has compressed could not be resumed.
+                    "Accept-Encoding": "identity",
+                    "User-Agent": self._user_agent,
+                    **headers,
+                },
+            )
 
         async with response:
             yield StreamedResponse(response, translation, fast=self.fast)
@@ -344,9 +349,11 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         is_file = operation == "file"
 
+        proxy, proxy_headers = self._proxies.of(url)
+
         if url.startswith("http:"):
             # Without a tunnel the proxy reads the request itself.
-            headers = {**headers, **self._proxy_headers}
+            headers = {**headers, **proxy_headers}
 
         # aiohttp would allow the head of a file any time, as long as a line comes
         # now and then; all other requests have a total timeout.
@@ -361,8 +368,8 @@ class Transport:
                     # Each piece as a whole, however much it becomes; see `read()`.
                     auto_decompress=False,
                     middlewares=(_once, _to(url)),
-                    proxy=self._proxy,
-                    proxy_headers=self._proxy_headers,
+                    proxy=proxy,
+                    proxy_headers=proxy_headers,
                     raise_for_status=False,
                     timeout=self._timeout(operation),
                 )
@@ -501,23 +508,8 @@ class Transport:
         )
 
 
-def _proxy_parts(proxy: str | None) -> tuple[URL | None, Mapping[str, Secret]]:
-    # aiohttp would keep the password in a URL, and show it.
-    if proxy is None:
-        return None, {}
-
-    url = URL(proxy)
-
-    if url.user is None and url.password is None:
-        return url, {}
-
-    pair = base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
-
-    return url.with_user(None), {"Proxy-Authorization": Secret(f"Basic {pair}")}
-
-
 def _reason_for_ordinary_path(
-    session: aiohttp.ClientSession | None, proxy: str | None, *, fast: bool
+    session: aiohttp.ClientSession | None, proxies: Proxies, *, fast: bool
 ) -> str | None:
     if not fast:
         return "Downloading(fast=False) switches it off"
@@ -527,7 +519,7 @@ def _reason_for_ordinary_path(
     if session is not None:
         return "the session is the caller's"
 
-    return None if proxy is None else "there is a proxy"
+    return "there is a proxy" if proxies.by_scheme else None
 
 
 def _described(error: Exception) -> str:

@@ -94,6 +94,7 @@ class Outlook:
     last_start: float
     ahead: int
     taken: Mapping[Rate, Sequence[Row]]
+    in_flight: int
     withheld: int
 
 
@@ -132,6 +133,7 @@ class AdmissionRules:
             last_start=ledger.last_start(),
             ahead=ledger.ahead(Ticket(WINDOW)),
             taken={rate: ledger.taken(pool) for pool, rate in self._windows.items()},
+            in_flight=len(slots),
             withheld=sum(row.state == "withheld" for row in slots),
         )
 

@@ -194,6 +194,14 @@ class Limiter(ABC):
         """
         return earliest_starts(count, self.limits or limits)
 
+    def waits_for(self, kind: Kind) -> str:  # noqa: ARG002 - this one does not know
+        """
+        Return what a request of this kind would wait for now, for a line of the log.
+
+        It is asked a second after a request began to wait; must return without waiting.
+        """
+        return "its limiter"
+
     def statistics(self) -> Statistics:
         """Return counters of requests that started and waited."""
         return {}

@@ -58,6 +58,7 @@ class FleetPlaces:
         self._release_delay = limits.release_delay
         self.line = anyio.Lock()
         self.snapshot: Snapshot | None = None
+        self.paused_until = -math.inf
         self.is_checked = False
         self.windows = {
             rate: self._places(f"w{rate.per:g}", rate.count, reuse_after(rate, limits))
@@ -188,6 +189,23 @@ class FleetLimiter(RateLimiter):
             LimiterUnavailableError: The store is unavailable, or the lock was lost.
         """
         return self._lock(hashed_key("cohort", cohort_id))
+
+    def waits_for(self, kind: Kind) -> str:
+        """Return what a request of this kind would wait for, as this process knows."""
+        places = self._loops.get()
+        paused = places.paused_until > asyncio.get_running_loop().time()
+        reason = self._reason(
+            kind,
+            is_paused=paused,
+            full=[
+                rate
+                for rate, window in places.windows.items()
+                if kind == "export" and window.is_waited_for
+            ],
+            is_spaced=False,
+            in_flight=self._limits.in_flight if places.slots.is_waited_for else 0,
+        )
+        return f"{reason} (of the whole fleet)"
 
     async def aclose(self) -> None:
         """Close the connections of the running loop; may be called twice."""
@@ -357,6 +375,7 @@ class FleetLimiter(RateLimiter):
                 return seen
 
             self._refuse_if_longer(wait, kind)
+            places.paused_until = asyncio.get_running_loop().time() + wait
             await anyio.sleep(wait + 0.001)
 
     async def _seen(self, places: FleetPlaces) -> Snapshot:

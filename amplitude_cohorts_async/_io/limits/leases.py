@@ -254,6 +254,11 @@ class Places:
         finally:
             self._waiting -= 1
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a task of this process waits for a place."""
+        return self._waiting > 0
+
     async def seconds_left(self) -> list[float]:
         """Return for each place that is taken how long it may stay so."""
         return [

@@ -105,6 +105,38 @@ class RateLimiter(Limiter):
         with self._mutex:
             return dict(self._counts)
 
+    def _reason(
+        self,
+        kind: Kind,
+        *,
+        is_paused: bool,
+        full: Sequence[Rate],
+        is_spaced: bool,
+        in_flight: int,
+    ) -> str:
+        """
+        Return as text what a request waits for.
+
+        Args:
+            full: The windows without a free place.
+            in_flight: How many places in flight are taken.
+        """
+        if is_paused:
+            return "the end of the pause after a 429"
+        if full:
+            rate = max(full, key=lambda rate: rate.per)
+            return f"a place in the window of exports, {rate.count} in {rate.per:g} s"
+        if is_spaced:
+            return "its turn, because exports are spread out after a 429"
+        if in_flight >= self._limits.in_flight:
+            return f"a place for a request in flight, of {self._limits.in_flight}"
+
+        return (
+            f"its turn in the pace of requests of kind {kind!r}"
+            if kind in self._pacers
+            else "its place in line"
+        )
+
     def _count(self, **by: float) -> None:
         with self._mutex:
             for name, number in by.items():
@@ -284,6 +316,24 @@ class LocalLimiter(RateLimiter):
             "export", now, count, ahead=len(self._window_line)
         )
         return [start - now for start in starts]
+
+    def waits_for(self, kind: Kind) -> str:
+        """Return what a request of this kind would wait for now."""
+        now = self._clock.now()
+        counts = kind in self._state.pace.counted
+
+        return self._reason(
+            kind,
+            is_paused=self._is_paused(),
+            full=[
+                rate
+                for rate, window in self._windows.items()
+                if counts and not any(free <= now for free in window.free_at())
+            ],
+            is_spaced=counts and self._last_start + self._spacing() > now,
+            in_flight=self._limits.in_flight
+            - sum(free <= now for free in self._slots.free_at()),
+        )
 
     def statistics(self) -> Statistics:
         """

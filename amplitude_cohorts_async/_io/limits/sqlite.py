@@ -222,6 +222,29 @@ class SqliteLimiter(RateLimiter):
         )
         return [start - now for start in starts]
 
+    def waits_for(self, kind: Kind) -> str:
+        """Return what a request of this kind would wait for, as the file last said."""
+        seen = self._outlook
+
+        if seen is None:
+            return "the limiter's file"
+
+        counts = kind in seen.pace.counted
+        spacing = seen.pace.spacing(self._limits.exports)
+        now = self._clock.now()
+
+        return self._reason(
+            kind,
+            is_paused=seen.pace.paused_until > now,
+            full=[
+                rate
+                for rate, rows in seen.taken.items()
+                if counts and len(rows) >= rate.count
+            ],
+            is_spaced=counts and seen.last_start + spacing > now,
+            in_flight=seen.in_flight,
+        )
+
     def statistics(self) -> Statistics:
         """
         Return counters of this process's requests, and what the file last said.

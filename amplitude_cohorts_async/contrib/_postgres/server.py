@@ -156,6 +156,18 @@ class _Connections:
         return getting.result()
 
 
+def _check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise `ConfigurationError` on the loop that psycopg refuses: that of Windows."""
+    proactor = getattr(asyncio, "ProactorEventLoop", None)
+
+    if proactor is not None and isinstance(loop, proactor):
+        raise ConfigurationError(
+            "Postgres needs another event loop on Windows, because psycopg cannot use "
+            "the ProactorEventLoop: run your program by asyncio.Runner(loop_factory="
+            "asyncio.SelectorEventLoop)"
+        )
+
+
 _by_server: SharedPerLoop[Secret, _Connections] = SharedPerLoop(_Connections)
 
 
@@ -165,6 +177,7 @@ class Server:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._loop = asyncio.get_running_loop()
+        _check_loop(self._loop)
         self._share = _by_server.enter(address.server)
         self._connections = self._share.value
 

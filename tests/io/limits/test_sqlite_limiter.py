@@ -337,6 +337,7 @@ async def test_a_killed_process_leaves_the_line_at_once(path: Path):
     assert [] == rows(path, "SELECT * FROM ticket")
 
 
+@pytest.mark.posix
 async def test_a_frozen_process_is_passed_over_in_line(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -359,6 +360,7 @@ async def test_a_frozen_process_is_passed_over_in_line(
     assert ["asks", "holds"] == said
 
 
+@pytest.mark.posix
 async def test_a_frozen_process_notices_that_its_place_is_lost(path: Path):
     """It wakes up when another one has it: its request is cancelled at once."""
     async with holder(path, lease=1.0) as other:
@@ -394,6 +396,7 @@ async def test_a_place_that_was_overrun_counts_to_its_end(path: Path):
     assert 160 <= start < 165
 
 
+@pytest.mark.posix
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_keeps_the_limits_together_with_its_parent(path: Path):
     """The limiter came along, its places and its lines did not."""
@@ -584,6 +587,7 @@ async def test_its_limits_are_its_own(path: Path):
         )
 
 
+@pytest.mark.posix
 async def test_the_file_is_its_owners_and_tells_nothing(
     path: Path, emulator: CohortsEmulator
 ):

@@ -32,6 +32,7 @@ from amplitude_cohorts_async._io.sinks.target import (
 from amplitude_cohorts_async.errors import InvalidInputError, MissingExtraError
 from amplitude_cohorts_async.testing import CohortsEmulator
 from support.exporting import names_in
+from support.requirements import IS_ROOT
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def linked(folder: Path, name: str, to: str | Path) -> Path:
     return folder / name
 
 
+@pytest.mark.posix
 def test_a_link_to_a_file_is_written_through(tmp_path: Path) -> None:
     """The link stays; the file it leads to, over another link here, is replaced."""
     (tmp_path / "far").mkdir()
@@ -90,6 +92,7 @@ def test_a_link_to_a_file_is_written_through(tmp_path: Path) -> None:
     assert ["a.csv", "link.csv"] == names_in(tmp_path / "far")
 
 
+@pytest.mark.posix
 def test_a_link_to_the_folder(tmp_path: Path) -> None:
     """The file is written by the name it was given; without links it has one more."""
     (tmp_path / "far").mkdir()
@@ -101,6 +104,7 @@ def test_a_link_to_the_folder(tmp_path: Path) -> None:
     assert tmp_path.resolve() / "far" / "a.csv" == target.resolved
 
 
+@pytest.mark.posix
 def test_a_link_that_leads_nowhere_yet(tmp_path: Path) -> None:
     """
     The file that a dangling link names is made, as a shell's ">" would do.
@@ -115,6 +119,7 @@ def test_a_link_that_leads_nowhere_yet(tmp_path: Path) -> None:
     assert link.is_symlink()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("to", "reason"),
     [
@@ -203,6 +208,7 @@ def test_a_part_begins_anew(tmp_path: Path) -> None:
     assert ["a.csv"] == names_in(tmp_path)
 
 
+@pytest.mark.posix
 def test_what_became_of_the_target_meanwhile(tmp_path: Path) -> None:
     """A pipe that was put at the name while the file grew is not replaced."""
     part = opened(tmp_path / "a.csv")
@@ -260,6 +266,7 @@ def write_to(target: Path, mode: int | None = None) -> None:
     part.publish()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("mask", "mode", "expected"),
     [
@@ -287,6 +294,7 @@ def test_the_mode_of_a_new_file(
     assert ["a.csv"] == names_in(tmp_path)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kept", [0o600, 0o640, 0o444, 0o666])
 @pytest.mark.parametrize("mode", [None, 0o644])
 def test_what_is_replaced_keeps_its_mode(
@@ -302,6 +310,7 @@ def test_what_is_replaced_keeps_its_mode(
     assert kept == mode_of(tmp_path / "a.csv")
 
 
+@pytest.mark.posix
 def test_a_part_is_for_its_owner_only(
     tmp_path: Path, umask: Callable[[int], int]
 ) -> None:
@@ -314,7 +323,7 @@ def test_a_part_is_for_its_owner_only(
     assert [0o600] == modes
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files away")
 def test_what_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
     """Owner and group stay where the user may set them."""
     (tmp_path / "a.csv").touch()
@@ -325,7 +334,7 @@ def test_what_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
     assert (12, 34) == (found.st_uid, found.st_gid)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody else")
 @pytest.mark.parametrize(
     ("mode", "expected"), [(0o660, 0o600), (0o664, 0o644), (0o606, 0o606)]
 )

@@ -1,0 +1,251 @@
+"""Ctrl-C in the calling thread: the call is cancelled and waited for, its token kept."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from amplitude_cohorts_async import IdType
+from amplitude_cohorts_async.blocking import CohortsClient
+from amplitude_cohorts_async.blocking._calls import Call
+from amplitude_cohorts_async.blocking._portal import Portal, current_portal
+from amplitude_cohorts_async.events import Event, StatusPolled
+from amplitude_cohorts_async.testing import CohortsEmulator
+
+from .conftest import COHORT
+
+
+def press() -> None:
+    """Press Ctrl-C: raises KeyboardInterrupt in the main thread at once."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def left(client: CohortsClient) -> list[object]:
+    """Return the tasks that run on."""
+
+    async def look() -> list[object]:
+        """Look from the loop, after whatever has just ended there."""
+        tasks = current_portal()._tasks - {asyncio.current_task()}
+
+        return [task for task in tasks if not task.done()]
+
+    return client._bridge.call().made(look)
+
+
+def test_an_export_is_cancelled_and_keeps_its_token(
+    cohorts_emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """Nothing runs on, and the same call goes on with the export."""
+    cohorts_emulator.add_cohort(COHORT, size=2_000)
+    presses = iter([press])
+
+    def hear(event: Event) -> None:
+        """Press it once the export is waited for, the first time."""
+        if isinstance(event, StatusPolled):
+            next(presses, lambda: None)()
+
+    target = tmp_path / "members.csv"
+    with CohortsClient.from_env(clock=cohorts_emulator.clock, hook=hear) as client:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            client.export(COHORT, target)
+
+        assert [] == left(client)
+        assert not target.exists()
+        (note,) = caught.value.__notes__
+        token = note.partition(": ")[2]
+        assert COHORT == client.resume_export(token).cohort_id
+        assert 0 == client.export(COHORT, target).spent
+
+
+def test_a_job_that_came_with_the_interrupt_is_named(client: CohortsClient) -> None:
+    """The call had ended in the loop, but had not returned in the thread."""
+    call = client._bridge.call()
+    real = call._next
+
+    def late() -> object:
+        """Wait for the end, then press."""
+        visit = real()
+        press()
+        return visit
+
+    call._next = late  # type: ignore[assignment, method-assign]
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        call.made(client._bridge.client.request_export, COHORT)
+
+    assert COHORT in caught.value.__notes__[0]
+    assert 1 == client.get_usage().used
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_call_that_was_not_started_never_is(
+    client: CohortsClient, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Ctrl-C may come before the loop has heard of the call, or right after."""
+    start, starts = Portal.start, iter(range(10))
+
+    def interrupted(self: Portal, work: Callable[[], Awaitable[object] | None]) -> None:
+        """Press it around the first start, which is that of the call."""
+        first = next(starts) == 0
+        if first and when == "before":
+            press()
+        start(self, work)
+        if first:
+            press()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Portal, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.request_export(COHORT)
+
+    used = client.get_usage().used
+    assert [] == left(client)
+    assert used == len(client.jobs()) <= int(when == "after")
+
+
+def test_ids_are_left_alone_after_it(client: CohortsClient) -> None:
+    """What the caller's iterable is asked for meanwhile is refused."""
+
+    def ids() -> Iterator[str]:
+        """Yield one, and press it."""
+        yield "user-1"
+        press()
+
+    with pytest.raises(KeyboardInterrupt):
+        client.upload_cohort(
+            "new", ids(), id_type=IdType.USER_ID, app_id=153957, owner="me@example.com"
+        )
+
+    assert [] == left(client)
+
+
+def test_an_interrupted_stream_is_at_its_end(client: CohortsClient) -> None:
+    """Its block is left, and the next one reads all of it."""
+    job = client.request_export(COHORT)
+
+    with pytest.raises(KeyboardInterrupt), job.members() as members:
+        next(members)
+        press()
+
+    with job.members() as members:
+        assert 25_000 == sum(map(len, members.batches()))
+
+    assert [] == left(client)
+
+
+def test_a_block_is_not_entered(client: CohortsClient) -> None:
+    """What opened just then is left again: its slot, lease and connection."""
+    opened = client.request_export(COHORT).members()
+    wrap = opened._wrap  # type: ignore[attr-defined]
+
+    def interrupted(*arguments: object) -> object:
+        """Press it when the block is open, and the thread does not know."""
+        press()
+        return wrap(*arguments)
+
+    opened._wrap = interrupted  # type: ignore[attr-defined]
+
+    with pytest.raises(KeyboardInterrupt), opened:
+        pytest.fail("the block was entered")
+
+    client.close()
+    assert [] == left(client)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_iterator_that_was_not_started_ends(
+    client: CohortsClient, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Its task may not be there yet; closing it waits for nothing that never comes."""
+    outcomes = client.run_jobs(forever=True)
+    start, starts = Portal.start, iter(range(10))
+
+    def interrupted(self: Portal, work: Callable[[], Awaitable[object] | None]) -> None:
+        """Press it around the first start."""
+        first = next(starts) == 0
+        if first and when == "before":
+            press()
+        start(self, work)
+        if first:
+            press()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Portal, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+
+    client.get_usage()
+    assert [] == left(client)
+
+
+def test_a_withdrawn_call_is_not_begun(client: CohortsClient) -> None:
+    """Ctrl-C may come when a lane has the call, and has not come to it."""
+    begun: list[object] = []
+
+    async def work() -> None:
+        """Remember it."""
+        begun.append(True)
+
+    async def withdraw_and_run(call: Call) -> None:
+        """Do what the loop does, in this order."""
+        call._work = work
+        call._withdraw()
+        await call.run()
+
+    call = client._bridge.call()
+    client._bridge.call().made(withdraw_and_run, call)
+
+    assert call.has_ended
+    assert [] == begun
+
+
+def test_a_second_one_does_not_wait(client: CohortsClient) -> None:
+    """Who presses it again gets the shell back; the call ends by itself."""
+    cancelled, may_end = threading.Event(), asyncio.Event()
+    call = client._bridge.call()
+    real = call._next
+
+    async def stubborn() -> None:
+        """Be slow to end."""
+        call._visits.put(None)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            await may_end.wait()
+            raise
+
+    def pressed() -> object:
+        """Wait, and press it."""
+        if real() is None and cancelled.is_set():
+            pytest.fail("the call had ended")
+        press()
+        return None
+
+    def pressed_again() -> object:
+        """Press it while the end is waited for."""
+        assert cancelled.wait(10)
+        press()
+        return None
+
+    turns = iter([pressed, pressed_again])
+
+    def in_turn() -> object:
+        """Return what the next turn does."""
+        return next(turns)()
+
+    call._next = in_turn  # type: ignore[method-assign, assignment]
+
+    with pytest.raises(KeyboardInterrupt):
+        call.made(stubborn)
+
+    assert not call.has_ended
+    client._bridge.call().got(may_end.set)
+    client.get_usage()
+    assert isinstance(call, Call)
+    assert call.has_ended
