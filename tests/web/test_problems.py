@@ -198,7 +198,7 @@ async def test_lost_answer_is_told_and_not_spent_again(
     location = started.headers["location"]
     state = await browser.until_over(location)
     again = await browser.start(key="k")
-    other = await browser.start()
+    other = await browser.start(key="another")
     cancelled = await browser.ask("DELETE", location)
 
     assert ("attempted", 409) == (state["state"], state["problem"]["status"])
