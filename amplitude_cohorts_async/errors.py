@@ -266,6 +266,7 @@ class ApiError(CohortsError):
             it differs from ``status``.
         metadata: The service's ``error.metadata``, as sent.
         retry_after: Seconds, from the header ``Retry-After``, if there is one.
+        date: When it answered, by the service's clock, aware UTC, if it says so.
     """
 
     def __init__(
@@ -279,6 +280,7 @@ class ApiError(CohortsError):
         http_code: int | None = None,
         metadata: Mapping[str, object] | None = None,
         retry_after: float | None = None,
+        date: datetime | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -288,6 +290,7 @@ class ApiError(CohortsError):
         self.http_code = http_code
         self.metadata: dict[str, object] = dict(metadata or {})
         self.retry_after = retry_after
+        self.date = date
 
 
 class BadRequestError(ApiError):
@@ -315,6 +318,7 @@ class InvalidIdsError(BadRequestError):
         http_code: int | None = None,
         metadata: Mapping[str, object] | None = None,
         retry_after: float | None = None,
+        date: datetime | None = None,
         sample: Sequence[str] = (),
     ) -> None:
         super().__init__(
@@ -326,6 +330,7 @@ class InvalidIdsError(BadRequestError):
             http_code=http_code,
             metadata=metadata,
             retry_after=retry_after,
+            date=date,
         )
         self.sample: list[str] = list(sample)
 

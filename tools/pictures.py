@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -97,6 +98,8 @@ def typed(
     process, terminal = pty.fork()
     if process == pty.CHILD:
         os.chdir(folder)
+        # Who started this may ignore it, as a shell does for what runs in the background.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execvpe(sys.executable, [*COMMAND, *words.split()], environment)
     seen = b""
 

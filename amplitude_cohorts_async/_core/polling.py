@@ -15,7 +15,7 @@ import attrs
 from ..models import ExportStatus
 from ..policies import Polling
 from .job_rows import ExportRow, ExportState
-from .tokens import age_of
+from .tokens import ExportRef, age_of
 
 KNOWN_AFTER = 300.0
 """
@@ -131,9 +131,23 @@ def step_due_in(
     return left if _EARLY <= left <= longest + _EARLY else 0.0
 
 
-def may_be_unknown(age: float | None) -> bool:
-    """Whether the status of an export of that age may be a 404 and the job still come."""
-    return age is not None and -_FASTEST_CLOCK < age < KNOWN_AFTER
+def may_be_unknown(
+    ref: ExportRef, *, now: datetime, answered_at: datetime | None
+) -> bool:
+    """
+    Whether the status of an export may be a 404 and the job still come.
+
+    Args:
+        now: By our clock, which may be ahead of that of the host that requested it.
+        answered_at: By the service's clock, as is what the export is `as_of`.
+    """
+    ages = [age_of(ref, now=now)]
+
+    if answered_at is not None and ref.as_of is not None:
+        ages.append((answered_at - ref.as_of).total_seconds())
+
+    # Either may be wrong: to ask again costs a request, to believe it costs an export.
+    return any(age is not None and -_FASTEST_CLOCK < age < KNOWN_AFTER for age in ages)
 
 
 def next_poll(polling: Polling, *, jitter: float) -> float:

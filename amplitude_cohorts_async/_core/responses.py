@@ -326,6 +326,7 @@ def error_of(request: Request, response: Response, *, now: datetime) -> ApiError
         http_code=body.http_code,
         metadata=body.metadata,
         retry_after=retry_after(response.headers, now=now),
+        date=date_of(response.headers),
     )
 
 

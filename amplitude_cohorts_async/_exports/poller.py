@@ -191,7 +191,7 @@ class JobPoller:
             response = await self._session.send(request, retrying=retrying)
         except NotFoundError as error:
             now = self._context.clock.utcnow()
-            if may_be_unknown(age_of(self._ref, now=now)):
+            if may_be_unknown(self._ref, now=now, answered_at=error.date):
                 return NOT_KNOWN_YET
             raise self._errors.expired(error.status, now=now) from error
 

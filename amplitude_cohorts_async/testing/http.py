@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from email.utils import format_datetime
 from threading import RLock
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -56,6 +57,7 @@ class Exchange:
         refusal: Why the request is refused at its arrival, if it is.
         finish: Called just before the last bytes of the answer are sent: the
             client that reads them may send its next request at once.
+        utcnow: Returns the emulator's time, which its answers tell.
         pause: Waits on the emulator's clock.
         wait_until_gone: Waits until the client has closed the connection.
     """
@@ -65,6 +67,7 @@ class Exchange:
     body: bytes = attrs.field(repr=False)
     refusal: Refused | None
     finish: Callable[[int | None], None]
+    utcnow: Callable[[], datetime]
     pause: Callable[[float], Awaitable[None]]
     wait_until_gone: Callable[[], Awaitable[None]]
 
@@ -153,6 +156,7 @@ class Origin(ABC):
                     body=await request.content.read(),
                     refusal=refusal,
                     finish=lambda status: self._end(record, status),
+                    utcnow=self._clock.utcnow,
                     pause=self._pause,
                     wait_until_gone=lambda: self._wait_until_gone(request),
                 )
@@ -386,7 +390,8 @@ def _store_error(refusal: Refusal) -> Answer:
 
 async def _send(exchange: Exchange, answer: Answer, fault: Fault) -> web.StreamResponse:
     """Send an answer, and what a fault leaves of its body."""
-    answer = _with_headers(answer, fault)
+    date = format_datetime(exchange.utcnow(), usegmt=True)
+    answer = _with_headers(answer, {"Date": date}, fault)
     effects = (fault.cut_at, fault.stall_at, fault.flip_at, fault.rate)
     intact = all(effect is None for effect in effects)
 
@@ -407,11 +412,11 @@ async def _send(exchange: Exchange, answer: Answer, fault: Fault) -> web.StreamR
     return response
 
 
-def _with_headers(answer: Answer, fault: Fault) -> Answer:
+def _with_headers(answer: Answer, more: Mapping[str, str], fault: Fault) -> Answer:
     names = {name.lower() for name in fault.headers}
     others = {
         name: value
-        for name, value in answer.headers.items()
+        for name, value in {**more, **answer.headers}.items()
         if name.lower() not in names
     }
     new = {name: value for name, value in fault.headers.items() if value is not None}

@@ -14,7 +14,7 @@ import pytest
 
 from amplitude_cohorts_async.cli import checkup, doctor
 from amplitude_cohorts_async.models import Region
-from amplitude_cohorts_async.testing import CohortsEmulator, Quotas
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
 from amplitude_cohorts_async.testing.faults import broken, refused
 from support.fault_server import closed_port
 
@@ -34,6 +34,12 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def cohorts_emulator_setup() -> CohortsEmulator:
+    """An emulator whose clock is right."""
+    return CohortsEmulator(clock=FakeClock(utc=datetime.now(UTC), flows=True))
 
 
 @pytest.fixture

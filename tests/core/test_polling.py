@@ -20,6 +20,7 @@ from amplitude_cohorts_async._core.polling import (
     next_step,
     step_due_in,
 )
+from amplitude_cohorts_async._core.tokens import ExportRef
 from amplitude_cohorts_async.models import ExportStatus
 from amplitude_cohorts_async.policies import Polling
 
@@ -184,4 +185,16 @@ def test_clocks_of_hosts_differ(seconds: float, after: float) -> None:
 )
 def test_a_young_export_may_be_unknown(age: float | None, may_be: bool) -> None:
     """One of hours ahead was requested by a wrong clock; one of days is nonsense."""
-    assert may_be == may_be_unknown(age)
+    at = None if age is None else NOW - timedelta(seconds=age)
+    ref = ExportRef(request_id="r", requested_at=at)
+
+    assert may_be == may_be_unknown(ref, now=NOW, answered_at=None)
+
+
+def test_the_clock_of_the_service_tells_a_young_export() -> None:
+    """To a host whose clock is an hour ahead it looks old."""
+    ref = ExportRef(request_id="r", requested_at=NOW, as_of=NOW)
+    ahead, soon = NOW + timedelta(hours=1), NOW + timedelta(seconds=9)
+
+    assert may_be_unknown(ref, now=ahead, answered_at=soon)
+    assert not may_be_unknown(ref, now=ahead, answered_at=ahead)

@@ -13,6 +13,7 @@ import gc
 import gzip
 import json
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import attrs
@@ -31,7 +32,7 @@ from amplitude_cohorts_async.errors import (
     StorageError,
 )
 from amplitude_cohorts_async.events import BatchWritten, Event, ExportAdopted
-from amplitude_cohorts_async.testing import faults
+from amplitude_cohorts_async.testing import FakeClock, faults
 from amplitude_cohorts_async.testing.faults import Fault
 from support.clients import emulator_assuming
 from support.exporting import until
@@ -80,6 +81,21 @@ async def test_left_before_it_was_known(stage: Stage) -> None:
 
         assert "ann" in await here.export()
         assert 1 == emulator.spent
+
+
+async def test_left_and_called_again_by_a_clock_that_is_ahead(stage: Stage) -> None:
+    """A 404 of the first moment is none of an old export: one is spent."""
+    await stage.leave()
+    stage.emulator.fail_next("status", faults.refused(404, "no such job"))
+    ahead = FakeClock(utc=stage.clock.utcnow() + timedelta(minutes=50))
+
+    async with stage.client(clock=ahead) as client:
+        task = asyncio.ensure_future(client.export("c1", stage.path()))
+        await until(lambda: stage.emulator.requests("status") > 2)
+        stage.clock.advance(100)
+        await task
+
+    assert 1 == stage.spent
 
 
 @everywhere

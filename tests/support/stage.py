@@ -55,9 +55,8 @@ class Stage:
             API_KEY,
             SECRET_KEY,
             base_url=self.emulator.base_url,
-            clock=self.clock,
             jobs=self.open_store() if store is None else store,
-            **{"limits": UNLIMITED, **options},
+            **{"clock": self.clock, "limits": UNLIMITED, **options},
         )
 
     def mortal(self, *, dies_before: str = "", dies_after: str = "") -> ScriptedStore:
