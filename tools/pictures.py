@@ -2,7 +2,7 @@
 Draw the README's pictures, each of a real run against the emulator.
 
 `python tools/pictures.py` draws them all, `python tools/pictures.py command` one. Needs a
-POSIX terminal, and the group `docs`.
+POSIX terminal, and the group `docs`; for `page` also what page_picture.py does.
 """
 
 from __future__ import annotations
@@ -202,14 +202,27 @@ def box(left: int, right: int, colour: str, text: str) -> str:
     )
 
 
-# By the name of the picture: the page of the web service belongs here as "page".
-PICTURES = {"badges": draw_badges, "command": draw_command}
+def draw_page(target: Path) -> None:
+    """Draw the page of `serve`."""
+    # It needs a browser, and what drives it.
+    from page_picture import draw_page  # noqa: PLC0415
+
+    draw_page(target)
+
+
+# By the file in `docs`.
+PICTURES = {
+    "badges.svg": draw_badges,
+    "command.svg": draw_command,
+    "page.png": draw_page,
+}
 
 
 def main(names: list[str]) -> None:
     """Draw the named pictures, or all."""
-    for name in names or list(PICTURES):
-        PICTURES[name](ROOT / "docs" / f"{name}.svg")
+    files = {Path(file).stem: file for file in PICTURES}
+    for name in names or files:
+        PICTURES[files[name]](ROOT / "docs" / files[name])
 
 
 if __name__ == "__main__":

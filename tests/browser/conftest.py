@@ -29,7 +29,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 collect_ignore = [
     path.name
     for path in HERE.glob("test_*.py")
-    if not all(map(find_spec, ("playwright", "axe_playwright_python", "typer")))
+    if not all(map(find_spec, ("playwright", "axe_playwright_python", "PIL", "typer")))
 ]
 
 
