@@ -133,9 +133,7 @@ class _Pages:
                 self.templates.render("sign_in.html"), HTTPStatus.UNAUTHORIZED
             )
 
-        return HTMLResponse(
-            self.templates.render("index.html", **await self._listed())
-        )
+        return HTMLResponse(self.templates.render("index.html", **await self._listed()))
 
     async def sign_in(self, token: Annotated[str, Form(max_length=200)]) -> Response:
         """Exchange the token for a cookie."""
@@ -346,7 +344,7 @@ class _Forms:
 
     async def discard(self, write_id: str) -> HTMLResponse:
         """Give up what was checked."""
-        self._writes.discard(write_id)
+        await self._writes.discard(write_id)
 
         return self._part("writes.html", has_restarted=False)
 

@@ -14,6 +14,7 @@ from typing import IO
 import attrs
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from ..fastapi.problems import Refusal
 
@@ -74,12 +75,7 @@ async def receive(
             received += len(chunk)
             if received <= most:
                 await asyncio.to_thread(form.feed, chunk)
-        if received > most:
-            raise Refusal(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the form has {received:,} bytes, and the page takes {most:,}; nothing "
-                f"was sent to Amplitude. Use the command for larger files",
-            )
+        _check_size(received, most)
         return await asyncio.to_thread(form.finish)
     except BaseException as error:
         await asyncio.to_thread(form.discard)
@@ -89,7 +85,7 @@ async def receive(
                 f"the file cannot be written: {error.strerror or error}; nothing was "
                 f"sent to Amplitude",
             ) from None
-        if isinstance(error, FormParserError | UnicodeDecodeError):
+        if isinstance(error, FormParserError | UnicodeDecodeError | ClientDisconnect):
             raise _malformed() from None
         raise
 
@@ -201,6 +197,15 @@ class _Form:
 
     def _end_form(self) -> None:
         self._is_whole = True
+
+
+def _check_size(received: int, most: int) -> None:
+    if received > most:
+        raise Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the form has {received:,} bytes, and the page takes {most:,}; nothing was "
+            f"sent to Amplitude. Use the command for larger files",
+        )
 
 
 def _malformed() -> Refusal:

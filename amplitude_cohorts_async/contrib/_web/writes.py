@@ -81,7 +81,9 @@ class WriteOrder:
         share = fields.get("max_removed", "50")
 
         if (name is None) == (cohort_id is None):
-            raise _invalid("give the name of a new cohort, or the id of an existing one")
+            raise _invalid(
+                "give the name of a new cohort, or the id of an existing one"
+            )
         if id_type is None:
             raise _invalid("choose what the ids are")
         if not (share.isascii() and share.isdigit()) or int(share) > 100:  # noqa: PLR2004
@@ -233,7 +235,7 @@ class Writes:
         write.confirmed.set()
         return write
 
-    def discard(self, name: str) -> Write:
+    async def discard(self, name: str) -> Write:
         """
         Give up a write that has not begun.
 
@@ -246,7 +248,7 @@ class Writes:
             raise Refusal(HTTPStatus.CONFLICT, f"it cannot stop: it is {write.state}")
         if write.task is not None:
             write.task.cancel()
-        write.state = "discarded"
+            await asyncio.wait([write.task])
 
         return write
 
@@ -281,7 +283,7 @@ class Writes:
     ) -> None:
         _CURRENT.set(write)
 
-        async with _failures_shown(write, received):
+        async with _ended(write, received):
             ids = read_ids(received.path, column=write.order.column)
             journal = self.folder / f"{_digest(write.order, received)}.journal"
             await _check(client, write, ids, journal)
@@ -291,7 +293,6 @@ class Writes:
             write.state = "writing"
             write.result = await _write(client, write, ids, journal)
             await asyncio.to_thread(journal.unlink, missing_ok=True)
-            write.state = "done"
 
 
 async def _check(
@@ -354,19 +355,25 @@ async def _write(
 
 
 @asynccontextmanager
-async def _failures_shown(write: Write, received: Received) -> AsyncGenerator[None]:
-    """Note why a write failed, in words for who knows the file by its own name."""
+async def _ended(write: Write, received: Received) -> AsyncGenerator[None]:
+    """
+    Note how a write ended, once its file is gone.
+
+    Why it failed is told to somebody who knows the file by its own name.
+    """
+    state: WriteState = "done"
+
     try:
         yield
     except CohortsError as error:
         text = str(error).replace(str(received.path), write.file_name)
         write.error = text.replace(_FOR_CODE, _FOR_PEOPLE)
         write.token = error.token
-        write.state = "failed"
+        state = "failed"
     except TimeoutError:
-        write.state = "discarded"
+        state = "discarded"
     except asyncio.CancelledError:
-        write.state = "discarded"
+        state = "discarded"
         raise
     except Exception as error:  # the others go on
         _logger.exception("a write of the page failed")
@@ -374,9 +381,10 @@ async def _failures_shown(write: Write, received: Received) -> AsyncGenerator[No
             f"it failed unexpectedly ({type(error).__name__}); what the command "
             f"printed says more"
         )
-        write.state = "failed"
+        state = "failed"
     finally:
         await received.discard()
+        write.state = state
 
 
 def _digest(order: WriteOrder, received: Received) -> str:
