@@ -173,9 +173,10 @@ async def test_upload(owner: Owner, emulator: CohortsEmulator) -> None:
     assert "<strong>Checked</strong>: 50 ids" in checked
     assert 0 == emulator.requests("upload")
 
-    await owner.press()
+    pressed = (await owner.press()).body
     done = await owner.settled()
 
+    assert b"<strong>Checked</strong>" not in pressed
     assert "<strong>Done</strong>" in done
     assert "has 50 ids" in done
     assert [] == await owner.left()

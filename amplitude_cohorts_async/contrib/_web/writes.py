@@ -232,7 +232,10 @@ class Writes:
                     f"number of members that go"
                 )
 
-        write.confirmed.set()
+        if write.state == "checked":
+            write.state = "writing"
+            write.confirmed.set()
+
         return write
 
     async def discard(self, name: str) -> Write:
@@ -290,7 +293,6 @@ class Writes:
             write.state = "checked"
             async with asyncio.timeout(_PATIENCE):
                 await write.confirmed.wait()
-            write.state = "writing"
             write.result = await _write(client, write, ids, journal)
             await asyncio.to_thread(journal.unlink, missing_ok=True)
 
