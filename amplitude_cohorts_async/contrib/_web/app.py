@@ -340,13 +340,13 @@ class _Forms:
         """Write what was checked."""
         self._writes.confirm(write_id, removals)
 
-        return self._part("writes.html", has_restarted=False)
+        return self._part("write_changed.html", has_restarted=False)
 
     async def discard(self, write_id: str) -> HTMLResponse:
         """Give up what was checked."""
         await self._writes.discard(write_id)
 
-        return self._part("writes.html", has_restarted=False)
+        return self._part("write_changed.html", has_restarted=False)
 
     def _part(self, name: str, **values: object) -> HTMLResponse:
         html = self._templates.render(
