@@ -6,6 +6,7 @@ pytest_plugins = [
     "support.guards",
     "support.canary",
     "support.servers",
+    "support.signals",
     "support.emulation",
     "support.exporting",
     "support.tracing",
