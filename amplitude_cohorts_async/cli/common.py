@@ -211,7 +211,7 @@ class Connection(Output):
             return run(connected(display))
 
     def client(
-        self, limits: Limits
+        self, limits: Limits, *, hook: EventHook | None = None
     ) -> Callable[[], AbstractAsyncContextManager[CohortsClient]]:
         """Return what makes a client that keeps these limits, without a display."""
         overrides = self._overrides()
@@ -226,7 +226,7 @@ class Connection(Output):
 
             async with (
                 _closed(limiter),
-                CohortsClient.from_env(**kept, **overrides) as client,
+                CohortsClient.from_env(hook=hook, **kept, **overrides) as client,
             ):
                 yield client
 
@@ -245,6 +245,20 @@ class Connection(Output):
             app_id = keys.keywords.get("app_id")
 
         return ", ".join([*names, f"project {app_id}"] if app_id else names)
+
+    @property
+    def can_upload(self) -> bool:
+        """Whether the keys come with the project's number and an owner, for a cohort."""
+        return all(map(self.setting, ("app_id", "owner")))
+
+    def setting(self, name: str) -> str | None:
+        """Return "app_id" or "owner"; what one source has, the other does not add to."""
+        keywords = self.keys.keywords
+
+        if name in keywords:
+            return None if keywords[name] is None else str(keywords[name])
+
+        return os.environ.get(f"AMPLITUDE_{name.upper()}") or None
 
     def _overrides(self) -> dict[str, object]:
         overrides: dict[str, object] = {}

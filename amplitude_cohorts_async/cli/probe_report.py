@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
@@ -131,8 +130,8 @@ def service_clock() -> Clock:
 
 
 def _project(connection: Connection, ids: Path | None) -> Project:
-    app_id = _setting(connection, "app_id")
-    owner = _setting(connection, "owner")
+    app_id = connection.setting("app_id")
+    owner = connection.setting("owner")
 
     if app_id is None or owner is None:
         raise ConfigurationError(
@@ -146,16 +145,6 @@ def _project(connection: Connection, ids: Path | None) -> Project:
         name=f"amplitude-cohorts probe {datetime.now(UTC):%Y-%m-%d %H.%M}",
         ids=_ids(ids),
     )
-
-
-def _setting(connection: Connection, name: str) -> str | None:
-    # What one source has, the other does not add to.
-    keywords = connection.keys.keywords
-
-    if name in keywords:
-        return None if keywords[name] is None else str(keywords[name])
-
-    return os.environ.get(f"AMPLITUDE_{name.upper()}") or None
 
 
 def _ids(path: Path | None) -> Sequence[str]:
@@ -182,8 +171,8 @@ def _wire(connection: Connection) -> Wire:
 
     return Wire(
         origin=(keys.base_url or Region[keys.region.upper()].value).rstrip("/"),
-        api_key=_setting(connection, "api_key") or "",
-        secret_key=_setting(connection, "secret_key") or "",
+        api_key=connection.setting("api_key") or "",
+        secret_key=connection.setting("secret_key") or "",
         proxy=connection.proxy,
     )
 

@@ -195,11 +195,16 @@ def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
 
 @contextmanager
 def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Project]:
-    from ..contrib._web import About  # noqa: PLC0415 - as above
+    from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
-    make = connection.client(limits)
-    about = About(project=connection.shown_project, is_live=True, keep=keep)
+    make = connection.client(limits, hook=count_written)
+    about = About(
+        project=connection.shown_project,
+        is_live=True,
+        keep=keep,
+        can_upload=connection.can_upload,
+    )
 
     yield _Project(client=make, directory=directory, about=about)
 
@@ -207,7 +212,7 @@ def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Proj
 @contextmanager
 def _demo() -> Generator[_Project]:
     """Run an emulator with a store and a folder of its own; all of it goes at the end."""
-    from ..contrib._web import About  # noqa: PLC0415 - as above
+    from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
 
     options = ("--demo", f"--size={_USERS}", f"--job-seconds={_DEMO_JOB_SECONDS}")
 
@@ -223,6 +228,9 @@ def _demo() -> Generator[_Project]:
                 keys["AMPLITUDE_API_KEY"],
                 keys["AMPLITUDE_SECRET_KEY"],
                 base_url=emulator.base_url,
+                app_id=int(keys["AMPLITUDE_APP_ID"]),
+                owner=keys["AMPLITUDE_OWNER"],
+                hook=count_written,
                 jobs=str(Path(folder, "exports.db")),
                 polling=Polling(initial_delay=1.0, interval=1.0),
                 limits=Limits(max_wait=_LONGEST_WAIT),

@@ -161,6 +161,63 @@ def test_put_aside(page: Page, service: CohortsEmulator) -> None:
     assert 1 == service.spent
 
 
+def test_upload_and_sync(page: Page, service: CohortsEmulator) -> None:
+    """A file becomes a cohort, and another one its members, each on a second button."""
+    page.get_by_text("Upload a new cohort").click()
+    form = page.locator("#write-forms form").first
+    form.get_by_label("Name").fill("From the page")
+    form.get_by_label("File", exact=True).set_input_files(
+        {"name": "ids.txt", "mimeType": "text/plain", "buffer": b"ann\nbob\neve\n"}
+    )
+    form.get_by_role("button", name="Check the file").dblclick()
+    page.get_by_role("button", name="Upload 3 ids").dblclick()
+    expect(page.get_by_text("has 3 ids")).to_be_visible()
+    expect(page.locator("#message")).to_be_empty()
+    expect(page.locator("#writes li")).to_have_count(1)
+
+    page.get_by_text("Make a cohort's members equal").click()
+    form = page.locator("#write-forms form").last
+    form.get_by_label("Id of the cohort").fill("buyers")
+    form.get_by_label("Column").fill("id")
+    form.get_by_label("File", exact=True).set_input_files(
+        {"name": "a.csv", "mimeType": "text/csv", "buffer": b"id,x\nann,1\neve,2\n"}
+    )
+    form.get_by_label("Percent").fill("10")
+    form.get_by_role("button", name="Compare: spend 1 export").click()
+    page.get_by_text("adds 1, removes 1, keeps 1").wait_for()
+    expect(page.get_by_text("would remove 1 of the 2 members")).to_be_visible()
+    expect(page.get_by_text("499 of 500 exports left")).to_be_visible()
+    page.reload()
+    page.get_by_label("Type the number of members").fill("1")
+    page.get_by_role("button", name="Write: add 1, remove 1").click()
+    expect(page.get_by_text("added 1, removed 1, kept 1")).to_be_visible()
+
+    assert {"ann", "eve"} == service.members_of("buyers")
+    assert 1 == service.requests("upload")
+    assert 1 == service.spent
+
+
+@pytest.mark.posix
+def test_form_of_a_killed_server(page: Page, serving: Serving) -> None:
+    """It does nothing, says what to do, and the same file can be sent again."""
+    page.get_by_text("Upload a new cohort").click()
+    form = page.locator("#write-forms form").first
+    form.get_by_label("Name").fill("From the page")
+    file = {"name": "ids.txt", "mimeType": "text/plain", "buffer": b"ann\n"}
+    form.get_by_label("File", exact=True).set_input_files(file)  # type: ignore[arg-type]
+    serving.end(signal.SIGKILL)
+    serving.start()
+    form.get_by_role("button", name="Check the file").click()
+    expect(page.get_by_text("of an earlier run of the command")).to_be_visible()
+    page.reload()
+    page.get_by_text("Upload a new cohort").click()
+    form.get_by_label("Name").fill("From the page")
+    form.get_by_label("File", exact=True).set_input_files(file)  # type: ignore[arg-type]
+    form.get_by_role("button", name="Check the file").click()
+    page.get_by_role("button", name="Upload 1 id").click()
+    expect(page.get_by_text("has 1 id")).to_be_visible()
+
+
 def test_hostile_name(page: Page) -> None:
     """A name is text; the page runs nothing of it."""
     dialogs: list[str] = []
@@ -227,6 +284,17 @@ def test_everybody_can_use_it(
     page.get_by_text("Running").first.wait_for()
     _check(page)
     page.get_by_role("link", name="Download Spring buyers").wait_for()
+    _check(page)
+    for each in page.locator("#write-forms summary").all():
+        each.click()
+    form = page.locator("#write-forms form").last
+    form.get_by_label("Id of the cohort").fill("active")
+    file = {"name": "x" * 200, "mimeType": "text/plain", "buffer": b"ann\n"}
+    form.get_by_label("File", exact=True).set_input_files(file)  # type: ignore[arg-type]
+    form.get_by_role("button", name="Compare").click()
+    page.get_by_label("Type the number of members").wait_for()
+    for each in page.locator("#write-forms summary").all():
+        each.click()
     _check(page)
 
     page.context.clear_cookies()

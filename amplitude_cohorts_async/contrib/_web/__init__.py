@@ -1,7 +1,8 @@
 """
 The page of `amplitude-cohorts serve`: exports of one project in a browser.
 
-It is built on the FastAPI kit. `access` says who may see it, `app` has its routes.
+It is built on the FastAPI kit. `access` says who may see it, `app` has its routes,
+`received` takes a file, `writes` uploads and syncs it.
 """
 
 from ...errors import MissingExtraError
@@ -16,7 +17,8 @@ except ModuleNotFoundError as _error:
 
 from .access import Access
 from .app import About, make_app
+from .writes import count_written
 
 del _fastapi, _jinja2, _multipart, _uvicorn
 
-__all__ = ("About", "Access", "make_app")
+__all__ = ("About", "Access", "count_written", "make_app")

@@ -29,7 +29,9 @@ from ..fastapi.records import key_occurrence
 from ..fastapi.states import ExportOrder, ExportState, FileFormat
 from ..fastapi.worker import Worker
 from .access import COOKIE, Access, Guard
+from .received import MOST_BYTES, receive
 from .templates import Templates
+from .writes import Writes
 
 __all__ = ("About", "make_app")
 
@@ -56,11 +58,13 @@ class About:
         project: Of the keys, in a few words.
         is_live: Whether exports count in a real month.
         keep: Exports of the month that the page leaves to others.
+        can_upload: Whether the client knows the project's number and an owner.
     """
 
     project: str
     is_live: bool
     keep: int = 0
+    can_upload: bool = True
 
 
 def make_app(
@@ -70,8 +74,16 @@ def make_app(
     access: Access,
     about: About,
     clock: Clock | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> tuple[FastAPI, CohortExports]:
-    """Return the app of the page, and its exports; reads its templates."""
+    """
+    Return the app of the page, and its exports; reads its templates.
+
+    Args:
+        to: The folder of the files.
+        client: Makes the client, whose hook is `count_written`.
+        most_bytes: Of a form with a file of ids.
+    """
     exports = CohortExports(to, client=client, clock=clock)
     app = FastAPI(
         lifespan=exports.lifespan,
@@ -79,6 +91,7 @@ def make_app(
         middleware=[Middleware(Guard, access=access)],
     )
     pages = _Pages(exports, access, about)
+    forms = _Forms(exports, pages.templates, Writes(Path(to, "uploads")), most_bytes)
     add = app.add_api_route
     html = HTMLResponse
     add("/", pages.index, methods=["GET"], response_class=html)
@@ -91,6 +104,11 @@ def make_app(
     add("/exports", pages.start, methods=["POST"], response_class=html)
     add("/exports/{export_id}/cancel", pages.cancel, methods=["POST"])
     add("/exports/{export_id}/file", pages.file, methods=["GET"])
+    add("/fragments/writes", forms.shown, methods=["GET"], response_class=html)
+    add("/fragments/write-forms", forms.forms, methods=["GET"], response_class=html)
+    add("/writes", forms.begin, methods=["POST"], response_class=html)
+    add("/writes/{write_id}/write", forms.confirm, methods=["POST"])
+    add("/writes/{write_id}/discard", forms.discard, methods=["POST"])
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
     app.add_exception_handler(CohortsError, pages.show_problem)
     app.add_exception_handler(Refusal, pages.show_problem)
@@ -105,19 +123,17 @@ class _Pages:
     def __init__(self, exports: CohortExports, access: Access, about: About) -> None:
         self._exports = exports
         self._access = access
-        self._templates = Templates(_HERE / "templates", about=about)
+        self.templates = Templates(_HERE / "templates", about=about)
         self._names: dict[str, str] = {}
 
     async def index(self, request: Request) -> HTMLResponse:
         """Show the page, or the way in."""
         if not self._access.is_signed_in(request.headers):
             return HTMLResponse(
-                self._templates.render("sign_in.html"), HTTPStatus.UNAUTHORIZED
+                self.templates.render("sign_in.html"), HTTPStatus.UNAUTHORIZED
             )
 
-        return HTMLResponse(
-            self._templates.render("index.html", **await self._listed())
-        )
+        return HTMLResponse(self.templates.render("index.html", **await self._listed()))
 
     async def sign_in(self, token: Annotated[str, Form(max_length=200)]) -> Response:
         """Exchange the token for a cookie."""
@@ -225,7 +241,7 @@ class _Pages:
         await self._learn_names(await board.states())
 
         async for states in board.snapshots():
-            shown = self._templates.render("exports.html", **self._shown(states))
+            shown = self.templates.render("exports.html", **self._shown(states))
             if shown != told:
                 told = shown
                 revision = max((each.revision for each in states), default=0)
@@ -243,7 +259,7 @@ class _Pages:
             headers["Retry-After"] = str(problem.retry_after)
 
         return HTMLResponse(
-            self._templates.render("problem.html", problem=problem),
+            self.templates.render("problem.html", problem=problem),
             problem.status,
             headers,
         )
@@ -276,7 +292,68 @@ class _Pages:
         return {"exports": states, "names": self._names, "now": datetime.now(UTC)}
 
     def _part(self, name: str, **values: object) -> HTMLResponse:
-        return HTMLResponse(self._templates.render(name, **values))
+        return HTMLResponse(self.templates.render(name, **values))
+
+
+class _Forms:
+    """The routes of the forms with a file: what they check, and then write."""
+
+    def __init__(
+        self,
+        exports: CohortExports,
+        templates: Templates,
+        writes: Writes,
+        most_bytes: int,
+    ) -> None:
+        self._exports = exports
+        self._templates = templates
+        self._writes = writes
+        self._most_bytes = most_bytes
+
+    async def shown(self, of: str = "") -> HTMLResponse:
+        """Show the writes; *of* names the process that a page saw them of."""
+        has_restarted = of not in {"", self._writes.instance}
+
+        return self._part("writes.html", has_restarted=has_restarted)
+
+    async def forms(self) -> HTMLResponse:
+        """Show empty forms, with a key of their own each."""
+        return self._part("write_forms.html")
+
+    async def begin(self, request: Request) -> HTMLResponse:
+        """Check what a form asks for: the same form again does nothing more."""
+        worker = worker_of(self._exports)
+        receiving = receive(
+            request.stream(),
+            request.headers.get("content-type", ""),
+            self._writes.folder,
+            most=self._most_bytes,
+        )
+        received = await worker.unless_stopped(receiving)
+        await self._writes.begin(worker, received)
+
+        return self._part("write_begun.html", has_restarted=False)
+
+    async def confirm(
+        self, write_id: str, removals: Annotated[str, Form(max_length=20)] = ""
+    ) -> HTMLResponse:
+        """Write what was checked."""
+        self._writes.confirm(write_id, removals)
+
+        return self._part("write_changed.html", has_restarted=False)
+
+    async def discard(self, write_id: str) -> HTMLResponse:
+        """Give up what was checked."""
+        await self._writes.discard(write_id)
+
+        return self._part("write_changed.html", has_restarted=False)
+
+    def _part(self, name: str, **values: object) -> HTMLResponse:
+        html = self._templates.render(
+            name, writes=self._writes.shown(), of=self._writes, **values
+        )
+
+        return HTMLResponse(html)
 
 
 def _problem_of(error: Exception) -> Problem:

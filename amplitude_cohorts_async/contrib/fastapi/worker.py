@@ -93,6 +93,7 @@ class Worker:
         self._sleep = clock.sleep if clock else asyncio.sleep
         self._awake = asyncio.Event()
         self._steps: dict[str, asyncio.Task[Tick | CohortsError]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._due_at: dict[str, float] = {}
         self._cancelling: set[str] = set()
         self._swept_at = -math.inf
@@ -109,7 +110,7 @@ class Worker:
             yield
         finally:
             self.board.stop()
-            await _end(loop, *self._steps.values())
+            await _end(loop, *self._steps.values(), *self._tasks)
 
     async def start(self, order: ExportOrder, occurrence: str | None) -> ExportState:
         """
@@ -196,6 +197,14 @@ class Worker:
             "this worker is about to end; send the same request again",
             retry_after=1,
         )
+
+    def begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Begin some other work, which is cancelled where the worker ends before it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+        return task
 
     def _check_key(self, order: ExportOrder, occurrence: str) -> None:
         for record in self.board.records:

@@ -33,6 +33,14 @@ document.addEventListener("htmx:after:request", (event) => {
   htmx.trigger(document.body, "exports-started");
 });
 
+// A comparison has spent an export.
+let wasWriting = false;
+document.addEventListener("htmx:after:swap", () => {
+  const isWriting = document.querySelector("#writes [hx-trigger]") !== null;
+  if (wasWriting && !isWriting) htmx.trigger(document.body, "exports-started");
+  wasWriting = isWriting;
+});
+
 document.addEventListener("input", (event) => {
   if (event.target.id !== "filter") return;
   const text = event.target.value.toLowerCase();
