@@ -512,6 +512,9 @@ class CohortsClient(AsyncOnly):
 
         For one whose fate is unknown, and that was looked up: the next call requests
         it again.
+
+        Raises:
+            InvalidInputError: By the record it is queued, and it may be spent by now.
         """
         await self._operations.jobs.forget(record)
 

@@ -441,6 +441,9 @@ class CohortsClient(BlockingClient):
 
         For one whose fate is unknown, and that was looked up: the next call requests
         it again.
+
+        Raises:
+            InvalidInputError: By the record it is queued, and it may be spent by now.
         """
         call = self._bridge.call()
         call.made(self._bridge.client.forget_job, record)
