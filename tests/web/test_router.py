@@ -70,6 +70,17 @@ async def test_formats_and_properties(browser: Browser) -> None:
     assert "application/gzip" == file.headers["content-type"]
 
 
+async def test_a_property_named_twice(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """It is in the file once, and the export comes to its file."""
+    started = await browser.start(properties=["country", "plan", "country"])
+    state = await browser.until_over(started.headers["location"])
+
+    assert ("saved", ["country", "plan"]) == (state["state"], state["properties"])
+    assert 1 == emulator.spent
+
+
 async def test_part_of_a_file(browser: Browser) -> None:
     """A browser whose download was cut asks for the rest."""
     started = await browser.start()
