@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,10 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 
 from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async.contrib.fastapi import CohortExports, handle_error
-from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
+from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
+from support.exporting import until
 from support.web import COHORT, HOSTILE, IDS, Browser, mounted, served
 
 Make = Callable[[], CohortsClient]
@@ -158,6 +162,38 @@ async def test_cancel_parks(browser: Browser, emulator: CohortsEmulator) -> None
     assert (200, "parked") == (again.status, again.json["state"])
     assert state["token"]
     assert state["is_over"]
+    assert 1 == emulator.spent
+
+
+async def test_cancel_waits_for_the_answer(
+    clock: FakeClock, folder: Path, tmp_path: Path
+) -> None:
+    """A request that is under way is not cut: its export is put aside with its token."""
+    still = FakeClock(jumps=False)
+
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=still
+    ) as emulator:
+        emulator.add_cohort(COHORT, members=IDS)
+        emulator.fail_next("export", faults.hang(9.0))
+        client = unlimited_client(
+            emulator.base_url, clock, jobs=str(tmp_path / "exports.db")
+        )
+
+        async with mounted(folder, client=lambda: client, clock=clock) as browser:
+            start = asyncio.create_task(browser.start())
+            await until(lambda: emulator.requests("export") == 1)
+            (state,) = (await browser.get("/api/exports")).json
+            location = f"/api/exports/{state['id']}"
+            cancel = asyncio.create_task(browser.ask("DELETE", location))
+            await browser.get(location)
+            still.advance(9.0)
+            started, cancelled = await asyncio.gather(start, cancel)
+
+    assert "attempted" == state["state"]
+    assert (200, "parked") == (cancelled.status, cancelled.json["state"])
+    assert cancelled.json["token"]
+    assert 202 == started.status
     assert 1 == emulator.spent
 
 

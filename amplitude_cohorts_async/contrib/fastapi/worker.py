@@ -151,14 +151,14 @@ class Worker:
         Put an export aside, or take it out of the queue if nothing is spent for it.
 
         Raises:
-            Refusal: It is over, or its request may have been sent.
+            Refusal: It is over, its request may have been sent, or the process is about
+                to end.
         """
         self._cancelling.add(name)
 
         try:
             for _ in range(_ATTEMPTS_TO_CANCEL):
-                if name in self._steps:
-                    await _end(self._steps[name])
+                await self._settle(name)
                 state = await self.board.state(name)
                 if state.state in _SET_ASIDE:
                     return state
@@ -174,6 +174,29 @@ class Worker:
             f"export {name} was changed by other workers each time; try again",
             retry_after=1,
         )
+
+    async def _settle(self, name: str) -> None:
+        """
+        End the download of an export; wait for any other step of it.
+
+        A request that is cut may have spent an export whose token nobody has then.
+        """
+        await self.board.look()
+        step, record = self._steps.get(name), self.board.record(name)
+
+        if step is None:
+            return
+        if record is not None and record.state == "ready":
+            await _end(step)
+            return
+
+        await self._until_stopped(step)
+        if not step.done():
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "this worker is about to end; send the same request again",
+                retry_after=1,
+            )
 
     async def unless_stopped(self, work: Coroutine[object, object, T]) -> T:
         """
@@ -258,9 +281,16 @@ class Worker:
 
     async def _run(self) -> None:
         while True:
-            due_in = await self._turn()
+            due_in = await self._turn_or_wait()
             await self._sleep(self._rest)
             await self._pause(max(0.0, due_in - self._rest))
+
+    async def _turn_or_wait(self) -> float:
+        try:
+            return await self._turn()
+        except Exception:  # or no export would go on any more
+            _logger.exception("a look for the steps that are due failed")
+            return _LOOK
 
     async def _turn(self) -> float:
         """Begin the steps that are due; return the seconds until the next turn."""
