@@ -12,6 +12,8 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 
 from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async.contrib.fastapi import CohortExports, handle_error
+from amplitude_cohorts_async.contrib.fastapi.records import Place, key_occurrence
+from amplitude_cohorts_async.contrib.fastapi.states import ExportOrder
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.clients import unlimited_client
@@ -144,6 +146,62 @@ async def test_key_of_another_export(
     )
     assert "Idempotency-Key" in other.json["detail"]
     assert 1 >= emulator.spent
+
+
+async def test_key_of_two_exports_at_once(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Of two orders with one key one is begun, and its key stays good for it."""
+    emulator.add_cohort("c2", members=IDS)
+    orders = [COHORT, "c2"]
+    both = await asyncio.gather(*[browser.start(each, key="same") for each in orders])
+    again = [await browser.start(each, key="same") for each in orders]
+
+    assert [202, 422] == sorted(answer.status for answer in both)
+    assert [each.status for each in both] == [each.status for each in again]
+    assert 1 == emulator.spent
+
+
+async def test_key_of_two_exports_of_two_workers(
+    make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
+) -> None:
+    """Where two workers have begun both, each order goes on with its own."""
+    place = Place(str(folder))
+    emulator.add_cohort("c2", members=IDS)
+    async with make_client() as client:
+        for each in (COHORT, "c2"):
+            order = ExportOrder(cohort_id=each)
+            record = place.record(order, key_occurrence("same"))
+            folder.mkdir(exist_ok=True)
+            while (tick := await client.tick(record)).record.state != "requested":
+                assert tick.last_error is None
+
+    async with mounted(folder, client=make_client, clock=clock) as browser:
+        answers = [await browser.start(each, key="same") for each in (COHORT, "c2")]
+        third = await browser.start(COHORT, key="same", format="csv.gz")
+
+    assert [202, 202, 422] == [answer.status for answer in (*answers, third)]
+    assert 2 == emulator.spent
+
+
+async def test_a_folder_that_is_away_for_a_moment(
+    browser: Browser, emulator: CohortsEmulator, folder: Path
+) -> None:
+    """A spent export is not over: it goes on when the folder is back."""
+    started = await browser.start()
+    folder.rename(folder.with_name("away"))
+    location = started.headers["location"]
+    problems: list[dict[str, object]] = []
+    last: dict[str, object] = {}
+    async for event in browser.events(f"{location}/events"):
+        if event.name == "export" and event.data["problem"] and not problems:
+            problems.append(event.data)
+            folder.with_name("away").rename(folder)
+        last = event.data or last
+
+    assert [False] == [each["is_over"] for each in problems]
+    assert "saved" == last["state"]
+    assert 1 == emulator.spent
 
 
 async def test_cancel_parks(browser: Browser, emulator: CohortsEmulator) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from ... import CohortsClient
 from ...errors import (
@@ -58,13 +59,13 @@ _STEPS_OF_REQUEST = 4
 
 _ATTEMPTS_TO_CANCEL = 5
 _SET_ASIDE = {"parked", "cancelled", "refused"}
-_CAN_BE_CANCELLED = {"queued", "requested", "ready"}
+_SPENT = {"requested", "ready"}
+_CAN_BE_CANCELLED = {"queued", *_SPENT}
 
 _FINAL = (
     AmbiguousExportError,
     DownloadError,
     ExportError,
-    InvalidInputError,
     MonthlyQuotaError,
 )
 """No later step of this process mends them."""
@@ -95,6 +96,7 @@ class Worker:
         self._steps: dict[str, asyncio.Task[Tick | CohortsError]] = {}
         self._due_at: dict[str, float] = {}
         self._cancelling: set[str] = set()
+        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept_at = -math.inf
         self._rest = 0.0
         self._is_store_away = False
@@ -122,14 +124,19 @@ class Worker:
             Refusal: The key is that of another order, or the process is about to end.
             CohortsError: The export cannot be made.
         """
-        await self.board.look()
-        if occurrence is None:
-            today = self.files.utcnow().date()
-            occurrence = next_occurrence(order, self.board.records, self._place, today)
-        else:
-            self._check_key(order, occurrence)
+        if occurrence is not None:
+            # Two orders with one key: the second one is checked when it can be seen.
+            async with self._keys.setdefault(occurrence, asyncio.Lock()):
+                await self.board.look()
+                self._check_key(order, occurrence)
+                return await self._start(self._place.record(order, occurrence))
 
-        record = self._place.record(order, occurrence)
+        await self.board.look()
+        today = self.files.utcnow().date()
+        occurrence = next_occurrence(order, self.board.records, self._place, today)
+        return await self._start(self._place.record(order, occurrence))
+
+    async def _start(self, record: JobRecord) -> ExportState:
         failure = await self._request(record)
         await self.board.look()
         state = self.board.find(name_of(record))
@@ -221,10 +228,14 @@ class Worker:
         )
 
     def _check_key(self, order: ExportOrder, occurrence: str) -> None:
-        for record in self.board.records:
-            if record.occurrence != occurrence:
-                continue
-            if order_of(record, self._place) not in (None, order):
+        keyed = [each for each in self.board.records if each.occurrence == occurrence]
+        orders = [order_of(each, self._place) for each in keyed]
+
+        # Two workers may have begun two orders at once: each of them goes on.
+        if order in orders:
+            return
+        for record, other in zip(keyed, orders, strict=True):
+            if other is not None:
                 raise Refusal(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
                     f"this Idempotency-Key is that of another export, of cohort "
@@ -353,7 +364,7 @@ class Worker:
         try:
             tick = await self.client.tick(record)
         except CohortsError as error:
-            is_final = _is_final(error)
+            is_final = self._is_final(name, error)
             self._due_at[name] = math.inf if is_final else self._now() + _AGAIN
             self.board.note_failure(name, error, is_final=is_final)
             return error
@@ -371,6 +382,14 @@ class Worker:
         self.board.note_step(name, tick.last_error)
 
         return tick
+
+    def _is_final(self, name: str, error: CohortsError) -> bool:
+        if isinstance(error, InvalidInputError):
+            # Its folder may be away for a moment, and an export is spent.
+            record = self.board.record(name)
+            return record is None or record.state not in _SPENT
+
+        return isinstance(error, _FINAL) and not isinstance(error, StorageError)
 
     def _forget_old(self) -> None:
         """Forget what was noted of exports that are not in the store any more."""
@@ -396,10 +415,6 @@ async def _end(*tasks: asyncio.Future[Any]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
-
-
-def _is_final(error: CohortsError) -> bool:
-    return isinstance(error, _FINAL) and not isinstance(error, StorageError)
 
 
 def _too_late(state: ExportState) -> str:
