@@ -326,6 +326,19 @@ async def test_auth_is_asked_by_every_route(
     assert 0 == emulator.spent
 
 
+async def test_auth_with_a_status_of_its_own(make_client: Make, folder: Path) -> None:
+    """A status that HTTP does not know is answered as it was raised."""
+
+    def expired() -> None:
+        raise HTTPException(419, "the session has expired")
+
+    async with mounted(folder, auth=expired, client=make_client) as browser:
+        answer = await browser.get("/api/exports")
+
+    assert (419, 419) == (answer.status, answer.json["status"])
+    assert "the session has expired" == answer.json["detail"]
+
+
 async def test_auth_has_to_be_written() -> None:
     """Nobody opens the router by leaving a word out."""
     with pytest.raises(TypeError, match="auth"):
