@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Generator
@@ -33,6 +34,8 @@ _PORT = 8321
 _ANY = {"0.0.0.0", "::", ""}  # noqa: S104 - what is refused
 _TOKEN = "AMPLITUDE_SERVE_TOKEN"  # noqa: S105 - its name
 _SHORTEST_TOKEN = 16
+_LONGEST_TOKEN = 200
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _LONGEST_WAIT = 5.0
 _USERS = 25_000
 _DEMO_JOB_SECONDS = 3.0
@@ -45,7 +48,7 @@ class _Project:
     """What is served: whose client, to which folder, and what the page says of it."""
 
     client: Make
-    directory: Path
+    directory: str
     about: About
 
 
@@ -55,10 +58,11 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65_535, help="Port; 0 for a free one.")
     ] = _PORT,
+    # Text: a path would make a folder of the address of a bucket.
     directory: Annotated[
-        Path,
+        str,
         typer.Option(metavar="DIR", help="Where the files go; they stay seven days."),
-    ] = Path("cohort-exports"),
+    ] = "cohort-exports",
     keep: Annotated[
         int,
         typer.Option(
@@ -124,7 +128,7 @@ def serve(
             "serve",
             {
                 "url": address.with_token(token) if is_new else address.url,
-                "directory": str(project.directory),
+                "directory": project.directory,
             },
             _print_url,
         )
@@ -150,17 +154,23 @@ def _print_url(shown: dict[str, str]) -> None:
 def _token(file: Path | None) -> tuple[str, bool]:
     """Return the token, and whether it is a new one."""
     if file is not None:
-        lines = file.read_text("utf-8").splitlines()
+        try:
+            lines = file.read_text("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ConfigurationError(
+                f"the token file {file} is no text in UTF-8; write one there, as "
+                f"`openssl rand -hex 32` makes them"
+            ) from None
         given, where = lines[0].strip() if lines else "", str(file)
     else:
         given, where = os.environ.get(_TOKEN, ""), _TOKEN
         if not given:
             return secrets.token_urlsafe(32), True
 
-    if len(given) < _SHORTEST_TOKEN:
+    if not _SHORTEST_TOKEN <= len(given) <= _LONGEST_TOKEN:
         raise ConfigurationError(
             f"the token in {where} has {len(given)} characters; it needs "
-            f"{_SHORTEST_TOKEN} or more, as `openssl rand -hex 32` makes them"
+            f"{_SHORTEST_TOKEN} to {_LONGEST_TOKEN}, as `openssl rand -hex 32` makes them"
         )
 
     return given, False
@@ -184,17 +194,35 @@ def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
             )
         return None
 
-    parts = urlsplit(proxy)
-    if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
-        raise typer.BadParameter(
-            f"{proxy!r} is no origin of a proxy with TLS, as https://exports.example.com"
-        )
+    return _proxy_origin(proxy)
 
-    return f"https://{parts.netloc}"
+
+def _proxy_origin(text: str) -> str:
+    """Return the origin of a proxy as browsers write it."""
+    # Without the text: it may have a password.
+    refused = typer.BadParameter(
+        "this is no origin of a proxy with TLS, as https://exports.example.com: give "
+        "https, a host (in ASCII) and perhaps a port, and nothing else"
+    )
+
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise refused from None
+
+    if ":" in host:
+        host = f"[{host}]"
+    is_whole = parts.scheme == "https" and _HOST.fullmatch(host) and port != 0
+    rest = text.partition("://")[2].lower().removesuffix("/").removesuffix(":")
+    if not is_whole or rest.removesuffix(f":{port}") != host:
+        raise refused
+
+    return f"https://{host}" if port in {None, 443} else f"https://{host}:{port}"
 
 
 @contextmanager
-def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Project]:
+def _live(connection: Connection, directory: str, keep: int) -> Generator[_Project]:
     from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
@@ -238,6 +266,6 @@ def _demo() -> Generator[_Project]:
 
         yield _Project(
             client=make,
-            directory=Path(folder, "files"),
+            directory=str(Path(folder, "files")),
             about=About(project="an emulator on this machine", is_live=False),
         )

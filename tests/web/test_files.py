@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
+from amplitude_cohorts_async.contrib.fastapi.files import Files
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
 from support.exporting import names_in, until
 from support.web import COHORT, Browser, mounted
@@ -87,6 +88,68 @@ async def test_files_are_deleted_when_they_are_old(
 
     assert sorted([mine.name, "notes.csv"]) == kept
     assert ["notes.csv"] == names_in(folder)
+
+
+async def test_what_cannot_be_deleted_stops_nothing(
+    make_client: Make,
+    clock: FakeClock,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged, the other old files go, and exports come to their files."""
+    odd, old = folder / f"{'0' * 32}.csv", folder / f"{'1' * 32}.csv"
+    odd.mkdir(parents=True)
+    old.touch()
+    for path in (odd, old):
+        make_older(path, 8)
+
+    async with mounted(folder, client=make_client, clock=clock) as browser:
+        started = await browser.start()
+        state = await browser.until_over(started.headers["location"])
+
+    assert "saved" == state["state"]
+    assert old.name not in names_in(folder)
+    assert odd.name in caplog.text
+
+
+async def test_a_look_without_the_folder_stops_nothing(
+    make_client: Make,
+    clock: FakeClock,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A folder that is away when old files are looked for ends no work for good."""
+    async with mounted(folder, client=make_client, clock=clock) as browser:
+        folder.rename(folder.with_name("away"))
+        await until(lambda: "no look for old files" in caplog.text)
+        folder.with_name("away").rename(folder)
+        started = await browser.start()
+        state = await browser.until_over(started.headers["location"])
+
+    assert "saved" == state["state"]
+
+
+async def test_an_unexpected_error_stops_nothing(
+    make_client: Make,
+    clock: FakeClock,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged with its traceback, and the next look goes on."""
+    errors = [RuntimeError("once")]
+
+    async def sweep(_: Files) -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(Files, "sweep", sweep)
+    async with mounted(folder, client=make_client, clock=clock) as browser:
+        started = await browser.start()
+        state = await browser.until_over(started.headers["location"])
+
+    assert "saved" == state["state"]
+    assert "RuntimeError: once" in caplog.text
 
 
 async def test_deleted_file_is_gone(

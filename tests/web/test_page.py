@@ -8,10 +8,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from starlette.datastructures import Headers
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib._web import About, Access, make_app
-from amplitude_cohorts_async.contrib._web.access import COOKIE, origins_of
+from amplitude_cohorts_async.contrib._web.access import origins_of
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.ports import LOOPBACK, free_ports
@@ -181,7 +182,7 @@ async def test_hostile_names(owner: Browser, emulator: CohortsEmulator) -> None:
 
     for body in (listed.body.decode(), page.body.decode(), *shown):
         assert "<img" not in body
-        assert "&lt;img" in body
+        assert "<bdi>&lt;img" in body
 
 
 async def test_no_key_reaches_the_browser(owner: Browser) -> None:
@@ -244,14 +245,62 @@ async def test_wrong_token(stranger: Browser) -> None:
     assert "set-cookie" not in answer.headers
 
 
-async def test_forged_cookie(stranger: Browser) -> None:
+async def test_forged_cookie(stranger: Browser, access: Access) -> None:
     """A cookie that we did not make, and one that is none, are no cookies."""
     answers = [
         await stranger.get("/fragments/usage", headers={"Cookie": cookie})
-        for cookie in (f"{COOKIE}=1", f"{COOKIE}={TOKEN}", "\xe9=", "a=b; ==;")
+        for cookie in (
+            f"{access.cookie}=1",
+            f"{access.cookie}={TOKEN}",
+            "\xe9=",
+            "a=b; ==;",
+        )
     ]
 
     assert {401} == {answer.status for answer in answers}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        'prefs={"theme":"dark"}',
+        "name=J\xfcrgen K",
+        "flag",
+        'x=[1,"2"]',
+        "a:b=1",
+        'x="a',
+    ],
+)
+def test_cookies_of_other_programs(access: Access, other: str) -> None:
+    """Whatever another page of this machine has set, ours is found beside it."""
+    headers = Headers({"cookie": f"{other}; {access.cookie}={access.session}"})
+
+    assert access.is_signed_in(headers)
+
+
+def test_pages_of_two_tokens_have_two_cookies(access: Access) -> None:
+    """Cookies know no ports: signing in to one page signs out of no other."""
+    other = Access(token="another token of some length", origins=access.origins)
+
+    assert access.cookie != other.cookie
+    assert access.cookie == Access(token=TOKEN, origins=frozenset()).cookie
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_long_sign_in(stranger: Browser, is_chunked: bool) -> None:
+    """Who is not known yet sends no body that is long, or of any length."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"token=a"
+
+    body = chunks() if is_chunked else b"token=" + b"a" * 5000
+    headers = {
+        "Origin": stranger.url,
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    answer = await stranger.ask("POST", "/session", data=body, headers=headers)
+
+    assert 413 == answer.status
 
 
 async def test_cookie_is_for_this_page(stranger: Browser) -> None:
@@ -306,7 +355,7 @@ async def test_changes_say_where_they_come_from(
     stranger: Browser, access: Access, emulator: CohortsEmulator
 ) -> None:
     """Browsers do; what does not is no browser's."""
-    cookie = {"Cookie": f"{COOKIE}={access.session}"}
+    cookie = {"Cookie": f"{access.cookie}={access.session}"}
     answer = await stranger.ask("POST", "/exports", headers=cookie)
 
     assert 403 == answer.status
@@ -327,7 +376,7 @@ async def test_headers_of_each_answer(owner: Browser, stranger: Browser) -> None
         assert "unsafe" not in policy
         assert "no-store" == answer.headers["cache-control"]
         assert "nosniff" == answer.headers["x-content-type-options"]
-        assert "no-referrer" == answer.headers["referrer-policy"]
+        assert "same-origin" == answer.headers["referrer-policy"]
 
 
 async def test_the_page_needs_no_other_host(owner: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,12 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 
 from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async.contrib.fastapi import CohortExports, handle_error
-from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
+from amplitude_cohorts_async.contrib.fastapi.records import Place, key_occurrence
+from amplitude_cohorts_async.contrib.fastapi.states import ExportOrder
+from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
+from support.canary import API_KEY, SECRET_KEY
+from support.clients import unlimited_client
+from support.exporting import until
 from support.web import COHORT, HOSTILE, IDS, Browser, mounted, served
 
 Make = Callable[[], CohortsClient]
@@ -68,6 +74,17 @@ async def test_formats_and_properties(browser: Browser) -> None:
     assert ("csv.gz", ["country"]) == (state["format"], state["properties"])
     assert b"\x1f\x8b" == file.body[:2]
     assert "application/gzip" == file.headers["content-type"]
+
+
+async def test_a_property_named_twice(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """It is in the file once, and the export comes to its file."""
+    started = await browser.start(properties=["country", "plan", "country"])
+    state = await browser.until_over(started.headers["location"])
+
+    assert ("saved", ["country", "plan"]) == (state["state"], state["properties"])
+    assert 1 == emulator.spent
 
 
 async def test_part_of_a_file(browser: Browser) -> None:
@@ -131,6 +148,62 @@ async def test_key_of_another_export(
     assert 1 >= emulator.spent
 
 
+async def test_key_of_two_exports_at_once(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Of two orders with one key one is begun, and its key stays good for it."""
+    emulator.add_cohort("c2", members=IDS)
+    orders = [COHORT, "c2"]
+    both = await asyncio.gather(*[browser.start(each, key="same") for each in orders])
+    again = [await browser.start(each, key="same") for each in orders]
+
+    assert [202, 422] == sorted(answer.status for answer in both)
+    assert [each.status for each in both] == [each.status for each in again]
+    assert 1 == emulator.spent
+
+
+async def test_key_of_two_exports_of_two_workers(
+    make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
+) -> None:
+    """Where two workers have begun both, each order goes on with its own."""
+    place = Place(str(folder))
+    emulator.add_cohort("c2", members=IDS)
+    async with make_client() as client:
+        for each in (COHORT, "c2"):
+            order = ExportOrder(cohort_id=each)
+            record = place.record(order, key_occurrence("same"))
+            folder.mkdir(exist_ok=True)
+            while (tick := await client.tick(record)).record.state != "requested":
+                assert tick.last_error is None
+
+    async with mounted(folder, client=make_client, clock=clock) as browser:
+        answers = [await browser.start(each, key="same") for each in (COHORT, "c2")]
+        third = await browser.start(COHORT, key="same", format="csv.gz")
+
+    assert [202, 202, 422] == [answer.status for answer in (*answers, third)]
+    assert 2 == emulator.spent
+
+
+async def test_a_folder_that_is_away_for_a_moment(
+    browser: Browser, emulator: CohortsEmulator, folder: Path
+) -> None:
+    """A spent export is not over: it goes on when the folder is back."""
+    started = await browser.start()
+    folder.rename(folder.with_name("away"))
+    location = started.headers["location"]
+    problems: list[dict[str, object]] = []
+    last: dict[str, object] = {}
+    async for event in browser.events(f"{location}/events"):
+        if event.name == "export" and event.data["problem"] and not problems:
+            problems.append(event.data)
+            folder.with_name("away").rename(folder)
+        last = event.data or last
+
+    assert [False] == [each["is_over"] for each in problems]
+    assert "saved" == last["state"]
+    assert 1 == emulator.spent
+
+
 async def test_cancel_parks(browser: Browser, emulator: CohortsEmulator) -> None:
     """A spent export is put aside with its token; no worker goes on with it."""
     started = await browser.start()
@@ -147,6 +220,38 @@ async def test_cancel_parks(browser: Browser, emulator: CohortsEmulator) -> None
     assert (200, "parked") == (again.status, again.json["state"])
     assert state["token"]
     assert state["is_over"]
+    assert 1 == emulator.spent
+
+
+async def test_cancel_waits_for_the_answer(
+    clock: FakeClock, folder: Path, tmp_path: Path
+) -> None:
+    """A request that is under way is not cut: its export is put aside with its token."""
+    still = FakeClock(jumps=False)
+
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=still
+    ) as emulator:
+        emulator.add_cohort(COHORT, members=IDS)
+        emulator.fail_next("export", faults.hang(9.0))
+        client = unlimited_client(
+            emulator.base_url, clock, jobs=str(tmp_path / "exports.db")
+        )
+
+        async with mounted(folder, client=lambda: client, clock=clock) as browser:
+            start = asyncio.create_task(browser.start())
+            await until(lambda: emulator.requests("export") == 1)
+            (state,) = (await browser.get("/api/exports")).json
+            location = f"/api/exports/{state['id']}"
+            cancel = asyncio.create_task(browser.ask("DELETE", location))
+            await browser.get(location)
+            still.advance(9.0)
+            started, cancelled = await asyncio.gather(start, cancel)
+
+    assert "attempted" == state["state"]
+    assert (200, "parked") == (cancelled.status, cancelled.json["state"])
+    assert cancelled.json["token"]
+    assert 202 == started.status
     assert 1 == emulator.spent
 
 
@@ -219,6 +324,19 @@ async def test_auth_is_asked_by_every_route(
     assert 200 == welcome.status
     assert 10 == sum(len(methods) for methods in schema["paths"].values())
     assert 0 == emulator.spent
+
+
+async def test_auth_with_a_status_of_its_own(make_client: Make, folder: Path) -> None:
+    """A status that HTTP does not know is answered as it was raised."""
+
+    def expired() -> None:
+        raise HTTPException(419, "the session has expired")
+
+    async with mounted(folder, auth=expired, client=make_client) as browser:
+        answer = await browser.get("/api/exports")
+
+    assert (419, 419) == (answer.status, answer.json["status"])
+    assert "the session has expired" == answer.json["detail"]
 
 
 async def test_auth_has_to_be_written() -> None:

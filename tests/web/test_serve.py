@@ -23,7 +23,9 @@ from support.ports import LOOPBACK, free_ports
 from support.processes import TESTS
 from support.web import COHORT, IDS, Browser
 
-pytest.importorskip("typer", reason="the extra cli is not installed")
+typer = pytest.importorskip("typer", reason="the extra cli is not installed")
+
+from amplitude_cohorts_async.cli.serve import _origin  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -216,10 +218,15 @@ async def test_demo_needs_no_account(command: Command) -> None:
         (["--host=0.0.0.0"], "can be reached from other machines"),
         (["--host=0.0.0.0", "--behind-proxy=http://a.example"], "no origin of a proxy"),
         (["--behind-proxy=https://a.example/path"], "no origin of a proxy"),
+        (["--behind-proxy=https://a.example:99999"], "no origin of a proxy"),
+        (["--behind-proxy=https://me:hushhush@a.example"], "no origin of a proxy"),
+        (["--directory=s3://me:hushhush@bucket/exports"], "credentials"),
         (["--host=0.0.0.0", "--certificate=short"], "no address that a browser"),
         (["--certificate=missing"], "missing"),
         (["--certificate=short"], "short"),
         (["--token-file=short"], "has 5 characters"),
+        (["--token-file=long"], "has 201 characters"),
+        (["--token-file=binary"], "no text in UTF-8"),
         (["--token-file=missing"], "missing"),
     ],
 )
@@ -228,11 +235,60 @@ async def test_what_is_not_safe_is_refused(
 ) -> None:
     """Before anything listens, and without a traceback."""
     (command.folder / "short").write_text("short")
+    (command.folder / "long").write_text("x" * 201)
+    (command.folder / "binary").write_bytes(b"\xff" * 32)
     status, said = await command.refused("--port=0", *words)
 
     assert status in {1, 2}
     assert reason in said
     assert "Traceback" not in said
+    assert "hushhush" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://Exports.Example.com/", "https://exports.example.com"),
+        ("https://exports.example.com:443", "https://exports.example.com"),
+        ("https://exports.example.com:8443", "https://exports.example.com:8443"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+    ],
+)
+def test_origin_of_a_proxy(given: str, origin: str) -> None:
+    """It is what a browser says."""
+    assert origin == _origin(LOOPBACK, given, None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "https://exports.example.com?x",
+        "https://exports.example.com#x",
+        "https://exports.example.com:0",
+        "https://exports.example.com:port",
+        "https://me:hushhush@exports.example.com",
+        "https://b\xfccher.example",
+        "https://a b.example",
+        "https://[::1",
+        "other.example",
+    ],
+)
+def test_no_origin_of_a_proxy(given: str) -> None:
+    """What no browser says is refused, and not repeated."""
+    with pytest.raises(typer.BadParameter, match="no origin") as refused:
+        _origin(LOOPBACK, given, None)
+
+    assert given not in str(refused.value)
+
+
+async def test_directory_in_a_bucket(command: Command) -> None:
+    """The address of a bucket makes no folder here."""
+    address = "s3://bucket/exports"
+    async with command.running("--port=0", "--json", f"--directory={address}") as it:
+        document = json.loads(it.line)
+
+    assert address == document["serve"]["directory"]
+    assert not (command.folder / "s3:").exists()
 
 
 async def test_port_that_is_in_use(command: Command) -> None:

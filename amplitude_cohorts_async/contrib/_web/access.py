@@ -12,19 +12,18 @@ import hmac
 from collections.abc import Iterable, MutableMapping
 from hashlib import sha256
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 
 import attrs
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ("COOKIE", "Access", "Guard")
-
-COOKIE = "cohorts_session"
+__all__ = ("Access", "Guard")
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _OPEN = ("/static/", "/session")
+_LONGEST_SIGN_IN = 4096
 
 # Pico's icons are images within its own style sheet.
 _POLICY = (
@@ -35,7 +34,9 @@ _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with it Firefox says "Origin: null" for the page's own changes.
+    # Other sites get no Referer, and none has the token, which is in the fragment.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
@@ -66,9 +67,14 @@ class Access:
         return all(origin.startswith("https://") for origin in self.origins)
 
     @property
+    def cookie(self) -> str:
+        """The name of the cookie: pages on other ports of a host have others."""
+        return f"cohorts_session_{self._digest('cookie')[:8]}"
+
+    @property
     def session(self) -> str:
         """The value of the cookie: the same after a restart with the same token."""
-        return hmac.new(self.token.encode(), b"session", sha256).hexdigest()
+        return self._digest("session")
 
     def is_token(self, text: str) -> bool:
         """Whether somebody knows the token."""
@@ -76,13 +82,8 @@ class Access:
 
     def is_signed_in(self, headers: Headers) -> bool:
         """Whether a request has the cookie."""
-        cookies = SimpleCookie()
-        try:
-            cookies.load(headers.get("cookie", ""))
-        except CookieError:
-            return False
-
-        given = cookies[COOKIE].value if COOKIE in cookies else ""
+        # As browsers write them: other programs' cookies may hold anything.
+        given = cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
         return hmac.compare_digest(given.encode(), self.session.encode())
 
     def is_ours(self, headers: Headers) -> bool:
@@ -102,10 +103,15 @@ class Access:
             return "this address is not one of those that the page was started for"
         if method not in _SAFE and not self.is_ours(headers):
             return "this request does not come from the page"
+        if method not in _SAFE and path == "/session" and not _is_short(headers):
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         if path == "/" or path.startswith(_OPEN) or self.is_signed_in(headers):
             return HTTPStatus.OK
 
         return HTTPStatus.UNAUTHORIZED
+
+    def _digest(self, purpose: str) -> str:
+        return hmac.new(self.token.encode(), purpose.encode(), sha256).hexdigest()
 
 
 class Guard:
@@ -136,6 +142,12 @@ class Guard:
             case HTTPStatus.UNAUTHORIZED:
                 answer = PlainTextResponse("sign in first", HTTPStatus.UNAUTHORIZED)
                 await answer(scope, receive, guarded)
+            case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                text = (
+                    f"a sign-in is {_LONGEST_SIGN_IN} bytes or less, of a known length"
+                )
+                answer = PlainTextResponse(text, refusal)
+                await answer(scope, receive, guarded)
             case _:
                 answer = PlainTextResponse(str(refusal), HTTPStatus.FORBIDDEN)
                 await answer(scope, receive, guarded)
@@ -147,6 +159,17 @@ def origins_of(scheme: str, names: Iterable[str], port: int) -> frozenset[str]:
     suffix = "" if port == default else f":{port}"
 
     return frozenset(f"{scheme}://{name}{suffix}" for name in names)
+
+
+def _is_short(headers: Headers) -> bool:
+    """Whether a body says that it is short; one in chunks says nothing."""
+    length = headers.get("content-length", "")
+
+    return (
+        "transfer-encoding" not in headers
+        and length.isdecimal()
+        and int(length) <= _LONGEST_SIGN_IN
+    )
 
 
 def _add_headers(message: MutableMapping[str, object]) -> None:

@@ -28,7 +28,7 @@ from ..fastapi.problems import Problem, Refusal, problem_of
 from ..fastapi.records import key_occurrence
 from ..fastapi.states import ExportOrder, ExportState, FileFormat
 from ..fastapi.worker import Worker
-from .access import COOKIE, Access, Guard
+from .access import Access, Guard
 from .received import MOST_BYTES, receive
 from .templates import Templates
 from .writes import Writes
@@ -142,7 +142,7 @@ class _Pages:
 
         response = Response(status_code=HTTPStatus.NO_CONTENT)
         response.set_cookie(
-            COOKIE,
+            self._access.cookie,
             self._access.session,
             max_age=_SESSION_LIFE,
             httponly=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ MEDIA_TYPES = {
 
 # Ours, and the parts of those that were never finished.
 _OURS = re.compile(r"\.?[0-9a-f]{32}\.(csv|csv\.gz|parquet)(\..*)?")
+_logger = logging.getLogger(__name__)
+
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -78,16 +81,29 @@ class Files:
         )
 
     async def sweep(self) -> None:
-        """Delete the files that are too old."""
-        if self.place.folder is not None:
-            await asyncio.to_thread(self._sweep, self.place.folder)
+        """Delete the files that are too old; log which ones cannot be."""
+        folder = self.place.folder
+
+        if folder is None:
+            return
+        try:
+            await asyncio.to_thread(self._sweep, folder)
+        except OSError as error:
+            _logger.warning("no look for old files in %s: %s", folder, error)
 
     def _sweep(self, folder: Path) -> None:
         oldest = time.time() - self.keep_files
 
         for path in folder.iterdir():
-            if _OURS.fullmatch(path.name) and _changed_at(path) < oldest:
-                path.unlink(missing_ok=True)
+            if not _OURS.fullmatch(path.name):
+                continue
+            try:
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            except FileNotFoundError:  # another worker was faster
+                continue
+            except OSError as error:
+                _logger.warning("an old file cannot be deleted: %s", error)
 
     def _is_old(self, state: ExportState) -> bool:
         if state.saved_at is None:
@@ -100,13 +116,6 @@ class Files:
 def shown_name(state: ExportState) -> str:
     """Return a name for the browser's copy: a cohort's id may be any text."""
     return f"{_UNUSUAL.sub('_', state.cohort_id)[:64]}.{state.format}"
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # another worker was faster
-        return time.time()
 
 
 def _no_file(state: ExportState) -> str:

@@ -87,9 +87,7 @@ class ProblemRoute(APIRoute):
             except errors.CohortsError as error:
                 response = await handle_error(request, error)
             except AnyHTTPException as error:
-                response = _response(
-                    _problem(HTTPStatus(error.status_code), str(error.detail))
-                )
+                response = _response(_problem_of_status(error))
                 response.headers.update(error.headers or {})
             except RequestValidationError as error:
                 response = _response(
@@ -123,6 +121,16 @@ def problem_of(error: errors.CohortsError) -> Problem:
     return problem.model_copy(
         update={"error": type(error).__name__, "token": error.token}
     )
+
+
+def _problem_of_status(error: AnyHTTPException) -> Problem:
+    """Return an answer of somebody else's code, whose status may be none of HTTP's."""
+    try:
+        title = HTTPStatus(error.status_code).phrase
+    except ValueError:
+        title = "Error"
+
+    return Problem(title=title, status=error.status_code, detail=str(error.detail))
 
 
 def _problem(

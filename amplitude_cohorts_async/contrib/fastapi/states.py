@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from ...models import Cohort, ExportPlan, Usage
 from .problems import Problem
@@ -36,7 +36,14 @@ State = Literal[
     "cancelled",
 ]
 
+
+def _each_once(names: list[str]) -> list[str]:
+    """Return names as a record keeps them: of them its file's name is made."""
+    return list(dict.fromkeys(names))
+
+
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+_Names = Annotated[list[_Name], Field(max_length=100), AfterValidator(_each_once)]
 
 
 class ExportOrder(BaseModel):
@@ -44,12 +51,12 @@ class ExportOrder(BaseModel):
     Which export to start.
 
     Attributes:
-        properties: As for ``CohortsClient.export()``.
+        properties: As for ``CohortsClient.export()``; each name once.
         format: Of the file; "parquet" needs its extra on the server.
     """
 
     cohort_id: _Name
-    properties: bool | Annotated[list[_Name], Field(max_length=100)] = False
+    properties: bool | _Names = False
     format: FileFormat = "csv"
 
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from ... import CohortsClient
 from ...errors import (
@@ -58,13 +59,13 @@ _STEPS_OF_REQUEST = 4
 
 _ATTEMPTS_TO_CANCEL = 5
 _SET_ASIDE = {"parked", "cancelled", "refused"}
-_CAN_BE_CANCELLED = {"queued", "requested", "ready"}
+_SPENT = {"requested", "ready"}
+_CAN_BE_CANCELLED = {"queued", *_SPENT}
 
 _FINAL = (
     AmbiguousExportError,
     DownloadError,
     ExportError,
-    InvalidInputError,
     MonthlyQuotaError,
 )
 """No later step of this process mends them."""
@@ -96,6 +97,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._due_at: dict[str, float] = {}
         self._cancelling: set[str] = set()
+        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._swept_at = -math.inf
         self._rest = 0.0
         self._is_store_away = False
@@ -123,14 +125,19 @@ class Worker:
             Refusal: The key is that of another order, or the process is about to end.
             CohortsError: The export cannot be made.
         """
-        await self.board.look()
-        if occurrence is None:
-            today = self.files.utcnow().date()
-            occurrence = next_occurrence(order, self.board.records, self._place, today)
-        else:
-            self._check_key(order, occurrence)
+        if occurrence is not None:
+            # Two orders with one key: the second one is checked when it can be seen.
+            async with self._keys.setdefault(occurrence, asyncio.Lock()):
+                await self.board.look()
+                self._check_key(order, occurrence)
+                return await self._start(self._place.record(order, occurrence))
 
-        record = self._place.record(order, occurrence)
+        await self.board.look()
+        today = self.files.utcnow().date()
+        occurrence = next_occurrence(order, self.board.records, self._place, today)
+        return await self._start(self._place.record(order, occurrence))
+
+    async def _start(self, record: JobRecord) -> ExportState:
         failure = await self._request(record)
         await self.board.look()
         state = self.board.find(name_of(record))
@@ -152,14 +159,14 @@ class Worker:
         Put an export aside, or take it out of the queue if nothing is spent for it.
 
         Raises:
-            Refusal: It is over, or its request may have been sent.
+            Refusal: It is over, its request may have been sent, or the process is about
+                to end.
         """
         self._cancelling.add(name)
 
         try:
             for _ in range(_ATTEMPTS_TO_CANCEL):
-                if name in self._steps:
-                    await _end(self._steps[name])
+                await self._settle(name)
                 state = await self.board.state(name)
                 if state.state in _SET_ASIDE:
                     return state
@@ -175,6 +182,29 @@ class Worker:
             f"export {name} was changed by other workers each time; try again",
             retry_after=1,
         )
+
+    async def _settle(self, name: str) -> None:
+        """
+        End the download of an export; wait for any other step of it.
+
+        A request that is cut may have spent an export whose token nobody has then.
+        """
+        await self.board.look()
+        step, record = self._steps.get(name), self.board.record(name)
+
+        if step is None:
+            return
+        if record is not None and record.state == "ready":
+            await _end(step)
+            return
+
+        await self._until_stopped(step)
+        if not step.done():
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "this worker is about to end; send the same request again",
+                retry_after=1,
+            )
 
     async def unless_stopped(self, work: Coroutine[object, object, T]) -> T:
         """
@@ -207,10 +237,14 @@ class Worker:
         return task
 
     def _check_key(self, order: ExportOrder, occurrence: str) -> None:
-        for record in self.board.records:
-            if record.occurrence != occurrence:
-                continue
-            if order_of(record, self._place) not in (None, order):
+        keyed = [each for each in self.board.records if each.occurrence == occurrence]
+        orders = [order_of(each, self._place) for each in keyed]
+
+        # Two workers may have begun two orders at once: each of them goes on.
+        if order in orders:
+            return
+        for record, other in zip(keyed, orders, strict=True):
+            if other is not None:
                 raise Refusal(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
                     f"this Idempotency-Key is that of another export, of cohort "
@@ -268,9 +302,16 @@ class Worker:
 
     async def _run(self) -> None:
         while True:
-            due_in = await self._turn()
+            due_in = await self._turn_or_wait()
             await self._sleep(self._rest)
             await self._pause(max(0.0, due_in - self._rest))
+
+    async def _turn_or_wait(self) -> float:
+        try:
+            return await self._turn()
+        except Exception:  # or no export would go on any more
+            _logger.exception("a look for the steps that are due failed")
+            return _LOOK
 
     async def _turn(self) -> float:
         """Begin the steps that are due; return the seconds until the next turn."""
@@ -333,7 +374,7 @@ class Worker:
         try:
             tick = await self.client.tick(record)
         except CohortsError as error:
-            is_final = _is_final(error)
+            is_final = self._is_final(name, error)
             self._due_at[name] = math.inf if is_final else self._now() + _AGAIN
             self.board.note_failure(name, error, is_final=is_final)
             return error
@@ -351,6 +392,14 @@ class Worker:
         self.board.note_step(name, tick.last_error)
 
         return tick
+
+    def _is_final(self, name: str, error: CohortsError) -> bool:
+        if isinstance(error, InvalidInputError):
+            # Its folder may be away for a moment, and an export is spent.
+            record = self.board.record(name)
+            return record is None or record.state not in _SPENT
+
+        return isinstance(error, _FINAL) and not isinstance(error, StorageError)
 
     def _forget_old(self) -> None:
         """Forget what was noted of exports that are not in the store any more."""
@@ -376,10 +425,6 @@ async def _end(*tasks: asyncio.Future[Any]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
-
-
-def _is_final(error: CohortsError) -> bool:
-    return isinstance(error, _FINAL) and not isinstance(error, StorageError)
 
 
 def _too_late(state: ExportState) -> str:
