@@ -160,6 +160,45 @@ async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> N
     assert (502, "#message") == (answer.status, answer.headers["hx-retarget"])
 
 
+async def test_each_change_has_an_id_of_its_own(
+    owner: Browser, emulator: CohortsEmulator
+) -> None:
+    """Also one of the problem alone, which changes the revision of no record."""
+    emulator.fail_next("poll", faults.refused(500, "no"), times=3)
+    await order(owner)
+    text = (await owner.get("/events")).body.decode()
+    ids = re.findall(r"^id: (.+)$", text, re.MULTILINE)
+
+    assert len(ids) > 2
+    assert len({*ids}) == len(ids)
+
+
+async def test_errors_of_no_route_are_problems(owner: Browser) -> None:
+    """An address or a method that is none has the same answers as the router's."""
+    answers = [await owner.ask("PUT", "/exports"), await owner.get("/nope")]
+
+    assert [405, 404] == [answer.status for answer in answers]
+    assert {"application/problem+json"} == {
+        answer.headers["content-type"] for answer in answers
+    }
+
+
+async def test_what_nobody_foresaw_is_a_message(
+    owner: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not replace a part of the page, and says nothing of its cause."""
+
+    async def fail(client: CohortsClient) -> None:
+        raise ZeroDivisionError("a secret of the app")
+
+    monkeypatch.setattr(CohortsClient, "get_usage", fail)
+    answer = await owner.get("/fragments/usage")
+
+    assert (500, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert b"its log says more" in answer.body
+    assert b"secret" not in answer.body
+
+
 async def test_cancel_parks(owner: Browser, emulator: CohortsEmulator) -> None:
     """What was put aside shows its token."""
     await order(owner)
