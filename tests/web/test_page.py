@@ -12,6 +12,10 @@ import pytest
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib._web import About, Access, make_app
 from amplitude_cohorts_async.contrib._web.access import COOKIE, origins_of
+from amplitude_cohorts_async.contrib.fastapi import ExportOrder
+from amplitude_cohorts_async.contrib.fastapi.exports import worker_of
+from amplitude_cohorts_async.contrib.fastapi.records import key_occurrence
+from amplitude_cohorts_async.errors import QuotaWaitError
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.ports import LOOPBACK, free_ports
@@ -161,16 +165,34 @@ async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> N
 
 
 async def test_each_change_has_an_id_of_its_own(
-    owner: Browser, emulator: CohortsEmulator
+    make_client: Callable[[], CohortsClient], folder: Path, access: Access, port: int
 ) -> None:
     """Also one of the problem alone, which changes the revision of no record."""
-    emulator.fail_next("poll", faults.refused(500, "no"), times=3)
-    await order(owner)
-    text = (await owner.get("/events")).body.decode()
-    ids = re.findall(r"^id: (.+)$", text, re.MULTILINE)
+    # Time stands still: no step changes the record.
+    app, exports = make_app(
+        folder,
+        client=make_client,
+        access=access,
+        about=About(project="amplitude.com", is_live=True),
+        clock=FakeClock(jumps=False),
+    )
+    ids = []
 
-    assert len(ids) > 2
-    assert len({*ids}) == len(ids)
+    async with served(app, stop=exports.stop, port=port) as browser:
+        cookies = {COOKIE: access.session}
+        board = worker_of(exports).board
+        order = ExportOrder(cohort_id=COHORT)
+        state = await worker_of(exports).start(order, key_occurrence("form"))
+        async with browser.session.get(f"{browser.url}/events", cookies=cookies) as got:
+            async for line in got.content:
+                if not line.startswith(b"id: "):
+                    continue
+                ids.append(line)
+                problem = QuotaWaitError(f"problem {len(ids)}", seconds=1)
+                board.note_failure(state.id, problem, is_final=len(ids) == 3)
+                await board.look()
+
+    assert 4 == len(ids) == len({*ids})
 
 
 async def test_errors_of_no_route_are_problems(owner: Browser) -> None:
