@@ -8,11 +8,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from fastapi import FastAPI
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib._web import About, Access, make_app
 from amplitude_cohorts_async.contrib._web.access import COOKIE, origins_of
-from amplitude_cohorts_async.contrib.fastapi import ExportOrder
+from amplitude_cohorts_async.contrib.fastapi import CohortExports, ExportOrder
 from amplitude_cohorts_async.contrib.fastapi.exports import worker_of
 from amplitude_cohorts_async.contrib.fastapi.records import key_occurrence
 from amplitude_cohorts_async.errors import QuotaWaitError
@@ -164,18 +165,25 @@ async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> N
     assert (502, "#message") == (answer.status, answer.headers["hx-retarget"])
 
 
-async def test_each_change_has_an_id_of_its_own(
-    make_client: Callable[[], CohortsClient], folder: Path, access: Access, port: int
-) -> None:
-    """Also one of the problem alone, which changes the revision of no record."""
-    # Time stands still: no step changes the record.
-    app, exports = make_app(
+@pytest.fixture
+def still_page(
+    make_client: Callable[[], CohortsClient], folder: Path, access: Access
+) -> tuple[FastAPI, CohortExports]:
+    """The app and its exports while time stands still: no step changes a record."""
+    return make_app(
         folder,
         client=make_client,
         access=access,
         about=About(project="amplitude.com", is_live=True),
         clock=FakeClock(jumps=False),
     )
+
+
+async def test_each_change_has_an_id_of_its_own(
+    still_page: tuple[FastAPI, CohortExports], access: Access, port: int
+) -> None:
+    """Also one of the problem alone, which changes the revision of no record."""
+    app, exports = still_page
     ids = []
 
     async with served(app, stop=exports.stop, port=port) as browser:
