@@ -197,14 +197,13 @@ def _retry_after(error: errors.CohortsError) -> float | None:
 
 
 def _answer(error: Exception) -> Response:
-    headers = getattr(error, "headers", None) or {}
-
-    if isinstance(error, AnyHTTPException) and error.status_code in _NO_BODY:
-        return Response(status_code=error.status_code, headers=headers)
+    if not isinstance(error, AnyHTTPException):
+        return _response(problem_of_any(error))
+    if error.status_code in _NO_BODY:
+        return Response(status_code=error.status_code, headers=error.headers)
 
     response = _response(problem_of_any(error))
-    if isinstance(error, AnyHTTPException):
-        response.headers.update(headers)
+    response.headers.update(error.headers or {})
 
     return response
 
