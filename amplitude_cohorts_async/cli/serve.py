@@ -23,6 +23,7 @@ from ..policies import Polling
 from .common import Connection
 from .emulator_process import emulator_process
 from .running import run
+from .stores import uploads_folder
 
 if TYPE_CHECKING:
     from ..contrib._web import About
@@ -141,6 +142,7 @@ def serve(
             client=project.client,
             access=Access(token=token, origins=address.origins),
             about=project.about,
+            uploads=uploads_folder() if "://" in project.directory else None,
         )
         # Nothing else ends it.
         with suppress(KeyboardInterrupt):

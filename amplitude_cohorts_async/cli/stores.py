@@ -15,7 +15,13 @@ from ..limiters import SqliteLimiter
 from ..limits import DOCUMENTED, Limits
 from .exits import NoSuchJobError
 
-__all__ = ("chosen_job_store", "has_record", "machine_limiter", "store_file")
+__all__ = (
+    "chosen_job_store",
+    "has_record",
+    "machine_limiter",
+    "store_file",
+    "uploads_folder",
+)
 
 _EXPORTS = "exports.db"
 
@@ -69,6 +75,11 @@ def store_file(jobs: str | None) -> Path | None:
         return None if _is_shared() else _data_path() / _EXPORTS
 
     return None if "://" in named else Path(named)
+
+
+def uploads_folder() -> Path:
+    """Return a folder for files of ids, where the exports are in a bucket."""
+    return _data_path() / "uploads"
 
 
 def machine_limiter(limits: Limits = DOCUMENTED) -> SqliteLimiter | None:

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from fastapi import FastAPI
 from starlette.datastructures import Headers
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib._web import About, Access, make_app
 from amplitude_cohorts_async.contrib._web.access import origins_of
+from amplitude_cohorts_async.contrib.fastapi import CohortExports, ExportOrder
+from amplitude_cohorts_async.contrib.fastapi.exports import worker_of
+from amplitude_cohorts_async.contrib.fastapi.records import key_occurrence
+from amplitude_cohorts_async.errors import QuotaWaitError
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.ports import LOOPBACK, free_ports
@@ -159,6 +164,70 @@ async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> N
     answer = await owner.get("/fragments/cohorts")
 
     assert (502, "#message") == (answer.status, answer.headers["hx-retarget"])
+
+
+@pytest.fixture
+def still_page(
+    make_client: Callable[[], CohortsClient], folder: Path, access: Access
+) -> tuple[FastAPI, CohortExports]:
+    """The app and its exports while time stands still: no step changes a record."""
+    return make_app(
+        folder,
+        client=make_client,
+        access=access,
+        about=About(project="amplitude.com", is_live=True),
+        clock=FakeClock(jumps=False),
+    )
+
+
+async def test_each_change_has_an_id_of_its_own(
+    still_page: tuple[FastAPI, CohortExports], access: Access, port: int
+) -> None:
+    """Also one of the problem alone, which changes the revision of no record."""
+    app, exports = still_page
+    ids = []
+
+    async with served(app, stop=exports.stop, port=port) as browser:
+        cookies = {access.cookie: access.session}
+        board = worker_of(exports).board
+        order = ExportOrder(cohort_id=COHORT)
+        state = await worker_of(exports).start(order, key_occurrence("form"))
+        async with browser.session.get(f"{browser.url}/events", cookies=cookies) as got:
+            async for line in got.content:
+                if not line.startswith(b"id: "):
+                    continue
+                ids.append(line)
+                problem = QuotaWaitError(f"problem {len(ids)}", seconds=1)
+                board.note_failure(state.id, problem, is_final=len(ids) == 3)
+                await board.look()
+
+    assert 4 == len(ids) == len({*ids})
+
+
+async def test_errors_of_no_route_are_problems(owner: Browser) -> None:
+    """An address or a method that is none has the same answers as the router's."""
+    answers = [await owner.ask("PUT", "/exports"), await owner.get("/nope")]
+
+    assert [405, 404] == [answer.status for answer in answers]
+    assert {"application/problem+json"} == {
+        answer.headers["content-type"] for answer in answers
+    }
+
+
+async def test_what_nobody_foresaw_is_a_message(
+    owner: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not replace a part of the page, and says nothing of its cause."""
+
+    async def fail(client: CohortsClient) -> None:
+        raise ZeroDivisionError("a secret of the app")
+
+    monkeypatch.setattr(CohortsClient, "get_usage", fail)
+    answer = await owner.get("/fragments/usage")
+
+    assert (500, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert b"its log says more" in answer.body
+    assert b"secret" not in answer.body
 
 
 async def test_cancel_parks(owner: Browser, emulator: CohortsEmulator) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI, HTTPException
 
 from amplitude_cohorts_async import CohortsClient, errors
+from amplitude_cohorts_async.contrib.fastapi import CohortExports, install_problems
 from amplitude_cohorts_async.contrib.fastapi.problems import problem_of
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.clients import unlimited_client
 from support.scripted_store import ScriptedStore
-from support.web import COHORT, IDS, Browser, mounted
+from support.web import COHORT, IDS, Browser, mounted, served
 
 IN_AN_HOUR = datetime.now(UTC) + timedelta(hours=1)
 
@@ -221,3 +223,71 @@ async def test_job_that_failed(browser: Browser, emulator: CohortsEmulator) -> N
     )
     assert state["token"] == state["problem"]["token"]
     assert (409, True) == (file.status, "has no file" in file.json["detail"])
+
+
+@pytest.fixture
+async def app_with_problems(
+    make_client: Callable[[], CohortsClient], clock: FakeClock, folder: Path
+) -> AsyncIterator[Browser]:
+    """An app with routes of its own that fail in all ways."""
+    exports = CohortExports(folder, client=make_client, clock=clock)
+    app = FastAPI(lifespan=exports.lifespan)
+    app.include_router(exports.router(auth=None), prefix="/api")
+    install_problems(app)
+
+    @app.get("/raise/{what}")
+    async def fail(what: str, number: int = 0) -> int:
+        failures = {
+            "ours": errors.QuotaWaitError("wait a little", seconds=12),
+            "refused": HTTPException(503, "closed", {"Retry-After": "7"}),
+            "unusual": HTTPException(499, "gone away"),
+            "nothing": HTTPException(304, headers={"ETag": "1"}),
+            "unforeseen": ZeroDivisionError("a secret of the app"),
+        }
+        if what in failures:
+            raise failures[what]
+        return number
+
+    async with served(app, stop=exports.stop) as browser:
+        yield browser
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "header"),
+    [
+        ("PUT", "/api/exports", 405, ("allow", "GET")),
+        ("GET", "/api/nope", 404, None),
+        ("GET", "/raise/ours", 429, ("retry-after", "12")),
+        ("GET", "/raise/refused", 503, ("retry-after", "7")),
+        ("GET", "/raise/unusual", 499, None),
+        ("GET", "/raise/it?number=many", 422, None),
+        ("GET", "/raise/unforeseen", 500, None),
+    ],
+)
+async def test_every_error_of_an_app_is_a_problem(
+    app_with_problems: Browser,
+    method: str,
+    path: str,
+    status: int,
+    header: tuple[str, str] | None,
+) -> None:
+    """Also where no route of ours is asked; headers are kept."""
+    answer = await app_with_problems.ask(method, path)
+
+    assert (status, "application/problem+json") == (
+        answer.status,
+        answer.headers["content-type"],
+    )
+    assert status == answer.json["status"]
+    assert answer.json["title"]
+    assert answer.json["detail"]
+    assert "secret" not in answer.body.decode()
+    if header is not None:
+        assert header[1] in answer.headers[header[0]]
+
+
+async def test_answers_without_a_body_stay_so(app_with_problems: Browser) -> None:
+    """Where HTTP allows no body, there is none, and the headers are kept."""
+    answer = await app_with_problems.get("/raise/nothing")
+
+    assert (304, b"", "1") == (answer.status, answer.body, answer.headers["etag"])

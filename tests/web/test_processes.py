@@ -23,6 +23,9 @@ from support.web import COHORT, IDS, Browser
 
 pytestmark = pytest.mark.slow
 
+PATIENCE = 30.0
+"""Seconds until a process has ended: half a second, on a machine that has time."""
+
 # What uvicorn does with no open connection; a stream must not change it.
 ENDED = {0, -signal.SIGTERM}
 
@@ -77,9 +80,10 @@ class Worker:
     browser: Browser
 
     async def end(self, number: signal.Signals) -> tuple[int, str]:
-        """Send a signal; return how it ended, and what it had to say."""
+        """Send a signal; return how it ended by itself, and what it had to say."""
         self.process.send_signal(number)
-        _, said = await self.process.communicate()
+        async with asyncio.timeout(PATIENCE):
+            _, said = await self.process.communicate()
 
         return self.process.returncode or 0, said.decode()
 
@@ -88,6 +92,15 @@ class Worker:
 async def service() -> AsyncIterator[CohortsEmulator]:
     """The emulator, whose exports take two seconds."""
     emulator = CohortsEmulator(api_key=API_KEY, secret_key=SECRET_KEY, job_seconds=2)
+    async with emulator:
+        emulator.add_cohort(COHORT, members=IDS)
+        yield emulator
+
+
+@pytest.fixture
+async def slow_service() -> AsyncIterator[CohortsEmulator]:
+    """An emulator whose exports take longer than any of these tests."""
+    emulator = CohortsEmulator(api_key=API_KEY, secret_key=SECRET_KEY, job_seconds=3600)
     async with emulator:
         emulator.add_cohort(COHORT, members=IDS)
         yield emulator
@@ -140,6 +153,25 @@ async def test_told_to_end_with_an_open_stream(
     assert [COHORT] == [record.cohort_id for record in adoptable]
     assert IDS[0].encode() in file
     assert 1 == service.spent
+
+
+@pytest.mark.parametrize("path", ["/api/exports/events", "/api/exports/{id}/events"])
+async def test_told_to_end_waits_for_no_export(
+    slow_service: CohortsEmulator, tmp_path: Path, path: str
+) -> None:
+    """A worker does not wait until its exports and streams are over, and polls no more."""
+    async with Workers(tmp_path, slow_service).one() as worker:
+        started = await worker.browser.start()
+        polls = -1
+        async for _ in worker.browser.events(path.format(id=started.json["id"])):
+            if polls < 0:
+                polls = slow_service.requests("status")
+                status, said = await worker.end(signal.SIGTERM)
+
+    assert status in ENDED
+    assert "Traceback" not in said
+    # One more may have been on its way.
+    assert slow_service.requests("status") <= polls + 1
 
 
 async def test_told_to_end_while_a_request_is_under_way(

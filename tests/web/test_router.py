@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException
 
 from amplitude_cohorts_async import CohortsClient, errors
-from amplitude_cohorts_async.contrib.fastapi import CohortExports, handle_error
+from amplitude_cohorts_async.contrib.fastapi import CohortExports, install_problems
 from amplitude_cohorts_async.contrib.fastapi.records import Place, key_occurrence
 from amplitude_cohorts_async.contrib.fastapi.states import ExportOrder
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
@@ -21,6 +21,26 @@ from support.exporting import until
 from support.web import COHORT, HOSTILE, IDS, Browser, mounted, served
 
 Make = Callable[[], CohortsClient]
+
+
+class Bucket:
+    """A destination of a user's own."""
+
+    location = "s3://bucket/exports/members.csv"
+
+    async def write(
+        self,
+        blocks: AsyncIterator[bytes],
+        *,
+        metadata: Mapping[str, str],
+        suffix: str = "",
+    ) -> str | None:
+        """See `Destination`."""
+        raise NotImplementedError
+
+    async def tag(self) -> str | None:
+        """See `Destination`."""
+        raise NotImplementedError
 
 
 async def test_cohorts_are_listed(browser: Browser) -> None:
@@ -351,7 +371,7 @@ async def test_client_in_routes_of_ones_own(
     """The dependency is the client of the lifespan; errors are problems there, too."""
     exports = CohortExports(folder, client=make_client, clock=clock)
     app = FastAPI(lifespan=exports.lifespan)
-    app.add_exception_handler(errors.CohortsError, handle_error)
+    install_problems(app)
 
     dependency = Depends(exports.client)
 
@@ -477,3 +497,10 @@ def test_what_cannot_work_is_refused_at_once(
         CohortExports(to, **options)
 
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("to", [b"files", Bucket(), None])
+def test_only_what_a_record_can_carry(to: Any) -> None:
+    """An object of one process is no place for exports that any worker goes on with."""
+    with pytest.raises(errors.InvalidInputError, match="address of a bucket"):
+        CohortExports(to)

@@ -18,7 +18,7 @@ import pytest
 
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.contrib._web import About, Access, count_written, make_app
-from amplitude_cohorts_async.contrib._web.access import COOKIE, origins_of
+from amplitude_cohorts_async.contrib._web.access import origins_of
 from amplitude_cohorts_async.contrib._web.received import sweep
 from amplitude_cohorts_async.limits import Limits
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
@@ -136,7 +136,7 @@ def command(
         @asynccontextmanager
         async def serve() -> AsyncIterator[Owner]:
             """Serve it meanwhile."""
-            cookie = {"Cookie": f"{COOKIE}={access.session}"}
+            cookie = {"Cookie": f"{access.cookie}={access.session}"}
             async with served(app, stop=exports.stop, port=port) as browser:
                 headers = {**cookie, "Origin": browser.url}
                 async with aiohttp.ClientSession(headers=headers) as session:

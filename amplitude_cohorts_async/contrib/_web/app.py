@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from ...models import Cohort
 from ...types import Clock
 from ..fastapi.exports import CohortExports, worker_of
 from ..fastapi.files import MEDIA_TYPES, shown_name
-from ..fastapi.problems import Problem, Refusal, problem_of
+from ..fastapi.problems import Problem, Refusal, install_problems, problem_of_any
 from ..fastapi.records import key_occurrence
 from ..fastapi.states import ExportOrder, ExportState, FileFormat
 from ..fastapi.worker import Worker
@@ -74,13 +75,15 @@ def make_app(
     access: Access,
     about: About,
     clock: Clock | None = None,
+    uploads: Path | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> tuple[FastAPI, CohortExports]:
     """
     Return the app of the page, and its exports; reads its templates.
 
     Args:
-        to: The folder of the files.
+        to: The folder of the files, or the address of a bucket.
+        uploads: The folder of files of ids; None is one beside the exports.
         client: Makes the client, whose hook is `count_written`.
         most_bytes: Of a form with a file of ids.
     """
@@ -91,7 +94,8 @@ def make_app(
         middleware=[Middleware(Guard, access=access)],
     )
     pages = _Pages(exports, access, about)
-    forms = _Forms(exports, pages.templates, Writes(Path(to, "uploads")), most_bytes)
+    writes = Writes(Path(to, "uploads") if uploads is None else uploads)
+    forms = _Forms(exports, pages.templates, writes, most_bytes)
     add = app.add_api_route
     html = HTMLResponse
     add("/", pages.index, methods=["GET"], response_class=html)
@@ -110,6 +114,8 @@ def make_app(
     add("/writes/{write_id}/write", forms.confirm, methods=["POST"])
     add("/writes/{write_id}/discard", forms.discard, methods=["POST"])
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
+    install_problems(app)
+    app.add_exception_handler(Exception, pages.show_problem)
     app.add_exception_handler(CohortsError, pages.show_problem)
     app.add_exception_handler(Refusal, pages.show_problem)
     app.add_exception_handler(RequestValidationError, pages.show_problem)
@@ -125,6 +131,7 @@ class _Pages:
         self._access = access
         self.templates = Templates(_HERE / "templates", about=about)
         self._names: dict[str, str] = {}
+        self._sent = count(1)
 
     async def index(self, request: Request) -> HTMLResponse:
         """Show the page, or the way in."""
@@ -245,7 +252,9 @@ class _Pages:
             if shown != told:
                 told = shown
                 revision = max((each.revision for each in states), default=0)
-                yield ServerSentEvent(raw_data=shown, id=str(revision))
+                # A problem changes what is shown, and the revision of no record.
+                number = next(self._sent)
+                yield ServerSentEvent(raw_data=shown, id=f"{revision}-{number}")
 
         # Without it the browser connects again, to the next process.
         if not board.stopping.is_set():
@@ -357,14 +366,10 @@ class _Forms:
 
 
 def _problem_of(error: Exception) -> Problem:
-    if isinstance(error, Refusal):
-        return error.problem
-    if isinstance(error, CohortsError):
-        return problem_of(error)
     if isinstance(error, RequestValidationError):
         return _INVALID
 
-    raise error
+    return problem_of_any(error)
 
 
 def _order(cohort: Cohort) -> tuple[str, str]:

@@ -13,7 +13,7 @@ except ModuleNotFoundError as _error:
     raise MissingExtraError("exports in FastAPI", extra="web") from _error
 
 from .exports import CohortExports
-from .problems import Problem, handle_error
+from .problems import Problem, install_problems
 from .states import (
     CohortState,
     ExportOrder,
@@ -34,5 +34,5 @@ __all__ = (
     "PlannedState",
     "Problem",
     "UsageState",
-    "handle_error",
+    "install_problems",
 )

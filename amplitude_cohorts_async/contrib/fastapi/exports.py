@@ -10,19 +10,19 @@ from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ... import CohortsClient
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, InvalidInputError
 from ...jobs import JobRecord
 from ...limits import Limits
 from ...types import Clock
 from .files import MEDIA_TYPES, Files, shown_name
-from .problems import Problem, ProblemRoute
+from .problems import PROBLEM_RESPONSE, ProblemRoute
 from .records import Place, key_occurrence
 from .states import CohortState, ExportOrder, ExportState, PlanState, UsageState
 from .termination import on_termination
@@ -34,6 +34,20 @@ _KEEP_FILES = 7 * 86400.0
 _LONGEST_WAIT = 5.0
 _LONGEST_KEY = 255
 _STORES = ("AMPLITUDE_LIMITER_URL", "AMPLITUDE_JOBS")
+
+_BINARY = {
+    "content": {
+        name.partition(";")[0]: {"schema": {"type": "string", "format": "binary"}}
+        for name in MEDIA_TYPES.values()
+    }
+}
+_FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK.value: {**_BINARY, "description": "The file"},
+    HTTPStatus.PARTIAL_CONTENT.value: {
+        **_BINARY,
+        "description": "The part of it that `Range` asks for",
+    },
+}
 
 _Names = Annotated[list[str], Query(min_length=1, max_length=500)]
 _Properties = Annotated[list[str] | None, Query(max_length=100)]
@@ -65,7 +79,8 @@ class CohortExports:
 
         exports = CohortExports("/srv/exports")
         app = FastAPI(lifespan=exports.lifespan)
-        app.include_router(exports.router(auth=signed_in), prefix="/cohorts")
+        app.include_router(exports.router(auth=signed_in), prefix="/amplitude")
+        install_problems(app)
     """
 
     def __init__(
@@ -90,14 +105,16 @@ class CohortExports:
 
         Raises:
             ConfigurationError: *keep_files* is no number of seconds.
-            InvalidInputError: *to* is an address that holds credentials, or of no bucket.
+            InvalidInputError: *to* is an address that holds credentials, or of no
+                bucket, or it is a `Destination`: a record in the store cannot carry an
+                object of one process to the worker that goes on.
         """
         if not keep_files >= 0:
             raise ConfigurationError(
                 f"keep_files is {keep_files!r}; give seconds, zero or more"
             )
 
-        self._to = os.fspath(to)
+        self._to = _checked_to(to)
         if "://" in self._to:
             # What a record of it would refuse, at once.
             JobRecord.new("any", f"{self._to.rstrip('/')}/any.csv")
@@ -157,31 +174,53 @@ class CohortExports:
             route_class=ProblemRoute,
             dependencies=[] if auth is None else [Depends(auth)],
             tags=["cohorts"],
-            responses={"default": {"model": Problem, "description": "A problem"}},
+            responses={"default": PROBLEM_RESPONSE},
         )
-        add = router.add_api_route
-        add("/cohorts", self._list_cohorts, methods=["GET"])
-        add("/usage", self._get_usage, methods=["GET"])
-        add("/plan", self._plan, methods=["GET"])
-        add("/exports", self._list_exports, methods=["GET"])
-        add("/exports", self._start, methods=["POST"], status_code=HTTPStatus.ACCEPTED)
-        stream = EventSourceResponse
-        add("/exports/events", self._all_events, methods=["GET"], response_class=stream)
-        add("/exports/{export_id}", self._look, methods=["GET"])
-        add("/exports/{export_id}", self._cancel, methods=["DELETE"])
+
+        def add(
+            method: str,
+            path: str,
+            answer: Callable[..., object],
+            summary: str,
+            **rest: Any,
+        ) -> None:
+            """Add a route; *answer* without its underscore is its public name."""
+            name = answer.__name__.removeprefix("_")
+            router.add_api_route(
+                path,
+                answer,
+                methods=[method],
+                name=name,
+                operation_id=name,
+                summary=summary,
+                **rest,
+            )
+
+        one = "/exports/{export_id}"
+        stream: dict[str, Any] = {"response_class": EventSourceResponse}
+        file: dict[str, Any] = {
+            "response_class": FileResponse,
+            "responses": _FILE_RESPONSES,
+        }
+        known: dict[str, Any] = {"dependencies": [Depends(self._known)]}
+        accepted: dict[str, Any] = {"status_code": HTTPStatus.ACCEPTED}
+        add("GET", "/cohorts", self._list_cohorts, "List the cohorts")
+        add("GET", "/usage", self._get_usage, "Get the month's usage")
+        add("GET", "/plan", self._plan_exports, "Plan exports")
+        add("GET", "/exports", self._list_exports, "List the exports")
+        add("POST", "/exports", self._start_export, "Start an export", **accepted)
+        add("GET", "/exports/events", self._stream_exports, "Stream exports", **stream)
+        add("GET", one, self._get_export, "Get an export")
+        add("DELETE", one, self._cancel_export, "Cancel an export")
         add(
-            "/exports/{export_id}/events",
-            self._events,
-            methods=["GET"],
-            response_class=stream,
-            dependencies=[Depends(self._known)],
+            "GET",
+            f"{one}/events",
+            self._stream_export,
+            "Stream an export",
+            **stream,
+            **known,
         )
-        add(
-            "/exports/{export_id}/file",
-            self._file,
-            methods=["GET"],
-            response_class=FileResponse,
-        )
+        add("GET", f"{one}/file", self._get_export_file, "Get an export's file", **file)
 
         return router
 
@@ -198,7 +237,7 @@ class CohortExports:
 
         return UsageState.of(await worker.unless_stopped(worker.client.get_usage()))
 
-    async def _plan(
+    async def _plan_exports(
         self, cohort_id: _Names, properties: _Properties = None
     ) -> PlanState:
         """Tell what some exports would take; spends none."""
@@ -211,7 +250,7 @@ class CohortExports:
         """List the exports of the last seven days, the newest first."""
         return [_linked(each, request) for each in await self._running().board.states()]
 
-    async def _start(
+    async def _start_export(
         self,
         order: ExportOrder,
         request: Request,
@@ -230,11 +269,11 @@ class CohortExports:
 
         return _linked(state, request)
 
-    async def _look(self, export_id: str, request: Request) -> ExportState:
+    async def _get_export(self, export_id: str, request: Request) -> ExportState:
         """Tell the state of an export."""
         return _linked(await self._running().board.state(export_id), request)
 
-    async def _cancel(self, export_id: str, request: Request) -> ExportState:
+    async def _cancel_export(self, export_id: str, request: Request) -> ExportState:
         """
         Put an export aside: its token goes on with it. In the queue, it is removed.
         """
@@ -244,14 +283,16 @@ class CohortExports:
         # Before the stream begins: then it is too late for a status.
         await self._running().board.state(export_id)
 
-    async def _events(
+    async def _stream_export(
         self, export_id: str, request: Request
     ) -> AsyncGenerator[ServerSentEvent]:
         """Tell the state of an export now, and each change of it until it is over."""
         async for event in self._stream(export_id, request):
             yield event
 
-    async def _all_events(self, request: Request) -> AsyncGenerator[ServerSentEvent]:
+    async def _stream_exports(
+        self, request: Request
+    ) -> AsyncGenerator[ServerSentEvent]:
         """Tell the states of all exports now, and each change until all are over."""
         async for event in self._stream(None, request):
             yield event
@@ -270,7 +311,7 @@ class CohortExports:
         if not board.stopping.is_set():
             yield ServerSentEvent(data={}, event="end")
 
-    async def _file(self, export_id: str) -> FileResponse:
+    async def _get_export_file(self, export_id: str) -> FileResponse:
         """Send the file of an export."""
         worker = self._running()
         state = await worker.board.state(export_id)
@@ -295,6 +336,20 @@ class CohortExports:
 def worker_of(exports: CohortExports) -> Worker:
     """Return what works for some exports, for the page that is built on them."""
     return exports._running()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def _checked_to(to: str | os.PathLike[str]) -> str:
+    # Also for those whose editor checks no types.
+    place: object = os.fspath(to) if isinstance(to, os.PathLike) else to
+
+    if isinstance(place, str):
+        return place
+
+    raise InvalidInputError(
+        f"exports go to a folder or to the address of a bucket, as in "
+        f"'s3://bucket/exports', not to a {type(to).__name__}: whichever worker goes on "
+        f"with an export finds the place in its record, which carries a text"
+    )
 
 
 def _made_root(to: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -15,7 +15,19 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ... import errors
 
-__all__ = ("Problem", "ProblemRoute", "Refusal", "handle_error", "problem_of")
+__all__ = (
+    "PROBLEM_RESPONSE",
+    "Problem",
+    "ProblemRoute",
+    "Refusal",
+    "install_problems",
+    "problem_of",
+    "problem_of_any",
+)
+
+_MEDIA_TYPE = "application/problem+json"
+
+_NO_BODY = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 _SOON = 5.0
 """Seconds until a store or a connection may work again."""
@@ -69,6 +81,17 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
         self.problem: Problem = _problem(status, detail, retry_after=retry_after)
 
 
+_EXPECTED = (Refusal, errors.CohortsError, AnyHTTPException, RequestValidationError)
+"""Errors that are answers; all others are faults of the server."""
+
+# Its schema is written out: an app may have a model of the same name.
+PROBLEM_RESPONSE: dict[str, object] = {
+    "description": "A problem",
+    "content": {_MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+}
+"""How OpenAPI describes the answer to an error."""
+
+
 class ProblemRoute(APIRoute):
     """A route whose errors are problems, and whose answers are kept by no cache."""
 
@@ -82,17 +105,8 @@ class ProblemRoute(APIRoute):
             """Answer with a problem instead of an error."""
             try:
                 response = await handle(request)
-            except Refusal as refusal:
-                response = _response(refusal.problem)
-            except errors.CohortsError as error:
-                response = await handle_error(request, error)
-            except AnyHTTPException as error:
-                response = _response(_problem_of_status(error))
-                response.headers.update(error.headers or {})
-            except RequestValidationError as error:
-                response = _response(
-                    _problem(HTTPStatus.UNPROCESSABLE_ENTITY, _invalid(error))
-                )
+            except _EXPECTED as error:
+                response = _answer(error)
 
             response.headers.setdefault("Cache-Control", "no-store")
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -101,16 +115,39 @@ class ProblemRoute(APIRoute):
         return answer
 
 
-async def handle_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+def install_problems(app: FastAPI) -> None:
     """
-    Answer with the problem of an error.
+    Let an app answer with a problem to every error, on whichever route or on none.
 
-    For the routes of your own: ``app.add_exception_handler(CohortsError, handle_error)``.
+    The router's own routes do so anyway. This is for the others: no route (404), a
+    method that a route does not have (405), an invalid request, an `HTTPException`, a
+    `CohortsError`, and anything unforeseen (500), of which only the log says more.
+    Headers of an `HTTPException` are kept. A handler that is added later goes before.
     """
-    if not isinstance(error, errors.CohortsError):
-        raise error
+    for kind in (*_EXPECTED, Exception):
+        app.add_exception_handler(kind, _handle)
 
-    return _response(problem_of(error))
+
+async def _handle(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return _answer(error)
+
+
+def problem_of_any(error: Exception) -> Problem:
+    """Return any error as a problem; of one that is unforeseen nothing is told."""
+    match error:
+        case Refusal():
+            return error.problem
+        case errors.CohortsError():
+            return problem_of(error)
+        case AnyHTTPException():
+            return _problem(error.status_code, str(error.detail))
+        case RequestValidationError():
+            return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, _invalid(error))
+        case _:
+            return _problem(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "the server failed unexpectedly; its log says more",
+            )
 
 
 def problem_of(error: errors.CohortsError) -> Problem:
@@ -123,25 +160,20 @@ def problem_of(error: errors.CohortsError) -> Problem:
     )
 
 
-def _problem_of_status(error: AnyHTTPException) -> Problem:
-    """Return an answer of somebody else's code, whose status may be none of HTTP's."""
-    try:
-        title = HTTPStatus(error.status_code).phrase
-    except ValueError:
-        title = "Error"
-
-    return Problem(title=title, status=error.status_code, detail=str(error.detail))
-
-
-def _problem(
-    status: HTTPStatus, detail: str, *, retry_after: float | None = None
-) -> Problem:
+def _problem(status: int, detail: str, *, retry_after: float | None = None) -> Problem:
     return Problem(
-        title=status.phrase,
-        status=status.value,
+        title=_phrase(status),
+        status=status,
         detail=detail,
         retry_after=None if retry_after is None else max(1, math.ceil(retry_after)),
     )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # as 499 of some proxies
+        return f"Status {status}"
 
 
 def _retry_after(error: errors.CohortsError) -> float | None:
@@ -164,6 +196,18 @@ def _retry_after(error: errors.CohortsError) -> float | None:
             return None
 
 
+def _answer(error: Exception) -> Response:
+    if not isinstance(error, AnyHTTPException):
+        return _response(problem_of_any(error))
+    if error.status_code in _NO_BODY:
+        return Response(status_code=error.status_code, headers=error.headers)
+
+    response = _response(problem_of_any(error))
+    response.headers.update(error.headers or {})
+
+    return response
+
+
 def _response(problem: Problem) -> Response:
     headers: dict[str, str] = {}
     if problem.retry_after is not None:
@@ -173,7 +217,7 @@ def _response(problem: Problem) -> Response:
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,
         headers=headers,
-        media_type="application/problem+json",
+        media_type=_MEDIA_TYPE,
     )
 
 
