@@ -119,7 +119,8 @@ TEXTS = (
     ),
     (
         r"Called with each event; see `events`\.",
-        "Called with each event, in the threads of calls; see `events`.",
+        "Called with each event, in the threads of calls; a\n"
+        "        `TracingHook` in the loop. See `events`.",
     ),
     (
         r"once a MiB\. The count\s+goes back when the download starts over\.",

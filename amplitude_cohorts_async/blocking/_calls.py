@@ -21,7 +21,7 @@ from typing import ParamSpec, Self, TypeVar, cast
 import attrs
 
 from .._io.progress import drawn_by
-from ..events import Event, EventHook
+from ..events import Event, EventHook, TracingHook
 from ._portal import Portal
 
 P = ParamSpec("P")
@@ -262,8 +262,16 @@ class Hooks:
 
     @property
     def hook(self) -> EventHook | None:
-        """What the client in the loop calls."""
-        return None if self._hook is None else self._heard
+        """
+        What the client in the loop calls.
+
+        A `TracingHook` itself, which needs the context of the task: the present span is
+        a context variable, and the task of a call began with those of its thread.
+        """
+        if self._hook is None or isinstance(self._hook, TracingHook):
+            return self._hook
+
+        return self._heard
 
     def call_for(self, call: Call | None) -> Call | None:
         """Return a call, or another one if it has ended."""

@@ -129,7 +129,8 @@ class CohortsClient(BlockingClient):
                 hosts of NO_PROXY, as these variables are now.
             file_mode: Permission bits of new files, as in 0o640; None leaves them
                 to the umask. A file that is replaced keeps its own.
-            hook: Called with each event, in the threads of calls; see `events`.
+            hook: Called with each event, in the threads of calls; a
+                `TracingHook` in the loop. See `events`.
             clock: The source of time, for tests.
             polling: When a job is polled.
             retrying: How often and how long a request is retried.
