@@ -116,7 +116,7 @@ def test_what_is_called_next_is_called_in_the_loop(
         clock=cohorts_emulator.clock,
         hook=OpenTelemetryHook(
             tracer_provider=spans.provider,
-            then=lambda _: names.add(threading.current_thread().name),
+            next_hook=lambda _: names.add(threading.current_thread().name),
         ),
     ) as client:
         client.list_cohorts()
