@@ -26,6 +26,7 @@ from .._core.requests import Endpoints
 from .._core.retrying import NO_RETRIES, may_ask_again
 from .._core.tokens import ExportRef, age_of
 from .._io.http.session import Session
+from .._io.waits import next_poll_of
 from ..errors import CohortsError, NotFoundError
 from ..events import StatusPolled
 from ..models import ExportStatus
@@ -161,9 +162,7 @@ class JobPoller:
             self._is_told = True
             request_id = self._ref.request_id
             self._context.waits.tell(
-                f"the next poll of export {request_id}, and so on until it is ready",
-                seconds,
-                request_id=request_id,
+                next_poll_of(request_id), seconds, request_id=request_id
             )
 
     async def _try(self, left: float) -> ExportStatus | JobFailed:

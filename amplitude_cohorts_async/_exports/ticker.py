@@ -9,8 +9,8 @@ brings the file, and waits for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import TypeVar, assert_never
 
@@ -40,6 +40,7 @@ from .._io.cancellation import finish_despite_cancel
 from .._io.context import PhaseResult
 from .._io.http.session import Session
 from .._io.sinks.target import Target, checked_target
+from .._io.waits import next_poll_of
 from ..errors import (
     CohortsError,
     ExportExpiredError,
@@ -82,19 +83,33 @@ class Ticker:
         try:
             step = await self._prepared_step(record, phase)
         except JobStoreUnavailableError as error:
-            return Tick(record=record, due_in=self.polling.interval, last_error=error)
+            return self._put_off(record, error)
         except CohortsError as error:
             # Its folder may be gone, say: it is spent all the same.
             error.token = error.token or getattr(record, "token", None)
             raise
 
-        return await step.outcome(step.make())
+        return step.told(await step.outcome(step.make()))
+
+    def _put_off(self, record: JobRecord, error: JobStoreUnavailableError) -> Tick:
+        """Return the tick of a step that found no job store."""
+        context, due_in = self.session.context, self.polling.interval
+        context.waits.tell_between(
+            record.delivery_id or "",
+            f"the job store: {error}",
+            due_in,
+            now=context.clock.now(),
+            cohort_id=record.cohort_id,
+        )
+
+        return Tick(record=record, due_in=due_in, last_error=error)
 
     async def go_on(self, record: JobRecord) -> Tick | None:
         """Make the next step of an export that is spent, unless another caller does."""
         with self._phase(record) as phase:
             step = await self._prepared_step(record, phase)
-            return await step.outcome(step.go_on())
+            tick = await step.outcome(step.go_on())
+            return None if tick is None else step.told(tick)
 
     def _phase(self, record: object) -> AbstractContextManager[PhaseResult]:
         # What is no record is refused in it.
@@ -153,6 +168,7 @@ class _Step:
         self._phase = phase
         self._claim: Claim | None = None
         self._delivery: Delivery | None = None
+        self._waits_for = ""
 
     async def make(self) -> Tick:
         """Make the step."""
@@ -168,7 +184,7 @@ class _Step:
             case WaitForOther():
                 return self._later(_BESIDE)
             case Doubt() | Superseded() | Ended():
-                with self._session.without_waiting(None):
+                with self._without_waiting(None):
                     raise await self._exports.refusal(self._call, found)
             case ReadList(export):
                 return await self._read_list(export)
@@ -201,10 +217,43 @@ class _Step:
                 raise
             return await self._failed(error)
 
+    def told(self, tick: Tick) -> Tick:
+        """Tell of the wait until the next step; return the tick."""
+        waits, record = self._context.waits, tick.record
+        # It is the same in each step, and every record has it by now.
+        who = self._record.delivery_id or ""
+
+        if self._waits_for and tick.due_in:
+            waits.tell_between(
+                who,
+                self._waits_for,
+                tick.due_in,
+                now=self._context.clock.now(),
+                cohort_id=record.cohort_id,
+                request_id=record.request_id,
+            )
+        else:
+            waits.went_on(who)
+
+        return tick
+
+    @contextmanager
+    def _without_waiting(self, ticket: str | None) -> Generator[None]:
+        with self._session.without_waiting(ticket) as request:
+            try:
+                yield
+            finally:
+                self._waits_for = request.waits_for
+
     async def _failed(self, error: CohortsError) -> Tick:
         if isinstance(error, QuotaWaitError):
             return await self._put_back(error.seconds, ticket=error.ticket)
 
+        self._waits_for = (
+            "the end of the pause after a 429"
+            if isinstance(error, RateLimitedError)
+            else f"the next step, because this one failed: {error}"
+        )
         retry_after: float | None = getattr(error, "retry_after", None)
         due_in = max(retry_after or 0.0, self._polling.interval)
 
@@ -254,7 +303,7 @@ class _Step:
     async def _read_list(self, export: ExportRow) -> Tick:
         """Read the list, by which an export that was left may be taken up."""
         try:
-            with self._session.without_waiting(export.ticket):
+            with self._without_waiting(export.ticket):
                 listing = await self._exports.listing(self._call.cohort_id)
         except QuotaWaitError as error:
             # The place in the order is that export's, until there is one of this call.
@@ -276,7 +325,7 @@ class _Step:
     async def _request(self, claim: Claim) -> Tick:
         export = claim.export
 
-        with self._session.without_waiting(export.ticket):
+        with self._without_waiting(export.ticket):
             # Once for an export: between two steps it may be due again each time.
             if not export.usage.is_of_month(self._now()) and await self._read_usage(
                 claim
@@ -301,7 +350,7 @@ class _Step:
             token=spent.token,
         )
         asked = attrs.evolve(export, requested_at=spent.ref.requested_at)
-        return await self._poll_in(self._due_in(asked))
+        return await self._poll_in(self._due_in(asked), spent.ref.request_id)
 
     async def _read_usage(self, claim: Claim) -> bool:
         """Read the month's usage if that is due; return whether it was asked for."""
@@ -318,6 +367,7 @@ class _Step:
         due_in = self._due_in(export)
 
         if due_in > 0:
+            self._waits_for = next_poll_of(export.ref().request_id)
             return await self._put_back(due_in)
 
         if export.state is ExportState.READY:
@@ -326,7 +376,7 @@ class _Step:
         spent = self._exports.spent(export.ref())
 
         try:
-            with self._session.without_waiting(export.ticket):
+            with self._without_waiting(export.ticket):
                 async with delivery.held():
                     status = await spent.poll()
         except (ExportFailedError, ExportExpiredError):
@@ -340,7 +390,8 @@ class _Step:
         if status.done:
             return await self._put_back(0.0, ticket=None, state=ExportState.READY)
 
-        return await self._poll_in(next_poll(self._polling, jitter=self._context.rng()))
+        seconds = next_poll(self._polling, jitter=self._context.rng())
+        return await self._poll_in(seconds, export.ref().request_id)
 
     async def _answer(self, found: Delivered) -> Tick:
         """Answer from the record; bring the file again if it is gone."""
@@ -364,7 +415,7 @@ class _Step:
     async def _save(self, export: ExportRow, delivery: Delivery) -> Tick:
         spent = self._exports.spent(export.ref())
 
-        with self._session.without_waiting(export.ticket):
+        with self._without_waiting(export.ticket):
             saved = await spent.save(self._target, delivery, is_ready=True)
 
         try:
@@ -403,8 +454,9 @@ class _Step:
 
         return await delivery.put_back(**changes)
 
-    async def _poll_in(self, seconds: float) -> Tick:
+    async def _poll_in(self, seconds: float, request_id: str) -> Tick:
         poll_at = self._now() + timedelta(seconds=seconds)
+        self._waits_for = next_poll_of(request_id)
 
         return await self._put_back(seconds, ticket=None, poll_at=poll_at)
 

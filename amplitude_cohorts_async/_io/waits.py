@@ -20,10 +20,18 @@ _LONG = 1.0
 _AGAIN = 10.0
 """Seconds after which one who waits behind another looks whether it is told still."""
 
+_KEPT = 10_000
+"""Waits between steps that are remembered; nobody may ever make the next step."""
+
 
 def about(seconds: float) -> str:
     """Return a time as text, without more digits than are known."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"  # noqa: PLR2004
+
+
+def next_poll_of(request_id: str) -> str:
+    """Return the cause of the waits for an export that runs at the service."""
+    return f"the next poll of export {request_id}, and so on until it is ready"
 
 
 @attrs.define(eq=False)
@@ -37,6 +45,14 @@ class _Waiting:
     told: str | None = None
 
 
+@attrs.frozen
+class _StepWait:
+    """A wait between two steps that was told."""
+
+    who: str
+    until: float
+
+
 class WaitLog:
     """
     The waits of one client.
@@ -47,12 +63,52 @@ class WaitLog:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        # Between steps, by cause; and the cause that was told of each who waits.
+        self._between: dict[str, _StepWait] = {}
+        self._causes: dict[str, str] = {}
 
     def tell(self, cause: str, seconds: float, **facts: object) -> None:
         """Tell of a wait that begins, if it is longer than a second."""
         if seconds > _LONG:
             facts |= {"cause": cause, "seconds": seconds}
             _logger.info("waiting %s for %s", about(seconds), cause, extra=facts)
+
+    def tell_between(
+        self, who: str, cause: str, seconds: float, *, now: float, **facts: object
+    ) -> None:
+        """
+        Tell of a wait until the next step, unless that was told after an earlier one.
+
+        Args:
+            who: Makes the steps.
+            now: The time of the caller's clock, in seconds.
+        """
+        if self._causes.get(who) != cause:
+            self.went_on(who)
+
+        told = self._between.get(cause)
+        is_mine = told is not None and told.who == who
+        is_of_other = told is not None and not is_mine and now < told.until + _AGAIN
+
+        if is_of_other or (seconds <= _LONG and not is_mine):
+            return
+        if told is not None:
+            self.went_on(told.who)
+        if len(self._causes) >= _KEPT:
+            self.went_on(next(iter(self._causes)))
+
+        self._causes[who] = cause
+        self._between[cause] = _StepWait(who, now + seconds)
+
+        if not is_mine:
+            self.tell(cause, seconds, **facts)
+
+    def went_on(self, who: str) -> None:
+        """Note that nothing is waited for between the steps of *who*."""
+        cause = self._causes.pop(who, None)
+
+        if cause is not None:
+            del self._between[cause]
 
     @contextmanager
     def watch(

@@ -10,7 +10,8 @@ this process does the work:
 It works where an event loop runs already, as in a notebook, and keeps that waiting.
 Ctrl-C cancels a call, waits for its end, and shows the token of an export in a note.
 Iterables and callbacks of yours run in the thread that called. Objects that are async
-themselves, a limiter, a job store or a destination, run in the loop.
+themselves, a limiter, a job store or a destination, run in the loop; and so does a
+`events.TracingHook`, in the context of the call: spans are inside of the caller's.
 """
 
 from ._arguments import IdSource, OnSkipped

@@ -26,7 +26,7 @@ from .._writes.writer import OnSkipped as AsyncOnSkipped
 from ..errors import ConfigurationError, InvalidInputError
 from ..events import BytesReceived
 from ..models import MembershipOperation
-from ._calls import Call, Visit
+from ._calls import Call, ThreadTask
 
 IdSource: TypeAlias = Iterable[str | int] | os.PathLike[str]
 """An iterable of ids, or the path of a file with one id a line."""
@@ -96,7 +96,9 @@ def progress_in(call: Call, progress: Progress | bool | None) -> Progress | bool
         """Tell it in the thread; what it raises there ends the call."""
         _check_plain("progress=", function(event))
 
-    return lambda event: call.visit(Visit(partial(tell, event), refuse=_nothing))
+    return lambda event: call.in_thread(
+        ThreadTask(partial(tell, event), refuse=_nothing)
+    )
 
 
 def skipped_in(call: Call, on_skipped: OnSkipped | None) -> AsyncOnSkipped | None:

@@ -13,7 +13,7 @@ from .._core.secret import hidden
 from .._exports.job import ExportJob as AsyncExportJob
 from ._arguments import refuse_session
 from ._bridge import Bridge
-from ._calls import Hooks
+from ._calls import HookRelay
 
 
 class BlockingClient:
@@ -29,12 +29,12 @@ class BlockingClient:
             overrides[name] = hidden(overrides[name])
 
         refuse_session(overrides.get("session"))
-        hooks = Hooks.of(overrides.get("hook"))
+        relay = HookRelay.of(overrides.get("hook"))
 
-        if hooks.hook is not None:
-            overrides["hook"] = hooks.hook
+        if relay.hook is not None:
+            overrides["hook"] = relay.hook
 
-        bridge = Bridge(AsyncClient.from_env(**overrides), hooks)
+        bridge = Bridge(AsyncClient.from_env(**overrides), relay)
         client = cls.__new__(cls)
         client._bridge = bridge  # noqa: SLF001 - in place of the constructor
 
@@ -67,7 +67,7 @@ class BlockingClient:
             bridge.drop()
 
     def __enter__(self) -> Self:
-        self._bridge.call().made(self._bridge.client.__aenter__)
+        self._bridge.call().run(self._bridge.client.__aenter__)
 
         return self
 
@@ -95,18 +95,18 @@ class BlockingJob:
     def __init__(self, bridge: Bridge, job: AsyncExportJob) -> None:
         self._bridge = bridge
         self._portal = bridge.portal
-        self._made = job
+        self._async_job = job
         self.request_id: str = job.request_id
         self.cohort_id: str | None = job.cohort_id
 
     def __repr__(self) -> str:
-        return repr(self._made)
+        return repr(self._async_job)
 
     @property
     def _job(self) -> AsyncExportJob:
         if self._portal is not self._bridge.portal:
-            token, client = self._made.token, self._bridge.client
-            self._made = self._bridge.call().got(client.resume_export, token)
+            token, client = self._async_job.token, self._bridge.client
+            self._async_job = self._bridge.call().run_sync(client.resume_export, token)
             self._portal = self._bridge.portal
 
-        return self._made
+        return self._async_job

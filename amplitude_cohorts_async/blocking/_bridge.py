@@ -13,11 +13,10 @@ import attrs
 
 from .._client import CohortsClient as AsyncClient
 from .._client import is_open, renewed
-from ._calls import Call, Hooks
+from ._calls import Call, HookRelay
 from ._portal import Portal, current_portal
 
 P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -27,23 +26,23 @@ class Calls:
     """Makes the calls of one client in one process."""
 
     portal: Portal
-    hooks: Hooks
+    relay: HookRelay
 
     def call(self) -> Call:
         """Return a call of this thread."""
-        return Call(self.portal, self.hooks)
+        return Call(self.portal, self.relay)
 
-    def lane(self) -> Lane:
-        """Return a lane for calls."""
-        return Lane(self)
+    def runner(self) -> TaskRunner:
+        """Return a task for calls."""
+        return TaskRunner(self)
 
 
 class Bridge:
     """A client in the loop, and the calls to it."""
 
-    def __init__(self, client: AsyncClient, hooks: Hooks) -> None:
+    def __init__(self, client: AsyncClient, relay: HookRelay) -> None:
         self._client = client
-        self._hooks = hooks
+        self._relay = relay
         self._portal: Portal | None = None
 
     @property
@@ -74,7 +73,7 @@ class Bridge:
 
     def calls(self) -> Calls:
         """Return what makes calls in this process."""
-        return Calls(self.portal, self._hooks)
+        return Calls(self.portal, self._relay)
 
     def call(self) -> Call:
         """Return a call of this thread."""
@@ -83,7 +82,7 @@ class Bridge:
     def close(self) -> None:
         """Close the client."""
         portal = self.portal
-        self.call().made(self._client.aclose)
+        self.call().run(self._client.aclose)
         portal.closed(self._client)
 
     def drop(self) -> None:
@@ -95,7 +94,7 @@ class Bridge:
         return repr(self._client)
 
 
-class Lane:
+class TaskRunner:
     """
     A task of the loop that makes calls one after another.
 
@@ -111,7 +110,7 @@ class Lane:
         # What is open in the task, and is left at the end of the process.
         self.leaving: Callable[[BaseException], Awaitable[object]] | None = None
 
-    def made(
+    def run(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Return what an async function returns in the task."""
@@ -119,9 +118,9 @@ class Lane:
 
         if self._is_closed:
             # What is read too late says so itself.
-            return call.made(function, *args, **kwargs)
+            return call.run(function, *args, **kwargs)
 
-        return call.started(self._start, lambda: function(*args, **kwargs))
+        return call.run_with(self._start, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
         """End the task, after the calls that it has."""
@@ -141,7 +140,7 @@ class Lane:
             return
 
         try:
-            self.made(close)
+            self.run(close)
         finally:
             self.leaving = None
             self.close()
@@ -164,7 +163,7 @@ class Lane:
 
         try:
             while (call := await self._waiting.get()) is not None:
-                await call.run()
+                await call.execute()
                 if self._portal.is_stopping:
                     await self._abandon(asyncio.CancelledError())
                     return
@@ -176,16 +175,16 @@ class Lane:
             await self.leaving(error)
 
 
-class Opened(AbstractContextManager[U], Generic[T, U]):
+class BlockingContext(AbstractContextManager[U], Generic[T, U]):
     """An async context of the loop, as one of the calling thread."""
 
     def __init__(
         self,
         bridge: Bridge,
         make: Callable[[], AbstractAsyncContextManager[T]],
-        wrap: Callable[[Lane, T], U],
+        wrap: Callable[[TaskRunner, T], U],
     ) -> None:
-        self._lane = bridge.calls().lane()
+        self._runner = bridge.calls().runner()
         self._make = make
         self._wrap = wrap
         self._context: AbstractAsyncContextManager[T] | None = None
@@ -196,17 +195,17 @@ class Opened(AbstractContextManager[U], Generic[T, U]):
             context = self._make()
             value = await context.__aenter__()
             self._context = context
-            self._lane.leaving = lambda error: context.__aexit__(
+            self._runner.leaving = lambda error: context.__aexit__(
                 type(error), error, error.__traceback__
             )
             return value
 
         try:
-            return self._wrap(self._lane, self._lane.made(enter))
+            return self._wrap(self._runner, self._runner.run(enter))
         except BaseException as error:
             # The context may have opened while the thread was interrupted.
             if self._context is None:
-                self._lane.close()
+                self._runner.close()
             else:
                 self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -224,10 +223,10 @@ class Opened(AbstractContextManager[U], Generic[T, U]):
 
         async def leave() -> bool | None:
             """Leave the context, in its task."""
-            self._lane.leaving = None
+            self._runner.leaving = None
             return await context.__aexit__(kind, error, trace)
 
         try:
-            return self._lane.made(leave)
+            return self._runner.run(leave)
         finally:
-            self._lane.close()
+            self._runner.close()

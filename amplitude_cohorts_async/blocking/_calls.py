@@ -21,7 +21,7 @@ from typing import ParamSpec, Self, TypeVar, cast
 import attrs
 
 from .._io.progress import drawn_by
-from ..events import Event, EventHook
+from ..events import Event, EventHook, TracingHook
 from ._portal import Portal
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ _TOKEN = "an export was requested; resume_export() goes on with it: "  # noqa: S
 
 
 @attrs.frozen
-class Visit:
+class ThreadTask:
     """What a call needs of its thread: `refuse` instead of `run` after Ctrl-C."""
 
     run: Callable[[], object]
@@ -50,36 +50,38 @@ class Visit:
 class Call:
     """A call of one thread; made and waited for there, and run in the loop."""
 
-    def __init__(self, portal: Portal, hooks: Hooks | None = None) -> None:
+    def __init__(self, portal: Portal, relay: HookRelay | None = None) -> None:
         self._portal = portal
-        self._hooks = hooks
+        self._relay = relay
         # None wakes the thread: the call has ended.
-        self._visits: SimpleQueue[Visit | None] = SimpleQueue()
+        self._thread_tasks: SimpleQueue[ThreadTask | None] = SimpleQueue()
         self._work: Callable[[], Awaitable[object]] | None = None
         self._task: asyncio.Task[object] | None = None
         self._error: BaseException | None = None
         self.result: object = None
         self.has_ended: bool = False
 
-    def made(
+    def run(
         self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Return what an async function returns in the loop."""
-        return self.started(self._start, lambda: function(*args, **kwargs))
+        return self.run_with(self._start, lambda: function(*args, **kwargs))
 
-    def got(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run_sync(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Return what a plain function returns in the loop."""
 
         async def call() -> T:
             """Call it there."""
             return function(*args, **kwargs)
 
-        return self.made(call)
+        return self.run(call)
 
-    def started(
+    def run_with(
         self, start: Callable[[Call], None], work: Callable[[], Awaitable[T]]
     ) -> T:
-        """Return what *work* returns, once *start* has the loop `run()` this call."""
+        """Return what *work* returns, once *start* has the loop `execute()` this call."""
         results: list[T] = []
 
         async def kept() -> T:
@@ -99,7 +101,7 @@ class Call:
 
         return results[0]
 
-    async def run(self) -> None:
+    async def execute(self) -> None:
         """Do the work, in a task of the loop that may go on after it."""
         task, work = asyncio.current_task(), self._work
 
@@ -108,8 +110,8 @@ class Call:
 
         self._task = task
         tokens = _current.set(self), drawn_by.set(self._draw)
-        if self._hooks is not None:
-            self._hooks.calls.append(self)
+        if self._relay is not None:
+            self._relay.calls.append(self)
 
         try:
             self.result = await work()
@@ -118,16 +120,16 @@ class Call:
 
         _current.reset(tokens[0])
         drawn_by.reset(tokens[1])
-        if self._hooks is not None:
-            self._hooks.calls.remove(self)
+        if self._relay is not None:
+            self._relay.calls.remove(self)
         while task.cancelling():
             task.uncancel()
 
         self._end()
 
-    def visit(self, visit: Visit) -> None:
+    def in_thread(self, task: ThreadTask) -> None:
         """Let the thread of the call run something."""
-        self._visits.put(visit)
+        self._thread_tasks.put(task)
 
     async def ask(self, function: Callable[[], R]) -> R:
         """Return what a function returns in the thread of the call."""
@@ -149,7 +151,7 @@ class Call:
             errors.append(asyncio.CancelledError())
             loop.call_soon_threadsafe(answered.set)
 
-        self.visit(Visit(run, refuse))
+        self.in_thread(ThreadTask(run, refuse))
         await answered.wait()
 
         if errors:
@@ -158,10 +160,10 @@ class Call:
         return results.pop()
 
     def _draw(self, draw: Callable[[], object]) -> None:
-        call = self._hooks.call_for(self) if self._hooks else self
+        call = self._relay.call_for(self) if self._relay else self
 
         if call is not None:
-            call.visit(Visit(draw, draw))
+            call.in_thread(ThreadTask(draw, draw))
 
     def _start(self, call: Call) -> None:
         async def run_alone() -> None:
@@ -169,29 +171,29 @@ class Call:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - for the type checkers
             self._portal.working(task)
-            await call.run()
+            await call.execute()
 
         self._portal.start(run_alone)
 
     def _wait(self, start: Callable[[Call], None]) -> None:
         self._portal.check()
 
-        if self._hooks is not None:
-            self._hooks.tell_kept()
+        if self._relay is not None:
+            self._relay.tell_kept()
 
         try:
             start(self)
             # Its end comes last.
-            while (visit := self._next()) is not None:
-                visit.run()
+            while (task := self._next()) is not None:
+                task.run()
         except BaseException as error:
             self._interrupt(error)
             raise
 
-    def _next(self) -> Visit | None:
+    def _next(self) -> ThreadTask | None:
         while True:
             try:
-                return self._visits.get(timeout=_WAKE_SECONDS)
+                return self._thread_tasks.get(timeout=_WAKE_SECONDS)
             except Empty:
                 pass
 
@@ -203,9 +205,9 @@ class Call:
             self._portal.start(self._withdraw)
 
         while not self.has_ended:
-            visit = self._next()
-            if visit is not None:
-                visit.refuse()
+            task = self._next()
+            if task is not None:
+                task.refuse()
 
         for note in self._notes():
             if note not in getattr(error, "__notes__", ()):
@@ -227,7 +229,7 @@ class Call:
 
         if not self._portal.is_stopping:
             # Or the process ends, and with it, silently, the threads that still wait.
-            self._visits.put(None)
+            self._thread_tasks.put(None)
 
     def _notes(self) -> list[str]:
         # What was called may have ended just now, with a job or an error.
@@ -242,7 +244,7 @@ class Call:
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
-class Hooks:
+class HookRelay:
     """
     Passes events of the loop to a hook, in the threads of calls.
 
@@ -257,13 +259,21 @@ class Hooks:
 
     @classmethod
     def of(cls, hook: object) -> Self:
-        """Return the hooks of a keyword, which the client in the loop checks."""
+        """Return the relay of a keyword, which the client in the loop checks."""
         return cls(cast("EventHook | None", hook))
 
     @property
     def hook(self) -> EventHook | None:
-        """What the client in the loop calls."""
-        return None if self._hook is None else self._heard
+        """
+        What the client in the loop calls.
+
+        A `TracingHook` itself, which needs the context of the task: the present span is
+        a context variable, and the task of a call began with those of its thread.
+        """
+        if self._hook is None or isinstance(self._hook, TracingHook):
+            return self._hook
+
+        return self._heard
 
     def call_for(self, call: Call | None) -> Call | None:
         """Return a call, or another one if it has ended."""
@@ -290,7 +300,7 @@ class Hooks:
             """Tell it in the thread, after Ctrl-C, too: it has happened."""
             self._tell(event)
 
-        call.visit(Visit(tell, tell))
+        call.in_thread(ThreadTask(tell, tell))
 
     def _tell(self, event: Event) -> None:
         assert self._hook is not None  # noqa: S101 - or nothing would be heard

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from .._exports.many import ExportBatch as AsyncExportBatch
 from .._io.download.member_stream import MemberStream as AsyncMemberStream
 from ..models import ExportOutcome, Member
-from ._bridge import Bridge, Lane
+from ._bridge import Bridge, TaskRunner
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ class MemberStream:
     Made by ``ExportJob.members()``, whose ``with`` closes the file.
     """
 
-    def __init__(self, lane: Lane, stream: AsyncMemberStream) -> None:
-        self._lane = lane
+    def __init__(self, runner: TaskRunner, stream: AsyncMemberStream) -> None:
+        self._runner = runner
         self._stream = stream
         # Members that have crossed, and were not handed out.
         self._row: Iterator[Member] = iter(())
@@ -97,7 +97,7 @@ class MemberStream:
         return batch
 
     def _take(self, size: int) -> list[Member]:
-        return self._lane.made(_first_of, self._stream, size)
+        return self._runner.run(_first_of, self._stream, size)
 
 
 class ExportBatch:
@@ -120,13 +120,13 @@ class ExportBatch:
         return self
 
     def __next__(self) -> ExportOutcome:
-        for outcome in self._calls.call().made(_next_of, self._batch):
+        for outcome in self._calls.call().run(_next_of, self._batch):
             return outcome
 
         raise StopIteration
 
     def __enter__(self) -> Self:
-        self._calls.call().made(self._batch.__aenter__)
+        self._calls.call().run(self._batch.__aenter__)
 
         return self
 
@@ -140,30 +140,30 @@ class ExportBatch:
 
     def close(self) -> None:
         """Stop all exports of the batch; calling it twice does no harm."""
-        self._calls.call().made(self._batch.aclose)
+        self._calls.call().run(self._batch.aclose)
 
 
-def each_of(lane: Lane, source: AsyncIterator[T]) -> Generator[T]:
-    """Yield what an async iterator yields in a lane."""
-    while found := lane.made(_next_of, source):
+def each_of(runner: TaskRunner, source: AsyncIterator[T]) -> Generator[T]:
+    """Yield what an async iterator yields in a task of the loop."""
+    while found := runner.run(_next_of, source):
         yield from found
 
 
 def all_of(bridge: Bridge, source: AsyncIterator[T]) -> Generator[T]:
-    """Yield what an async iterator yields in a lane of its own; close both then."""
-    lane = bridge.calls().lane()
+    """Yield what an async iterator yields in a task of its own; close both then."""
+    runner = bridge.calls().runner()
 
     async def close(_: object = None) -> None:
         """Close the iterator, if it can be closed."""
         if isinstance(source, AsyncGenerator):
             await source.aclose()
 
-    lane.leaving = close
+    runner.leaving = close
 
     try:
-        yield from each_of(lane, source)
+        yield from each_of(runner, source)
     finally:
-        lane.leave(close)
+        runner.leave(close)
 
 
 async def _next_of(source: AsyncIterator[T]) -> list[T]:

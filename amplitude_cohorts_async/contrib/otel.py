@@ -104,7 +104,7 @@ class OpenTelemetryHook:
         *,
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
-        then: EventHook | None = None,
+        next_hook: EventHook | None = None,
     ) -> None:
         """
         Make the hook; pass it to a client as ``hook=``.
@@ -112,11 +112,11 @@ class OpenTelemetryHook:
         Args:
             tracer_provider: None uses the global one.
             meter_provider: None uses the global one.
-            then: A hook that gets each event afterwards.
+            next_hook: A hook that gets each event afterwards.
         """
         self._tracer = get_tracer(_SCOPE, VERSION, tracer_provider)
-        self._meters = _Meters(meter_provider)
-        self._then = then
+        self._instruments = _Instruments(meter_provider)
+        self._next_hook = next_hook
         self._open: dict[int, _Open] = {}
 
     def __call__(self, event: Event, /) -> None:
@@ -124,8 +124,8 @@ class OpenTelemetryHook:
         try:
             self._handle(event)
         finally:
-            if self._then is not None:
-                self._then(event)
+            if self._next_hook is not None:
+                self._next_hook(event)
 
     def traceparent(self) -> str | None:
         """Return the present span as the W3C header; None without one."""
@@ -183,7 +183,7 @@ class OpenTelemetryHook:
             contexts.detach(opened.token)  # type: ignore[arg-type]
 
         span.end()
-        self._meters.phase(event)
+        self._instruments.phase(event)
 
     def _request(
         self,
@@ -192,14 +192,14 @@ class OpenTelemetryHook:
         status: int | None = None,
         error: str | None = None,
     ) -> None:
-        self._meters.waited(event)
+        self._instruments.waited(event)
 
         if _is_instrumented():
             return
 
         failed = error or (str(status) if (status or 0) >= _ERROR_STATUS else None)
         facts = _http(event, status=status, error=failed)
-        self._meters.request(event, facts)
+        self._instruments.request(event, facts)
 
         ended_at = time.time_ns()
         span = self._tracer.start_span(
@@ -224,23 +224,25 @@ class OpenTelemetryHook:
                     "amplitude.reason": event.reason,
                 }
                 get_current_span().add_event("cohorts.retry", facts)
-                self._meters.retries.add(1, {"amplitude.operation": event.operation})
+                self._instruments.retries.add(
+                    1, {"amplitude.operation": event.operation}
+                )
             case QuotaWait():
                 facts = {"amplitude.wait": event.seconds}
                 get_current_span().add_event("cohorts.quota_wait", facts)
             case ExportRequested():
-                self._meters.exports.add(1, {"amplitude.export.result": "spent"})
+                self._instruments.exports.add(1, {"amplitude.export.result": "spent"})
                 get_current_span().add_event("cohorts.export_spent")
             case ExportAdopted():
-                self._meters.exports.add(1, {"amplitude.export.result": "adopted"})
+                self._instruments.exports.add(1, {"amplitude.export.result": "adopted"})
                 get_current_span().add_event("cohorts.export_adopted")
             case UsageRead():
                 if event.remaining is not None:
-                    self._meters.left.set(event.remaining)
+                    self._instruments.left.set(event.remaining)
                     _set(get_current_span(), "amplitude.quota.left", event.remaining)
             case BatchWritten():
                 facts = {"amplitude.operation": event.operation}
-                self._meters.ids.add(event.ids, facts)
+                self._instruments.ids.add(event.ids, facts)
             case StatusPolled() | LinkRenewed() | BytesReceived() | RowsDiffer():
                 self._note_of_export(event)
             case _:
@@ -263,7 +265,7 @@ class OpenTelemetryHook:
                     "amplitude.reason": event.reason,
                 }
                 span.add_event("cohorts.link_renewed", facts)
-                self._meters.links.add(1)
+                self._instruments.links.add(1)
             case RowsDiffer():
                 facts = {"amplitude.rows": event.rows, "amplitude.size": event.size}
                 span.add_event("cohorts.rows_differ", facts)
@@ -272,7 +274,7 @@ class OpenTelemetryHook:
                     # Less than before, when it starts over.
                     more = max(0, event.received - opened.received)
                     opened.received = event.received
-                    self._meters.received.add(more)
+                    self._instruments.received.add(more)
 
     def _phase_of(self, phase: str, request_id: str) -> _Open | None:
         for each in reversed(list(self._open.values())):
@@ -282,7 +284,7 @@ class OpenTelemetryHook:
         return None
 
 
-class _Meters:
+class _Instruments:
     """The instruments; none has an attribute with an id."""
 
     def __init__(self, provider: MeterProvider | None) -> None:

@@ -325,7 +325,7 @@ def test_context_variables_reach_the_loop(client: CohortsClient) -> None:
     def call() -> None:
         """Set it, and call."""
         variable.set("inside")
-        client._bridge.call().made(look)
+        client._bridge.call().run(look)
 
     copy_context().run(call)
 
@@ -372,7 +372,7 @@ def test_its_own_loop_refuses_a_call(client: CohortsClient) -> None:
         client.get_usage()
 
     with pytest.raises(ConfigurationError, match="its own event loop"):
-        client._bridge.call().made(call)
+        client._bridge.call().run(call)
 
 
 @pytest.mark.parametrize("make", [CohortsClient, CohortsClient.from_env])

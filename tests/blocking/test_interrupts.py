@@ -34,7 +34,7 @@ def left(client: CohortsClient) -> list[object]:
 
         return [task for task in tasks if not task.done()]
 
-    return client._bridge.call().made(look)
+    return client._bridge.call().run(look)
 
 
 def test_an_export_is_cancelled_and_keeps_its_token(
@@ -69,14 +69,14 @@ def test_a_job_that_came_with_the_interrupt_is_named(client: CohortsClient) -> N
 
     def late() -> object:
         """Wait for the end, then press."""
-        visit = real()
+        task = real()
         press()
-        return visit
+        return task
 
     call._next = late  # type: ignore[assignment, method-assign]
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        call.made(client._bridge.client.request_export, COHORT)
+        call.run(client._bridge.client.request_export, COHORT)
 
     assert COHORT in caught.value.__notes__[0]
     assert 1 == client.get_usage().used
@@ -195,10 +195,10 @@ def test_a_withdrawn_call_is_not_begun(client: CohortsClient) -> None:
         """Do what the loop does, in this order."""
         call._work = work
         call._withdraw()
-        await call.run()
+        await call.execute()
 
     call = client._bridge.call()
-    client._bridge.call().made(withdraw_and_run, call)
+    client._bridge.call().run(withdraw_and_run, call)
 
     assert call.has_ended
     assert [] == begun
@@ -212,7 +212,7 @@ def test_a_second_one_does_not_wait(client: CohortsClient) -> None:
 
     async def stubborn() -> None:
         """Be slow to end."""
-        call._visits.put(None)
+        call._thread_tasks.put(None)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -242,10 +242,10 @@ def test_a_second_one_does_not_wait(client: CohortsClient) -> None:
     call._next = in_turn  # type: ignore[method-assign, assignment]
 
     with pytest.raises(KeyboardInterrupt):
-        call.made(stubborn)
+        call.run(stubborn)
 
     assert not call.has_ended
-    client._bridge.call().got(may_end.set)
+    client._bridge.call().run_sync(may_end.set)
     client.get_usage()
     assert isinstance(call, Call)
     assert call.has_ended

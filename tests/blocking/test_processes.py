@@ -138,7 +138,7 @@ async def look():
     tasks = _portal._portal._tasks - {asyncio.current_task()}
     return [task for task in tasks if not task.done()]
 
-print(pressed, client._bridge.call().made(look))
+print(pressed, client._bridge.call().run(look))
 """
 
 INTERRUPTED = f"""
@@ -150,7 +150,7 @@ with CohortsClient.from_env(hook=hear) as other:
         other.export("{COHORT}", "members.csv")
     except KeyboardInterrupt as error:
         # Asked in the loop, behind whatever has just ended there.
-        running = other._bridge.call().got(lambda: len(_portal._portal._tasks))
+        running = other._bridge.call().run_sync(lambda: len(_portal._portal._tasks))
         print(running - 1, *error.__notes__, flush=True)
         raise
 """

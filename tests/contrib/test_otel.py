@@ -379,7 +379,7 @@ async def test_a_hook_of_your_own_has_each_event_too(
         seen.append(event)
         raise ValueError
 
-    hook = OpenTelemetryHook(tracer_provider=spans.provider, then=own)
+    hook = OpenTelemetryHook(tracer_provider=spans.provider, next_hook=own)
     async with unlimited_client(server.url, clock, hook=hook) as client:
         await client.export(COHORT, tmp_path / "members.csv")
 

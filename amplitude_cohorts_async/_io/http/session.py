@@ -27,6 +27,7 @@ from ...errors import (
     ApiError,
     CohortsError,
     LimiterUnavailableError,
+    QuotaWaitError,
     TransportError,
     UnexpectedResponseError,
 )
@@ -48,14 +49,20 @@ GRACE = 5.0
 
 
 @attrs.define
-class _Try:
-    """A request that is made only if it need not wait."""
+class Try:
+    """
+    A request that is made only if it need not wait.
+
+    Attributes:
+        waits_for: What it would wait for, if it was not made.
+    """
 
     ticket: str | None
     is_made: bool = False
+    waits_for: str = ""
 
 
-_try: ContextVar[_Try | None] = ContextVar("amplitude_cohorts_async_try", default=None)
+_try: ContextVar[Try | None] = ContextVar("amplitude_cohorts_async_try", default=None)
 
 
 @attrs.define
@@ -180,7 +187,7 @@ class Session:
         return Attempts(self.context, request, retrying or self.context.retrying)
 
     @contextmanager
-    def without_waiting(self, ticket: str | None) -> Generator[None]:
+    def without_waiting(self, ticket: str | None) -> Generator[Try]:
         """
         Neither wait for the first slot in this context, nor repeat its request.
 
@@ -189,10 +196,11 @@ class Session:
         Args:
             ticket: See `Limiter.try_slot()`.
         """
-        token = _try.set(_Try(ticket))
+        pending = Try(ticket)
+        token = _try.set(pending)
 
         try:
-            yield
+            yield pending
         finally:
             _try.reset(token)
 
@@ -207,15 +215,26 @@ class Session:
                 if pending is None:
                     permit = await self._wait_for_slot(kind, stack)
                 else:
-                    permit = await stack.enter_async_context(
-                        self.limiter.try_slot(kind, ticket=pending.ticket)
-                    )
-                    pending.is_made = True
+                    permit = await self._try_slot(kind, pending, stack)
                 is_held = True
                 yield permit
         except LimiterUnavailableError as error:
             error.may_have_happened = is_held
             raise
+
+    async def _try_slot(
+        self, kind: Kind, pending: Try, stack: AsyncExitStack
+    ) -> Permit:
+        slot = self.limiter.try_slot(kind, ticket=pending.ticket)
+
+        try:
+            permit = await stack.enter_async_context(slot)
+        except QuotaWaitError:
+            pending.waits_for = self.limiter.waits_for(kind)
+            raise
+
+        pending.is_made = True
+        return permit
 
     async def _wait_for_slot(self, kind: Kind, stack: AsyncExitStack) -> Permit:
         limiter = self.limiter
@@ -413,7 +432,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _pending_try() -> _Try | None:
+def _pending_try() -> Try | None:
     pending = _try.get()
 
     return None if pending is None or pending.is_made else pending
