@@ -100,7 +100,9 @@ def list_cohorts(
     listed = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
-    remember_cohorts(connection.project, {each.id: each.name or "" for each in listed})
+    remember_cohorts(
+        connection.project_hash, {each.id: each.name or "" for each in listed}
+    )
     found = chosen(listed, name=name, kind=kind, sort=sort)
 
     if jsonl:

@@ -22,9 +22,9 @@ _LARGEST = 1 << 24
 _OF_OTHERS = 0o077
 
 
-def remember_cohorts(project: str, names: Mapping[str, str]) -> None:
+def remember_cohorts(project_hash: str, names: Mapping[str, str]) -> None:
     """Keep the names of a project's cohorts by id; what cannot be kept is not."""
-    path = _path(project)
+    path = _path(project_hash)
 
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,10 +39,10 @@ def remember_cohorts(project: str, names: Mapping[str, str]) -> None:
             raise
 
 
-def known_cohorts(project: str) -> Mapping[str, str]:
+def known_cohorts(project_hash: str) -> Mapping[str, str]:
     """Return the names by id that were kept lately; none if the file is not ours."""
     try:
-        with _path(project).open("rb") as file:
+        with _path(project_hash).open("rb") as file:
             if not _is_ours(os.fstat(file.fileno())):
                 return {}
             document = json.loads(file.read(_LARGEST))
@@ -66,7 +66,7 @@ def _is_ours(facts: os.stat_result) -> bool:
     return facts.st_uid == os.geteuid() and not facts.st_mode & _OF_OTHERS
 
 
-def _path(project: str) -> Path:
+def _path(project_hash: str) -> Path:
     folder = user_cache_path("amplitude-cohorts", appauthor=False)
 
-    return folder / f"cohorts-{project}.json"
+    return folder / f"cohorts-{project_hash}.json"

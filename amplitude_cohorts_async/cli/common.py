@@ -22,7 +22,7 @@ from ..limiters import SqliteLimiter
 from ..limits import Limits
 from ..policies import Polling
 from . import render
-from .keys import ENVIRONMENT, Keys, chosen_keys, project_of
+from .keys import ENVIRONMENT, ClientSettings, project_hash, resolve_settings
 from .log_lines import logged_on_stderr, silence_psycopg, tell_event
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
@@ -148,9 +148,9 @@ class Connection(Output):
         return not (self.quiet or self.as_json)
 
     @cached_property
-    def keys(self) -> Keys:
+    def keys(self) -> ClientSettings:
         """Keys and region; read once, because they may come from stdin or a command."""
-        return chosen_keys(
+        return resolve_settings(
             self.profile,
             region=self.region,
             base_url=self.base_url,
@@ -158,9 +158,9 @@ class Connection(Output):
         )
 
     @property
-    def project(self) -> str:
-        """A name of the project without its keys, for files."""
-        return project_of(self.profile, region=self.region, base_url=self.base_url)
+    def project_hash(self) -> str:
+        """What stands for the project in names of files."""
+        return project_hash(self.profile, region=self.region, base_url=self.base_url)
 
     def run(
         self,
@@ -233,7 +233,7 @@ class Connection(Output):
         return make
 
     @property
-    def shown_project(self) -> str:
+    def project_label(self) -> str:
         """Which project the keys are of, for people: where it is, and what it is called."""
         keys = self.keys
         names = [keys.base_url or keys.region]

@@ -31,7 +31,7 @@ from .exits import Exit
 from .id_options import Yes
 from .probe_report import check_probe, report_probe
 from .running import run
-from .stores import has_record
+from .stores import has_job_store
 
 __all__ = ("doctor",)
 
@@ -86,7 +86,7 @@ def doctor(
     if (ids is not None or yes) and not probe:
         raise typer.BadParameter("--ids and --yes belong to --probe")
 
-    project = check_probe(connection, ids, yes=yes) if probe else None
+    target = check_probe(connection, ids, yes=yes) if probe else None
     checks = [
         *of_machine(
             connection.jobs, no_jobs=connection.no_jobs, proxy=connection.proxy
@@ -95,8 +95,8 @@ def doctor(
     ]
     bad = [check for check in checks if check.state == "failed"]
 
-    if project is not None and not bad:
-        report_probe(connection, project)
+    if target is not None and not bad:
+        report_probe(connection, target)
         return
 
     if connection.as_json:
@@ -253,7 +253,7 @@ def _quota(found: Usage) -> Check:
 
 def _record(connection: Connection) -> Check:
     try:
-        if connection.no_jobs or not has_record(connection.jobs):
+        if connection.no_jobs or not has_job_store(connection.jobs):
             return Check("exports", "ok", "none recorded yet")
 
         found = connection.run(lambda client: client.jobs(open_only=True))

@@ -41,7 +41,7 @@ Make = Callable[[], AbstractAsyncContextManager[CohortsClient]]
 
 
 @attrs.frozen(kw_only=True)
-class _Project:
+class _Served:
     """What is served: whose client, to which folder, and what the page says of it."""
 
     client: Make
@@ -124,19 +124,19 @@ def serve(
             "serve",
             {
                 "url": address.with_token(token) if is_new else address.url,
-                "directory": str(project.directory),
+                "directory": str(served.directory),
             },
             _print_url,
         )
         sys.stdout.flush()
         connection.note("Open it in a browser; Ctrl-C to stop. What runs then goes on.")
 
-    with address, chosen as project:
+    with address, chosen as served:
         app, exports = make_app(
-            project.directory,
-            client=project.client,
+            served.directory,
+            client=served.client,
             access=Access(token=token, origins=address.origins),
-            about=project.about,
+            about=served.about,
         )
         # Nothing else ends it.
         with suppress(KeyboardInterrupt):
@@ -194,18 +194,18 @@ def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
 
 
 @contextmanager
-def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Project]:
+def _live(connection: Connection, directory: Path, keep: int) -> Generator[_Served]:
     from ..contrib._web import About  # noqa: PLC0415 - as above
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
     make = connection.client(limits)
-    about = About(project=connection.shown_project, is_live=True, keep=keep)
+    about = About(project=connection.project_label, is_live=True, keep=keep)
 
-    yield _Project(client=make, directory=directory, about=about)
+    yield _Served(client=make, directory=directory, about=about)
 
 
 @contextmanager
-def _demo() -> Generator[_Project]:
+def _demo() -> Generator[_Served]:
     """Run an emulator with a store and a folder of its own; all of it goes at the end."""
     from ..contrib._web import About  # noqa: PLC0415 - as above
 
@@ -228,7 +228,7 @@ def _demo() -> Generator[_Project]:
                 limits=Limits(max_wait=_LONGEST_WAIT),
             )
 
-        yield _Project(
+        yield _Served(
             client=make,
             directory=Path(folder, "files"),
             about=About(project="an emulator on this machine", is_live=False),

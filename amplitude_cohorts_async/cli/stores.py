@@ -15,7 +15,7 @@ from ..limiters import SqliteLimiter
 from ..limits import DOCUMENTED, Limits
 from .exits import NoSuchJobError
 
-__all__ = ("chosen_job_store", "has_record", "machine_limiter", "store_file")
+__all__ = ("chosen_job_store", "has_job_store", "machine_limiter", "store_file")
 
 _EXPORTS = "exports.db"
 
@@ -41,9 +41,9 @@ def chosen_job_store(jobs: str | None, *, no_jobs: bool) -> JobStore | str | Non
     return str(_folder() / _EXPORTS)
 
 
-def has_record(jobs: str | None) -> bool:
+def has_job_store(jobs: str | None) -> bool:
     """
-    Whether there is a record to look into; nothing is made.
+    Whether there is a job store to look into; nothing is made.
 
     Raises:
         NoSuchJobError: There is none, where one was named.
