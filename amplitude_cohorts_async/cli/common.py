@@ -9,12 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cached_property, wraps
 from ipaddress import ip_address
-from typing import Annotated, TypeVar, get_args, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 import attrs
 import typer
-from typer.models import OptionInfo
 
 from .. import CohortsClient
 from ..events import Event, EventHook
@@ -311,21 +310,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     # typer reads these: the shared options as if each command declared them.
     both = [*own, *shared]
-    for each in both:
-        _hide_type_of_switch(each.annotation)
     flat.__annotations__ = {option.name: option.annotation for option in both}
     vars(flat)["__signature__"] = inspect.Signature(both)
 
     return flat
-
-
-def _hide_type_of_switch(annotation: object) -> None:
-    # A switch takes no value, so help has no type of one to show.
-    kind, *about = get_args(annotation) or (None,)
-
-    for each in about:
-        if kind is bool and isinstance(each, OptionInfo):
-            each.metavar = ""
 
 
 def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:

@@ -21,7 +21,7 @@ from . import render
 from .common import Connection, is_on_this_machine
 from .exits import Exit
 from .probe_calls import Wire
-from .probing import MOST_EXPORTS, Probe, ProbeTarget
+from .probing import Probe, ProbeTarget
 from .resume_hints import announce, spent_text
 from .running import run
 
@@ -57,12 +57,9 @@ def check_probe(connection: Connection, ids: Path | None, *, yes: bool) -> Probe
     Raises:
         ConfigurationError: The project or its owner is not known.
     """
-    if connection.proxy == "env":
-        raise typer.BadParameter("--probe takes the URL of a proxy, not env")
-
     target = _target(connection, ids)
     place = connection.keys.base_url or f"region {connection.keys.region}"
-    exports = MOST_EXPORTS if len(target.ids) > 1 else 1
+    exports = target.most_exports
     text = (
         f"This makes a cohort {target.name!r} of at most two users in project "
         f"{target.app_id} ({place}), which stays, and spends at most {exports} of the "
@@ -91,10 +88,11 @@ def report_probe(connection: Connection, target: ProbeTarget) -> None:
         """Ask the service."""
         usage = await client.get_usage()
 
-        if usage.remaining is not None and usage.remaining < MOST_EXPORTS:
+        if usage.remaining is not None and usage.remaining < target.most_exports:
+            left = "1 export is" if usage.remaining == 1 else "no exports are"
             raise InvalidInputError(
-                f"{usage.remaining} exports are left of this month, and the probe may "
-                f"spend {MOST_EXPORTS}: run it when there are more"
+                f"{left} left of this month, and the probe may spend "
+                f"{target.most_exports}: run it when there are more"
             )
 
         probe = Probe(client, _wire(connection), target, clock, pause)

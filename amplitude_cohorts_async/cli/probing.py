@@ -44,6 +44,11 @@ class ProbeTarget:
     name: str
     ids: Sequence[str] = attrs.field(repr=False)
 
+    @property
+    def most_exports(self) -> int:
+        """What the probe spends at most."""
+        return MOST_EXPORTS if len(self.ids) > 1 else 1
+
 
 @attrs.define
 class Probe:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ("serve",)
 
 _PORT = 8321
+_FOLDER = "cohort-exports"
 _ANY = {"0.0.0.0", "::", ""}  # noqa: S104 - what is refused
 _TOKEN = "AMPLITUDE_SERVE_TOKEN"  # noqa: S105 - its name
 _SHORTEST_TOKEN = 16
@@ -53,18 +54,24 @@ def serve(
     connection: Connection,
     *,
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port; 0 for a free one.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65_535, help="Port; 0 for a free one."),
     ] = _PORT,
     directory: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where the files go; they stay seven days."),
-    ] = Path("cohort-exports"),
-    keep: Annotated[
-        int,
+        Path | None,
         typer.Option(
-            metavar="N", min=0, help="Exports of the month that are left to others."
+            metavar="DIR",
+            help=f"Where the files go, by default {_FOLDER}; they stay seven days.",
         ),
-    ] = 0,
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Exports of the month that are left to others; by default none.",
+        ),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -76,8 +83,9 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
+            metavar="ADDRESS",
             help="Address to listen on, by which browsers name it; another machine's "
-            "need --certificate or --behind-proxy."
+            "need --certificate or --behind-proxy.",
         ),
     ] = "127.0.0.1",
     certificate: Annotated[
@@ -109,6 +117,12 @@ def serve(
 
     It prints the address with which a browser is let in. Who has it can spend exports.
     """
+    if private_key is not None and certificate is None:
+        raise typer.BadParameter("--private-key needs --certificate, whose key it is")
+
+    if demo:
+        _check_demo(connection, directory, keep)
+
     # It loads a web server, which no other command needs.
     from ..contrib._web import Access, make_app  # noqa: PLC0415
     from ..contrib._web.server import Address, Tls, serve_app  # noqa: PLC0415
@@ -117,7 +131,11 @@ def serve(
     tls = None if certificate is None else Tls(certificate, private_key)
     origin = _origin(host, behind_proxy, tls)
     address = Address.listen(host, port, origin=origin, tls=tls)
-    chosen = _demo() if demo else _live(connection, directory, keep)
+    chosen = (
+        _demo()
+        if demo
+        else _live(connection, directory or Path(_FOLDER), 0 if keep is None else keep)
+    )
 
     def announce() -> None:
         connection.print(
@@ -145,6 +163,30 @@ def serve(
 
 def _print_url(shown: dict[str, str]) -> None:
     sys.stdout.write(f"{shown['url']}\n")
+
+
+def _check_demo(
+    connection: Connection, directory: Path | None, keep: int | None
+) -> None:
+    """Refuse what an emulator has no use for."""
+    given: dict[str, object] = {
+        "--directory": directory,
+        "--keep": keep,
+        "--profile": connection.profile,
+        "--region": connection.region,
+        "--base-url": connection.base_url,
+        "--proxy": connection.proxy,
+        "--secret-key-stdin": connection.secret_key_stdin or None,
+        "--jobs": connection.jobs,
+        "--no-jobs": connection.no_jobs or None,
+    }
+    names = [name for name, value in given.items() if value is not None]
+
+    if names:
+        raise typer.BadParameter(
+            f"--demo does not go with {', '.join(names)}: it has an emulator, a store "
+            f"and a folder of its own"
+        )
 
 
 def _token(file: Path | None) -> tuple[str, bool]:
@@ -183,6 +225,12 @@ def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
                 f"certificate"
             )
         return None
+
+    if tls is not None:
+        raise typer.BadParameter(
+            "pass either --certificate or --behind-proxy: to its proxy the page speaks "
+            "plain HTTP, and the proxy has the certificate"
+        )
 
     parts = urlsplit(proxy)
     if parts.scheme != "https" or not parts.hostname or parts.path not in {"", "/"}:
