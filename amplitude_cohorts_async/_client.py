@@ -512,6 +512,9 @@ class CohortsClient(AsyncOnly):
 
         For one whose fate is unknown, and that was looked up: the next call requests
         it again.
+
+        Raises:
+            InvalidInputError: By the record it is queued, and it may be spent by now.
         """
         await self._operations.jobs.forget(record)
 
@@ -548,9 +551,9 @@ class CohortsClient(AsyncOnly):
         file it was meant for. None is spent. Several processes share the work.
 
         Args:
-            forever: Whether to wait for more, as a service does. What an outage has
-                stopped is told, and tried again five minutes later; without it, what
-                failed is left to the next call.
+            forever: Whether to wait for more, as a service does. What an outage, or
+                a folder that is away, has stopped is told, and tried again every five
+                minutes; without it, what failed is left to the next call.
         """
         return self._operations.run_jobs(forever=forever)
 

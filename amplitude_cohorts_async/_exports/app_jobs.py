@@ -84,6 +84,11 @@ Answer: TypeAlias = Claim | Joined | Delivered | Superseded | Ended | Doubt | Re
 
 Found: TypeAlias = Answer | WaitForOther
 
+_SENT_SINCE = {
+    (ExportState.QUEUED.value, state) for state in (ExportState.ATTEMPTED, *SPENT)
+}
+"""The state by a record, and by the store, of an export that was sent meanwhile."""
+
 
 class AppJobs:
     """The exports, deliveries and writes of one app."""
@@ -379,6 +384,9 @@ class AppJobs:
         Remove an export and its deliveries; one that is not there is forgotten.
 
         It is removed from the stores of its directories as well.
+
+        Raises:
+            InvalidInputError: By the record it is queued, and it may be spent by now.
         """
         _check_record(record)
 
@@ -387,8 +395,15 @@ class AppJobs:
             # The first record of steps has no id, and the name of its delivery.
             delivery = rows.deliveries.get(record.delivery_id or "")
             export_id = record.id or (delivery.export_id if delivery else "")
-            if export_id in rows.exports:
-                rows.forget(rows.exports[export_id])
+            export = rows.exports.get(export_id)
+            if export is None:
+                return
+            if record.id and (record.state, export.state) in _SENT_SINCE:
+                raise InvalidInputError(
+                    f"export {export.id} of cohort {export.cohort_id} was sent since "
+                    f"this record was read: take the one that `jobs()` has now"
+                )
+            rows.forget(export)
 
         paths = filter(None, (path_of(each.target) for each in record.deliveries))
         for store in await stores_of_directories(self.store, paths):

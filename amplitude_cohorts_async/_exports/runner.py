@@ -10,7 +10,7 @@ import attrs
 from .._core.export_errors import ambiguous_export
 from .._core.job_rows import DeliveryRow
 from .._io.context import Context
-from ..errors import CohortsError
+from ..errors import CohortsError, InvalidInputError, StorageError
 from ..models import ExportOutcome, JobRecord, Tick
 from .app_jobs import AppJobs, KnownJob, for_delivery, to_of
 from .ticker import Ticker
@@ -19,7 +19,7 @@ _INTERVAL = 5.0
 """Seconds between two looks at what is due, if nothing is due earlier."""
 
 _AFTER_FAILURES = 300.0
-"""Seconds until a delivery is tried again that a service's outage has stopped."""
+"""Seconds until a delivery is tried again that an outage or a disk has stopped."""
 
 
 @attrs.define(kw_only=True)
@@ -36,6 +36,7 @@ class JobRunner:
     context: Context
     _told: set[str] = attrs.field(factory=set[str], init=False)
     _failures: Counter[str] = attrs.field(factory=Counter[str], init=False)
+    _errors: dict[str, str] = attrs.field(factory=dict[str, str], init=False)
     _due_at: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
 
     async def outcomes(self, *, forever: bool) -> AsyncGenerator[ExportOutcome]:
@@ -98,6 +99,10 @@ class JobRunner:
 
         try:
             tick = await self.ticker.go_on(for_delivery(record, delivery))
+        except (InvalidInputError, StorageError) as error:
+            # Its folder may come back, or room on the disk.
+            self._due_at[delivery.id] = now + _AFTER_FAILURES
+            return self._told_once(delivery, cohort_id, error)
         except CohortsError as error:
             self._told.add(delivery.id)
             return ExportOutcome(cohort_id=cohort_id, error=error)
@@ -110,6 +115,18 @@ class JobRunner:
         self._due_at[delivery.id] = now + due_in
 
         return self._given_up(delivery, cohort_id, tick)
+
+    def _told_once(
+        self, delivery: DeliveryRow, cohort_id: str, error: CohortsError
+    ) -> ExportOutcome | None:
+        """Return the outcome of a delivery, unless it was told of the same error."""
+        text = str(error)
+
+        if self._errors.get(delivery.id) == text:
+            return None
+
+        self._errors[delivery.id] = text
+        return ExportOutcome(cohort_id=cohort_id, error=error)
 
     def _given_up(
         self, delivery: DeliveryRow, cohort_id: str, tick: Tick | None

@@ -441,6 +441,9 @@ class CohortsClient(BlockingClient):
 
         For one whose fate is unknown, and that was looked up: the next call requests
         it again.
+
+        Raises:
+            InvalidInputError: By the record it is queued, and it may be spent by now.
         """
         call = self._bridge.call()
         call.made(self._bridge.client.forget_job, record)
@@ -479,9 +482,9 @@ class CohortsClient(BlockingClient):
         file it was meant for. None is spent. Several processes share the work.
 
         Args:
-            forever: Whether to wait for more, as a service does. What an outage has
-                stopped is told, and tried again five minutes later; without it, what
-                failed is left to the next call.
+            forever: Whether to wait for more, as a service does. What an outage, or
+                a folder that is away, has stopped is told, and tried again every five
+                minutes; without it, what failed is left to the next call.
         """
         call = self._bridge.call()
         return all_of(

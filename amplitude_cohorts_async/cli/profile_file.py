@@ -32,7 +32,10 @@ _HEAD = (
 
 def _check_variable(_: Profile, __: object, name: str | None) -> None:
     if name is not None and not _VARIABLE.fullmatch(name):
-        raise ConfigurationError(f"{name!r} is not the name of an environment variable")
+        # Not shown: it may be the key itself, in the wrong place.
+        raise ConfigurationError(
+            "secret_key_env is the name of an environment variable, and not its value"
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -340,7 +340,7 @@ def test_profiles_are_chosen_and_removed(command, add, path: Path):
         (("x", "--region", "mars"), "not a region"),
         (("a b", "--region", "eu"), "cannot name"),
         (("x", "--region", "eu", "--no-secret-key", "--secret-key-env", "A"), "one of"),
-        (("x", "--region", "eu", "--secret-key-env", "A-B"), "A-B"),
+        (("x", "--region", "eu", "--secret-key-env", "A-B"), "name of an environment"),
         (("x", "--region", "eu", "--secret-key-command", "'a"), "quote"),
         (("x", "--base-url", "http://x.example"), "unencrypted"),
         (("x", "--region", "eu", "--app-id", "0"), "app_id"),

@@ -75,6 +75,28 @@ async def test_what_an_outage_stops_is_tried_again(
     assert 1 == emulator.spent
 
 
+async def test_a_folder_that_comes_back(
+    client: CohortsClient, emulator: CohortsEmulator, tmp_path: Path
+) -> None:
+    """A runner that goes on for ever tells that it is away, once, and goes on then."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    await leave(client, folder / "members.csv")
+    folder.rename(tmp_path / "away")
+    errors: list[object] = []
+
+    async with aclosing(client.run_jobs(forever=True)) as outcomes:
+        async for outcome in outcomes:
+            if outcome.saved is not None:
+                break
+            errors.append(outcome.error)
+            (tmp_path / "away").rename(folder)
+
+    assert [InvalidInputError] == [type(error) for error in errors]
+    assert "ann" in (folder / "members.csv").read_text()
+    assert 1 == emulator.spent
+
+
 async def test_what_was_left_is_listed(client: CohortsClient, tmp_path: Path) -> None:
     """With its id, its state, and where it goes."""
     await leave(client, tmp_path / "a.csv")

@@ -315,6 +315,24 @@ async def test_the_first_record_of_a_job_that_failed_forgets_it(stage: Stage) ->
 
 
 @everywhere
+async def test_an_export_that_was_sent_meanwhile_is_not_forgotten(stage: Stage) -> None:
+    """By a record of the queue: another worker may have spent it just then."""
+    stage.emulator.fail_next("export", faults.throttled())
+    job = engine(stage)
+    while not job.record.id:
+        await job.step()
+    queued = job.record
+    assert "queued" == queued.state
+    stage.clock.advance(100)
+    await job.run("requested")
+
+    async with stage.client() as client:
+        with pytest.raises(InvalidInputError, match="was sent since"):
+            await client.forget_job(queued)
+        assert [1] == [len(await client.jobs())]
+
+
+@everywhere
 async def test_an_export_that_was_put_aside(stage: Stage) -> None:
     """A step does not take it up, nor does it spend another one."""
     job = engine(stage)

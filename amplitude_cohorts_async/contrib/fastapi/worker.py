@@ -242,9 +242,10 @@ class Worker:
             return None
 
         if state.state == "queued":
-            await self.client.forget_job(record)
+            # It was sent just then, by another worker.
+            with suppress(InvalidInputError):
+                await self.client.forget_job(record)
             await self.board.look()
-            # Another worker may have been sending its request just then.
             if self.board.find(state.id) is not None:
                 return None
             return state.model_copy(update={"state": "cancelled", "is_over": True})
