@@ -50,11 +50,12 @@ def _open_missing_streams() -> None:
 
 
 def _complete(words: Sequence[str]) -> int:
-    # At TAB a shell shows nothing but offers: whatever fails, there are none.
+    # At TAB a shell shows nothing but candidates: whatever fails, there are none.
     try:
-        from .completing import print_offers  # noqa: PLC0415 - no other command needs it
+        # No other command needs it.
+        from .completion_candidates import print_candidates  # noqa: PLC0415
 
-        print_offers(words)
+        print_candidates(words)
     except (CohortsError, ImportError, OSError):
         return 1
 

@@ -30,12 +30,14 @@ from . import (
 from .cohort_cache import remember_cohorts
 from .common import Connection, command
 from .exits import Exit, UsageError, exit_of
+from .help_types import Command, Group
 from .listing import CSV_COLUMNS, SortKey, chosen
 from .release import print_version
 
 __all__ = ("app", "run")
 
 app: typer.Typer = typer.Typer(
+    cls=Group,
     add_completion=False,
     help="Export, upload and sync Amplitude cohorts.",
     epilog=(
@@ -100,7 +102,9 @@ def list_cohorts(
     listed = connection.run(
         lambda client: client.list_cohorts(include_sync_info=sync_info)
     )
-    remember_cohorts(connection.project, {each.id: each.name or "" for each in listed})
+    remember_cohorts(
+        connection.project_hash, {each.id: each.name or "" for each in listed}
+    )
     found = chosen(listed, name=name, kind=kind, sort=sort)
 
     if jsonl:
@@ -163,9 +167,9 @@ def plan(
 _SHARED = {"--json", "--quiet", "-q", "--verbose", "-v"}
 """Options of many commands, which may stand before its name, too."""
 
-_MEMBERS = typer.Typer(help="Add members to a cohort or remove them.")
-_JOBS = typer.Typer()
-_PROFILES = typer.Typer()
+_MEMBERS = typer.Typer(cls=Group, help="Add members to a cohort or remove them.")
+_JOBS = typer.Typer(cls=Group)
+_PROFILES = typer.Typer(cls=Group)
 _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_cohorts,
     "show": show,
@@ -185,26 +189,26 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 for _name, _function in _COMMANDS.items():
-    app.command(_name)(command(_function))
+    app.command(_name, cls=Command)(command(_function))
 
-_MEMBERS.command("add")(command(writes.add))
-_MEMBERS.command("remove")(command(writes.remove))
+_MEMBERS.command("add", cls=Command)(command(writes.add))
+_MEMBERS.command("remove", cls=Command)(command(writes.remove))
 app.add_typer(_MEMBERS, name="members")
 
 _JOBS.callback(invoke_without_command=True)(command(jobs.jobs))
-_JOBS.command("list")(command(jobs.list_jobs))
-_JOBS.command("resume")(command(jobs.resume))
-_JOBS.command("run")(command(jobs.run))
-_JOBS.command("park")(command(jobs.park))
-_JOBS.command("forget")(command(jobs.forget))
+_JOBS.command("list", cls=Command)(command(jobs.list_jobs))
+_JOBS.command("resume", cls=Command)(command(jobs.resume))
+_JOBS.command("run", cls=Command)(command(jobs.run))
+_JOBS.command("park", cls=Command)(command(jobs.park))
+_JOBS.command("forget", cls=Command)(command(jobs.forget))
 app.add_typer(_JOBS, name="jobs")
 
 
 _PROFILES.callback(invoke_without_command=True)(command(profiles.profiles))
-_PROFILES.command("list")(command(profiles.list_profiles))
-_PROFILES.command("add")(command(profiles.add))
-_PROFILES.command("default")(command(profiles.make_default))
-_PROFILES.command("remove")(command(profiles.remove))
+_PROFILES.command("list", cls=Command)(command(profiles.list_profiles))
+_PROFILES.command("add", cls=Command)(command(profiles.add))
+_PROFILES.command("default", cls=Command)(command(profiles.make_default))
+_PROFILES.command("remove", cls=Command)(command(profiles.remove))
 app.add_typer(_PROFILES, name="profiles")
 
 

@@ -7,11 +7,11 @@ import platform
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 from urllib.request import getproxies_environment
 
 import attrs
@@ -29,14 +29,21 @@ State: TypeAlias = Literal["ok", "warning", "failed", "unknown"]
 _LEAST_FREE = 1_000_000_000
 """Bytes; a file of two million members with properties is a few hundred million."""
 
-_EXTRAS = {
-    "cloud": "obstore",
-    "parquet": "pyarrow",
-    "postgres": "psycopg",
-    "redis": "redis",
-    "speed": "isal",
+EXTRAS: Final[Mapping[str, Sequence[str]]] = {
+    "airflow": ("apache-airflow",),
+    "cloud": ("obstore",),
+    "dagster": ("dagster",),
+    "dbos": ("dbos", "psycopg", "psycopg-pool"),
+    "otel": ("opentelemetry-api",),
+    "parquet": ("pyarrow",),
+    "postgres": ("psycopg", "psycopg-pool"),
+    "procrastinate": ("procrastinate", "psycopg", "psycopg-pool"),
+    "progress": ("tqdm",),
+    "redis": ("redis",),
+    "speed": ("aiofastnet", "isal"),
+    "web": ("fastapi", "jinja2", "python-multipart", "uvicorn"),
 }
-"""A distribution that each extra brings."""
+"""The distributions that each extra brings; the command runs, so it has its own."""
 
 
 @attrs.frozen
@@ -66,7 +73,7 @@ def of_machine(jobs: str | None, *, no_jobs: bool, proxy: str | None) -> list[Ch
     Args:
         jobs: The option, as *no_jobs* and *proxy*.
     """
-    return [_versions(), _extras(), _proxy(proxy), *_disk(), _store(jobs, no_jobs)]
+    return [_versions(), _extras(), _proxy(proxy), *_disk(), _job_store(jobs, no_jobs)]
 
 
 def _versions() -> Check:
@@ -81,7 +88,7 @@ def _versions() -> Check:
 
 
 def _extras() -> Check:
-    has = {extra: _version(package) for extra, package in _EXTRAS.items()}
+    has = {extra: all(map(_version, names)) for extra, names in EXTRAS.items()}
     there = [extra for extra, found in has.items() if found]
     missing = [extra for extra, found in has.items() if not found]
     absent = f"; not installed: {', '.join(missing)}" if missing else ""
@@ -141,41 +148,43 @@ def _disk() -> Iterator[Check]:
             yield Check(name, "ok", f"{decimal(free)} free in {folder}")
 
 
-def _store(jobs: str | None, no_jobs: bool) -> Check:
+def _job_store(jobs: str | None, no_jobs: bool) -> Check:
     if no_jobs:
         return Check(
-            "record", "warning", "--no-jobs: exports are recorded in memory only"
+            "job store", "warning", "--no-jobs: exports are recorded in memory only"
         )
 
     if (path := store_file(jobs)) is None:
-        return Check("record", "ok", "kept by a server, or beside the limiter")
+        return Check("job store", "ok", "kept by a server, or beside the limiter")
 
     if not path.exists():
-        return _new_store(path)
+        return _new_job_store(path)
 
     if not os.access(path, os.R_OK | os.W_OK):
         return Check(
-            "record", "failed", f"{path} cannot be read and written", Exit.FAILURE
+            "job store", "failed", f"{path} cannot be read and written", Exit.FAILURE
         )
 
     if sys.platform != "win32" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         return Check(
-            "record", "warning", f"{path} is open to other users; run `chmod 600` on it"
+            "job store",
+            "warning",
+            f"{path} is open to other users; run `chmod 600` on it",
         )
 
-    return Check("record", "ok", f"{path}, {decimal(path.stat().st_size)}")
+    return Check("job store", "ok", f"{path}, {decimal(path.stat().st_size)}")
 
 
-def _new_store(path: Path) -> Check:
+def _new_job_store(path: Path) -> Check:
     folder = next(each for each in path.absolute().parents if each.exists())
 
     if not os.access(folder, os.W_OK):
         return Check(
-            "record",
+            "job store",
             "failed",
             f"{path} cannot be made, because {folder} cannot be written to: exports "
             f"would be refused; name another file with --jobs",
             Exit.FAILURE,
         )
 
-    return Check("record", "ok", f"{path} will be made by the first export")
+    return Check("job store", "ok", f"{path} will be made by the first export")

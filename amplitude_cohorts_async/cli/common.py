@@ -9,12 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cached_property, wraps
 from ipaddress import ip_address
-from typing import Annotated, TypeVar, get_args, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 
 import attrs
 import typer
-from typer.models import OptionInfo
 
 from .. import CohortsClient
 from ..events import Event, EventHook
@@ -22,7 +21,7 @@ from ..limiters import SqliteLimiter
 from ..limits import Limits
 from ..policies import Polling
 from . import render
-from .keys import ENVIRONMENT, Keys, chosen_keys, project_of
+from .keys import ENVIRONMENT, ClientSettings, project_hash, resolve_settings
 from .log_lines import logged_on_stderr, silence_psycopg, tell_event
 from .progress import ProgressDisplay
 from .resume_hints import option_arguments
@@ -148,9 +147,9 @@ class Connection(Output):
         return not (self.quiet or self.as_json)
 
     @cached_property
-    def keys(self) -> Keys:
+    def keys(self) -> ClientSettings:
         """Keys and region; read once, because they may come from stdin or a command."""
-        return chosen_keys(
+        return resolve_settings(
             self.profile,
             region=self.region,
             base_url=self.base_url,
@@ -158,9 +157,9 @@ class Connection(Output):
         )
 
     @property
-    def project(self) -> str:
-        """A name of the project without its keys, for files."""
-        return project_of(self.profile, region=self.region, base_url=self.base_url)
+    def project_hash(self) -> str:
+        """What stands for the project in names of files."""
+        return project_hash(self.profile, region=self.region, base_url=self.base_url)
 
     def run(
         self,
@@ -233,7 +232,7 @@ class Connection(Output):
         return make
 
     @property
-    def shown_project(self) -> str:
+    def project_label(self) -> str:
         """Which project the keys are of, for people: where it is, and what it is called."""
         keys = self.keys
         names = [keys.base_url or keys.region]
@@ -325,21 +324,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     # typer reads these: the shared options as if each command declared them.
     both = [*own, *shared]
-    for each in both:
-        _hide_type_of_switch(each.annotation)
     flat.__annotations__ = {option.name: option.annotation for option in both}
     vars(flat)["__signature__"] = inspect.Signature(both)
 
     return flat
-
-
-def _hide_type_of_switch(annotation: object) -> None:
-    # A switch takes no value, so help has no type of one to show.
-    kind, *about = get_args(annotation) or (None,)
-
-    for each in about:
-        if kind is bool and isinstance(each, OptionInfo):
-            each.metavar = ""
 
 
 def _parameters_of(options: type[Output]) -> list[inspect.Parameter]:

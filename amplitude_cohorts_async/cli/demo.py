@@ -73,7 +73,8 @@ def demo(
         ),
     ] = None,
     users: Annotated[
-        int, typer.Option("--users", min=1_000, help="Users in the cohort.")
+        int,
+        typer.Option("--users", metavar="N", min=1_000, help="Users in the cohort."),
     ] = _USERS,
 ) -> None:
     """Export two million users from an emulator on this machine; no account needed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -31,14 +32,14 @@ from .exits import Exit
 from .id_options import Yes
 from .probe_report import check_probe, report_probe
 from .running import run
-from .stores import has_record
+from .stores import has_job_store
 
 __all__ = ("doctor",)
 
 _ONCE = Retrying(attempts=2, wait_max=1.0, timeout=10.0)
 _SECONDS = 15.0
 _SKEW_SECONDS = 60.0
-"""From which the two clocks are said to differ; the record compares their times."""
+"""From which the two clocks are said to differ; the job store compares their times."""
 
 _FEW = 10
 """Exports of a month that are worth a warning."""
@@ -49,9 +50,12 @@ STORES: Final = {
 }
 """Hosts of the kind that a link names. Which one it is, only an export shows."""
 
+_UNTRUSTED = re.compile(r"\bClientConnectorCertificateError\b")
+"""A class of aiohttp's: an error of ours names its cause, and does not keep it."""
+
 _MARKS = {"ok": "ok", "warning": "look", "failed": "FAIL", "unknown": "?"}
 _MARK_WIDTH = 5
-_NAME_WIDTH = 11
+_NAME_WIDTH = 14
 _LEAST_WIDTH = 30
 _WIDE = 60
 
@@ -78,7 +82,7 @@ def doctor(
     yes: Yes = False,
 ) -> None:
     """
-    Check keys, region, network, clock, quota, disk and record; spends no export.
+    Check keys, region, network, clock, quota, disk, job store; spends no export.
 
     The exit code is that of the first thing that fails. With --probe it spends at
     most two, and prints a report without ids, keys and links.
@@ -86,7 +90,7 @@ def doctor(
     if (ids is not None or yes) and not probe:
         raise typer.BadParameter("--ids and --yes belong to --probe")
 
-    project = check_probe(connection, ids, yes=yes) if probe else None
+    target = check_probe(connection, ids, yes=yes) if probe else None
     checks = [
         *of_machine(
             connection.jobs, no_jobs=connection.no_jobs, proxy=connection.proxy
@@ -95,8 +99,8 @@ def doctor(
     ]
     bad = [check for check in checks if check.state == "failed"]
 
-    if project is not None and not bad:
-        report_probe(connection, project)
+    if target is not None and not bad:
+        report_probe(connection, target)
         return
 
     if connection.as_json:
@@ -128,7 +132,9 @@ def _of_service(connection: Connection) -> list[Check]:
         keys = connection.keys
         place = keys.base_url or f"region {keys.region}"
         found = connection.run(_ask, hook=clock, retrying=_ONCE, timeout=_SECONDS)
-    except MissingExtraError as error:  # that of the record's server, or the limiter's
+    except (
+        MissingExtraError
+    ) as error:  # that of the job store's server, or the limiter's
         return [failed("extra", error)]
     except CohortsError as error:
         return [failed("keys", error)]
@@ -136,15 +142,14 @@ def _of_service(connection: Connection) -> list[Check]:
     source = Check("source", "ok", f"keys of the {keys.source}, for {place}")
     checks = [source, _network(connection, found), *_clock_checks(clock)]
 
-    if isinstance(found, TransportError):
-        return checks
-
-    checks.append(_keys(connection, found))
+    # Where nothing answered, nothing is known of the keys.
+    if not isinstance(found, TransportError):
+        checks.append(_keys(connection, found))
 
     if isinstance(found, Usage):
         checks.append(_quota(found))
 
-    return [*checks, _record(connection), _object_store(connection)]
+    return [*checks, _open_exports(connection), _object_store(connection)]
 
 
 async def _ask(client: CohortsClient) -> Usage | CohortsError:
@@ -157,11 +162,10 @@ async def _ask(client: CohortsClient) -> Usage | CohortsError:
 def _network(connection: Connection, found: Usage | CohortsError) -> Check:
     if isinstance(found, TransportError):
         text = in_command_words(found)
-        is_of_tls = "certificate" in text.lower() or "ssl" in text.lower()
         advice = (
             "; the certificate is not trusted here: a proxy that opens TLS needs its "
             "own in SSL_CERT_FILE"
-            if is_of_tls
+            if _UNTRUSTED.search(str(found))
             else ""
         )
         return Check("network", "failed", f"{text}{advice}", Exit.TRANSPORT)
@@ -251,20 +255,20 @@ def _quota(found: Usage) -> Check:
     return Check("quota", "warning" if found.remaining <= _FEW else "ok", text)
 
 
-def _record(connection: Connection) -> Check:
+def _open_exports(connection: Connection) -> Check:
     try:
-        if connection.no_jobs or not has_record(connection.jobs):
-            return Check("exports", "ok", "none recorded yet")
+        if connection.no_jobs or not has_job_store(connection.jobs):
+            return Check("open exports", "ok", "none recorded yet")
 
         found = connection.run(lambda client: client.jobs(open_only=True))
     except CohortsError as error:
-        return failed("exports", error)
+        return failed("open exports", error)
 
     if not found:
-        return Check("exports", "ok", "none is open")
+        return Check("open exports", "ok", "none is open")
 
     return Check(
-        "exports",
+        "open exports",
         "warning",
         f"{len(found):,} open: `amplitude-cohorts jobs` lists them, `jobs run` brings "
         f"their files",
@@ -278,7 +282,9 @@ def _object_store(connection: Connection) -> Check:
         where = (
             " (here, beside the service)" if is_on_this_machine(keys.base_url) else ""
         )
-        return Check("store", "unknown", f"only an export tells where files are{where}")
+        return Check(
+            "object store", "unknown", f"only an export tells where files are{where}"
+        )
 
     url = STORES[keys.region.lower()]
 
@@ -298,13 +304,13 @@ def _object_store(connection: Connection) -> Check:
     # It answers, whatever it says.
     if (error := run(ask())) is None:
         return Check(
-            "store",
+            "object store",
             "ok",
             f"{url} answers; that a link leads there is likely, and not known",
         )
 
     return Check(
-        "store",
+        "object store",
         "warning",
         f"{in_command_words(error)}: files are probably on a host like this one, so let "
         f"*.amazonaws.com through",

@@ -23,25 +23,38 @@ __all__ = ("emulate",)
 def emulate(
     output: Output,
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 for a free one.")
+        int,
+        typer.Option(
+            metavar="PORT", min=0, max=65_535, help="Port of the API; 0 for a free one."
+        ),
     ] = 0,
     store_port: Annotated[
         int,
-        typer.Option(min=0, max=65_535, help="Port of the store; 0 for a free one."),
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65_535,
+            help="Port of the store; 0 for a free one.",
+        ),
     ] = 0,
     users: Annotated[
-        int, typer.Option(min=0, help="Users in the largest cohort.")
+        int, typer.Option(metavar="N", min=0, help="Users in the largest cohort.")
     ] = 2_000_000,
     job_seconds: Annotated[
         float,
         typer.Option(
-            min=0, help="Seconds from an export request until its file is ready."
+            metavar="SECONDS",
+            min=0,
+            help="Seconds from an export request until its file is ready.",
         ),
     ] = 1.0,
     link_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that a link is valid.")
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="Seconds that a link is valid."),
     ] = 60.0,
     no_limits: Annotated[
         bool, typer.Option("--no-limits", help="Accept any number of requests.")

@@ -37,7 +37,7 @@ from .resuming import (
     last_open,
     resume_job,
 )
-from .stores import has_record
+from .stores import has_job_store
 
 __all__ = ("forget", "jobs", "list_jobs", "park", "resume", "run")
 
@@ -69,7 +69,7 @@ def list_jobs(connection: Connection, open_only: OpenOnly = False) -> None:
     """List this project's exports of the last seven days; sends nothing."""
     found: list[JobRecord] = []
 
-    if has_record(connection.jobs):
+    if has_job_store(connection.jobs):
         found = connection.run(lambda client: client.jobs(open_only=open_only))
 
     if found or connection.as_json:
@@ -237,7 +237,7 @@ def _run(connection: Connection, *, forever: bool, file_mode: int | None) -> Non
     rest = _Rest()
 
     # A service waits for what is recorded later.
-    if has_record(connection.jobs) or forever:
+    if has_job_store(connection.jobs) or forever:
         rest = connection.run(work, file_mode=file_mode)
 
     if connection.as_json:
@@ -314,7 +314,7 @@ def _say_what_is_left(connection: Connection, rest: _Rest) -> None:
 
 
 def _check_recorded(connection: Connection) -> None:
-    if not has_record(connection.jobs):
+    if not has_job_store(connection.jobs):
         raise NoSuchJobError(NOTHING_OPEN)
 
 

@@ -13,7 +13,7 @@ import attrs
 from ..errors import ConfigurationError
 from .profile_file import Profile, read_profiles
 
-__all__ = ("ENVIRONMENT", "Keys", "chosen_keys", "project_of")
+__all__ = ("ENVIRONMENT", "ClientSettings", "project_hash", "resolve_settings")
 
 ENVIRONMENT: Final = "environment"
 
@@ -24,7 +24,7 @@ _COMMAND_SECONDS = 60.0
 
 
 @attrs.frozen(kw_only=True)
-class Keys:
+class ClientSettings:
     """
     What a client takes from one source.
 
@@ -40,13 +40,13 @@ class Keys:
     keywords: dict[str, object] = attrs.field(repr=False)
 
 
-def chosen_keys(
+def resolve_settings(
     name: str | None,
     *,
     region: str | None,
     base_url: str | None,
     secret_key_stdin: bool,
-) -> Keys:
+) -> ClientSettings:
     """
     Return keys and region: of the profile, else the environment, else the default one.
 
@@ -72,7 +72,7 @@ def chosen_keys(
             f"its own: leave them out, or use another profile"
         )
 
-    return Keys(
+    return ClientSettings(
         source=f"profile {profile_name}",
         region=profile.region or "us",
         base_url=profile.base_url,
@@ -88,12 +88,12 @@ def chosen_keys(
     )
 
 
-def project_of(name: str | None, *, region: str | None, base_url: str | None) -> str:
+def project_hash(name: str | None, *, region: str | None, base_url: str | None) -> str:
     """
-    Return a name of the project without its keys, for files; asks no command.
+    Return a hash that stands for the project in names of files; asks no command.
 
     Args:
-        name: The options, as for `chosen_keys()`.
+        name: The options, as for `resolve_settings()`.
     """
     _, profile = _chosen_profile(name)
 
@@ -124,7 +124,7 @@ def _chosen_profile(name: str | None) -> tuple[str | None, Profile | None]:
 
 def _of_environment(
     region: str | None, base_url: str | None, secret_key: str | None
-) -> Keys:
+) -> ClientSettings:
     keywords: dict[str, object] = {}
     variable = os.environ.get("AMPLITUDE_BASE_URL") or None
 
@@ -139,7 +139,7 @@ def _of_environment(
     if secret_key is not None:
         keywords["secret_key"] = secret_key
 
-    return Keys(
+    return ClientSettings(
         source=ENVIRONMENT,
         region=region or os.environ.get("AMPLITUDE_REGION") or "us",
         base_url=base_url or variable,

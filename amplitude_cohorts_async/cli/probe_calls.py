@@ -7,6 +7,8 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 import attrs
@@ -78,7 +80,7 @@ class Wire:
     Where the requests go, and with which keys.
 
     Attributes:
-        proxy: The URL of an HTTP proxy; None for none.
+        proxy: The URL of an HTTP proxy; "env" for the environment's, None for none.
     """
 
     origin: str
@@ -97,6 +99,19 @@ class Wire:
     async def fetch(self, link: str) -> Seen:
         """Follow a link into the store, without keys."""
         return await self._send("GET", link, None, is_ours=False)
+
+    def _proxy_for(self, url: str) -> str | None:
+        if self.proxy != "env":
+            return self.proxy
+
+        parts, proxies = urlsplit(url), getproxies_environment()
+        found = proxies.get(parts.scheme) or proxies.get("all")
+
+        if not found or proxy_bypass(parts.netloc):
+            return None
+
+        # As curl takes them, the scheme may be left out.
+        return found if "://" in found else f"http://{found}"
 
     async def _send(
         self,
@@ -124,7 +139,7 @@ class Wire:
                     headers=headers,
                     json=document,
                     allow_redirects=False,
-                    proxy=self.proxy,
+                    proxy=self._proxy_for(url),
                     auto_decompress=False,
                 ) as response,
             ):

@@ -20,7 +20,7 @@ from . import render
 from .common import Connection, is_on_this_machine
 from .exits import Exit
 from .probe_calls import Wire
-from .probing import MOST_EXPORTS, Probe, Project
+from .probing import Probe, ProbeTarget
 from .resume_hints import announce, spent_text
 from .running import run
 
@@ -49,27 +49,24 @@ class Answer:
         return self.service != self.emulator
 
 
-def check_probe(connection: Connection, ids: Path | None, *, yes: bool) -> Project:
+def check_probe(connection: Connection, ids: Path | None, *, yes: bool) -> ProbeTarget:
     """
     Return where the probe makes its cohort, once the user has agreed to it.
 
     Raises:
         ConfigurationError: The project or its owner is not known.
     """
-    if connection.proxy == "env":
-        raise typer.BadParameter("--probe takes the URL of a proxy, not env")
-
-    project = _project(connection, ids)
+    target = _target(connection, ids)
     place = connection.keys.base_url or f"region {connection.keys.region}"
-    exports = MOST_EXPORTS if len(project.ids) > 1 else 1
+    exports = target.most_exports
     text = (
-        f"This makes a cohort {project.name!r} of at most two users in project "
-        f"{project.app_id} ({place}), which stays, and spends at most {exports} of the "
+        f"This makes a cohort {target.name!r} of at most two users in project "
+        f"{target.app_id} ({place}), which stays, and spends at most {exports} of the "
         f"month's exports."
     )
 
     if yes:
-        return project
+        return target
 
     if connection.as_json or not sys.stdin.isatty():
         raise typer.BadParameter(f"{text} Pass --yes to agree to it.")
@@ -77,10 +74,10 @@ def check_probe(connection: Connection, ids: Path | None, *, yes: bool) -> Proje
     if not typer.confirm(f"{text} Go on?", err=True):
         raise typer.Exit(Exit.FAILURE)
 
-    return project
+    return target
 
 
-def report_probe(connection: Connection, project: Project) -> None:
+def report_probe(connection: Connection, target: ProbeTarget) -> None:
     """Probe the service and the emulator, and print both answers."""
     is_here = is_on_this_machine(connection.keys.base_url)
     pause = _PAUSE_HERE if is_here else _PAUSE
@@ -90,19 +87,20 @@ def report_probe(connection: Connection, project: Project) -> None:
         """Ask the service."""
         usage = await client.get_usage()
 
-        if usage.remaining is not None and usage.remaining < MOST_EXPORTS:
+        if usage.remaining is not None and usage.remaining < target.most_exports:
+            left = "1 export is" if usage.remaining == 1 else "no exports are"
             raise InvalidInputError(
-                f"{usage.remaining} exports are left of this month, and the probe may "
-                f"spend {MOST_EXPORTS}: run it when there are more"
+                f"{left} left of this month, and the probe may spend "
+                f"{target.most_exports}: run it when there are more"
             )
 
-        probe = Probe(client, _wire(connection), project, clock, pause)
+        probe = Probe(client, _wire(connection), target, clock, pause)
         await probe.run()
 
         return probe
 
     probe = connection.run(work)
-    emulated = run(_emulated(len(project.ids)))
+    emulated = run(_emulated(len(target.ids)))
     answers = _beside(probe.answers, emulated)
     base_url = connection.keys.base_url
     facts = {
@@ -117,7 +115,7 @@ def report_probe(connection: Connection, project: Project) -> None:
 
     if connection.announces:
         announce(
-            f"{spent_text(probe.spent)}; the cohort {project.name!r} stays. The report "
+            f"{spent_text(probe.spent)}; the cohort {target.name!r} stays. The report "
             f"names no id, key or link: please hand it in with an issue of this project"
         )
 
@@ -129,7 +127,7 @@ def service_clock() -> Clock:
     return SystemClock()
 
 
-def _project(connection: Connection, ids: Path | None) -> Project:
+def _target(connection: Connection, ids: Path | None) -> ProbeTarget:
     app_id = connection.setting("app_id")
     owner = connection.setting("owner")
 
@@ -139,7 +137,7 @@ def _project(connection: Connection, ids: Path | None) -> Project:
             "AMPLITUDE_APP_ID and AMPLITUDE_OWNER, or use a profile that has both"
         )
 
-    return Project(
+    return ProbeTarget(
         app_id=int(app_id),
         owner=owner,
         name=f"amplitude-cohorts probe {datetime.now(UTC):%Y-%m-%d %H.%M}",
@@ -192,7 +190,7 @@ async def _emulated(ids: int) -> Mapping[str, str]:
         ) as client,
     ):
         environment = emulator.environment()
-        project = Project(
+        target = ProbeTarget(
             app_id=int(environment["AMPLITUDE_APP_ID"]),
             owner=environment["AMPLITUDE_OWNER"],
             name="probe",
@@ -204,7 +202,7 @@ async def _emulated(ids: int) -> Mapping[str, str]:
             secret_key=emulator.secret_key,
         )
 
-        return await Probe(client, wire, project, clock, _PAUSE).run()
+        return await Probe(client, wire, target, clock, _PAUSE).run()
 
 
 def _beside(

@@ -15,7 +15,7 @@ from ..models import Cohort
 from ..types import Clock
 from .probe_calls import Seen, Wire
 
-__all__ = ("MOST_EXPORTS", "Probe", "Project")
+__all__ = ("MOST_EXPORTS", "Probe", "ProbeTarget")
 
 MOST_EXPORTS: Final = 2
 """What a probe spends at most."""
@@ -31,7 +31,7 @@ _NO_JOB = "amplitude-cohorts-probe"
 
 
 @attrs.frozen(kw_only=True)
-class Project:
+class ProbeTarget:
     """
     Where the probe's cohort is made.
 
@@ -43,6 +43,11 @@ class Project:
     owner: str
     name: str
     ids: Sequence[str] = attrs.field(repr=False)
+
+    @property
+    def most_exports(self) -> int:
+        """What the probe spends at most."""
+        return MOST_EXPORTS if len(self.ids) > 1 else 1
 
 
 @attrs.define
@@ -58,7 +63,7 @@ class Probe:
 
     client: CohortsClient
     wire: Wire
-    project: Project
+    target: ProbeTarget
     clock: Clock
     pause: float
     answers: dict[str, str] = attrs.field(factory=dict[str, str])
@@ -84,8 +89,8 @@ class Probe:
         await self._delivered(job)
         await self._compare_times(cohort_id, before, "an export moves")
 
-        if len(self.project.ids) > 1:
-            await self._write(cohort_id, self.project.ids[1])
+        if len(self.target.ids) > 1:
+            await self._write(cohort_id, self.target.ids[1])
 
     # -- Uploads -----------------------------------------------------------
 
@@ -110,11 +115,11 @@ class Probe:
 
     async def _upload(self, *, skip_save: bool) -> Seen:
         body = {
-            "name": self.project.name,
-            "app_id": self.project.app_id,
+            "name": self.target.name,
+            "app_id": self.target.app_id,
             "id_type": "BY_USER_ID",
-            "ids": [self.project.ids[0]],
-            "owner": self.project.owner,
+            "ids": [self.target.ids[0]],
+            "owner": self.target.owner,
             "published": True,
             **({"skip_save": True} if skip_save else {}),
         }

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,12 @@ import attrs
 from platformdirs import user_config_path
 
 from ..errors import ConfigurationError
+from .private_files import is_own, is_private, write_private
 
 __all__ = ("Profile", "Profiles", "profile_path", "read_profiles", "write_profiles")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OF_OTHERS = 0o077
 _LARGEST = 1 << 20
 """Bytes of a file that is read."""
 
@@ -177,18 +176,7 @@ def write_profiles(profiles: Profiles) -> None:
     path = Path(os.path.realpath(profile_path()))
 
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes it with mode 0600.
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=".profiles-")
-        try:
-            with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123
-                file.write(_HEAD + _text(profiles))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_private(path, _HEAD + _text(profiles))
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be written: {error.strerror or error}"
@@ -197,15 +185,12 @@ def write_profiles(profiles: Profiles) -> None:
 
 def _check_is_ours(path: Path, facts: os.stat_result) -> None:
     # A program of somebody else's must not run as us, nor a key go to their host.
-    if not hasattr(os, "geteuid"):  # Windows: the profile folder is the user's own
-        return
-
-    if facts.st_uid != os.geteuid():
+    if not is_own(facts):
         raise ConfigurationError(
             f"{path} belongs to another user, so its keys and commands are not used"
         )
 
-    if stat.S_IMODE(facts.st_mode) & _OF_OTHERS:
+    if not is_private(facts):
         raise ConfigurationError(
             f"{path} is open to other users, so its keys and commands are not used; "
             f"run `chmod 600` on it, and change the keys if others may have read them"
@@ -217,6 +202,9 @@ def _check_is_ours(path: Path, facts: os.stat_result) -> None:
 
 
 def _check_folder(folder: Path) -> None:
+    if not hasattr(os, "geteuid"):  # Windows: the profile folder is the user's own
+        return
+
     # Whoever can write there can put another file of ours in the place.
     facts = folder.stat()
     is_sticky = facts.st_mode & stat.S_ISVTX

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("serve",)
 
 _PORT = 8321
+_FOLDER = "cohort-exports"
 _ANY = {"0.0.0.0", "::", ""}  # noqa: S104 - what is refused
 _TOKEN = "AMPLITUDE_SERVE_TOKEN"  # noqa: S105 - its name
 _SHORTEST_TOKEN = 16
@@ -45,7 +46,7 @@ Make = Callable[[], AbstractAsyncContextManager[CohortsClient]]
 
 
 @attrs.frozen(kw_only=True)
-class _Project:
+class _Served:
     """What is served: whose client, to which folder, and what the page says of it."""
 
     client: Make
@@ -57,19 +58,25 @@ def serve(
     connection: Connection,
     *,
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port; 0 for a free one.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65_535, help="Port; 0 for a free one."),
     ] = _PORT,
     # Text: a path would make a folder of the address of a bucket.
     directory: Annotated[
-        str,
-        typer.Option(metavar="DIR", help="Where the files go; they stay seven days."),
-    ] = "cohort-exports",
-    keep: Annotated[
-        int,
+        str | None,
         typer.Option(
-            metavar="N", min=0, help="Exports of the month that are left to others."
+            metavar="DIR",
+            help=f"Where the files go, by default {_FOLDER}; they stay seven days.",
         ),
-    ] = 0,
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Exports of the month that are left to others; by default none.",
+        ),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -81,8 +88,9 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
+            metavar="ADDRESS",
             help="Address to listen on, by which browsers name it; another machine's "
-            "need --certificate or --behind-proxy."
+            "need --certificate or --behind-proxy.",
         ),
     ] = "127.0.0.1",
     certificate: Annotated[
@@ -114,6 +122,12 @@ def serve(
 
     It prints the address with which a browser is let in. Who has it can spend exports.
     """
+    if private_key is not None and certificate is None:
+        raise typer.BadParameter("--private-key needs --certificate, whose key it is")
+
+    if demo:
+        _check_demo(connection, directory, keep)
+
     # It loads a web server, which no other command needs.
     from ..contrib._web import Access, make_app  # noqa: PLC0415
     from ..contrib._web.server import Address, Tls, serve_app  # noqa: PLC0415
@@ -122,27 +136,31 @@ def serve(
     tls = None if certificate is None else Tls(certificate, private_key)
     origin = _origin(host, behind_proxy, tls)
     address = Address.listen(host, port, origin=origin, tls=tls)
-    chosen = _demo() if demo else _live(connection, directory, keep)
+    chosen = (
+        _demo()
+        if demo
+        else _live(connection, directory or _FOLDER, 0 if keep is None else keep)
+    )
 
     def announce() -> None:
         connection.print(
             "serve",
             {
                 "url": address.with_token(token) if is_new else address.url,
-                "directory": project.directory,
+                "directory": served.directory,
             },
             _print_url,
         )
         sys.stdout.flush()
         connection.note("Open it in a browser; Ctrl-C to stop. What runs then goes on.")
 
-    with address, chosen as project:
+    with address, chosen as served:
         app, exports = make_app(
-            project.directory,
-            client=project.client,
+            served.directory,
+            client=served.client,
             access=Access(token=token, origins=address.origins),
-            about=project.about,
-            uploads=uploads_folder() if "://" in project.directory else None,
+            about=served.about,
+            uploads=uploads_folder() if "://" in served.directory else None,
         )
         # Nothing else ends it.
         with suppress(KeyboardInterrupt):
@@ -151,6 +169,30 @@ def serve(
 
 def _print_url(shown: dict[str, str]) -> None:
     sys.stdout.write(f"{shown['url']}\n")
+
+
+def _check_demo(
+    connection: Connection, directory: str | None, keep: int | None
+) -> None:
+    """Refuse what an emulator has no use for."""
+    given: dict[str, object] = {
+        "--directory": directory,
+        "--keep": keep,
+        "--profile": connection.profile,
+        "--region": connection.region,
+        "--base-url": connection.base_url,
+        "--proxy": connection.proxy,
+        "--secret-key-stdin": connection.secret_key_stdin or None,
+        "--jobs": connection.jobs,
+        "--no-jobs": connection.no_jobs or None,
+    }
+    names = [name for name, value in given.items() if value is not None]
+
+    if names:
+        raise typer.BadParameter(
+            f"--demo does not go with {', '.join(names)}: it has an emulator, a store "
+            f"and a folder of its own"
+        )
 
 
 def _token(file: Path | None) -> tuple[str, bool]:
@@ -196,6 +238,12 @@ def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
             )
         return None
 
+    if tls is not None:
+        raise typer.BadParameter(
+            "pass either --certificate or --behind-proxy: to its proxy the page speaks "
+            "plain HTTP, and the proxy has the certificate"
+        )
+
     return _proxy_origin(proxy)
 
 
@@ -224,23 +272,23 @@ def _proxy_origin(text: str) -> str:
 
 
 @contextmanager
-def _live(connection: Connection, directory: str, keep: int) -> Generator[_Project]:
+def _live(connection: Connection, directory: str, keep: int) -> Generator[_Served]:
     from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
     make = connection.client(limits, hook=count_written)
     about = About(
-        project=connection.shown_project,
+        project=connection.project_label,
         is_live=True,
         keep=keep,
         can_upload=connection.can_upload,
     )
 
-    yield _Project(client=make, directory=directory, about=about)
+    yield _Served(client=make, directory=directory, about=about)
 
 
 @contextmanager
-def _demo() -> Generator[_Project]:
+def _demo() -> Generator[_Served]:
     """Run an emulator with a store and a folder of its own; all of it goes at the end."""
     from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
 
@@ -266,7 +314,7 @@ def _demo() -> Generator[_Project]:
                 limits=Limits(max_wait=_LONGEST_WAIT),
             )
 
-        yield _Project(
+        yield _Served(
             client=make,
             directory=str(Path(folder, "files")),
             about=About(project="an emulator on this machine", is_live=False),

@@ -17,7 +17,7 @@ from .exits import NoSuchJobError
 
 __all__ = (
     "chosen_job_store",
-    "has_record",
+    "has_job_store",
     "machine_limiter",
     "store_file",
     "uploads_folder",
@@ -47,9 +47,9 @@ def chosen_job_store(jobs: str | None, *, no_jobs: bool) -> JobStore | str | Non
     return str(_folder() / _EXPORTS)
 
 
-def has_record(jobs: str | None) -> bool:
+def has_job_store(jobs: str | None) -> bool:
     """
-    Whether there is a record to look into; nothing is made.
+    Whether there is a job store to look into; nothing is made.
 
     Raises:
         NoSuchJobError: There is none, where one was named.

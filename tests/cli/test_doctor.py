@@ -1,10 +1,13 @@
-"""The command looks at itself: keys, region, network, clock, quota, disk, record."""
+"""The command looks at itself: keys, region, network, clock, quota, disk, job store."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import ssl
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +19,9 @@ from amplitude_cohorts_async.cli import checkup, doctor
 from amplitude_cohorts_async.models import Region
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
 from amplitude_cohorts_async.testing.faults import broken, refused
-from support.fault_server import closed_port
+from support.fault_server import closed_port, tls_port
 
-KEYS = ("API_KEY", "SECRET_KEY")
+ROOT = Path(__file__).parents[2]
 
 
 class Regions(NamedTuple):
@@ -74,10 +77,11 @@ def checked(command) -> Callable[..., tuple[int, dict[str, tuple[str, str]]]]:
 def test_all_is_well(checked, cohorts_emulator: CohortsEmulator):
     """Each thing is named; nothing is spent."""
     code, found = checked()
-    words = "versions extras proxy disk temporary record source network clock keys"
+    words = "versions extras proxy disk temporary source network clock keys quota"
+    stores = {"job store", "open exports", "object store"}
 
     assert 0 == code
-    assert {*words.split(), "quota", "exports", "store"} == set(found)
+    assert {*words.split(), *stores} == set(found)
     assert {"ok", "unknown"} == {state for state, _ in found.values()}
     assert "500 of 500" in found["quota"][1]
     assert 0 == cohorts_emulator.spent
@@ -135,7 +139,7 @@ def test_a_store_of_the_region_is_tried(checked, regions: Regions):
     """It answers, which is all that can be known; no key of ours goes there."""
     _, found = checked("--region", "eu")
 
-    assert "ok" == found["store"][0]
+    assert "ok" == found["object store"][0]
     assert not [
         each for each in regions.eu.log if "us-key" in str(each.headers.values())
     ]
@@ -148,7 +152,7 @@ def test_a_store_that_is_away_is_a_warning(checked, regions, monkeypatch):
         monkeypatch.setattr(doctor, "STORES", stores)
         code, found = checked("--region", "eu")
 
-    assert (0, "warning") == (code, found["store"][0])
+    assert (0, "warning") == (code, found["object store"][0])
 
 
 def test_missing_keys_leave_the_rest(checked, monkeypatch: pytest.MonkeyPatch):
@@ -158,7 +162,7 @@ def test_missing_keys_leave_the_rest(checked, monkeypatch: pytest.MonkeyPatch):
 
     assert (2, "failed") == (code, found["keys"][0])
     assert "AMPLITUDE_API_KEY" in found["keys"][1]
-    assert {"versions", "disk", "record"} <= set(found)
+    assert {"versions", "disk", "job store"} <= set(found)
 
 
 def test_a_host_that_is_away(checked):
@@ -167,7 +171,30 @@ def test_a_host_that_is_away(checked):
         code, found = checked("--base-url", f"http://127.0.0.1:{port}")
 
     assert (5, "failed") == (code, found["network"][0])
+    assert "certificate" not in found["network"][1]
     assert "keys" not in found
+    assert {"open exports", "object store"} <= set(found)
+
+
+def test_a_certificate_that_is_not_trusted(checked, certificates: tuple[Path, Path]):
+    """As that of a proxy that opens TLS: what to set is said."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates[0])
+
+    with tls_port(context) as port:
+        code, found = checked("--base-url", f"https://127.0.0.1:{port}")
+
+    assert (5, "failed") == (code, found["network"][0])
+    assert "SSL_CERT_FILE" in found["network"][1]
+
+
+def test_a_server_without_tls(checked, cohorts_emulator: CohortsEmulator):
+    """No certificate was seen, so nothing is said of one."""
+    url = cohorts_emulator.base_url.replace("http:", "https:")
+    code, found = checked("--base-url", url)
+
+    assert (5, "failed") == (code, found["network"][0])
+    assert "certificate" not in found["network"][1]
 
 
 def test_keys_without_a_permission(checked, cohorts_emulator: CohortsEmulator):
@@ -250,14 +277,14 @@ def test_a_record_that_others_can_read(checked, data_folder: Path):
     file.touch()
     file.chmod(0o644)
 
-    assert "chmod 600" in checked()[1]["record"][1]
+    assert "chmod 600" in checked()[1]["job store"][1]
 
 
 def test_open_exports_are_counted(checked, command, cohorts_emulator, tmp_path):
     """They are paid for, and wait."""
     cohorts_emulator.add_cohort("long", members=["ann"], job_seconds=9_000)
     command("export", "long", "-o", tmp_path / "x.csv", "--timeout", 1)
-    state, text = checked()[1]["exports"]
+    state, text = checked()[1]["open exports"]
 
     assert ("warning", True) == (state, text.startswith("1 open"))
 
@@ -274,7 +301,7 @@ def test_a_terminal_gets_folded_lines(command, monkeypatch: pytest.MonkeyPatch):
 
 def test_no_record_is_a_warning(checked):
     """What is spent would be forgotten with the process."""
-    assert "warning" == checked("--no-jobs")[1]["record"][0]
+    assert "warning" == checked("--no-jobs")[1]["job store"][0]
 
 
 def test_a_record_that_needs_an_extra(checked, monkeypatch: pytest.MonkeyPatch):
@@ -297,8 +324,8 @@ def test_a_record_on_a_server_is_no_file(checked, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("AMPLITUDE_JOBS", f"redis://me:hush@127.0.0.1:{port}")
         _, found = checked()
 
-    assert ("ok", True) == (found["record"][0], "server" in found["record"][1])
-    assert "failed" == found["exports"][0]
+    assert ("ok", True) == (found["job store"][0], "server" in found["job store"][1])
+    assert "failed" == found["open exports"][0]
     assert "hush" not in str(found)
 
 
@@ -307,8 +334,8 @@ def test_a_record_that_cannot_be_made(checked, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("os.access", lambda place, _: place != tmp_path)
     code, found = checked("--jobs", tmp_path / "sub" / "exports.db")
 
-    assert "failed" == found["record"][0]
-    assert "cannot be written to" in found["record"][1]
+    assert "failed" == found["job store"][0]
+    assert "cannot be written to" in found["job store"][1]
     assert 0 != code
 
 
@@ -324,7 +351,32 @@ def test_missing_extras_are_named(checked, monkeypatch: pytest.MonkeyPatch):
     """Each with its own name."""
     monkeypatch.setattr(checkup, "_version", lambda _: "")
 
-    assert "installed: none; not installed: cloud, parquet" in checked()[1]["extras"][1]
+    absent = ", ".join(sorted(checkup.EXTRAS))
+
+    assert f"installed: none; not installed: {absent}" == checked()[1]["extras"][1]
+
+
+def test_an_extra_is_installed_as_a_whole(checked, monkeypatch: pytest.MonkeyPatch):
+    """One distribution of several is not enough."""
+    monkeypatch.setattr(checkup, "_version", lambda name: "" if name == "isal" else "1")
+
+    assert checked()[1]["extras"][1].endswith("; not installed: speed")
+
+
+def test_every_extra_is_known():
+    """But for the command's own; each with all that it brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = dict(project["optional-dependencies"])
+    del extras["cli"]
+
+    assert {
+        extra: {re.match(r"[\w-]+", each)[0] for each in packages}
+        for extra, packages in extras.items()
+    } == {
+        # It comes with psycopg, by an extra of that.
+        extra: {*packages} - {"psycopg-pool"}
+        for extra, packages in checkup.EXTRAS.items()
+    }
 
 
 @pytest.mark.parametrize(

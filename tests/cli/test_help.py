@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from amplitude_cohorts_async import __version__
 from cli.reference import PAGE, commands, current
 
 NAMES = dict(commands())
+TYPE = re.compile(r"<[a-z ]+>")
+"""As Python calls it, and nobody who types."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -18,6 +22,7 @@ def test_help_explains_every_option(command, name: str):
     assert (0, "") == (code, err)
     assert NAMES[name].help.splitlines()[0] in " ".join(out.split())
     assert [] == [param.name for param in NAMES[name].params if not param.help]
+    assert [] == TYPE.findall(out)
 
 
 def test_no_option_takes_a_key():
@@ -55,6 +60,7 @@ def test_the_command_alone_shows_what_there_is(command, words: tuple[str, ...]):
 
     assert (0, "") == (code, err)
     assert [] == [name for name in NAMES if f" {name.split()[1]} " not in out]
+    assert [] == TYPE.findall(out)
 
 
 def test_version(command):

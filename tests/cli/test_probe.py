@@ -203,12 +203,21 @@ class TestTooFewExports:
         """One is left."""
         return emulator(quotas=Quotas(month=1))
 
-    def test_it_does_not_begin(self, command, cohorts_emulator: CohortsEmulator):
+    def test_it_does_not_begin(
+        self, command, cohorts_emulator: CohortsEmulator, ids: Path
+    ):
         """No cohort is made."""
-        code, _, err = command("doctor", "--probe", "--yes")
+        code, _, err = command("doctor", "--probe", "--yes", "--ids", ids)
 
         assert (2, []) == (code, cohorts_emulator.cohort_ids)
-        assert "1 exports are left" in err
+        assert "1 export is left" in err
+
+    def test_without_known_users_one_is_enough(
+        self, command, cohorts_emulator: CohortsEmulator
+    ):
+        """It spends no more."""
+        assert 0 == command("doctor", "--probe", "--yes").code
+        assert 1 == cohorts_emulator.spent
 
 
 def test_it_asks_first(command, cohorts_emulator: CohortsEmulator):
@@ -245,7 +254,6 @@ def test_the_project_has_to_be_known(command, monkeypatch, name: str):
     ("words", "told"),
     [
         (("--yes",), "belong to --probe"),
-        (("--probe", "--yes", "--proxy", "env"), "not env"),
         (("--probe", "--yes", "--ids", "nowhere.txt"), "cannot be read"),
     ],
 )
@@ -309,6 +317,29 @@ def test_a_terminal_is_asked(
     assert code == done.code
     assert "spends at most 1 of the month's exports. Go on?" in done.err
     assert bool(cohorts_emulator.spent) == (0 == code)
+
+
+async def test_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """Each address has its own; NO_PROXY has none."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    async with CohortsEmulator() as emulator:
+        monkeypatch.setenv("HTTP_PROXY", emulator.base_url.removeprefix("http://"))
+        wire = Wire(
+            origin="http://amplitude.example",
+            api_key=emulator.api_key,
+            secret_key=emulator.secret_key,
+            proxy="env",
+        )
+        seen = await wire.get("/api/5/cohorts/request-status/nobody")
+        with closed_port() as port, pytest.raises(ConnectionFailedError):
+            await wire.fetch(f"http://127.0.0.1:{port}/key")
+
+    assert 404 == seen.status
 
 
 async def test_a_request_without_an_answer_tells_no_link():

@@ -12,7 +12,9 @@ import contextlib
 import itertools
 import json
 import socket
+import ssl
 import struct
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Literal, Self
@@ -208,6 +210,33 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as held:
         held.bind((LOOPBACK, 0))
         yield held.getsockname()[1]
+
+
+@contextlib.contextmanager
+def tls_port(context: ssl.SSLContext) -> Iterator[int]:
+    """Hold a port of loopback that agrees on TLS, and then says nothing."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+
+        def answer() -> None:
+            """Take one connection after another, until the port is closed."""
+            while True:
+                with contextlib.suppress(ssl.SSLError, ConnectionError):
+                    accepted, _ = server.accept()
+                    with accepted:
+                        context.wrap_socket(accepted, server_side=True).close()
+
+        def run() -> None:
+            """End with the port."""
+            with contextlib.suppress(OSError):
+                answer()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def _parse(head: bytes, connection: int) -> Seen:

@@ -105,7 +105,7 @@ class Address:
             raise ConfigurationError(what) from None
 
         if origin is not None:
-            return cls(origin, frozenset({origin}), taken)
+            return cls(origin, frozenset({origin}), taken, tls)
 
         name = f"[{host}]" if family == socket.AF_INET6 else host
         used = taken.getsockname()[1]

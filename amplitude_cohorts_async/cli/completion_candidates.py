@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-__all__ = ("FILES", "offers", "print_offers")
+__all__ = ("FILES", "candidates", "print_candidates")
 
 FILES = ":files"
 """The only line where the shell itself completes the names of files."""
@@ -37,13 +37,13 @@ class Node(TypedDict):
     arguments: Sequence[str]
 
 
-def print_offers(words: Sequence[str]) -> None:
-    """Print the offers for the last of the words behind the command's name."""
-    for line in offers(words):
+def print_candidates(words: Sequence[str]) -> None:
+    """Print the candidates for the last of the words behind the command's name."""
+    for line in candidates(words):
         sys.stdout.write(f"{line}\n")
 
 
-def offers(words: Sequence[str]) -> list[str]:
+def candidates(words: Sequence[str]) -> list[str]:
     """
     Return lines of a value, a TAB and its description; or `FILES` alone.
 
@@ -51,24 +51,24 @@ def offers(words: Sequence[str]) -> list[str]:
         words: Those typed so far; the last one, which may be empty, is completed.
     """
     *before, current = _whole(words) or [""]
-    place = _Place.after(before)
+    line = _CommandLine.after(before)
     found: list[tuple[str, str]]
 
-    if place.awaited is not None:
-        found = list(_values(place.awaited, place.given))
+    if line.awaited is not None:
+        found = list(_values(line.awaited, line.given))
     elif current.startswith("--") and "=" in current:
         name = current.partition("=")[0]
-        kind = place.node["options"].get(name, ("", ""))[0]
+        kind = line.node["options"].get(name, ("", ""))[0]
         found = [
             (value if value == FILES else f"{name}={value}", text)
-            for value, text in _values(kind, place.given)
+            for value, text in _values(kind, line.given)
         ]
     elif current.startswith("-"):
-        found = [(name, about[1]) for name, about in place.node["options"].items()]
-    elif place.node["commands"]:
-        found = list(place.node["commands"].items())
+        found = [(name, about[1]) for name, about in line.node["options"].items()]
+    elif line.node["commands"]:
+        found = list(line.node["commands"].items())
     else:
-        found = list(_values(place.argument, place.given))
+        found = list(_values(line.argument, line.given))
 
     if FILES in dict(found):
         return [FILES]
@@ -93,9 +93,9 @@ def _whole(words: Sequence[str]) -> list[str]:
     return ["" if word == "=" else word for word in found]
 
 
-class _Place:
+class _CommandLine:
     """
-    Where in a command the cursor is.
+    A command line as far as the word at the cursor.
 
     Attributes:
         awaited: The kind of the value of the option before it, if that has one.
@@ -111,14 +111,14 @@ class _Place:
         self._count = 0
 
     @classmethod
-    def after(cls, words: Sequence[str]) -> _Place:
-        """Return the place behind some words."""
-        place = cls()
+    def after(cls, words: Sequence[str]) -> _CommandLine:
+        """Return the command line of some words."""
+        line = cls()
 
         for word in words:
-            place.step(word)
+            line.step(word)
 
-        return place
+        return line
 
     @property
     def node(self) -> Node:
@@ -169,15 +169,17 @@ def _values(kind: str, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _cohorts(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     from .cohort_cache import known_cohorts  # noqa: PLC0415 - only where it is needed
-    from .keys import project_of  # noqa: PLC0415
+    from .keys import project_hash  # noqa: PLC0415
 
-    project = project_of(
-        given.get("--profile"),
-        region=given.get("--region"),
-        base_url=given.get("--base-url"),
+    known = known_cohorts(
+        project_hash(
+            given.get("--profile"),
+            region=given.get("--region"),
+            base_url=given.get("--base-url"),
+        )
     )
 
-    for cohort_id, name in known_cohorts(project).items():
+    for cohort_id, name in known.items():
         # A shell might read anything else as more than a word.
         if (
             cohort_id.isascii()
