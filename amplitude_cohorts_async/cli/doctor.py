@@ -132,9 +132,8 @@ def _of_service(connection: Connection) -> list[Check]:
         keys = connection.keys
         place = keys.base_url or f"region {keys.region}"
         found = connection.run(_ask, hook=clock, retrying=_ONCE, timeout=_SECONDS)
-    except (
-        MissingExtraError
-    ) as error:  # that of the job store's server, or the limiter's
+    except MissingExtraError as error:
+        # That of the job store's server, or of the limiter's.
         return [failed("extra", error)]
     except CohortsError as error:
         return [failed("keys", error)]

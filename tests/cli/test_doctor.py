@@ -308,7 +308,11 @@ def test_a_record_that_needs_an_extra(checked, monkeypatch: pytest.MonkeyPatch):
     """It is named, and what is here is looked at all the same."""
     monkeypatch.setitem(sys.modules, "redis", None)
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
-    for name in [each for each in sys.modules if ".contrib.redis" in each]:
+    ours = (
+        "amplitude_cohorts_async.contrib.redis",
+        "amplitude_cohorts_async.contrib._redis",
+    )
+    for name in [each for each in sys.modules if each.startswith(ours)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setenv("AMPLITUDE_JOBS", "redis://127.0.0.1:1")
     code, found = checked()
