@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import CohortsError, MissingExtraError
-from .release import print_version
 
 __all__ = ("main",)
 
@@ -27,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if arguments == ["--version"]:
             # Without the modules that only other commands need.
+            from .release import print_version  # noqa: PLC0415
+
             print_version()
             return 0
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 RECORD = {
     *("id", "cohort_id", "properties", "state", "is_open", "request_id"),
     *("requested_at", "token", "deliveries", "occurrence", "used", "label"),
-    *("revision", "updated_at"),
+    *("revision", "updated_at", "traceparent"),
 }
 
 

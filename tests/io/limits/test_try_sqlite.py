@@ -117,7 +117,7 @@ async def test_a_ticker_beside_callers_who_queue_is_admitted_in_its_order(
                 await asyncio.sleep(0.02)
 
     async def come_back() -> None:
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(250):
             await tick(path, limits, kind)
         order.append("ticked")
 
@@ -144,7 +144,7 @@ async def test_tickers_of_any_process_keep_their_order(path: Path, made: Made):
         order.append(number)
 
     await tried(made(ONE), "export")
-    async with asyncio.timeout(50), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(250), asyncio.TaskGroup() as group:
         for number in range(5):
             group.create_task(ask(number))
             await drawn(path, number + 1)
@@ -287,7 +287,7 @@ async def test_polls_do_not_wait_for_their_pace(path: Path, made: Made):
     for _ in range(2):
         await tried(limiter, "poll")
 
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(250):
         error = await refused(limiter, "poll")
 
     assert 80 < error.seconds < 301
@@ -307,7 +307,7 @@ async def test_a_pause_gives_a_poll_its_place_in_the_pace_back(path: Path, made:
     assert 0 < error.seconds < 0.4
     assert [] == rows(path, "SELECT * FROM ticket")
     await asyncio.sleep(error.seconds)
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(250):
         await tried(limiter, "poll", error.ticket)
 
 
