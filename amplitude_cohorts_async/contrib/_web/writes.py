@@ -14,7 +14,6 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
@@ -25,7 +24,13 @@ import attrs
 from ... import CohortsClient, read_ids
 from ...errors import CohortsError, InvalidInputError, RemovalGuardError
 from ...events import BatchWritten, Event
-from ...models import IdType, MembershipReport, SyncReport, UploadReport
+from ...models import (
+    IdType,
+    MembershipOperation,
+    MembershipReport,
+    SyncReport,
+    UploadReport,
+)
 from ...types import IdFile
 from ..fastapi.problems import Refusal
 from ..fastapi.worker import Worker
@@ -347,13 +352,14 @@ async def _write(
     if report is None or not (report.add or report.remove):
         return MembershipReport(cohort_id=str(order.cohort_id))
 
-    update = partial(client.update_membership, report.cohort_id, id_type=order.id_type)
-    if not report.remove_first:
-        return await update(add=report.add, remove=report.remove)
-
-    removed = await update(remove=report.remove)
-    added = await update(add=report.add)
-    return attrs.evolve(added, removed=removed.removed)
+    changes = [
+        MembershipOperation("ADD", report.add, order.id_type),
+        MembershipOperation("REMOVE", report.remove, order.id_type),
+    ]
+    return await client.update_membership(
+        report.cohort_id,
+        operations=reversed(changes) if report.remove_first else changes,
+    )
 
 
 @asynccontextmanager
