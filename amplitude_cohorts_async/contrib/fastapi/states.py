@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
-from ...models import Cohort, ExportPlan, Usage
 from .problems import Problem
 
 __all__ = (
@@ -101,7 +106,18 @@ class ExportState(BaseModel):
     problem: Problem | None = None
 
 
-class CohortState(BaseModel):
+class _Copied(BaseModel):
+    """A value of the client, with the fields that are shown."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Return a copy of the value's attributes."""
+        return cls.model_validate(value)
+
+
+class CohortState(_Copied):
     """A cohort of the list; see `Cohort`."""
 
     id: str
@@ -113,22 +129,8 @@ class CohortState(BaseModel):
     last_computed: datetime | None
     last_modified: datetime | None
 
-    @classmethod
-    def of(cls, cohort: Cohort) -> CohortState:
-        """Return what a list shows of a cohort."""
-        return cls(
-            id=cohort.id,
-            name=cohort.name,
-            description=cohort.description,
-            size=cohort.size,
-            type=cohort.type,
-            owners=list(cohort.owners),
-            last_computed=cohort.last_computed,
-            last_modified=cohort.last_modified,
-        )
 
-
-class UsageState(BaseModel):
+class UsageState(_Copied):
     """This month's exports; see `Usage`."""
 
     limit: int | None
@@ -136,18 +138,8 @@ class UsageState(BaseModel):
     remaining: int | None
     resets_at: datetime | None
 
-    @classmethod
-    def of(cls, usage: Usage) -> UsageState:
-        """Return a usage."""
-        return cls(
-            limit=usage.limit,
-            used=usage.used,
-            remaining=usage.remaining,
-            resets_at=usage.resets_at,
-        )
 
-
-class PlannedState(BaseModel):
+class PlannedState(_Copied):
     """The plan for one cohort; see `PlannedExport`."""
 
     cohort_id: str
@@ -158,7 +150,7 @@ class PlannedState(BaseModel):
     skipped: str | None
 
 
-class PlanState(BaseModel):
+class PlanState(_Copied):
     """What some exports would take; see `ExportPlan`."""
 
     needed: int
@@ -167,25 +159,3 @@ class PlanState(BaseModel):
     usage: UsageState
     exports: list[PlannedState]
     unknown: list[str]
-
-    @classmethod
-    def of(cls, plan: ExportPlan) -> PlanState:
-        """Return a plan."""
-        return cls(
-            needed=plan.needed,
-            left_after=plan.left_after,
-            ends_in=plan.ends_in,
-            usage=UsageState.of(plan.usage),
-            exports=[
-                PlannedState(
-                    cohort_id=each.cohort_id,
-                    name=each.name,
-                    size=each.size,
-                    starts_in=each.starts_in,
-                    ends_in=each.ends_in,
-                    skipped=each.skipped,
-                )
-                for each in plan.exports
-            ],
-            unknown=list(plan.unknown),
-        )
