@@ -24,7 +24,6 @@ from ...errors import CohortsError
 from ...models import Cohort
 from ...types import Clock
 from ..fastapi.exports import CohortExports, worker_of
-from ..fastapi.files import MEDIA_TYPES, shown_name
 from ..fastapi.problems import Problem, Refusal, install_problems, problem_of_any
 from ..fastapi.records import key_occurrence
 from ..fastapi.states import ExportOrder, ExportState, FileFormat
@@ -233,13 +232,8 @@ class _Pages:
     async def file(self, export_id: str) -> FileResponse:
         """Send the file of an export."""
         state = await self._worker.board.state(export_id)
-        path = await self._worker.files.find(state)
 
-        return FileResponse(
-            path,
-            filename=shown_name(state),
-            media_type=MEDIA_TYPES[str(state.format)],
-        )
+        return await self._worker.files.answer(state)
 
     async def events(self) -> AsyncGenerator[ServerSentEvent]:
         """Send the list of exports, and again when it looks different."""

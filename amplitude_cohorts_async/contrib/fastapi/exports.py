@@ -21,7 +21,7 @@ from ...errors import ConfigurationError, InvalidInputError
 from ...jobs import JobRecord
 from ...limits import Limits
 from ...types import Clock
-from .files import MEDIA_TYPES, Files, shown_name
+from .files import MEDIA_TYPES, Files
 from .problems import PROBLEM_RESPONSE, ProblemRoute
 from .records import Place, key_occurrence
 from .states import CohortState, ExportOrder, ExportState, PlanState, UsageState
@@ -315,13 +315,8 @@ class CohortExports:
         """Send the file of an export."""
         worker = self._running()
         state = await worker.board.state(export_id)
-        path = await worker.files.find(state)
 
-        return FileResponse(
-            path,
-            filename=shown_name(state),
-            media_type=MEDIA_TYPES[str(state.format)],
-        )
+        return await worker.files.answer(state)
 
     def _running(self) -> Worker:
         if self._worker is None:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import attrs
+from fastapi.responses import FileResponse
 
 from .problems import Refusal
 from .records import Place
@@ -78,6 +79,21 @@ class Files:
             HTTPStatus.CONFLICT,
             f"the file of export {state.id} is not in this worker's folder; all workers "
             f"have to share one, or somebody moved the file",
+        )
+
+    async def answer(self, state: ExportState) -> FileResponse:
+        """
+        Return the answer that sends the file of an export.
+
+        Raises:
+            Refusal: It is not there, and why.
+        """
+        path = await self.find(state)
+
+        return FileResponse(
+            path,
+            filename=shown_name(state),
+            media_type=MEDIA_TYPES[str(state.format)],
         )
 
     async def sweep(self) -> None:

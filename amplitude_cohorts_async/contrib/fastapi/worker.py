@@ -200,11 +200,7 @@ class Worker:
 
         await self._until_stopped(step)
         if not step.done():
-            raise Refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "this worker is about to end; send the same request again",
-                retry_after=1,
-            )
+            raise _about_to_end()
 
     async def unless_stopped(self, work: Coroutine[object, object, T]) -> T:
         """
@@ -222,11 +218,7 @@ class Worker:
         finally:
             await _end(task)
 
-        raise Refusal(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "this worker is about to end; send the same request again",
-            retry_after=1,
-        )
+        raise _about_to_end()
 
     def begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Begin some other work, which is cancelled where the worker ends before it."""
@@ -425,6 +417,14 @@ async def _end(*tasks: asyncio.Future[Any]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
+
+
+def _about_to_end() -> Refusal:
+    return Refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "this worker is about to end; send the same request again",
+        retry_after=1,
+    )
 
 
 def _too_late(state: ExportState) -> str:
