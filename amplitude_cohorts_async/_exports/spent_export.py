@@ -97,8 +97,9 @@ class SpentExport:
 
     async def link(self, timeout: float) -> str:
         """Wait for the job, and return a link to its file."""
+        await self.wait(timeout)
+
         async with self.tracked():
-            await self.wait(timeout)
             return await self._downloader.link()
 
     async def deliver(

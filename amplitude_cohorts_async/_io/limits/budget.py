@@ -133,6 +133,9 @@ class Budget:
         Raises:
             QuotaWaitError: There is no slot for the question.
         """
+        if self._read_usage is None:
+            return False
+
         async with self._asking:
             counted = await self._add(_ALL, 0)
             # The service's count does not include what is reserved and not sent.
@@ -141,9 +144,7 @@ class Budget:
                 for spend in self._reserved
             )
             counter_id = await self._counter_id()
-            if self._read_usage is None or not self._must_ask(
-                counted, unsent, counter_id
-            ):
+            if not self._must_ask(counted, unsent, counter_id):
                 return False
 
             at = self._clock.utcnow()
