@@ -171,9 +171,10 @@ def _check_seconds(
 
 def _checked_proxy(proxy: object) -> str | None:
     # The message shows no part of the URL, which may hold a password.
-    if proxy is None or proxy == FROM_ENVIRONMENT:
-        return None if proxy is None else FROM_ENVIRONMENT
-
+    if proxy is None:
+        return None
+    if proxy == FROM_ENVIRONMENT:
+        return FROM_ENVIRONMENT
     if isinstance(proxy, str) and (url := _proxy_url(proxy)) is not None:
         return url
 

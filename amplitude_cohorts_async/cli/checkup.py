@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import stat
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +18,7 @@ from rich.filesize import decimal
 from .. import __version__
 from .command_words import in_command_words
 from .exits import Exit, exit_of
+from .private_files import is_closed
 from .stores import store_file
 
 __all__ = ("Check", "State", "failed", "of_machine")
@@ -165,7 +164,7 @@ def _job_store(jobs: str | None, no_jobs: bool) -> Check:
             "job store", "failed", f"{path} cannot be read and written", Exit.FAILURE
         )
 
-    if sys.platform != "win32" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if not is_closed(path.stat()):
         return Check(
             "job store",
             "warning",

@@ -7,7 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ("is_own", "is_private", "write_private")
+__all__ = ("is_closed", "is_own", "is_private", "write_private")
 
 _OF_OTHERS = 0o077
 
@@ -40,11 +40,12 @@ def is_own(facts: os.stat_result) -> bool:
     return not hasattr(os, "geteuid") or facts.st_uid == os.geteuid()
 
 
+def is_closed(facts: os.stat_result) -> bool:
+    """Whether nobody but its owner can open a file."""
+    # Windows makes up the mode.
+    return not hasattr(os, "geteuid") or not stat.S_IMODE(facts.st_mode) & _OF_OTHERS
+
+
 def is_private(facts: os.stat_result) -> bool:
     """Whether a file belongs to this user, and nobody else can open it."""
-    # Windows makes up the mode.
-    is_closed = (
-        not hasattr(os, "geteuid") or not stat.S_IMODE(facts.st_mode) & _OF_OTHERS
-    )
-
-    return is_own(facts) and is_closed
+    return is_own(facts) and is_closed(facts)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import attrs
 import typer
@@ -59,6 +59,16 @@ ResumedTo = Annotated[
 ]
 
 
+RequestedJob: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TOKEN_OR_ID]",
+        help="The token or request id that an export printed; by default the last open "
+        "one.",
+    ),
+]
+
+
 @attrs.frozen
 class Found:
     """
@@ -77,14 +87,7 @@ class Found:
 
 def resume(
     connection: Connection,
-    job: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TOKEN_OR_ID]",
-            help="The token or request id that an export printed; by default the last "
-            "open one.",
-        ),
-    ] = None,
+    job: RequestedJob = None,
     *,
     output: ResumedTo = None,
     format: Format = None,  # noqa: A002 - named like the option

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
 
 import attrs
-import typer
 
 from .. import CohortsClient
 from ..errors import ExportTimeoutError
@@ -15,7 +13,7 @@ from .common import Connection
 from .file_options import JOB_TIMEOUT, Timeout
 from .records import delivered_to
 from .resume_hints import announce, command_line, resumable_id, resume_hints
-from .resuming import last_open, named
+from .resuming import RequestedJob, last_open, named
 
 __all__ = ("watch",)
 
@@ -39,14 +37,7 @@ class Watched:
 
 def watch(
     connection: Connection,
-    job: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TOKEN_OR_ID]",
-            help="The token or request id that an export printed; by default the last "
-            "open one.",
-        ),
-    ] = None,
+    job: RequestedJob = None,
     *,
     timeout: Timeout = JOB_TIMEOUT,
 ) -> None:
