@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,27 @@ from .conftest import COHORT
 def press() -> None:
     """Press Ctrl-C: raises KeyboardInterrupt in the main thread at once."""
     signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def pressed_at_first_start(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> Iterator[None]:
+    """Press it around the first start of work in the loop: "before", or "after"."""
+    start, starts = Portal.start, iter(range(10))
+
+    def interrupted(self: Portal, work: Callable[[], Awaitable[object] | None]) -> None:
+        """Press it."""
+        first = next(starts) == 0
+        if first and when == "before":
+            press()
+        start(self, work)
+        if first:
+            press()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Portal, "start", interrupted)
+        yield
 
 
 def left(client: CohortsClient) -> list[object]:
@@ -87,21 +109,11 @@ def test_a_call_that_was_not_started_never_is(
     client: CohortsClient, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Ctrl-C may come before the loop has heard of the call, or right after."""
-    start, starts = Portal.start, iter(range(10))
-
-    def interrupted(self: Portal, work: Callable[[], Awaitable[object] | None]) -> None:
-        """Press it around the first start, which is that of the call."""
-        first = next(starts) == 0
-        if first and when == "before":
-            press()
-        start(self, work)
-        if first:
-            press()
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Portal, "start", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            client.request_export(COHORT)
+    with (
+        pressed_at_first_start(monkeypatch, when),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        client.request_export(COHORT)
 
     used = client.get_usage().used
     assert [] == left(client)
@@ -163,21 +175,11 @@ def test_an_iterator_that_was_not_started_ends(
 ) -> None:
     """Its task may not be there yet; closing it waits for nothing that never comes."""
     outcomes = client.run_jobs(forever=True)
-    start, starts = Portal.start, iter(range(10))
-
-    def interrupted(self: Portal, work: Callable[[], Awaitable[object] | None]) -> None:
-        """Press it around the first start."""
-        first = next(starts) == 0
-        if first and when == "before":
-            press()
-        start(self, work)
-        if first:
-            press()
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Portal, "start", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            next(outcomes)
+    with (
+        pressed_at_first_start(monkeypatch, when),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        next(outcomes)
 
     client.get_usage()
     assert [] == left(client)
