@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -109,7 +109,7 @@ class ExportState(BaseModel):
 class _Copied(BaseModel):
     """A value of the client, with the fields that are shown."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(from_attributes=True)
 
     @classmethod
     def of(cls, value: object) -> Self:
