@@ -16,6 +16,7 @@ import pytest
 
 from amplitude_cohorts_async import IdType, MembershipOperation, read_ids
 from amplitude_cohorts_async._io import progress
+from amplitude_cohorts_async._io.progress_libraries import BarState
 from amplitude_cohorts_async.blocking import (
     CohortsClient,
     _portal,
@@ -450,16 +451,16 @@ def test_bars_are_drawn_here(
     threads: list[threading.Thread] = []
     shown: list[str] = []
 
-    class Drawing:
+    class Lines:
         """Keeps who draws."""
 
-        def __init__(self, unit: str, text: str, total: int | None) -> None:
-            threads.append(threading.current_thread())
+        def __init__(self, state: BarState) -> None:
+            self.update(state)
 
-        def show(self, text: str, done: int, total: int | None) -> None:
+        def update(self, state: BarState) -> None:
             """Keep it."""
             threads.append(threading.current_thread())
-            shown.append(text)
+            shown.append(state.description)
 
         def refresh(self) -> None:
             """Keep it."""
@@ -469,12 +470,20 @@ def test_bars_are_drawn_here(
             """Keep it."""
             shown.append("closed")
 
-    monkeypatch.setattr(progress, "_library", lambda: "drawing")
-    monkeypatch.setattr(progress, "_drawing", lambda _: Drawing)
+    monkeypatch.setattr(progress, "installed_library", lambda: "lines")
+    monkeypatch.setattr(progress, "load_renderer", lambda _: Lines)
     client.export(COHORT, tmp_path / "members.csv", progress=True)
     for _ in client.export_many([COHORT, "9apg8e8f"], tmp_path, progress=True):
         pass
 
+    job = client.request_export(COHORT).wait(progress=True)
+    with job.members(progress=True) as members:
+        assert 25_000 == sum(1 for _ in members)
+    assert f"cohort {COHORT}: 25,000 members" == shown[-2]
+    with job.file(progress=True):
+        pass
+    assert [] == [*client.run_jobs(progress=True)]
+
     assert {HERE()} == {*threads}
-    assert 2 == shown.count("closed")
+    assert 6 == shown.count("closed")
     assert "closed" == shown[-1]
