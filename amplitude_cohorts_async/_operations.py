@@ -415,7 +415,7 @@ class Operations:
         )
         outcomes = runner.outcomes(forever=forever)
         bar = progress_bar(
-            progress, "", total=lambda: None if forever else runner.found
+            progress, "", total=lambda: (runner.found or None) if not forever else None
         )
         return outcomes if bar is None else displayed_outcomes(bar, outcomes)
 

@@ -199,11 +199,13 @@ class ProgressBar:
         if self._make is None:
             return
 
-        rows = [] if self.rows is None else [f"{self.rows():,} members"]
+        rows = self.rows() if self.rows else 0
         total = self._state.total if self._total is None else self._total()
         self._state = attrs.evolve(
             self._state,
-            description=": ".join(filter(None, [self._text, *rows])),
+            description=": ".join(
+                filter(None, [self._text, f"{rows:,} members" if rows else ""])
+            ),
             total=total,
         )
 
@@ -213,14 +215,12 @@ class ProgressBar:
             self._renderer.update(self._state)
 
     def _refresh(self) -> None:
-        if self.rows is not None:
-            self._draw()
+        self._draw()
         if self._renderer is not None:
             self._renderer.refresh()
 
     def _close(self) -> None:
-        if self.rows is not None:
-            self._draw()
+        self._draw()
         if self._renderer is not None:
             self._renderer.close()
 

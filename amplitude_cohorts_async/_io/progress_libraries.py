@@ -97,7 +97,7 @@ class _Tqdm(Protocol):
     bar_format: str | None
 
     def reset(self, total: int | None) -> None: ...
-    def set_description_str(self, desc: str) -> None: ...
+    def set_description_str(self, desc: str, refresh: bool) -> None: ...
     def update(self, n: int) -> bool | None: ...
     def refresh(self) -> None: ...
     def close(self) -> None: ...
@@ -138,17 +138,19 @@ class _TqdmBar:
     def update(self, state: BarState) -> None:
         """Show another state."""
         bar = self._bar
-        bar.bar_format = _tqdm_format(state)
-        counts_anew = (state.total, state.unit) != (bar.total, bar.unit)
+        is_new_count = (state.total, state.unit) != (bar.total, bar.unit)
+        is_new = is_new_count or state.description != bar.desc
 
-        if counts_anew:
+        if is_new_count:
             bar.unit, bar.unit_scale = state.unit, state.unit == BYTES
             # In a notebook this sets the width of the bar, too.
             bar.reset(state.total)
-        if counts_anew or state.description != bar.desc:
-            bar.set_description_str(state.description)
 
+        bar.bar_format = _tqdm_format(state)
+        bar.set_description_str(state.description, refresh=False)
         bar.update(state.completed - bar.n)
+        if is_new:
+            bar.refresh()
 
     def refresh(self) -> None:
         """Show the time that has passed."""

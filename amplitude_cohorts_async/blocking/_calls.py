@@ -205,14 +205,22 @@ class Call:
             self._portal.start(self._withdraw)
 
         while not self.has_ended:
-            task = self._next()
-            if task is not None:
-                task.refuse()
+            self._refuse(self._next())
+
+        # What came right before the end, as an event, or the end of a bar.
+        with suppress(Empty):
+            while True:
+                self._refuse(self._thread_tasks.get_nowait())
 
         for note in self._notes():
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         self._error = None
+
+    @staticmethod
+    def _refuse(task: ThreadTask | None) -> None:
+        if task is not None:
+            task.refuse()
 
     def _withdraw(self) -> None:
         if self.has_ended:
