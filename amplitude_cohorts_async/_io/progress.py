@@ -79,6 +79,9 @@ class ProgressBar:
     The bar of one call.
 
     It never fails its call: an error while it is drawn is logged, and ends the drawing.
+
+    Attributes:
+        rows: Returns how many members were read; None where that is not known.
     """
 
     def __init__(
@@ -95,12 +98,11 @@ class ProgressBar:
         Raises:
             MissingExtraError: Neither tqdm nor rich is installed.
         """
-        # Returns how many members were read, where that is known.
         self.rows: Callable[[], int] | None = None
         self._name = name
-        self._text = name
         self._total = total
-        self._state = BarState("", unit=BYTES if total is None else _EXPORTS)
+        self._state = BarState(name, unit=BYTES if total is None else _EXPORTS)
+        self._drawn: BarState | None = None
         self._ids = 0
         self._cohorts: dict[str, str] = {}
         self._library = installed_library()
@@ -189,10 +191,10 @@ class ProgressBar:
         )
 
     def _describe(self, text: str, cohort_id: str = "") -> None:
-        name = (
-            self._name if self._total is None else cohort_id and f"cohort {cohort_id}"
-        )
-        self._text = ": ".join(filter(None, [name, _printable(text)]))
+        counts_exports = self._total is not None
+        name = f"cohort {cohort_id}" if counts_exports and cohort_id else self._name
+        description = ": ".join(filter(None, [name, _printable(text)]))
+        self._state = attrs.evolve(self._state, description=description)
         self._draw()
 
     def _draw(self) -> None:
@@ -200,19 +202,17 @@ class ProgressBar:
             return
 
         rows = self.rows() if self.rows else 0
-        total = self._state.total if self._total is None else self._total()
-        self._state = attrs.evolve(
-            self._state,
-            description=": ".join(
-                filter(None, [self._text, f"{rows:,} members" if rows else ""])
-            ),
-            total=total,
-        )
+        parts = [self._state.description, f"{rows:,} members" if rows else ""]
+        state = attrs.evolve(self._state, description=": ".join(filter(None, parts)))
+        if self._total is not None:
+            state = attrs.evolve(state, total=self._total())
 
         if self._renderer is None:
-            self._renderer = self._make(self._state)
-        else:
-            self._renderer.update(self._state)
+            self._renderer = self._make(state)
+        elif state != self._drawn:
+            self._renderer.update(state)
+
+        self._drawn = state
 
     def _refresh(self) -> None:
         self._draw()
