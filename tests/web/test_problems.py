@@ -69,6 +69,20 @@ def test_seconds_are_rounded_up() -> None:
     assert 13 == problem_of(errors.QuotaWaitError("no", seconds=12.2)).retry_after
 
 
+async def test_no_endpoint_of_the_service_is_named(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Which address of Amplitude's was asked is no help to who asks this server."""
+    emulator.fail_next("export", faults.lost_answer())
+    started = await browser.start()
+    unknown = await browser.start("nobody")
+    details = [started.json["problem"]["detail"], unknown.json["detail"]]
+
+    assert 404 == unknown.status
+    assert "Cohort not found: nobody" in details[1]
+    assert not any("/api/" in each or "get_usage" in each for each in details)
+
+
 async def test_month_is_over(clock: FakeClock, folder: Path) -> None:
     """The last of the month's exports is spent: 429, until the first of the next."""
     emulator = CohortsEmulator(
@@ -206,6 +220,9 @@ async def test_lost_answer_is_told_and_not_spent_again(
     assert ("attempted", 409) == (state["state"], state["problem"]["status"])
     assert "AmbiguousExportError" == state["problem"]["error"] == again.json["error"]
     assert (409, 409) == (again.status, cancelled.status)
+    # It is for who sends requests: no argument of the client helps there.
+    assert "on_unknown" not in state["problem"]["detail"]
+    assert "another Idempotency-Key" in state["problem"]["detail"]
     assert 202 == other.status
     assert emulator.spent <= 2
 

@@ -414,6 +414,24 @@ async def test_exports_of_others_are_shown(
     assert (409, True) == (file.status, "does not serve" in file.json["detail"])
 
 
+async def test_exports_of_others_are_left_alone(
+    browser: Browser, make_client: Make
+) -> None:
+    """One that another program waits for is not put aside; who that is, is told."""
+    async with make_client() as client:
+        await client.request_export(COHORT)
+        (before,) = await client.jobs()
+        (state,) = (await browser.get("/api/exports")).json
+        refused = await browser.ask("DELETE", f"/api/exports/{state['id']}")
+        (after,) = await client.jobs()
+
+    assert ("requested", False) == (state["state"], state["is_own"])
+    assert 409 == refused.status
+    assert str(before.label) in refused.json["detail"]
+    assert "amplitude-cohorts jobs park" in refused.json["detail"]
+    assert before == after
+
+
 async def test_exports_left_in_the_store_are_taken_up(
     make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
 ) -> None:

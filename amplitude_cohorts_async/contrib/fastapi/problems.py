@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ... import errors
+from .request_words import in_request_words
 
 __all__ = (
     "PROBLEM_RESPONSE",
@@ -153,7 +154,8 @@ def problem_of_any(error: Exception) -> Problem:
 def problem_of(error: errors.CohortsError) -> Problem:
     """Return an error as a problem."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    problem = _problem(status, str(error), retry_after=_retry_after(error))
+    detail = in_request_words(error)
+    problem = _problem(status, detail, retry_after=_retry_after(error))
 
     return problem.model_copy(
         update={"error": type(error).__name__, "token": error.token}

@@ -109,6 +109,7 @@ class Place:
             properties=wanted if isinstance(wanted, bool) else list(wanted),
             state=name,
             is_over=name in _OVER,
+            is_own=mine is not None,
             has_file=name == "saved" and mine is not None and self.folder is not None,
             requested_at=record.requested_at,
             updated_at=record.updated_at,

@@ -76,6 +76,8 @@ class ExportState(BaseModel):
             we), "refused" (nothing was spent, and none will be), "gone", "failed",
             "parked" or "cancelled" (nothing was spent).
         is_over: Whether it stays in this state.
+        is_own: Whether a router of this folder began it, and goes on with it. One of
+            another program is only shown.
         has_file: Whether this router serves its file.
         file: The address of the file on this server, when it is saved.
         location: Where the file is, if it goes to a bucket.
@@ -92,6 +94,7 @@ class ExportState(BaseModel):
     format: str | None = None
     state: State
     is_over: bool
+    is_own: bool = True
     has_file: bool = False
     file: str | None = None
     location: str | None = None

@@ -159,8 +159,8 @@ class Worker:
         Put an export aside, or take it out of the queue if nothing is spent for it.
 
         Raises:
-            Refusal: It is over, its request may have been sent, or the process is about
-                to end.
+            Refusal: It is over, its request may have been sent, another program began
+                it, or the process is about to end.
         """
         self._cancelling.add(name)
 
@@ -170,6 +170,8 @@ class Worker:
                 state = await self.board.state(name)
                 if state.state in _SET_ASIDE:
                     return state
+                if not state.is_own:
+                    raise Refusal(HTTPStatus.CONFLICT, self._of_others(state))
                 if state.state not in _CAN_BE_CANCELLED:
                     raise Refusal(HTTPStatus.CONFLICT, _too_late(state))
                 if cancelled := await self._put_aside(state):
@@ -181,6 +183,18 @@ class Worker:
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"export {name} was changed by other workers each time; try again",
             retry_after=1,
+        )
+
+    def _of_others(self, state: ExportState) -> str:
+        """Return why an export of another program is not put aside: it may wait for it."""
+        record = self.board.record(state.id)
+        label = None if record is None else record.label
+        who = "another program" if label is None else f"another program, {label!r},"
+
+        return (
+            f"export {state.id} of cohort {state.cohort_id} was begun by {who} and not "
+            f"by this service, which leaves it alone: end it there, or put it aside "
+            f"with `amplitude-cohorts jobs park`"
         )
 
     async def _settle(self, name: str) -> None:
