@@ -127,6 +127,30 @@ async def test_what_is_refused_in_the_queue_says_why(
     assert 0 == emulator.spent
 
 
+async def test_why_it_was_refused_at_another_worker(
+    make_client: Callable[[], CohortsClient],
+    clock: FakeClock,
+    folder: Path,
+    emulator: CohortsEmulator,
+) -> None:
+    """The store keeps nothing of it; the other worker says which request tells why."""
+    options = {"client": make_client, "clock": clock}
+
+    async with mounted(folder, **options) as one:
+        emulator.fail_next("export", faults.throttled(retry_after=30))
+        started = await one.start("nobody", key="k")
+        location = started.headers["location"]
+        state = await one.until_over(location)
+        async with mounted(folder, **options) as other:
+            unknown = await other.get(location)
+            again = await other.start("nobody", key="k")
+
+    assert ("queued", "refused") == (started.json["state"], state["state"])
+    assert (404, True) == (unknown.status, "Idempotency-Key" in unknown.json["detail"])
+    assert (404, "NotFoundError") == (again.status, again.json["error"])
+    assert 0 == emulator.spent
+
+
 async def test_keys_are_refused(
     emulator: CohortsEmulator, clock: FakeClock, folder: Path
 ) -> None:
