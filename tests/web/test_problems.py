@@ -141,9 +141,10 @@ async def test_why_it_was_refused_at_another_worker(
         started = await one.start("nobody", key="k")
         location = started.headers["location"]
         state = await one.until_over(location)
-        async with mounted(folder, **options) as other:
-            unknown = await other.get(location)
-            again = await other.start("nobody", key="k")
+
+    async with mounted(folder, **options) as other:
+        unknown = await other.get(location)
+        again = await other.start("nobody", key="k")
 
     assert ("queued", "refused") == (started.json["state"], state["state"])
     assert (404, True) == (unknown.status, "Idempotency-Key" in unknown.json["detail"])

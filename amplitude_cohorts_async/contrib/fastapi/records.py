@@ -18,7 +18,17 @@ import attrs
 from ...jobs import JobDelivery, JobRecord
 from .schemas import ExportOrder, ExportState, State
 
-__all__ = ("ExportRoot", "key_occurrence", "name_of", "next_occurrence", "order_of")
+__all__ = (
+    "SPENT",
+    "ExportRoot",
+    "key_occurrence",
+    "name_of",
+    "next_occurrence",
+    "order_of",
+)
+
+SPENT = {"requested", "ready"}
+"""The states of an export that is paid for, and whose file is still to come."""
 
 _KEYED = "web:key:"
 _DAILY = "web:day:"
