@@ -83,6 +83,24 @@ async def test_no_endpoint_of_the_service_is_named(
     assert not any("/api/" in each or "get_usage" in each for each in details)
 
 
+async def test_what_to_do_is_said_in_requests(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """An export without a file, and a request that is refused, name no call of ours."""
+    emulator.fail_next("export", faults.job_failed())
+    started = await browser.start(key="k")
+    await browser.until_over(started.headers["location"])
+    failed = (await browser.start(key="k")).json["detail"]
+    emulator.fail_next("usage", faults.refused(400, "no such thing"))
+    refused = (await browser.get("/api/usage")).json["detail"]
+
+    assert "start a new one, with another Idempotency-Key" in failed
+    assert "no such thing" in refused
+    assert not any(
+        word in failed + refused for word in ("forget_job", ".details", ".metadata")
+    )
+
+
 async def test_month_is_over(clock: FakeClock, folder: Path) -> None:
     """The last of the month's exports is spent: 429, until the first of the next."""
     emulator = CohortsEmulator(
