@@ -20,7 +20,7 @@ from .. import CohortsClient
 from ..errors import ConfigurationError
 from ..limits import Limits
 from ..policies import Polling
-from .common import Connection
+from .common import Connection, is_loopback
 from .emulator_process import emulator_process
 from .running import run
 from .stores import uploads_folder
@@ -222,8 +222,6 @@ def _token(file: Path | None) -> tuple[str, bool]:
 
 def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
     """Return the origin of a proxy, checked; None if browsers come without one."""
-    from ..contrib._web.server import is_loopback  # noqa: PLC0415 - as above
-
     if proxy is None:
         if tls is None and not is_loopback(host):
             raise typer.BadParameter(

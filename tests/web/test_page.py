@@ -189,7 +189,7 @@ async def test_each_change_has_an_id_of_its_own(
 
     async with served(app, stop=exports.stop, port=port) as browser:
         cookies = {access.cookie: access.session}
-        board = worker_of(exports).board
+        view = worker_of(exports).view
         order = ExportOrder(cohort_id=COHORT)
         state = await worker_of(exports).start(order, key_occurrence("form"))
         async with browser.session.get(f"{browser.url}/events", cookies=cookies) as got:
@@ -198,8 +198,8 @@ async def test_each_change_has_an_id_of_its_own(
                     continue
                 ids.append(line)
                 problem = QuotaWaitError(f"problem {len(ids)}", seconds=1)
-                board.note_failure(state.id, problem, is_final=len(ids) == 3)
-                await board.look()
+                view.note_failure(state.id, problem, is_final=len(ids) == 3)
+                await view.look()
 
     assert 4 == len(ids) == len({*ids})
 

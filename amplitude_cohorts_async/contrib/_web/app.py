@@ -24,9 +24,9 @@ from ...errors import CohortsError
 from ...models import Cohort
 from ...types import Clock
 from ..fastapi.exports import CohortExports, worker_of
-from ..fastapi.problems import Problem, Refusal, install_problems, problem_of_any
+from ..fastapi.problems import Problem, ProblemError, install_problems, problem_of_any
 from ..fastapi.records import key_occurrence
-from ..fastapi.states import ExportOrder, ExportState, FileFormat
+from ..fastapi.schemas import ExportOrder, ExportState, FileFormat
 from ..fastapi.worker import Worker
 from .access import Access, Guard
 from .received import MOST_BYTES, receive
@@ -116,7 +116,7 @@ def make_app(
     install_problems(app)
     app.add_exception_handler(Exception, pages.show_problem)
     app.add_exception_handler(CohortsError, pages.show_problem)
-    app.add_exception_handler(Refusal, pages.show_problem)
+    app.add_exception_handler(ProblemError, pages.show_problem)
     app.add_exception_handler(RequestValidationError, pages.show_problem)
 
     return app, exports
@@ -210,7 +210,7 @@ class _Pages:
             )
             try:
                 await self._worker.start(order, key_occurrence(f"{key}:{each}"))
-            except (CohortsError, Refusal) as error:
+            except (CohortsError, ProblemError) as error:
                 problem = _problem_of(error)
                 break
             started += 1
@@ -231,17 +231,17 @@ class _Pages:
 
     async def file(self, export_id: str) -> FileResponse:
         """Send the file of an export."""
-        state = await self._worker.board.state(export_id)
+        state = await self._worker.view.state(export_id)
 
         return await self._worker.files.answer(state)
 
     async def events(self) -> AsyncGenerator[ServerSentEvent]:
         """Send the list of exports, and again when it looks different."""
-        board = self._worker.board
+        view = self._worker.view
         told = ""
-        await self._learn_names(await board.states())
+        await self._learn_names(await view.states())
 
-        async for states in board.snapshots():
+        async for states in view.snapshots():
             shown = self.templates.render("exports.html", **self._shown(states))
             if shown != told:
                 told = shown
@@ -251,7 +251,7 @@ class _Pages:
                 yield ServerSentEvent(raw_data=shown, id=f"{revision}-{number}")
 
         # Without it the browser connects again, to the next process.
-        if not board.stopping.is_set():
+        if not view.stopping.is_set():
             yield ServerSentEvent(raw_data="", event="end")
 
     async def show_problem(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
@@ -283,13 +283,13 @@ class _Pages:
         unknown = {each.cohort_id for each in states} - self._names.keys()
 
         if unknown:
-            with suppress(CohortsError, Refusal):
+            with suppress(CohortsError, ProblemError):
                 await self._list()
             # Of those that are in no list any more, it is not asked again.
             self._names = dict.fromkeys(unknown, "") | self._names
 
     async def _listed(self) -> dict[str, object]:
-        return self._shown(await self._worker.board.states())
+        return self._shown(await self._worker.view.states())
 
     def _shown(self, states: list[ExportState]) -> dict[str, object]:
         return {"exports": states, "names": self._names, "now": datetime.now(UTC)}
