@@ -172,7 +172,7 @@ def test_upload_and_sync(page: Page, service: CohortsEmulator) -> None:
     form.get_by_role("button", name="Check the file").dblclick()
     page.get_by_role("button", name="Upload 3 ids").dblclick()
     expect(page.get_by_text("has 3 ids")).to_be_visible()
-    expect(page.locator("#message")).to_be_empty()
+    expect(page.locator("#result")).to_be_empty()
     expect(page.locator("#writes li")).to_have_count(1)
 
     page.get_by_text("Make a cohort's members equal").click()

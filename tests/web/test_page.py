@@ -154,8 +154,8 @@ async def test_an_order_that_is_refused_says_why(
     answer = await owner.ask("POST", "/exports", data={**form, "cohort_id": "nobody"})
 
     assert 200 == answer.status
-    assert b"Not Found." in answer.body
-    assert b'hx-target="#message"' in answer.body
+    assert b"Problem: Not Found" in answer.body
+    assert b'hx-target="#problem"' in answer.body
 
 
 async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> None:
@@ -163,7 +163,7 @@ async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> N
     emulator.fail_next("list", faults.refused(403, "no"), times=None)
     answer = await owner.get("/fragments/cohorts")
 
-    assert (502, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert (502, "#problem") == (answer.status, answer.headers["hx-retarget"])
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ async def test_what_nobody_foresaw_is_a_message(
     monkeypatch.setattr(CohortsClient, "get_usage", fail)
     answer = await owner.get("/fragments/usage")
 
-    assert (500, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert (500, "#problem") == (answer.status, answer.headers["hx-retarget"])
     assert b"its log says more" in answer.body
     assert b"secret" not in answer.body
 
