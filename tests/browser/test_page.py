@@ -270,6 +270,20 @@ def test_message_of_a_problem(page: Page, service: CohortsEmulator) -> None:
     expect(problem).to_have_count(0)
 
 
+def test_no_answer(page: Page, service: CohortsEmulator) -> None:
+    """A button that could do nothing says so, and does it when it is pressed again."""
+    choose(page, "Spring buyers")
+    page.route("**/exports", lambda route: route.abort(), times=1)
+    page.get_by_role("button", name="Export 1 cohort").click()
+    problem = page.get_by_role("alert").filter(has_text="did not answer")
+    expect(problem).to_be_visible()
+    assert 0 == service.spent
+
+    page.get_by_role("button", name="Export 1 cohort").click()
+    expect(page.get_by_text("The export was started")).to_be_visible()
+    expect(problem).to_have_count(0)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_cost_stays_in_view(page: Page, service: CohortsEmulator, size: str) -> None:
     """With many cohorts, too; it hides nothing that has the focus, and comes in turn."""

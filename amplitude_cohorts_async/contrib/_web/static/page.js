@@ -63,6 +63,14 @@ document.addEventListener("htmx:before:request", (event) => {
   if (event.detail.ctx.request.method === "POST") clearMessages();
 });
 
+// Of a button: what loads by itself is tried again, and the stream says so.
+document.addEventListener("htmx:error", (event) => {
+  const ctx = event.detail?.ctx;
+  if (ctx?.request?.method !== "POST" || ctx.response) return;
+  const unanswered = document.getElementById("unanswered").content;
+  document.getElementById("problem").replaceChildren(unanswered.cloneNode(true));
+});
+
 // Who dismisses a message goes on where they were, or else at its place.
 let lastFocus = null;
 document.addEventListener("focusin", (event) => {
