@@ -264,16 +264,6 @@ def docs(session: nox.Session) -> None:
     pytest(session, *WORKERS, "--dist=loadgroup", folders=("tests/docs",))
 
 
-@nox.session(default=False)
-def zensical(session: nox.Session) -> None:
-    """Build the site with the successor of its generator, which reads mkdocs.yml, too."""
-    # The last release whose parts are all on every index.
-    session.install("zensical==0.0.73", "mkdocstrings[python]")
-    session.run(
-        "zensical", "build", "--strict", "--config-file", str(ROOT / "mkdocs.yml")
-    )
-
-
 @nox.session(tags=["processes"])
 def browser(session: nox.Session) -> None:
     """Use the page of `serve` in a Chromium, which BROWSER names or the path has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -98,6 +99,23 @@ def test_every_public_name_has_its_docstring(site: Path) -> None:
     found = {line.split()[0] for line in zlib.decompress(listed).decode().splitlines()}
 
     assert set() == {*public_names()} - found
+
+
+def test_the_successor_of_mkdocs_builds_it_too(tmp_path: Path) -> None:
+    """From a copy, because it has no option for the folder of the site."""
+    pytest.importorskip("zensical", reason="the group docs is not installed")
+    shutil.copytree(DOCS, tmp_path / "docs")
+    config = shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(
+        [*command, "--config-file", config],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert (tmp_path / "site/api/client/index.html").exists()
 
 
 def public_names() -> Iterator[str]:
