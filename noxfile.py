@@ -121,6 +121,10 @@ def heed_pip() -> None:
 
 heed_pip()
 
+# With it each process that a test starts compiles all it imports: measured for
+# `amplitude-cohorts list --help`, 2.4 s of a processor in place of 0.8.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def group(*names: str) -> tuple[str, ...]:
     """Return the requirements of dependency groups; older pips cannot read them."""
