@@ -40,9 +40,9 @@ ALL_EXTRAS = f"[{','.join(EXTRAS)}]"
 
 # The running Python gets the whole suite: `coverage` and `heavy`. The others get parts
 # of it, so that all ends within half an hour:
-# - the oldest of them the quick part with the oldest dependencies (`lowest`);
-# - the newest the quick part without any extra (`bare`), and what moves bytes and what a
-#   user types with all of them (`wire`).
+# - the oldest of them what calls the dependencies, with the oldest of them (`lowest`);
+# - the newest what needs no extra, without any (`bare`), and what moves bytes with all of
+#   them (`wire`).
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 VERSIONS = nox.project.python_versions(PROJECT)
 OTHERS = [
@@ -56,12 +56,16 @@ HEAVY = "big or forced or hostile or slow"
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", f"not services and not ({HEAVY})", FEW_EXAMPLES)
 
+# They have sessions of their own.
+ALONE = ("tests/browser", "tests/docs", "tests/engines")
+
+# What another release of a dependency cannot change, and what needs extras.
+OURS = ("tests/core", "tests/hostile", "tests/io/limits", "tests/jobs", "tests/public")
+WITH_EXTRAS = ("tests/blocking", "tests/cli", "tests/contrib", "tests/web")
+
 # What another loop can change, and of that what another TLS can.
-WIRE = ("tests/exports", "tests/io", "tests/writes")
-BYTES = (
-    *("tests/exports", "tests/writes"),
-    *("tests/io/download", "tests/io/fast", "tests/io/http"),
-)
+WIRE = ("tests/exports", "tests/io/download", "tests/io/fast", "tests/io/http")
+BYTES = ("tests/io/download", "tests/io/fast", "tests/io/http", "tests/writes")
 
 # Of the scenes of `conformance`, those for recipes; `-- -k ""` runs them all.
 FEW_SCENES = "polled or sent or two_workers or not test_conformance"
@@ -191,6 +195,7 @@ def pytest(
     session: nox.Session,
     *args: str,
     folders: tuple[str, ...] = ("tests",),
+    without: tuple[str, ...] = (),
     under: tuple[str, ...] = (),
 ) -> None:
     """
@@ -203,8 +208,12 @@ def pytest(
 
         folders: Which tests.
 
+        without: Which of them are left out, beside those of a session of their own.
+
         under: What runs pytest, if not its own command.
     """
+    # They need an engine, a browser or what the documents show.
+    elsewhere = ALONE if folders == ("tests",) else ()
     session.chdir(session.create_tmp())
     # The path of a socket has room for 107 bytes: none is below a deep checkout.
     session.env["TMPDIR"] = gettempdir()
@@ -212,8 +221,7 @@ def pytest(
         *(*under, "pytest", f"--config-file={ROOT / 'pyproject.toml'}"),
         *(f"--rootdir={ROOT}", f"--override-ini=cache_dir={ROOT / '.pytest_cache'}"),
         *(*args, *session.posargs),
-        # They need an engine, and have a session of their own.
-        *(f"--ignore={ROOT / 'tests/engines'}" for each in folders if each == "tests"),
+        *(f"--ignore={ROOT / each}" for each in (*without, *elsewhere)),
         *(str(ROOT / each) for each in folders),
     )
 
@@ -280,7 +288,7 @@ def bare(session: nox.Session) -> None:
     """Without any extra, on the ordinary path: the core works, the rest says why not."""
     install(session, *group("tests"), extras="")
     session.env["AMPLITUDE_FAST"] = "0"
-    pytest(session, *WORKERS, *QUICK)
+    pytest(session, *WORKERS, *QUICK, without=WITH_EXTRAS)
 
 
 @nox.session(python=LAST, tags=["in-process"])
@@ -292,7 +300,7 @@ def lowest(session: nox.Session) -> None:
     oldest = (re.sub(r"\[.*\]", "", claim).replace(">=", "==") for claim in claims)
     constraints.write_text("\n".join(oldest))
     install(session, "--constraint", str(constraints), *group("tests"))
-    pytest(session, *WORKERS, *QUICK)
+    pytest(session, *WORKERS, *QUICK, without=OURS)
 
 
 @nox.session(tags=["in-process"])
@@ -323,12 +331,12 @@ def heavy(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST, tags=["in-process"])
 def wire(session: nox.Session) -> None:
-    """Run what moves bytes on uvloop, and with what a user types on aiofastnet."""
+    """Run what moves bytes on uvloop, and what TLS can change on aiofastnet."""
     install(session, *group("tests", "uvloop"))
     quick = (*WORKERS, *QUICK)
     # On uvloop nothing that a signal raises ends a test; a thread ends the worker.
     pytest(session, *quick, "--uvloop", "--timeout-method=thread", folders=WIRE)
-    pytest(session, *quick, "--aiofastnet", folders=(*BYTES, "tests/cli"))
+    pytest(session, *quick, "--aiofastnet", folders=BYTES)
 
 
 @nox.session(tags=["processes"])

@@ -12,6 +12,7 @@ import itertools
 import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,7 @@ def endless_head() -> Iterable[bytes]:
         yield b"X-Line-%d: %b\r\n" % (number, b"x" * 4_000)
 
 
+@cache
 def bomb(start: bytes, piece: bytes, count: int) -> bytes:
     """Compress *start* and then *piece*, *count* times."""
     stream = zlib.compressobj(9, wbits=31)
@@ -128,7 +130,10 @@ def bomb(start: bytes, piece: bytes, count: int) -> bytes:
     return b"".join([*packed, stream.flush()])
 
 
-BOMB = bomb(b'{"cohorts": ["', b"x" * MIB, 1_024)
+def document_bomb() -> bytes:
+    """Return a document that is a gigabyte long once it is inflated."""
+    return bomb(b'{"cohorts": ["', b"x" * MIB, 1_024)
+
 
 DOCUMENTS: dict[str, Callable[[], Iterable[bytes]]] = {
     "2 GB in one text": lambda: long(b'{"cohorts": ["', b"x" * MIB, 2 << 30),
@@ -145,11 +150,13 @@ DOCUMENTS: dict[str, Callable[[], Iterable[bytes]]] = {
     "a refusal of question marks": lambda: body(b"?" * MIB, status=400),
     "a head without end": endless_head,
     "a body without end": lambda: endless(b" " * 65_536),
-    "a bomb": lambda: body(BOMB, "content-encoding: gzip"),
+    "a bomb": lambda: body(document_bomb(), "content-encoding: gzip"),
     "a refusal that is a bomb": lambda: body(
-        BOMB, "content-encoding: gzip", status=400
+        document_bomb(), "content-encoding: gzip", status=400
     ),
-    "a bomb that is cut": lambda: body(BOMB[:9_999], "content-encoding: gzip"),
+    "a bomb that is cut": lambda: body(
+        document_bomb()[:9_999], "content-encoding: gzip"
+    ),
     "no gzip": lambda: body(b"x" * 99, "content-encoding: gzip"),
     "NULs": lambda: body(bytes(MIB)),
     "a long number": lambda: body(b'{"cohorts": ' + b"9" * 50_000 + b"}"),
@@ -212,13 +219,13 @@ async def test_files(
     assert costs.memory < MEMORY + 16 * MIB  # the longest record that is taken
 
 
-MEMBERS: dict[str, bytes] = {
-    "NULs": HEADER + b"1,\0\n",
-    "a cell of 20 MB": HEADER + b"1," + b"x" * (20 * MIB) + b"\n",
-    "no end of lines": HEADER + b"1,ann\r" * 999_999,
-    "a quote never closed": HEADER + b'1,"ann\n' + b"2,bob\n" * (10 * MIB),
-    "a row of 100,000 cells": HEADER + b"," * 100_000 + b"\n",
-    "half a character": HEADER + b"1,\xc3\n",
+MEMBERS: dict[str, Callable[[], bytes]] = {
+    "NULs": lambda: HEADER + b"1,\0\n",
+    "a cell of 20 MB": lambda: HEADER + b"1," + b"x" * (20 * MIB) + b"\n",
+    "no end of lines": lambda: HEADER + b"1,ann\r" * 999_999,
+    "a quote never closed": lambda: HEADER + b'1,"ann\n' + b"2,bob\n" * (10 * MIB),
+    "a row of 100,000 cells": lambda: HEADER + b"," * 100_000 + b"\n",
+    "half a character": lambda: HEADER + b"1,\xc3\n",
 }
 
 
@@ -228,7 +235,7 @@ async def test_members(
 ) -> None:
     """What is malformed behind the header is an error with its line."""
     hostile.on(STATUS, lambda: body(b'{"async_status": "JOB COMPLETED"}'))
-    hostile.on(FILE, lambda: body(MEMBERS[name]))
+    hostile.on(FILE, lambda: body(MEMBERS[name]()))
     job = client.resume_export(REQUEST)
 
     with measured() as costs, pytest.raises(MalformedFileError) as caught:

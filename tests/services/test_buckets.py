@@ -13,6 +13,7 @@ import re
 import socket
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,20 @@ async def test_the_manifest_stands_beside_it(
 
 
 # 27 MB of text, of which two parts and more are sent before its end is known.
-BIG = b'"amplitude_id","user_id"\n' + b"".join(
-    b'"35689632%07d","user-%d"\n' % (n, n * 7919) for n in range(700_000)
-)
-BIG_GZIP = gzip.compress(BIG, 1, mtime=0)
+@cache
+def big() -> bytes:
+    """Return a file that takes 27 megabytes."""
+    lines = (b'"35689632%07d","user-%d"\n' % (n, n * 7919) for n in range(700_000))
+
+    return b'"amplitude_id","user_id"\n' + b"".join(lines)
+
+
+@cache
+def big_gzip() -> bytes:
+    """Return it compressed."""
+    return gzip.compress(big(), 1, mtime=0)
+
+
 SECRETS = ("test:tester", "wrong-credential", "AWS4-HMAC")
 
 
@@ -117,14 +128,14 @@ async def test_a_renewed_link_goes_on_with_one_upload(
     *, server: FaultServer, job: ExportJob, bucket: Bucket, store: Swift
 ) -> None:
     """While the tag stays, the store of the target sees one stream."""
-    half = len(BIG_GZIP) // 2
-    server.on(OBJECT, cut(half, BIG_GZIP), rest(half, BIG_GZIP))
+    half = len(big_gzip()) // 2
+    server.on(OBJECT, cut(half, big_gzip()), rest(half, big_gzip()))
 
     saved = await job.download(bucket.address("members.csv"))
 
-    assert BIG == await asyncio.to_thread(bucket.read, "members.csv")
-    assert (2, len(BIG_GZIP)) == (saved.links, saved.downloaded)
-    assert hashlib.sha256(BIG).hexdigest() == saved.sha256
+    assert big() == await asyncio.to_thread(bucket.read, "members.csv")
+    assert (2, len(big_gzip())) == (saved.links, saved.downloaded)
+    assert hashlib.sha256(big()).hexdigest() == saved.sha256
     assert 700_000 == saved.rows
     assert 1 == uploads_begun(store, bucket)
     assert (["members.csv"], []) == await state_of(bucket)
@@ -134,10 +145,10 @@ async def test_another_tag_starts_over(
     server: FaultServer, job: ExportJob, bucket: Bucket
 ) -> None:
     """The first upload is given up; no byte of it is in the object."""
-    other = BIG.replace(b"user-", b"USER-")
+    other = big().replace(b"user-", b"USER-")
     body = gzip.compress(other, 1, mtime=0)
-    late = len(BIG_GZIP) * 9 // 10
-    first = Reply(raw=whole(BIG_GZIP).raw[:late], then="hang")
+    late = len(big_gzip()) * 9 // 10
+    first = Reply(raw=whole(big_gzip()).raw[:late], then="hang")
     server.on(OBJECT, first, whole(body, etag='"another"'))
 
     await job.download(bucket.address("members.csv"))
@@ -148,7 +159,7 @@ async def test_another_tag_starts_over(
 
 def damaged() -> bytes:
     """Return the compressed file with a wrong check sum, eight bytes before its end."""
-    body = bytearray(BIG_GZIP)
+    body = bytearray(big_gzip())
     body[-8] ^= 1
 
     return bytes(body)
@@ -177,7 +188,7 @@ async def test_a_wrong_row_leaves_nothing(
 ) -> None:
     """A row of Parquet that is none, after parts were sent."""
     pytest.importorskip("pyarrow", reason="the extra is missing")
-    body = gzip.compress(BIG + b'"1","2","3","4"\n', 1)
+    body = gzip.compress(big() + b'"1","2","3","4"\n', 1)
     server.on(OBJECT, whole(body))
 
     with pytest.raises(MalformedFileError):
@@ -191,7 +202,7 @@ async def test_a_cancelled_export_leaves_nothing(
     *, server: FaultServer, job: ExportJob, bucket: Bucket, name: str
 ) -> None:
     """A task that is cancelled while an upload is open ends that first."""
-    body = BIG_GZIP if name == "members.csv" else gzip.compress(BIG, 0)
+    body = big_gzip() if name == "members.csv" else gzip.compress(big(), 0)
     server.on(OBJECT, Reply(raw=whole(body).raw[:-4000], then="hang"))
     task = asyncio.create_task(job.download(bucket.address(name)))
     await until_open(bucket)
@@ -207,7 +218,7 @@ async def test_a_deadline_leaves_nothing(
     server: FaultServer, job: ExportJob, bucket: Bucket
 ) -> None:
     """A deadline of the caller is a cancellation like any other."""
-    server.on(OBJECT, Reply(raw=whole(BIG_GZIP).raw[:-4000], then="hang"))
+    server.on(OBJECT, Reply(raw=whole(big_gzip()).raw[:-4000], then="hang"))
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(None) as deadline:
@@ -224,7 +235,7 @@ async def test_a_newer_export_is_not_replaced(
     *, server: FaultServer, job: ExportJob, bucket: Bucket, monkeypatch: Any
 ) -> None:
     """The question is put when all has come: a no leaves no upload."""
-    server.on(OBJECT, whole(BIG_GZIP))
+    server.on(OBJECT, whole(big_gzip()))
 
     async def refused(_: object) -> bool:
         """Answer that a newer one is there."""
@@ -243,7 +254,7 @@ async def test_parquet_is_written_on_the_way(
 ) -> None:
     """Its end is at its end: no file is needed here."""
     parquet = pytest.importorskip("pyarrow.parquet", reason="the extra is missing")
-    server.on(OBJECT, whole(BIG_GZIP))
+    server.on(OBJECT, whole(big_gzip()))
 
     saved = await job.download(bucket.address("members.parquet"))
 
@@ -270,7 +281,7 @@ async def test_a_bucket_that_is_not_there(
     server: FaultServer, job: ExportJob, bucket: Bucket
 ) -> None:
     """The error says so, keeps the token, and travels."""
-    server.on(OBJECT, whole(BIG_GZIP))
+    server.on(OBJECT, whole(big_gzip()))
 
     with pytest.raises(StorageError, match="there is no such bucket") as caught:
         await job.download("s3://no-such-bucket/members.csv")
@@ -377,7 +388,7 @@ async def test_a_killed_process_leaves_parts(
     *, server: FaultServer, job: ExportJob, bucket: Bucket
 ) -> None:
     """No object; the next delivery is whole; a rule of the bucket removes the parts."""
-    server.on(OBJECT, Reply(raw=whole(BIG_GZIP).raw[:-4000], then="hang"), whole())
+    server.on(OBJECT, Reply(raw=whole(big_gzip()).raw[:-4000], then="hang"), whole())
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", EXPORTING, server.url, bucket.address("members.csv"))
     )

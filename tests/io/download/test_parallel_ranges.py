@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 
 # The function itself, which no guard replaces: the first piece may be too short to reach
@@ -24,8 +25,14 @@ from support.exporting import FILE, REQUEST, until
 from support.fault_server import FaultServer, redirect, reply
 from support.ranged_store import RangedStore, Whim
 
-TEXT = b'"user_id"\n' + b"".join(b'"%010d"\n' % number for number in range(2_400_000))
-"""Thirty megabytes, no two places alike."""
+
+@cache
+def text() -> bytes:
+    """Return thirty megabytes, no two places alike."""
+    lines = (b'"%010d"\n' % number for number in range(2_400_000))
+
+    return b'"user_id"\n' + b"".join(lines)
+
 
 Made = Callable[..., ExportJob]
 
@@ -33,7 +40,7 @@ Made = Callable[..., ExportJob]
 @pytest.fixture
 async def store(server: FaultServer) -> AsyncIterator[RangedStore]:
     """A store that gives a connection ten megabytes a second."""
-    async with RangedStore(TEXT, rate=10e6) as store:
+    async with RangedStore(text(), rate=10e6) as store:
         server.on(FILE, redirect(store.url))
         yield store
 
@@ -72,21 +79,21 @@ async def test_more_connections_where_one_is_held_back(
     """A throttled store is asked over several connections, for each byte once."""
     saved = await made().download(tmp_path / "members.csv")
 
-    assert saved.path.read_bytes() == TEXT
+    assert saved.path.read_bytes() == text()
     assert 1 == saved.links
     # Eight, and the one that was given up, until the store has noticed.
     assert 4 <= store.most <= 9
     assert store.ranges[0] is None
-    assert covered(store.ranges) < len(TEXT)
+    assert covered(store.ranges) < len(text())
     # What the first connection had on the way when it was given up is lost.
-    assert len(TEXT) <= store.sent < 1.1 * len(TEXT)
+    assert len(text()) <= store.sent < 1.1 * len(text())
 
 
 async def test_one_connection_when_told_so(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
     """The switch is off: one connection, one request."""
-    store.body = TEXT[:4_000_010]
+    store.body = text()[:4_000_010]
     await made(connections=1).download(tmp_path / "members.csv")
 
     assert [None] == store.ranges
@@ -97,7 +104,7 @@ async def test_a_small_file_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
     """Below some megabytes it is not worth the while."""
-    store.body = TEXT[:4_000_010]
+    store.body = text()[:4_000_010]
     saved = await made().download(tmp_path / "members.csv")
 
     assert saved.path.read_bytes() == store.body
@@ -130,10 +137,10 @@ async def test_a_compressed_file_to_inflate_takes_one_connection(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
     """What has to be inflated has to come in order."""
-    store.body = gzip.compress(TEXT[:12_000_010], 0)
+    store.body = gzip.compress(text()[:12_000_010], 0)
     saved = await made().download(tmp_path / "members.csv")
 
-    assert saved.path.read_bytes() == TEXT[:12_000_010]
+    assert saved.path.read_bytes() == text()[:12_000_010]
     assert [None] == store.ranges
 
 
@@ -145,10 +152,10 @@ async def test_a_cut_range_goes_on_where_it_stopped(
     renewed: list[Event] = []
     saved = await made(hook=renewed.append).download(tmp_path / "members.csv")
 
-    assert saved.path.read_bytes() == TEXT
+    assert saved.path.read_bytes() == text()
     assert 2 <= saved.links <= 3
     assert {LinkRenewed} <= set(map(type, renewed))
-    assert len(TEXT) <= store.sent < 1.1 * len(TEXT)
+    assert len(text()) <= store.sent < 1.1 * len(text())
     cut = store.ranges[2]
     assert cut is not None
     assert ((cut[0] + cut[1]) // 2, cut[1]) in store.ranges
@@ -169,9 +176,9 @@ async def test_an_expired_link_is_renewed_once_for_all(
     store.whim = whim
     saved = await made().download(tmp_path / "members.csv")
 
-    assert saved.path.read_bytes() == TEXT
+    assert saved.path.read_bytes() == text()
     assert 2 == saved.links == len(server.requests(FILE))
-    assert len(TEXT) <= store.sent < 1.1 * len(TEXT)
+    assert len(text()) <= store.sent < 1.1 * len(text())
 
 
 @pytest.mark.slow
@@ -185,7 +192,7 @@ async def test_a_store_that_sends_something_else_is_asked_in_order(
     store.whim = lambda _, asked: whim if asked else "serve"
     saved = await made().download(tmp_path / "members.csv")
 
-    assert saved.path.read_bytes() == TEXT
+    assert saved.path.read_bytes() == text()
     assert store.ranges[-1] is None
 
 
@@ -194,7 +201,7 @@ async def test_an_object_that_changes_is_never_mixed(
     store: RangedStore, made: Made, tmp_path: Path
 ) -> None:
     """Another ETag half way starts over, with the new object and nothing of the old."""
-    other = TEXT.replace(b"1", b"7")
+    other = text().replace(b"1", b"7")
 
     def whim(number: int, _: object) -> Whim:
         if number == 6:
@@ -216,8 +223,8 @@ async def test_links_that_bring_nothing_end_it(
     with pytest.raises(errors.IncompleteDownloadError) as caught:
         await made().download(tmp_path / "members.csv")
 
-    assert 0 < caught.value.received < len(TEXT)
-    assert len(TEXT) == caught.value.expected
+    assert 0 < caught.value.received < len(text())
+    assert len(text()) == caught.value.expected
     assert not (tmp_path / "members.csv").exists()
 
 
