@@ -273,7 +273,7 @@ def package(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run every example of the documents against the emulator, and build their site."""
     install(session, *group("docs"))
-    pytest(session, *WORKERS, "--dist=loadgroup", folders=("tests/docs",))
+    pytest(session, *WORKERS, folders=("tests/docs",))
 
 
 @nox.session(tags=["processes"])

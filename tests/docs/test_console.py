@@ -292,8 +292,11 @@ def test_exceptions_are_in_a_document(exceptions: Mapping[str, object]) -> None:
 
 
 @pytest.mark.parametrize("text", [each for each in NOT_RUN if each.startswith(NAME)])
-def test_words_are_understood(text: str, shell: Shell) -> None:
+def test_words_are_understood(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those of our command that does not run, too."""
+    monkeypatch.chdir(tmp_path)
     Path("server.pem").touch()
     command, context = get_command(app), None
     _, *words = shlex.split(text)
