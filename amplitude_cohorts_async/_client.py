@@ -419,7 +419,10 @@ class CohortsClient(AsyncOnly):
         """
         operations = self._operations
 
-        async with operations.shown(progress, f"cohort {_id_of(cohort_id)}") as told:
+        name = f"cohort {_id_of(cohort_id)}"
+        callback, bar = operations.callback_or_bar(progress, name)
+
+        async with operations.displayed(bar):
             return await operations.export(
                 cohort_id,
                 to,
@@ -433,7 +436,7 @@ class CohortsClient(AsyncOnly):
                 on_unknown=on_unknown,
                 manifest=manifest,
                 allowance=allowance,
-                progress=told,
+                progress=callback,
             )
 
     def export_many(
@@ -543,7 +546,9 @@ class CohortsClient(AsyncOnly):
         """
         return await self._operations.tick(record)
 
-    def run_jobs(self, *, forever: bool = False) -> AsyncIterator[ExportOutcome]:
+    def run_jobs(
+        self, *, forever: bool = False, progress: bool = False
+    ) -> AsyncIterator[ExportOutcome]:
         """
         Return an async iterator that delivers what was left to files of this host.
 
@@ -554,8 +559,9 @@ class CohortsClient(AsyncOnly):
             forever: Whether to wait for more, as a service does. What an outage, or
                 a folder that is away, has stopped is told, and tried again every five
                 minutes; without it, what failed is left to the next call.
+            progress: As for `export_many()`.
         """
-        return self._operations.run_jobs(forever=forever)
+        return self._operations.run_jobs(forever=forever, progress=progress)
 
     async def plan(
         self,
@@ -649,9 +655,9 @@ class CohortsClient(AsyncOnly):
             validate_only=validate_only,
             routes=self._config.routes,
         )
-        bar = self._operations.bar_of(progress, f"upload of {name}")
+        bar = self._operations.progress_bar(progress, f"upload of {name}")
 
-        async with self._operations.drawn(bar):
+        async with self._operations.displayed(bar):
             return await self._operations.upload_cohort(
                 options,
                 ids,
@@ -703,9 +709,9 @@ class CohortsClient(AsyncOnly):
             skip_invalid_ids=skip_invalid_ids,
             routes=self._config.routes,
         )
-        bar = self._operations.bar_of(progress, f"cohort {_id_of(cohort_id)}")
+        bar = self._operations.progress_bar(progress, f"cohort {_id_of(cohort_id)}")
 
-        async with self._operations.drawn(bar):
+        async with self._operations.displayed(bar):
             return await self._operations.update_membership(
                 cohort_id,
                 options,
@@ -760,9 +766,9 @@ class CohortsClient(AsyncOnly):
         options = self._operations.membership_options(
             id_type=id_type, count_group=count_group, routes=self._config.routes
         )
-        bar = self._operations.bar_of(progress, f"cohort {_id_of(cohort_id)}")
+        bar = self._operations.progress_bar(progress, f"cohort {_id_of(cohort_id)}")
 
-        async with self._operations.drawn(bar):
+        async with self._operations.displayed(bar):
             return await self._operations.sync_membership(
                 cohort_id,
                 options,
@@ -855,6 +861,7 @@ async def export_cohort(
     properties: bool | Sequence[str] = False,
     timeout: float = 1800.0,
     format: str | None = None,  # noqa: A002 - a public name
+    progress: Callable[[BytesReceived], None] | bool | None = None,
 ) -> SavedExport:
     """
     Export a cohort to a file, with the keys in the environment.
@@ -863,5 +870,10 @@ async def export_cohort(
     """
     async with CohortsClient.from_env() as client:
         return await client.export(
-            cohort_id, to, properties=properties, timeout=timeout, format=format
+            cohort_id,
+            to,
+            properties=properties,
+            timeout=timeout,
+            format=format,
+            progress=progress,
         )

@@ -58,7 +58,13 @@ from ._io.jobs.sqlite import SqliteJobStore
 from ._io.limits.base import Limiter
 from ._io.limits.budget import Budget
 from ._io.limits.registry import limiter_for
-from ._io.progress import Progress, bar_of, drawn, shown
+from ._io.progress import (
+    Progress,
+    callback_or_bar,
+    displayed,
+    displayed_outcomes,
+    progress_bar,
+)
 from ._io.sinks.destination import Destination
 from ._io.sinks.target import Target, checked_format, checked_target
 from ._locations import address_of
@@ -90,9 +96,9 @@ class Operations:
     # For the client, which imports no part of the library by itself.
     upload_options = Upload
     membership_options = Membership
-    shown = staticmethod(shown)
-    drawn = staticmethod(drawn)
-    bar_of = staticmethod(bar_of)
+    callback_or_bar = staticmethod(callback_or_bar)
+    progress_bar = staticmethod(progress_bar)
+    displayed = staticmethod(displayed)
 
     def __init__(self, config: ClientConfig) -> None:
         self._config = config
@@ -380,7 +386,7 @@ class Operations:
 
         run = ExportRun(self.exports, cohort_ids, folder, options)
         self._runs.add(run)
-        return ExportBatch(run, bar_of(progress, "", exports=run.count))
+        return ExportBatch(run, progress_bar(progress, "", total=lambda: run.count))
 
     async def list_jobs(self, *, open_only: bool) -> list[JobRecord]:
         """Return the exports in the job store."""
@@ -400,12 +406,18 @@ class Operations:
 
         return await self._ticker.tick(record)
 
-    def run_jobs(self, *, forever: bool) -> AsyncIterator[ExportOutcome]:
+    def run_jobs(
+        self, *, forever: bool, progress: bool
+    ) -> AsyncIterator[ExportOutcome]:
         """Return an iterator over the outcomes of what was left."""
         runner = JobRunner(
             jobs=self.jobs, ticker=self._ticker, context=self.session.context
         )
-        return runner.outcomes(forever=forever)
+        outcomes = runner.outcomes(forever=forever)
+        bar = progress_bar(
+            progress, "", total=lambda: (runner.found or None) if not forever else None
+        )
+        return outcomes if bar is None else displayed_outcomes(bar, outcomes)
 
     async def plan(
         self,

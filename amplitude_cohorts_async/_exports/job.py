@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import BinaryIO
 
 import anyio.to_thread
@@ -12,7 +12,14 @@ import attrs
 
 from .._io.async_only import async_context
 from .._io.download.member_stream import MemberStream
-from .._io.progress import Progress, bar_of, drawn
+from .._io.progress import (
+    Progress,
+    ProgressBar,
+    callback_or_bar,
+    displayed,
+    displayed_stream,
+    progress_bar,
+)
 from .._io.sinks.arrow import AmplitudeId, RecordBatch, require_arrow
 from .._io.sinks.destination import Destination
 from .._io.sinks.target import checked_format, checked_target
@@ -79,7 +86,9 @@ class ExportJob:
         """
         return await self._export.poll()
 
-    async def wait(self, *, timeout: float = 1800.0) -> ExportJob:
+    async def wait(
+        self, *, timeout: float = 1800.0, progress: bool = False
+    ) -> ExportJob:
         """
         Wait until the file is ready, and return the job.
 
@@ -88,17 +97,19 @@ class ExportJob:
 
         Args:
             timeout: Finite seconds. The job goes on after them.
+            progress: Whether to draw a progress bar; see `download()`.
 
         Raises:
             ExportTimeoutError: The job was still running; resume it later.
             ExportFailedError: The job failed.
             ExportExpiredError: The service does not know the job, or no longer.
         """
-        await self._export.wait(timeout)
+        async with displayed(await self._bar(progress)):
+            await self._export.wait(timeout)
 
         return self
 
-    async def link(self, *, timeout: float = 1800.0) -> str:
+    async def link(self, *, timeout: float = 1800.0, progress: bool = False) -> str:
         """
         Wait for the job, and return a link to its file, which is good for one minute.
 
@@ -109,12 +120,14 @@ class ExportJob:
 
         Args:
             timeout: Seconds to wait for the job, as for `wait()`.
+            progress: As for `wait()`.
 
         Raises:
             UnexpectedResponseError: The service sent the file itself, as it may do with a
                 small one; download it.
         """
-        return await self._export.link(timeout)
+        async with displayed(await self._bar(progress)):
+            return await self._export.link(timeout)
 
     async def download(
         self,
@@ -166,9 +179,8 @@ class ExportJob:
         # All of it: for a caller that has just spent this export, leaving while the
         # target is looked at must not lose the token either.
         async with self._export.tracked():
-            bar = bar_of(progress, self._name) if isinstance(progress, bool) else None
-            told = None if isinstance(progress, bool) else progress
-            checked_progress(told)
+            callback, bar = callback_or_bar(progress, self._name)
+            checked_progress(callback)
             target = await anyio.to_thread.run_sync(
                 checked_target, to, format, manifest
             )
@@ -178,13 +190,13 @@ class ExportJob:
                 target_name(target), target.format.suffix, begun, is_named=True
             )
 
-        async with drawn(bar):
+        async with displayed(bar):
             saved = await self._export.save(
                 target,
                 delivery,
                 amplitude_id=amplitude_id,
                 timeout=timeout,
-                progress=told,
+                progress=callback,
             )
 
         delivery.answered()
@@ -196,6 +208,7 @@ class ExportJob:
         *,
         format: str = "csv",  # noqa: A002 - a public name
         timeout: float = 1800.0,
+        progress: bool = False,
     ) -> AsyncGenerator[BinaryIO]:
         """
         Wait for the job, and open its file once all of it is here.
@@ -207,27 +220,40 @@ class ExportJob:
         Args:
             format: "csv", "csv.gz" or "parquet".
             timeout: Seconds to wait for the job, as for `wait()`.
+            progress: As for `wait()`.
         """
         chosen = checked_format(format)
         chosen.require()
+        bar = await self._bar(progress)
 
         async with self._streamed() as delivery:
-            async with self._export.open_file(chosen, timeout) as file:
+            async with AsyncExitStack() as stack:
+                async with displayed(bar):
+                    opening = self._export.open_file(chosen, timeout)
+                    file = await stack.enter_async_context(opening)
+
                 yield file
 
             await delivery.finished(None)
 
     @async_context("async with job.members() as members:")
-    async def members(self) -> AsyncGenerator[MemberStream]:
+    async def members(self, *, progress: bool = False) -> AsyncGenerator[MemberStream]:
         """
         Wait for the job, and open its file as a stream of members.
 
         Uses no disk, and memory that does not grow with the file. A small file
         that the service sends without a link holds one of the five slots until
         it is read.
+
+        Args:
+            progress: As for `wait()`; the bar also counts the members that were read.
         """
+        bar = await self._bar(progress)
+
         async with self._streamed() as delivery:
-            async with self._export.read_members() as stream:
+            async with displayed_stream(bar, self._export.read_members()) as stream:
+                if bar is not None:
+                    bar.rows = lambda: stream.rows
                 yield stream
 
             # Not when the text is at its end: that is read ahead of the members.
@@ -236,7 +262,7 @@ class ExportJob:
 
     @async_context("async with job.record_batches() as batches:")
     async def record_batches(
-        self, *, amplitude_id: AmplitudeId = "text"
+        self, *, amplitude_id: AmplitudeId = "text", progress: bool = False
     ) -> AsyncGenerator[AsyncIterator[RecordBatch]]:
         """
         Wait for the job, and open its file as Arrow record batches.
@@ -247,23 +273,29 @@ class ExportJob:
         Args:
             amplitude_id: Whether Amplitude ids are "text", as in `Member`, or
                 "int64".
+            progress: As for `wait()`.
 
         Raises:
             MissingExtraError: The extra ``parquet`` is not installed.
         """
         require_arrow()
+        bar = await self._bar(progress)
 
-        async with (
-            self._streamed() as delivery,
-            self._export.read_batches(amplitude_id, delivery) as batches,
-        ):
-            yield batches
+        async with self._streamed() as delivery:
+            reading = self._export.read_batches(amplitude_id, delivery)
+            async with displayed_stream(bar, reading) as batches:
+                yield batches
 
     @property
     def _name(self) -> str:
         is_known = self.cohort_id is not None
 
         return f"cohort {self.cohort_id}" if is_known else f"export {self.request_id}"
+
+    async def _bar(self, progress: bool) -> ProgressBar | None:
+        # An error of it has the token.
+        async with self._export.tracked():
+            return progress_bar(progress, self._name)
 
     @asynccontextmanager
     async def _streamed(self) -> AsyncGenerator[Delivery]:

@@ -20,7 +20,7 @@ from .._core.ids import distinct_cohort_ids
 from .._io.async_only import AsyncOnly
 from .._io.cancellation import finish_despite_cancel
 from .._io.jobs.base import JobStore
-from .._io.progress import Bar, heard
+from .._io.progress import ProgressBar, displayed_step
 from .._io.sinks.target import Format, Target, checked_target
 from ..errors import (
     CohortsError,
@@ -70,7 +70,7 @@ class ExportBatch(AsyncOnly):
 
     _usage = "async for outcome in client.export_many(...):"
 
-    def __init__(self, run: ExportRun, bar: Bar | None = None) -> None:
+    def __init__(self, run: ExportRun, bar: ProgressBar | None = None) -> None:
         self._run = run
         self._bar = bar
         # The tasks refer to the run, not to the iterator, so that an iterator that
@@ -84,7 +84,7 @@ class ExportBatch(AsyncOnly):
         if self._bar is None:
             outcome = await self._run.step()
         else:
-            outcome = await self._shown_step(self._bar)
+            outcome = await displayed_step(self._bar, self._run.step)
 
         if outcome is None:
             raise StopAsyncIteration
@@ -110,19 +110,6 @@ class ExportBatch(AsyncOnly):
 
         if self._bar is not None:
             self._bar.close()
-
-    async def _shown_step(self, bar: Bar) -> ExportOutcome | None:
-        await bar.prepare()
-
-        async with heard(bar):
-            outcome = await self._run.step()
-
-        if outcome is None:
-            bar.close()
-        else:
-            bar.finished(outcome)
-
-        return outcome
 
 
 class ExportRun:

@@ -34,10 +34,16 @@ class JobRunner:
     jobs: AppJobs
     ticker: Ticker
     context: Context
+    _found: set[str] = attrs.field(factory=set[str], init=False)
     _told: set[str] = attrs.field(factory=set[str], init=False)
     _failures: Counter[str] = attrs.field(factory=Counter[str], init=False)
     _errors: dict[str, str] = attrs.field(factory=dict[str, str], init=False)
     _due_at: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
+
+    @property
+    def found(self) -> int:
+        """The deliveries and doubts that were found so far."""
+        return len(self._found)
 
     async def outcomes(self, *, forever: bool) -> AsyncGenerator[ExportOutcome]:
         """
@@ -53,7 +59,10 @@ class JobRunner:
             next_look = clock.now() + _INTERVAL
             is_pending = False
 
-            for known in await self.jobs.records():
+            records = await self.jobs.records()
+            self._found.update(*map(_open_ids, records))
+
+            for known in records:
                 if outcome := self._doubt(known):
                     yield outcome
 
@@ -145,3 +154,10 @@ class JobRunner:
         self._due_at[delivery.id] = self.context.clock.now() + _AFTER_FAILURES
 
         return ExportOutcome(cohort_id=cohort_id, error=tick.last_error)
+
+
+def _open_ids(known: KnownJob) -> list[str]:
+    """Return the ids of what there is an outcome of."""
+    doubts = [known.record.id] if known.doubt else []
+
+    return doubts + [each.id for each in known.due if to_of(each.target) is not None]

@@ -1,7 +1,7 @@
 """
-Progress bars of long calls, for ``progress=True``: drawn by tqdm, or else by rich.
+Progress bars of long calls, for ``progress=True``.
 
-A bar hears the events of its call: of the tasks that the call has begun.
+A bar shows the events of its call: of the tasks that the call has begun.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from contextvars import ContextVar
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Protocol, cast
+from typing import TypeVar
 
 import anyio.to_thread
+import attrs
 
-from ..errors import InvalidInputError, MissingExtraError
+from ..errors import InvalidInputError
 from ..events import (
     BatchWritten,
     BytesReceived,
@@ -33,161 +37,199 @@ from ..events import (
 )
 from ..models import ExportOutcome
 from .context import listening
+from .progress_libraries import (
+    BYTES,
+    BarState,
+    MakeRenderer,
+    Renderer,
+    installed_library,
+    load_renderer,
+)
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
 Progress = Callable[[BytesReceived], None]
 """Called with the bytes of a file that were received."""
 
+_IDS = " ids"
 _EXPORTS = " exports"
 
-_lock = threading.RLock()
-"""Held while tqdm draws, unless the program has given tqdm a lock."""
+_ESTIMATE = "usually 30 to 60 s"
+_ESTIMATE_SECONDS = 60.0
+"""What others have seen of a job; the vendor does not say how long one takes."""
 
 _REFRESH_SECONDS = 0.5
-"""How often a bar is drawn that hears nothing, for the time that it shows."""
+"""How often a bar shows the time while there are no events."""
 
 
-class Drawing(Protocol):
-    """A line with a text and a count, as tqdm or rich draws it."""
-
-    def show(self, text: str, done: int, total: int | None) -> None:
-        """Show a text, and how much is done."""
-
-    def refresh(self) -> None:
-        """Draw it again: time has passed."""
-
-    def close(self) -> None:
-        """Leave it as it is, and go to the next line."""
-
-
-def _here(draw: Callable[[], object]) -> None:
+def _draw_here(draw: Callable[[], None]) -> None:
     draw()
 
 
-drawn_by: ContextVar[Callable[[Callable[[], object]], None]] = ContextVar(
-    "drawn_by", default=_here
+draw_dispatcher: ContextVar[Callable[[Callable[[], None]], None]] = ContextVar(
+    "draw_dispatcher", default=_draw_here
 )
-"""Draws: at once, or in the thread of a blocking call."""
+"""Lets a bar be drawn: at once, or in the thread of a blocking call."""
 
 
-class Bar:
+class ProgressBar:
     """
     The bar of one call.
 
-    It never fails its call: an error of what draws it is logged, and ends the drawing.
+    It never fails its call: an error while it is drawn is logged, and ends the drawing.
+
+    Attributes:
+        rows: Returns how many members were read; None where that is not known.
     """
 
-    def __init__(self, name: str, *, exports: int | None = None) -> None:
+    def __init__(
+        self, name: str, *, total: Callable[[], int | None] | None = None
+    ) -> None:
         """
-        Choose what draws the bar; nothing is drawn before the first event.
+        Choose the library; nothing is drawn before `start()`.
 
         Args:
             name: What the call is about, as in "cohort 26umsb5".
-            exports: How many exports are counted; None counts bytes, or ids.
+            total: For a bar that counts exports: returns how many there are, or None.
+                Without it bytes are counted, or ids.
 
         Raises:
             MissingExtraError: Neither tqdm nor rich is installed.
         """
+        self.rows: Callable[[], int] | None = None
         self._name = name
-        self._exports = exports
-        self._done = 0
+        self._total = total
+        self._state = BarState(name, unit=BYTES if total is None else _EXPORTS)
+        self._drawn: BarState | None = None
+        self._ids = 0
         self._cohorts: dict[str, str] = {}
-        self._library = _library()
-        self._make: Callable[[str, str, int | None], Drawing] | None = None
-        self._drawing: Drawing | None = None
-        self._is_over = False
+        self._library = installed_library()
+        self._make: MakeRenderer | None = None
+        self._renderer: Renderer | None = None
+        self._is_closed = False
+        # Several threads may draw, where they share a blocking client.
+        self._lock = threading.Lock()
 
-    async def prepare(self) -> None:
-        """Import what draws, in a thread: it reads files."""
+    async def load(self) -> None:
+        """Import the library, in a thread: it reads files."""
         if self._make is None:
-            self._make = await anyio.to_thread.run_sync(_drawing, self._library)
+            self._make = await anyio.to_thread.run_sync(load_renderer, self._library)
+
+    def start(self) -> None:
+        """Show what the call is about."""
+        self._dispatch(self._draw)
 
     def __call__(self, event: Event, /) -> None:
         """Show an event."""
-        drawn_by.get()(partial(self._hear, event))
+        self._dispatch(partial(self._on_event, event))
 
-    def finished(self, outcome: ExportOutcome) -> None:
+    def count(self, outcome: ExportOutcome) -> None:
         """Count an export that has ended."""
-        drawn_by.get()(partial(self._count, outcome))
+        self._dispatch(partial(self._on_outcome, outcome))
 
     def refresh(self) -> None:
-        """Show the time."""
-        drawn_by.get()(self._refresh)
+        """Show the time that has passed, and the rows that were read."""
+        self._dispatch(self._refresh)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
-        drawn_by.get()(self._close)
+        """Leave the bar as it is; nothing is drawn any more."""
+        self._dispatch(self._close)
 
-    def _hear(self, event: Event) -> None:
+    def _dispatch(self, draw: Callable[[], None]) -> None:
+        draw_dispatcher.get()(partial(self._draw_safely, draw))
+
+    def _draw_safely(self, draw: Callable[[], None]) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+
+            try:
+                draw()
+            except Exception:
+                _logger.warning("a progress bar could not be drawn", exc_info=True)
+                self._is_closed, self._renderer = True, None
+
+    def _on_event(self, event: Event) -> None:
         match event:
             case BytesReceived(received=received, total=total):
-                if self._exports is None:
-                    self._show("", received, total, unit="B")
+                if self._total is None:
+                    self._set_count(received, total, BYTES)
+                    self._describe("")
             case BatchWritten(operation=operation, ids=ids):
-                self._done += ids
-                self._show(f"{operation}, ids written", self._done, None, unit="")
+                self._ids += ids
+                self._set_count(self._ids, None, _IDS)
+                self._describe(f"{operation}, written")
             case RetryScheduled(operation=operation, seconds=seconds):
-                self._say("", f"{operation} failed, tried again in {seconds:.0f} s")
+                self._describe(f"{operation} failed, tried again in {seconds:.0f} s")
             case QuotaWait(cohort_id=cohort_id, seconds=seconds):
-                self._say(cohort_id, f"waits {seconds:.0f} s for the limits")
+                self._describe(f"waits {seconds:.0f} s for the limits", cohort_id)
             case ExportRequested(cohort_id=cohort_id, request_id=request_id):
                 self._cohorts[request_id] = cohort_id
-                self._say(cohort_id, "requested, usually 30 to 60 s")
+                self._describe(f"requested, {_ESTIMATE}", cohort_id)
             case ExportAdopted(cohort_id=cohort_id, request_id=request_id):
                 self._cohorts[request_id] = cohort_id
-                self._say(cohort_id, "goes on with an earlier export")
-            case StatusPolled(request_id=request_id, word=word):
-                self._say(self._cohorts.get(request_id, ""), word.lower())
+                self._describe("goes on with an earlier export", cohort_id)
+            case StatusPolled(request_id=request_id):
+                self._describe(_status_text(event), self._cohorts.get(request_id, ""))
             case LinkRenewed(request_id=request_id, reason=reason):
                 text = f"{reason}; goes on with a new link"
-                self._say(self._cohorts.get(request_id, ""), text)
+                self._describe(text, self._cohorts.get(request_id, ""))
             case _:
                 pass
 
-    def _say(self, cohort_id: str, text: str) -> None:
-        if self._exports is None:
-            self._show(text, 0, None, unit="B")
+    def _on_outcome(self, outcome: ExportOutcome) -> None:
+        self._set_count(self._state.completed + 1, None, _EXPORTS)
+        self._describe(
+            "saved" if outcome.error is None else "failed", outcome.cohort_id
+        )
+
+    def _set_count(self, completed: int, total: int | None, unit: str) -> None:
+        self._state = attrs.evolve(
+            self._state, completed=completed, total=total, unit=unit
+        )
+
+    def _describe(self, text: str, cohort_id: str = "") -> None:
+        counts_exports = self._total is not None
+        name = f"cohort {cohort_id}" if counts_exports and cohort_id else self._name
+        description = ": ".join(filter(None, [name, _printable(text)]))
+        self._state = attrs.evolve(self._state, description=description)
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._make is None:
             return
 
-        text = f"cohort {cohort_id}: {text}" if cohort_id else text
-        self._show(text, self._done, self._exports, unit=_EXPORTS)
+        rows = self.rows() if self.rows else 0
+        parts = [self._state.description, f"{rows:,} members" if rows else ""]
+        state = attrs.evolve(self._state, description=": ".join(filter(None, parts)))
+        if self._total is not None:
+            state = attrs.evolve(state, total=self._total())
 
-    def _count(self, outcome: ExportOutcome) -> None:
-        self._done += 1
-        how = "saved" if outcome.error is None else "failed"
-        self._say(outcome.cohort_id, how)
+        if self._renderer is None:
+            self._renderer = self._make(state)
+        elif state != self._drawn:
+            self._renderer.update(state)
+
+        self._drawn = state
 
     def _refresh(self) -> None:
-        with self._kept_from_call():
-            if self._drawing is not None:
-                self._drawing.refresh()
+        self._draw()
+        if self._renderer is not None:
+            self._renderer.refresh()
 
     def _close(self) -> None:
-        with self._kept_from_call():
-            if self._drawing is not None:
-                self._drawing.close()
-        self._is_over, self._drawing = True, None
+        self._draw()
+        if self._renderer is not None:
+            self._renderer.close()
 
-    def _show(self, text: str, done: int, total: int | None, *, unit: str) -> None:
-        with self._kept_from_call():
-            if self._is_over or self._make is None:
-                return
-            text = ": ".join(filter(None, [self._name, _printable(text)]))
-            if self._drawing is None:
-                self._drawing = self._make(unit, text, total)
-            self._drawing.show(text, done, total)
-
-    @contextmanager
-    def _kept_from_call(self) -> Generator[None]:
-        try:
-            yield
-        except Exception:
-            _logger.warning("a progress bar could not be drawn", exc_info=True)
-            self._is_over, self._drawing = True, None
+        self._is_closed, self._renderer = True, None
 
 
-def bar_of(progress: object, name: str, *, exports: int | None = None) -> Bar | None:
+def progress_bar(
+    progress: object, name: str, *, total: Callable[[], int | None] | None = None
+) -> ProgressBar | None:
     """Return the bar that ``progress=True`` asks for; None if it is False."""
     if not isinstance(progress, bool):
         raise InvalidInputError(
@@ -195,177 +237,133 @@ def bar_of(progress: object, name: str, *, exports: int | None = None) -> Bar | 
             f"or, where a file is downloaded, a function"
         )
 
-    return Bar(name, exports=exports) if progress else None
+    return ProgressBar(name, total=total) if progress else None
 
 
-@asynccontextmanager
-async def shown(
-    progress: Progress | bool | None,
-    name: str,
-) -> AsyncGenerator[Progress | None]:
-    """Draw the bar that *progress* asks for, and yield the callback that it is."""
+def callback_or_bar(
+    progress: Progress | bool | None, name: str
+) -> tuple[Progress | None, ProgressBar | None]:
+    """Return the callback that *progress* is, or the bar that it asks for."""
     if progress is None or callable(progress):
-        yield progress
-        return
+        return progress, None
 
-    async with drawn(bar_of(progress, name)):
-        yield None
+    return None, progress_bar(progress, name)
 
 
 @asynccontextmanager
-async def drawn(bar: Bar | None) -> AsyncGenerator[None]:
-    """Let a bar hear what is done inside, and show the time; close it then."""
+async def displayed(bar: ProgressBar | None) -> AsyncGenerator[None]:
+    """Display what is done inside; close the bar then."""
+    async with _opened(bar):
+        with _subscribed(bar):
+            yield
+
+
+@asynccontextmanager
+async def displayed_stream(
+    bar: ProgressBar | None, stream: AbstractAsyncContextManager[T]
+) -> AsyncGenerator[T]:
+    """
+    Enter a stream, and display it until it is left.
+
+    Calls that are made meanwhile are not shown: only the tasks of the stream.
+    """
+    async with _opened(bar), AsyncExitStack() as stack:
+        with _subscribed(bar):
+            value = await stack.enter_async_context(stream)
+
+        yield value
+
+
+async def displayed_step(
+    bar: ProgressBar, step: Callable[[], Awaitable[ExportOutcome | None]]
+) -> ExportOutcome | None:
+    """Return the next outcome, counted; the bar is closed after the last, or an error."""
+    try:
+        async with _refreshed(bar):
+            with _subscribed(bar):
+                outcome = await step()
+    except BaseException:
+        bar.close()
+        raise
+
+    if outcome is None:
+        bar.close()
+    else:
+        bar.count(outcome)
+
+    return outcome
+
+
+async def displayed_outcomes(
+    bar: ProgressBar, outcomes: AsyncGenerator[ExportOutcome]
+) -> AsyncGenerator[ExportOutcome]:
+    """Yield outcomes, and display what is done for them."""
+
+    async def step() -> ExportOutcome | None:
+        """Return the next one."""
+        return await anext(outcomes, None)
+
+    try:
+        while (outcome := await displayed_step(bar, step)) is not None:
+            yield outcome
+    finally:
+        bar.close()
+        await outcomes.aclose()
+
+
+@asynccontextmanager
+async def _opened(bar: ProgressBar | None) -> AsyncGenerator[None]:
     if bar is None:
         yield
         return
 
-    await bar.prepare()
-
     try:
-        async with heard(bar):
+        async with _refreshed(bar):
             yield
     finally:
         bar.close()
 
 
 @asynccontextmanager
-async def heard(bar: Bar) -> AsyncGenerator[None]:
-    """Let a prepared bar hear what is begun inside, and show the time."""
+async def _refreshed(bar: ProgressBar) -> AsyncGenerator[None]:
+    """Show the time while something is done inside."""
+    await bar.load()
+    bar.start()
     refreshing = asyncio.create_task(_refresh(bar))
+
+    try:
+        yield
+    finally:
+        refreshing.cancel()
+
+
+async def _refresh(bar: ProgressBar) -> None:
+    while True:
+        await asyncio.sleep(_REFRESH_SECONDS)
+        bar.refresh()
+
+
+@contextmanager
+def _subscribed(bar: ProgressBar | None) -> Generator[None]:
+    """Pass the events of what is begun inside to a bar."""
+    if bar is None:
+        yield
+        return
+
     token = listening.set(bar)
 
     try:
         yield
     finally:
         listening.reset(token)
-        refreshing.cancel()
 
 
-async def _refresh(bar: Bar) -> None:
-    while True:
-        await asyncio.sleep(_REFRESH_SECONDS)
-        bar.refresh()
+def _status_text(event: StatusPolled) -> str:
+    is_usual = event.next_poll is not None and event.elapsed < _ESTIMATE_SECONDS
+
+    return event.word.lower() + (f", {_ESTIMATE}" if is_usual else "")
 
 
 def _printable(text: str) -> str:
     # Words of a service may hold what moves a terminal's cursor.
     return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _library() -> str:
-    """Return what draws; nothing is imported yet."""
-    for name in ("tqdm", "rich"):
-        if find_spec(name) is not None:
-            return name
-
-    raise MissingExtraError("progress=True", extra="progress")
-
-
-def _drawing(library: str) -> Callable[[str, str, int | None], Drawing]:
-    if library == "rich":
-        import_module("rich.progress")
-        return _RichBar
-
-    kind = cast("_Tqdm", import_module("tqdm.auto")).tqdm
-    # Without the thread that looks after bars which nobody updates, and without the
-    # lock that processes share.
-    own = {"monitor_interval": 0, "_lock": getattr(kind, "_lock", _lock)}
-
-    return partial(_TqdmBar, cast("_MakesLine", type("tqdm", (kind,), own)))
-
-
-class _TqdmBar:
-    """A bar of tqdm: of a terminal, or of a notebook."""
-
-    def __init__(
-        self, kind: _MakesLine, unit: str, text: str, total: int | None
-    ) -> None:
-        self._bar = kind(unit=unit, desc=text, total=total, unit_scale=unit != _EXPORTS)
-
-    def show(self, text: str, done: int, total: int | None) -> None:
-        """Show a text, and how much is done."""
-        if total != self._bar.total:
-            # In a notebook this sets the width of the bar, too.
-            self._bar.reset(total)
-            self._bar.set_description_str(text)
-        elif text != self._bar.desc:
-            self._bar.set_description_str(text)
-
-        self._bar.update(done - self._bar.n)
-
-    def refresh(self) -> None:
-        """Draw it again: time has passed."""
-        self._bar.refresh()
-
-    def close(self) -> None:
-        """Leave it as it is."""
-        self._bar.refresh()
-        self._bar.close()
-
-
-class _TqdmLine(Protocol):
-    """What is used of a bar of tqdm."""
-
-    n: int
-    total: int | None
-    desc: str
-
-    def reset(self, total: int | None) -> None: ...
-    def set_description_str(self, desc: str) -> None: ...
-    def update(self, n: int) -> bool | None: ...
-    def refresh(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class _MakesLine(Protocol):
-    """The class of tqdm's bars."""
-
-    def __call__(
-        self, *, unit: str, desc: str, total: int | None, unit_scale: bool
-    ) -> _TqdmLine: ...
-
-
-class _Tqdm(Protocol):
-    """What is used of tqdm, which has no types."""
-
-    tqdm: type
-
-
-class _RichBar:
-    """A bar of rich."""
-
-    def __init__(self, unit: str, text: str, total: int | None) -> None:
-        from rich.console import Console  # noqa: PLC0415 - an extra
-        from rich.progress import (  # noqa: PLC0415 - an extra
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
-
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn() if unit == "B" else MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            auto_refresh=False,
-        )
-        self._task = self._bars.add_task(text, total=total)
-        self._bars.start()
-
-    def show(self, text: str, done: int, total: int | None) -> None:
-        """Show a text, and how much is done."""
-        self._bars.update(
-            self._task, description=text, completed=done, total=total, refresh=True
-        )
-
-    def refresh(self) -> None:
-        """Draw it again: time has passed."""
-        self._bars.refresh()
-
-    def close(self) -> None:
-        """Leave it as it is."""
-        self._bars.stop()

@@ -20,7 +20,7 @@ from typing import ParamSpec, Self, TypeVar, cast
 
 import attrs
 
-from .._io.progress import drawn_by
+from .._io.progress import draw_dispatcher
 from ..events import Event, EventHook, TracingHook
 from ._portal import Portal
 
@@ -109,17 +109,17 @@ class Call:
             return  # withdrawn before it was begun
 
         self._task = task
-        tokens = _current.set(self), drawn_by.set(self._draw)
+        tokens = _current.set(self), draw_dispatcher.set(self._draw)
         if self._relay is not None:
             self._relay.calls.append(self)
 
         try:
             self.result = await work()
         except BaseException as error:  # noqa: BLE001 - raised in the thread
-            self._error = error
+            self._error = _without_own_frames(error)
 
         _current.reset(tokens[0])
-        drawn_by.reset(tokens[1])
+        draw_dispatcher.reset(tokens[1])
         if self._relay is not None:
             self._relay.calls.remove(self)
         while task.cancelling():
@@ -159,7 +159,7 @@ class Call:
 
         return results.pop()
 
-    def _draw(self, draw: Callable[[], object]) -> None:
+    def _draw(self, draw: Callable[[], None]) -> None:
         call = self._relay.call_for(self) if self._relay else self
 
         if call is not None:
@@ -205,14 +205,22 @@ class Call:
             self._portal.start(self._withdraw)
 
         while not self.has_ended:
-            task = self._next()
-            if task is not None:
-                task.refuse()
+            self._refuse(self._next())
+
+        # What came right before the end, as an event, or the end of a bar.
+        with suppress(Empty):
+            while True:
+                self._refuse(self._thread_tasks.get_nowait())
 
         for note in self._notes():
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         self._error = None
+
+    @staticmethod
+    def _refuse(task: ThreadTask | None) -> None:
+        if task is not None:
+            task.refuse()
 
     def _withdraw(self) -> None:
         if self.has_ended:
@@ -239,6 +247,24 @@ class Call:
             *getattr(self._error, "__notes__", ()),
             *(f"{_TOKEN}{token}" for token in tokens if isinstance(token, str)),
         ]
+
+
+def _without_own_frames(error: BaseException) -> BaseException:
+    """
+    Return an error whose traceback begins in what was called, not in this package.
+
+    The caller's frames come before it. Its cause, and all later frames, are kept.
+    """
+    trace = error.__traceback__
+
+    while (
+        trace is not None
+        and trace.tb_next is not None
+        and trace.tb_frame.f_globals.get("__package__") == __package__
+    ):
+        trace = trace.tb_next
+
+    return error.with_traceback(trace)
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)

@@ -475,7 +475,9 @@ class CohortsClient(BlockingClient):
         call = self._bridge.call()
         return call.run(self._bridge.client.tick, record)
 
-    def run_jobs(self, *, forever: bool = False) -> Iterator[ExportOutcome]:
+    def run_jobs(
+        self, *, forever: bool = False, progress: bool = False
+    ) -> Iterator[ExportOutcome]:
         """
         Return an iterator that delivers what was left to files of this host.
 
@@ -486,10 +488,14 @@ class CohortsClient(BlockingClient):
             forever: Whether to wait for more, as a service does. What an outage, or
                 a folder that is away, has stopped is told, and tried again every five
                 minutes; without it, what failed is left to the next call.
+            progress: As for `export_many()`.
         """
         call = self._bridge.call()
         return all_of(
-            self._bridge, call.run_sync(self._bridge.client.run_jobs, forever=forever)
+            self._bridge,
+            call.run_sync(
+                self._bridge.client.run_jobs, forever=forever, progress=progress
+            ),
         )
 
     def plan(
@@ -761,7 +767,7 @@ class ExportJob(BlockingJob):
         call = self._bridge.call()
         return call.run(self._job.poll)
 
-    def wait(self, *, timeout: float = 1800.0) -> ExportJob:
+    def wait(self, *, timeout: float = 1800.0, progress: bool = False) -> ExportJob:
         """
         Wait until the file is ready, and return the job.
 
@@ -770,6 +776,7 @@ class ExportJob(BlockingJob):
 
         Args:
             timeout: Finite seconds. The job goes on after them.
+            progress: Whether to draw a progress bar; see `download()`.
 
         Raises:
             ExportTimeoutError: The job was still running; resume it later.
@@ -777,10 +784,10 @@ class ExportJob(BlockingJob):
             ExportExpiredError: The service does not know the job, or no longer.
         """
         call = self._bridge.call()
-        call.run(self._job.wait, timeout=timeout)
+        call.run(self._job.wait, timeout=timeout, progress=progress)
         return self
 
-    def link(self, *, timeout: float = 1800.0) -> str:
+    def link(self, *, timeout: float = 1800.0, progress: bool = False) -> str:
         """
         Wait for the job, and return a link to its file, which is good for one minute.
 
@@ -791,13 +798,14 @@ class ExportJob(BlockingJob):
 
         Args:
             timeout: Seconds to wait for the job, as for `wait()`.
+            progress: As for `wait()`.
 
         Raises:
             UnexpectedResponseError: The service sent the file itself, as it may do with a
                 small one; download it.
         """
         call = self._bridge.call()
-        return call.run(self._job.link, timeout=timeout)
+        return call.run(self._job.link, timeout=timeout, progress=progress)
 
     def download(
         self,
@@ -863,6 +871,7 @@ class ExportJob(BlockingJob):
         *,
         format: str = "csv",  # noqa: A002 - a public name
         timeout: float = 1800.0,
+        progress: bool = False,
     ) -> AbstractContextManager[BinaryIO]:
         """
         Wait for the job, and open its file once all of it is here.
@@ -874,25 +883,33 @@ class ExportJob(BlockingJob):
         Args:
             format: "csv", "csv.gz" or "parquet".
             timeout: Seconds to wait for the job, as for `wait()`.
+            progress: As for `wait()`.
         """
         return BlockingContext(
             self._bridge,
-            partial(self._job.file, format=format, timeout=timeout),
+            partial(self._job.file, format=format, timeout=timeout, progress=progress),
             lambda _, value: value,
         )
 
-    def members(self) -> AbstractContextManager[MemberStream]:
+    def members(
+        self, *, progress: bool = False
+    ) -> AbstractContextManager[MemberStream]:
         """
         Wait for the job, and open its file as a stream of members.
 
         Uses no disk, and memory that does not grow with the file. A small file
         that the service sends without a link holds one of the five slots until
         it is read.
+
+        Args:
+            progress: As for `wait()`; the bar also counts the members that were read.
         """
-        return BlockingContext(self._bridge, partial(self._job.members), MemberStream)
+        return BlockingContext(
+            self._bridge, partial(self._job.members, progress=progress), MemberStream
+        )
 
     def record_batches(
-        self, *, amplitude_id: AmplitudeId = "text"
+        self, *, amplitude_id: AmplitudeId = "text", progress: bool = False
     ) -> AbstractContextManager[Iterator[RecordBatch]]:
         """
         Wait for the job, and open its file as Arrow record batches.
@@ -903,13 +920,16 @@ class ExportJob(BlockingJob):
         Args:
             amplitude_id: Whether Amplitude ids are "text", as in `Member`, or
                 "int64".
+            progress: As for `wait()`.
 
         Raises:
             MissingExtraError: The extra ``parquet`` is not installed.
         """
         return BlockingContext(
             self._bridge,
-            partial(self._job.record_batches, amplitude_id=amplitude_id),
+            partial(
+                self._job.record_batches, amplitude_id=amplitude_id, progress=progress
+            ),
             each_of,
         )
 
@@ -921,6 +941,7 @@ def export_cohort(
     properties: bool | Sequence[str] = False,
     timeout: float = 1800.0,
     format: str | None = None,  # noqa: A002 - a public name
+    progress: Callable[[BytesReceived], None] | bool | None = None,
 ) -> SavedExport:
     """
     Export a cohort to a file, with the keys in the environment.
@@ -935,6 +956,7 @@ def export_cohort(
         properties=properties,
         timeout=timeout,
         format=format,
+        progress=progress_in(call, progress),
     )
 
 

@@ -28,7 +28,14 @@ from .resume_hints import option_arguments
 from .running import reported, run
 from .stores import chosen_job_store, machine_limiter
 
-__all__ = ("FORMATS", "Connection", "Output", "command", "is_on_this_machine")
+__all__ = (
+    "FORMATS",
+    "Connection",
+    "Output",
+    "command",
+    "is_loopback",
+    "is_on_this_machine",
+)
 
 FORMATS = ("csv", "csv.gz", "parquet")
 """The formats of files, which names end in."""
@@ -290,9 +297,16 @@ def _without_password(proxy: str) -> str:
 def is_on_this_machine(base_url: str | None) -> bool:
     """Whether an address is of this machine, as that of an emulator."""
     try:
-        host = urlsplit(base_url or "").hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
+        return is_loopback(urlsplit(base_url or "").hostname or "")
     except ValueError:  # the client refuses what is no address
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host can be reached from this machine alone."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
         return False
 
 

@@ -20,7 +20,7 @@ from .. import CohortsClient
 from ..errors import ConfigurationError
 from ..limits import Limits
 from ..policies import Polling
-from .common import Connection
+from .common import Connection, is_loopback
 from .emulator_process import emulator_process
 from .running import run
 from .stores import uploads_folder
@@ -222,8 +222,6 @@ def _token(file: Path | None) -> tuple[str, bool]:
 
 def _origin(host: str, proxy: str | None, tls: Tls | None) -> str | None:
     """Return the origin of a proxy, checked; None if browsers come without one."""
-    from ..contrib._web.server import is_loopback  # noqa: PLC0415 - as above
-
     if proxy is None:
         if tls is None and not is_loopback(host):
             raise typer.BadParameter(
@@ -273,10 +271,10 @@ def _proxy_origin(text: str) -> str:
 
 @contextmanager
 def _live(connection: Connection, directory: str, keep: int) -> Generator[_Served]:
-    from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
+    from ..contrib._web import About, hear  # noqa: PLC0415 - as above
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
-    make = connection.client(limits, hook=count_written)
+    make = connection.client(limits, hook=hear)
     about = About(
         project=connection.project_label,
         is_live=True,
@@ -290,7 +288,7 @@ def _live(connection: Connection, directory: str, keep: int) -> Generator[_Serve
 @contextmanager
 def _demo() -> Generator[_Served]:
     """Run an emulator with a store and a folder of its own; all of it goes at the end."""
-    from ..contrib._web import About, count_written  # noqa: PLC0415 - as above
+    from ..contrib._web import About, hear  # noqa: PLC0415 - as above
 
     options = ("--demo", f"--size={_USERS}", f"--job-seconds={_DEMO_JOB_SECONDS}")
 
@@ -308,7 +306,7 @@ def _demo() -> Generator[_Served]:
                 base_url=emulator.base_url,
                 app_id=int(keys["AMPLITUDE_APP_ID"]),
                 owner=keys["AMPLITUDE_OWNER"],
-                hook=count_written,
+                hook=hear,
                 jobs=str(Path(folder, "exports.db")),
                 polling=Polling(initial_delay=1.0, interval=1.0),
                 limits=Limits(max_wait=_LONGEST_WAIT),

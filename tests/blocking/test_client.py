@@ -6,8 +6,10 @@ import asyncio
 import gc
 import pickle
 import threading
+import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar, copy_context
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from amplitude_cohorts_async import IdType, MembershipOperation, read_ids
 from amplitude_cohorts_async._io import progress
+from amplitude_cohorts_async._io.progress_libraries import BarState
 from amplitude_cohorts_async.blocking import (
     CohortsClient,
     _portal,
@@ -23,6 +26,7 @@ from amplitude_cohorts_async.blocking import (
     export_cohort,
 )
 from amplitude_cohorts_async.errors import (
+    CohortsError,
     ConfigurationError,
     InvalidInputError,
     NotFoundError,
@@ -44,6 +48,53 @@ def test_calls_wait_for_their_results(client: CohortsClient) -> None:
 
     with pytest.raises(NotFoundError):
         client.get_cohort("another")
+
+
+def test_a_traceback_has_no_frame_of_the_bridge_in_the_loop(
+    client: CohortsClient, tmp_path: Path
+) -> None:
+    """What was called comes right after the call; its own frames and causes stay."""
+    job = client.resume_export("unknown1")
+
+    for call, function in (
+        (partial(client.get_cohort, "another"), "get_cohort"),
+        (lambda: next(client.export_many(["c1"], tmp_path / "away")), "__anext__"),
+        (lambda: job.members().__enter__(), "__aenter__"),
+    ):
+        with pytest.raises(CohortsError) as caught:
+            call()
+
+        frames = traceback.extract_tb(caught.tb)
+        bridged = [number for number, frame in enumerate(frames) if is_bridge(frame)]
+        called = frames[bridged[-1] + 1]
+        assert bridged == [*range(bridged[0], bridged[-1] + 1)]
+        assert "run_with" == frames[bridged[-1]].name
+        assert function == called.name
+        assert len(frames) > bridged[-1] + 2
+
+    assert isinstance(caught.value.__cause__, NotFoundError)
+    assert caught.value.__cause__.__traceback__ is not None
+
+
+def test_a_traceback_has_the_frame_of_the_callers_own_error(
+    client: CohortsClient,
+) -> None:
+    """It is the last, behind those of what called it."""
+
+    def ids() -> Iterator[str]:
+        """Yield one, and fail."""
+        yield "user-1"
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError) as caught:
+        client.update_membership(COHORT, add=ids())
+
+    assert "ids" == traceback.extract_tb(caught.tb)[-1].name
+
+
+def is_bridge(frame: traceback.FrameSummary) -> bool:
+    """Return whether a frame is of the blocking client."""
+    return Path(frame.filename).parent == Path(_portal.__file__).parent
 
 
 def test_a_file_is_saved(client: CohortsClient, tmp_path: Path) -> None:
@@ -450,16 +501,16 @@ def test_bars_are_drawn_here(
     threads: list[threading.Thread] = []
     shown: list[str] = []
 
-    class Drawing:
+    class Lines:
         """Keeps who draws."""
 
-        def __init__(self, unit: str, text: str, total: int | None) -> None:
-            threads.append(threading.current_thread())
+        def __init__(self, state: BarState) -> None:
+            self.update(state)
 
-        def show(self, text: str, done: int, total: int | None) -> None:
+        def update(self, state: BarState) -> None:
             """Keep it."""
             threads.append(threading.current_thread())
-            shown.append(text)
+            shown.append(state.description)
 
         def refresh(self) -> None:
             """Keep it."""
@@ -469,12 +520,20 @@ def test_bars_are_drawn_here(
             """Keep it."""
             shown.append("closed")
 
-    monkeypatch.setattr(progress, "_library", lambda: "drawing")
-    monkeypatch.setattr(progress, "_drawing", lambda _: Drawing)
+    monkeypatch.setattr(progress, "installed_library", lambda: "lines")
+    monkeypatch.setattr(progress, "load_renderer", lambda _: Lines)
     client.export(COHORT, tmp_path / "members.csv", progress=True)
     for _ in client.export_many([COHORT, "9apg8e8f"], tmp_path, progress=True):
         pass
 
+    job = client.request_export(COHORT).wait(progress=True)
+    with job.members(progress=True) as members:
+        assert 25_000 == sum(1 for _ in members)
+    assert f"cohort {COHORT}: 25,000 members" == shown[-2]
+    with job.file(progress=True):
+        pass
+    assert [] == [*client.run_jobs(progress=True)]
+
     assert {HERE()} == {*threads}
-    assert 2 == shown.count("closed")
+    assert 6 == shown.count("closed")
     assert "closed" == shown[-1]

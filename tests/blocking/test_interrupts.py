@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from amplitude_cohorts_async import IdType
-from amplitude_cohorts_async.blocking import CohortsClient
+from amplitude_cohorts_async._io.progress import ProgressBar, draw_dispatcher
+from amplitude_cohorts_async.blocking import CohortsClient, ExportJob
 from amplitude_cohorts_async.blocking._calls import Call
 from amplitude_cohorts_async.blocking._portal import Portal, current_portal
-from amplitude_cohorts_async.events import Event, StatusPolled
+from amplitude_cohorts_async.events import BytesReceived, Event, StatusPolled
 from amplitude_cohorts_async.testing import CohortsEmulator
 
 from .conftest import COHORT
@@ -251,3 +254,86 @@ def test_a_second_one_does_not_wait(client: CohortsClient) -> None:
     client.get_usage()
     assert isinstance(call, Call)
     assert call.has_ended
+
+
+CALLS: list[Callable[[ExportJob], object]] = [
+    lambda job: job.wait(progress=True),
+    lambda job: job.members(progress=True).__enter__(),
+    lambda job: job.file(progress=True).__enter__(),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["wait", "members", "file"])
+@pytest.mark.parametrize("library", ["tqdm", "rich"])
+def test_it_ends_the_bar(
+    client: CohortsClient,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[ExportJob], object],
+    library: str,
+) -> None:
+    """The line is left, the cursor shown, and nothing is drawn any more."""
+    pytest.importorskip(library, reason="the extra progress, or cli, is not installed")
+    if library == "rich":
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    bars: list[ProgressBar] = []
+    start, screen = ProgressBar.start, io.StringIO()
+
+    def start_and_press(bar: ProgressBar) -> None:
+        """Press it in the midst of drawing, in the thread that draws."""
+        bars.append(bar)
+        start(bar)
+        draw_dispatcher.get()(press_once)
+
+    presses = iter([press])
+
+    def press_once() -> None:
+        """Press it the first time: what was asked for is drawn after it, too."""
+        next(presses, lambda: None)()
+
+    monkeypatch.setattr(ProgressBar, "start", start_and_press)
+    monkeypatch.setattr(sys, "stderr", screen)
+    job = client.request_export(COHORT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        call(job)
+
+    text = screen.getvalue()
+    bars[0].refresh()
+    assert f"cohort {COHORT}" in text
+    assert text.endswith("\n")
+    assert text == screen.getvalue()
+    assert job.token in caught.value.__notes__[0]
+    assert [] == left(client)
+
+
+def test_it_ends_the_bar_of_left_jobs(
+    cohorts_emulator: CohortsEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the loop over them is left."""
+    cohorts_emulator.add_cohort(COHORT, size=2_000)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    pytest.importorskip("tqdm", reason="the extra progress is not installed")
+    screen = io.StringIO()
+
+    def stop(_: object) -> None:
+        """Leave it in the middle."""
+        raise LookupError
+
+    def hear(event: Event) -> None:
+        """Press it as the file arrives, for the runner."""
+        if isinstance(event, BytesReceived) and is_left:
+            press()
+
+    is_left = False
+    with CohortsClient.from_env(clock=cohorts_emulator.clock, hook=hear) as client:
+        with pytest.raises(LookupError):
+            client.export(COHORT, tmp_path / "members.csv", progress=stop)
+
+        is_left = True
+        monkeypatch.setattr(sys, "stderr", screen)
+        with pytest.raises(KeyboardInterrupt):
+            next(client.run_jobs(progress=True))
+
+        assert " exports" in screen.getvalue()
+        assert screen.getvalue().endswith("\n")
+        assert [] == left(client)

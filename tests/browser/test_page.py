@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
-from amplitude_cohorts_async.testing import CohortsEmulator
+from amplitude_cohorts_async.testing import CohortsEmulator, faults
 from support.chromium import choose
 
 from .conftest import HOSTILE, Serving
@@ -18,6 +18,13 @@ from .conftest import HOSTILE, Serving
 pytestmark = pytest.mark.slow
 
 PATIENCE = 30_000
+FOCUSED = """() => {
+  const element = document.activeElement;
+  const {left, top, width, height} = element.getBoundingClientRect();
+  const seen = document.elementFromPoint(left + width / 2, top + height / 2);
+  const name = element.name || element.id || element.textContent.trim();
+  return [name, element.matches(".scroll") || element.contains(seen)];
+}"""
 SIZES = {"wide": (1280, 900), "narrow": (320, 640)}
 
 
@@ -172,7 +179,7 @@ def test_upload_and_sync(page: Page, service: CohortsEmulator) -> None:
     form.get_by_role("button", name="Check the file").dblclick()
     page.get_by_role("button", name="Upload 3 ids").dblclick()
     expect(page.get_by_text("has 3 ids")).to_be_visible()
-    expect(page.locator("#message")).to_be_empty()
+    expect(page.locator("#result")).to_be_empty()
     expect(page.locator("#writes li")).to_have_count(1)
 
     page.get_by_text("Make a cohort's members equal").click()
@@ -230,6 +237,99 @@ def test_hostile_name(page: Page) -> None:
     assert 0 == page.locator("img").count()
 
 
+def test_message_can_be_dismissed(page: Page, service: CohortsEmulator) -> None:
+    """By its button, also with keys; who did so goes on where they were."""
+    choose(page, "Spring buyers")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    result = page.get_by_role("status").filter(has_text="The export was started")
+    expect(result.get_by_role("heading", name="Started")).to_be_visible()
+    page.get_by_role("checkbox", name="Active last week").focus()
+    result.get_by_role("button", name="Dismiss: Started").focus()
+    page.keyboard.press("Enter")
+
+    expect(page.locator(".message:visible")).to_have_count(0)
+    expect(page.get_by_role("checkbox", name="Active last week")).to_be_focused()
+
+
+def test_message_of_a_problem(page: Page, service: CohortsEmulator) -> None:
+    """It is an alert in sight, wherever one is; the next action replaces it."""
+    service.fail_next("list", faults.refused(403, "no"))
+    page.get_by_role("button", name="Read the list again").click()
+    problem = page.get_by_role("alert").filter(has_text="403")
+    expect(problem.get_by_role("heading", name="Problem: ")).to_be_in_viewport()
+    page.mouse.wheel(0, 2_000)
+    expect(problem.get_by_role("heading", name="Problem: ")).to_be_in_viewport()
+
+    choose(page, "Spring buyers")
+    expect(problem).to_have_count(0)
+    service.fail_next("list", faults.refused(403, "no"))
+    page.get_by_role("button", name="Read the list again").click()
+    expect(problem).to_be_visible()
+    page.get_by_role("button", name="Export 1 cohort").click()
+    expect(page.get_by_text("The export was started")).to_be_visible()
+    expect(problem).to_have_count(0)
+
+
+def test_no_answer(page: Page, service: CohortsEmulator) -> None:
+    """A button that could do nothing says so, and does it when it is pressed again."""
+    choose(page, "Spring buyers")
+    page.route("**/exports", lambda route: route.abort(), times=1)
+    page.get_by_role("button", name="Export 1 cohort").click()
+    problem = page.get_by_role("alert").filter(has_text="did not answer")
+    expect(problem).to_be_visible()
+    assert 0 == service.spent
+
+    page.get_by_role("button", name="Export 1 cohort").click()
+    expect(page.get_by_text("The export was started")).to_be_visible()
+    expect(problem).to_have_count(0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cost_stays_in_view(page: Page, service: CohortsEmulator, size: str) -> None:
+    """With many cohorts, too; it hides nothing that has the focus, and comes in turn."""
+    for number in range(60):
+        service.add_cohort(f"c{number}", members=["ann"], name=f"Cohort {number}")
+    width, height = SIZES[size]
+    page.set_viewport_size({"width": width, "height": height})
+    page.get_by_role("button", name="Read the list again").click()
+    page.get_by_role("checkbox", name="Cohort 59").wait_for()
+    choose(page, "Active last week")
+    page.evaluate("document.querySelector('#filter').focus()")
+    button = page.get_by_role("button", name="Export 1 cohort")
+    expect(button).to_be_in_viewport(ratio=1)
+    expect(page.get_by_text("leaves 499 of 500")).to_be_in_viewport(ratio=1)
+
+    reached = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        expect(button).to_be_in_viewport(ratio=1)
+        name, is_seen = page.evaluate(FOCUSED)
+        assert is_seen, f"{name} has the focus, and something is over it"
+        reached.append(name)
+        if name.startswith("Export 1 cohort"):
+            break
+
+    assert ["again", "Export 1 cohort: spend 1"] == reached[-2:]
+    assert 63 == reached.count("cohort_id")
+
+
+def test_bytes_that_come(page: Page, service: CohortsEmulator) -> None:
+    """The bar grows with them, and says how long it takes yet."""
+    service.add_cohort("large", size=400_000, name="Many users")
+    service.fail_next("store", faults.slow(1_500_000))
+    page.get_by_role("button", name="Read the list again").click()
+    choose(page, "Many users")
+    page.get_by_role("button", name="Export 1 cohort").click()
+    card = page.get_by_role("listitem").filter(has_text="Many users")
+    expect(card.get_by_text("a second, about")).to_be_visible()
+    expect(card.get_by_text("400,000 members")).to_be_visible()
+    bar = card.get_by_role("progressbar")
+    value, most = bar.evaluate("bar => [bar.value, bar.max]")
+
+    assert 0 < value < most
+    page.get_by_role("link", name="Download Many users").wait_for()
+
+
 def test_filter(page: Page) -> None:
     """The list shows what a text is in, and what is chosen."""
     page.get_by_role("checkbox", name="Active last week").check()
@@ -271,7 +371,11 @@ def test_by_keyboard_alone(page: Page, service: CohortsEmulator) -> None:
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_everybody_can_use_it(
-    page: Page, serving: Serving, size: str, options: dict[str, Any]
+    page: Page,
+    serving: Serving,
+    service: CohortsEmulator,
+    size: str,
+    options: dict[str, Any],
 ) -> None:
     """axe finds nothing, and nothing is wider than the window: each state of the page."""
     width, height = SIZES[size]
@@ -284,6 +388,10 @@ def test_everybody_can_use_it(
     page.get_by_text("Running").first.wait_for()
     _check(page)
     page.get_by_role("link", name="Download Spring buyers").wait_for()
+    _check(page)
+    service.fail_next("list", faults.refused(403, "no"))
+    page.get_by_role("button", name="Read the list again").click()
+    page.get_by_role("heading", name="Problem: ").wait_for()
     _check(page)
     for each in page.locator("#write-forms summary").all():
         each.click()

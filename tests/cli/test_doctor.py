@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from amplitude_cohorts_async.cli import checkup, doctor
+from amplitude_cohorts_async.cli.doctor import command as doctor
+from amplitude_cohorts_async.cli.doctor import machine
 from amplitude_cohorts_async.models import Region
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, Quotas
 from amplitude_cohorts_async.testing.faults import broken, refused
@@ -353,16 +354,16 @@ def test_a_folder_that_is_read_only(checked, tmp_path: Path, monkeypatch):
 
 def test_missing_extras_are_named(checked, monkeypatch: pytest.MonkeyPatch):
     """Each with its own name."""
-    monkeypatch.setattr(checkup, "_version", lambda _: "")
+    monkeypatch.setattr(machine, "_version", lambda _: "")
 
-    absent = ", ".join(sorted(checkup.EXTRAS))
+    absent = ", ".join(sorted(machine.EXTRAS))
 
     assert f"installed: none; not installed: {absent}" == checked()[1]["extras"][1]
 
 
 def test_an_extra_is_installed_as_a_whole(checked, monkeypatch: pytest.MonkeyPatch):
     """One distribution of several is not enough."""
-    monkeypatch.setattr(checkup, "_version", lambda name: "" if name == "isal" else "1")
+    monkeypatch.setattr(machine, "_version", lambda name: "" if name == "isal" else "1")
 
     assert checked()[1]["extras"][1].endswith("; not installed: speed")
 
@@ -379,7 +380,7 @@ def test_every_extra_is_known():
     } == {
         # It comes with psycopg, by an extra of that.
         extra: {*packages} - {"psycopg-pool"}
-        for extra, packages in checkup.EXTRAS.items()
+        for extra, packages in machine.EXTRAS.items()
     }
 
 

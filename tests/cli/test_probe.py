@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from amplitude_cohorts_async.cli import probe_report
-from amplitude_cohorts_async.cli.probe_calls import Wire, reported_name
+from amplitude_cohorts_async.cli.doctor import probe_report
+from amplitude_cohorts_async.cli.doctor.probe_calls import Wire, reported_name
 from amplitude_cohorts_async.errors import ConnectionFailedError
 from amplitude_cohorts_async.testing import (
     Assumptions,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -12,12 +14,13 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.contrib._web import About, Access, make_app
+from amplitude_cohorts_async.contrib._web import About, Access, hear, make_app
 from amplitude_cohorts_async.contrib._web.access import origins_of
 from amplitude_cohorts_async.contrib.fastapi import CohortExports, ExportOrder
 from amplitude_cohorts_async.contrib.fastapi.exports import worker_of
 from amplitude_cohorts_async.contrib.fastapi.records import key_occurrence
 from amplitude_cohorts_async.errors import QuotaWaitError
+from amplitude_cohorts_async.events import BytesReceived, PhaseEnded
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.ports import LOOPBACK, free_ports
@@ -43,14 +46,15 @@ def access(port: int) -> Access:
 
 @pytest.fixture
 def app_of(
-    make_client: Callable[[], CohortsClient],
+    make_client: Callable[..., CohortsClient],
     clock: FakeClock,
     folder: Path,
     access: Access,
 ) -> Page:
     """The app and its exports; made here, because it reads its templates."""
+    client = partial(make_client, hook=hear)
     about = About(project="amplitude.com", is_live=True, keep=3)
-    made = make_app(folder, client=make_client, access=access, about=about, clock=clock)
+    made = make_app(folder, client=client, access=access, about=about, clock=clock)
 
     return lambda: made
 
@@ -85,6 +89,22 @@ async def plan_of(browser: Browser, cohort: str = COHORT) -> dict[str, str]:
     plan = await browser.get(f"/fragments/plan?cohort_id={cohort}")
 
     return dict(re.findall(r'name="(\w+)" value="([^"]*)"', plan.body.decode()))
+
+
+def pairs(form: dict[str, str | list[str]]) -> list[tuple[str, str]]:
+    """Return the fields of a form, of which some are there more than once."""
+    return [
+        (name, value)
+        for name, given in form.items()
+        for value in ([given] if isinstance(given, str) else given)
+    ]
+
+
+def ended_download(request_id: str) -> PhaseEnded:
+    """Return what tells that a download has ended, as one that was cut off."""
+    return PhaseEnded(
+        id=1, phase="download", cohort_id=COHORT, request_id=request_id, seconds=1.0
+    )
 
 
 async def order(browser: Browser, cohort: str = COHORT) -> dict[str, str]:
@@ -154,8 +174,91 @@ async def test_an_order_that_is_refused_says_why(
     answer = await owner.ask("POST", "/exports", data={**form, "cohort_id": "nobody"})
 
     assert 200 == answer.status
-    assert b"Not Found." in answer.body
-    assert b'hx-target="#message"' in answer.body
+    assert b"Problem: Not Found" in answer.body
+    assert b'hx-target="#problem"' in answer.body
+
+
+async def test_some_are_started(owner: Browser, emulator: CohortsEmulator) -> None:
+    """The problem says how many exports were started before it."""
+    form = await plan_of(owner)
+    wanted = {**form, "cohort_id": [COHORT, "nobody"]}
+    answer = await owner.ask("POST", "/exports", data=pairs(wanted))
+
+    assert b'hx-target="#problem"' in answer.body
+    assert b"1 of 2 exports were started" in answer.body
+    assert 1 == emulator.spent
+
+
+async def test_messages_have_their_kinds(owner: Browser) -> None:
+    """A result is said politely, a problem at once, each under a heading of its own."""
+    page = (await owner.get("/")).body.decode()
+    form = await plan_of(owner)
+    started = (await owner.ask("POST", "/exports", data=form)).body.decode()
+    refused = {**form, "cohort_id": "nobody"}
+    problem = (await owner.ask("POST", "/exports", data=refused)).body.decode()
+
+    assert '<div id="result" role="status"></div>' in page
+    assert '<div id="problem" role="alert"></div>' in page
+    for body, kind, heading in (
+        (started, "result", "Started"),
+        (problem, "problem", "Problem: Not Found"),
+    ):
+        assert f'<hx-partial hx-target="#{kind}"' in body
+        assert f'<section class="message {kind}">' in body
+        assert f"<h2>{heading}</h2>" in body
+        assert f'aria-label="Dismiss: {heading}"' in body
+
+
+async def test_many_unknown_cohorts(owner: Browser) -> None:
+    """They do not push the cost out of its bar."""
+    ids = "&".join(f"cohort_id=gone{number}" for number in range(100))
+    plan = (await owner.get(f"/fragments/plan?{ids}")).body.decode()
+
+    assert 5 == plan.count("<code>gone")
+    assert "and 95 more" in plan
+
+
+async def test_cards_of_one_cohort(owner: Browser, emulator: CohortsEmulator) -> None:
+    """Its exports differ by what was ordered, when, and by their requests."""
+    form = await plan_of(owner)
+    for number, fields in enumerate(
+        [{}, {}, {"format": "csv.gz"}, {"properties": "all"}]
+    ):
+        key = f"a key of some length {number}"
+        sent = await owner.ask("POST", "/exports", data={**form, **fields, "key": key})
+        assert 200 == sent.status
+    *_, shown = [event async for event in owner.fragments("/events")]
+    facts = re.findall(r'<dl class="facts">(.*?)</dl>', shown, re.DOTALL)
+    values = [tuple(re.findall(r"<dd>(?:<code>)?([^<]+)", each)) for each in facts]
+
+    assert 4 == len({*values}) == emulator.spent
+    assert {COHORT} == {each[0] for each in values}
+    assert all(re.fullmatch(r"[-\d]+ [:\d]+ UTC", each[1]) for each in values)
+    assert {"CSV", "CSV, compressed"} == {each[2] for each in values}
+    assert {"ids only", "ids and all user properties"} == {each[3] for each in values}
+    assert 4 == len({each[4] for each in values})
+
+
+async def test_named_columns(
+    owner: Browser, app_of: Page, emulator: CohortsEmulator
+) -> None:
+    """An export of others may have some properties: their names are text, and few."""
+    _, exports = app_of()  # type: ignore[misc]
+    names = [HOSTILE, "plan", "city", "country", "age"]
+    order = ExportOrder(cohort_id=COHORT, properties=names)
+    await worker_of(exports).start(order, None)
+    page = (await owner.get("/")).body.decode()
+
+    assert "ids, &lt;img src=x onerror=alert(1)&gt;, plan, city and 2 more" in page
+    assert "<img" not in page
+
+
+async def test_rows_of_a_file(owner: Browser) -> None:
+    """They are told with its size, where this process has counted them."""
+    await order(owner)
+    *_, shown = [event async for event in owner.fragments("/events")]
+
+    assert re.search(r"<strong>Done</strong>: [\d.,]+ \w+, 50 rows\.", shown)
 
 
 async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> None:
@@ -163,7 +266,7 @@ async def test_amplitude_is_away(owner: Browser, emulator: CohortsEmulator) -> N
     emulator.fail_next("list", faults.refused(403, "no"), times=None)
     answer = await owner.get("/fragments/cohorts")
 
-    assert (502, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert (502, "#problem") == (answer.status, answer.headers["hx-retarget"])
 
 
 @pytest.fixture
@@ -189,7 +292,7 @@ async def test_each_change_has_an_id_of_its_own(
 
     async with served(app, stop=exports.stop, port=port) as browser:
         cookies = {access.cookie: access.session}
-        board = worker_of(exports).board
+        view = worker_of(exports).view
         order = ExportOrder(cohort_id=COHORT)
         state = await worker_of(exports).start(order, key_occurrence("form"))
         async with browser.session.get(f"{browser.url}/events", cookies=cookies) as got:
@@ -198,10 +301,59 @@ async def test_each_change_has_an_id_of_its_own(
                     continue
                 ids.append(line)
                 problem = QuotaWaitError(f"problem {len(ids)}", seconds=1)
-                board.note_failure(state.id, problem, is_final=len(ids) == 3)
-                await board.look()
+                view.note_failure(state.id, problem, is_final=len(ids) == 3)
+                await view.look()
 
     assert 4 == len(ids) == len({*ids})
+
+
+@pytest.mark.parametrize(
+    ("known", "text", "bar"),
+    [
+        (
+            {"total": 9_000_000, "seconds_left": 4.0},
+            "1.0 MB of 9.0 MB received, 2.0 MB a second, about 4 s left",
+            ' value="1000000" max="9000000"',
+        ),
+        (
+            {"total": 1_000_000, "seconds_left": 0.0},
+            "any moment now",
+            ' value="1000000"',
+        ),
+        ({"total": None}, "1.0 MB received …", ""),
+    ],
+)
+async def test_bytes_that_come(
+    still_page: tuple[FastAPI, CohortExports],
+    access: Access,
+    port: int,
+    *,
+    known: dict[str, Any],
+    text: str,
+    bar: str,
+) -> None:
+    """The bar has a value where the size is known; the card says how fast they come."""
+    app, exports = still_page
+    cookies = {access.cookie: access.session}
+
+    async with served(app, stop=exports.stop, port=port) as browser:
+        worker = worker_of(exports)
+        await worker.start(ExportOrder(cohort_id=COHORT), key_occurrence("form"))
+        (record,) = worker.board.records
+        request_id = str(record.request_id)
+        before = (await browser.get("/", cookies=cookies)).body.decode()
+        hear(BytesReceived(request_id=request_id, received=1_000_000, **known))
+        during = (await browser.get("/", cookies=cookies)).body.decode()
+        hear(ended_download(request_id))
+        after = (await browser.get("/", cookies=cookies)).body.decode()
+
+    label = f'<progress aria-label="Export of Cohort {COHORT}"'
+    assert f"{label}></progress>" in before
+    assert "<strong>Downloading</strong>: " in during
+    assert text in during
+    assert f"{label}{bar}" in during
+    assert bool(bar) == (f"{label}></progress>" not in during)
+    assert f"{label}></progress>" in after
 
 
 async def test_errors_of_no_route_are_problems(owner: Browser) -> None:
@@ -225,7 +377,7 @@ async def test_what_nobody_foresaw_is_a_message(
     monkeypatch.setattr(CohortsClient, "get_usage", fail)
     answer = await owner.get("/fragments/usage")
 
-    assert (500, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert (500, "#problem") == (answer.status, answer.headers["hx-retarget"])
     assert b"its log says more" in answer.body
     assert b"secret" not in answer.body
 

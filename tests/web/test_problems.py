@@ -69,6 +69,38 @@ def test_seconds_are_rounded_up() -> None:
     assert 13 == problem_of(errors.QuotaWaitError("no", seconds=12.2)).retry_after
 
 
+async def test_no_endpoint_of_the_service_is_named(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Which address of Amplitude's was asked is no help to who asks this server."""
+    emulator.fail_next("export", faults.lost_answer())
+    started = await browser.start()
+    unknown = await browser.start("nobody")
+    details = [started.json["problem"]["detail"], unknown.json["detail"]]
+
+    assert 404 == unknown.status
+    assert "Cohort not found: nobody" in details[1]
+    assert not any("/api/" in each or "get_usage" in each for each in details)
+
+
+async def test_what_to_do_is_said_in_requests(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """An export without a file, and a request that is refused, name no call of ours."""
+    emulator.fail_next("export", faults.job_failed())
+    started = await browser.start(key="k")
+    await browser.until_over(started.headers["location"])
+    failed = (await browser.start(key="k")).json["detail"]
+    emulator.fail_next("usage", faults.refused(400, "no such thing"))
+    refused = (await browser.get("/api/usage")).json["detail"]
+
+    assert "start a new one, with another Idempotency-Key" in failed
+    assert "no such thing" in refused
+    assert not any(
+        word in failed + refused for word in ("forget_job", ".details", ".metadata")
+    )
+
+
 async def test_month_is_over(clock: FakeClock, folder: Path) -> None:
     """The last of the month's exports is spent: 429, until the first of the next."""
     emulator = CohortsEmulator(
@@ -110,6 +142,31 @@ async def test_what_is_refused_in_the_queue_says_why(
 
     assert (202, "queued") == (started.status, started.json["state"])
     assert ("refused", 404) == (state["state"], state["problem"]["status"])
+    assert 0 == emulator.spent
+
+
+async def test_why_it_was_refused_at_another_worker(
+    make_client: Callable[[], CohortsClient],
+    clock: FakeClock,
+    folder: Path,
+    emulator: CohortsEmulator,
+) -> None:
+    """The store keeps nothing of it; the other worker says which request tells why."""
+    options = {"client": make_client, "clock": clock}
+
+    async with mounted(folder, **options) as one:
+        emulator.fail_next("export", faults.throttled(retry_after=30))
+        started = await one.start("nobody", key="k")
+        location = started.headers["location"]
+        state = await one.until_over(location)
+
+    async with mounted(folder, **options) as other:
+        unknown = await other.get(location)
+        again = await other.start("nobody", key="k")
+
+    assert ("queued", "refused") == (started.json["state"], state["state"])
+    assert (404, True) == (unknown.status, "Idempotency-Key" in unknown.json["detail"])
+    assert (404, "NotFoundError") == (again.status, again.json["error"])
     assert 0 == emulator.spent
 
 
@@ -206,6 +263,9 @@ async def test_lost_answer_is_told_and_not_spent_again(
     assert ("attempted", 409) == (state["state"], state["problem"]["status"])
     assert "AmbiguousExportError" == state["problem"]["error"] == again.json["error"]
     assert (409, 409) == (again.status, cancelled.status)
+    # It is for who sends requests: no argument of the client helps there.
+    assert "on_unknown" not in state["problem"]["detail"]
+    assert "another Idempotency-Key" in state["problem"]["detail"]
     assert 202 == other.status
     assert emulator.spent <= 2
 

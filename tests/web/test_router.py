@@ -12,8 +12,8 @@ from fastapi import Depends, FastAPI, Header, HTTPException
 
 from amplitude_cohorts_async import CohortsClient, errors
 from amplitude_cohorts_async.contrib.fastapi import CohortExports, install_problems
-from amplitude_cohorts_async.contrib.fastapi.records import Place, key_occurrence
-from amplitude_cohorts_async.contrib.fastapi.states import ExportOrder
+from amplitude_cohorts_async.contrib.fastapi.records import ExportRoot, key_occurrence
+from amplitude_cohorts_async.contrib.fastapi.schemas import ExportOrder
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock, faults
 from support.canary import API_KEY, SECRET_KEY
 from support.clients import unlimited_client
@@ -186,12 +186,12 @@ async def test_key_of_two_exports_of_two_workers(
     make_client: Make, clock: FakeClock, folder: Path, emulator: CohortsEmulator
 ) -> None:
     """Where two workers have begun both, each order goes on with its own."""
-    place = Place(str(folder))
+    root = ExportRoot(str(folder))
     emulator.add_cohort("c2", members=IDS)
     async with make_client() as client:
         for each in (COHORT, "c2"):
             order = ExportOrder(cohort_id=each)
-            record = place.record(order, key_occurrence("same"))
+            record = root.record(order, key_occurrence("same"))
             folder.mkdir(exist_ok=True)
             while (tick := await client.tick(record)).record.state != "requested":
                 assert tick.last_error is None
@@ -412,6 +412,24 @@ async def test_exports_of_others_are_shown(
 
     assert ("saved", False, None) == (state["state"], state["has_file"], state["file"])
     assert (409, True) == (file.status, "does not serve" in file.json["detail"])
+
+
+async def test_exports_of_others_are_left_alone(
+    browser: Browser, make_client: Make
+) -> None:
+    """One that another program waits for is not put aside; who that is, is told."""
+    async with make_client() as client:
+        await client.request_export(COHORT)
+        (before,) = await client.jobs()
+        (state,) = (await browser.get("/api/exports")).json
+        refused = await browser.ask("DELETE", f"/api/exports/{state['id']}")
+        (after,) = await client.jobs()
+
+    assert ("requested", False) == (state["state"], state["is_own"])
+    assert 409 == refused.status
+    assert str(before.label) in refused.json["detail"]
+    assert "amplitude-cohorts jobs park" in refused.json["detail"]
+    assert before == after
 
 
 async def test_exports_left_in_the_store_are_taken_up(

@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.contrib._web import About, Access, count_written, make_app
+from amplitude_cohorts_async.contrib._web import About, Access, hear, make_app
 from amplitude_cohorts_async.contrib._web.access import origins_of
 from amplitude_cohorts_async.contrib._web.received import sweep
 from amplitude_cohorts_async.limits import Limits
@@ -117,7 +117,7 @@ def command(
             SECRET_KEY,
             base_url=emulator.base_url,
             clock=clock,
-            hook=count_written,
+            hook=hear,
             jobs=str(tmp_path / "exports.db"),
             **options,
         )
@@ -272,7 +272,7 @@ async def test_bad_fields(owner: Owner, fields: dict[str, str]) -> None:
     """A form that the page would not send is refused, and its file goes."""
     answer = await owner.send(LINES, **fields)
 
-    assert (422, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert (422, "#problem") == (answer.status, answer.headers["hx-retarget"])
     assert [] == await owner.left()
 
 
@@ -280,7 +280,7 @@ async def test_too_large(owner: Owner, emulator: CohortsEmulator) -> None:
     """A larger form than the page takes is heard to its end, and not kept."""
     answer = await owner.send(b"x" * (MOST + 1), name=NAME)
 
-    assert (413, "#message") == (answer.status, answer.headers["hx-retarget"])
+    assert (413, "#problem") == (answer.status, answer.headers["hx-retarget"])
     assert [] == await owner.left()
     assert "None since" in await owner.shown()
 

@@ -24,11 +24,13 @@ from ...errors import CohortsError
 from ...models import Cohort
 from ...types import Clock
 from ..fastapi.exports import CohortExports, worker_of
-from ..fastapi.problems import Problem, Refusal, install_problems, problem_of_any
+from ..fastapi.problems import Problem, ProblemError, install_problems, problem_of_any
 from ..fastapi.records import key_occurrence
-from ..fastapi.states import ExportOrder, ExportState, FileFormat
+from ..fastapi.schemas import ExportOrder, ExportState, FileFormat
 from ..fastapi.worker import Worker
 from .access import Access, Guard
+from .cards import cards_of
+from .heard import downloads
 from .received import MOST_BYTES, receive
 from .templates import Templates
 from .writes import Writes
@@ -83,7 +85,7 @@ def make_app(
     Args:
         to: The folder of the files, or the address of a bucket.
         uploads: The folder of files of ids; None is one beside the exports.
-        client: Makes the client, whose hook is `count_written`.
+        client: Makes the client, whose hook is `hear`.
         most_bytes: Of a form with a file of ids.
     """
     exports = CohortExports(to, client=client, clock=clock)
@@ -116,7 +118,7 @@ def make_app(
     install_problems(app)
     app.add_exception_handler(Exception, pages.show_problem)
     app.add_exception_handler(CohortsError, pages.show_problem)
-    app.add_exception_handler(Refusal, pages.show_problem)
+    app.add_exception_handler(ProblemError, pages.show_problem)
     app.add_exception_handler(RequestValidationError, pages.show_problem)
 
     return app, exports
@@ -129,7 +131,7 @@ class _Pages:
         self._exports = exports
         self._access = access
         self.templates = Templates(_HERE / "templates", about=about)
-        self._names: dict[str, str] = {}
+        self._cohorts: dict[str, Cohort | None] = {}
         self._sent = count(1)
 
     async def index(self, request: Request) -> HTMLResponse:
@@ -210,7 +212,7 @@ class _Pages:
             )
             try:
                 await self._worker.start(order, key_occurrence(f"{key}:{each}"))
-            except (CohortsError, Refusal) as error:
+            except (CohortsError, ProblemError) as error:
                 problem = _problem_of(error)
                 break
             started += 1
@@ -231,17 +233,17 @@ class _Pages:
 
     async def file(self, export_id: str) -> FileResponse:
         """Send the file of an export."""
-        state = await self._worker.board.state(export_id)
+        state = await self._worker.view.state(export_id)
 
         return await self._worker.files.answer(state)
 
     async def events(self) -> AsyncGenerator[ServerSentEvent]:
         """Send the list of exports, and again when it looks different."""
-        board = self._worker.board
+        view = self._worker.view
         told = ""
-        await self._learn_names(await board.states())
+        await self._learn_names(await view.states())
 
-        async for states in board.snapshots():
+        async for states in view.snapshots():
             shown = self.templates.render("exports.html", **self._shown(states))
             if shown != told:
                 told = shown
@@ -251,13 +253,13 @@ class _Pages:
                 yield ServerSentEvent(raw_data=shown, id=f"{revision}-{number}")
 
         # Without it the browser connects again, to the next process.
-        if not board.stopping.is_set():
+        if not view.stopping.is_set():
             yield ServerSentEvent(raw_data="", event="end")
 
     async def show_problem(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
         """Show an error where the page shows messages."""
         problem = _problem_of(error)
-        headers = {"HX-Retarget": "#message", "HX-Reswap": "innerHTML"}
+        headers = {"HX-Retarget": "#problem", "HX-Reswap": "innerHTML"}
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
 
@@ -274,25 +276,30 @@ class _Pages:
     async def _list(self) -> list[Cohort]:
         worker = self._worker
         listed = await worker.unless_stopped(worker.client.list_cohorts())
-        self._names |= {each.id: each.name or "" for each in listed}
+        self._cohorts |= {each.id: each for each in listed}
 
         return listed
 
     async def _learn_names(self, states: list[ExportState]) -> None:
         """Read the names of cohorts that were exported before this process began."""
-        unknown = {each.cohort_id for each in states} - self._names.keys()
+        unknown = {each.cohort_id for each in states} - self._cohorts.keys()
 
         if unknown:
-            with suppress(CohortsError, Refusal):
+            with suppress(CohortsError, ProblemError):
                 await self._list()
             # Of those that are in no list any more, it is not asked again.
-            self._names = dict.fromkeys(unknown, "") | self._names
+            self._cohorts = dict.fromkeys(unknown) | self._cohorts
 
     async def _listed(self) -> dict[str, object]:
-        return self._shown(await self._worker.board.states())
+        return self._shown(await self._worker.view.states())
 
     def _shown(self, states: list[ExportState]) -> dict[str, object]:
-        return {"exports": states, "names": self._names, "now": datetime.now(UTC)}
+        board = self._worker.board
+
+        return {
+            "cards": cards_of(board, states, self._cohorts, downloads),
+            "now": datetime.now(UTC),
+        }
 
     def _part(self, name: str, **values: object) -> HTMLResponse:
         return HTMLResponse(self.templates.render(name, **values))
@@ -343,13 +350,13 @@ class _Forms:
         """Write what was checked."""
         self._writes.confirm(write_id, removals)
 
-        return self._part("write_changed.html", has_restarted=False)
+        return self._part("writes.html", has_restarted=False)
 
     async def discard(self, write_id: str) -> HTMLResponse:
         """Give up what was checked."""
         await self._writes.discard(write_id)
 
-        return self._part("write_changed.html", has_restarted=False)
+        return self._part("writes.html", has_restarted=False)
 
     def _part(self, name: str, **values: object) -> HTMLResponse:
         html = self._templates.render(

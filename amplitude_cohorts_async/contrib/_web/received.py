@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from ..fastapi.problems import Refusal
+from ..fastapi.problems import ProblemError
 
 __all__ = ("MOST_BYTES", "Received", "receive", "sweep")
 
@@ -61,7 +61,7 @@ async def receive(
             browser hears no answer before that, but not written.
 
     Raises:
-        Refusal: It is too long, no form with a file, or the disk is full.
+        ProblemError: It is too long, no form with a file, or the disk is full.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if boundary is None:
@@ -80,7 +80,7 @@ async def receive(
     except BaseException as error:
         await asyncio.to_thread(form.discard)
         if isinstance(error, OSError):
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.INSUFFICIENT_STORAGE,
                 f"the file cannot be written: {error.strerror or error}; nothing was "
                 f"sent to Amplitude",
@@ -140,7 +140,7 @@ class _Form:
         self._file.close()
 
         if not self._is_whole or not self._file_name:
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.UNPROCESSABLE_ENTITY, "no file was chosen; choose one"
             )
 
@@ -201,15 +201,15 @@ class _Form:
 
 def _check_size(received: int, most: int) -> None:
     if received > most:
-        raise Refusal(
+        raise ProblemError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the form has {received:,} bytes, and the page takes {most:,}; nothing was "
             f"sent to Amplitude. Use the command for larger files",
         )
 
 
-def _malformed() -> Refusal:
-    return Refusal(
+def _malformed() -> ProblemError:
+    return ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "this is no form of the page; load it again",
     )

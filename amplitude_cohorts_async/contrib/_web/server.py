@@ -21,7 +21,7 @@ from ...errors import ConfigurationError
 from ..fastapi.exports import CohortExports
 from .access import origins_of
 
-__all__ = ("Address", "Tls", "is_loopback", "serve_app")
+__all__ = ("Address", "Tls", "serve_app")
 
 _SIGNALS = [
     # Windows has no SIGHUP.
@@ -108,9 +108,9 @@ class Address:
             return cls(origin, frozenset({origin}), taken, tls)
 
         name = f"[{host}]" if family == socket.AF_INET6 else host
-        used = taken.getsockname()[1]
+        at, used = taken.getsockname()[:2]
         scheme = "http" if tls is None else "https"
-        names = {name, "localhost"} if is_loopback(host) else {name}
+        names = {name, "localhost"} if ip_address(at).is_loopback else {name}
         (url,) = origins_of(scheme, {name}, used)
 
         return cls(url, origins_of(scheme, names, used), taken, tls)
@@ -168,14 +168,6 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def serve_app(

@@ -32,7 +32,7 @@ from ...models import (
     UploadReport,
 )
 from ...types import IdFile
-from ..fastapi.problems import Refusal
+from ..fastapi.problems import ProblemError
 from ..fastapi.worker import Worker
 from .received import Received
 
@@ -78,7 +78,7 @@ class WriteOrder:
         Return the order of a form.
 
         Raises:
-            Refusal: A field is missing or invalid.
+            ProblemError: A field is missing or invalid.
         """
         name = fields.get("name", "").strip() or None
         cohort_id = fields.get("cohort_id", "").strip() or None
@@ -193,12 +193,12 @@ class Writes:
         Begin what a form asks for, once for each key; takes its file.
 
         Raises:
-            Refusal: A field is invalid, or the form is of an earlier process.
+            ProblemError: A field is invalid, or the form is of an earlier process.
         """
         try:
             order = WriteOrder.of(received.fields)
             name = self._id_of(received.fields.get("key", ""))
-        except Refusal:
+        except ProblemError:
             await received.discard()
             raise
 
@@ -223,12 +223,12 @@ class Writes:
             removals: How many removals a person expects, where the guard asks.
 
         Raises:
-            Refusal: There is nothing to confirm, or the number is another one.
+            ProblemError: There is nothing to confirm, or the number is another one.
         """
         write = self._find(name)
 
         if write.state in {"checking", "discarded"}:
-            raise Refusal(HTTPStatus.CONFLICT, f"it is {write.state}; look again")
+            raise ProblemError(HTTPStatus.CONFLICT, f"it is {write.state}; look again")
         if write.state == "checked" and write.guard is not None:
             wanted = 0 if write.report is None else len(write.report.remove)
             if removals.strip().replace(",", "") != str(wanted):
@@ -248,12 +248,14 @@ class Writes:
         Give up a write that has not begun.
 
         Raises:
-            Refusal: It has.
+            ProblemError: It has.
         """
         write = self._find(name)
 
         if write.confirmed.is_set() or write.is_over:
-            raise Refusal(HTTPStatus.CONFLICT, f"it cannot stop: it is {write.state}")
+            raise ProblemError(
+                HTTPStatus.CONFLICT, f"it cannot stop: it is {write.state}"
+            )
         if write.task is not None:
             write.task.cancel()
             await asyncio.wait([write.task])
@@ -262,7 +264,7 @@ class Writes:
 
     def _find(self, name: str) -> Write:
         if name not in self._writes:
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.NOT_FOUND,
                 "the command does not know it any more; choose the file again",
             )
@@ -271,7 +273,7 @@ class Writes:
 
     def _id_of(self, key: str) -> str:
         if not key.startswith(f"{self.instance}-"):
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.CONFLICT,
                 "this form is of an earlier run of the command, which may have done it; "
                 "load the page again and choose the file again: an upload that ended in "
@@ -402,5 +404,5 @@ def _digest(order: WriteOrder, received: Received) -> str:
     return sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _invalid(detail: str) -> Refusal:
-    return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+def _invalid(detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)

@@ -14,25 +14,25 @@ except ModuleNotFoundError as _error:
 
 from .exports import CohortExports
 from .problems import Problem, install_problems
-from .states import (
-    CohortState,
+from .schemas import (
+    CohortInfo,
     ExportOrder,
     ExportState,
-    PlannedState,
-    PlanState,
-    UsageState,
+    PlanInfo,
+    PlannedExportInfo,
+    UsageInfo,
 )
 
 del _sse
 
 __all__ = (
     "CohortExports",
-    "CohortState",
+    "CohortInfo",
     "ExportOrder",
     "ExportState",
-    "PlanState",
-    "PlannedState",
+    "PlanInfo",
+    "PlannedExportInfo",
     "Problem",
-    "UsageState",
+    "UsageInfo",
     "install_problems",
 )

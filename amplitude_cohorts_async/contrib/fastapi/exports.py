@@ -23,8 +23,8 @@ from ...limits import Limits
 from ...types import Clock
 from .files import MEDIA_TYPES, Files
 from .problems import PROBLEM_RESPONSE, ProblemRoute
-from .records import Place, key_occurrence
-from .states import CohortState, ExportOrder, ExportState, PlanState, UsageState
+from .records import ExportRoot, key_occurrence
+from .schemas import CohortInfo, ExportOrder, ExportState, PlanInfo, UsageInfo
 from .termination import on_termination
 from .worker import Worker
 
@@ -130,12 +130,12 @@ class CohortExports:
 
         In a lifespan of your own: ``async with exports.lifespan(app): yield``.
         """
-        place = Place(await asyncio.to_thread(_made_root, self._to))
+        root = ExportRoot(await asyncio.to_thread(_made_root, self._to))
         utcnow = self._clock.utcnow if self._clock else partial(datetime.now, UTC)
-        files = Files(place, self._keep_files, utcnow)
+        files = Files(root, self._keep_files, utcnow)
 
         async with self._make_client() as client:
-            worker = Worker(client, place, files, clock=self._clock)
+            worker = Worker(client, root, files, clock=self._clock)
             with on_termination(self.stop):
                 async with worker.running():
                     self._worker = worker
@@ -152,7 +152,7 @@ class CohortExports:
         as uvicorn does. Call it for any other one, before it waits for its connections.
         """
         if self._worker is not None:
-            self._worker.board.stop()
+            self._worker.view.stop()
 
     async def client(self) -> CohortsClient:
         """
@@ -224,31 +224,31 @@ class CohortExports:
 
         return router
 
-    async def _list_cohorts(self) -> list[CohortState]:
+    async def _list_cohorts(self) -> list[CohortInfo]:
         """List the cohorts that can be exported."""
         worker = self._running()
         listed = await worker.unless_stopped(worker.client.list_cohorts())
 
-        return [CohortState.of(each) for each in listed]
+        return [CohortInfo.of(each) for each in listed]
 
-    async def _get_usage(self) -> UsageState:
+    async def _get_usage(self) -> UsageInfo:
         """Tell how many of this month's exports are spent."""
         worker = self._running()
 
-        return UsageState.of(await worker.unless_stopped(worker.client.get_usage()))
+        return UsageInfo.of(await worker.unless_stopped(worker.client.get_usage()))
 
     async def _plan_exports(
         self, cohort_id: _Names, properties: _Properties = None
-    ) -> PlanState:
+    ) -> PlanInfo:
         """Tell what some exports would take; spends none."""
         worker = self._running()
         planning = worker.client.plan(cohort_id, properties=properties or False)
 
-        return PlanState.of(await worker.unless_stopped(planning))
+        return PlanInfo.of(await worker.unless_stopped(planning))
 
     async def _list_exports(self, request: Request) -> list[ExportState]:
         """List the exports of the last seven days, the newest first."""
-        return [_linked(each, request) for each in await self._running().board.states()]
+        return [_linked(each, request) for each in await self._running().view.states()]
 
     async def _start_export(
         self,
@@ -271,7 +271,7 @@ class CohortExports:
 
     async def _get_export(self, export_id: str, request: Request) -> ExportState:
         """Tell the state of an export."""
-        return _linked(await self._running().board.state(export_id), request)
+        return _linked(await self._running().view.state(export_id), request)
 
     async def _cancel_export(self, export_id: str, request: Request) -> ExportState:
         """
@@ -281,7 +281,7 @@ class CohortExports:
 
     async def _known(self, export_id: str) -> None:
         # Before the stream begins: then it is too late for a status.
-        await self._running().board.state(export_id)
+        await self._running().view.state(export_id)
 
     async def _stream_export(
         self, export_id: str, request: Request
@@ -300,21 +300,21 @@ class CohortExports:
     async def _stream(
         self, name: str | None, request: Request
     ) -> AsyncGenerator[ServerSentEvent]:
-        board = self._running().board
+        view = self._running().view
 
-        async for state in board.changes(name):
+        async for state in view.changes(name):
             yield ServerSentEvent(
                 data=_linked(state, request), event="export", id=str(state.revision)
             )
 
         # Without it a browser connects again: to another worker, or to the next one.
-        if not board.stopping.is_set():
+        if not view.stopping.is_set():
             yield ServerSentEvent(data={}, event="end")
 
     async def _get_export_file(self, export_id: str) -> FileResponse:
         """Send the file of an export."""
         worker = self._running()
-        state = await worker.board.state(export_id)
+        state = await worker.view.state(export_id)
 
         return await worker.files.answer(state)
 

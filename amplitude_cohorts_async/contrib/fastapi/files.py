@@ -14,9 +14,9 @@ from pathlib import Path
 import attrs
 from fastapi.responses import FileResponse
 
-from .problems import Refusal
-from .records import Place
-from .states import ExportState
+from .problems import ProblemError
+from .records import ExportRoot
+from .schemas import ExportState
 
 __all__ = ("MEDIA_TYPES", "Files", "shown_name")
 
@@ -36,14 +36,14 @@ _UNUSUAL = re.compile(r"[^A-Za-z0-9_-]")
 @attrs.frozen
 class Files:
     """
-    The files in the folder of a place, if it is one.
+    The files below a root, if that is a folder.
 
     Attributes:
         keep_files: Seconds until a file is deleted.
         utcnow: Returns the time; aware.
     """
 
-    place: Place
+    root: ExportRoot
     keep_files: float
     utcnow: Callable[[], datetime]
 
@@ -52,15 +52,15 @@ class Files:
         Return the file of an export.
 
         Raises:
-            Refusal: It is not there, and why.
+            ProblemError: It is not there, and why.
         """
-        folder = self.place.folder
+        folder = self.root.folder
 
         if state.state != "saved":
-            raise Refusal(HTTPStatus.CONFLICT, _no_file(state))
+            raise ProblemError(HTTPStatus.CONFLICT, _no_file(state))
         if folder is None or not state.has_file:
             where = state.location or "in a file that this service does not serve"
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.CONFLICT,
                 f"the file of export {state.id} is not here: {where}",
             )
@@ -70,12 +70,12 @@ class Files:
             return path
 
         if self._is_old(state):
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.GONE,
                 f"the file of export {state.id} was deleted: files are kept for "
                 f"{timedelta(seconds=self.keep_files)}",
             )
-        raise Refusal(
+        raise ProblemError(
             HTTPStatus.CONFLICT,
             f"the file of export {state.id} is not in this worker's folder; all workers "
             f"have to share one, or somebody moved the file",
@@ -86,7 +86,7 @@ class Files:
         Return the answer that sends the file of an export.
 
         Raises:
-            Refusal: It is not there, and why.
+            ProblemError: It is not there, and why.
         """
         path = await self.find(state)
 
@@ -98,7 +98,7 @@ class Files:
 
     async def sweep(self) -> None:
         """Delete the files that are too old; log which ones cannot be."""
-        folder = self.place.folder
+        folder = self.root.folder
 
         if folder is None:
             return

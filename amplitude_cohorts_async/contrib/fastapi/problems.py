@@ -14,12 +14,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from ... import errors
+from .request_words import in_request_words
 
 __all__ = (
     "PROBLEM_RESPONSE",
     "Problem",
+    "ProblemError",
     "ProblemRoute",
-    "Refusal",
     "install_problems",
     "problem_of",
     "problem_of_any",
@@ -71,8 +72,8 @@ class Problem(BaseModel):
     retry_after: int | None = None
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer
-    """An answer of the kit itself that is a problem."""
+class ProblemError(Exception):
+    """A problem that the kit itself finds: it is the answer."""
 
     def __init__(
         self, status: HTTPStatus, detail: str, *, retry_after: float | None = None
@@ -81,7 +82,12 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
         self.problem: Problem = _problem(status, detail, retry_after=retry_after)
 
 
-_EXPECTED = (Refusal, errors.CohortsError, AnyHTTPException, RequestValidationError)
+_EXPECTED = (
+    ProblemError,
+    errors.CohortsError,
+    AnyHTTPException,
+    RequestValidationError,
+)
 """Errors that are answers; all others are faults of the server."""
 
 # Its schema is written out: an app may have a model of the same name.
@@ -135,7 +141,7 @@ async def _handle(request: Request, error: Exception) -> Response:  # noqa: ARG0
 def problem_of_any(error: Exception) -> Problem:
     """Return any error as a problem; of one that is unforeseen nothing is told."""
     match error:
-        case Refusal():
+        case ProblemError():
             return error.problem
         case errors.CohortsError():
             return problem_of(error)
@@ -153,7 +159,8 @@ def problem_of_any(error: Exception) -> Problem:
 def problem_of(error: errors.CohortsError) -> Problem:
     """Return an error as a problem."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    problem = _problem(status, str(error), retry_after=_retry_after(error))
+    detail = in_request_words(error)
+    problem = _problem(status, detail, retry_after=_retry_after(error))
 
     return problem.model_copy(
         update={"error": type(error).__name__, "token": error.token}

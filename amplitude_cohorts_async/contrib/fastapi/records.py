@@ -16,9 +16,19 @@ from pathlib import Path, PurePath
 import attrs
 
 from ...jobs import JobDelivery, JobRecord
-from .states import ExportOrder, ExportState, State
+from .schemas import ExportOrder, ExportState, State
 
-__all__ = ("Place", "key_occurrence", "name_of", "next_occurrence", "order_of")
+__all__ = (
+    "SPENT",
+    "ExportRoot",
+    "key_occurrence",
+    "name_of",
+    "next_occurrence",
+    "order_of",
+)
+
+SPENT = {"requested", "ready"}
+"""The states of an export that is paid for, and whose file is still to come."""
 
 _KEYED = "web:key:"
 _DAILY = "web:day:"
@@ -27,21 +37,21 @@ _OVER = {"saved", "refused", "gone", "failed", "parked", "cancelled"}
 
 
 @attrs.frozen
-class Place:
+class ExportRoot:
     """
-    Where the files of a router go.
+    Where the files of a router go, and which records are of its exports.
 
     Attributes:
-        root: A folder, absolute and without links, or the address of a bucket and the
+        address: A folder, absolute and without links, or the address of a bucket and the
             first part of its keys.
     """
 
-    root: str
+    address: str
 
     @property
     def folder(self) -> Path | None:
         """The folder, if it is one."""
-        return None if "://" in self.root else Path(self.root)
+        return None if "://" in self.address else Path(self.address)
 
     def record(self, order: ExportOrder, occurrence: str) -> JobRecord:
         """Return the record of an order, for its first step and all others."""
@@ -51,7 +61,7 @@ class Place:
 
         return JobRecord.new(
             order.cohort_id,
-            f"{self.root}/{name}.{order.format}",
+            f"{self.address}/{name}.{order.format}",
             properties=properties,
             occurrence=occurrence,
         )
@@ -68,7 +78,7 @@ class Place:
         )
 
     def delivery(self, record: JobRecord) -> JobDelivery | None:
-        """Return the delivery of a record that a router began at this place."""
+        """Return the delivery of a record that a router began below this root."""
         occurrence = record.occurrence or ""
 
         if not occurrence.startswith((_KEYED, _DAILY)):
@@ -78,7 +88,7 @@ class Place:
             name = _name(
                 record.cohort_id, record.properties, occurrence, each.format or ""
             )
-            if where(each) == f"{self.root}/{name}.{each.format}":
+            if where(each) == f"{self.address}/{name}.{each.format}":
                 return each
 
         return None
@@ -109,6 +119,7 @@ class Place:
             properties=wanted if isinstance(wanted, bool) else list(wanted),
             state=name,
             is_over=name in _OVER,
+            is_own=mine is not None,
             has_file=name == "saved" and mine is not None and self.folder is not None,
             requested_at=record.requested_at,
             updated_at=record.updated_at,
@@ -140,7 +151,7 @@ def key_occurrence(key: str) -> str:
 
 
 def next_occurrence(
-    order: ExportOrder, records: Sequence[JobRecord], place: Place, today: date
+    order: ExportOrder, records: Sequence[JobRecord], root: ExportRoot, today: date
 ) -> str:
     """
     Return the occurrence of an order without a key.
@@ -153,9 +164,9 @@ def next_occurrence(
 
     for record in records:
         occurrence = record.occurrence or ""
-        if order_of(record, place) != order or not occurrence.startswith(_DAILY):
+        if order_of(record, root) != order or not occurrence.startswith(_DAILY):
             continue
-        if not place.state(record).is_over:
+        if not root.state(record).is_over:
             return occurrence
         if occurrence.startswith(first):
             number = max(number, int(occurrence.removeprefix(first)))
@@ -163,9 +174,9 @@ def next_occurrence(
     return f"{first}{number + 1}"
 
 
-def order_of(record: JobRecord, place: Place) -> ExportOrder | None:
+def order_of(record: JobRecord, root: ExportRoot) -> ExportOrder | None:
     """Return what was ordered by a record; None for one of others."""
-    mine = place.delivery(record)
+    mine = root.delivery(record)
 
     if mine is None:
         return None

@@ -1,9 +1,10 @@
-// What the page does besides htmx: the filter, and a stream that comes back.
+// What the page does besides htmx: the filter, messages, and a stream that comes back.
 "use strict";
 
 const LONGEST_DELAY = 30000;
 
 const list = document.getElementById("exports");
+const messages = document.getElementById("messages");
 const connection = document.getElementById("connection");
 let delay = 500;
 let timer = null;
@@ -50,9 +51,38 @@ document.addEventListener("input", (event) => {
   }
 });
 
-// What was said about the last order is not about the next one.
-document.getElementById("choice").addEventListener("change", () => {
-  document.getElementById("message").replaceChildren();
+function clearMessages() {
+  for (const id of ["problem", "result"]) {
+    document.getElementById(id).replaceChildren();
+  }
+}
+
+// What was said about the last action is not about the next one.
+document.getElementById("choice").addEventListener("change", clearMessages);
+document.addEventListener("htmx:before:request", (event) => {
+  if (event.detail.ctx.request.method === "POST") clearMessages();
+});
+
+// Of a button: what loads by itself is tried again, and the stream says so.
+document.addEventListener("htmx:error", (event) => {
+  const ctx = event.detail?.ctx;
+  if (ctx?.request?.method !== "POST" || ctx.response) return;
+  const unanswered = document.getElementById("unanswered").content;
+  document.getElementById("problem").replaceChildren(unanswered.cloneNode(true));
+});
+
+// Who dismisses a message goes on where they were, or else at its place.
+let lastFocus = null;
+document.addEventListener("focusin", (event) => {
+  if (!messages.contains(event.target)) lastFocus = event.target;
+});
+
+messages.addEventListener("click", (event) => {
+  const button = event.target.closest(".dismiss");
+  if (button === null) return;
+  button.closest(".message").remove();
+  const isThere = lastFocus?.isConnected && !lastFocus.disabled;
+  (isThere ? lastFocus : messages).focus({ preventScroll: true });
 });
 
 // hx-sse tries again by itself once it was connected, and waits longer each time.

@@ -2,7 +2,7 @@
 "use strict";
 
 const form = document.getElementById("sign-in");
-const message = document.getElementById("message");
+const problem = document.getElementById("problem");
 
 async function signIn(token) {
   const body = new URLSearchParams({ token });
@@ -11,7 +11,10 @@ async function signIn(token) {
   if (answer.ok) {
     location.replace("/");
   } else {
-    message.textContent = "This is not the token. After a restart there is a new one.";
+    const text = document.createElement("p");
+    text.className = "message problem";
+    text.textContent = "This is not the token. After a restart there is a new one.";
+    problem.replaceChildren(text);
   }
 }
 

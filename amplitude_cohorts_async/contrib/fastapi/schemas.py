@@ -16,14 +16,14 @@ from pydantic import (
 from .problems import Problem
 
 __all__ = (
-    "CohortState",
+    "CohortInfo",
     "ExportOrder",
     "ExportState",
     "FileFormat",
-    "PlanState",
-    "PlannedState",
+    "PlanInfo",
+    "PlannedExportInfo",
     "State",
-    "UsageState",
+    "UsageInfo",
 )
 
 FileFormat = Literal["csv", "csv.gz", "parquet"]
@@ -76,6 +76,8 @@ class ExportState(BaseModel):
             we), "refused" (nothing was spent, and none will be), "gone", "failed",
             "parked" or "cancelled" (nothing was spent).
         is_over: Whether it stays in this state.
+        is_own: Whether a router of this folder began it, and goes on with it. One of
+            another program is only shown.
         has_file: Whether this router serves its file.
         file: The address of the file on this server, when it is saved.
         location: Where the file is, if it goes to a bucket.
@@ -92,6 +94,7 @@ class ExportState(BaseModel):
     format: str | None = None
     state: State
     is_over: bool
+    is_own: bool = True
     has_file: bool = False
     file: str | None = None
     location: str | None = None
@@ -117,7 +120,7 @@ class _Copied(BaseModel):
         return cls.model_validate(value)
 
 
-class CohortState(_Copied):
+class CohortInfo(_Copied):
     """A cohort of the list; see `Cohort`."""
 
     id: str
@@ -130,7 +133,7 @@ class CohortState(_Copied):
     last_modified: datetime | None
 
 
-class UsageState(_Copied):
+class UsageInfo(_Copied):
     """This month's exports; see `Usage`."""
 
     limit: int | None
@@ -139,7 +142,7 @@ class UsageState(_Copied):
     resets_at: datetime | None
 
 
-class PlannedState(_Copied):
+class PlannedExportInfo(_Copied):
     """The plan for one cohort; see `PlannedExport`."""
 
     cohort_id: str
@@ -150,12 +153,12 @@ class PlannedState(_Copied):
     skipped: str | None
 
 
-class PlanState(_Copied):
+class PlanInfo(_Copied):
     """What some exports would take; see `ExportPlan`."""
 
     needed: int
     left_after: int | None
     ends_in: float
-    usage: UsageState
-    exports: list[PlannedState]
+    usage: UsageInfo
+    exports: list[PlannedExportInfo]
     unknown: list[str]

@@ -13,26 +13,26 @@ from typing import Annotated, Final
 import attrs
 import typer
 
-from .. import CohortsClient
-from ..errors import (
+from ... import CohortsClient
+from ...errors import (
     AuthenticationError,
     CohortsError,
     MissingExtraError,
     PermissionDeniedError,
     TransportError,
 )
-from ..events import Event, RequestSent
-from ..models import Usage
-from ..policies import Retrying
-from . import render
-from .checkup import Check, failed, of_machine
-from .command_words import in_command_words
-from .common import Connection, is_on_this_machine
-from .exits import Exit
-from .id_options import Yes
+from ...events import Event, RequestSent
+from ...models import Usage
+from ...policies import Retrying
+from .. import render
+from ..command_words import in_command_words
+from ..common import Connection, is_on_this_machine
+from ..exits import Exit
+from ..id_options import Yes
+from ..running import run
+from ..stores import has_job_store
+from .machine import Check, failed, of_machine
 from .probe_report import check_probe, report_probe
-from .running import run
-from .stores import has_job_store
 
 __all__ = ("doctor",)
 

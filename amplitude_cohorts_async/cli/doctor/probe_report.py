@@ -12,17 +12,17 @@ from pathlib import Path
 import attrs
 import typer
 
-from .. import CohortsClient, __version__
-from ..errors import ConfigurationError, InvalidInputError
-from ..models import Region
-from ..types import Clock
-from . import render
-from .common import Connection, is_on_this_machine
-from .exits import Exit
+from ... import CohortsClient, __version__
+from ...errors import ConfigurationError, InvalidInputError
+from ...models import Region
+from ...types import Clock
+from .. import render
+from ..common import Connection, is_on_this_machine
+from ..exits import Exit
+from ..resume_hints import announce, spent_text
+from ..running import run
+from .probe import Probe, ProbeTarget
 from .probe_calls import Wire
-from .probing import Probe, ProbeTarget
-from .resume_hints import announce, spent_text
-from .running import run
 
 __all__ = ("check_probe", "report_probe")
 
@@ -122,7 +122,7 @@ def report_probe(connection: Connection, target: ProbeTarget) -> None:
 
 def service_clock() -> Clock:
     """Return the clock on which the service is waited for."""
-    from ..testing import SystemClock  # noqa: PLC0415 - loads the emulator
+    from ...testing import SystemClock  # noqa: PLC0415 - loads the emulator
 
     return SystemClock()
 
@@ -176,7 +176,7 @@ def _wire(connection: Connection) -> Wire:
 
 
 async def _emulated(ids: int) -> Mapping[str, str]:
-    from ..testing import CohortsEmulator, FakeClock  # noqa: PLC0415
+    from ...testing import CohortsEmulator, FakeClock  # noqa: PLC0415
 
     clock = FakeClock()
 

@@ -15,11 +15,11 @@ from urllib.request import getproxies_environment
 import attrs
 from rich.filesize import decimal
 
-from .. import __version__
-from .command_words import in_command_words
-from .exits import Exit, exit_of
-from .private_files import is_closed
-from .stores import store_file
+from ... import __version__
+from ..command_words import in_command_words
+from ..exits import Exit, exit_of
+from ..private_files import is_closed
+from ..stores import store_file
 
 __all__ = ("Check", "State", "failed", "of_machine")
 

@@ -14,7 +14,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
-from ..errors import ConnectionFailedError
+from ...errors import ConnectionFailedError
 
 __all__ = ("Seen", "Wire")
 

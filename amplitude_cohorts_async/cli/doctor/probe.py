@@ -9,10 +9,10 @@ from typing import Final
 
 import attrs
 
-from .. import CohortsClient, ExportJob
-from ..errors import ApiError, CohortsError, NotFoundError
-from ..models import Cohort
-from ..types import Clock
+from ... import CohortsClient, ExportJob
+from ...errors import ApiError, CohortsError, NotFoundError
+from ...models import Cohort
+from ...types import Clock
 from .probe_calls import Seen, Wire
 
 __all__ = ("MOST_EXPORTS", "Probe", "ProbeTarget")

@@ -15,16 +15,16 @@ from http import HTTPStatus
 from ... import CohortsClient
 from ...errors import CohortsError, ExportExpiredError, ExportFailedError
 from ...jobs import JobRecord
-from .problems import Problem, Refusal, problem_of
-from .records import Place
-from .states import ExportState
+from .problems import Problem, ProblemError, problem_of
+from .records import ExportRoot
+from .schemas import ExportState
 
-__all__ = ("Board",)
+__all__ = ("StoreView",)
 
 _MOST_WITHDRAWN = 1000
 
 
-class Board:
+class StoreView:
     """
     The exports in the store of one client, and what this process knows of them besides.
 
@@ -33,9 +33,9 @@ class Board:
         running: The exports of which a step is being made.
     """
 
-    def __init__(self, client: CohortsClient, place: Place) -> None:
+    def __init__(self, client: CohortsClient, root: ExportRoot) -> None:
         self._client = client
-        self.place = place
+        self.root = root
         self.stopping: asyncio.Event = asyncio.Event()
         self.running: set[str] = set()
         self.records: list[JobRecord] = []
@@ -90,10 +90,11 @@ class Board:
         state = self._states.get(name)
 
         if state is None:
-            raise Refusal(
+            raise ProblemError(
                 HTTPStatus.NOT_FOUND,
                 f"no export {name[:64]!r} is in the job store, which keeps them for "
-                f"seven days",
+                f"seven days, but none whose request was refused: the same order with "
+                f"the same Idempotency-Key tells why, or requests it",
             )
 
         return state
@@ -111,7 +112,7 @@ class Board:
     def record(self, name: str) -> JobRecord | None:
         """Return the record of an export as it was seen last."""
         return next(
-            (each for each in self.records if self.place.name(each) == name), None
+            (each for each in self.records if self.root.name(each) == name), None
         )
 
     async def changes(self, name: str | None = None) -> AsyncGenerator[ExportState]:
@@ -184,7 +185,7 @@ class Board:
         states: dict[str, ExportState] = {}
 
         for record in self.records:
-            state = self._with_problem(self.place.state(record))
+            state = self._with_problem(self.root.state(record))
             states.setdefault(state.id, state)
 
         # Why one has left the store is known when its step has ended.

@@ -1,0 +1,99 @@
+"""The card of an export: its state, and what tells it from others of its cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import attrs
+
+from ...jobs import JobRecord
+from ...models import Cohort
+from ..fastapi.board import Board
+from ..fastapi.records import Place
+from ..fastapi.states import ExportState
+from .downloads import Download, Downloads
+
+__all__ = ("Card", "cards_of")
+
+
+@attrs.frozen(kw_only=True)
+class Card:
+    """
+    An export, as the page shows it.
+
+    Attributes:
+        state: As the store has it.
+        title: The cohort's name, or its id.
+        members: Of the cohort, as it is listed; None if it is not.
+        started_at: When it was ordered; None if the store does not tell.
+        request_id: The service's id; None before it is known.
+        download: How far its file is; None if this process receives none of it.
+        rows: Of its file, if this process received it.
+    """
+
+    state: ExportState
+    title: str
+    members: int | None = None
+    started_at: datetime | None = None
+    request_id: str | None = None
+    download: Download | None = None
+    rows: int | None = None
+
+
+def cards_of(
+    board: Board,
+    states: Sequence[ExportState],
+    cohorts: Mapping[str, Cohort | None],
+    downloads: Downloads,
+) -> list[Card]:
+    """
+    Return the cards of some exports.
+
+    Args:
+        cohorts: By their ids, as they are listed.
+    """
+    # As the board does, where two records have one name: the first of them.
+    records = {board.place.name(each): each for each in reversed(board.records)}
+
+    return [
+        _card(
+            state,
+            records.get(state.id),
+            cohorts.get(state.cohort_id),
+            board.place,
+            downloads,
+        )
+        for state in states
+    ]
+
+
+def _card(
+    state: ExportState,
+    record: JobRecord | None,
+    cohort: Cohort | None,
+    place: Place,
+    downloads: Downloads,
+) -> Card:
+    request_id = None if record is None else record.request_id
+
+    return Card(
+        state=state,
+        title=(cohort and cohort.name) or f"Cohort {state.cohort_id}",
+        members=None if cohort is None else cohort.size,
+        started_at=_started_at(record, place) or state.requested_at,
+        request_id=request_id,
+        download=None if request_id is None else downloads.find(request_id),
+        rows=None if request_id is None else downloads.rows(request_id),
+    )
+
+
+def _started_at(record: JobRecord | None, place: Place) -> datetime | None:
+    """Return when the delivery began that the card is about."""
+    if record is None:
+        return None
+
+    mine = place.delivery(record)
+    deliveries = record.deliveries if mine is None else [mine]
+
+    return deliveries[-1].begun_at if deliveries else None

@@ -1,0 +1,18 @@
+"""The hook of the page's client: what the page shows of its events."""
+
+from __future__ import annotations
+
+from ...events import Event
+from .downloads import Downloads
+from .writes import count_written
+
+__all__ = ("downloads", "hear")
+
+downloads = Downloads()
+"""Those of this process: the service's ids of exports are its own, whoever asked."""
+
+
+def hear(event: Event) -> None:
+    """Note the bytes that come and the ids that are written: a client's hook."""
+    downloads.hear(event)
+    count_written(event)
