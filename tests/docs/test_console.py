@@ -31,8 +31,8 @@ pytest.importorskip("typer", reason="the extra cli is not installed")
 from typer.main import get_command
 
 from amplitude_cohorts_async._store_urls import limiter_of_url
-from amplitude_cohorts_async.cli import probe_report
 from amplitude_cohorts_async.cli.app import app
+from amplitude_cohorts_async.cli.doctor import probe_report
 from amplitude_cohorts_async.limits import DOCUMENTED
 from amplitude_cohorts_async.models import Region
 from amplitude_cohorts_async.testing import CohortsEmulator, FakeClock
