@@ -331,6 +331,29 @@ class SavedExport:
     location: str | None = None
     file: SavedFile = attrs.field(eq=False, repr=False)
 
+    def __repr__(self) -> str:
+        """Return where it is and what it holds, as far as known without reading it."""
+        shown = {
+            "path": str(self.path) if self.location is None else None,
+            "location": self.location,
+            "size": self.size,
+            "rows": self.file.known().get("rows"),
+            "request_id": self._request_id,
+            "unchanged": self.unchanged or None,
+        }
+        facts = [
+            f"{name}={value!r}" for name, value in shown.items() if value is not None
+        ]
+
+        return f"SavedExport({', '.join(facts)})"
+
+    @property
+    def _request_id(self) -> str | None:
+        try:
+            return str(json.loads(self.token)["request_id"])
+        except (ValueError, KeyError, TypeError):
+            return None  # made by hand, as in a test
+
     @property
     def sha256(self) -> str:
         """

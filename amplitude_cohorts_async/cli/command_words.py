@@ -22,6 +22,10 @@ _WORDS = (
         "name the column of ids with --column",
     ),
     ("pass format=", "pass --format"),
+    (
+        "(address already in use); pass another one, or 0 for a free one",
+        "(address already in use); pass another --port, or 0 for a free one",
+    ),
     (", or pass allow_http=True if you trust the network", ""),
     ("; see the error's .details and .metadata", ""),
     ("region='eu'", "--region eu"),

@@ -12,6 +12,7 @@ import typer
 
 from ..errors import CohortsError
 from .common import Output
+from .emulator_process import GENERATING
 from .running import run
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def emulate(
         sys.stdout.flush()
         output.note(f"Emulating Amplitude at {running.base_url}; Ctrl-C to stop.")
 
-    output.note("Generating the users; this takes a few seconds the first time.")
+    output.note(GENERATING)
 
     # Ctrl-C is the only way to end it.
     with suppress(KeyboardInterrupt):
@@ -93,11 +94,18 @@ def emulate(
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            taken = " or ".join(str(each) for each in (port, store_port) if each)
-            raise CohortsError(
-                f"port {taken} of {host} is in use (address already in use); pass "
-                f"another one, or 0 for a free one"
-            ) from None
+            raise _in_use(host, port, store_port) from None
+
+
+def _in_use(host: str, port: int, store_port: int) -> CohortsError:
+    given = {"--port": port, "--store-port": store_port}
+    taken = {option: number for option, number in given.items() if number}
+    numbers = " or ".join(map(str, taken.values()))
+
+    return CohortsError(
+        f"port {numbers} of {host} is in use (address already in use); pass another "
+        f"{' or '.join(taken)}, or 0 for a free one"
+    )
 
 
 def _addresses(emulator: CohortsEmulator) -> dict[str, object]:

@@ -13,7 +13,9 @@ import attrs
 
 from ..errors import CohortsError
 
-__all__ = ("Emulator", "emulator_process")
+__all__ = ("GENERATING", "Emulator", "emulator_process")
+
+GENERATING = "Generating the users; this takes a few seconds the first time."
 
 _ROOT = Path(__file__).parents[2]
 _TERMINATION_TIMEOUT = 5.0

@@ -34,7 +34,10 @@ __all__ = (
 )
 
 Ids: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Ids, one a line; - reads stdin.")
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Ids, one a line, or a table with --column; - reads stdin."
+    ),
 ]
 Column: TypeAlias = Annotated[
     str | None,

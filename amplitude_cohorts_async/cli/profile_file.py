@@ -101,13 +101,17 @@ class Profiles:
         if (found := self.by_name.get(name)) is not None:
             return found
 
-        known = ", ".join(self.by_name) or "none yet"
+        known = self._known
         raise ConfigurationError(
             f"there is no profile {name!r} (known: {known}); "
             f"`amplitude-cohorts profiles add {name}` makes it"
             if _NAME.fullmatch(name)
             else f"{name!r} is no name of a profile: letters, digits, - _ and ."
         )
+
+    @property
+    def _known(self) -> str:
+        return ", ".join(self.by_name) or "none yet"
 
     def with_profile(
         self, name: str, profile: Profile, *, is_default: bool
@@ -124,8 +128,16 @@ class Profiles:
         )
 
     def without(self, name: str) -> Profiles:
-        """Return these without one; if it is the default, there is none then."""
-        self.named(name)
+        """
+        Return these without one; if it is the default, there is none then.
+
+        Raises:
+            ConfigurationError: There is none of this name.
+        """
+        if name not in self.by_name:
+            raise ConfigurationError(
+                f"there is no profile {name!r} to remove (known: {self._known})"
+            )
 
         return Profiles(
             by_name={key: each for key, each in self.by_name.items() if key != name},

@@ -19,6 +19,7 @@ __all__ = (
     "name_of",
     "place_of",
     "reason_not_here",
+    "state_of",
 )
 
 NOTHING_OPEN = "no export is open"
@@ -60,6 +61,19 @@ def delivered_to(record: JobRecord) -> str | None:
 def place_of(delivery: JobDelivery) -> str:
     """Return how a message names where a delivery goes."""
     return str(file_here(delivery) or delivery.target or "a stream")
+
+
+def state_of(record: JobRecord) -> str:
+    """
+    Return the state of an export, as a list shows it.
+
+    "ready" is one whose file somebody has yet to bring: once all of it was delivered,
+    it is "saved", or "read" where it went to streams alone.
+    """
+    if record.is_open or record.state != "ready":
+        return record.state
+
+    return "saved" if any(each.target for each in record.deliveries) else "read"
 
 
 def reason_not_here(record: JobRecord, records: Sequence[JobRecord]) -> str | None:

@@ -28,12 +28,14 @@ from ..models import (
     Cohort,
     ExportOutcome,
     ExportPlan,
+    JobDelivery,
     JobRecord,
     SavedExport,
     Usage,
 )
 from .command_words import in_command_words, refused_ids
 from .exits import Exit, exit_of
+from .records import place_of, state_of
 
 __all__ = (
     "JSON_VERSION",
@@ -137,13 +139,22 @@ def resume_commands(error: BaseException) -> None:
     if (again := _again(error)) is not None:
         sys.stderr.write(f"To go on: {again}\n")
 
-    say_how_to_resume(_notes(error))
+    say_how_to_resume(_notes(error), are_steps=getattr(error, "are_steps", False))
 
 
-def say_how_to_resume(commands: Sequence[str]) -> None:
-    """Print on stderr some commands that resume."""
-    for command in commands:
-        sys.stderr.write(f"To resume: {printable(command)}\n")
+def say_how_to_resume(
+    commands: Sequence[str], *, to: str = "To resume", are_steps: bool = False
+) -> None:
+    """
+    Print on stderr some commands that resume.
+
+    Args:
+        to: What they are for.
+        are_steps: Whether each but the first needs the one before it.
+    """
+    for number, command in enumerate(commands):
+        label = "And then" if are_steps and number else to
+        sys.stderr.write(f"{label}: {printable(command)}\n")
 
 
 def cohorts(found: Sequence[Cohort], *, sync_info: bool = False) -> None:
@@ -233,14 +244,18 @@ def jobs(found: Sequence[JobRecord]) -> None:
             [
                 record.request_id or record.id,
                 record.cohort_id,
-                record.state,
+                state_of(record),
                 record.is_open,
                 record.requested_at,
-                [each.target or "a stream" for each in record.deliveries],
+                [_target(each) for each in record.deliveries],
             ]
             for record in found
         ],
     )
+
+
+def _target(delivery: JobDelivery) -> str:
+    return "a stream (no file)" if delivery.target is None else place_of(delivery)
 
 
 def plan(found: ExportPlan) -> None:

@@ -141,6 +141,8 @@ def resume_hints(
     commands: Callable[[BaseException], Iterable[str]],
     jobs: StartedJobs | None = None,
     again: Callable[[StartedJobs], str | None] = lambda _: None,
+    *,
+    are_steps: bool = False,
 ) -> Generator[None]:
     """
     Add *commands* of an error, which resume, to it as notes.
@@ -149,6 +151,7 @@ def resume_hints(
 
     Args:
         again: Returns how the same command goes on with what was spent, if it does.
+        are_steps: Whether each command but the first needs the one before it.
     """
     try:
         yield
@@ -159,7 +162,7 @@ def resume_hints(
             error.add_note(command)
 
         if found and jobs is not None:
-            vars(error)["again"] = again(jobs)
+            vars(error).update({"again": again(jobs), "are_steps": are_steps})
 
             if getattr(error, "token", None) is None:
                 vars(error)["token"] = jobs.request_ids[-1]

@@ -21,7 +21,7 @@ from ..errors import ConfigurationError
 from ..limits import Limits
 from ..policies import Polling
 from .common import Connection, is_loopback
-from .emulator_process import emulator_process
+from .emulator_process import GENERATING, emulator_process
 from .running import run
 from .stores import uploads_folder
 
@@ -39,7 +39,6 @@ _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 200
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _LONGEST_WAIT = 5.0
-_USERS = 25_000
 _DEMO_JOB_SECONDS = 3.0
 
 Make = Callable[[], AbstractAsyncContextManager[CohortsClient]]
@@ -127,6 +126,7 @@ def serve(
 
     if demo:
         _check_demo(connection, directory, keep)
+        connection.note(GENERATING)
 
     # It loads a web server, which no other command needs.
     from ..contrib._web import Access, make_app  # noqa: PLC0415
@@ -290,7 +290,7 @@ def _demo() -> Generator[_Served]:
     """Run an emulator with a store and a folder of its own; all of it goes at the end."""
     from ..contrib._web import About, hear  # noqa: PLC0415 - as above
 
-    options = ("--demo", f"--size={_USERS}", f"--job-seconds={_DEMO_JOB_SECONDS}")
+    options = ("--demo", f"--job-seconds={_DEMO_JOB_SECONDS}")
 
     with (
         TemporaryDirectory(prefix="amplitude-cohorts-") as folder,

@@ -153,6 +153,7 @@ def sync(
             ),
             jobs,
             lambda found: _again(connection, reuse, found, writes=yes),
+            are_steps=True,
         ),
     ):
         report, remaining = reuse.asking(connection, compare)
@@ -177,7 +178,9 @@ def sync(
         say_what_was_spent(connection, jobs.spent, remaining)
 
     if connection.announces:
-        render.say_how_to_resume(resume)
+        render.say_how_to_resume(
+            resume, to="To sync without another export", are_steps=True
+        )
 
 
 def diff(

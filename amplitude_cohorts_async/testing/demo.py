@@ -34,7 +34,7 @@ def add_demo_cohorts(emulator: CohortsEmulator, *, size: int = 2_000_000) -> Non
         size=size,
         properties=_PROPERTIES,
         name="Everybody who ever signed up",
-        description="Two million users, every tenth anonymous",
+        description=f"{size:,} users, every tenth anonymous",
     )
     emulator.add_cohort(
         DEMO_SMALL,

@@ -8,9 +8,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from inspect import signature
 from pathlib import Path
 
 import pytest
+
+from amplitude_cohorts_async.cli.demo import demo
+from amplitude_cohorts_async.cli.emulate import emulate
+from amplitude_cohorts_async.testing.demo import add_demo_cohorts
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +162,18 @@ def test_emulate_on_a_port_in_use(process, cohorts_emulator):
     assert 1 == started.returncode
     assert 1 == len(err.splitlines())
     assert port in err
+    assert "pass another --port, or 0 for a free one" in err
+
+
+def test_all_demos_show_the_same_cohorts():
+    """By default `demo` and `emulate` make as many users as `serve --demo`."""
+    sizes = {
+        signature(demo).parameters["users"].default,
+        signature(emulate).parameters["users"].default,
+        signature(add_demo_cohorts).parameters["size"].default,
+    }
+
+    assert {2_000_000} == sizes
 
 
 def _listens(port: int) -> bool:

@@ -175,15 +175,19 @@ def test_a_dry_run_says_how_to_sync_without_another_export(command, cohorts_emul
     err = command("sync", "slow", "ids.txt", *options).err
     found = json.loads(command("sync", "slow", "ids.txt", *options, "--json").out)
     *_, resume, again = [
-        shlex.split(line.removeprefix("To resume: ")) for line in err.splitlines()
+        shlex.split(line.partition(": ")[2]) for line in err.splitlines()
     ]
+    *_, first, second = err.splitlines()
 
+    assert first.startswith("To sync without another export: amplitude-cohorts resume ")
+    assert second.startswith("And then: amplitude-cohorts sync ")
+    assert "To resume" not in err
     assert 2 == len(found["sync"]["resume"])
     assert "--dry-run" not in again
     assert 0 == command(*resume[1:]).code
     assert 0 == command(*again[1:], "--yes").code
     assert 2 == cohorts_emulator.spent
-    assert "To resume" not in command(*again[1:], "--dry-run").err
+    assert "And then" not in command(*again[1:], "--dry-run").err
 
 
 def test_a_sync_says_as_json_what_it_spent(command):
@@ -212,7 +216,20 @@ def test_exports_are_listed(command, left: str):
 
     assert (0, "") == (code, err)
     assert (left, "slow", "requested", "yes") == (request_id, cohort_id, state, is_open)
-    assert target.endswith(":" + str(Path("out.csv").absolute()))
+    assert str(Path("out.csv").absolute()) == target
+
+
+def test_the_list_says_what_was_delivered(command):
+    """A file is saved, a stream is read: neither is only ready. JSON has the state."""
+    Path("ids.txt").write_text("ann\n")
+    command("export", "slow", "-o", "out.csv")
+    command("sync", "slow", "ids.txt", "--yes")
+    lines = [line.split("\t") for line in command("jobs").out.splitlines()]
+    records = json.loads(command("jobs", "--json").out)["jobs"]
+
+    assert ["read", "a stream (no file)"] == lines[0][2::3]
+    assert ["saved", str(Path("out.csv").absolute())] == lines[1][2::3]
+    assert ["ready", "ready"] == [each["state"] for each in records]
 
 
 def test_exports_are_listed_as_json(command, left: str):

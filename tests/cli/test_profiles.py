@@ -330,7 +330,11 @@ def test_profiles_are_chosen_and_removed(command, add, path: Path):
     assert "second\teu\tyes" in command("profiles", "default", "second").out
     assert "second" not in command("profiles", "remove", "second").out
     assert "default" not in path.read_text()
-    assert 2 == command("profiles", "remove", "second").code
+    code, _, err = command("profiles", "remove", "second")
+
+    assert 2 == code
+    assert "there is no profile 'second' to remove (known: other)" in err
+    assert "profiles add" not in err
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ async def test_serve_announces_what_is_ready(tmp_path: Path) -> None:
 
     assert [2] == told
     assert [2_000, 3, 25_000, 3] == [cohort["size"] for cohort in cohorts]
+    assert "2,000 users, every tenth anonymous" == cohorts[0]["description"]
 
 
 def test_a_process_without_input_ends_at_once(

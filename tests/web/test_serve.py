@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -174,6 +175,17 @@ async def test_it_ends_with_an_open_stream_and_goes_on_later(
     assert 1 == service.spent
 
 
+async def test_a_port_in_use(command: Command) -> None:
+    """The message names the option that takes another one."""
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        status, said = await command.refused(f"--port={port}")
+
+    assert 2 == status
+    assert f"port {port} of {LOOPBACK} is in use" in said
+    assert "pass another --port, or 0 for a free one" in said
+
+
 async def test_as_json(command: Command) -> None:
     """The address for a program."""
     async with command.running("--port=0", "--json") as served:
@@ -208,6 +220,7 @@ async def test_demo_needs_no_account(command: Command) -> None:
 
     assert b"DEMO: spends nothing" in page.body
     assert b"Spring buyers" in cohorts.body
+    assert b"2,000,000" in cohorts.body
     assert (0, "") == (status, said)
     assert [] == [*command.folder.iterdir()]
 

@@ -88,6 +88,26 @@ def test_no_other_use_reads_the_file(
     assert use(saved)
 
 
+def test_its_repr_is_what_a_person_needs(saved: SavedExport) -> None:
+    """Path, size and export; the rows once they are known, and no token."""
+    saved = attrs.evolve(saved, token='{"request_id":"WsDK4F","as_of":"2026"}')
+    place = f"SavedExport(path={str(saved.path)!r}, size={len(TEXT)}"
+
+    assert f"{place}, request_id='WsDK4F')" == repr(saved)
+    assert 3 == saved.rows
+    assert f"{place}, rows=3, request_id='WsDK4F')" == repr(saved)
+
+
+def test_the_repr_of_an_object_is_its_address(saved: SavedExport) -> None:
+    """Its path is no file of this machine; a token made by hand names no export."""
+    there = attrs.evolve(saved, location="s3://bucket/a.csv", unchanged=True)
+
+    assert (
+        f"SavedExport(location='s3://bucket/a.csv', size={len(TEXT)}, unchanged=True)"
+        == repr(there)
+    )
+
+
 @pytest.mark.parametrize(
     "copied",
     [
