@@ -233,6 +233,7 @@ def shell(
 
     for name in ("ids.txt", "two-users.txt", "wanted.txt"):
         Path(name).write_text("ann\nbob\n")
+    Path("customers.csv").write_text("user_id,plan\nann,team\nbob,free\n")
     for name in ("today", "yesterday"):
         Path(f"{name}.csv.gz").write_bytes(gzip.compress(b"user_id\nann\n"))
     for name, text in STANDING_IN.items():
