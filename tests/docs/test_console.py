@@ -27,7 +27,9 @@ import attrs
 import pytest
 
 pytest.importorskip("typer", reason="the extra cli is not installed")
+pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
 
+from pyarrow import csv, parquet
 from typer.main import get_command
 
 from amplitude_cohorts_async._store_urls import limiter_of_url
@@ -233,7 +235,6 @@ def shell(
 
     for name in ("ids.txt", "two-users.txt", "wanted.txt"):
         Path(name).write_text("ann\nbob\n")
-    Path("customers.csv").write_text("user_id,plan\nann,team\nbob,free\n")
     for name in ("today", "yesterday"):
         Path(f"{name}.csv.gz").write_bytes(gzip.compress(b"user_id\nann\n"))
     for name, text in STANDING_IN.items():
@@ -262,9 +263,17 @@ def set_engines_scene(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.real_words["f5fc3d62b5be"] = listed["jobs"][0]["id"]
 
 
+def set_sync_scene(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a table of customers, as text and as Parquet."""
+    del shell, monkeypatch
+    Path("customers.csv").write_text("user_id,plan\nann,team\nbob,free\n")
+    parquet.write_table(csv.read_csv("customers.csv"), "customers.parquet")
+
+
 SCENES: Mapping[str, Callable[[Shell, pytest.MonkeyPatch], None]] = {
     "docs/cli.md": set_cli_scene,
     "docs/howto/engines.md": set_engines_scene,
+    "docs/howto/sync.md": set_sync_scene,
 }
 
 
