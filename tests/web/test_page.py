@@ -339,7 +339,7 @@ async def test_bytes_that_come(
     async with served(app, stop=exports.stop, port=port) as browser:
         worker = worker_of(exports)
         await worker.start(ExportOrder(cohort_id=COHORT), key_occurrence("form"))
-        (record,) = worker.board.records
+        (record,) = worker.view.records
         request_id = str(record.request_id)
         before = (await browser.get("/", cookies=cookies)).body.decode()
         hear(BytesReceived(request_id=request_id, received=1_000_000, **known))

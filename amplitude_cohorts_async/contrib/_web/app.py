@@ -294,10 +294,10 @@ class _Pages:
         return self._shown(await self._worker.view.states())
 
     def _shown(self, states: list[ExportState]) -> dict[str, object]:
-        board = self._worker.board
+        view = self._worker.view
 
         return {
-            "cards": cards_of(board, states, self._cohorts, downloads),
+            "cards": cards_of(view, states, self._cohorts, downloads),
             "now": datetime.now(UTC),
         }
 

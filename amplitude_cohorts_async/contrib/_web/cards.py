@@ -9,9 +9,9 @@ import attrs
 
 from ...jobs import JobRecord
 from ...models import Cohort
-from ..fastapi.board import Board
-from ..fastapi.records import Place
-from ..fastapi.states import ExportState
+from ..fastapi.records import ExportRoot
+from ..fastapi.schemas import ExportState
+from ..fastapi.store_view import StoreView
 from .downloads import Download, Downloads
 
 __all__ = ("Card", "cards_of")
@@ -42,7 +42,7 @@ class Card:
 
 
 def cards_of(
-    board: Board,
+    view: StoreView,
     states: Sequence[ExportState],
     cohorts: Mapping[str, Cohort | None],
     downloads: Downloads,
@@ -53,15 +53,15 @@ def cards_of(
     Args:
         cohorts: By their ids, as they are listed.
     """
-    # As the board does, where two records have one name: the first of them.
-    records = {board.place.name(each): each for each in reversed(board.records)}
+    # As the view does, where two records have one name: the first of them.
+    records = {view.root.name(each): each for each in reversed(view.records)}
 
     return [
         _card(
             state,
             records.get(state.id),
             cohorts.get(state.cohort_id),
-            board.place,
+            view.root,
             downloads,
         )
         for state in states
@@ -72,7 +72,7 @@ def _card(
     state: ExportState,
     record: JobRecord | None,
     cohort: Cohort | None,
-    place: Place,
+    root: ExportRoot,
     downloads: Downloads,
 ) -> Card:
     request_id = None if record is None else record.request_id
@@ -81,19 +81,19 @@ def _card(
         state=state,
         title=(cohort and cohort.name) or f"Cohort {state.cohort_id}",
         members=None if cohort is None else cohort.size,
-        started_at=_started_at(record, place) or state.requested_at,
+        started_at=_started_at(record, root) or state.requested_at,
         request_id=request_id,
         download=None if request_id is None else downloads.find(request_id),
         rows=None if request_id is None else downloads.rows(request_id),
     )
 
 
-def _started_at(record: JobRecord | None, place: Place) -> datetime | None:
+def _started_at(record: JobRecord | None, root: ExportRoot) -> datetime | None:
     """Return when the delivery began that the card is about."""
     if record is None:
         return None
 
-    mine = place.delivery(record)
+    mine = root.delivery(record)
     deliveries = record.deliveries if mine is None else [mine]
 
     return deliveries[-1].begun_at if deliveries else None
