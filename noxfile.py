@@ -273,17 +273,7 @@ def package(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Run every example of the documents against the emulator, and build their site."""
     install(session, *group("docs"))
-    pytest(session, *WORKERS, "--dist=loadgroup", folders=("tests/docs",))
-
-
-@nox.session(default=False)
-def zensical(session: nox.Session) -> None:
-    """Build the site with the successor of its generator, which reads mkdocs.yml, too."""
-    # The last release whose parts are all on every index.
-    session.install("zensical==0.0.73", "mkdocstrings[python]")
-    session.run(
-        "zensical", "build", "--strict", "--config-file", str(ROOT / "mkdocs.yml")
-    )
+    pytest(session, *WORKERS, folders=("tests/docs",))
 
 
 @nox.session(tags=["processes"])

@@ -2,12 +2,14 @@
 Upload two million ids from a database cursor, and survive anything on the way.
 
 Start it again after a crash: it goes on from its journal. To try it without an
-account, run `amplitude-cohorts emulate` and export what it prints.
+account, run `amplitude-cohorts emulate` and export what it prints. An argument is another
+number of ids.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from amplitude_cohorts_async import CohortsClient, IdType, errors
 from amplitude_cohorts_async.events import BatchWritten, Event
 
 JOURNAL = Path("buyers.journal")
-COUNT = 2_000_000
+COUNT = int(sys.argv[1]) if sys.argv[1:] else 2_000_000
 
 
 async def buyers() -> AsyncIterator[str]:

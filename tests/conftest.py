@@ -5,6 +5,7 @@ pytest_plugins = [
     "amplitude_cohorts_async.testing.pytest_plugin",
     "support.guards",
     "support.canary",
+    "support.home",
     "support.servers",
     "support.signals",
     "support.emulation",

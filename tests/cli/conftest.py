@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.cli import main
-from amplitude_cohorts_async.testing import CohortsEmulator
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -38,37 +36,9 @@ class Result(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def data_folder(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A home of its own for each test: what the command records is never ours."""
-    home = tmp_path_factory.mktemp("home")
-    for name in ("AMPLITUDE_JOBS", "AMPLITUDE_LIMITER_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-
+def data_folder(home: Path) -> Path:
+    """Where the command keeps what it records, in a home of its own for each test."""
     return home / "data" / "amplitude-cohorts"
-
-
-@pytest.fixture
-def no_waiting(
-    cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    The command shares the emulator's clock, which jumps.
-
-    So its limiter is not the one of the machine, which waits for the real time.
-    """
-    original = CohortsClient.from_env
-    clock = cohorts_emulator.clock
-    monkeypatch.setattr(
-        CohortsClient,
-        "from_env",
-        lambda **given: original(**{**given, "clock": clock, "limiter": None}),
-    )
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,19 @@ DOCUMENTS = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     if "```python" in path.read_text()
 )
+
+OTHER_BLOCK = re.compile(r"^```(?!python)(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Where, beside this module: test_console.py, tests/browser/test_fastapi_page.py.
+TESTED = {"console", "js", "json", "text"}
+JSON_BLOCK = re.compile(r"^```json\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+# How many examples of a page do not run here, and what runs them.
+SKIPPED = {
+    "docs/howto/buckets.md": (2, "a bucket: tests/services/test_buckets.py"),
+    "docs/howto/engines.md": (4, "tests/engines, with the engine"),
+    "docs/howto/fleet.md": (1, "keys of two projects: tests/test_many_projects.py"),
+    "docs/howto/moving.md": (4, "other clients: test_moving.py"),
+}
 
 pytestmark = [pytest.mark.usefixtures("world"), pytest.mark.slow]
 
@@ -64,3 +79,37 @@ def test_examples_run(path: Path, sybil: Sybil) -> None:
 
     for example in document.examples():
         example.evaluate()
+
+
+@pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_what_is_skipped_has_a_reason(path: Path) -> None:
+    """No example is skipped unseen."""
+    count, _ = SKIPPED.get(str(path.relative_to(ROOT)), (0, ""))
+
+    assert count == path.read_text().count("<!-- skip:")
+
+
+def test_each_language_is_tested() -> None:
+    """Text is what a program prints: no example is hidden in it."""
+    texts = [
+        path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    ]
+    blocks = [block for text in texts for block in OTHER_BLOCK.findall(text)]
+
+    assert TESTED >= {language for language, _ in blocks}
+    assert [] == [
+        text
+        for language, text in blocks
+        if language == "text" and re.search(r"\b(?:await|import|from_env)\b", text)
+    ]
+
+
+def test_settings_are_json() -> None:
+    """Those that a reader hands to another service."""
+    texts = [path.read_text() for path in ROOT.glob("docs/**/*.md")]
+    blocks = [block for text in texts for block in JSON_BLOCK.findall(text)]
+
+    assert blocks
+    assert all(map(json.loads, blocks))

@@ -194,6 +194,23 @@ def test_an_asset_depends_on_its_source(tmp_path: Path) -> None:
     assert {source_key("c1")} == asset.asset_deps[AssetKey("cohort_c1")]
 
 
+def test_the_example_of_the_page(world: CohortsEmulator) -> None:
+    """Its definitions are sound, and have the asset and its source."""
+    page = Path(__file__).parents[2] / "docs/howto/engines.md"
+    chapter = page.read_text().partition("## Dagster")[2]
+    code = chapter.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Definitions] = {}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, names)
+    Definitions.validate_loadable(names["definitions"])
+
+    keys = set(names["definitions"].resolve_all_asset_keys())
+    assert {AssetKey(["cohort_26umsb5"]), source_key("26umsb5")} == keys
+    assert [] == world.log
+
+
 async def test_killed(tmp_path: Path) -> None:
     """The re-execution of a killed run goes on with its export."""
     with running_service() as service:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ require("dbos")
 
 from dbos import DBOS  # noqa: E402
 
+from amplitude_cohorts_async.contrib import dbos as contrib  # noqa: E402
 from amplitude_cohorts_async.contrib.dbos import (  # noqa: E402
     VERSION,
     WORKFLOW,
@@ -149,6 +152,31 @@ async def test_a_sweep_leaves_alone_what_one_host_has_to_go_on_with(
     await sweep(exports)
 
     assert [] == await DBOS.list_workflows_async(name=WORKFLOW)
+
+
+def test_the_example_of_the_page(
+    cohorts_emulator: CohortsEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It brings a file, with a database and a folder that are here."""
+    page = Path(__file__).parents[2] / "docs/howto/engines.md"
+    chapter = page.read_text().partition("## DBOS")[2]
+    code = chapter.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("postgresql://jobs.internal/jobs", f"sqlite:///{tmp_path}/db")
+    code = code.replace("/data/", f"{tmp_path}/")
+    monkeypatch.setenv("AMPLITUDE_JOBS", str(tmp_path / "exports.db"))
+    quick = partial(CohortExports, client=quick_client)
+    monkeypatch.setattr(contrib, "CohortExports", quick)
+    cohorts_emulator.add_cohort("c1", members=["a", "b"])
+    names: dict[str, Any] = {}
+
+    try:
+        exec(code, names)
+        path = asyncio.run(names["export"]("c1", "monday"))
+    finally:
+        DBOS.destroy(destroy_registry=True)
+
+    assert str(tmp_path / "c1-monday.csv") == path
+    assert 1 == cohorts_emulator.spent
 
 
 async def test_one_process_on_sqlite(workspace: Workspace, service: Service) -> None:

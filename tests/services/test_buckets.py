@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gzip
 import hashlib
 import io
 import json
 import pickle
+import re
 import socket
 import sys
 import traceback
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     from support.swift import Swift
 
 pytestmark = pytest.mark.services
+
+SKIPPED = re.compile(
+    r"^<!-- skip: next -->\n\n```python\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
 
 
 async def test_an_object_has_the_text(
@@ -429,6 +435,25 @@ async def test_a_store_of_ones_own(
 
     assert CSV == await asyncio.to_thread(bucket.read, "members.csv")
     assert address == saved.location
+
+
+async def test_the_examples_of_the_page(
+    bucket: Bucket, cohorts_emulator: CohortsEmulator
+) -> None:
+    """By its address, and with credentials that boto3 finds."""
+    pytest.importorskip("boto3", reason="boto3 is missing")
+    page = (Path(__file__).parents[2] / "docs/howto/buckets.md").read_text()
+    cohorts_emulator.add_cohort("26umsb5", members=["ann"])
+
+    async with CohortsClient.from_env(clock=cohorts_emulator.clock) as client:
+        for example in SKIPPED.findall(page):
+            text = re.sub(r"\bexports\b(?=[\"/])", bucket.name, example)
+            code = compile(text, "buckets.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            await eval(code, {"client": client})
+
+    keys = await asyncio.to_thread(bucket.keys)
+    assert ["2026/members.parquet", "members.csv"] == keys
+    assert 2 == cohorts_emulator.spent
 
 
 async def test_an_object_that_somebody_changed(
