@@ -271,10 +271,10 @@ def _proxy_origin(text: str) -> str:
 
 @contextmanager
 def _live(connection: Connection, directory: str, keep: int) -> Generator[_Served]:
-    from ..contrib._web import About, hear  # noqa: PLC0415 - as above
+    from ..contrib._web import About, on_event  # noqa: PLC0415 - as above
 
     limits = Limits(max_wait=_LONGEST_WAIT, monthly_reserve=keep)
-    make = connection.client(limits, hook=hear)
+    make = connection.client(limits, hook=on_event)
     about = About(
         project=connection.project_label,
         is_live=True,
@@ -288,7 +288,7 @@ def _live(connection: Connection, directory: str, keep: int) -> Generator[_Serve
 @contextmanager
 def _demo() -> Generator[_Served]:
     """Run an emulator with a store and a folder of its own; all of it goes at the end."""
-    from ..contrib._web import About, hear  # noqa: PLC0415 - as above
+    from ..contrib._web import About, on_event  # noqa: PLC0415 - as above
 
     options = ("--demo", f"--job-seconds={_DEMO_JOB_SECONDS}")
 
@@ -306,7 +306,7 @@ def _demo() -> Generator[_Served]:
                 base_url=emulator.base_url,
                 app_id=int(keys["AMPLITUDE_APP_ID"]),
                 owner=keys["AMPLITUDE_OWNER"],
-                hook=hear,
+                hook=on_event,
                 jobs=str(Path(folder, "exports.db")),
                 polling=Polling(initial_delay=1.0, interval=1.0),
                 limits=Limits(max_wait=_LONGEST_WAIT),

@@ -38,7 +38,7 @@ def ended(rows: int | None = None, error: str | None = None) -> PhaseEnded:
 
 def test_known_size(downloads: Downloads, clock: FakeClock) -> None:
     """The time left is the library's, less what has passed since."""
-    downloads.hear(came(1_000, 9_000, seconds_left=4.0))
+    downloads.note(came(1_000, 9_000, seconds_left=4.0))
     first = downloads.find(REQUEST)
     clock.advance(1.0)
     second = downloads.find(REQUEST)
@@ -54,10 +54,10 @@ def test_known_size(downloads: Downloads, clock: FakeClock) -> None:
 
 def test_unknown_size(downloads: Downloads, clock: FakeClock) -> None:
     """There is a pace as soon as more has come; no end is made up."""
-    downloads.hear(came(1_000))
+    downloads.note(came(1_000))
     first = downloads.find(REQUEST)
     clock.advance(2.0)
-    downloads.hear(came(2_000))
+    downloads.note(came(2_000))
     second = downloads.find(REQUEST)
 
     assert first == Download(received=1_000)
@@ -66,11 +66,11 @@ def test_unknown_size(downloads: Downloads, clock: FakeClock) -> None:
 
 def test_new_start(downloads: Downloads, clock: FakeClock) -> None:
     """What came before it says nothing of the pace."""
-    downloads.hear(came(5_000))
+    downloads.note(came(5_000))
     clock.advance(1.0)
-    downloads.hear(came(1_000))
+    downloads.note(came(1_000))
     clock.advance(1.0)
-    downloads.hear(came(1_100))
+    downloads.note(came(1_100))
 
     assert downloads.find(REQUEST) == Download(received=1_100, pace=100.0)
 
@@ -78,8 +78,8 @@ def test_new_start(downloads: Downloads, clock: FakeClock) -> None:
 @pytest.mark.parametrize("rows", [None, 0, 11])
 def test_end(downloads: Downloads, rows: int | None) -> None:
     """What is over is not under way, and its rows are known where they were counted."""
-    downloads.hear(came(1_000))
-    downloads.hear(ended(rows))
+    downloads.note(came(1_000))
+    downloads.note(ended(rows))
 
     assert downloads.find(REQUEST) is None
     assert rows == downloads.rows(REQUEST)
@@ -87,8 +87,8 @@ def test_end(downloads: Downloads, rows: int | None) -> None:
 
 def test_other_phases(downloads: Downloads) -> None:
     """The end of a step is not the end of the file."""
-    downloads.hear(came(1_000))
-    downloads.hear(attrs.evolve(ended(), phase="tick"))
+    downloads.note(came(1_000))
+    downloads.note(attrs.evolve(ended(), phase="tick"))
 
     assert downloads.find(REQUEST) == Download(received=1_000)
     assert downloads.find("another") is None

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.contrib._web import About, Access, hear, make_app
+from amplitude_cohorts_async.contrib._web import About, Access, make_app, on_event
 from amplitude_cohorts_async.contrib._web.access import origins_of
 from amplitude_cohorts_async.contrib.fastapi import CohortExports, ExportOrder
 from amplitude_cohorts_async.contrib.fastapi.exports import worker_of
@@ -52,7 +52,7 @@ def app_of(
     access: Access,
 ) -> Page:
     """The app and its exports; made here, because it reads its templates."""
-    client = partial(make_client, hook=hear)
+    client = partial(make_client, hook=on_event)
     about = About(project="amplitude.com", is_live=True, keep=3)
     made = make_app(folder, client=client, access=access, about=about, clock=clock)
 
@@ -342,9 +342,9 @@ async def test_bytes_that_come(
         (record,) = worker.view.records
         request_id = str(record.request_id)
         before = (await browser.get("/", cookies=cookies)).body.decode()
-        hear(BytesReceived(request_id=request_id, received=1_000_000, **known))
+        on_event(BytesReceived(request_id=request_id, received=1_000_000, **known))
         during = (await browser.get("/", cookies=cookies)).body.decode()
-        hear(ended_download(request_id))
+        on_event(ended_download(request_id))
         after = (await browser.get("/", cookies=cookies)).body.decode()
 
     label = f'<progress aria-label="Export of Cohort {COHORT}"'

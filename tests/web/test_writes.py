@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from amplitude_cohorts_async import CohortsClient
-from amplitude_cohorts_async.contrib._web import About, Access, hear, make_app
+from amplitude_cohorts_async.contrib._web import About, Access, make_app, on_event
 from amplitude_cohorts_async.contrib._web.access import origins_of
 from amplitude_cohorts_async.contrib._web.received import sweep
 from amplitude_cohorts_async.limits import Limits
@@ -117,7 +117,7 @@ def command(
             SECRET_KEY,
             base_url=emulator.base_url,
             clock=clock,
-            hook=hear,
+            hook=on_event,
             jobs=str(tmp_path / "exports.db"),
             **options,
         )

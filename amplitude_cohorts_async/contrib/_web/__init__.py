@@ -2,8 +2,8 @@
 The page of `amplitude-cohorts serve`: exports of one project in a browser.
 
 It is built on the FastAPI kit. `access` says who may see it, `app` has its routes,
-`cards` is what it shows of an export, `downloads` of a file that comes, as `heard` from
-the client; `received` takes a file, `writes` uploads and syncs it.
+`cards` is what it shows of an export, `downloads` of a file that comes, which `hook`
+learns from the client; `received` takes a file, `writes` uploads and syncs it.
 """
 
 from ...errors import MissingExtraError
@@ -18,8 +18,8 @@ except ModuleNotFoundError as _error:
 
 from .access import Access
 from .app import About, make_app
-from .heard import hear
+from .hook import on_event
 
 del _fastapi, _jinja2, _multipart, _uvicorn
 
-__all__ = ("About", "Access", "hear", "make_app")
+__all__ = ("About", "Access", "make_app", "on_event")

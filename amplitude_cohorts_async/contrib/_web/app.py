@@ -30,7 +30,7 @@ from ..fastapi.schemas import ExportOrder, ExportState, FileFormat
 from ..fastapi.worker import Worker
 from .access import Access, Guard
 from .cards import cards_of
-from .heard import downloads
+from .hook import downloads
 from .received import MOST_BYTES, receive
 from .templates import Templates
 from .writes import Writes
@@ -85,7 +85,7 @@ def make_app(
     Args:
         to: The folder of the files, or the address of a bucket.
         uploads: The folder of files of ids; None is one beside the exports.
-        client: Makes the client, whose hook is `hear`.
+        client: Makes the client, whose hook is `on_event`.
         most_bytes: Of a form with a file of ids.
     """
     exports = CohortExports(to, client=client, clock=clock)

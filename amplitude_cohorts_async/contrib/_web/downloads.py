@@ -54,7 +54,7 @@ class Downloads:
         self._last: dict[str, _Report] = {}
         self._rows: dict[str, int] = {}
 
-    def hear(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         """Note what an event tells."""
         match event:
             case BytesReceived():

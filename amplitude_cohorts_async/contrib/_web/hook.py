@@ -6,13 +6,13 @@ from ...events import Event
 from .downloads import Downloads
 from .writes import count_written
 
-__all__ = ("downloads", "hear")
+__all__ = ("downloads", "on_event")
 
 downloads = Downloads()
 """Those of this process: the service's ids of exports are its own, whoever asked."""
 
 
-def hear(event: Event) -> None:
+def on_event(event: Event) -> None:
     """Note the bytes that come and the ids that are written: a client's hook."""
-    downloads.hear(event)
+    downloads.note(event)
     count_written(event)
