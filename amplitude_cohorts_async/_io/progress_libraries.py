@@ -143,8 +143,10 @@ class _TqdmBar:
 
         if is_new_count:
             bar.unit, bar.unit_scale = state.unit, state.unit == BYTES
-            # In a notebook this sets the width of the bar, too.
+            # In a notebook this sets the width of the bar, too. It keeps a total that
+            # is not replaced.
             bar.reset(state.total)
+            bar.total = state.total
 
         bar.bar_format = _tqdm_format(state)
         bar.set_description_str(state.description, refresh=False)

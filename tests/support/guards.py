@@ -38,7 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Refuse the outside world in this process, threads included, and be patient."""
-    sys.addaudithook(_stay_at_home)
+    if not _is_traced():
+        sys.addaudithook(_stay_at_home)
     # A busy machine is slow, and no law is about that; a test has its time-out.
     # The same examples each time: what is covered must not depend on chance.
     settings.register_profile(
@@ -118,7 +119,7 @@ def nothing_blocks() -> Iterator[None]:
         function.can_block_in("pytest_timeout.py", "dump_stacks")
     # The kernel answers from memory, whichever disk the folder is on.
     guard.functions["os.getcwd"].can_block_in(f"{PACKAGE}/models.py", "_absolute")
-    if "coverage" in sys.modules:
+    if _is_traced():
         # Its tracer acquires a lock of its own at lines of ours, from C, without
         # a frame that says so. All other sessions watch locks.
         for name in LOCKS:
@@ -161,6 +162,16 @@ def asyncio_is_content(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 def _belongs_to_harness(task: asyncio.Task[object]) -> bool:
     return "TestRunner." in repr(task.get_coro())
+
+
+def _is_traced() -> bool:
+    """
+    Whether coverage counts lines in this process.
+
+    To set its tracer is an audit event, and Python 3.11 refuses to set it in two threads
+    at once: while the hook is told in one, a start of another thread failed.
+    """
+    return "coverage" in sys.modules
 
 
 def _stay_at_home(event: str, args: tuple[object, ...]) -> None:
