@@ -181,6 +181,8 @@ class ExportJob:
         async with self._export.tracked():
             callback, bar = callback_or_bar(progress, self._name)
             checked_progress(callback)
+            if bar is not None:
+                await bar.load()
             target = await anyio.to_thread.run_sync(
                 checked_target, to, format, manifest
             )
@@ -293,9 +295,13 @@ class ExportJob:
         return f"cohort {self.cohort_id}" if is_known else f"export {self.request_id}"
 
     async def _bar(self, progress: bool) -> ProgressBar | None:
-        # An error of it has the token.
+        # Whoever leaves meanwhile, by an error or cancelled, has the token.
         async with self._export.tracked():
-            return progress_bar(progress, self._name)
+            bar = progress_bar(progress, self._name)
+            if bar is not None:
+                await bar.load()
+
+        return bar
 
     @asynccontextmanager
     async def _streamed(self) -> AsyncGenerator[Delivery]:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import re
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -300,6 +301,40 @@ async def test_a_wait_has_a_bar(
     await job.link(progress=True)
     assert {"cohort c1"} == lines.names
     assert lines.is_closed
+
+
+@pytest.mark.parametrize("name", ["wait", "link", "download"])
+async def test_who_leaves_before_the_bar_is_drawn_has_the_token(
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: Lines,
+    emulator: CohortsEmulator,
+    client: CohortsClient,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    """A library is imported in a thread, which a cancellation waits for."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def load(_: str) -> Lines:
+        """Import it, slowly."""
+        begun.set()
+        may_end.wait(30)
+        return lines
+
+    monkeypatch.setattr(progress, "load_renderer", load)
+    emulator.add_cohort("c1", members=["ann"])
+    job = await client.request_export("c1")
+    target = [tmp_path / "c1.csv"] if name == "download" else []
+
+    task = asyncio.ensure_future(getattr(job, name)(*target, progress=True))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+
+    assert any(job.token in note for note in caught.value.__notes__)
 
 
 async def test_members_have_a_bar(
