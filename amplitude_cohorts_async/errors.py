@@ -507,18 +507,34 @@ class AmbiguousExportError(CohortsError):
 
     def __init__(
         self,
-        message: str,
+        advice: str,
         *,
         cohort_id: str,
         attempted_at: datetime,
         used_then: int | None = None,
         used_now: int | None = None,
     ) -> None:
-        super().__init__(message)
         self.cohort_id = cohort_id
         self.attempted_at = attempted_at
         self.used_then = used_then
         self.used_now = used_now
+        super().__init__(f"{self.doubt}. Nothing more was spent; {advice}")
+
+    @property
+    def doubt(self) -> str:
+        """What may have been spent, without advice: for a program with its own."""
+        usage = (
+            ""
+            if self.used_then is None or self.used_now is None
+            else f" (the month's usage was {self.used_then} then, and is "
+            f"{self.used_now} now)"
+        )
+
+        return (
+            f"an export of cohort {self.cohort_id} may have been spent at "
+            f"{self.attempted_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never "
+            f"recorded{usage}"
+        )
 
 
 class AmbiguousUploadError(CohortsError):

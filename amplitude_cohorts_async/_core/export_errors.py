@@ -151,8 +151,6 @@ def ambiguous_export(
     export: ExportRow, *, used_now: int | None
 ) -> AmbiguousExportError:
     """Return the error for an export that was attempted, and whose id is not known."""
-    known = None not in {export.used, used_now}
-    usage = f" (the month's usage was {export.used} then, and is {used_now} now)"
     advice = "pass on_unknown='spend' to request another one"
 
     if export.is_again:
@@ -162,9 +160,7 @@ def ambiguous_export(
         )
 
     return AmbiguousExportError(
-        f"an export of cohort {export.cohort_id} may have been spent at "
-        f"{export.began_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never recorded"
-        f"{usage if known else ''}. Nothing more was spent; {advice}",
+        advice,
         cohort_id=export.cohort_id,
         attempted_at=export.began_at,
         used_then=export.used,

@@ -12,7 +12,7 @@ from ..errors import (
     RemovalGuardError,
 )
 
-__all__ = ("in_command_words", "refused_ids", "what_is_unknown")
+__all__ = ("in_command_words", "refused_ids")
 
 _RESUME = re.compile(r'resume_export\("?([^")]*)"?\)')
 
@@ -63,7 +63,7 @@ def in_command_words(error: BaseException) -> str:
             return _of_guard(error)
         case AmbiguousExportError():
             return (
-                f"{what_is_unknown(error)}. Nothing more was spent: compare with "
+                f"{error.doubt}. Nothing more was spent: compare with "
                 f"`amplitude-cohorts usage`; `export` and `sync` request another one "
                 f"with --on-unknown spend"
             )
@@ -83,22 +83,6 @@ def _in_words(text: str) -> str:
         text = text.replace(python, shell)
 
     return text
-
-
-def what_is_unknown(error: AmbiguousExportError) -> str:
-    """Return in a sentence what may have been spent."""
-    usage = (
-        ""
-        if error.used_then is None or error.used_now is None
-        else f" (the month's usage was {error.used_then} then, and is "
-        f"{error.used_now} now)"
-    )
-
-    return (
-        f"an export of cohort {error.cohort_id} may have been spent at "
-        f"{error.attempted_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never "
-        f"recorded{usage}"
-    )
 
 
 def refused_ids(error: BaseException) -> InvalidIdsError | None:

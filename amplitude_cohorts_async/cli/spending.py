@@ -14,7 +14,6 @@ import typer
 from .. import CohortsClient
 from ..errors import AmbiguousExportError, CohortsError
 from ..jobs import OnUnknown as Unknown
-from .command_words import what_is_unknown
 from .common import Connection
 from .render import moment
 from .resume_hints import StartedJobs, announce, option_arguments, spent_text
@@ -116,7 +115,7 @@ class Reuse:
             if not (is_asked and sys.stdin.isatty()):
                 raise
 
-            question = f"{what_is_unknown(error)}. Spend another one?"
+            question = f"{error.doubt}. Spend another one?"
             if not typer.confirm(question, err=True):
                 raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from datetime import UTC, datetime
 
 import pytest
 
@@ -19,6 +20,8 @@ def make(kind: type[errors.CohortsError]) -> errors.CohortsError:
     words: dict[str, object] = {name: f"some {name}" for name in others}
     if "metadata" in words:
         words["metadata"] = {"details": "some details"}
+    if "attempted_at" in words:
+        words["attempted_at"] = datetime(2026, 11, 1, tzinfo=UTC)
     error = kind(f"some {first}", **words)  # type: ignore[arg-type]
 
     # Some attributes are told later, on the way up.

@@ -26,7 +26,10 @@ _WORDS = (
 def in_request_words(error: CohortsError) -> str:
     """Return the text of an error, with the request that helps."""
     if isinstance(error, AmbiguousExportError):
-        return _of_unknown(error)
+        return (
+            f"{error.doubt}. Nothing more was spent: look at the month's usage; the same "
+            f"order with another Idempotency-Key requests another export"
+        )
 
     text = _ENDPOINT.sub("", str(error))
 
@@ -34,19 +37,3 @@ def in_request_words(error: CohortsError) -> str:
         text = text.replace(python, http)
 
     return text
-
-
-def _of_unknown(error: AmbiguousExportError) -> str:
-    usage = (
-        ""
-        if error.used_then is None or error.used_now is None
-        else f" (the month's usage was {error.used_then} then, and is "
-        f"{error.used_now} now)"
-    )
-
-    return (
-        f"an export of cohort {error.cohort_id} may have been spent at "
-        f"{error.attempted_at:%Y-%m-%d %H:%M:%S} UTC: its answer was never "
-        f"recorded{usage}. Nothing more was spent: look at the month's usage; the same "
-        f"order with another Idempotency-Key requests another export"
-    )
