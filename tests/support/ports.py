@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -29,14 +30,23 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
+# Below those that a system gives to whoever asks for any: before a process listens that
+# is told one of these, a server of another test would have it, and answer for it.
+_PORTS = range(20_000, 32_000)
+
+
 def free_ports(count: int) -> list[int]:
     """Find so many different ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
+    chosen = set[int]()
 
-        return [each.getsockname()[1] for each in sockets]
+    while len(chosen) < count:
+        # Not of a seed that is the same in all processes of the tests.
+        port = random.SystemRandom().choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind((LOOPBACK, port))
+            chosen.add(port)
+
+    return [*chosen]
 
 
 def await_port(port: int, *, alive: Callable[[], bool], timeout: float = 30.0) -> bool:

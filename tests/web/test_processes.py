@@ -17,6 +17,7 @@ import pytest
 from amplitude_cohorts_async import CohortsClient
 from amplitude_cohorts_async.testing import CohortsEmulator, faults
 from support.canary import API_KEY, SECRET_KEY
+from support.exporting import until
 from support.ports import LOOPBACK, await_port, free_ports
 from support.processes import TESTS
 from support.web import COHORT, IDS, Browser
@@ -206,8 +207,7 @@ async def test_told_to_end_while_amplitude_is_silent(
 
     async with workers.one() as worker:
         asking = asyncio.create_task(worker.browser.get("/api/cohorts"))
-        while service.requests("list") == 0:  # noqa: ASYNC110  nobody's event
-            await asyncio.sleep(0.01)
+        await until(lambda: service.requests("list") == 1 or asking.done())
         status, said = await worker.end(signal.SIGTERM)
         answer = await asking
 
