@@ -129,6 +129,49 @@ async def test_twice_is_one_export(
     assert 1 == emulator.spent
 
 
+async def test_another_format_is_another_export(
+    browser: Browser, emulator: CohortsEmulator
+) -> None:
+    """Also without a key, and whether or not the first one is over."""
+    names = set()
+    for suffix in ("csv", "csv.gz", "csv", "csv.gz"):
+        started = await browser.start(format=suffix)
+        assert (202, suffix) == (started.status, started.json["format"])
+        names.add(started.headers["location"])
+    for name in names:
+        assert "saved" == (await browser.until_over(name))["state"]
+
+    assert 2 == len(names) == emulator.spent
+
+
+async def test_twice_does_not_wait_for_the_file(
+    clock: FakeClock, folder: Path, tmp_path: Path
+) -> None:
+    """The same order is answered while its file is on the way."""
+    still = FakeClock(jumps=False)
+
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=still, job_seconds=0.0
+    ) as emulator:
+        emulator.add_cohort(COHORT, members=IDS)
+        emulator.fail_next("file", faults.hang(9.0))
+        client = unlimited_client(
+            emulator.base_url, clock, jobs=str(tmp_path / "exports.db")
+        )
+
+        async with mounted(folder, client=lambda: client, clock=clock) as browser:
+            first = await browser.start(key="monday")
+            await until(lambda: emulator.requests("file") == 1)
+            second = await browser.start(key="monday")
+            asked = emulator.requests("file")
+            still.advance(9.0)
+            await browser.until_over(first.headers["location"])
+
+    assert (202, 1) == (second.status, asked)
+    assert first.headers["location"] == second.headers["location"]
+    assert 1 == emulator.spent
+
+
 async def test_a_key_is_good_after_the_end(
     browser: Browser, emulator: CohortsEmulator
 ) -> None:
@@ -430,6 +473,25 @@ async def test_exports_of_others_are_left_alone(
     assert str(before.label) in refused.json["detail"]
     assert "amplitude-cohorts jobs park" in refused.json["detail"]
     assert before == after
+
+
+async def test_an_export_of_two_services_is_left_alone(
+    make_client: Make, clock: FakeClock, tmp_path: Path
+) -> None:
+    """With one key and two folders they share it: neither takes the other's file."""
+    still = FakeClock(jumps=False)
+
+    async with (
+        mounted(tmp_path / "a", client=make_client, clock=still) as first,
+        mounted(tmp_path / "b", client=make_client, clock=still) as second,
+    ):
+        await first.start(key="monday")
+        started = await second.start(key="monday")
+        refused = await second.ask("DELETE", started.headers["location"])
+
+    assert (202, "requested") == (started.status, started.json["state"])
+    assert 409 == refused.status
+    assert "not by this service alone" in refused.json["detail"]
 
 
 async def test_exports_left_in_the_store_are_taken_up(

@@ -67,7 +67,10 @@ async def receive(
     if boundary is None:
         raise _malformed()
 
-    form = await asyncio.to_thread(_Form, boundary, folder)
+    try:
+        form = await asyncio.to_thread(_Form, boundary, folder)
+    except FormParserError:
+        raise _malformed() from None
     received = 0
 
     try:
@@ -104,11 +107,6 @@ class _Form:
     """Takes a form apart: its fields into memory, its file onto the disk."""
 
     def __init__(self, boundary: bytes, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        self._file: IO[bytes] = tempfile.NamedTemporaryFile(  # noqa: SIM115
-            prefix=_PREFIX, dir=folder, delete=False
-        )
         self._digest = sha256()
         self._fields: dict[str, str] = {}
         self._of_fields = 0
@@ -128,6 +126,12 @@ class _Form:
                 "on_part_end": self._end,
                 "on_end": self._end_form,
             },
+        )
+        # After the parser, which refuses a boundary that is too long.
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        self._file: IO[bytes] = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            prefix=_PREFIX, dir=folder, delete=False
         )
 
     def feed(self, chunk: bytes) -> None:

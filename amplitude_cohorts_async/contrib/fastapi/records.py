@@ -157,18 +157,18 @@ def next_occurrence(
     Return the occurrence of an order without a key.
 
     That of an export that is not over, if there is one: whoever asks twice spends one.
-    Workers that ask at the same moment get the same one.
+    Workers that ask at the same moment get the same one. Another format, and a router
+    with another root, has an export of its own.
     """
     first = f"{_DAILY}{today.isoformat()}:"
     number = 0
 
     for record in records:
         occurrence = record.occurrence or ""
-        if order_of(record, root) != order or not occurrence.startswith(_DAILY):
-            continue
-        if not root.state(record).is_over:
+        is_same = order_of(record, root) == order and occurrence.startswith(_DAILY)
+        if is_same and not root.state(record).is_over:
             return occurrence
-        if occurrence.startswith(first):
+        if record.cohort_id == order.cohort_id and occurrence.startswith(first):
             number = max(number, int(occurrence.removeprefix(first)))
 
     return f"{first}{number + 1}"

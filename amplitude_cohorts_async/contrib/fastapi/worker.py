@@ -96,6 +96,13 @@ class Worker:
 
         if state is None and failure is not None:
             raise failure  # the store could not be written
+        if state is None and not self.view.stopping.is_set():
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the export was cancelled, or another one of its cohort was begun, at "
+                "the same moment; send the request again if it is still wanted",
+                retry_after=1,
+            )
         if state is None:
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -120,7 +127,7 @@ class Worker:
                 state = await self.view.state(name)
                 if state.state in _SET_ASIDE:
                     return state
-                if not state.is_own:
+                if not state.is_own or self._is_shared(state):
                     raise ProblemError(HTTPStatus.CONFLICT, self._of_others(state))
                 if state.state not in _CAN_BE_CANCELLED:
                     raise ProblemError(HTTPStatus.CONFLICT, _too_late(state))
@@ -133,6 +140,15 @@ class Worker:
             retry_after=1,
         )
 
+    def _is_shared(self, state: ExportState) -> bool:
+        """Whether a file of it is still to come to somebody else."""
+        record = self.view.record(state.id)
+        mine = None if record is None else self._root.delivery(record)
+
+        return record is not None and any(
+            each.finished_at is None for each in record.deliveries if each != mine
+        )
+
     def _of_others(self, state: ExportState) -> str:
         """Return why an export of another program is not put aside: it may wait for it."""
         record = self.view.record(state.id)
@@ -141,7 +157,7 @@ class Worker:
 
         return (
             f"export {state.id} of cohort {state.cohort_id} was begun by {who} and not "
-            f"by this service, which leaves it alone: end it there, or put it aside "
+            f"by this service alone, which leaves it: end it there, or put it aside "
             f"with `amplitude-cohorts jobs park`"
         )
 
@@ -208,6 +224,9 @@ class Worker:
     async def _request(self, record: JobRecord) -> CohortsError | None:
         """Make the steps until an export is requested, or has to wait; raise its error."""
         for _ in range(_STEPS_OF_REQUEST):
+            # Its steps are made without a caller, and the one that is running may be long.
+            if self._is_spent(name_of(record)):
+                return None
             # Of two callers at the same moment the second one waits for the same step.
             step = self._steps.begin(record)
             await self._until_stopped(step)
@@ -222,6 +241,16 @@ class Worker:
                 return tick.last_error
 
         return None
+
+    def _is_spent(self, name: str) -> bool:
+        """Whether an export is paid for, and its file is still to come."""
+        known = self.view.record(name)
+
+        return (
+            known is not None
+            and known.state in SPENT
+            and not self._root.state(known).is_over
+        )
 
     async def _until_stopped(self, task: asyncio.Future[Any]) -> None:
         stopped = asyncio.create_task(self.view.stopping.wait())
