@@ -10,7 +10,8 @@ https://amplitude.com/docs/apis/analytics/behavioral-cohorts :
   per app, and 4 parallel requests per minute per app."
 
 The last one can be read as four *started* in any minute or as four *running*;
-the default keeps both.
+the default keeps both for the requests of exports. Jobs that run at the service
+afterwards are not counted.
 """
 
 from __future__ import annotations
@@ -161,7 +162,10 @@ def _slower(rate: Rate | None, times: int) -> Rate | None:
 
 
 DOCUMENTED = Limits()
-"""As the vendor documents: 5 requests at once, 4 exports a minute, 60 in 10 minutes."""
+"""
+As the vendor documents: 5 requests at once, 60 exports in 10 minutes, and "4 parallel
+requests per minute", read as 4 exports. The pace of polls and writes is our own.
+"""
 
 LEAVE_ROOM = Limits(in_flight=4)
 """As documented, but one of the five slots stays free for people's dashboards."""

@@ -230,8 +230,9 @@ class UploadCounts(Tolerant):
     """
     What an upload did; a count is None if the service did not send it.
 
-    `matched` counts the ids that the service knew, and `invalid_ids_sample` holds some
-    that it did not.
+    `matched` is taken for the ids that the service knew, and `invalid_ids_sample` for
+    some that it did not: the page defines neither, and more match than there are in its
+    example.
     """
 
     matched: int | None = None
@@ -481,8 +482,8 @@ def _check_app_id(value: object) -> None:
 def _check_owner(value: object) -> None:
     if value is None:
         raise InvalidInputError(
-            "an upload needs an owner: pass owner= with the login email of a "
-            "member of the project, give it to the client, or set AMPLITUDE_OWNER"
+            "an upload needs an owner: pass owner= with the login email of the "
+            "cohort's owner in Amplitude, give it to the client, or set AMPLITUDE_OWNER"
         )
 
     _check_text("owner", value)
