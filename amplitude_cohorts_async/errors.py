@@ -154,7 +154,7 @@ class MissingExtraError(CohortsError, ImportError):
     An optional dependency is not installed.
 
     Attributes:
-        feature: What needs it, as in "Arrow and Parquet".
+        feature: What needs it, as in "Parquet".
         extra: The extra to install, as in ``amplitude-cohorts-async[redis]``.
     """
 

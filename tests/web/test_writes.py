@@ -282,7 +282,7 @@ async def test_too_large(owner: Owner, emulator: CohortsEmulator) -> None:
 
     assert (413, "#problem") == (answer.status, answer.headers["hx-retarget"])
     assert [] == await owner.left()
-    assert "None since" in await owner.shown()
+    assert "No uploads or syncs since" in await owner.shown()
 
 
 @pytest.mark.parametrize(

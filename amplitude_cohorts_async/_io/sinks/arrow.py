@@ -463,4 +463,4 @@ def require_arrow() -> ModuleType:
     try:
         return import_module("pyarrow")
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Arrow and Parquet", extra="parquet") from error
+        raise MissingExtraError("Parquet", extra="parquet") from error
