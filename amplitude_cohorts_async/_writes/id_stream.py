@@ -493,4 +493,6 @@ def _translated(path: Path) -> Generator[None]:
             f"{path} is not a file of members: {error}; export it again"
         ) from error
     except (EOFError, OSError, zlib.error) as error:
-        raise InvalidInputError(f"{path} cannot be read: {error}") from error
+        # Without the path, which an error of the system names again.
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(f"{path} cannot be read: {reason}") from error
