@@ -38,6 +38,7 @@ from support.exporting import (
     STATUS,
     USAGE,
     cut,
+    expire_when_asked,
     rest,
     store_error,
 )
@@ -351,15 +352,17 @@ async def test_the_time_out_of_a_caller_shows_no_secret(
     server.on(USAGE, HANG)
     server.on(OBJECT, HANG)
     job = exporter.resume_export("Sf7M9j")
-    waits: list[Callable[[], Awaitable[object]]] = [
-        exporter.get_usage,
-        lambda: job.download(tmp_path / "members.csv"),
-    ]
+    waits: dict[str, Callable[[], Awaitable[object]]] = {
+        USAGE: exporter.get_usage,
+        OBJECT: lambda: job.download(tmp_path / "members.csv"),
+    }
 
-    for wait in waits:
+    for path, wait in waits.items():
         with pytest.raises(TimeoutError) as caught:
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(None) as limit:
+                expiring = asyncio.create_task(expire_when_asked(limit, server, path))
                 await wait()
+        await expiring
         assert "aiohttp" in "".join(with_locals(caught.value))
         assert [] == find_secrets("".join(with_locals(caught.value)))
 

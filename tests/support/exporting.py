@@ -129,3 +129,11 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let others run until a condition holds."""
     while not condition():  # noqa: ASYNC110  it is nobody's event
         await asyncio.sleep(0.001)
+
+
+async def expire_when_asked(
+    limit: asyncio.Timeout, server: FaultServer, path: str
+) -> None:
+    """End a time limit once a request is here, however slow the machine is."""
+    await until(lambda: bool(server.requests(path)))
+    limit.reschedule(0.0)
