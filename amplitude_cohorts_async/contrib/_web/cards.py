@@ -53,13 +53,10 @@ def cards_of(
     Args:
         cohorts: By their ids, as they are listed.
     """
-    # As the view does, where two records have one name: the first of them.
-    records = {view.root.name(each): each for each in reversed(view.records)}
-
     return [
         _card(
             state,
-            records.get(state.id),
+            view.record(state.id),
             cohorts.get(state.cohort_id),
             view.root,
             downloads,

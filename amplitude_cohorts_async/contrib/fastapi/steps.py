@@ -210,8 +210,9 @@ class Steps:
     def _forget_old(self) -> None:
         """Forget what was noted of exports that are not in the store any more."""
         self._view.forget_old()
-        present = {self._root.name(each) for each in self._view.records}
-        for name in self._due_at.keys() - present - self._steps.keys():
+        for name in (
+            self._due_at.keys() - self._view.by_name.keys() - self._steps.keys()
+        ):
             del self._due_at[name]
 
     async def _pause(self, seconds: float) -> None:

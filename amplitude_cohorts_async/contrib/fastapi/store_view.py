@@ -31,6 +31,8 @@ class StoreView:
     Attributes:
         stopping: Set when the process is about to end: streams end.
         running: The exports of which a step is being made.
+        records: The store's, as they were seen last.
+        by_name: The first of them of each name.
     """
 
     def __init__(self, client: CohortsClient, root: ExportRoot) -> None:
@@ -39,6 +41,7 @@ class StoreView:
         self.stopping: asyncio.Event = asyncio.Event()
         self.running: set[str] = set()
         self.records: list[JobRecord] = []
+        self.by_name: dict[str, JobRecord] = {}
         self._states: dict[str, ExportState] = {}
         self._problems: dict[str, Problem] = {}
         self._final: set[str] = set()
@@ -111,9 +114,7 @@ class StoreView:
 
     def record(self, name: str) -> JobRecord | None:
         """Return the record of an export as it was seen last."""
-        return next(
-            (each for each in self.records if self.root.name(each) == name), None
-        )
+        return self.by_name.get(name)
 
     async def changes(self, name: str | None = None) -> AsyncGenerator[ExportState]:
         """
@@ -183,10 +184,12 @@ class StoreView:
 
     def _read_states(self) -> dict[str, ExportState]:
         states: dict[str, ExportState] = {}
+        self.by_name = {}
 
         for record in self.records:
             state = self._with_problem(self.root.state(record))
             states.setdefault(state.id, state)
+            self.by_name.setdefault(state.id, record)
 
         # Why one has left the store is known when its step has ended.
         undecided = {
