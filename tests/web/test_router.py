@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +43,28 @@ class Bucket:
     async def tag(self) -> str | None:
         """See `Destination`."""
         raise NotImplementedError
+
+
+@asynccontextmanager
+async def silent_at(
+    step: faults.Step, clock: FakeClock, folder: Path, **options: float
+) -> AsyncIterator[tuple[Browser, CohortsEmulator, Callable[[], None]]]:
+    """Serve exports of a service that answers one request only when it is told to."""
+    still = FakeClock(jumps=False)
+
+    async with CohortsEmulator(
+        api_key=API_KEY, secret_key=SECRET_KEY, clock=still, **options
+    ) as emulator:
+        emulator.add_cohort(COHORT, members=IDS)
+        emulator.fail_next(step, faults.hang(9.0))
+        client = unlimited_client(
+            emulator.base_url, clock, jobs=str(folder / "exports.db")
+        )
+
+        async with mounted(
+            folder / "files", client=lambda: client, clock=clock
+        ) as browser:
+            yield browser, emulator, partial(still.advance, 9.0)
 
 
 async def test_cohorts_are_listed(browser: Browser) -> None:
@@ -145,30 +169,40 @@ async def test_another_format_is_another_export(
 
 
 async def test_twice_does_not_wait_for_the_file(
-    clock: FakeClock, folder: Path, tmp_path: Path
+    clock: FakeClock, tmp_path: Path
 ) -> None:
     """The same order is answered while its file is on the way."""
-    still = FakeClock(jumps=False)
-
-    async with CohortsEmulator(
-        api_key=API_KEY, secret_key=SECRET_KEY, clock=still, job_seconds=0.0
-    ) as emulator:
-        emulator.add_cohort(COHORT, members=IDS)
-        emulator.fail_next("file", faults.hang(9.0))
-        client = unlimited_client(
-            emulator.base_url, clock, jobs=str(tmp_path / "exports.db")
-        )
-
-        async with mounted(folder, client=lambda: client, clock=clock) as browser:
-            first = await browser.start(key="monday")
-            await until(lambda: emulator.requests("file") == 1)
-            second = await browser.start(key="monday")
-            asked = emulator.requests("file")
-            still.advance(9.0)
-            await browser.until_over(first.headers["location"])
+    async with silent_at("file", clock, tmp_path, job_seconds=0.0) as silent:
+        browser, emulator, speak = silent
+        first = await browser.start(key="monday")
+        await until(lambda: emulator.requests("file") == 1)
+        second = await browser.start(key="monday")
+        asked = emulator.requests("file")
+        speak()
+        await browser.until_over(first.headers["location"])
 
     assert (202, 1) == (second.status, asked)
     assert first.headers["location"] == second.headers["location"]
+    assert 1 == emulator.spent
+
+
+async def test_twice_tries_again(
+    make_client: Make, emulator: CohortsEmulator, clock: FakeClock, folder: Path
+) -> None:
+    """A step that failed is made again for the same order, before it is due."""
+    emulator.fail_next("file", faults.refused(403, "no"))
+    # Nothing is due by itself.
+    still = FakeClock(jumps=False)
+
+    async with mounted(folder, client=make_client, clock=still) as browser:
+        for _ in range(9):
+            again = await browser.start(key="monday")
+            clock.advance(30.0)
+            if again.status == 202 and again.json["state"] == "saved":
+                break
+
+    assert (202, "saved") == (again.status, again.json["state"])
+    assert 2 == emulator.requests("file")
     assert 1 == emulator.spent
 
 
@@ -286,30 +320,17 @@ async def test_cancel_parks(browser: Browser, emulator: CohortsEmulator) -> None
     assert 1 == emulator.spent
 
 
-async def test_cancel_waits_for_the_answer(
-    clock: FakeClock, folder: Path, tmp_path: Path
-) -> None:
+async def test_cancel_waits_for_the_answer(clock: FakeClock, tmp_path: Path) -> None:
     """A request that is under way is not cut: its export is put aside with its token."""
-    still = FakeClock(jumps=False)
-
-    async with CohortsEmulator(
-        api_key=API_KEY, secret_key=SECRET_KEY, clock=still
-    ) as emulator:
-        emulator.add_cohort(COHORT, members=IDS)
-        emulator.fail_next("export", faults.hang(9.0))
-        client = unlimited_client(
-            emulator.base_url, clock, jobs=str(tmp_path / "exports.db")
-        )
-
-        async with mounted(folder, client=lambda: client, clock=clock) as browser:
-            start = asyncio.create_task(browser.start())
-            await until(lambda: emulator.requests("export") == 1)
-            (state,) = (await browser.get("/api/exports")).json
-            location = f"/api/exports/{state['id']}"
-            cancel = asyncio.create_task(browser.ask("DELETE", location))
-            await browser.get(location)
-            still.advance(9.0)
-            started, cancelled = await asyncio.gather(start, cancel)
+    async with silent_at("export", clock, tmp_path) as (browser, emulator, speak):
+        start = asyncio.create_task(browser.start())
+        await until(lambda: emulator.requests("export") == 1)
+        (state,) = (await browser.get("/api/exports")).json
+        location = f"/api/exports/{state['id']}"
+        cancel = asyncio.create_task(browser.ask("DELETE", location))
+        await browser.get(location)
+        speak()
+        started, cancelled = await asyncio.gather(start, cancel)
 
     assert "attempted" == state["state"]
     assert (200, "parked") == (cancelled.status, cancelled.json["state"])

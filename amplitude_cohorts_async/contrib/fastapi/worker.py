@@ -223,9 +223,11 @@ class Worker:
 
     async def _request(self, record: JobRecord) -> CohortsError | None:
         """Make the steps until an export is requested, or has to wait; raise its error."""
+        name = name_of(record)
+
         for _ in range(_STEPS_OF_REQUEST):
-            # Its steps are made without a caller, and the one that is running may be long.
-            if self._is_spent(name_of(record)):
+            # The step that is under way may be the download, which goes on without callers.
+            if name in self._steps.under_way and self._is_spent(name):
                 return None
             # Of two callers at the same moment the second one waits for the same step.
             step = self._steps.begin(record)
@@ -235,7 +237,7 @@ class Worker:
                 return None
             tick = step.result()
             if isinstance(tick, CohortsError):
-                self.view.drop_failure(name_of(record))
+                self.view.drop_failure(name)
                 raise tick
             if tick.due_in != 0 or tick.record.state != "queued":
                 return tick.last_error
@@ -244,13 +246,9 @@ class Worker:
 
     def _is_spent(self, name: str) -> bool:
         """Whether an export is paid for, and its file is still to come."""
-        known = self.view.record(name)
+        state = self.view.find(name)
 
-        return (
-            known is not None
-            and known.state in SPENT
-            and not self._root.state(known).is_over
-        )
+        return state is not None and state.state in SPENT
 
     async def _until_stopped(self, task: asyncio.Future[Any]) -> None:
         stopped = asyncio.create_task(self.view.stopping.wait())
