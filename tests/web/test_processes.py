@@ -183,8 +183,7 @@ async def test_told_to_end_while_a_request_is_under_way(
 
     async with workers.one() as worker:
         start = asyncio.create_task(worker.browser.start(key="k"))
-        while service.requests("export") == 0:  # noqa: ASYNC110  nobody's event
-            await asyncio.sleep(0.01)
+        await until(lambda: service.requests("export") == 1 or start.done())
         status, said = await worker.end(signal.SIGTERM)
         started = await start
 
